@@ -1,0 +1,1 @@
+"""mcse: train and judge sentence embeddings that have seen pictures."""

@@ -1,0 +1,31 @@
+"""Types that cross folder borders: batches, loss terms, protocols."""
+
+from mcse.types.batches import IGNORED_LABEL, MaskedTokens, PairBatch, SentenceBatch, TokenBatch, to_device
+from mcse.types.losses import LossTerm, LossTerms
+from mcse.types.protocols import (
+    Encoder,
+    Evaluator,
+    FloatArray,
+    ImageTextEncoder,
+    Score,
+    Stateful,
+    Stream,
+)
+
+__all__ = [
+    "IGNORED_LABEL",
+    "Encoder",
+    "Evaluator",
+    "FloatArray",
+    "ImageTextEncoder",
+    "LossTerm",
+    "LossTerms",
+    "MaskedTokens",
+    "PairBatch",
+    "Score",
+    "SentenceBatch",
+    "Stateful",
+    "Stream",
+    "TokenBatch",
+    "to_device",
+]

@@ -1,0 +1,26 @@
+"""What a step returns: named loss terms that any number of processes add up to the same total."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LossTerm:
+    """A sum over this process's own rows or tokens, and how many there were.
+
+    The loop alone divides: by ``count`` summed over processes. So DDP's average of gradients is the gradient that one
+    process would get on the whole batch. Steps never divide by, or multiply with, a number of processes.
+
+    ``count`` is a plain number or a scalar tensor without gradient. ``weight`` multiplies the mean in the total.
+    """
+
+    sum: Tensor
+    count: float | Tensor
+    weight: float = 1.0
+
+
+LossTerms = Mapping[str, LossTerm]

@@ -1,0 +1,31 @@
+"""Fixtures that every test folder shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("WANDB_MODE", "offline")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Benchmark data beside the project; skipped with the reason where absent."""
+    folder = Path(os.environ.get("MCSE_DATA", REPOSITORY.parent / "shared" / "data"))
+    if folder.is_dir():
+        return folder
+    reason = f"no real data at {folder} (set MCSE_DATA)"
+    if os.environ.get("MCSE_REQUIRE_DATA") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
