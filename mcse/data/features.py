@@ -9,6 +9,7 @@ matrices are read too.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -16,10 +17,10 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import h5py
 import numpy as np
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 
 from mcse.data.captions import CaptionTable
 from mcse.data.image_names import ABSENT, match_names
+from mcse.data.images import SkippedImage
 
 FloatRows = NDArray[np.float32]
 _Stored: TypeAlias = NDArray[np.floating[Any]] | h5py.Dataset
@@ -55,6 +57,7 @@ class FeatureStore:
         names: tuple[str, ...] | None,
         tower: str | None,
         preprocessing: str | None,
+        skipped: tuple[SkippedImage, ...],
         files: tuple[Path, ...],
     ) -> None:
         self.path = path
@@ -62,6 +65,7 @@ class FeatureStore:
         self.width = shape[1]
         self.tower = tower
         self.preprocessing = preprocessing
+        self.skipped = skipped
         self.files = files
         self._length = shape[0]
         self._rows: _Stored | None = None
@@ -120,6 +124,7 @@ def open_features(path: Path) -> FeatureStore:
         names=names,
         tower=meta.get("tower"),
         preprocessing=meta.get("preprocessing"),
+        skipped=tuple(SkippedImage(**record) for record in meta.get("skipped", ())),
         files=tuple(path / name for name in (_FEATURES, _NAMES, _META)) if path.is_dir() else (path,),
     )
     if isinstance(stored, h5py.Dataset):
@@ -149,19 +154,30 @@ def match_features(table: CaptionTable, store: FeatureStore) -> NDArray[np.int64
     rows = match_names(table.image_names, store.names, where=f"{table.source} against {store.path}")
     missing = np.flatnonzero(rows == ABSENT)
     if len(missing):
+        hint = f"; its extraction skipped {len(store.skipped)} unreadable images" if store.skipped else ""
         raise ValueError(
             f"{store.path}: no features for {len(missing)} of the {len(table)} images of {table.source}, "
-            f"first {table.image_names[int(missing[0])]!r}"
+            f"first {table.image_names[int(missing[0])]!r}{hint}"
         )
     return rows
 
 
-@dataclass(frozen=True, slots=True)
-class SkippedImage:
-    """An image that could not be read, and why."""
-
-    name: str
-    reason: str
+def without_skipped(table: CaptionTable, store: FeatureStore) -> CaptionTable:
+    """The table without the images that the store's extraction skipped as unreadable; says which in a warning."""
+    if table.image_names is None or not store.skipped:
+        return table
+    skipped = [image.name for image in store.skipped]
+    found = match_names(skipped, table.image_names, where=f"{store.path} against {table.source}")
+    gone = set(found[found != ABSENT].tolist())
+    kept = [i for i in range(len(table)) if i not in gone]
+    if gone:
+        listed = ", ".join(table.image_names[i] for i in sorted(gone))
+        _logger.warning("%s: left out %d images without features: %s", table.source, len(gone), listed)
+    return replace(
+        table,
+        image_names=tuple(table.image_names[i] for i in kept),
+        captions=tuple(table.captions[i] for i in kept),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,24 +204,28 @@ class FeatureWriter:
     Use as a context manager: ``done`` images are behind us, ``append`` takes the next, ``finish`` makes it readable.
     """
 
-    def __init__(self, folder: Path, plan: ExtractionPlan) -> None:
-        """Starts a store, or continues the one in ``folder``.
+    def __init__(self, folder: Path, plan: ExtractionPlan, *, overwrite: bool = False) -> None:
+        """Starts a store, or continues the unfinished one in ``folder``; ``overwrite`` deletes a store there first.
 
         Raises:
-            ValueError: ``folder`` holds a finished store, something else, or an extraction under another plan.
+            ValueError: ``folder`` holds a finished store, something else, an extraction under another plan, or one
+                that is still running.
         """
         self.folder = folder
         self.plan = plan
         self.done = 0
         self.skipped: list[SkippedImage] = []
         self._num_rows = 0
-        self._restore()
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / _FEATURES).open("r+b" if (folder / _FEATURES).exists() else "w+b")
-        # Rows behind the last recorded progress were written by a block that never ended.
-        self._file.truncate(_HEADER_BYTES + self._num_rows * plan.width * 4)
-        self._file.seek(0, os.SEEK_END)
-        self._record()
+        self._lock = _lock(folder)
+        try:
+            if overwrite:
+                _remove_store(folder)
+            self._restore()
+            self._file = self._open_at_progress()
+        except BaseException:
+            os.close(self._lock)
+            raise
 
     def __enter__(self) -> FeatureWriter:
         return self
@@ -214,6 +234,7 @@ class FeatureWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._file.close()
+        os.close(self._lock)
 
     def append(self, rows_BF: FloatRows, *, skipped: Sequence[SkippedImage] = ()) -> None:
         """Records the next ``B + len(skipped)`` images: ``rows_BF`` in the plan's order without ``skipped``.
@@ -234,6 +255,8 @@ class FeatureWriter:
         if len(bad):
             raise ValueError(f"{self.plan.tower} gave NaN or infinity for {names[int(bad[0])]!r}")
         self._file.write(np.ascontiguousarray(rows_BF, dtype="<f4").tobytes())
+        self._file.flush()
+        os.fsync(self._file.fileno())  # the rows must be on disk before the progress that counts them
         self.done += len(upcoming)
         self.skipped.extend(skipped)
         self._num_rows += len(rows_BF)
@@ -263,8 +286,9 @@ class FeatureWriter:
         if (self.folder / _META).exists():
             raise ValueError(f"{self.folder} holds a finished feature store; use --overwrite or another --output")
         if not (self.folder / _PROGRESS).exists():
-            if self.folder.exists() and any(self.folder.iterdir()):
+            if any(self.folder.iterdir()):
                 raise ValueError(f"{self.folder} is not empty and holds no feature store; use another --output")
+            self._record()  # before the matrix, so that a folder with a matrix always says whose it is
             return
         progress = _read_json(self.folder / _PROGRESS)
         for key, value in self.plan.identity().items():
@@ -276,11 +300,23 @@ class FeatureWriter:
         self.done, self._num_rows = int(progress["done"]), int(progress["rows"])
         self.skipped = [SkippedImage(**record) for record in progress["skipped"]]
 
+    def _open_at_progress(self) -> BinaryIO:
+        """The matrix file, positioned behind the last recorded row; what a killed block wrote after it is cut off."""
+        path = self.folder / _FEATURES
+        recorded_bytes = _HEADER_BYTES + self._num_rows * self.plan.width * 4
+        held_bytes = path.stat().st_size if path.exists() else 0
+        if self.done and held_bytes < recorded_bytes:
+            raise ValueError(
+                f"{path}: {held_bytes} bytes, but {self._num_rows} rows are recorded as written; use --overwrite"
+            )
+        file = path.open("r+b" if path.exists() else "w+b")
+        if not self.done:
+            file.write(_npy_header(0, self.plan.width))
+        file.truncate(recorded_bytes)
+        file.seek(0, os.SEEK_END)
+        return file
+
     def _record(self) -> None:
-        if self._file.tell() < _HEADER_BYTES:
-            self._file.write(_npy_header(0, self.plan.width))
-        self._file.flush()
-        os.fsync(self._file.fileno())
         progress = {
             "plan": self.plan.identity(),
             "planned": len(self.plan.names),
@@ -294,15 +330,11 @@ class FeatureWriter:
         return [asdict(image) for image in self.skipped]
 
 
-def is_feature_store(folder: Path) -> bool:
-    """Whether ``folder`` is one of our stores, finished or not."""
-    return (folder / _META).is_file() or (folder / _PROGRESS).is_file()
-
-
-def remove_feature_store(folder: Path) -> None:
-    """Deletes a store's own files and nothing else."""
-    for name in (_META, _PROGRESS, _NAMES, _FEATURES):
-        (folder / name).unlink(missing_ok=True)
+def _remove_store(folder: Path) -> None:
+    """Deletes a store's own files and nothing else; a folder that is no store keeps everything."""
+    if (folder / _META).is_file() or (folder / _PROGRESS).is_file():
+        for name in (_META, _NAMES, _FEATURES, _PROGRESS):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _matrix_file(path: Path) -> Path:
@@ -387,6 +419,17 @@ def _check_finite(path: Path, stored: _Stored, names: tuple[str, ...] | None) ->
             name = "" if names is None else f" ({names[row]})"
             what = "NaN" if np.isnan(block[bad[0]]).any() else "infinity"
             raise ValueError(f"{path}: {what} in the features of row {row}{name}; extract them again")
+
+
+def _lock(folder: Path) -> int:
+    """A lock on the folder that ends with the process, so that two extractions cannot write one store."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise ValueError(f"{folder}: another extraction is writing this store ({error.strerror})") from error
+    return descriptor
 
 
 def _npy_header(num_rows: int, width: int) -> bytes:
