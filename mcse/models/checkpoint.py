@@ -1,0 +1,299 @@
+"""A checkpoint folder: what is written, what is read back, and nothing that could run code.
+
+``config.json``, ``model.safetensors`` and the tokenizer's files are what ``AutoModel`` and ``AutoTokenizer`` load;
+``modules.json`` and the numbered folders are what sentence-transformers loads, in the older schema that its versions 3
+to 6 all read; ``mcse.json`` and ``heads.safetensors`` are ours; ``README.md`` is the model card.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from mcse.models.text_encoder import (
+    TextEncoder,
+    load_text_encoder,
+    load_tokenizer,
+    quiet_transformers,
+    takes_pooling_layer,
+)
+from mcse.nn.heads import TanhHead
+from mcse.nn.pooling import POOLINGS
+
+FORMAT_VERSION = 1
+
+_POOLING_KEYS = {
+    "cls": "pooling_mode_cls_token",
+    "cls_with_head": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "max": "pooling_mode_max_tokens",
+}
+"""Our poolings as sentence-transformers' older schema names them; those that it cannot express are absent."""
+
+_HEAD_KINDS: dict[type[nn.Module], str] = {TanhHead: "tanh", nn.Linear: "linear"}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointInfo:
+    """``mcse.json``: what the weights are, and how they came about.
+
+    ``image_tower`` names the frozen network behind the image features, ``feature_store`` describes the features
+    themselves (file, tower, width, digest); both absent in text-only recipes. ``max_length_training`` is where training
+    cut sentences, in tokens; inference does not. ``config`` is the resolved configuration of the run.
+    """
+
+    recipe: str
+    pooling: str
+    image_tower: str | None = None
+    feature_store: str | None = None
+    max_length_training: int | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedCheckpoint:
+    """A checkpoint in memory; ``heads`` are those beside the text head: ``grounding_head``, ``image_head`` and such."""
+
+    encoder: TextEncoder
+    tokenizer: PreTrainedTokenizerBase
+    info: CheckpointInfo
+    text_head: TanhHead | None
+    heads: Mapping[str, nn.Module]
+
+
+def check_exportable(pooling: str) -> None:
+    """Refuses a pooling that a checkpoint folder cannot express.
+
+    Raises:
+        ValueError: ``pooling`` is unknown, or sentence-transformers' folder format has no such pooling.
+    """
+    if pooling not in POOLINGS:
+        raise ValueError(f"encoder.pooling: unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
+    if pooling not in _POOLING_KEYS:
+        raise ValueError(
+            f"encoder.pooling: {pooling!r} cannot be exported, because sentence-transformers' folder format has no "
+            f"such pooling; train with one of {', '.join(_POOLING_KEYS)}"
+        )
+
+
+def max_tokens(encoder: TextEncoder, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The longest input that the model itself takes, special tokens included; ``None`` where nothing limits it.
+
+    Asked of the position embeddings (RoBERTa's start after the padding id: 514 rows take 512 tokens) and the tokenizer.
+    """
+    limits = [tokenizer.model_max_length]
+    for name, module in encoder.backbone.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            limits.append(module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1))
+    if len(limits) == 1:
+        limits.append(getattr(encoder.backbone.config, "max_position_embeddings", None) or limits[0])
+    # A tokenizer without a limit says 1e30.
+    longest = min(limits)
+    return int(longest) if longest < 1e9 else None
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    encoder: TextEncoder,
+    tokenizer: PreTrainedTokenizerBase,
+    info: CheckpointInfo,
+    text_head: TanhHead | None,
+    image_heads: Mapping[str, nn.Module],
+    card: str,
+) -> None:
+    """Writes a checkpoint folder. Nothing is synced to disk and nothing replaced: that is the caller's part.
+
+    Args:
+        folder: Empty or absent.
+        encoder: The text tower.
+        tokenizer: The tower's tokenizer.
+        info: Goes into ``mcse.json``.
+        text_head: The head of training, stored always and part of the rows only under ``cls_with_head``.
+        image_heads: By name, such as ``grounding_head`` and ``image_head``.
+        card: The model card, Markdown with its front matter.
+
+    Raises:
+        ValueError: ``folder`` holds something, the pooling cannot be exported or lacks its head, or a head is of a kind
+            that cannot be rebuilt from its weights.
+    """
+    check_exportable(info.pooling)
+    if info.pooling == "cls_with_head" and text_head is None:
+        raise ValueError("encoder.pooling: 'cls_with_head' cannot be exported without the text head")
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; a checkpoint is written into a new folder")
+    heads = {**({} if text_head is None else {"text_head": text_head}), **image_heads}
+    kinds = {name: _head_kind(name, head) for name, head in heads.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+
+    pooler = text_head if info.pooling == "cls_with_head" else None
+    _save_backbone(folder, encoder.backbone, pooler=pooler)
+    _save_tokenizer(folder, tokenizer)
+    _save_modules(folder, encoder, tokenizer=tokenizer, pooling=info.pooling, dense=pooler)
+    _write_json(folder / "mcse.json", {**asdict(info), "heads": kinds})
+    if heads:
+        state = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.state_dict().items()}
+        _save_tensors(folder / "heads.safetensors", state)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether ``folder`` says that it is one of ours."""
+    return (folder / "mcse.json").is_file()
+
+
+def load_checkpoint(folder: Path) -> LoadedCheckpoint:
+    """Reads a checkpoint folder back, on the CPU, in evaluation mode.
+
+    Raises:
+        ValueError: The folder is no checkpoint, or a file in it is missing, damaged or of a newer version.
+    """
+    info, kinds = _read_info(folder)
+    wanted = ["config.json", "model.safetensors", "tokenizer_config.json", *(["heads.safetensors"] if kinds else [])]
+    if missing := [name for name in wanted if not (folder / name).is_file()]:
+        raise ValueError(f"{folder} is not a complete checkpoint: it lacks {', '.join(missing)}")
+    try:
+        encoder = load_text_encoder(str(folder), pooling=info.pooling).eval()
+        state = load_file(folder / "heads.safetensors") if kinds else {}
+    except SafetensorError as error:
+        raise ValueError(f"{folder}: damaged weights: {error}") from None
+    heads = {name: _rebuild_head(folder, name, kind=kind, state=state) for name, kind in kinds.items()}
+    text_head = heads.pop("text_head", None)
+    if text_head is not None and not isinstance(text_head, TanhHead):
+        raise ValueError(f"{folder / 'mcse.json'}: text_head must be of kind 'tanh'")
+    if info.pooling == "cls_with_head" and text_head is None:
+        raise ValueError(f"{folder / 'mcse.json'}: pooling is 'cls_with_head', but the checkpoint has no text_head")
+    return LoadedCheckpoint(encoder, load_tokenizer(str(folder)), info, text_head, heads)
+
+
+def _save_backbone(folder: Path, backbone: Any, *, pooler: TanhHead | None) -> None:  # noqa: ANN401 - see load
+    """Weights without the base model's own pooler, and with the trained head in its place where the two agree."""
+    state = {key: value for key, value in backbone.state_dict().items() if not key.startswith("pooler.")}
+    if pooler is not None and _has_equal_pooler(backbone, pooler):
+        state["pooler.dense.weight"] = pooler.linear.weight
+        state["pooler.dense.bias"] = pooler.linear.bias
+    state = {key: value.detach().cpu().float() if value.is_floating_point() else value for key, value in state.items()}
+    with quiet_transformers():
+        backbone.save_pretrained(folder, state_dict=state)
+
+
+def _has_equal_pooler(backbone: Any, head: TanhHead) -> bool:  # noqa: ANN401
+    """Whether the architecture with its pooler would hold a linear layer of the head's shape and a tanh there."""
+    if not takes_pooling_layer(backbone.config):
+        return False
+    with torch.device("meta"):
+        pooler = getattr(type(backbone)(backbone.config, add_pooling_layer=True), "pooler", None)
+    dense, activation = getattr(pooler, "dense", None), getattr(pooler, "activation", None)
+    return (
+        isinstance(dense, nn.Linear)
+        and isinstance(activation, nn.Tanh)
+        and dense.weight.shape == head.linear.weight.shape
+    )
+
+
+def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The tokenizer's files, less what transformers leaks into them about this machine and the last call."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    _write_json(path, {key: value for key, value in config.items() if key not in ("is_local", "local_files_only")})
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        # A fast tokenizer remembers the truncation of its last call, here training's.
+        _write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "truncation": None, "padding": None})
+
+
+def _save_modules(
+    folder: Path, encoder: TextEncoder, *, tokenizer: PreTrainedTokenizerBase, pooling: str, dense: TanhHead | None
+) -> None:
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    (folder / "1_Pooling").mkdir()
+    chosen = _POOLING_KEYS[pooling]
+    modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+    switches = {key: key == chosen for key in (f"pooling_mode_{mode}" for mode in modes)}
+    _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": encoder.width, **switches})
+    if dense is not None:
+        modules.append(("2_Dense", "Dense"))
+        (folder / "2_Dense").mkdir()
+        shape = {"in_features": dense.linear.in_features, "out_features": dense.linear.out_features}
+        activation = "torch.nn.modules.activation.Tanh"
+        _write_json(folder / "2_Dense" / "config.json", {**shape, "bias": True, "activation_function": activation})
+        _save_tensors(folder / "2_Dense" / "model.safetensors", dense.state_dict())
+    modules.append((f"{len(modules)}_Normalize", "Normalize"))
+    # Versions before 5 do not look inside, but a folder without files would not survive git or the hub.
+    (folder / modules[-1][0]).mkdir()
+    _write_json(folder / modules[-1][0] / "config.json", {})
+    listed = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(modules)
+    ]
+    _write_json(folder / "modules.json", listed)
+    length = max_tokens(encoder, tokenizer)
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
+    settings: dict[str, object] = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    _write_json(folder / "config_sentence_transformers.json", settings)
+
+
+def _head_kind(name: str, head: nn.Module) -> str:
+    if type(head) not in _HEAD_KINDS:
+        known = ", ".join(kind.__name__ for kind in _HEAD_KINDS)
+        raise ValueError(f"head {name!r} is a {type(head).__name__}; a checkpoint stores only {known}")
+    return _HEAD_KINDS[type(head)]
+
+
+def _rebuild_head(folder: Path, name: str, *, kind: str, state: Mapping[str, Tensor]) -> nn.Module:
+    """A head from the shapes of its weights; no random draw, so that loading leaves the global generator alone."""
+    own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+    weight_HD = own.get("linear.weight" if kind == "tanh" else "weight")
+    if weight_HD is None:
+        raise ValueError(f"{folder / 'heads.safetensors'} holds no weights for {name!r} of kind {kind!r}")
+    head: nn.Module
+    with torch.device("meta"):
+        if kind == "tanh":
+            head = TanhHead(weight_HD.shape[1], weight_HD.shape[0])
+        else:
+            head = nn.Linear(weight_HD.shape[1], weight_HD.shape[0], bias="bias" in own)
+    try:
+        head.load_state_dict(own, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{folder / 'heads.safetensors'}: {name!r} does not fit its kind {kind!r}: {error}") from None
+    return head.eval()
+
+
+def _read_info(folder: Path) -> tuple[CheckpointInfo, dict[str, str]]:
+    """``mcse.json`` and the kinds of the stored heads by name."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a checkpoint: no such folder")
+    path = folder / "mcse.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a checkpoint: it lacks mcse.json")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        version = stored.get("format_version", 0)
+        if version > FORMAT_VERSION:
+            raise ValueError(f"format_version {version} is newer than this mcse, which reads up to {FORMAT_VERSION}")
+        kinds = dict(stored.pop("heads", {}))
+        info = CheckpointInfo(**stored)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    if unknown := {name: kind for name, kind in kinds.items() if kind not in _HEAD_KINDS.values()}:
+        raise ValueError(f"{path}: unknown kinds of heads {unknown}; known are {', '.join(_HEAD_KINDS.values())}")
+    return info, kinds
+
+
+def _save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
+    save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, path, metadata={"format": "pt"})
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
