@@ -1,0 +1,1 @@
+"""Pure functions of arrays: correlation, alignment and uniformity."""

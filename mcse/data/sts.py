@@ -1,0 +1,428 @@
+"""Scored sentence pairs: SentEval's folders, the hub's copies of them, and a user's own file.
+
+P pairs.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+STS_TASKS = ("STS12", "STS13", "STS14", "STS15", "STS16", "STSBenchmark", "SICKRelatedness")
+"""The seven tasks that papers average."""
+
+SICK_ALL_SPLITS = "SICKRelatedness9927"
+"""mteb's SICK-R: train, trial and test together. A protocol of its own, never part of the seven's average."""
+
+SENTEVAL_SUBSETS: Mapping[str, tuple[str, ...]] = {
+    "STS12": ("MSRpar", "MSRvid", "SMTeuroparl", "surprise.OnWN", "surprise.SMTnews"),
+    "STS13": ("FNWN", "headlines", "OnWN"),  # SMT was never free; no paper has it
+    "STS14": ("deft-forum", "deft-news", "headlines", "images", "OnWN", "tweet-news"),
+    "STS15": ("answers-forums", "answers-students", "belief", "headlines", "images"),
+    "STS16": ("answer-answer", "headlines", "plagiarism", "postediting", "question-question"),
+}
+
+EXPECTED_PAIRS: Mapping[str, int] = {
+    "STS12": 3108,
+    "STS13": 1500,
+    "STS14": 3750,
+    "STS15": 3000,
+    "STS16": 1186,
+    "STSBenchmark": 1379,
+    "SICKRelatedness": 4927,
+    SICK_ALL_SPLITS: 9927,
+}
+
+HUB_REPOSITORIES: Mapping[str, str] = {
+    "STS12": "mteb/sts12-sts",
+    "STS13": "mteb/sts13-sts",
+    "STS14": "mteb/sts14-sts",
+    "STS15": "mteb/sts15-sts",
+    "STS16": "mteb/sts16-sts",
+    "STSBenchmark": "mteb/stsbenchmark-sts",
+    SICK_ALL_SPLITS: "mteb/sickr-sts",
+}
+"""The hub's SICK-R mixes its splits, so SentEval's 4,927 test pairs cannot be had from it."""
+
+_STSB_FILES = {"train": "sts-train.csv", "dev": "sts-dev.csv", "test": "sts-test.csv"}
+_SICK_FILES = {"train": "SICK_train.txt", "dev": "SICK_trial.txt", "test": "SICK_test_annotated.txt"}
+_SENTEVAL_PARENTS = ("", "downstream", "senteval", "senteval/downstream")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredPairs:
+    """P sentence pairs with gold similarity; ``files`` says where they came from."""
+
+    name: str
+    subset: str
+    sentence1: tuple[str, ...]
+    sentence2: tuple[str, ...]
+    gold: NDArray[np.float64]
+    files: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.sentence1) == len(self.sentence2) == len(self.gold):
+            lengths = f"{len(self.sentence1)}, {len(self.sentence2)} and {len(self.gold)}"
+            raise ValueError(f"{self.name} {self.subset}: sentences and gold differ in number: {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.gold)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StsTask:
+    """One row of an STS table: subsets that one correlation is taken over, and the protocol in words."""
+
+    name: str
+    subsets: tuple[ScoredPairs, ...]
+    protocol: str
+
+    def __len__(self) -> int:
+        return sum(len(subset) for subset in self.subsets)
+
+
+@dataclass(frozen=True, slots=True)
+class StsData:
+    """The tasks that could be read, and for every other task why not."""
+
+    tasks: tuple[StsTask, ...]
+    absent: Mapping[str, str]
+
+
+def load_sts(data: str | Path | None = None) -> StsData:
+    """STS tasks from a SentEval folder, from one file of scored pairs, or (``None``) from the hub and its local cache.
+
+    Raises:
+        FileNotFoundError: ``data`` does not exist, or no STS task is there.
+        ValueError: A file that is there cannot be read; the message names file and line.
+    """
+    if data is None:
+        return load_sts_from_hub()
+    path = Path(data)
+    if path.is_file():
+        return StsData(tasks=(load_own_task(path),), absent={})
+    if not path.exists():
+        raise FileNotFoundError(f"--data: neither a folder nor a file at {path}")
+    return load_sts_from_senteval(path)
+
+
+def load_sts_from_senteval(folder: str | Path) -> StsData:
+    """All STS tasks of a SentEval folder, which may hold ``STS/`` and ``SICK/`` itself or under ``downstream/``.
+
+    Raises:
+        FileNotFoundError: Neither is there, or a task's folder lacks one of its files.
+        ValueError: A file cannot be read.
+    """
+    root = find_senteval(folder)
+    tasks: list[StsTask] = []
+    absent: dict[str, str] = {}
+    for name in (*STS_TASKS, SICK_ALL_SPLITS):
+        home = root / _senteval_home(name)
+        if home.is_dir():
+            tasks.append(_senteval_task(root, name))
+        else:
+            absent[name] = f"no folder {home}"
+    return StsData(tasks=tuple(tasks), absent=absent)
+
+
+def find_senteval(folder: str | Path) -> Path:
+    """The folder that holds ``STS/`` or ``SICK/``: ``folder`` itself, or its ``downstream/`` or ``senteval/``.
+
+    Raises:
+        FileNotFoundError: None of them does.
+    """
+    for parent in _SENTEVAL_PARENTS:
+        root = Path(folder) / parent
+        if (root / "STS").is_dir() or (root / "SICK").is_dir():
+            return root
+    raise FileNotFoundError(f"no STS/ or SICK/ in {folder}, nor in its downstream/ or senteval/ folder")
+
+
+def load_senteval_subset(root: Path, name: str, *, subset: str) -> ScoredPairs:
+    """One subset of STS12 … STS16: input line i with gold line i; lines without gold are left out.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: Unequal numbers of lines, gold that is no number, or a scored line without two columns.
+    """
+    home = root / _senteval_home(name)
+    input_path, gold_path = home / f"STS.input.{subset}.txt", home / f"STS.gs.{subset}.txt"
+    inputs, golds = read_lines(input_path), read_lines(gold_path)
+    if len(inputs) != len(golds):
+        raise ValueError(f"{input_path} has {len(inputs)} lines but {gold_path} has {len(golds)}")
+    rows = []
+    for number, (line, gold) in enumerate(zip(inputs, golds, strict=True), start=1):
+        if gold.strip():
+            column = _columns(line, input_path, number, least=2)
+            rows.append((_gold(gold, gold_path, number), column[0], column[1]))
+    return _scored(rows, name, subset, (input_path, gold_path))
+
+
+def load_stsbenchmark(folder: str | Path, *, split: str) -> ScoredPairs:
+    """STS-B's ``train`` (5,749 pairs), ``dev`` (1,500) or ``test`` (1,379) from a SentEval folder.
+
+    Raises:
+        FileNotFoundError: The file is missing.
+        ValueError: An unknown split, fewer than seven columns, or gold that is no number.
+    """
+    path = find_senteval(folder) / "STS" / "STSBenchmark" / _split_file(_STSB_FILES, split)
+    rows = []
+    for number, line in enumerate(read_lines(path), start=1):
+        column = _columns(line, path, number, least=7)
+        rows.append((_gold(column[4], path, number), column[5], column[6]))
+    return _scored(rows, "STSBenchmark", split, (path,))
+
+
+def load_sick(folder: str | Path, *, splits: Sequence[str]) -> ScoredPairs:
+    """SICK relatedness (1 to 5) from a SentEval folder: ``("test",)`` is SentEval's protocol, all three splits mteb's.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: An unknown split, a wrong header, fewer than four columns, or gold that is no number.
+    """
+    home = find_senteval(folder) / "SICK"
+    paths = [home / _split_file(_SICK_FILES, split) for split in splits]
+    rows = []
+    for path in paths:
+        lines = read_lines(path)
+        if not lines[0].startswith("pair_ID\t"):
+            raise ValueError(f"{path}, line 1: expected SICK's header 'pair_ID<TAB>…', found {lines[0][:40]!r}")
+        for number, line in enumerate(lines[1:], start=2):
+            column = _columns(line, path, number, least=4)
+            rows.append((_gold(column[3], path, number), column[1], column[2]))
+    return _scored(rows, SICK_ALL_SPLITS if len(splits) > 1 else "SICKRelatedness", "+".join(splits), paths)
+
+
+def load_sts_from_hub(repositories: Mapping[str, str] = HUB_REPOSITORIES) -> StsData:
+    """The hub's STS tasks, test splits; offline, the local cache answers.
+
+    Args:
+        repositories: Task → hub id, or a local folder with ``test.jsonl``.
+
+    Raises:
+        FileNotFoundError: None of the tasks is in the cache and the hub cannot be reached.
+        ValueError: A data set without the columns ``sentence1``, ``sentence2`` and ``score``.
+    """
+    tasks: list[StsTask] = []
+    absent: dict[str, str] = {}
+    lost = False
+    for name, repository in repositories.items():
+        if lost:
+            absent[name] = "not tried, as the hub did not answer; HF_HUB_OFFLINE=1 reads the local cache alone"
+            continue
+        try:
+            tasks.append(_task(name, (_load_hub_pairs(name, repository),)))
+        except (ConnectionError, FileNotFoundError) as error:
+            absent[name] = f"{repository} is neither reachable nor in the local cache ({type(error).__name__})"
+            # Without a connection every further data set would wait for the hub's retries, half a minute each.
+            lost = not datasets.config.HF_HUB_OFFLINE
+    if not tasks:
+        first = next(iter(absent.values()), "no data sets asked for")
+        raise FileNotFoundError(
+            f"no STS data: {first}; give --data a SentEval folder, or run `mcse prepare sts` once with a connection"
+        )
+    absent.setdefault("SICKRelatedness", "the hub's SICK-R mixes train, trial and test; give --data a SentEval folder")
+    return StsData(tasks=tuple(tasks), absent=absent)
+
+
+def load_hub_dev(repository: str = HUB_REPOSITORIES["STSBenchmark"]) -> ScoredPairs:
+    """STS-B's 1,500 dev pairs from the hub; offline, the local cache answers.
+
+    Raises:
+        FileNotFoundError: Not in the cache, and the hub cannot be reached.
+    """
+    try:
+        return _load_hub_pairs("STSBenchmark", repository, split="validation")
+    except (ConnectionError, FileNotFoundError) as error:
+        raise FileNotFoundError(
+            f"data.sts: {repository} is neither reachable nor in the local cache ({type(error).__name__}); "
+            "name a SentEval folder or a file of scored pairs, or run 'mcse prepare sts' once with a connection"
+        ) from None
+
+
+def load_own_task(path: str | Path) -> StsTask:
+    """A user's own scored pairs as a task named by the file's stem."""
+    pairs = load_scored_pairs(path)
+    return StsTask(name=pairs.name, subsets=(pairs,), protocol=f"Spearman over the {len(pairs):,} pairs of the file")
+
+
+def load_scored_pairs(path: str | Path) -> ScoredPairs:
+    """Scored pairs from ``.tsv``/``.txt`` (``score<TAB>sentence1<TAB>sentence2``), ``.csv`` or ``.jsonl``.
+
+    A first line that names the columns ``score``, ``sentence1`` and ``sentence2`` may put them in any order; JSON lines
+    have these keys. Blank lines are skipped and counted in the log.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not UTF-8, empty, an unknown ending, wrong columns, gold that is no number, or an empty sentence.
+    """
+    path = Path(path)
+    readers = {".tsv": _read_tsv, ".txt": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl}
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: scored pairs must end in one of {', '.join(readers)}")
+    lines = read_lines(path)
+    blank = sum(not line.strip() for line in lines)
+    if blank:
+        logger.warning("%s: skipped %d blank lines", path, blank)
+    rows = []
+    for number, score, sentence1, sentence2 in readers[path.suffix](path, lines):
+        for sentence in (sentence1, sentence2):
+            if not sentence.strip():
+                raise ValueError(f"{path}, line {number}: empty sentence")
+        rows.append((_gold(score, path, number), sentence1, sentence2))
+    return _scored(rows, path.stem, "all", (path,))
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file, without ends of line; a byte order mark is dropped.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not UTF-8 (naming the line), or empty.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"missing file {path}")
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}, line {line}: not UTF-8 (byte 0x{raw[error.start]:02x})") from None
+    if not text.strip():
+        raise ValueError(f"{path} is empty")
+    # Not str.splitlines: it also splits at characters such as U+0085 that stand inside sentences.
+    lines = text.replace("\r\n", "\n").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _senteval_home(name: str) -> str:
+    if name in ("SICKRelatedness", SICK_ALL_SPLITS):
+        return "SICK"
+    return f"STS/{name}" if name == "STSBenchmark" else f"STS/{name}-en-test"
+
+
+def _senteval_task(root: Path, name: str) -> StsTask:
+    if name == "STSBenchmark":
+        return _task(name, (load_stsbenchmark(root, split="test"),))
+    if name == "SICKRelatedness":
+        return _task(name, (load_sick(root, splits=("test",)),))
+    if name == SICK_ALL_SPLITS:
+        return _task(name, (load_sick(root, splits=("train", "dev", "test")),))
+    return _task(name, tuple(load_senteval_subset(root, name, subset=subset) for subset in SENTEVAL_SUBSETS[name]))
+
+
+def _task(name: str, subsets: tuple[ScoredPairs, ...]) -> StsTask:
+    pairs = sum(len(subset) for subset in subsets)
+    if pairs != EXPECTED_PAIRS[name]:
+        logger.warning("%s has %d pairs, published scores are over %d", name, pairs, EXPECTED_PAIRS[name])
+    source = "mteb's 9,927 pairs of all splits" if name == SICK_ALL_SPLITS else "SentEval's test pairs"
+    return StsTask(name=name, subsets=subsets, protocol=f"Spearman over all subsets concatenated; {source}")
+
+
+def _load_hub_pairs(name: str, repository: str, *, split: str = "test") -> ScoredPairs:
+    table = datasets.load_dataset(repository, split=split)
+    missing = {"sentence1", "sentence2", "score"} - set(table.column_names)
+    if missing:
+        raise ValueError(
+            f"{repository}: no column {', '.join(sorted(missing))}; it has {', '.join(table.column_names)}"
+        )
+    column = table[:]
+    origin = Path(f"{repository}:{split}")
+    rows = [
+        (_gold(str(score), origin, number), left, right)
+        for number, (score, left, right) in enumerate(
+            zip(column["score"], column["sentence1"], column["sentence2"], strict=True), start=1
+        )
+    ]
+    return _scored(rows, name, "all", (origin,))
+
+
+def _scored(rows: Sequence[tuple[float, str, str]], name: str, subset: str, paths: Sequence[Path]) -> ScoredPairs:
+    """SentEval's sentences are split at white space and joined again, whatever the source."""
+    if not rows:
+        raise ValueError(f"{paths[0]} holds no scored pairs")
+    return ScoredPairs(
+        name=name,
+        subset=subset,
+        sentence1=tuple(" ".join(left.split()) for _, left, _ in rows),
+        sentence2=tuple(" ".join(right.split()) for _, _, right in rows),
+        gold=np.array([gold for gold, _, _ in rows], dtype=np.float64),
+        files=tuple(str(path) for path in paths),
+    )
+
+
+def _split_file(files: Mapping[str, str], split: str) -> str:
+    if split not in files:
+        raise ValueError(f"unknown split {split!r}; choose one of {', '.join(files)}")
+    return files[split]
+
+
+def _gold(text: str, path: Path, number: int) -> float:
+    try:
+        gold = float(text)
+    except ValueError:
+        raise ValueError(f"{path}, line {number}: gold score {text.strip()[:40]!r} is not a number") from None
+    if not math.isfinite(gold):
+        raise ValueError(f"{path}, line {number}: gold score {text.strip()} is not finite")
+    return gold
+
+
+def _columns(line: str, path: Path, number: int, *, least: int) -> list[str]:
+    columns = line.split("\t")
+    if len(columns) < least:
+        raise ValueError(f"{path}, line {number}: {len(columns)} tab-separated columns, expected {least} or more")
+    return columns
+
+
+OwnRow = tuple[int, str, str, str]
+
+
+def _read_tsv(path: Path, lines: Sequence[str]) -> Iterator[OwnRow]:
+    return _read_table(path, ((number, line.split("\t")) for number, line in enumerate(lines, 1) if line.strip()))
+
+
+def _read_csv(path: Path, lines: Sequence[str]) -> Iterator[OwnRow]:
+    reader = csv.reader(f"{line}\n" for line in lines)
+    return _read_table(path, ((reader.line_num, row) for row in reader if any(cell.strip() for cell in row)))
+
+
+def _read_table(path: Path, rows: Iterator[tuple[int, list[str]]]) -> Iterator[OwnRow]:
+    names = ["score", "sentence1", "sentence2"]
+    order = [0, 1, 2]
+    first = True
+    for number, row in rows:
+        if first and set(names) <= set(row):
+            order = [row.index(name) for name in names]
+            first = False
+            continue
+        first = False
+        if len(row) < 3 or len(row) <= max(order):
+            raise ValueError(f"{path}, line {number}: {len(row)} columns, expected score, sentence1, sentence2")
+        score, sentence1, sentence2 = (row[column] for column in order)
+        yield number, score, sentence1, sentence2
+
+
+def _read_jsonl(path: Path, lines: Sequence[str]) -> Iterator[OwnRow]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            score, sentence1, sentence2 = str(row["score"]), row["sentence1"], row["sentence2"]
+            if not isinstance(sentence1, str) or not isinstance(sentence2, str):
+                raise TypeError("a sentence is not a string")
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            keys = 'an object with "score", "sentence1" and "sentence2"'
+            raise ValueError(f"{path}, line {number}: expected {keys} ({error})") from None
+        yield number, score, sentence1, sentence2
