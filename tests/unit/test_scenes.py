@@ -252,7 +252,10 @@ def test_config_refuses_bad_values(change, message):
 
 def test_largest_held_out_sets_and_most_captions_can_be_made(tmp_path):
     config = replace(SMALL, num_train_images=10, num_dev_images=400, num_test_images=400, captions_per_image=20)
-    assert len(read_contents(build_world(tmp_path / "w", config=config))) == 810
+    contents = read_contents(build_world(tmp_path / "w", config=config)).values()
+    assert len(contents) == 810
+    # Here dev and test would surely meet if they did not keep clear of each other.
+    assert len({scene for split, scene, _ in contents if split != "train"}) == 800
 
 
 # --- contents ------------------------------------------------------------------------------------------------------
