@@ -15,9 +15,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcse.data.image_names import IMAGE_SUFFIXES
+
+if TYPE_CHECKING:
+    from _csv import Reader as CsvReader
 
 IMAGE_COLUMNS = (
     "image",
@@ -36,6 +39,7 @@ _TOKEN_LINE = re.compile(r"(?P<name>[^\t]+?)#\d+\s*\t(?P<caption>.*)")
 _NAME_TAB = re.compile(rf"(?P<name>[^\t]+(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))}))\s*\t(?P<caption>.*)", re.I)
 # Kaggle's Flickr30k results.csv lacks the second bar in one row: "2199200615.jpg| 4   A dog runs across the grass ."
 _NUMBER_STUCK_TO_COMMENT = re.compile(r"\s*\d\s+(?P<caption>\S.*)")
+_SWALLOWED_ROW = re.compile(rf"\n[^\n]+(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})\W", re.I)
 _ENTITY = re.compile(r"\[/EN#\S+ ([^\]]*)\]")
 
 
@@ -163,13 +167,26 @@ def _table_rows(path: Path, text: str, *, delimiter: str) -> Iterator[CaptionRow
     image = header.index(str(pick_column(header, IMAGE_COLUMNS)))
     caption = header.index(str(pick_column(header, CAPTION_COLUMNS)))
     split = header.index("split") if "split" in header else None
-    for fields in reader:
-        where = f"{path}:{reader.line_num}"
+    for line, fields in _numbered(reader, path):
+        where = f"{path}:{line}"
         if not any(fields):
             continue
         cells = _repair(fields, header, caption=caption, delimiter=delimiter, where=where)
+        if _SWALLOWED_ROW.search(cells[caption]):
+            raise ValueError(f"{where}: a quotation mark is opened and never closed; double it or remove it")
         for one in caption_texts(cells[caption].strip(), where=where):
             yield CaptionRow(cells[image].strip(), one, None if split is None else cells[split].strip())
+
+
+def _numbered(reader: CsvReader, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each row with the line the row begins on."""
+    line = reader.line_num + 1
+    try:
+        for fields in reader:
+            yield line, fields
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"{path}:{line}: broken table: {error}") from error
 
 
 def _repair(fields: list[str], header: list[str], *, caption: int, delimiter: str, where: str) -> list[str]:

@@ -30,7 +30,8 @@ class CaptionTable:
     """The captions of each image.
 
     ``captions[i]`` are image i's, in file order, stripped. ``image_names`` is None where the file has no names (MCSE's
-    own layout, one caption a line): images are then matched by order, and a blank line keeps its place as ``()``.
+    own layout, one caption a line): images are then matched by order, and a blank line between others keeps its place
+    as ``()``.
     ``files`` were read, for digests; empty for a dataset of the hub.
     """
 
@@ -127,9 +128,9 @@ def _from_file(path: Path, *, split: str | None) -> CaptionTable:
         return _named(rows, source=str(path), files=(path,), split=split)
     if split is not None:
         raise ValueError(f"{path}: plain text has no splits; remove '::{split}'")
-    lines = text.removesuffix("\n").split("\n")
+    lines = text.rstrip().split("\n")
     captions = tuple((line.strip(),) if line.strip() else () for line in lines)
-    _say_blanks(str(path), captions.count(()))
+    _say_blanks(str(path), text.removesuffix("\n").count("\n") + 1 - len(captions) + captions.count(()))
     return CaptionTable(None, captions, str(path), (path,))
 
 
@@ -154,7 +155,7 @@ def _named(rows: Iterable[CaptionRow], *, source: str, files: tuple[Path, ...], 
             splits[row.split] = None
         if wanted is not None and row.split not in wanted:
             continue
-        caption = row.caption.strip()
+        caption = " ".join(row.caption.splitlines()).strip()  # quoted cells may hold line breaks
         if caption:
             grouped.setdefault(row.image, []).append(caption)
         else:

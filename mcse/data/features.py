@@ -185,11 +185,11 @@ class ExtractionPlan:
     """What an extraction computes; an interrupted one continues only under the same plan."""
 
     names: tuple[str, ...]
-    width: int
     tower: str
     preprocessing: str
     precision: str
     weights: str  # digest of the tower's weights
+    width: int
 
     def identity(self) -> dict[str, str]:
         """All of it as short strings, image names as a digest."""
