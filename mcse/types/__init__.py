@@ -11,9 +11,11 @@ from mcse.types.protocols import (
     Stateful,
     Stream,
 )
+from mcse.types.sources import DataFile
 
 __all__ = [
     "IGNORED_LABEL",
+    "DataFile",
     "Encoder",
     "Evaluator",
     "FloatArray",

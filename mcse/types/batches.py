@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -66,9 +66,10 @@ class PairBatch:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The same batch with every tensor on ``device``; nested dataclasses are followed, other values kept."""
+    moved: Any = batch
     if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        moved = batch.to(device, non_blocking=True)
+    elif dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         fields = {field.name: to_device(getattr(batch, field.name), device) for field in dataclasses.fields(batch)}
-        return dataclasses.replace(batch, **fields)
-    return batch
+        moved = dataclasses.replace(batch, **fields)
+    return cast(Batch, moved)

@@ -1,0 +1,23 @@
+"""Sentences that stand in a test set as well as in the training text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from mcse.data.sts import StsTask
+
+_TOKEN = re.compile(r"\w+")
+
+
+def normalise(sentence: str) -> str:
+    """A sentence without case, punctuation and spacing: STS files are tokenised and lower-cased, captions are not."""
+    return " ".join(_TOKEN.findall(sentence.casefold()))
+
+
+def test_sentences(tasks: Iterable[StsTask]) -> frozenset[str]:
+    """The normalised sentences of all pairs of ``tasks``."""
+    pairs = [subset for task in tasks for subset in task.subsets]
+    return frozenset(
+        normalise(sentence) for part in pairs for side in (part.sentence1, part.sentence2) for sentence in side
+    )

@@ -1,0 +1,78 @@
+"""Controls: which picture a caption is shown with, when the question is whether pictures matter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+ImageControl = Literal[True, "shuffled_images", "shuffled_pairs", "random"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ControlsConfig:
+    """``images``: true pictures, or one of the controls of ``assign_images``; ``num_pairs``: a random subset of captions."""
+
+    images: ImageControl = True
+    num_pairs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_pairs is not None and self.num_pairs < 1:
+            raise ValueError(f"controls.num_pairs: must be 1 or more, got {self.num_pairs}")
+
+
+def assign_images(image_of_caption: NDArray[np.int64], control: ImageControl, *, seed: int) -> NDArray[np.int64]:
+    """The picture shown with each caption.
+
+    Args:
+        image_of_caption: Each caption's own picture.
+        control: ``True`` keeps them. ``shuffled_images`` permutes the pictures so that no picture stays in place; a
+            picture's captions stay together. ``shuffled_pairs`` permutes the captions' pictures so that each caption gets
+            a wrong one and a picture's captions part. ``random`` draws a picture for each caption, with replacement.
+        seed: Names the draw.
+
+    Raises:
+        ValueError: There is no wrong picture to give: fewer than two, or one that holds more than half the captions.
+    """
+    if control is True:
+        return image_of_caption
+    generator = np.random.default_rng([seed, 1])
+    images, own = np.unique(image_of_caption, return_inverse=True)
+    if len(images) < 2:
+        raise ValueError(f"controls.images: {control} needs two pictures or more, found {len(images)}")
+    if control == "shuffled_images":
+        return images[_derangement(np.arange(len(images)), generator)][own]
+    if control == "shuffled_pairs":
+        return images[_derangement(own, generator)]
+    return generator.choice(images, size=len(own), replace=True)
+
+
+def choose_pairs(num_captions: int, num_pairs: int | None, *, seed: int) -> NDArray[np.int64]:
+    """The captions kept: all, or a seeded random subset, in file order.
+
+    Raises:
+        ValueError: More pairs are asked for than there are.
+    """
+    if num_pairs is None:
+        return np.arange(num_captions)
+    if num_pairs > num_captions:
+        raise ValueError(f"controls.num_pairs: {num_pairs} asked for, but there are only {num_captions} pairs")
+    return np.sort(np.random.default_rng([seed, 2]).permutation(num_captions)[:num_pairs])
+
+
+def _derangement(own: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+    """A random permutation of ``own`` in which no place keeps its value."""
+    if np.bincount(own).max() * 2 > len(own):
+        raise ValueError(
+            "controls.images: one picture holds more than half the captions, so some cannot get a wrong one"
+        )
+    shuffled = generator.permutation(own)
+    # Each clash swaps with a random place where neither side clashes afterwards; expected a handful of rounds.
+    while len(clashes := np.flatnonzero(shuffled == own)):
+        for place in clashes:
+            other = int(generator.integers(len(own)))
+            if shuffled[other] != own[place] and shuffled[place] != own[other]:
+                shuffled[place], shuffled[other] = shuffled[other], shuffled[place]
+    return shuffled

@@ -1,0 +1,81 @@
+"""Mixing sentences and pairs: which kind of batch a step takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mcse.types import PairBatch, SentenceBatch, Stream
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixConfig:
+    """How paired batches are spread among text-only batches.
+
+    ``mcse``: the published schedule, from the numbers of batches. ``every``: each ``pair_every``-th step is paired,
+    beginning with the first; short runs need it, because the published schedule pairs 3 of the first 100 steps.
+    """
+
+    schedule: Literal["mcse", "every"] = "mcse"
+    pair_every: int = 2
+
+    def __post_init__(self) -> None:
+        if self.pair_every < 1:
+            raise ValueError(f"mix.pair_every: must be 1 or more, got {self.pair_every}")
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """A period of steps, and which of them take the rarer kind: those divisible by ``every``."""
+
+    steps_per_epoch: int
+    every: int
+    pairs_are_rare: bool
+
+    def place(self, step: int) -> tuple[bool, int]:
+        """Whether ``step`` is paired, and how many steps of the same kind came before it."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        rare_an_epoch = -(-self.steps_per_epoch // self.every)
+        rare_before = epoch * rare_an_epoch + -(-within // self.every)
+        is_rare = within % self.every == 0
+        before = rare_before if is_rare else step - rare_before
+        return is_rare == self.pairs_are_rare, before
+
+
+def plan_mixture(config: MixConfig, *, sentence_steps: int, pair_steps: int) -> Mixture:
+    """The published schedule, or a fixed beat.
+
+    With T text and P paired batches an epoch, r = ⌊T/P⌋, an epoch has T + P steps, and step s of it is paired if and only
+    if r divides s. Where pairs outnumber sentences the roles swap. We depart where r would be 1, which in the original
+    never takes a text batch: there every second step is paired.
+
+    Source: MCSE's released training loop (section 4.1 of the paper gives no formula).
+    """
+    total = sentence_steps + pair_steps
+    if config.schedule == "every":
+        return Mixture(steps_per_epoch=total, every=config.pair_every, pairs_are_rare=True)
+    pairs_are_rare = sentence_steps >= pair_steps
+    few, many = sorted((sentence_steps, pair_steps))
+    return Mixture(steps_per_epoch=total, every=max(many // few, 2), pairs_are_rare=pairs_are_rare)
+
+
+class MixedStream:
+    """Text-only and paired batches in one stream; both parts are endless and keep their place across epochs."""
+
+    def __init__(
+        self,
+        sentences: Stream[SentenceBatch],
+        pairs: Stream[SentenceBatch | PairBatch],
+        mixture: Mixture,
+    ) -> None:
+        self.sentences, self.pairs, self.mixture = sentences, pairs, mixture
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """T + P."""
+        return self.mixture.steps_per_epoch
+
+    def batch(self, step: int) -> SentenceBatch | PairBatch:
+        """The batch of ``step``, of either kind."""
+        is_paired, before = self.mixture.place(step)
+        return self.pairs.batch(before) if is_paired else self.sentences.batch(before)

@@ -1,0 +1,265 @@
+"""Training sentences: text files and hub datasets, read strictly and tokenised once into an Arrow file on disk.
+
+A *sentence source* is a path (``.txt``, ``.txt.gz``, ``.csv``), a hub file ``hf://datasets/OWNER/NAME/FILE``, or a hub
+dataset ``OWNER/NAME`` or ``OWNER/NAME::COLUMN``.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import datasets
+import numpy as np
+from datasets.arrow_writer import ArrowWriter
+from huggingface_hub import hf_hub_download
+from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+CACHE_FORMAT = "1"
+_CHUNK = 4096
+
+
+class Tokenizer(Protocol):
+    """What this module needs of a Hugging Face tokenizer."""
+
+    def __call__(self, text: list[str], *, truncation: bool, max_length: int) -> Any: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceTable:
+    """Sentences by column: one column for unsupervised training, three (query, positive, negative) for supervised.
+
+    ``rows`` starts over at each call, so that nothing need stay in memory. ``digest`` names the content.
+    """
+
+    columns: int
+    source: str
+    digest: str
+    files: tuple[Path, ...]
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """One tuple of sentences a row; rows with a blank sentence are skipped."""
+        skipped, kept = 0, 0
+        for row in self._raw_rows():
+            if all(row):
+                kept += 1
+                yield row
+            else:
+                skipped += 1
+        if skipped:
+            logger.warning("%s: skipped %d blank lines", self.source, skipped)
+        if not kept:
+            raise ValueError(f"data.sentences: {self.source} holds no sentence")
+
+    def _raw_rows(self) -> Iterator[tuple[str, ...]]:
+        if not self.files:
+            return _hub_rows(self.source)
+        path = self.files[0]
+        return _csv_rows(path) if _is_csv(path) else ((line,) for line in read_lines(path))
+
+
+def open_sentences(source: str, *, root: Path) -> SentenceTable:
+    """Finds a sentence source; reads of it only what a digest needs.
+
+    Args:
+        source: See the module's docstring. A hub file that stands under ``root`` by its own name is taken from there.
+        root: Where relative paths start.
+
+    Raises:
+        FileNotFoundError: No such file, and not a hub name that can be had.
+        ValueError: The file is empty, or a CSV file does not have three columns.
+    """
+    path = locate(source, root=root, key="data.sentences")
+    if path is None:
+        return SentenceTable(columns=1, source=source, digest=_hub_digest(source), files=())
+    if path.stat().st_size == 0:
+        raise ValueError(f"data.sentences: {path} is empty")
+    columns = 3 if _is_csv(path) else 1
+    return SentenceTable(columns=columns, source=str(path), digest=file_digest(path), files=(path,))
+
+
+def locate(source: str, *, root: Path, key: str) -> Path | None:
+    """The local file of a source: its own path, its name under ``root``, or the hub's cache; ``None`` for a hub dataset.
+
+    Raises:
+        FileNotFoundError: Nothing is there, naming ``key`` and what was tried.
+    """
+    if source.startswith("hf://datasets/"):
+        owner, name, inside = source.removeprefix("hf://datasets/").split("/", 2)
+        prepared = root / Path(inside).name
+        if prepared.is_file():
+            return prepared
+        try:
+            return Path(hf_hub_download(f"{owner}/{name}", inside, repo_type="dataset"))
+        except Exception as error:
+            raise FileNotFoundError(
+                f"{key}: {source} is neither at {prepared} nor to be had from the hub "
+                f"({type(error).__name__}); 'mcse prepare' fetches it once"
+            ) from error
+    path = Path(source) if Path(source).is_absolute() else root / source
+    if path.exists():
+        return path
+    if source.count("/") == 1 and "." not in Path(source).suffix:
+        return None
+    raise FileNotFoundError(f"{key}: no file at {path}")
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Lines of a UTF-8 file, plain or gzip, stripped; blank ones come as empty strings.
+
+    Raises:
+        ValueError: A line is not UTF-8; names file and line.
+    """
+    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    with opened as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                yield line.decode("utf-8").strip()
+            except UnicodeDecodeError:
+                raise ValueError(f"{path}, line {number}: not UTF-8") from None
+
+
+def file_digest(path: Path) -> str:
+    """The first 16 hexadecimal digits of the file's SHA-256."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTable:
+    """Token ids of sentences in a memory-mapped Arrow file; columns as in ``SentenceTable``."""
+
+    dataset: datasets.Dataset
+    columns: int
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def ids(self, index: NDArray[np.int64], *, column: int = 0) -> list[NDArray[np.int64]]:
+        """Token ids of the rows at ``index``, special tokens included."""
+        picked = self.dataset[index.tolist()][f"ids{column}"]
+        return [np.asarray(ids, dtype=np.int64) for ids in picked]
+
+
+def tokenise(
+    rows: Iterable[tuple[str, ...]], tokenizer: Tokenizer, *, columns: int, max_length: int, digest: str
+) -> TokenTable:
+    """Token ids of all rows, computed once and found again by content, tokenizer and length.
+
+    Args:
+        rows: Sentences; read only if the cache does not hold them.
+        tokenizer: A Hugging Face tokenizer.
+        columns: Sentences a row.
+        max_length: Tokens a sentence keeps, special tokens included.
+        digest: Name of the content of ``rows``.
+    """
+    key = "-".join([CACHE_FORMAT, digest, tokenizer_digest(tokenizer), str(max_length), str(columns)])
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "mcse"
+    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        # Written under a name of this process's own and renamed, so that two processes may do it at once.
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        try:
+            _write_tokens(partial, rows, tokenizer, columns=columns, max_length=max_length)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return TokenTable(dataset=datasets.Dataset.from_file(str(path)), columns=columns)
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """A name for what the tokenizer does."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def text_digest(sentences: Iterable[str]) -> str:
+    """A name for sentences that stand in memory."""
+    digest = hashlib.sha256()
+    for sentence in sentences:
+        digest.update(sentence.encode())
+        digest.update(b"\n")
+    return digest.hexdigest()[:16]
+
+
+def _write_tokens(
+    path: Path, rows: Iterable[tuple[str, ...]], tokenizer: Tokenizer, *, columns: int, max_length: int
+) -> None:
+    names = [f"ids{column}" for column in range(columns)]
+    features = datasets.Features({name: datasets.List(datasets.Value("int32")) for name in names})
+    with ArrowWriter(path=str(path), features=features) as writer:
+        for chunk in _chunks(rows):
+            encoded = {
+                name: tokenizer([row[column] for row in chunk], truncation=True, max_length=max_length)["input_ids"]
+                for column, name in enumerate(names)
+            }
+            writer.write_batch(encoded)
+        writer.finalize()
+
+
+def _chunks(rows: Iterable[tuple[str, ...]]) -> Iterator[list[tuple[str, ...]]]:
+    iterator = iter(rows)
+    while chunk := list(islice(iterator, _CHUNK)):
+        yield chunk
+
+
+def _is_csv(path: Path) -> bool:
+    return path.name.removesuffix(".gz").endswith(".csv")
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, ...]]:
+    """Rows of SimCSE's supervised file: a header, then query, entailment, contradiction."""
+    opened = gzip.open(path, "rt", encoding="utf-8", newline="") if path.suffix == ".gz" else None
+    with opened or path.open(encoding="utf-8", newline="") as stream:
+        reader = csv.reader(stream)
+        header = next(reader, None)
+        if header is None or len(header) != 3:
+            found = header if header is None else len(header)
+            raise ValueError(f"data.sentences: {path}, line 1: expected a header of 3 columns, found {found}")
+        try:
+            for row in reader:
+                if len(row) != 3:
+                    raise ValueError(f"data.sentences: {path}, line {reader.line_num}: {len(row)} columns, not 3")
+                yield tuple(" ".join(cell.split()) for cell in row)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"data.sentences: {path}, after line {reader.line_num}: not UTF-8 ({error.reason})"
+            ) from None
+
+
+def _hub_rows(source: str) -> Iterator[tuple[str, ...]]:
+    dataset, column = _load_hub(source)
+    for row in dataset:
+        yield (" ".join(str(row[column]).split()),)
+
+
+def _hub_digest(source: str) -> str:
+    dataset, column = _load_hub(source)
+    return hashlib.sha256(f"{dataset._fingerprint} {column}".encode()).hexdigest()[:16]
+
+
+def _load_hub(source: str) -> tuple[datasets.Dataset, str]:
+    name, _, column = source.partition("::")
+    try:
+        dataset = datasets.load_dataset(name, split="train")
+    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise FileNotFoundError(f"data.sentences: no file and no hub dataset {name!r}: {error}") from None
+    strings = [key for key, kind in dataset.features.items() if getattr(kind, "dtype", None) == "string"]
+    column = column or ("text" if "text" in strings else strings[0] if len(strings) == 1 else "")
+    if column not in strings:
+        raise ValueError(f"data.sentences: {source!r}: name a text column as {name}::COLUMN, one of {strings}")
+    return dataset, column

@@ -1,0 +1,192 @@
+"""Streams of batches: shuffled once an epoch, cut into processes' shares, each batch a pure function of its step.
+
+B examples a process, T tokens, F image feature width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mcse.data.sentences import TokenTable
+from mcse.types import IGNORED_LABEL, FloatArray, MaskedTokens, PairBatch, SentenceBatch, TokenBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which rows of every global batch are this process's."""
+
+    batch_size: int
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def global_batch_size(self) -> int:
+        """Rows of one step over all processes."""
+        return self.batch_size * self.world_size
+
+
+class Sampler:
+    """Row numbers for every step: a fresh permutation each epoch, the last partial batch left out.
+
+    World size does not enter the permutation: two processes with half the batch draw what one draws with the whole.
+    """
+
+    def __init__(self, size: int, share: Share, *, seed: int, name: str) -> None:
+        if size < share.global_batch_size:
+            raise ValueError(
+                f"{name}: {size} examples are fewer than one batch of {share.global_batch_size} "
+                f"(train.batch_size {share.batch_size} on {share.world_size} processes)"
+            )
+        self.size, self.share, self.seed = size, share, seed
+        self.steps_per_epoch = size // share.global_batch_size
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+
+    def index(self, step: int) -> NDArray[np.int64]:
+        """(B,) rows of this process at ``step``."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
+            self._epoch = epoch
+        start = within * self.share.global_batch_size + self.share.rank * self.share.batch_size
+        return self._order[start : start + self.share.batch_size]
+
+
+class TokenMasker:
+    """BERT's masking: 15% of the tokens are predicted; of those 80% become the mask token, 10% a random one.
+
+    Every row draws from a generator of its own, named by seed, step and its place in the global batch, so that the
+    draws do not depend on the number of processes.
+
+    Source: Devlin et al. 2019, section 3.1; special tokens are never chosen.
+    """
+
+    def __init__(
+        self, *, mask_id: int, vocabulary_size: int, special_ids: Sequence[int], seed: int, share: float = 0.15
+    ) -> None:
+        self.mask_id, self.vocabulary_size, self.seed, self.share = mask_id, vocabulary_size, seed, share
+        self.special_ids = np.asarray(sorted(special_ids))
+
+    def mask(self, ids_T: NDArray[np.int64], *, step: int, row: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The masked copy of one sentence and its labels; ``row`` is its place in the global batch."""
+        generator = np.random.default_rng([self.seed, step, row])
+        chosen_T = (generator.random(len(ids_T)) < self.share) & ~np.isin(ids_T, self.special_ids)
+        kind_T = generator.random(len(ids_T))
+        random_T = generator.integers(self.vocabulary_size, size=len(ids_T))
+        masked_T = np.where(chosen_T & (kind_T < 0.8), self.mask_id, ids_T)
+        masked_T = np.where(chosen_T & (kind_T >= 0.9), random_T, masked_T)
+        return masked_T, np.where(chosen_T, ids_T, IGNORED_LABEL)
+
+
+class SentenceStream:
+    """Batches of sentences: one column for dropout positives, three for query, positive and hard negative."""
+
+    def __init__(self, table: TokenTable, sampler: Sampler, *, pad_id: int, masker: TokenMasker | None = None) -> None:
+        self.table, self.sampler, self.pad_id, self.masker = table, sampler, pad_id, masker
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole global batches in one pass."""
+        return self.sampler.steps_per_epoch
+
+    def batch(self, step: int) -> SentenceBatch:
+        """This process's sentences of ``step``."""
+        index = self.sampler.index(step)
+        views = [self.table.ids(index, column=column) for column in range(self.table.columns)]
+        masked = _masked(self.masker, views, step=step, share=self.sampler.share, pad_id=self.pad_id)
+        query, *others = (pad(ids, pad_id=self.pad_id) for ids in views)
+        positive, negative = (*others, None, None)[:2]
+        return SentenceBatch(query=query, positive=positive, negative=negative, masked=masked)
+
+
+class ImageRows(Protocol):
+    """Where pictures come from: a feature store, or image files read as pixels."""
+
+    def rows(self, index: NDArray[np.int64]) -> FloatArray:
+        """(B, F) features, or (B, 3, height, width) pixels."""
+        ...
+
+
+class PairStream:
+    """Batches of captions with their pictures.
+
+    Args:
+        captions: Tokenised captions, one column.
+        image_of_caption: For every caption, the row of ``images`` it is shown with.
+        images: The pictures.
+        sampler: Draws captions.
+        pad_id: The tokenizer's padding id.
+        masker: Draws masks for the language-model term.
+    """
+
+    def __init__(
+        self,
+        captions: TokenTable,
+        image_of_caption: NDArray[np.int64],
+        images: ImageRows,
+        sampler: Sampler,
+        *,
+        pad_id: int,
+        masker: TokenMasker | None = None,
+    ) -> None:
+        self.captions, self.image_of_caption, self.images = captions, image_of_caption, images
+        self.sampler, self.pad_id, self.masker = sampler, pad_id, masker
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole global batches in one pass over the captions."""
+        return self.sampler.steps_per_epoch
+
+    def batch(self, step: int) -> PairBatch:
+        """This process's captions and pictures of ``step``."""
+        index = self.sampler.index(step)
+        ids = self.captions.ids(index)
+        image_id_B = self.image_of_caption[index]
+        return PairBatch(
+            caption=pad(ids, pad_id=self.pad_id),
+            image_BF=torch.from_numpy(self.images.rows(image_id_B)),
+            image_id_B=torch.from_numpy(image_id_B),
+            masked=_masked(self.masker, [ids], step=step, share=self.sampler.share, pad_id=self.pad_id),
+        )
+
+
+def pad(ids: Sequence[NDArray[np.int64]], *, pad_id: int) -> TokenBatch:
+    """Rows of ids as tensors, padded on the right to the longest."""
+    input_ids_BT = _stack(ids, fill=pad_id)
+    length_B = torch.tensor([len(row) for row in ids])
+    mask_BT = (torch.arange(input_ids_BT.shape[1])[None] < length_B[:, None]).long()
+    return TokenBatch(input_ids_BT=input_ids_BT, attention_mask_BT=mask_BT)
+
+
+def _stack(rows: Sequence[NDArray[np.int64]], *, fill: int) -> Tensor:
+    out = np.full((len(rows), max(len(row) for row in rows)), fill, dtype=np.int64)
+    for line, row in zip(out, rows, strict=True):
+        line[: len(row)] = row
+    return torch.from_numpy(out)
+
+
+def _masked(
+    masker: TokenMasker | None,
+    views: Sequence[Sequence[NDArray[np.int64]]],
+    *,
+    step: int,
+    share: Share,
+    pad_id: int,
+) -> MaskedTokens | None:
+    """Masked copies of all the sentences of a batch; a sentence alone counts twice, once for each dropout view."""
+    if masker is None:
+        return None
+    views = list(views) * 2 if len(views) == 1 else views
+    drawn = [
+        masker.mask(ids_T, step=step, row=view * share.global_batch_size + share.rank * share.batch_size + row)
+        for view, ids in enumerate(views)
+        for row, ids_T in enumerate(ids)
+    ]
+    masked, labels = zip(*drawn, strict=True)
+    return MaskedTokens(tokens=pad(masked, pad_id=pad_id), label_BT=_stack(labels, fill=IGNORED_LABEL))

@@ -1,0 +1,246 @@
+"""A run's training text and pictures, found, checked and tokenised as its ``data`` keys say.
+
+The captions a seed selects do not depend on whether their pictures are read, so that SimCSE on captions and MCSE see
+identical batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcse.data.captions import CaptionTable, load_captions, select_captions
+from mcse.data.contamination import normalise, test_sentences
+from mcse.data.controls import ControlsConfig, assign_images, choose_pairs
+from mcse.data.features import FeatureStore, match_features, open_features
+from mcse.data.sentences import Tokenizer, TokenTable, file_digest, open_sentences, text_digest, tokenise
+from mcse.data.streams import ImageRows
+from mcse.data.sts import ScoredPairs, find_senteval, load_hub_dev, load_scored_pairs, load_sts, load_stsbenchmark
+from mcse.types import DataFile
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """What is read. Relative paths start at ``root``, by default the environment variable ``MCSE_DATA``.
+
+    ``sentences``: text file, SimCSE's supervised CSV, ``hf://datasets/OWNER/NAME/FILE``, or a hub dataset.
+    ``captions``, ``features``: any caption source, and the stored features of its images; supersets are legal.
+    ``images``: a file listing the images to use. ``image_folder``: the pictures themselves, for end-to-end training.
+    ``captions_per_image``: one drawn at random, once, or all of them. ``max_length``: tokens a training sentence keeps.
+    ``decontaminate``: drop sentences, and images any of whose captions, occur in the STS test files.
+    ``sts``: SentEval's folder, or a file of scored pairs to select by; by default the one under ``root``, else the hub's.
+    """
+
+    root: Path | None = None
+    sentences: str | None = None
+    captions: str | None = None
+    features: str | None = None
+    images: str | None = None
+    image_folder: str | None = None
+    on_bad_image: Literal["error", "skip"] = "error"
+    captions_per_image: Literal["one", "all"] = "one"
+    max_length: int = 32
+    decontaminate: bool = False
+    sts: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_length < 3:
+            raise ValueError(f"data.max_length: must hold a token and two special ones, got {self.max_length}")
+        if self.sentences is None and self.captions is None:
+            raise ValueError("data.sentences, data.captions: give at least one of them")
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths start."""
+        return self.root if self.root is not None else Path(os.environ.get("MCSE_DATA", "."))
+
+
+@dataclass(frozen=True, slots=True)
+class Sentences:
+    """Tokenised sentences and where they came from."""
+
+    table: TokenTable
+    files: tuple[DataFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Tokenised captions; ``image_of_caption`` are rows of the pictures (of the caption file where none are read)."""
+
+    captions: TokenTable
+    image_of_caption: NDArray[np.int64]
+    num_images: int
+    texts: tuple[str, ...]
+    files: tuple[DataFile, ...]
+
+
+def load_sentences(config: DataConfig, tokenizer: Tokenizer) -> Sentences:
+    """The training sentences of ``data.sentences``."""
+    assert config.sentences is not None
+    opened = open_sentences(config.sentences, root=config.folder)
+    known = _test_sentences(config)
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        dropped = 0
+        for row in opened.rows():
+            if known and any(normalise(sentence) in known for sentence in row):
+                dropped += 1
+                continue
+            yield row
+        if known:
+            logger.warning("%s: dropped %d sentences that stand in STS test files", opened.source, dropped)
+
+    digest = opened.digest + (f"-without-{text_digest(sorted(known))}" if known else "")
+    table = tokenise(rows(), tokenizer, columns=opened.columns, max_length=config.max_length, digest=digest)
+    return Sentences(table, (DataFile("sentences", opened.source, opened.digest),))
+
+
+def load_pairs(
+    config: DataConfig, tokenizer: Tokenizer, *, controls: ControlsConfig, seed: int, store: FeatureStore | None
+) -> Pairs:
+    """The training captions, and the picture that each is shown with under ``controls``.
+
+    Args:
+        config: The ``data`` keys.
+        tokenizer: Of the text encoder.
+        controls: Which pictures, how many pairs.
+        seed: Draws captions, pairs and controls.
+        store: Features to match by name; ``None`` reads captions alone.
+    """
+    table = load_caption_table(config)
+    captions, image_of_caption = select_captions(table, mode=config.captions_per_image, seed=seed)
+    clean = np.flatnonzero(_clean_images(table, config)[image_of_caption])
+    kept = clean[choose_pairs(len(clean), controls.num_pairs, seed=seed)]
+    captions = [captions[row] for row in kept]
+    # Matched before anything is dropped: files without names match by order and count.
+    image_rows = np.arange(len(table)) if store is None else match_features(table, store)
+    image_of_caption = image_rows[image_of_caption[kept]]
+    tokens = tokenise(
+        ((caption,) for caption in captions),
+        tokenizer,
+        columns=1,
+        max_length=config.max_length,
+        digest=text_digest(captions),
+    )
+    return Pairs(
+        captions=tokens,
+        image_of_caption=assign_images(image_of_caption, controls.images, seed=seed),
+        num_images=len(np.unique(image_of_caption)),
+        texts=tuple(captions),
+        files=_caption_files(table, captions),
+    )
+
+
+def load_caption_table(config: DataConfig) -> CaptionTable:
+    """Captions by image, of the images that ``data.images`` lists."""
+    assert config.captions is not None
+    source, _, split = config.captions.partition("::")
+    path = config.folder / source
+    images = config.folder / config.images if config.images is not None else None
+    if images is not None and not images.is_file():
+        raise FileNotFoundError(f"data.images: no file at {images}")
+    try:
+        return load_captions(str(path) if path.exists() else source, images=images, split=split or None)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"data.captions: no file at {path}, and no hub dataset {source!r}") from None
+
+
+def load_features(config: DataConfig) -> FeatureStore:
+    """The features of ``data.features``.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+    """
+    assert config.features is not None
+    path = config.folder / config.features
+    if not path.exists():
+        raise FileNotFoundError(f"data.features: nothing at {path}; 'mcse extract-features' makes them from pictures")
+    return open_features(path)
+
+
+def load_dev_pairs(config: DataConfig) -> ScoredPairs:
+    """The scored pairs that select the best checkpoint: STS-B dev, or the file that ``data.sts`` names."""
+    if config.sts is not None:
+        path = config.folder / config.sts
+        if path.is_file():
+            return load_scored_pairs(path)
+        if not path.is_dir():
+            raise FileNotFoundError(f"data.sts: neither a folder nor a file at {path}")
+        return load_stsbenchmark(path, split="dev")
+    try:
+        folder = find_senteval(config.folder)
+    except FileNotFoundError:
+        return load_hub_dev()
+    return load_stsbenchmark(folder, split="dev")
+
+
+def store_digest(store: FeatureStore) -> str:
+    """A name for the content of a feature store."""
+    digests = [file_digest(path) for path in store.files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+
+
+class PixelRows:
+    """Pictures read and preprocessed when a batch asks for them, for end-to-end training.
+
+    Args:
+        paths: One file an image.
+        load: Reads and preprocesses one file to (3, height, width).
+    """
+
+    def __init__(self, paths: list[Path], load: Callable[[Path], NDArray[np.float32]]) -> None:
+        self.paths, self.load = paths, load
+
+    def rows(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(B, 3, height, width) float32."""
+        return np.stack([self.load(self.paths[row]) for row in index.tolist()])
+
+
+def _test_sentences(config: DataConfig) -> frozenset[str]:
+    if not config.decontaminate:
+        return frozenset()
+    if config.sts is not None:
+        return test_sentences(load_sts(config.folder / config.sts).tasks)
+    try:
+        return test_sentences(load_sts(find_senteval(config.folder)).tasks)
+    except FileNotFoundError:
+        return test_sentences(load_sts(None).tasks)
+
+
+def _clean_images(table: CaptionTable, config: DataConfig) -> NDArray[np.bool_]:
+    """Images none of whose captions, the unused ones included, stands in an STS test file."""
+    known = _test_sentences(config)
+    clean = [not any(normalise(caption) in known for caption in several) for several in table.captions]
+    if known:
+        logger.warning("%s: dropped %d images whose captions stand in STS test files", table.source, clean.count(False))
+    return np.asarray(clean)
+
+
+def _caption_files(table: CaptionTable, captions: list[str]) -> tuple[DataFile, ...]:
+    files = [DataFile("captions", str(path), file_digest(path)) for path in table.files]
+    return tuple(files) or (DataFile("captions", table.source, text_digest(captions)),)
+
+
+__all__ = [
+    "DataConfig",
+    "ImageRows",
+    "Pairs",
+    "PixelRows",
+    "Sentences",
+    "load_caption_table",
+    "load_dev_pairs",
+    "load_features",
+    "load_pairs",
+    "load_sentences",
+    "store_digest",
+]

@@ -1,0 +1,146 @@
+"""Trainable models of SimCSE and MCSE: a text tower with its heads, and beside it an image side.
+
+B examples a process, V views of a sentence, T tokens, D text width, F image feature width, H joint width, M masked tokens,
+W vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mcse.models.text_encoder import TextEncoder
+from mcse.nn.heads import TanhHead
+from mcse.types import IGNORED_LABEL, MaskedTokens, PairBatch, SentenceBatch, TokenBatch
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceRows:
+    """What the text side makes of a batch; rows are not normalised.
+
+    ``pooled`` are the encoder's rows of the query's views before any head, ``query``, ``positive`` and ``negative`` those
+    after the text head. ``mlm_logit_MW`` and ``mlm_label_M`` are given where the batch carries masked copies.
+    """
+
+    pooled_query_BD: Tensor
+    pooled_positive_BD: Tensor
+    query_BD: Tensor
+    positive_BD: Tensor
+    negative_BD: Tensor | None
+    mlm_logit_MW: Tensor | None
+    mlm_label_M: Tensor | None
+
+
+class SentenceModel(nn.Module):
+    """SimCSE: a text encoder and the head that only the training loss sees.
+
+    Args:
+        encoder: The text tower.
+        head: Applied to pooled rows for the loss; ``None`` compares the pooled rows themselves.
+        mlm_head: Token rows to vocabulary logits, for the optional masked-language-model term.
+    """
+
+    def __init__(self, encoder: TextEncoder, *, head: TanhHead | None, mlm_head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.encoder, self.head, self.mlm_head = encoder, head, mlm_head
+
+    def forward(self, batch: SentenceBatch) -> SentenceRows:
+        """One forward over all views at once: a missing positive is the query again, under another dropout mask."""
+        views = [batch.query, batch.query if batch.positive is None else batch.positive]
+        views += [] if batch.negative is None else [batch.negative]
+        pooled_BVD = self.encoder(concatenate(views)).unflatten(0, (len(views), -1)).unbind(0)
+        headed = [self.head(pooled_BD) if self.head is not None else pooled_BD for pooled_BD in pooled_BVD]
+        logit_MW, label_M = self._mlm(batch.masked)
+        return SentenceRows(
+            pooled_query_BD=pooled_BVD[0],
+            pooled_positive_BD=pooled_BVD[1],
+            query_BD=headed[0],
+            positive_BD=headed[1],
+            negative_BD=headed[2] if batch.negative is not None else None,
+            mlm_logit_MW=logit_MW,
+            mlm_label_M=label_M,
+        )
+
+    def _mlm(self, masked: MaskedTokens | None) -> tuple[Tensor | None, Tensor | None]:
+        if masked is None or self.mlm_head is None:
+            return None, None
+        token_BTD = self.encoder.token_rows(masked.tokens)
+        # Only the masked positions pass through the vocabulary-wide matrix.
+        chosen_BT = masked.label_BT != IGNORED_LABEL
+        return self.mlm_head(token_BTD[chosen_BT]), masked.label_BT[chosen_BT]
+
+
+@dataclass(frozen=True, slots=True)
+class GroundedRows:
+    """Text rows, and on paired batches both views of the captions and the pictures in the joint space."""
+
+    text: SentenceRows
+    grounded_query_BH: Tensor | None
+    grounded_positive_BH: Tensor | None
+    image_BH: Tensor | None
+
+
+class GroundedModel(nn.Module):
+    """MCSE: ``SentenceModel`` with a grounding head on the pooled rows and an image head on features.
+
+    Args:
+        text: The text side.
+        image_dim: F, width of the image features.
+        joint_dim: H, width of the joint space (published: 256).
+        tower: Turns pixels into features inside the step, for end-to-end training; ``None`` reads stored features.
+    """
+
+    def __init__(
+        self, text: SentenceModel, *, image_dim: int, joint_dim: int = 256, tower: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.text = text
+        self.grounding_head = TanhHead(text.encoder.width, joint_dim)
+        self.image_head = TanhHead(image_dim, joint_dim)
+        self.tower = tower
+
+    def forward(self, batch: SentenceBatch | PairBatch) -> GroundedRows:
+        """Rows for the loss terms that this kind of batch has."""
+        if isinstance(batch, SentenceBatch):
+            return GroundedRows(self._touch_heads(self.text(batch)), None, None, None)
+        rows = self.text(SentenceBatch(query=batch.caption, masked=batch.masked))
+        image_BF = batch.image_BF if self.tower is None else self.tower(batch.image_BF)
+        return GroundedRows(
+            text=rows,
+            grounded_query_BH=self.grounding_head(rows.pooled_query_BD),
+            grounded_positive_BH=self.grounding_head(rows.pooled_positive_BD),
+            image_BH=self.image_head(image_BF),
+        )
+
+    def _touch_heads(self, rows: SentenceRows) -> SentenceRows:
+        """The same rows, with the image side in the graph at weight zero.
+
+        A text-only step would otherwise leave parameters without a gradient, which DDP refuses unless it searches the
+        graph on every step, and which would make AdamW skip them; the original's zeroed gradients let their momentum run
+        on, and so do these.
+        """
+        modules = [self.grounding_head, self.image_head, *([] if self.tower is None else [self.tower])]
+        parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+        nothing = torch.stack([p.flatten()[0].float() for p in parameters]).sum() * 0.0
+        return SentenceRows(
+            pooled_query_BD=rows.pooled_query_BD,
+            pooled_positive_BD=rows.pooled_positive_BD,
+            query_BD=rows.query_BD + nothing,
+            positive_BD=rows.positive_BD,
+            negative_BD=rows.negative_BD,
+            mlm_logit_MW=rows.mlm_logit_MW,
+            mlm_label_M=rows.mlm_label_M,
+        )
+
+
+def concatenate(batches: list[TokenBatch]) -> TokenBatch:
+    """Batches of tokens as one, padded to the widest; padding ids are masked, so their value does not matter."""
+    width = max(batch.input_ids_BT.shape[1] for batch in batches)
+    grown = [(batch, (0, width - batch.input_ids_BT.shape[1])) for batch in batches]
+    return TokenBatch(
+        input_ids_BT=torch.cat([F.pad(batch.input_ids_BT, by) for batch, by in grown]),
+        attention_mask_BT=torch.cat([F.pad(batch.attention_mask_BT, by) for batch, by in grown]),
+    )

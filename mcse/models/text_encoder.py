@@ -1,0 +1,190 @@
+"""The text tower: any Hugging Face encoder and a pooling; the only place that builds transformers models.
+
+B sentences, T tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from mcse.nn.pooling import LAYER_POOLINGS, POOLINGS, pool
+from mcse.types import TokenBatch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderConfig:
+    """The text tower.
+
+    ``name_or_path``: hub id, folder, or ``package:NAME/FOLDER`` inside an installed package. ``pooling`` is the row
+    used after training; the text head stands on the same pooled row during training. ``attention`` must be a kernel
+    that keeps attention dropout: SimCSE's positives are made of it.
+    """
+
+    name_or_path: str
+    pooling: Literal["cls", "cls_with_head", "mean", "first_last_mean", "last2_mean", "max"] = "cls"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    gradient_checkpointing: bool = False
+
+
+class TextEncoder(nn.Module):
+    """A Hugging Face encoder that turns a ``TokenBatch`` into (B, D) rows, before any head."""
+
+    def __init__(self, backbone: nn.Module, *, pooling: str) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise ValueError(f"encoder.pooling: unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
+        self.backbone = backbone
+        self.pooling = pooling
+
+    @property
+    def _config(self) -> Any:
+        return self.backbone.config
+
+    @property
+    def width(self) -> int:
+        """D, read from the loaded model."""
+        return int(self._config.hidden_size)
+
+    @property
+    def init_std(self) -> float:
+        """Standard deviation of the backbone's own initialisation (BERT: 0.02), which SimCSE's head follows."""
+        return float(getattr(self._config, "initializer_range", 0.02))
+
+    def token_rows(self, tokens: TokenBatch) -> Tensor:
+        """(B, T, D) rows of the last layer."""
+        output = self.backbone(input_ids=tokens.input_ids_BT, attention_mask=tokens.attention_mask_BT)
+        hidden_BTD: Tensor = output.last_hidden_state
+        return hidden_BTD
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        """(B, D) pooled rows, not normalised."""
+        output = self.backbone(
+            input_ids=tokens.input_ids_BT,
+            attention_mask=tokens.attention_mask_BT,
+            output_hidden_states=self.pooling in LAYER_POOLINGS,
+        )
+        hidden = output.hidden_states if self.pooling in LAYER_POOLINGS else (output.last_hidden_state,)
+        return pool(hidden, tokens.attention_mask_BT, pooling=self.pooling)
+
+
+def resolve_name(name_or_path: str) -> str:
+    """A hub id or folder as it is; ``package:NAME/FOLDER`` as the folder inside the installed package.
+
+    Raises:
+        ValueError: The package is not installed, or holds no such folder.
+    """
+    if not name_or_path.startswith("package:"):
+        return name_or_path
+    package, _, inside = name_or_path.removeprefix("package:").partition("/")
+    try:
+        folder = Path(str(importlib.resources.files(package))) / inside
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"encoder.name_or_path: {name_or_path!r} names the package {package!r}, which is not installed "
+            f"(pip install {package.replace('_', '-')})"
+        ) from None
+    if not folder.is_dir():
+        raise ValueError(f"encoder.name_or_path: package {package!r} holds no folder {inside!r}")
+    return str(folder)
+
+
+def load_text_encoder(
+    name_or_path: str, *, pooling: str, attention: str = "sdpa", gradient_checkpointing: bool = False
+) -> TextEncoder:
+    """A hub id, folder or package path as a ``TextEncoder`` in float32, without a pooler that nobody trained.
+
+    Raises:
+        ValueError: Nothing loadable is there, or it is not an encoder-only model.
+    """
+    path = resolve_name(name_or_path)
+    config = _load_config(path, name_or_path)
+    options: dict[str, Any] = {"attn_implementation": attention, "dtype": torch.float32}
+    if takes_pooling_layer(config):
+        options["add_pooling_layer"] = False
+    with quiet_transformers():
+        backbone = AutoModel.from_pretrained(path, config=config, **options)
+    if gradient_checkpointing:
+        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return TextEncoder(backbone, pooling=pooling)
+
+
+def load_mlm_head(name_or_path: str, *, attention: str = "sdpa") -> nn.Module:
+    """The masked-language-model head of a checkpoint: (B, T, D) token rows to (B, T, V) logits.
+
+    The head keeps its own copy of the tied output matrix, since the encoder beside it may train on.
+
+    Raises:
+        ValueError: The checkpoint has no such head.
+    """
+    path = resolve_name(name_or_path)
+    try:
+        with quiet_transformers():
+            model, report = AutoModelForMaskedLM.from_pretrained(
+                path, attn_implementation=attention, dtype=torch.float32, output_loading_info=True
+            )
+    except ValueError as error:
+        raise ValueError(f"loss.mlm_weight: {name_or_path!r} is no masked language model: {error}") from None
+    heads = [(name, child) for name, child in model.named_children() if name != model.base_model_prefix]
+    if len(heads) != 1:
+        raise ValueError(f"loss.mlm_weight: {name_or_path!r} has no single language-model head, but {heads}")
+    name, head = heads[0]
+    assert isinstance(head, nn.Module)
+    missing = [key for key in report["missing_keys"] if key.startswith(name) and "decoder" not in key]
+    if missing:
+        raise ValueError(f"loss.mlm_weight: {name_or_path!r} stores no trained language-model head (no {missing[0]})")
+    return head
+
+
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to a text encoder.
+
+    Raises:
+        ValueError: None is there.
+    """
+    path = resolve_name(name_or_path)
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"encoder.name_or_path: no tokenizer at {name_or_path!r}: {error}") from None
+
+
+def _load_config(path: str, name_or_path: str) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"encoder.name_or_path: no encoder at {name_or_path!r}: {error}") from None
+    if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):
+        raise ValueError(
+            f"encoder.name_or_path: {name_or_path!r} ({config.model_type}) is not an encoder-only text model"
+        )
+    return config
+
+
+def takes_pooling_layer(config: Any) -> bool:
+    """Whether this architecture can be built without its pooler: asked of its signature, never of its name."""
+    model_class = AutoModel._model_mapping[type(config)]
+    return "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+
+
+class quiet_transformers:  # noqa: N801 - reads as the statement it is
+    """Loading without transformers' report of the keys that a headless encoder leaves out on purpose."""
+
+    def __enter__(self) -> None:
+        self.level = transformers.logging.get_verbosity()
+        self.bar = transformers.logging.is_progress_bar_enabled()
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        transformers.logging.set_verbosity(self.level)
+        if self.bar:
+            transformers.logging.enable_progress_bar()

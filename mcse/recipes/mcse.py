@@ -1,0 +1,160 @@
+"""MCSE: SimCSE's text term plus λ · sentence→image InfoNCE on the sentences that have a picture.
+
+B queries of this process, N rows of all processes, H joint width.
+
+Source: Zhang, Mosbach, Adelani, Hedderich and Klakow 2022, "MCSE: Multimodal Contrastive Learning of Sentence
+Embeddings", NAACL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor, nn
+
+from mcse.data.controls import ControlsConfig
+from mcse.data.features import FeatureStore
+from mcse.data.mixing import MixConfig, MixedStream, plan_mixture
+from mcse.data.streams import PairStream, Sampler, Share
+from mcse.data.training import DataConfig, load_features, load_pairs, store_digest
+from mcse.distributed import gather_ids, gather_rows
+from mcse.losses.contrastive import info_nce, unit_rows
+from mcse.models.sentence_model import GroundedModel, GroundedRows
+from mcse.models.text_encoder import EncoderConfig
+from mcse.recipes import shared
+from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
+from mcse.types import DataFile, LossTerm, LossTerms, PairBatch, SentenceBatch, Stream
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """``temperature`` of the text term, ``image_temperature`` and weight λ (``image_weight``) of the image term.
+
+    ``image_reduction``: ``mean`` over the two dropout views is what the released code does; ``sum`` is the paper's
+    formula, and equals the mean with twice λ.
+    """
+
+    image_weight: float
+    temperature: float = 0.05
+    image_temperature: float = 0.05
+    image_reduction: Literal["mean", "sum"] = "mean"
+    joint_dim: int = 256
+    mlm_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key in ("temperature", "image_temperature", "joint_dim"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"loss.{key}: must be positive, got {getattr(self, key)}")
+        for key in ("image_weight", "mlm_weight"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"loss.{key}: must be 0 or more, got {getattr(self, key)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """One complete MCSE run; without ``data.sentences`` it trains on captions alone."""
+
+    recipe: Literal["mcse"]
+    output_dir: Path
+    encoder: EncoderConfig
+    data: DataConfig
+    loss: LossConfig
+    optim: OptimConfig
+    train: TrainConfig
+    seed: int = 42
+    mix: MixConfig = field(default_factory=MixConfig)
+    controls: ControlsConfig = field(default_factory=ControlsConfig)
+
+    def __post_init__(self) -> None:
+        if self.data.captions is None:
+            raise ValueError("data.captions: mcse needs captions with pictures")
+        if self.data.features is None:
+            raise ValueError("data.features: mcse needs the captions' pictures; 'mcse extract-features' makes them")
+
+
+def build(config: Config, runtime: Runtime) -> Run:
+    """Model, stream, step, evaluator and export of one MCSE run."""
+    text = shared.build_text_side(config.encoder, mlm=config.loss.mlm_weight > 0)
+    share = shared.share_of(runtime, batch_size=config.train.batch_size)
+    store = load_features(config.data)
+    stream, data, facts = _build_stream(config, text, share, store)
+    model = GroundedModel(text.model, image_dim=store.width, joint_dim=config.loss.joint_dim)
+    evaluator, metrics = shared.build_dev_evaluator(config.data, text, precision=config.train.precision)
+
+    def step(model: nn.Module, batch: SentenceBatch | PairBatch) -> LossTerms:
+        rows: GroundedRows = model(batch)
+        terms = dict(
+            shared.text_terms(rows.text, temperature=config.loss.temperature, mlm_weight=config.loss.mlm_weight)
+        )
+        if isinstance(batch, PairBatch):
+            terms["text_image"] = image_term(rows, batch.image_id_B, config.loss)
+        return terms
+
+    return Run(
+        model=model,
+        step=step,
+        stream=stream,
+        optimizer=build_optimizer(model, config.optim),
+        export=shared.Exporter(
+            config,
+            text,
+            config.encoder,
+            data,
+            image_heads={"grounding_head": model.grounding_head, "image_head": model.image_head},
+            image_tower=store.tower,
+            feature_store=f"{store.path.name} ({store_digest(store)}, {store.width} wide)",
+        ),
+        evaluators=(evaluator,),
+        metrics=metrics,
+        facts=facts,
+        data=data,
+    )
+
+
+def image_term(rows: GroundedRows, image_id_B: Tensor, loss: LossConfig) -> LossTerm:
+    """Sentence→image InfoNCE of both dropout views against the pictures of all processes.
+
+    Another caption's copy of the query's own picture is no negative: its key is left out by image id.
+
+    Source: eq. 4, averaged over the views unless ``loss.image_reduction`` says ``sum``.
+    """
+    assert rows.grounded_query_BH is not None
+    assert rows.grounded_positive_BH is not None
+    assert rows.image_BH is not None
+    key_NH, offset = gather_rows(unit_rows(rows.image_BH))
+    same_BN = image_id_B[:, None] == gather_ids(image_id_B)[None]
+    views = [rows.grounded_query_BH, rows.grounded_positive_BH]
+    total = sum(
+        info_nce(unit_rows(view_BH), key_NH, temperature=loss.image_temperature, offset=offset, excluded_BN=same_BN)
+        for view_BH in views
+    )
+    share = 1.0 if loss.image_reduction == "sum" else 1 / len(views)
+    return LossTerm(total * share, count=len(image_id_B), weight=loss.image_weight)
+
+
+def _build_stream(
+    config: Config, text: shared.TextSide, share: Share, store: FeatureStore
+) -> tuple[Stream[SentenceBatch | PairBatch], tuple[DataFile, ...], dict[str, str | int | float]]:
+    seed = shared.pair_seed(config.seed)
+    loaded = load_pairs(config.data, text.tokenizer, controls=config.controls, seed=seed, store=store)
+    sampler = Sampler(len(loaded.captions), share, seed=seed, name="data.captions")
+    pairs = PairStream(
+        loaded.captions, loaded.image_of_caption, store, sampler, pad_id=text.pad_id, masker=text.masker(seed=seed)
+    )
+    features = DataFile("features", str(store.path), store_digest(store))
+    facts: dict[str, str | int | float] = {
+        "pairs an epoch": len(loaded.captions),
+        "pictures": loaded.num_images,
+        "pictures shown": "true" if config.controls.images is True else config.controls.images,
+        "negatives a query": shared.negatives_a_query(share, columns=1),
+    }
+    if config.data.sentences is None:
+        return pairs, (*loaded.files, features), facts
+    sentences, files = shared.build_sentence_stream(config.data, text, share=share, seed=config.seed)
+    if sentences.table.columns != 1:
+        raise ValueError("data.sentences: mcse takes plain sentences, not supervised triplets")
+    mixture = plan_mixture(config.mix, sentence_steps=sentences.steps_per_epoch, pair_steps=pairs.steps_per_epoch)
+    facts = {"sentences an epoch": len(sentences.table), **facts}
+    return MixedStream(sentences, pairs, mixture), (*files, *loaded.files, features), facts

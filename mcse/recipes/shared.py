@@ -1,0 +1,203 @@
+"""The shelf that recipes share: building the text side, its loss terms, its evaluator and its export. Not a recipe.
+
+B queries of this process, N rows of all processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from mcse.config import to_dict, to_yaml
+from mcse.data.controls import ControlsConfig
+from mcse.data.streams import Sampler, SentenceStream, Share, TokenMasker
+from mcse.data.training import DataConfig, load_dev_pairs, load_sentences
+from mcse.distributed import gather_rows
+from mcse.encoders import SentenceEncoder
+from mcse.evaluation.in_training import DevEvaluator
+from mcse.losses.contrastive import info_nce, info_nce_with_hard_negatives, unit_rows
+from mcse.losses.likelihood import token_nll
+from mcse.models.checkpoint import CheckpointInfo, check_exportable, save_checkpoint
+from mcse.models.sentence_model import SentenceModel, SentenceRows
+from mcse.models.text_encoder import EncoderConfig, load_mlm_head, load_text_encoder, load_tokenizer
+from mcse.nn.heads import TanhHead
+from mcse.report.model_card import build_model_card
+from mcse.training import Runtime
+from mcse.types import IGNORED_LABEL, DataFile, LossTerm, LossTerms
+
+
+@dataclass(frozen=True, slots=True)
+class TextSide:
+    """The text tower with its heads, and the tokenizer that belongs to it."""
+
+    model: SentenceModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the padding token; 0 where the tokenizer has none, since padding is masked."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+    def masker(self, *, seed: int) -> TokenMasker | None:
+        """Draws masks where the model has a language-model head."""
+        if self.model.mlm_head is None:
+            return None
+        if self.tokenizer.mask_token_id is None:
+            raise ValueError("loss.mlm_weight: the tokenizer of encoder.name_or_path has no mask token")
+        return TokenMasker(
+            mask_id=self.tokenizer.mask_token_id,
+            vocabulary_size=len(self.tokenizer),
+            special_ids=self.tokenizer.all_special_ids,
+            seed=seed,
+        )
+
+
+def build_text_side(config: EncoderConfig, *, mlm: bool) -> TextSide:
+    """The text tower of ``encoder.name_or_path`` with a fresh text head, and a language-model head if asked for.
+
+    Raises:
+        ValueError: The encoder cannot be loaded, or its pooling cannot be exported.
+    """
+    check_exportable(config.pooling)
+    encoder = load_text_encoder(
+        config.name_or_path,
+        pooling=config.pooling,
+        attention=config.attention,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )
+    head = TanhHead(encoder.width, encoder.width, init_std=encoder.init_std)
+    mlm_head = load_mlm_head(config.name_or_path) if mlm else None
+    return TextSide(SentenceModel(encoder, head=head, mlm_head=mlm_head), load_tokenizer(config.name_or_path))
+
+
+def text_terms(
+    rows: SentenceRows, *, temperature: float, hard_negative_weight: float = 0.0, mlm_weight: float = 0.0
+) -> LossTerms:
+    """SimCSE's terms: ``text_text`` over the process's queries, and ``mlm`` over its masked tokens."""
+    query_BD = unit_rows(rows.query_BD)
+    key_ND, offset = gather_rows(unit_rows(rows.positive_BD))
+    if rows.negative_BD is None:
+        contrast = info_nce(query_BD, key_ND, temperature=temperature, offset=offset)
+    else:
+        negative_ND, _ = gather_rows(unit_rows(rows.negative_BD))
+        contrast = info_nce_with_hard_negatives(
+            query_BD,
+            key_ND,
+            negative_ND,
+            temperature=temperature,
+            offset=offset,
+            hard_negative_weight=hard_negative_weight,
+        )
+    terms = {"text_text": LossTerm(contrast, count=len(query_BD))}
+    if rows.mlm_logit_MW is not None and rows.mlm_label_M is not None:
+        nll = token_nll(rows.mlm_logit_MW, rows.mlm_label_M, ignored=IGNORED_LABEL)
+        terms["mlm"] = LossTerm(nll, count=len(rows.mlm_label_M), weight=mlm_weight)
+    return terms
+
+
+def build_sentence_stream(
+    config: DataConfig, text: TextSide, *, share: Share, seed: int
+) -> tuple[SentenceStream, tuple[DataFile, ...]]:
+    """Batches of the sentences of ``data.sentences``."""
+    sentences = load_sentences(config, text.tokenizer)
+    sampler = Sampler(len(sentences.table), share, seed=seed, name="data.sentences")
+    stream = SentenceStream(sentences.table, sampler, pad_id=text.pad_id, masker=text.masker(seed=seed))
+    return stream, sentences.files
+
+
+def pair_seed(seed: int) -> int:
+    """The seed of everything drawn about pairs, apart from the sentences' own; recipes that share pairs share it."""
+    return seed + 1_000_003
+
+
+def build_dev_evaluator(config: DataConfig, text: TextSide, *, precision: str) -> tuple[DevEvaluator, tuple[str, ...]]:
+    """Judges the encoder as it is on the dev pairs, and the names of its scores."""
+    pairs = load_dev_pairs(config)
+    name = "stsb_dev" if pairs.name == "STSBenchmark" else pairs.name
+    encoder = SentenceEncoder(
+        text.model.encoder,
+        text.tokenizer,
+        pooling=text.model.encoder.pooling,
+        text_head=text.model.head,
+        precision="bfloat16" if precision == "bf16" else "float32",
+    )
+    return DevEvaluator(encoder, pairs, name=name), tuple(
+        f"{name}.{metric}" for metric in ("spearman", "alignment", "uniformity")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    """Writes the checkpoint folder that people load.
+
+    ``config`` is the recipe's whole config; ``data`` are names of what was read; ``image_side`` names the image tower
+    and feature store, and holds the heads.
+    """
+
+    config: Any
+    text: TextSide
+    encoder_config: EncoderConfig
+    data: tuple[DataFile, ...]
+    image_heads: Mapping[str, nn.Module]
+    image_tower: str | None = None
+    feature_store: str | None = None
+
+    def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
+        """Into ``folder``, with ``scores`` in the card."""
+        table = "\n".join(
+            ["| score | value |", "|---|---|", *(f"| {name} | {value:.4g} |" for name, value in scores.items())]
+        )
+        card = build_model_card(
+            name=str(self.config.output_dir.name),
+            base_model=self.encoder_config.name_or_path,
+            recipe=self.config.recipe,
+            score_table=table if scores else "Not evaluated yet.",
+            config_yaml=to_yaml(self.config),
+            data=[f"{file.role}: {Path(file.path).name} ({file.digest})" for file in self.data],
+        )
+        info = CheckpointInfo(
+            recipe=self.config.recipe,
+            pooling=self.encoder_config.pooling,
+            image_tower=self.image_tower,
+            feature_store=self.feature_store,
+            max_length_training=self.config.data.max_length,
+            config=to_dict(self.config),
+        )
+        save_checkpoint(
+            folder,
+            encoder=self.text.model.encoder,
+            tokenizer=self.text.tokenizer,
+            info=info,
+            text_head=self.text.model.head,
+            image_heads=self.image_heads,
+            card=card,
+        )
+
+
+def share_of(runtime: Runtime, *, batch_size: int) -> Share:
+    """This process's share of every global batch."""
+    return Share(batch_size=batch_size, rank=runtime.rank, world_size=runtime.world_size)
+
+
+def negatives_a_query(share: Share, *, columns: int) -> int:
+    """Wrong keys that a query is compared with: the other positives, and all contradictions if there are any."""
+    return share.global_batch_size - 1 + (share.global_batch_size if columns == 3 else 0)
+
+
+__all__ = [
+    "ControlsConfig",
+    "Exporter",
+    "TextSide",
+    "build_dev_evaluator",
+    "build_sentence_stream",
+    "build_text_side",
+    "negatives_a_query",
+    "pair_seed",
+    "share_of",
+    "text_terms",
+]

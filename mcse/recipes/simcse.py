@@ -1,0 +1,121 @@
+"""SimCSE: a sentence under two dropout masks is its own positive; or, supervised, entailments against contradictions.
+
+Source: Gao, Yao and Chen 2021, "SimCSE: Simple Contrastive Learning of Sentence Embeddings", EMNLP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from mcse.data.controls import ControlsConfig
+from mcse.data.mixing import MixConfig, MixedStream, plan_mixture
+from mcse.data.streams import Sampler, SentenceStream, Share
+from mcse.data.training import DataConfig, load_pairs
+from mcse.models.text_encoder import EncoderConfig
+from mcse.recipes import shared
+from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
+from mcse.types import DataFile, LossTerms, SentenceBatch, Stream
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """``temperature`` divides cosines. ``hard_negative_weight`` is added to the logit of a query's own contradiction.
+
+    ``mlm_weight`` above 0 adds the masked-language-model term (published: 0.1; it helps transfer and hurts STS).
+    """
+
+    temperature: float = 0.05
+    hard_negative_weight: float = 0.0
+    mlm_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"loss.temperature: must be positive, got {self.temperature}")
+        if self.mlm_weight < 0:
+            raise ValueError(f"loss.mlm_weight: must be 0 or more, got {self.mlm_weight}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """One complete SimCSE run.
+
+    With ``data.captions`` captions are trained on as text, on the batches that MCSE would pair with pictures: the fair
+    baseline. ``controls.images`` is refused here, since no picture is read.
+    """
+
+    recipe: Literal["simcse"]
+    output_dir: Path
+    encoder: EncoderConfig
+    data: DataConfig
+    optim: OptimConfig
+    train: TrainConfig
+    seed: int = 42
+    loss: LossConfig = field(default_factory=LossConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
+    controls: ControlsConfig = field(default_factory=ControlsConfig)
+
+    def __post_init__(self) -> None:
+        if self.controls.images is not True:
+            raise ValueError(f"controls.images: simcse reads no pictures, so {self.controls.images!r} would do nothing")
+
+
+def build(config: Config, runtime: Runtime) -> Run:
+    """Model, stream, step, evaluator and export of one SimCSE run."""
+    text = shared.build_text_side(config.encoder, mlm=config.loss.mlm_weight > 0)
+    share = shared.share_of(runtime, batch_size=config.train.batch_size)
+    stream, data, facts = _build_stream(config, text, share)
+    evaluator, metrics = shared.build_dev_evaluator(config.data, text, precision=config.train.precision)
+
+    def step(model: nn.Module, batch: SentenceBatch) -> LossTerms:
+        return shared.text_terms(
+            model(batch),
+            temperature=config.loss.temperature,
+            hard_negative_weight=config.loss.hard_negative_weight,
+            mlm_weight=config.loss.mlm_weight,
+        )
+
+    return Run(
+        model=text.model,
+        step=step,
+        stream=stream,
+        optimizer=build_optimizer(text.model, config.optim),
+        export=shared.Exporter(config, text, config.encoder, data, image_heads={}),
+        evaluators=(evaluator,),
+        metrics=metrics,
+        facts=facts,
+        data=data,
+    )
+
+
+def _build_stream(
+    config: Config, text: shared.TextSide, share: Share
+) -> tuple[Stream[SentenceBatch], tuple[DataFile, ...], dict[str, str | int | float]]:
+    columns = 1
+    streams: list[SentenceStream] = []
+    data: tuple[DataFile, ...] = ()
+    facts: dict[str, str | int | float] = {}
+    if config.data.sentences is not None:
+        sentences, data = shared.build_sentence_stream(config.data, text, share=share, seed=config.seed)
+        columns = sentences.table.columns
+        facts["sentences an epoch"] = len(sentences.table)
+        streams.append(sentences)
+    if config.data.captions is not None:
+        if columns != 1:
+            raise ValueError("data.captions: cannot be mixed with supervised sentences")
+        pairs = load_pairs(
+            config.data, text.tokenizer, controls=config.controls, seed=shared.pair_seed(config.seed), store=None
+        )
+        sampler = Sampler(len(pairs.captions), share, seed=shared.pair_seed(config.seed), name="data.captions")
+        masker = text.masker(seed=shared.pair_seed(config.seed))
+        streams.append(SentenceStream(pairs.captions, sampler, pad_id=text.pad_id, masker=masker))
+        data += pairs.files
+        facts["captions an epoch"] = len(pairs.captions)
+    facts["negatives a query"] = shared.negatives_a_query(share, columns=columns)
+    if len(streams) == 1:
+        return streams[0], data, facts
+    mixture = plan_mixture(config.mix, sentence_steps=streams[0].steps_per_epoch, pair_steps=streams[1].steps_per_epoch)
+    return MixedStream(streams[0], streams[1], mixture), data, facts

@@ -1,0 +1,87 @@
+"""From a built ``Run`` to a finished run folder."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mcse import distributed
+from mcse.config import to_dict, to_yaml
+from mcse.training.journal import Journal, write_run_facts
+from mcse.training.loop import Loop, TrainConfig, count_steps
+from mcse.training.optim import OptimConfig
+from mcse.training.run import Run
+from mcse.training.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+
+def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuses a folder that may not be written to.
+
+    Raises:
+        ValueError: It holds something already, and neither resuming nor overwriting was asked for; or it holds something
+            that is no run, which is never deleted.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output_dir: {folder} is a file")
+    if not folder.is_dir() or not any(folder.iterdir()) or resume:
+        return
+    if not overwrite:
+        raise ValueError(
+            f"output_dir: {folder} is not empty; give --train.resume auto to go on with it, --overwrite to delete it, "
+            "or another folder"
+        )
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"output_dir: {folder} holds no run (no config.yaml), so --overwrite does not delete it")
+
+
+def claim_folder(folder: Path, *, resume: bool) -> None:
+    """Makes the run folder anew, or keeps it for resuming; all processes wait for the main one."""
+    # All processes have looked at the folder before the main one changes it.
+    distributed.barrier()
+    if distributed.is_main():
+        if folder.is_dir() and not resume:
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    distributed.barrier()
+
+
+def fit(run: Run, config: Any, *, runtime: Runtime, folder: Path) -> int:
+    """Trains ``run`` in ``folder`` and returns the exit code: 0 finished, 130 or 143 stopped by a signal.
+
+    Args:
+        run: What a recipe built.
+        config: The recipe's config; has ``train``, ``optim`` and ``recipe``.
+        runtime: Device and processes.
+        folder: A claimed run folder.
+    """
+    train: TrainConfig = config.train
+    optim: OptimConfig = config.optim
+    plain = to_dict(config)
+    facts = start_facts(run, train, runtime)
+    if distributed.is_main():
+        write_run_facts(folder, config_yaml=to_yaml(config), runtime=runtime, data=run.data, facts=facts)
+        logger.info("%s", "\n".join(f"  {name:<28} {value}" for name, value in facts.items()))
+    distributed.barrier()
+    journal = Journal(folder, runtime, name=str(config.recipe), config=plain)
+    return Loop(run, train, optim=optim, runtime=runtime, folder=folder, journal=journal).fit()
+
+
+def start_facts(run: Run, train: TrainConfig, runtime: Runtime) -> Mapping[str, str | int | float]:
+    """What people get wrong: how many processes really train together, and how large a batch really is."""
+    world_size = runtime.world_size
+    return {
+        "processes (world size)": world_size,
+        "device": str(runtime.device),
+        "precision": runtime.precision,
+        "batch a process": train.batch_size,
+        "global batch": train.batch_size * world_size,
+        "batches an update": train.accumulation_steps,
+        "steps": count_steps(train, steps_per_epoch=run.stream.steps_per_epoch),
+        "steps an epoch": run.stream.steps_per_epoch // train.accumulation_steps,
+        **run.facts,
+    }

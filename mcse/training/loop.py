@@ -1,0 +1,312 @@
+"""The loop: steps, logging, evaluation, best and last checkpoints, resume. It knows steps, never tasks."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mcse import distributed
+from mcse.training.journal import Journal
+from mcse.training.optim import OptimConfig, build_schedule, clip_gradients
+from mcse.training.prefetch import Prefetcher
+from mcse.training.run import Run
+from mcse.training.runtime import Precision, Runtime, seed_everything
+from mcse.training.signals import StopRequest
+from mcse.training.state import Progress, Resumable, recover_folder, replace_folder, restore_state, save_state
+from mcse.types import LossTerms, Score, to_device
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How long, how often, and by what a run is trained and judged.
+
+    ``batch_size`` is examples a process and forward pass. ``accumulation_steps`` averages gradients over that many batches;
+    it does not add negatives. Give ``max_steps`` or ``epochs``. ``select_by`` names the score that picks ``best/``;
+    ``null`` keeps the last. ``save_steps`` is how often resuming is provided for; ``null`` as often as evaluation.
+    """
+
+    batch_size: int
+    max_steps: int | None = None
+    epochs: float | None = None
+    accumulation_steps: int = 1
+    eval_steps: int = 125
+    save_steps: int | None = None
+    save_total_limit: int = 1
+    log_steps: int = 10
+    precision: Precision = "fp32"
+    select_by: str | None = "stsb_dev.spearman"
+    resume: Literal["never", "auto"] = "never"
+    trackers: tuple[Literal["wandb", "tensorboard"], ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.max_steps is None) == (self.epochs is None):
+            raise ValueError("train.max_steps, train.epochs: give exactly one of them")
+        for key in ("batch_size", "max_steps", "accumulation_steps", "eval_steps", "save_steps", "log_steps"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"train.{key}: must be 1 or more, got {value}")
+        if self.epochs is not None and self.epochs <= 0:
+            raise ValueError(f"train.epochs: must be positive, got {self.epochs}")
+        if self.save_total_limit < 1:
+            raise ValueError(f"train.save_total_limit: must be 1 or more, got {self.save_total_limit}")
+
+
+class NotFiniteError(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+@dataclass(slots=True)
+class _Meter:
+    """Sums since the last line of ``metrics.jsonl``, kept on the device so that no step waits for it."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, Tensor] = field(default_factory=dict)
+    totals: list[tuple[int, Tensor]] = field(default_factory=list)
+    grad_norm: Tensor | None = None
+    steps: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+
+class Loop:
+    """Fits one ``Run``; ``fit`` returns the exit code that the process should end with.
+
+    Args:
+        run: What the recipe built.
+        config: Length and cadence.
+        optim: For the schedule and clipping; the optimizer itself came with the run.
+        runtime: Device and processes.
+        folder: The run folder, already holding ``config.yaml`` and ``run.json``.
+        journal: Where numbers go.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        config: TrainConfig,
+        *,
+        optim: OptimConfig,
+        runtime: Runtime,
+        folder: Path,
+        journal: Journal,
+    ) -> None:
+        if run.metrics and config.select_by is not None and config.select_by not in run.metrics:
+            raise ValueError(f"train.select_by: {config.select_by!r} is not among {', '.join(run.metrics)}")
+        self.run, self.config, self.optim, self.runtime = run, config, optim, runtime
+        self.folder, self.journal = folder, journal
+        self.total_steps = count_steps(config, steps_per_epoch=run.stream.steps_per_epoch)
+        accelerator = runtime.accelerator
+        self.schedule = build_schedule(run.optimizer, optim, total_steps=self.total_steps)
+        self.model = accelerator.prepare_model(run.model)
+        self.optimizer = accelerator.prepare_optimizer(run.optimizer)
+        self.progress = Progress()
+        self.resumable = Resumable(
+            model=run.model,
+            optimizer=run.optimizer,
+            schedule=self.schedule,
+            scaler=accelerator.scaler,
+            stateful=run.state,
+        )
+
+    def fit(self) -> int:
+        """Trains to the last step, or until a signal asks to stop; 0, 130 or 143."""
+        for name in ("best", "last"):
+            if distributed.is_main():
+                recover_folder(self.folder / name)
+        # The same weights everywhere, then different dropout on every process.
+        seed_everything(self.runtime.seed + 1000 * self.runtime.rank)
+        if self.config.resume == "auto" and (restored := restore_state(self.folder / "state", self.resumable)):
+            self.progress = restored
+            self.journal.forget_after(restored.step)
+            logger.warning("resumed after step %d of %d", restored.step, self.total_steps)
+        accumulation = self.config.accumulation_steps
+        prefetcher: Prefetcher[Any] = Prefetcher(
+            self.run.stream, first=self.progress.step * accumulation, end=self.total_steps * accumulation
+        )
+        bar = tqdm(total=self.total_steps, initial=self.progress.step, unit="step", disable=not distributed.is_main())
+        with StopRequest() as stop, prefetcher, bar:
+            meter = _Meter()
+            while self.progress.step < self.total_steps:
+                self._step(prefetcher, meter)
+                bar.update()
+                meter = self._after_step(meter, bar)
+                if code := self._stop_code(stop):
+                    self._finite(meter)
+                    self._save(with_last=True)
+                    logger.warning("stopped after step %d as asked; train.resume=auto goes on", self.progress.step)
+                    return code
+        self._finish()
+        return 0
+
+    def _stop_code(self, stop: StopRequest) -> int:
+        # Processes must agree, which costs a round trip: several of them ask every log_steps only.
+        if self.runtime.world_size > 1 and self.progress.step % self.config.log_steps:
+            return 0
+        return stop.agreed(self.runtime.device)
+
+    def _step(self, prefetcher: Prefetcher[Any], meter: _Meter) -> None:
+        accumulation = self.config.accumulation_steps
+        accelerator = self.runtime.accelerator
+        self.model.train()
+        for micro in range(accumulation):
+            batch = to_device(prefetcher.next(), self.runtime.device)
+            if micro == accumulation - 1:
+                self._backward(batch, meter, share=1 / accumulation)
+            else:
+                with accelerator.no_sync(self.model):
+                    self._backward(batch, meter, share=1 / accumulation)
+        accelerator.unscale_gradients(self.optimizer)
+        meter.grad_norm = clip_gradients(self.run.model, self.optim.max_grad_norm)
+        self.optimizer.step()
+        if not accelerator.optimizer_step_was_skipped:
+            self.schedule.step()
+        self.optimizer.zero_grad()
+        self.progress.step += 1
+        meter.steps += 1
+
+    def _backward(self, batch: Any, meter: _Meter, *, share: float) -> None:
+        with self.runtime.accelerator.autocast():
+            terms = self.run.step(self.model, batch)
+        loss = total_loss(terms, device=self.runtime.device)
+        self.runtime.accelerator.backward(loss * share)
+        meter.totals.append((self.progress.step + 1, loss.detach()))
+        for name, term in terms.items():
+            count = torch.as_tensor(term.count, dtype=torch.float32, device=self.runtime.device)
+            meter.sums[name] = meter.sums.get(name, 0.0) + term.sum.detach().float()
+            meter.counts[name] = meter.counts.get(name, 0.0) + count
+
+    def _after_step(self, meter: _Meter, bar: tqdm[Any]) -> _Meter:
+        step, config = self.progress.step, self.config
+        is_last = step == self.total_steps
+        evaluates = (step % config.eval_steps == 0 or is_last) and bool(self.run.evaluators)
+        saves = step % (config.save_steps or config.eval_steps) == 0 and not is_last
+        if not (evaluates or saves or is_last or step % config.log_steps == 0):
+            return meter
+        self._finite(meter)
+        values = self._numbers(meter)
+        self.journal.write(step, values)
+        bar.set_postfix({name: f"{values[name]:.3g}" for name in ("loss", "learning_rate")})
+        if evaluates:
+            self._evaluate()
+        if saves:
+            self._save(with_last=False)
+        return _Meter()
+
+    def _finite(self, meter: _Meter) -> None:
+        """Raises if a loss since the last check was not finite; before anything is saved or selected."""
+        if not meter.totals:
+            return
+        losses = torch.stack([loss for _, loss in meter.totals])
+        # A loss may be finite on one process and not on another; all must stop together.
+        bad = distributed.sum_over_processes((~torch.isfinite(losses)).float())
+        if bad.any():
+            step = meter.totals[int((bad > 0).int().argmax())][0]
+            raise NotFiniteError(
+                f"the loss is not finite at step {step}; nothing was saved since. {self._kept()} "
+                "Lower optim.learning_rate, or train with train.precision fp32"
+            )
+
+    def _kept(self) -> str:
+        kept = [str(self.folder / name) for name in ("best", "last") if (self.folder / name).is_dir()]
+        return f"Kept: {', '.join(kept)}." if kept else "No checkpoint had been saved yet."
+
+    def _numbers(self, meter: _Meter) -> dict[str, float]:
+        """Means over all processes since the last line."""
+        names = sorted(meter.sums)
+        sums = distributed.sum_over_processes(torch.stack([meter.sums[name] for name in names]))
+        counts = distributed.sum_over_processes(torch.stack([meter.counts[name] for name in names]))
+        seconds = time.perf_counter() - meter.started
+        examples = meter.steps * self.config.batch_size * self.config.accumulation_steps * self.runtime.world_size
+        losses = torch.stack([loss for _, loss in meter.totals]).mean()
+        return {
+            "loss": float(distributed.sum_over_processes(losses)) / self.runtime.world_size,
+            **{f"loss.{name}": float(mean) for name, mean in zip(names, sums / counts.clamp(min=1), strict=True)},
+            "learning_rate": float(self.run.optimizer.param_groups[0]["lr"]),
+            "grad_norm": float(meter.grad_norm) if meter.grad_norm is not None else math.nan,
+            "sentences_per_second": examples / seconds,
+        }
+
+    def _evaluate(self) -> None:
+        scores = self._scores()
+        values = {name: score.value for name, score in scores.items()}
+        self.journal.write(self.progress.step, values)
+        chosen = scores.get(self.config.select_by or "")
+        if chosen is None:
+            if self.config.select_by is not None:
+                logger.warning("step %d: %s is undefined, so best/ stays", self.progress.step, self.config.select_by)
+            return
+        if self._is_better(chosen):
+            self.progress.best_score, self.progress.best_step = chosen.value, self.progress.step
+            self._export("best", values)
+
+    def _is_better(self, score: Score) -> bool:
+        best = self.progress.best_score
+        if best is None:
+            return math.isfinite(score.value)
+        return score.value > best if score.higher_is_better else score.value < best
+
+    def _scores(self) -> dict[str, Score]:
+        scores: dict[str, Score] = {}
+        for evaluator in self.run.evaluators:
+            scores |= evaluator()
+        return scores
+
+    def _save(self, *, with_last: bool) -> None:
+        save_state(self.folder / "state", self.resumable, self.progress, keep=self.config.save_total_limit)
+        if with_last:
+            self._export("last", {})
+
+    def _export(self, name: str, scores: Mapping[str, float]) -> None:
+        if distributed.is_main():
+            replace_folder(self.folder / name, lambda folder: self.run.export(folder, scores))
+        distributed.barrier()
+
+    def _finish(self) -> None:
+        self._save(with_last=True)
+        if distributed.is_main() and not (self.folder / "best").is_dir():
+            # Nothing selected: best is then the last.
+            replace_folder(self.folder / "best", lambda folder: self.run.export(folder, {}))
+        distributed.barrier()
+        self.journal.close()
+
+
+def total_loss(terms: LossTerms, *, device: torch.device) -> Tensor:
+    """The scalar this process differentiates: Σ weight · sum · processes / count over all processes.
+
+    DDP averages gradients over processes, so the average is the gradient of Σ weight · (global sum / global count): what
+    one process would get on the whole batch.
+    """
+    names = list(terms)
+    counts = torch.stack([torch.as_tensor(terms[name].count, dtype=torch.float32, device=device) for name in names])
+    counts = distributed.sum_over_processes(counts).clamp(min=1)
+    world_size = distributed.world_size()
+    parts = [
+        terms[name].sum * (terms[name].weight * world_size) / count
+        for name, count in zip(names, counts.unbind(), strict=True)
+    ]
+    return torch.stack(parts).sum()
+
+
+def count_steps(config: TrainConfig, *, steps_per_epoch: int) -> int:
+    """Optimizer steps of the whole run.
+
+    Raises:
+        ValueError: ``train.epochs`` is less than one step.
+    """
+    if config.max_steps is not None:
+        return config.max_steps
+    assert config.epochs is not None
+    steps = math.floor(config.epochs * steps_per_epoch / config.accumulation_steps)
+    if steps < 1:
+        raise ValueError(f"train.epochs: {config.epochs} of {steps_per_epoch} batches is less than one step")
+    return steps

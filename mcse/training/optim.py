@@ -1,0 +1,69 @@
+"""Optimizer and learning-rate schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW and its schedule. ``warmup_steps`` rise linearly from 0; ``linear`` then falls to 0 at the last step."""
+
+    learning_rate: float
+    max_grad_norm: float = 1.0
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    schedule: Literal["linear", "constant"] = "linear"
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ValueError(f"optim.learning_rate: must be positive, got {self.learning_rate}")
+        if self.max_grad_norm <= 0:
+            raise ValueError(f"optim.max_grad_norm: must be positive, got {self.max_grad_norm}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"optim.warmup_steps: must be 0 or more, got {self.warmup_steps}")
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
+    """AdamW over the parameters that train; biases and norm weights are not decayed."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.epsilon,
+        fused=True,
+    )
+
+
+def build_schedule(optimizer: Optimizer, config: OptimConfig, *, total_steps: int) -> LambdaLR:
+    """Factor of the peak learning rate by optimizer step; stepped once a step, whatever the number of processes."""
+    if config.warmup_steps > total_steps:
+        raise ValueError(f"optim.warmup_steps: {config.warmup_steps} is more than the run's {total_steps} steps")
+
+    def factor(step: int) -> float:
+        if step < config.warmup_steps:
+            return (step + 1) / config.warmup_steps
+        if config.schedule == "constant":
+            return 1.0
+        return max(0.0, (total_steps - step) / max(1, total_steps - config.warmup_steps))
+
+    return LambdaLR(optimizer, factor)
+
+
+def clip_gradients(model: nn.Module, max_norm: float) -> torch.Tensor:
+    """Scales gradients to an L2 norm of at most ``max_norm``; returns the norm before, as a tensor (no host sync)."""
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)

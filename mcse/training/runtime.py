@@ -1,0 +1,80 @@
+"""Device, precision, seed and processes of a run: where Accelerate is set up."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from mcse import distributed
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The processes and the device that a run has."""
+
+    accelerator: Accelerator
+    precision: Precision
+    seed: int
+
+    @property
+    def device(self) -> torch.device:
+        """This process's device."""
+        return torch.device(self.accelerator.device)
+
+    @property
+    def rank(self) -> int:
+        """This process's number, from 0."""
+        return distributed.rank()
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        return distributed.world_size()
+
+
+def start_runtime(
+    *, precision: Precision, seed: int, trackers: Sequence[str] = (), project_dir: Path | None = None
+) -> Runtime:
+    """Joins the process group and seeds every generator alike, so that all processes build the same weights.
+
+    Raises:
+        ValueError: The precision does not exist on this device, or the processes that the launcher started did not find
+            each other (they would each train alone and write into the same folder).
+    """
+    cuda = torch.cuda.is_available()
+    if precision == "fp16" and not cuda:
+        raise ValueError("train.precision: fp16 needs a CUDA device; use bf16 or fp32 on a CPU")
+    accelerator = Accelerator(
+        cpu=not cuda,
+        mixed_precision=_ACCELERATE_PRECISION[precision],
+        log_with=list(trackers) or None,
+        project_dir=str(project_dir) if project_dir else None,
+    )
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    if distributed.world_size() != expected:
+        raise ValueError(
+            f"the launcher started {expected} processes, but this one is in a world of {distributed.world_size()}; "
+            "see configs/accelerate for launch commands that work"
+        )
+    if precision == "fp32" and cuda:
+        torch.set_float32_matmul_precision("high")
+    seed_everything(seed)
+    return Runtime(accelerator=accelerator, precision=precision, seed=seed)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, NumPy and PyTorch on every device."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,44 @@
+"""Signals that ask a run to stop: noticed between steps, so that it can save first."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Self
+
+import torch
+
+from mcse import distributed
+
+_EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+
+
+class StopRequest:
+    """Catches SIGINT, SIGTERM and SIGUSR1 while the loop runs; a second SIGINT interrupts at once."""
+
+    def __init__(self) -> None:
+        self.exit_code = 0
+        self._previous: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Self:
+        for number in _EXIT_CODES:
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self.exit_code == 130 and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.exit_code = _EXIT_CODES[signal.Signals(number)]
+
+    def agreed(self, device: torch.device) -> int:
+        """The exit code that some process was asked for, the same on all of them; 0 to go on."""
+        if distributed.world_size() == 1:
+            return self.exit_code
+        codes = distributed.sum_over_processes(
+            torch.tensor([int(self.exit_code == 130), int(self.exit_code == 143)], device=device)
+        ).tolist()
+        return 130 if codes[0] else 143 if codes[1] else 0

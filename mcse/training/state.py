@@ -1,0 +1,227 @@
+"""Saving and restoring what resuming needs, and replacing folders so that a crash at any moment loses nothing.
+
+Only safetensors and JSON are written and read: nothing in a run folder can execute code.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from mcse import distributed
+from mcse.types import Stateful
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is: optimizer steps done, and the best score so far."""
+
+    step: int = 0
+    best_score: float | None = None
+    best_step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resumable:
+    """Everything that a resume must put back."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: LambdaLR
+    scaler: Any
+    stateful: Mapping[str, Stateful]
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Writes a folder beside its place and moves it there whole.
+
+    A crash leaves the old folder, the new one, or for an instant the old one as ``<name>.old``, which
+    ``recover_folder`` puts back; never a half-written one.
+    """
+    partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        write(partial)
+        _sync(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(folder, old)
+    os.rename(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> None:
+    """Undoes what a crash inside ``replace_folder`` left."""
+    old = folder.with_name(folder.name + ".old")
+    if old.exists() and not folder.exists():
+        os.rename(old, folder)
+    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(folder.with_name(folder.name + ".partial"), ignore_errors=True)
+
+
+def save_state(folder: Path, resumable: Resumable, progress: Progress, *, keep: int) -> None:
+    """Saves ``folder/step-N`` on the main process and drops all but the newest ``keep``.
+
+    Every process's random states are gathered, so all processes must call this.
+    """
+    rng = distributed.all_gather_object(_rng_state())
+    if not distributed.is_main():
+        return
+
+    def write(partial: Path) -> None:
+        save_file(_unique(resumable.model.state_dict()), partial / "model.safetensors")
+        tensors, plain = _split(resumable.optimizer.state_dict())
+        save_file(tensors, partial / "optimizer.safetensors")
+        save_file(
+            {f"{rank}.{name}": t for rank, (t_by_name, _) in enumerate(rng) for name, t in t_by_name.items()},
+            partial / "rng.safetensors",
+        )
+        facts = {
+            "progress": asdict(progress),
+            "world_size": distributed.world_size(),
+            "optimizer": plain,
+            "schedule": {"last_epoch": resumable.schedule.last_epoch},
+            "scaler": resumable.scaler.state_dict() if resumable.scaler is not None else None,
+            "rng": [plain_rng for _, plain_rng in rng],
+            "stateful": {name: part.state_dict() for name, part in resumable.stateful.items()},
+        }
+        (partial / "state.json").write_text(json.dumps(facts), encoding="utf-8")
+
+    replace_folder(folder / f"step-{progress.step:08d}", write)
+    for path in _saved(folder)[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def restore_state(folder: Path, resumable: Resumable) -> Progress | None:
+    """Puts back the newest saved state; ``None`` if there is none.
+
+    Raises:
+        ValueError: It was saved by another number of processes, whose shares of the random draws would not fit.
+    """
+    saved = _saved(folder)
+    if not saved:
+        return None
+    path = saved[-1]
+    facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    if facts["world_size"] != distributed.world_size():
+        raise ValueError(
+            f"train.resume: {path} was saved by {facts['world_size']} processes and cannot go on with "
+            f"{distributed.world_size()}: each process's dropout would differ"
+        )
+    resumable.model.load_state_dict(_restore_tied(load_file(path / "model.safetensors"), resumable.model))
+    resumable.optimizer.load_state_dict(_join(load_file(path / "optimizer.safetensors"), facts["optimizer"]))
+    resumable.schedule.last_epoch = facts["schedule"]["last_epoch"]
+    _apply_schedule(resumable)
+    if resumable.scaler is not None and facts["scaler"] is not None:
+        resumable.scaler.load_state_dict(facts["scaler"])
+    for name, part in resumable.stateful.items():
+        part.load_state_dict(facts["stateful"][name])
+    rank = distributed.rank()
+    tensors = load_file(path / "rng.safetensors")
+    prefix = f"{rank}."
+    own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    _set_rng_state(own, facts["rng"][rank])
+    return Progress(**facts["progress"])
+
+
+def _apply_schedule(resumable: Resumable) -> None:
+    factor = resumable.schedule.lr_lambdas[0](resumable.schedule.last_epoch)
+    for group, base in zip(resumable.optimizer.param_groups, resumable.schedule.base_lrs, strict=True):
+        group["lr"] = base * factor
+
+
+def _saved(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
+
+
+def _sync(folder: Path) -> None:
+    """Forces what was written to the disk, so that the rename cannot overtake it."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+def _unique(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors on the CPU, without those that share memory with an earlier one (safetensors refuses them)."""
+    seen: set[int] = set()
+    unique = {}
+    for name, tensor in tensors.items():
+        if tensor.data_ptr() in seen and tensor.numel():
+            continue
+        seen.add(tensor.data_ptr())
+        unique[name] = tensor.detach().cpu().contiguous()
+    return unique
+
+
+def _restore_tied(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The saved tensors and, for names that share memory with one, the same tensor again."""
+    first: dict[int, str] = {}
+    for name, tensor in model.state_dict().items():
+        known = first.setdefault(tensor.data_ptr(), name)
+        if name not in tensors and known in tensors:
+            tensors[name] = tensors[known]
+    return tensors
+
+
+def _split(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state as tensors by ``parameter.name`` and plain values."""
+    tensors, plain = {}, {}
+    for index, entry in state["state"].items():
+        for name, value in entry.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{name}"] = value.detach().cpu().contiguous().clone()
+            else:
+                plain[f"{index}.{name}"] = value
+    return tensors, {"state": plain, "param_groups": state["param_groups"]}
+
+
+def _join(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in [*tensors.items(), *plain["state"].items()]:
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": plain["param_groups"]}
+
+
+def _rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    version, keys, gauss = random.getstate()
+    kind, vector, position, has_gauss, cached = np.random.get_state(legacy=True)
+    tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(vector, dtype=np.int64))}
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    plain = {
+        "python": [version, list(keys), gauss],
+        "numpy": [str(kind), int(position), int(has_gauss), float(cached)],
+    }
+    return tensors, plain
+
+
+def _set_rng_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+    version, keys, gauss = plain["python"]
+    random.setstate((version, tuple(keys), gauss))
+    kind, position, has_gauss, cached = plain["numpy"]
+    np.random.set_state((kind, tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(tensors["torch"])
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"])
