@@ -1,1 +1,28 @@
 """mcse: train and judge sentence embeddings that have seen pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mcse.encoders.index import EmbeddingIndex as EmbeddingIndex
+    from mcse.encoders.sentence_encoder import SentenceEncoder as SentenceEncoder
+
+__all__ = ["EmbeddingIndex", "SentenceEncoder"]
+
+
+def __getattr__(name: str) -> object:
+    """The public classes on first use, so that ``import mcse`` does not load PyTorch."""
+    if name == "SentenceEncoder":
+        from mcse.encoders.sentence_encoder import SentenceEncoder
+
+        return SentenceEncoder
+    if name == "EmbeddingIndex":
+        from mcse.encoders.index import EmbeddingIndex
+
+        return EmbeddingIndex
+    raise AttributeError(f"module 'mcse' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -17,19 +17,23 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedTokenizerBase
 
 from mcse.models.text_encoder import (
     TextEncoder,
     load_text_encoder,
     load_tokenizer,
     quiet_transformers,
+    resolve_name,
     takes_pooling_layer,
 )
 from mcse.nn.heads import TanhHead
 from mcse.nn.pooling import POOLINGS
 
 FORMAT_VERSION = 1
+
+KNOWN_POOLINGS = POOLINGS
+"""Every pooling there is, exportable or not."""
 
 _POOLING_KEYS = {
     "cls": "pooling_mode_cls_token",
@@ -71,14 +75,19 @@ class LoadedCheckpoint:
     heads: Mapping[str, nn.Module]
 
 
+def check_pooling(pooling: str) -> None:
+    """Refuses a name that is no pooling with a ``ValueError`` that lists them."""
+    if pooling not in POOLINGS:
+        raise ValueError(f"encoder.pooling: unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
+
+
 def check_exportable(pooling: str) -> None:
     """Refuses a pooling that a checkpoint folder cannot express.
 
     Raises:
         ValueError: ``pooling`` is unknown, or sentence-transformers' folder format has no such pooling.
     """
-    if pooling not in POOLINGS:
-        raise ValueError(f"encoder.pooling: unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
+    check_pooling(pooling)
     if pooling not in _POOLING_KEYS:
         raise ValueError(
             f"encoder.pooling: {pooling!r} cannot be exported, because sentence-transformers' folder format has no "
@@ -176,7 +185,31 @@ def load_checkpoint(folder: Path) -> LoadedCheckpoint:
     return LoadedCheckpoint(encoder, load_tokenizer(str(folder)), info, text_head, heads)
 
 
-def _save_backbone(folder: Path, backbone: Any, *, pooler: TanhHead | None) -> None:  # noqa: ANN401 - see load
+def load_stored_pooler(name_or_path: str) -> TanhHead:
+    """The head that a hub checkpoint stores as its pooler, as SimCSE's published models do.
+
+    BERT's own pooler, trained on next sentences, is stored in the same place and cannot be told from it.
+
+    Raises:
+        ValueError: The checkpoint stores no pooler, or not one linear layer and a tanh.
+    """
+    path = resolve_name(name_or_path)
+    try:
+        with quiet_transformers():
+            model, report = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"encoder.name_or_path: no encoder at {name_or_path!r}: {error}") from None
+    pooler = getattr(model, "pooler", None)
+    dense, activation = getattr(pooler, "dense", None), getattr(pooler, "activation", None)
+    missing = any(key.startswith("pooler.") for key in report["missing_keys"])
+    if missing or not isinstance(dense, nn.Linear) or not isinstance(activation, nn.Tanh):
+        raise ValueError(f"pooling 'cls_with_head': {name_or_path!r} stores no head (pooler.dense and a tanh)")
+    head = TanhHead(dense.in_features, dense.out_features)
+    head.load_state_dict({"linear.weight": dense.weight, "linear.bias": dense.bias})
+    return head.eval()
+
+
+def _save_backbone(folder: Path, backbone: Any, *, pooler: TanhHead | None) -> None:
     """Weights without the base model's own pooler, and with the trained head in its place where the two agree."""
     state = {key: value for key, value in backbone.state_dict().items() if not key.startswith("pooler.")}
     if pooler is not None and _has_equal_pooler(backbone, pooler):
@@ -187,7 +220,7 @@ def _save_backbone(folder: Path, backbone: Any, *, pooler: TanhHead | None) -> N
         backbone.save_pretrained(folder, state_dict=state)
 
 
-def _has_equal_pooler(backbone: Any, head: TanhHead) -> bool:  # noqa: ANN401
+def _has_equal_pooler(backbone: Any, head: TanhHead) -> bool:
     """Whether the architecture with its pooler would hold a linear layer of the head's shape and a tanh there."""
     if not takes_pooling_layer(backbone.config):
         return False

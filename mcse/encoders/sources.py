@@ -1,0 +1,110 @@
+"""What the name of a sentence encoder may mean: a run, our checkpoint, a sentence-transformers folder, any encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from mcse.encoders.sentence_transformers_folder import fetch_json, read_modules
+from mcse.models.checkpoint import (
+    KNOWN_POOLINGS,
+    check_pooling,
+    is_checkpoint,
+    load_checkpoint,
+    load_stored_pooler,
+    max_tokens,
+)
+from mcse.models.text_encoder import TextEncoder, load_text_encoder, load_tokenizer, resolve_name
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderParts:
+    """What a ``SentenceEncoder`` is made of.
+
+    ``text_head`` belongs to the rows under the pooling ``cls_with_head``, ``dense`` under every pooling. ``heads`` make
+    the joint space with images, which stands on rows of ``joint_pooling``. ``max_length``: tokens, if the folder says.
+    """
+
+    text_encoder: TextEncoder
+    tokenizer: PreTrainedTokenizerBase
+    pooling: str
+    text_head: nn.Module | None = None
+    dense: nn.Module | None = None
+    heads: Mapping[str, nn.Module] = field(default_factory=dict)
+    joint_pooling: str | None = None
+    max_length: int | None = None
+
+
+def load_parts(name_or_path: str, *, pooling: str | None) -> EncoderParts:
+    """The parts of an encoder, on the CPU.
+
+    Args:
+        name_or_path: A run folder (its ``best/`` is taken), a checkpoint folder, a sentence-transformers folder or hub
+            id, any other encoder's folder or hub id, or ``package:NAME/FOLDER``.
+        pooling: Overrides what the folder says; needed where it says nothing.
+
+    Raises:
+        ValueError: Nothing loadable is there, it does not say its pooling, or it lacks the head that ``pooling`` needs.
+    """
+    if pooling is not None:
+        check_pooling(pooling)
+    path = _inside_run(resolve_name(name_or_path))
+    if is_checkpoint(Path(path)):
+        return _ours(Path(path), pooling=pooling)
+    if (modules := fetch_json(path, "modules.json")) is not None:
+        return _sentence_transformers(path, modules, pooling=pooling)
+    if pooling is None:
+        raise ValueError(
+            f"{name_or_path!r} does not say how its rows are pooled; choose pooling from {', '.join(KNOWN_POOLINGS)}"
+        )
+    text_head = load_stored_pooler(path) if pooling == "cls_with_head" else None
+    return EncoderParts(load_text_encoder(path, pooling=pooling), load_tokenizer(path), pooling, text_head=text_head)
+
+
+def _inside_run(path: str) -> str:
+    """The ``best/`` of a run folder; every other name as it is."""
+    folder = Path(path)
+    if not folder.is_dir() or (folder / "config.json").is_file() or (folder / "modules.json").is_file():
+        return path
+    if (folder / "best").is_dir():
+        return str(folder / "best")
+    if (folder / "last").is_dir():
+        raise ValueError(f"{folder} is a run without best/ so far; name {folder / 'last'} to take its last checkpoint")
+    if runs := sorted(child.parent.name for child in folder.glob("*/best")):
+        raise ValueError(f"{folder} holds several runs ({', '.join(runs)}); name one of them")
+    raise ValueError(f"{folder} holds no model: neither config.json, nor modules.json, nor a run's best/")
+
+
+def _ours(folder: Path, *, pooling: str | None) -> EncoderParts:
+    loaded = load_checkpoint(folder)
+    chosen = pooling or loaded.info.pooling
+    if chosen == "cls_with_head" and loaded.text_head is None:
+        raise ValueError(f"pooling 'cls_with_head': {folder} stores no text head")
+    return EncoderParts(
+        loaded.encoder,
+        loaded.tokenizer,
+        chosen,
+        text_head=loaded.text_head,
+        heads=loaded.heads,
+        joint_pooling=loaded.info.pooling,
+    )
+
+
+def _sentence_transformers(path: str, modules: Any, *, pooling: str | None) -> EncoderParts:
+    found = read_modules(path, modules)
+    chosen = pooling or found.pooling
+    # A head stands on the rows it was trained on: under another pooling than the folder's it is left out.
+    kept = found.dense if chosen == found.pooling else None
+    if chosen == "cls_with_head" and kept is None:
+        raise ValueError(f"pooling 'cls_with_head': {path} stores no Dense layer on its [CLS] rows")
+    text_encoder = load_text_encoder(found.transformer_path, pooling=chosen)
+    tokenizer = load_tokenizer(found.transformer_path)
+    if found.lowercases and tokenizer.tokenize("A") != tokenizer.tokenize("a"):
+        raise ValueError(f"{path}: sentence_bert_config.json sets do_lower_case, but its tokenizer tells cases apart")
+    lengths = [length for length in (found.max_length, max_tokens(text_encoder, tokenizer)) if length is not None]
+    return EncoderParts(text_encoder, tokenizer, chosen, dense=kept, max_length=min(lengths, default=None))
