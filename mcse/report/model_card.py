@@ -1,0 +1,73 @@
+"""The model card of a checkpoint: what the model is, how it scores, how to load it, how it was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from huggingface_hub import ModelCardData
+
+
+def build_model_card(
+    *,
+    name: str,
+    base_model: str,
+    recipe: str,
+    score_table: str,
+    config_yaml: str,
+    data: Sequence[str],
+    languages: Sequence[str] = ("en",),
+    license_name: str | None = None,
+) -> str:
+    """Markdown with the front matter that the hub reads.
+
+    Args:
+        name: The model's title.
+        base_model: Hub id, folder or package path of the encoder that training started from.
+        recipe: Such as ``mcse``.
+        score_table: A Markdown table, or a sentence that there is none yet.
+        config_yaml: The resolved configuration of the run.
+        data: One line for each thing that was read.
+        languages: ISO codes.
+        license_name: The hub's name of the licence; left out where nobody chose one.
+    """
+    front = ModelCardData(
+        language=list(languages),
+        license=license_name,
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        base_model=base_model if _is_hub_id(base_model) else None,
+        tags=["sentence-transformers", "feature-extraction", "sentence-similarity", "mcse", f"recipe:{recipe}"],
+    )
+    parts = [
+        f"---\n{front.to_yaml()}\n---",
+        f"# {name}",
+        f"Sentence embeddings trained with the recipe `{recipe}` of mcse from `{base_model}`.",
+        "## Scores",
+        score_table.strip(),
+        "## Use",
+        _use(name),
+        "## Data",
+        "\n".join(f"- {line}" for line in data) or "Not recorded.",
+        "## Configuration",
+        f"```yaml\n{config_yaml.strip()}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _use(name: str) -> str:
+    """All three ways to load the folder that the card lies in, which give the same rows."""
+    return f"""```python
+from mcse import SentenceEncoder
+encoder = SentenceEncoder.from_pretrained("{name}")  # this folder
+rows = encoder.encode(["A man plays the guitar."])  # (N, D) float32, unit norm
+
+from sentence_transformers import SentenceTransformer
+rows = SentenceTransformer("{name}").encode(["A man plays the guitar."])  # the same rows
+```
+
+`transformers.AutoModel` loads the folder too; its rows still have to be pooled as `mcse.json` says."""
+
+
+def _is_hub_id(base_model: str) -> bool:
+    """A folder or package path on somebody's machine is not something that the hub could link to."""
+    return base_model.count("/") <= 1 and ":" not in base_model and not base_model.startswith((".", "/", "~"))
