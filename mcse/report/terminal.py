@@ -1,0 +1,54 @@
+"""Tables in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mcse.report.tables import ScoreTable, best_rows, cell_text
+
+
+def print_table(table: ScoreTable, *, notes: Sequence[str] = (), console: Console | None = None) -> None:
+    """Prints systems by scores with each column's best in bold, and ``notes`` below.
+
+    A table too wide for the terminal is printed with a line for every score instead.
+    """
+    console = console or Console()
+    upright = _upright(table)
+    is_wide = console.measure(upright, options=console.options.update(width=10_000)).maximum > console.width
+    console.print(_transposed(table) if is_wide else upright)
+    for note in (table.caption, *notes):
+        if note:
+            console.print(Text(note, style="dim"))
+
+
+def _upright(table: ScoreTable) -> Table:
+    grid = _grid(table.title)
+    grid.add_column("", no_wrap=True)
+    for heading in table.columns:
+        grid.add_column(heading.label, justify="right", no_wrap=True)
+    for number, row in enumerate(table.rows):
+        grid.add_row(Text(row.name), *(_cell(table, number, column) for column in range(len(table.columns))))
+    return grid
+
+
+def _transposed(table: ScoreTable) -> Table:
+    grid = _grid(table.title)
+    grid.add_column("")
+    for row in table.rows:
+        grid.add_column(Text(row.name), justify="right", overflow="fold")
+    for column, heading in enumerate(table.columns):
+        grid.add_row(heading.label, *(_cell(table, number, column) for number in range(len(table.rows))))
+    return grid
+
+
+def _grid(title: str) -> Table:
+    return Table(title=title or None, title_justify="left", header_style="bold")
+
+
+def _cell(table: ScoreTable, number: int, column: int) -> Text:
+    style = "bold green" if number in best_rows(table, column) else ""
+    return Text(cell_text(table.rows[number].values[column], decimals=table.decimals), style=style)
