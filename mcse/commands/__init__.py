@@ -1,0 +1,1 @@
+"""The ``mcse`` console script."""
