@@ -124,6 +124,8 @@ def _judge(options: argparse.Namespace, suites: Sequence[PreparedSuite]) -> tupl
     verdicts: list[Verdict] = []
     failures: list[int] = []
     for model in options.models:
+        if is_main():
+            print(f"judging {model} by {'; '.join(suite.summary for suite in suites)}", file=sys.stderr)
         try:
             encoder = SentenceEncoder.from_pretrained(model, pooling=options.pooling)
             verdict = Verdict(
@@ -207,7 +209,7 @@ def _variants_table(verdict: Verdict) -> ScoreTable:
         title=_title(verdict),
         columns=tuple(ScoreColumn(column.label) for column in columns),
         rows=rows,
-        caption='Correlations × 100. The first row is SentEval\'s "all", which papers print.',
+        caption='Correlations × 100. Papers print SentEval\'s "all": the pairs of all subsets together.',
         is_contest=False,
     )
 

@@ -339,6 +339,7 @@ def test_suite_scores_are_named_as_agreed(senteval):
     scores = found.scores["sts"]
     assert list(scores) == [*data.STS_TASKS, "SICKRelatedness9927", "average"]
     assert set(scores["STS12"]) == {"spearman", "pearson", "spearman_mean", "spearman_wmean", "pairs"}
+    assert set(scores["STSBenchmark"]) == {"spearman", "pearson", "pairs"}  # no subsets, no means of them
     seven = [scores[name]["spearman"] for name in data.STS_TASKS]
     assert scores["average"]["spearman"] == pytest.approx(np.mean(seven))
     assert [column.label for column in found.columns] == [
