@@ -26,24 +26,32 @@ class EncoderConfig:
 
     ``name_or_path``: hub id, folder, or ``package:NAME/FOLDER`` inside an installed package. ``pooling`` is the row
     used after training; the text head stands on the same pooled row during training. ``attention`` must be a kernel
-    that keeps attention dropout: SimCSE's positives are made of it.
+    that keeps attention dropout: SimCSE's positives are made of it. ``length_chunks`` cuts a training batch into that
+    many parts of similar length for the forward pass, so that less padding is computed; loss and negatives stay those of
+    the whole batch. Worth it on CPUs, and on GPUs at large batches.
     """
 
     name_or_path: str
     pooling: Literal["cls", "cls_with_head", "mean", "first_last_mean", "last2_mean", "max"] = "cls"
     attention: Literal["sdpa", "eager"] = "sdpa"
     gradient_checkpointing: bool = False
+    length_chunks: int = 1
+
+    def __post_init__(self) -> None:
+        if self.length_chunks < 1:
+            raise ValueError(f"encoder.length_chunks: must be 1 or more, got {self.length_chunks}")
 
 
 class TextEncoder(nn.Module):
     """A Hugging Face encoder that turns a ``TokenBatch`` into (B, D) rows, before any head."""
 
-    def __init__(self, backbone: nn.Module, *, pooling: str) -> None:
+    def __init__(self, backbone: nn.Module, *, pooling: str, length_chunks: int = 1) -> None:
         super().__init__()
         if pooling not in POOLINGS:
             raise ValueError(f"encoder.pooling: unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
         self.backbone = backbone
         self.pooling = pooling
+        self.length_chunks = length_chunks
 
     @property
     def _config(self) -> Any:
@@ -67,6 +75,18 @@ class TextEncoder(nn.Module):
 
     def forward(self, tokens: TokenBatch) -> Tensor:
         """(B, D) pooled rows, not normalised."""
+        if not self.training or self.length_chunks == 1:
+            return self._rows(tokens)
+        length_B = tokens.attention_mask_BT.sum(1)
+        order_B = length_B.argsort(stable=True)
+        parts = []
+        for index in order_B.chunk(self.length_chunks):
+            width = int(length_B[index[-1]])
+            part = TokenBatch(tokens.input_ids_BT[index, :width], tokens.attention_mask_BT[index, :width])
+            parts.append(self._rows(part))
+        return torch.cat(parts)[order_B.argsort()]
+
+    def _rows(self, tokens: TokenBatch) -> Tensor:
         output = self.backbone(
             input_ids=tokens.input_ids_BT,
             attention_mask=tokens.attention_mask_BT,
@@ -98,7 +118,12 @@ def resolve_name(name_or_path: str) -> str:
 
 
 def load_text_encoder(
-    name_or_path: str, *, pooling: str, attention: str = "sdpa", gradient_checkpointing: bool = False
+    name_or_path: str,
+    *,
+    pooling: str,
+    attention: str = "sdpa",
+    gradient_checkpointing: bool = False,
+    length_chunks: int = 1,
 ) -> TextEncoder:
     """A hub id, folder or package path as a ``TextEncoder`` in float32, without a pooler that nobody trained.
 
@@ -114,7 +139,7 @@ def load_text_encoder(
         backbone = AutoModel.from_pretrained(path, config=config, **options)
     if gradient_checkpointing:
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return TextEncoder(backbone, pooling=pooling)
+    return TextEncoder(backbone, pooling=pooling, length_chunks=length_chunks)
 
 
 def load_mlm_head(name_or_path: str, *, attention: str = "sdpa") -> nn.Module:

