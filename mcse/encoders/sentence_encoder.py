@@ -313,14 +313,7 @@ class SentenceEncoder:
         return TokenBatch(torch.from_numpy(id_BT).to(self.device), torch.from_numpy(mask_BT).to(self.device))
 
     def _autocast(self, precision: Precision) -> torch.autocast:
-        kind = self.device.type
-        # Weights cast inside an autocast region of the caller's would stay cached for it as inference tensors.
-        return torch.autocast(
-            kind,
-            dtype=torch.bfloat16,
-            enabled=precision == "bfloat16",
-            cache_enabled=not torch.is_autocast_enabled(kind),
-        )
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
     def _limit(self, max_length: int | None) -> int | None:
         if max_length is None:

@@ -23,7 +23,7 @@ from mcse.models.checkpoint import (
     max_tokens,
     save_checkpoint,
 )
-from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.models.text_encoder import TextEncoder, load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
 from tests.fixtures.tiny_models import MAX_TOKENS, TEXTS, build_tiny_bert, build_tiny_roberta
 
@@ -98,6 +98,26 @@ def test_a_head_that_is_no_square_is_not_stored_as_the_pooler(base: Path, tmp_pa
     assert not [key for key in load_file(tmp_path / "checkpoint" / "model.safetensors") if "pooler" in key]
     dense = json.loads((tmp_path / "checkpoint" / "2_Dense" / "config.json").read_text())
     assert (dense["in_features"], dense["out_features"]) == (32, 16)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "cls_with_head"])
+def test_a_pooler_that_the_tower_brings_along_is_not_stored(base: Path, tmp_path: Path, pooling: str) -> None:
+    tower, head = TextEncoder(AutoModel.from_pretrained(base), pooling=pooling), TanhHead(32, 32)
+    assert tower.backbone.pooler is not None
+    save_checkpoint(
+        tmp_path / "checkpoint",
+        encoder=tower,
+        tokenizer=load_tokenizer(str(base)),
+        info=CheckpointInfo("simcse", pooling),
+        text_head=head,
+        image_heads={},
+        card="",
+    )
+    stored = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    if pooling == "cls":
+        assert not [key for key in stored if "pooler" in key]
+    else:
+        assert torch.equal(stored["pooler.dense.weight"], head.linear.weight)
 
 
 def test_training_does_not_leak_into_the_tokenizer(base: Path, tmp_path: Path) -> None:

@@ -67,6 +67,25 @@ def test_equal_sentences_come_in_the_order_they_were_added(use_faiss: bool) -> N
         assert [hit.id for hit in index.search("same", top_k=top_k)[0]] == wanted[:top_k]
 
 
+class RoundingEncoder(HashedEncoder):
+    """Equal sentences differ in their last bits, the later ones upwards, as other paddings make them differ."""
+
+    def encode(self, sentences: Sequence[str], *, batch_size: int = 64, normalize: bool = True) -> FloatArray:
+        factor_N1 = 1 + 2e-9 * np.arange(len(sentences), dtype=np.float64)[:, None]
+        return (super().encode(sentences) * factor_N1).astype(np.float32)
+
+
+@pytest.mark.parametrize("use_faiss", BOTH)
+def test_differences_of_rounding_are_ties(use_faiss: bool) -> None:
+    sentences = ["same", "other"] * 100
+    index = EmbeddingIndex(RoundingEncoder(), use_faiss=use_faiss)
+    index.add(sentences)
+    assert index._rows_ND is not None
+    assert len({row.tobytes() for row in index._rows_ND[::2]}) > 1
+    for top_k in (1, 3, 50):
+        assert [hit.id for hit in index.search("same", top_k=top_k)[0]] == list(range(0, 2 * top_k, 2))
+
+
 @pytest.mark.parametrize("use_faiss", BOTH)
 def test_many_queries_are_searched_in_blocks(use_faiss: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     index = build(use_faiss)

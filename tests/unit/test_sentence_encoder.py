@@ -185,7 +185,7 @@ def test_a_live_model_is_followed_and_trains_on(bert: Path) -> None:
     encoder = SentenceEncoder(text_encoder, tokenizer, pooling="mean")
     assert text_encoder.pooling == "cls"
     before_ND = encoder.encode(SENTENCES)
-    # In bf16 and under autocast, whose cache must not keep what was cast in inference mode.
+    # Inside a caller's autocast, whose cache must not hand on what was cast in inference mode.
     with torch.autocast("cpu", dtype=torch.bfloat16):
         encoder.encode(SENTENCES, precision="bfloat16")
         tokens = tokenizer(["A man."], return_tensors="pt")
