@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from mcse.encoders.sentence_encoder import SentenceEncoder
-from mcse.evaluation import SUITES, Column, PreparedSuite, SuiteOptions, SuiteScores, is_main, world_size
+from mcse.evaluation import SUITES, Column, PreparedSuite, SuiteOptions, SuiteScores, is_main, join_world
 from mcse.report.markdown import markdown_notes, markdown_table
 from mcse.report.tables import ScoreColumn, ScoreRow, ScoreTable
 from mcse.report.terminal import print_table
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     options = _parse(arguments)
     try:
-        _check_processes()
+        join_world()
         suite_options = SuiteOptions(data=options.data, batch_size=options.batch_size)
         if options.list:
             _list_suites(suite_options)
@@ -100,13 +100,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if len(set(options.models)) < len(options.models):
         parser.error("the same MODEL is given twice")
     return options
-
-
-def _check_processes() -> None:
-    """Processes that do not know each other would each judge everything and write into one folder."""
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started != world_size():
-        raise ValueError(f"the launcher started {started} processes, but this one is in a world of {world_size()}")
 
 
 def _list_suites(options: SuiteOptions) -> None:

@@ -5,6 +5,8 @@ B rows of this process, N rows of all processes, D width.
 
 from __future__ import annotations
 
+import atexit
+import os
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +16,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Value = TypeVar("Value")
+
+
+def join_world() -> None:
+    """Joins the processes that a launcher started beside this one, for programs that no Accelerator starts.
+
+    Raises:
+        ValueError: The launcher started more processes than found each other.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1 and not _is_running():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(dist.destroy_process_group)
+    check_world()
+
+
+def check_world() -> None:
+    """Refuses processes that do not know each other: each would do the whole work and write into the same folder.
+
+    Raises:
+        ValueError: ``WORLD_SIZE`` in the environment is not the size of the world that this process is in.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size() != started:
+        raise ValueError(
+            f"the launcher started {started} processes, but this one is in a world of {world_size()}; "
+            "see configs/accelerate for launch commands that work"
+        )
 
 
 def world_size() -> int:

@@ -23,8 +23,8 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuses a folder that may not be written to.
 
     Raises:
-        ValueError: It holds something already, and neither resuming nor overwriting was asked for; or it holds something
-            that is no run, which is never deleted.
+        ValueError: It holds something already, and neither resuming nor overwriting was asked for; or it holds
+            something that is no run, which is never deleted.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir: {folder} is a file")

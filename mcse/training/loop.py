@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 class TrainConfig:
     """How long, how often, and by what a run is trained and judged.
 
-    ``batch_size`` is examples a process and forward pass. ``accumulation_steps`` averages gradients over that many batches;
-    it does not add negatives. Give ``max_steps`` or ``epochs``. ``select_by`` names the score that picks ``best/``;
+    ``batch_size`` is examples a process and forward pass. ``accumulation_steps`` averages gradients over that many
+    batches; it does not add negatives. Give ``max_steps`` or ``epochs``. ``select_by`` names the score that picks ``best/``;
     ``null`` keeps the last. ``save_steps`` is how often resuming is provided for; ``null`` as often as evaluation.
     """
 
@@ -133,7 +133,12 @@ class Loop:
         prefetcher: Prefetcher[Any] = Prefetcher(
             self.run.stream, first=self.progress.step * accumulation, end=self.total_steps * accumulation
         )
-        bar = tqdm(total=self.total_steps, initial=self.progress.step, unit="step", disable=not distributed.is_main())
+        bar = tqdm(
+            total=self.total_steps,
+            initial=self.progress.step,
+            unit="step",
+            disable=not (distributed.is_main() and self.runtime.show_progress),
+        )
         with StopRequest() as stop, prefetcher, bar:
             meter = _Meter()
             while self.progress.step < self.total_steps:
@@ -168,8 +173,8 @@ class Loop:
         accelerator.unscale_gradients(self.optimizer)
         meter.grad_norm = clip_gradients(self.run.model, self.optim.max_grad_norm)
         self.optimizer.step()
-        if not accelerator.optimizer_step_was_skipped:
-            self.schedule.step()
+        # Also where fp16's scaler skipped the update: the schedule follows the step number and ends where the run ends.
+        self.schedule.step()
         self.optimizer.zero_grad()
         self.progress.step += 1
         meter.steps += 1
@@ -283,8 +288,8 @@ class Loop:
 def total_loss(terms: LossTerms, *, device: torch.device) -> Tensor:
     """The scalar this process differentiates: Σ weight · sum · processes / count over all processes.
 
-    DDP averages gradients over processes, so the average is the gradient of Σ weight · (global sum / global count): what
-    one process would get on the whole batch.
+    DDP averages gradients over processes, so the average is the gradient of Σ weight · (global sum / global count):
+    what one process would get on the whole batch.
     """
     names = list(terms)
     counts = torch.stack([torch.as_tensor(terms[name].count, dtype=torch.float32, device=device) for name in names])

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
-    """AdamW and its schedule. ``warmup_steps`` rise linearly from 0; ``linear`` then falls to 0 at the last step."""
+    """AdamW and its schedule: ``warmup_steps`` rise linearly to the peak, ``linear`` then falls to 0 at the end."""
 
     learning_rate: float
     max_grad_norm: float = 1.0

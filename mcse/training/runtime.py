@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ class Runtime:
     accelerator: Accelerator
     precision: Precision
     seed: int
+    show_progress: bool = True
 
     @property
     def device(self) -> torch.device:
@@ -44,7 +44,12 @@ class Runtime:
 
 
 def start_runtime(
-    *, precision: Precision, seed: int, trackers: Sequence[str] = (), project_dir: Path | None = None
+    *,
+    precision: Precision,
+    seed: int,
+    trackers: Sequence[str] = (),
+    project_dir: Path | None = None,
+    show_progress: bool = True,
 ) -> Runtime:
     """Joins the process group and seeds every generator alike, so that all processes build the same weights.
 
@@ -53,24 +58,19 @@ def start_runtime(
             each other (they would each train alone and write into the same folder).
     """
     cuda = torch.cuda.is_available()
-    if precision == "fp16" and not cuda:
-        raise ValueError("train.precision: fp16 needs a CUDA device; use bf16 or fp32 on a CPU")
     accelerator = Accelerator(
         cpu=not cuda,
         mixed_precision=_ACCELERATE_PRECISION[precision],
         log_with=list(trackers) or None,
         project_dir=str(project_dir) if project_dir else None,
     )
-    expected = int(os.environ.get("WORLD_SIZE", "1"))
-    if distributed.world_size() != expected:
-        raise ValueError(
-            f"the launcher started {expected} processes, but this one is in a world of {distributed.world_size()}; "
-            "see configs/accelerate for launch commands that work"
-        )
+    distributed.check_world()
+    if precision == "fp16" and accelerator.device.type != "cuda":
+        raise ValueError(f"train.precision: fp16 needs a CUDA device, not {accelerator.device}; use bf16 or fp32")
     if precision == "fp32" and cuda:
         torch.set_float32_matmul_precision("high")
     seed_everything(seed)
-    return Runtime(accelerator=accelerator, precision=precision, seed=seed)
+    return Runtime(accelerator=accelerator, precision=precision, seed=seed, show_progress=show_progress)
 
 
 def seed_everything(seed: int) -> None:

@@ -1,0 +1,42 @@
+# Everything a newcomer needs: `make demo`, `make test`. Both make .venv first, from nothing but Python ≥ 3.11.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help install demo test format check golden clean
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mcse needs Python 3.11 or newer"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed ## Make .venv and install the package with its test tools
+
+demo: install ## Train SimCSE, MCSE and MCSE on shuffled images on the embedded picture world; writes runs/demo/report.html
+	$(BIN)/mcse demo
+
+test: install ## Run the tests
+	$(BIN)/python -m pytest -q
+
+format: install ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: install ## Lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+golden: install ## Rewrite the golden trajectories, on purpose
+	MCSE_WRITE_GOLDEN=1 $(BIN)/python -m pytest -q tests/golden
+
+clean: ## Remove .venv and what the demo made
+	rm -rf $(VENV) runs/demo

@@ -1,0 +1,269 @@
+"""``mcse demo``: the main job on the embedded picture world, from nothing to a report, without a download.
+
+It trains SimCSE on captions as text, MCSE on captions with their pictures, and MCSE with the pictures shuffled, several
+seeds each, and judges them by scored sentence pairs about pictures that no training saw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from mcse.commands import extract_features
+from mcse.data.captions import load_captions
+from mcse.data.features import open_features
+from mcse.data.image_names import match_names
+from mcse.data.sts import load_own_task
+from mcse.encoders.sentence_encoder import SentenceEncoder
+from mcse.evaluation.sts import evaluate_sts
+from mcse.models.small_encoder import build_small_encoder
+from mcse.recipes.launch import load_config, train
+from mcse.report.html import write_demo_report
+from mcse.report.tables import Caption, Curve, Gallery, ScoreColumn, ScoreRow, ScoreTable
+from mcse.report.terminal import print_table
+from mcse.scenes import WorldConfig, build_world
+
+CONFIGS = Path("configs/demo")
+SYSTEMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "simcse": ("simcse.yaml", ()),
+    "mcse": ("mcse.yaml", ()),
+    "mcse_shuffled": ("mcse.yaml", ("--controls.images", "shuffled_images")),
+}
+TITLES = {
+    "untrained": "untrained encoder",
+    "simcse": "SimCSE (captions as text)",
+    "mcse": "MCSE",
+    "mcse_shuffled": "MCSE, shuffled images",
+}
+_GALLERY_PICTURES = 6
+_GALLERY_CAPTIONS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run: a system and a seed."""
+
+    system: str
+    seed: int
+    folder: Path
+    arguments: tuple[str, ...]
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``mcse demo``."""
+    parser = subparsers.add_parser(
+        "demo", help="train and compare on the embedded picture world; writes a report", description=__doc__
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder, replaced (default: runs/demo)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each system (default: 3)")
+    parser.add_argument("--world-seed", type=int, default=0, help="seed of the picture world (default: 0)")
+    parser.add_argument(
+        "--gold", choices=("pixels", "null"), default="pixels", help="null: gold that no picture shows (a control)"
+    )
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at a time (default: one a core)")
+    parser.add_argument("--max-steps", type=int, help="steps of each run (default: as the configs say)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Builds, trains, judges, reports; returns 0.
+
+    Raises:
+        ValueError: Fewer than one seed, no configs here, or a run that failed.
+    """
+    if args.seeds < 1:
+        raise ValueError(f"--seeds must be 1 or more, got {args.seeds}")
+    if not CONFIGS.is_dir():
+        raise ValueError(f"no {CONFIGS} here; run 'mcse demo' in the project's folder")
+    started = time.perf_counter()
+    output = _fresh(args.output)
+    world = build_world(output / "world", config=WorldConfig(seed=args.world_seed, gold=args.gold))
+    _extract(world)
+    jobs = _plan(output, world, args)
+    _train_all(jobs, processes=args.processes)
+    scores = _judge_all(output, world, jobs, seeds=args.seeds)
+    _report(output, world, jobs, scores, args=args)
+    print(f"report: {output / 'report.html'} ({(time.perf_counter() - started) / 60:.1f} minutes)")
+    return 0
+
+
+def _fresh(output: Path) -> Path:
+    """The demo's own folder, emptied; a folder that some other thing stands in is refused."""
+    marker = output / "demo.json"
+    if output.is_dir() and any(output.iterdir()):
+        if not marker.is_file():
+            raise ValueError(f"--output: {output} is not empty and was not made by 'mcse demo'")
+        shutil.rmtree(output)
+    output.mkdir(parents=True, exist_ok=True)
+    marker.write_text("{}\n", encoding="utf-8")
+    return output
+
+
+def _extract(world: Path) -> None:
+    extract_features.run(
+        argparse.Namespace(
+            images=str(world / "images"),
+            tower="pixels:16",
+            output=world / "features",
+            names=None,
+            batch_size=64,
+            on_bad_image="error",
+            device="cpu",
+            precision="fp32",
+            overwrite=True,
+        )
+    )
+
+
+def _plan(output: Path, world: Path, args: argparse.Namespace) -> list[Job]:
+    """Every seed has an untrained encoder of its own, the same for all systems."""
+    with (world / "captions.csv").open(encoding="utf-8", newline="") as stream:
+        texts = [row["caption"] for row in csv.DictReader(stream)]
+    texts += (world / "sentences.txt").read_text(encoding="utf-8").splitlines()
+    jobs = []
+    for seed in range(args.seeds):
+        encoder = build_small_encoder(output / "encoder" / f"seed{seed}", texts=texts, seed=seed)
+        for system, (name, arguments) in SYSTEMS.items():
+            folder = output / system / f"seed{seed}"
+            keys = {
+                "output_dir": folder,
+                "encoder.name_or_path": encoder,
+                "data.root": world,
+                "seed": seed,
+            } | ({"train.max_steps": args.max_steps} if args.max_steps else {})
+            overrides = [text for key, value in keys.items() for text in (f"--{key}", str(value))]
+            jobs.append(Job(system, seed, folder, ("--config", str(CONFIGS / name), *arguments, *overrides)))
+    return jobs
+
+
+def _train_all(jobs: Sequence[Job], *, processes: int) -> None:
+    """Runs side by side, one thread each: small models gain more from that than from threads."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=processes, mp_context=context, max_tasks_per_child=1) as pool:
+        futures = [pool.submit(_train, job.arguments) for job in jobs]
+        for job, future in tqdm(list(zip(jobs, futures, strict=True)), unit="run", file=sys.stderr, desc="training"):
+            if code := future.result():
+                raise ValueError(f"{job.system}, seed {job.seed} ended with exit code {code}; see {job.folder}")
+
+
+def _train(arguments: tuple[str, ...]) -> int:
+    """One run, in a process of its own; the bar over all runs stands for its own bar."""
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    return train(load_config(Path(arguments[1]), arguments[2:]), overwrite=True, show_progress=False)
+
+
+def _judge_all(output: Path, world: Path, jobs: Sequence[Job], *, seeds: int) -> dict[str, list[float]]:
+    """Spearman × 100 on the test pairs, over seeds, by system."""
+    task = load_own_task(world / "sts" / "test.tsv")
+
+    def judge(folder: Path, pooling: str | None = None) -> float:
+        encoder = SentenceEncoder.from_pretrained(str(folder), pooling=pooling, device="cpu")
+        return evaluate_sts(encoder, [task]).tasks[0].spearman
+
+    scores = {"untrained": [judge(output / "encoder" / f"seed{seed}", pooling="cls") for seed in range(seeds)]}
+    for system in SYSTEMS:
+        scores[system] = [judge(job.folder) for job in jobs if job.system == system]
+    return scores
+
+
+def _report(
+    output: Path, world: Path, jobs: Sequence[Job], scores: Mapping[str, list[float]], *, args: argparse.Namespace
+) -> None:
+    results = {
+        "world": json.loads((world / "manifest.json").read_text(encoding="utf-8"))["config"],
+        "recipes": {system: {"spearman": scores[system]} for system in scores},
+    }
+    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    table = ScoreTable(
+        title="The picture world" if args.gold == "pixels" else "The null world: gold that no picture shows",
+        columns=(ScoreColumn("Spearman × 100"),),
+        rows=tuple(ScoreRow(TITLES[system], (tuple(values),)) for system, values in scores.items()),
+        caption=f"Test pairs about unseen pictures; mean ± standard deviation over {args.seeds} seeds.",
+    )
+    print_table(table)
+    notes = _notes(scores)
+    for note in notes:
+        print(note)
+    curves = [curve for job in jobs for curve in _curves(job)]
+    write_demo_report(
+        output / "report.html", table=table, curves=curves, galleries=_galleries(world, jobs), notes=notes
+    )
+
+
+def _notes(scores: Mapping[str, list[float]]) -> list[str]:
+    """Whether pictures helped, by more than seeds differ."""
+    notes = []
+    for other in ("simcse", "mcse_shuffled"):
+        gain = statistics.fmean(scores["mcse"]) - statistics.fmean(scores[other])
+        spread = max(statistics.stdev(scores[name]) if len(scores[name]) > 1 else 0.0 for name in ("mcse", other))
+        clear = "more" if gain > 2 * spread else "not more"
+        notes.append(f"MCSE − {TITLES[other]}: {gain:+.2f}, {clear} than twice the spread of seeds ({spread:.2f}).")
+    return notes
+
+
+def _curves(job: Job) -> list[Curve]:
+    lines = (job.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    panels = {"dev Spearman × 100": "dev.spearman", "alignment (lower is better)": "dev.alignment"}
+    panels |= {"uniformity (lower is better)": "dev.uniformity", "text loss": "loss.text_text"}
+    curves = []
+    for panel, key in panels.items():
+        points = [(entry["step"], entry[key]) for entry in entries if entry.get(key) is not None]
+        if points:
+            steps, values = zip(*points, strict=True)
+            curves.append(Curve(TITLES[job.system], tuple(steps), tuple(values), panel=panel))
+    return curves
+
+
+def _galleries(world: Path, jobs: Sequence[Job]) -> list[Gallery]:
+    """Test pictures, and the test captions that the two MCSE systems of the first seed find nearest to each."""
+    table = load_captions(str(world / "captions.csv"), images=world / "test_images.txt")
+    assert table.image_names is not None
+    store = open_features(world / "features")
+    assert store.names is not None
+    features = store.rows(match_names(table.image_names, store.names, where="the demo's test pictures"))
+    captions = [caption for several in table.captions for caption in several]
+    owner = np.repeat(np.arange(len(table)), [len(several) for several in table.captions])
+    finders: dict[str, Callable[[int], list[Caption]]] = {}
+    for job in jobs:
+        if job.seed == 0 and job.system != "simcse":
+            encoder = SentenceEncoder.from_pretrained(str(job.folder), device="cpu")
+            score_MN = encoder.encode_images(features) @ encoder.encode_captions(captions).T
+            finders[TITLES[job.system]] = _finder(score_MN, captions, owner)
+    pictures = range(0, len(table), max(1, len(table) // _GALLERY_PICTURES))
+    return [
+        Gallery(
+            title=table.image_names[picture],
+            image=(world / "images" / table.image_names[picture]).read_bytes(),
+            captions={system: find(picture) for system, find in finders.items()},
+        )
+        for picture in list(pictures)[:_GALLERY_PICTURES]
+    ]
+
+
+def _finder(
+    score_MN: np.ndarray[Any, Any], captions: Sequence[str], owner: np.ndarray[Any, Any]
+) -> Callable[[int], list[Caption]]:
+    def find(picture: int) -> list[Caption]:
+        nearest = np.argsort(-score_MN[picture], kind="stable")[:_GALLERY_CAPTIONS]
+        return [Caption(captions[row], is_right=bool(owner[row] == picture)) for row in nearest]
+
+    return find

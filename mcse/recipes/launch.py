@@ -1,0 +1,42 @@
+"""From a configuration to a finished run: what ``train.py`` and the demo both do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mcse.config import ConfigError, build_config, merge, read_overrides, read_yaml
+from mcse.recipes import RECIPES
+from mcse.training import check_folder, claim_folder, fit, start_runtime
+
+
+def load_config(path: Path | None, overrides: Sequence[str]) -> Any:
+    """The recipe's ``Config`` from a YAML file and ``--key value`` arguments, which win.
+
+    Raises:
+        ConfigError: Unknown recipe; unknown, missing or wrong keys.
+    """
+    tree = merge(read_yaml(path) if path is not None else {}, read_overrides(overrides))
+    name = tree.get("recipe")
+    if name not in RECIPES:
+        raise ConfigError(f"recipe: choose one of {', '.join(RECIPES)}, got {name!r} (is --config FILE missing?)")
+    return build_config(RECIPES[name].Config, tree, source=str(path or "command line"))
+
+
+def train(config: Any, *, overwrite: bool, show_progress: bool = True) -> int:
+    """Builds the recipe and fits it; exit code 0 finished, 130 or 143 stopped by a signal after saving."""
+    folder = config.output_dir
+    resume = config.train.resume == "auto"
+    runtime = start_runtime(
+        precision=config.train.precision,
+        seed=config.seed,
+        trackers=config.train.trackers,
+        project_dir=folder,
+        show_progress=show_progress,
+    )
+    check_folder(folder, resume=resume, overwrite=overwrite)
+    run = RECIPES[config.recipe].build(config, runtime)
+    # Only now that the run could be built: an overwritten run must not be lost to a misspelt path.
+    claim_folder(folder, resume=resume)
+    return fit(run, config, runtime=runtime, folder=folder)
