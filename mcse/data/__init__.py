@@ -1,0 +1,1 @@
+"""Files to typed batches, and the only user of datasets."""

@@ -13,7 +13,7 @@ ImageControl = Literal[True, "shuffled_images", "shuffled_pairs", "random"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ControlsConfig:
-    """``images``: true pictures, or one of the controls of ``assign_images``; ``num_pairs``: a random subset of captions."""
+    """``images``: true pictures, or a control of ``assign_images``; ``num_pairs``: a random subset of captions."""
 
     images: ImageControl = True
     num_pairs: int | None = None
@@ -29,8 +29,9 @@ def assign_images(image_of_caption: NDArray[np.int64], control: ImageControl, *,
     Args:
         image_of_caption: Each caption's own picture.
         control: ``True`` keeps them. ``shuffled_images`` permutes the pictures so that no picture stays in place; a
-            picture's captions stay together. ``shuffled_pairs`` permutes the captions' pictures so that each caption gets
-            a wrong one and a picture's captions part. ``random`` draws a picture for each caption, with replacement.
+            picture's captions stay together. ``shuffled_pairs`` permutes the captions' pictures so that each caption
+            gets a wrong one and a picture's captions part. ``random`` draws a picture for each
+            caption, with replacement.
         seed: Names the draw.
 
     Raises:

@@ -45,9 +45,9 @@ class Mixture:
 def plan_mixture(config: MixConfig, *, sentence_steps: int, pair_steps: int) -> Mixture:
     """The published schedule, or a fixed beat.
 
-    With T text and P paired batches an epoch, r = ⌊T/P⌋, an epoch has T + P steps, and step s of it is paired if and only
-    if r divides s. Where pairs outnumber sentences the roles swap. We depart where r would be 1, which in the original
-    never takes a text batch: there every second step is paired.
+    With T text and P paired batches an epoch, r = ⌊T/P⌋, an epoch has T + P steps, and step s of it is paired if and
+    only if r divides s. Where pairs outnumber sentences the roles swap. We depart where r would be 1, which in the
+    original never takes a text batch: there every second step is paired.
 
     Source: MCSE's released training loop (section 4.1 of the paper gives no formula).
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import io
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -91,7 +92,7 @@ def open_sentences(source: str, *, root: Path) -> SentenceTable:
 
 
 def locate(source: str, *, root: Path, key: str) -> Path | None:
-    """The local file of a source: its own path, its name under ``root``, or the hub's cache; ``None`` for a hub dataset.
+    """The local file of a source: its path, its name under ``root``, or the hub's cache; ``None`` for a hub dataset.
 
     Raises:
         FileNotFoundError: Nothing is there, naming ``key`` and what was tried.
@@ -122,8 +123,7 @@ def read_lines(path: Path) -> Iterator[str]:
     Raises:
         ValueError: A line is not UTF-8; names file and line.
     """
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-    with opened as stream:
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             try:
                 yield line.decode("utf-8").strip()
@@ -223,9 +223,8 @@ def _is_csv(path: Path) -> bool:
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, ...]]:
     """Rows of SimCSE's supervised file: a header, then query, entailment, contradiction."""
-    opened = gzip.open(path, "rt", encoding="utf-8", newline="") if path.suffix == ".gz" else None
-    with opened or path.open(encoding="utf-8", newline="") as stream:
-        reader = csv.reader(stream)
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as binary:
+        reader = csv.reader(io.TextIOWrapper(binary, encoding="utf-8", newline=""))
         header = next(reader, None)
         if header is None or len(header) != 3:
             found = header if header is None else len(header)

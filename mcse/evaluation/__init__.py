@@ -10,4 +10,14 @@ from mcse.evaluation.suite import Column, PreparedSuite, Suite, SuiteOptions, Su
 
 SUITES: Mapping[str, Suite] = {"sts": sts.SUITE}
 
-__all__ = ["SUITES", "Column", "PreparedSuite", "Suite", "SuiteOptions", "SuiteScores", "is_main", "join_world", "world_size"]
+__all__ = [
+    "SUITES",
+    "Column",
+    "PreparedSuite",
+    "Suite",
+    "SuiteOptions",
+    "SuiteScores",
+    "is_main",
+    "join_world",
+    "world_size",
+]

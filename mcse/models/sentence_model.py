@@ -1,7 +1,7 @@
 """Trainable models of SimCSE and MCSE: a text tower with its heads, and beside it an image side.
 
-B examples a process, V views of a sentence, T tokens, D text width, F image feature width, H joint width, M masked tokens,
-W vocabulary.
+B examples a process, V views of a sentence, T tokens, D text width, F image feature width, H joint width, M masked
+tokens, W vocabulary.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from mcse.types import IGNORED_LABEL, MaskedTokens, PairBatch, SentenceBatch, To
 class SentenceRows:
     """What the text side makes of a batch; rows are not normalised.
 
-    ``pooled`` are the encoder's rows of the query's views before any head, ``query``, ``positive`` and ``negative`` those
-    after the text head. ``mlm_logit_MW`` and ``mlm_label_M`` are given where the batch carries masked copies.
+    ``pooled`` are the encoder's rows of the query's views before any head, ``query``, ``positive`` and ``negative``
+    those after the text head. ``mlm_logit_MW`` and ``mlm_label_M`` are given where the batch carries masked copies.
     """
 
     pooled_query_BD: Tensor
@@ -119,8 +119,8 @@ class GroundedModel(nn.Module):
         """The same rows, with the image side in the graph at weight zero.
 
         A text-only step would otherwise leave parameters without a gradient, which DDP refuses unless it searches the
-        graph on every step, and which would make AdamW skip them; the original's zeroed gradients let their momentum run
-        on, and so do these.
+        graph on every step, and which would make AdamW skip them; the original's zeroed gradients let their momentum
+        run on, and so do these.
         """
         modules = [self.grounding_head, self.image_head, *([] if self.tower is None else [self.tower])]
         parameters = [p for module in modules for p in module.parameters() if p.requires_grad]

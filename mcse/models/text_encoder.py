@@ -27,8 +27,8 @@ class EncoderConfig:
     ``name_or_path``: hub id, folder, or ``package:NAME/FOLDER`` inside an installed package. ``pooling`` is the row
     used after training; the text head stands on the same pooled row during training. ``attention`` must be a kernel
     that keeps attention dropout: SimCSE's positives are made of it. ``length_chunks`` cuts a training batch into that
-    many parts of similar length for the forward pass, so that less padding is computed; loss and negatives stay those of
-    the whole batch. Worth it on CPUs, and on GPUs at large batches.
+    many parts of similar length for the forward pass, so that less padding is computed; loss and negatives stay those
+    of the whole batch. Worth it on CPUs, and on GPUs at large batches.
     """
 
     name_or_path: str

@@ -1,0 +1,1 @@
+"""Blocks without pretrained weights."""

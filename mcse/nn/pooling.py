@@ -21,8 +21,8 @@ def pool(hidden_LBTD: Sequence[Tensor], mask_BT: Tensor, *, pooling: str) -> Ten
     """(B, D) rows from hidden states.
 
     Args:
-        hidden_LBTD: Hidden states by layer, embeddings first, the last layer last. Poolings of the last layer alone read
-            only the last entry, which may then be the only one.
+        hidden_LBTD: Hidden states by layer, embeddings first, the last layer last. Poolings of the last layer alone
+            read only the last entry, which may then be the only one.
         mask_BT: 1 on real tokens.
         pooling: One of ``POOLINGS``.
 

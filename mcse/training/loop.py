@@ -32,8 +32,9 @@ class TrainConfig:
     """How long, how often, and by what a run is trained and judged.
 
     ``batch_size`` is examples a process and forward pass. ``accumulation_steps`` averages gradients over that many
-    batches; it does not add negatives. Give ``max_steps`` or ``epochs``. ``select_by`` names the score that picks ``best/``;
-    ``null`` keeps the last. ``save_steps`` is how often resuming is provided for; ``null`` as often as evaluation.
+    batches; it does not add negatives. Give ``max_steps`` or ``epochs``. ``select_by`` names the score that picks
+    ``best/``; ``null`` keeps the last. ``save_steps`` is how often resuming is provided for; ``null`` as often as
+    evaluation.
     """
 
     batch_size: int

@@ -31,7 +31,7 @@ class TokenBatch:
 
 @dataclass(frozen=True, slots=True)
 class MaskedTokens:
-    """Sentences with some tokens replaced; ``label_BT`` holds the original ids there and ``IGNORED_LABEL`` elsewhere."""
+    """Sentences with some tokens replaced; ``label_BT`` holds the original ids there, else ``IGNORED_LABEL``."""
 
     tokens: TokenBatch
     label_BT: Tensor
@@ -41,7 +41,7 @@ class MaskedTokens:
 class SentenceBatch:
     """Sentences without pictures.
 
-    ``positive`` absent: the positive is the query under another dropout mask. ``negative``: each query's own contradiction.
+    ``positive`` absent: the positive is the query under another dropout mask. ``negative``: each query's contradiction.
     ``masked``: masked copies of every sentence of the batch, for the optional language-model term.
     """
 
