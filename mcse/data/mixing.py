@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from mcse.types import PairBatch, SentenceBatch, Stream
+
+Captions = TypeVar("Captions", bound=PairBatch | SentenceBatch)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,13 +61,16 @@ def plan_mixture(config: MixConfig, *, sentence_steps: int, pair_steps: int) -> 
     return Mixture(steps_per_epoch=total, every=max(many // few, 2), pairs_are_rare=pairs_are_rare)
 
 
-class MixedStream:
-    """Text-only and paired batches in one stream; both parts are endless and keep their place across epochs."""
+class MixedStream(Generic[Captions]):
+    """Text-only and paired batches in one stream; both parts are endless and keep their place across epochs.
+
+    The paired ones may be captions as text: the fair baseline takes them on the same steps.
+    """
 
     def __init__(
         self,
         sentences: Stream[SentenceBatch],
-        pairs: Stream[SentenceBatch | PairBatch],
+        pairs: Stream[Captions],
         mixture: Mixture,
     ) -> None:
         self.sentences, self.pairs, self.mixture = sentences, pairs, mixture
@@ -75,7 +80,7 @@ class MixedStream:
         """T + P."""
         return self.mixture.steps_per_epoch
 
-    def batch(self, step: int) -> SentenceBatch | PairBatch:
+    def batch(self, step: int) -> SentenceBatch | Captions:
         """The batch of ``step``, of either kind."""
         is_paired, before = self.mixture.place(step)
         return self.pairs.batch(before) if is_paired else self.sentences.batch(before)

@@ -38,7 +38,8 @@ class DataConfig:
     ``images``: a file listing the images to use. ``image_folder``: the pictures themselves, for end-to-end training.
     ``captions_per_image``: one drawn at random, once, or all of them. ``max_length``: tokens a training sentence keeps.
     ``decontaminate``: drop sentences, and images any of whose captions, occur in the STS test files.
-    ``sts``: SentEval's folder, or a file of scored pairs to select by; by default the one under ``root``, else the hub's.
+    ``sts``: SentEval's folder, or a file of scored pairs to select by; by default the folder below ``root``, else the
+    hub's.
     """
 
     root: Path | None = None

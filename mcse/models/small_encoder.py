@@ -31,8 +31,9 @@ def build_small_encoder(
     tokenizer.train_from_iterator(
         texts, trainers.WordLevelTrainer(special_tokens=list(_SPECIAL.values()), show_progress=False)
     )
-    ends = [(name, tokenizer.token_to_id(name)) for name in (_SPECIAL["sep_token"], _SPECIAL["cls_token"])]
-    tokenizer.post_processor = processors.BertProcessing(*ends)
+    ids = tokenizer.get_vocab()
+    sep, cls = ((_SPECIAL[name], ids[_SPECIAL[name]]) for name in ("sep_token", "cls_token"))
+    tokenizer.post_processor = processors.BertProcessing(sep, cls)
     config = BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=width,

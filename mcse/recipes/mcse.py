@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from mcse.data.controls import ControlsConfig
@@ -126,12 +127,12 @@ def image_term(rows: GroundedRows, image_id_B: Tensor, loss: LossConfig) -> Loss
     key_NH, offset = gather_rows(unit_rows(rows.image_BH))
     same_BN = image_id_B[:, None] == gather_ids(image_id_B)[None]
     views = [rows.grounded_query_BH, rows.grounded_positive_BH]
-    total = sum(
+    terms = [
         info_nce(unit_rows(view_BH), key_NH, temperature=loss.image_temperature, offset=offset, excluded_BN=same_BN)
         for view_BH in views
-    )
+    ]
     share = 1.0 if loss.image_reduction == "sum" else 1 / len(views)
-    return LossTerm(total * share, count=len(image_id_B), weight=loss.image_weight)
+    return LossTerm(torch.stack(terms).sum() * share, count=len(image_id_B), weight=loss.image_weight)
 
 
 def _build_stream(
