@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -100,6 +100,34 @@ def select_images(table: CaptionTable, images: Path) -> CaptionTable:
         image_names=tuple(table.image_names[row] for row in rows),
         captions=tuple(table.captions[row] for row in rows),
         files=(*table.files, images),
+    )
+
+
+def without_images(table: CaptionTable, names: Collection[str], *, where: str) -> CaptionTable:
+    """The table without the images ``names``, which cannot be read; a warning counts and lists them.
+
+    Args:
+        table: Captions with image names.
+        names: Images; not all need be in the table, and they may lack folder or ending.
+        where: Where the pictures are, for messages.
+
+    Raises:
+        ValueError: A name fits several images of the table, or no image would be left.
+    """
+    assert table.image_names is not None
+    found = match_names(list(names), table.image_names, where=f"{where} against {table.source}")
+    gone = sorted(set(found[found != ABSENT].tolist()))
+    if not gone:
+        return table
+    if len(gone) == len(table):
+        raise ValueError(f"{where}: none of the {len(table)} images of {table.source} can be read")
+    listed = ", ".join(table.image_names[i] for i in gone)
+    _logger.warning("%s: left out %d images of %s that cannot be read: %s", where, len(gone), table.source, listed)
+    kept = sorted(set(range(len(table))) - set(gone))
+    return replace(
+        table,
+        image_names=tuple(table.image_names[i] for i in kept),
+        captions=tuple(table.captions[i] for i in kept),
     )
 
 

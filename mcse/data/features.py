@@ -17,7 +17,7 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, TypeAlias
@@ -26,9 +26,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.captions import CaptionTable
+from mcse.data.captions import CaptionTable, without_images
 from mcse.data.image_names import ABSENT, match_names
-from mcse.data.images import SkippedImage
+from mcse.data.images import OnBadImage, SkippedImage
 
 FloatRows = NDArray[np.float32]
 _Stored: TypeAlias = NDArray[np.floating[Any]] | h5py.Dataset
@@ -46,7 +46,8 @@ _IN_MEMORY_BYTES = 2 * 2**30
 class FeatureStore:
     """The feature rows of N images, read from disk as they are asked for.
 
-    Survives fork and pickle: a copy in another process opens the file again when first used.
+    ``tower``, ``preprocessing`` and ``weights`` (a digest) say what made the rows, where the store knows it. Survives
+    fork and pickle: a copy in another process opens the file again when first used.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class FeatureStore:
         names: tuple[str, ...] | None,
         tower: str | None,
         preprocessing: str | None,
+        weights: str | None,
         skipped: tuple[SkippedImage, ...],
         files: tuple[Path, ...],
     ) -> None:
@@ -65,6 +67,7 @@ class FeatureStore:
         self.width = shape[1]
         self.tower = tower
         self.preprocessing = preprocessing
+        self.weights = weights
         self.skipped = skipped
         self.files = files
         self._length = shape[0]
@@ -124,6 +127,7 @@ def open_features(path: Path) -> FeatureStore:
         names=names,
         tower=meta.get("tower"),
         preprocessing=meta.get("preprocessing"),
+        weights=meta.get("weights"),
         skipped=tuple(SkippedImage(**record) for record in meta.get("skipped", ())),
         files=tuple(path / name for name in (_FEATURES, _NAMES, _META)) if path.is_dir() else (path,),
     )
@@ -162,22 +166,28 @@ def match_features(table: CaptionTable, store: FeatureStore) -> NDArray[np.int64
     return rows
 
 
-def without_skipped(table: CaptionTable, store: FeatureStore) -> CaptionTable:
-    """The table without the images that the store's extraction skipped as unreadable; says which in a warning."""
+def without_skipped(table: CaptionTable, store: FeatureStore, *, on_bad_image: OnBadImage) -> CaptionTable:
+    """The table without the images that the store's extraction skipped as unreadable; says which in a warning.
+
+    Where captions have no image names, nothing says whose picture was skipped, and the table stays as it is.
+
+    Raises:
+        ValueError: There are such images, and ``on_bad_image`` is ``error`` (count and first name).
+    """
     if table.image_names is None or not store.skipped:
         return table
     skipped = [image.name for image in store.skipped]
-    found = match_names(skipped, table.image_names, where=f"{store.path} against {table.source}")
-    gone = set(found[found != ABSENT].tolist())
-    kept = [i for i in range(len(table)) if i not in gone]
-    if gone:
-        listed = ", ".join(table.image_names[i] for i in sorted(gone))
-        _logger.warning("%s: left out %d images without features: %s", table.source, len(gone), listed)
-    return replace(
-        table,
-        image_names=tuple(table.image_names[i] for i in kept),
-        captions=tuple(table.captions[i] for i in kept),
-    )
+    where = f"{store.path} against {table.source}"
+    if on_bad_image == "error":
+        rows = match_names(skipped, table.image_names, where=where)
+        lacking = [name for name, row in zip(skipped, rows, strict=True) if row != ABSENT]
+        if lacking:
+            raise ValueError(
+                f"data.features: the extraction of {store.path} skipped {len(lacking)} of the {len(table)} images of "
+                f"{table.source} as unreadable, first {lacking[0]!r}; data.on_bad_image skip leaves out their captions"
+            )
+        return table
+    return without_images(table, skipped, where=str(store.path))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,16 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from mcse.data.captions import CaptionTable, load_captions, select_captions
 from mcse.data.contamination import normalise, test_sentences
 from mcse.data.controls import ControlsConfig, assign_images, choose_pairs
-from mcse.data.features import FeatureStore, match_features, open_features
+from mcse.data.features import FeatureStore, match_features, open_features, without_skipped
+from mcse.data.images import find_bad_images, open_images
+from mcse.data.pixels import FindBad, PixelRows, match_pixels
 from mcse.data.sentences import Tokenizer, TokenTable, file_digest, open_sentences, text_digest, tokenise
-from mcse.data.streams import ImageRows
 from mcse.data.sts import ScoredPairs, find_senteval, load_hub_dev, load_scored_pairs, load_sts, load_stsbenchmark
 from mcse.types import DataFile
 
@@ -35,7 +38,9 @@ class DataConfig:
 
     ``sentences``: text file, SimCSE's supervised CSV, ``hf://datasets/OWNER/NAME/FILE``, or a hub dataset.
     ``captions``, ``features``: any caption source, and the stored features of its images; supersets are legal.
-    ``images``: a file listing the images to use. ``image_folder``: the pictures themselves, for end-to-end training.
+    ``images``: a file listing the images to use. ``image_folder``: the pictures themselves, a folder searched to any
+    depth or a hub dataset, to train from pixels. ``on_bad_image``: whether pictures that cannot be read, now or when
+    the features were extracted, stop the run or lose their captions.
     ``captions_per_image``: one drawn at random, once, or all of them. ``max_length``: tokens a training sentence keeps.
     ``decontaminate``: drop sentences, and images any of whose captions, occur in the STS test files.
     ``sts``: SentEval's folder, or a file of scored pairs to select by; by default the folder below ``root``, else the
@@ -65,6 +70,15 @@ class DataConfig:
         """Where relative paths start."""
         return self.root if self.root is not None else Path(os.environ.get("MCSE_DATA", "."))
 
+    def absent(self, given: str, reason: str) -> FileNotFoundError:
+        """The error that ``reason`` tells, with where the search for a relative path began."""
+        if Path(given).is_absolute():
+            return FileNotFoundError(reason)
+        start = "" if self.root is not None else " (neither data.root nor MCSE_DATA is set)"
+        if self.root is None and "MCSE_DATA" in os.environ:
+            start = " (from the environment variable MCSE_DATA)"
+        return FileNotFoundError(f"{reason}; relative paths start at data.root = {self.folder}{start}")
+
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
@@ -76,11 +90,15 @@ class Sentences:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Tokenised captions; ``image_of_caption`` are rows of the pictures (of the caption file where none are read)."""
+    """Tokenised captions; ``image_of_caption`` are rows of the pictures (of the caption file where none are read).
+
+    ``num_left_out``: images without captions here because nobody could read them.
+    """
 
     captions: TokenTable
     image_of_caption: NDArray[np.int64]
     num_images: int
+    num_left_out: int
     texts: tuple[str, ...]
     files: tuple[DataFile, ...]
 
@@ -88,7 +106,10 @@ class Pairs:
 def load_sentences(config: DataConfig, tokenizer: Tokenizer) -> Sentences:
     """The training sentences of ``data.sentences``."""
     assert config.sentences is not None
-    opened = open_sentences(config.sentences, root=config.folder)
+    try:
+        opened = open_sentences(config.sentences, root=config.folder)
+    except FileNotFoundError as error:
+        raise config.absent(config.sentences, str(error)) from error
     known = _test_sentences(config)
 
     def rows() -> Iterator[tuple[str, ...]]:
@@ -107,7 +128,12 @@ def load_sentences(config: DataConfig, tokenizer: Tokenizer) -> Sentences:
 
 
 def load_pairs(
-    config: DataConfig, tokenizer: Tokenizer, *, controls: ControlsConfig, seed: int, store: FeatureStore | None
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    *,
+    controls: ControlsConfig,
+    seed: int,
+    pictures: FeatureStore | PixelRows | None,
 ) -> Pairs:
     """The training captions, and the picture that each is shown with under ``controls``.
 
@@ -116,15 +142,18 @@ def load_pairs(
         tokenizer: Of the text encoder.
         controls: Which pictures, how many pairs.
         seed: Draws captions, pairs and controls.
-        store: Features to match by name; ``None`` reads captions alone.
+        pictures: Matched by name; ``None`` reads captions alone.
+
+    Raises:
+        ValueError: Images without pictures or, where there are no names, unequal counts.
     """
-    table = load_caption_table(config)
+    listed = load_caption_table(config)
+    # Matched before anything is dropped: files without names match by order and count.
+    table, image_rows = _match_pictures(listed, pictures, config)
     captions, image_of_caption = select_captions(table, mode=config.captions_per_image, seed=seed)
     clean = np.flatnonzero(_clean_images(table, config)[image_of_caption])
     kept = clean[choose_pairs(len(clean), controls.num_pairs, seed=seed)]
     captions = [captions[row] for row in kept]
-    # Matched before anything is dropped: files without names match by order and count.
-    image_rows = np.arange(len(table)) if store is None else match_features(table, store)
     image_of_caption = image_rows[image_of_caption[kept]]
     tokens = tokenise(
         ((caption,) for caption in captions),
@@ -137,6 +166,7 @@ def load_pairs(
         captions=tokens,
         image_of_caption=assign_images(image_of_caption, controls.images, seed=seed),
         num_images=len(np.unique(image_of_caption)),
+        num_left_out=len(listed) - len(table),
         texts=tuple(captions),
         files=_caption_files(table, captions),
     )
@@ -149,11 +179,12 @@ def load_caption_table(config: DataConfig) -> CaptionTable:
     path = config.folder / source
     images = config.folder / config.images if config.images is not None else None
     if images is not None and not images.is_file():
-        raise FileNotFoundError(f"data.images: no file at {images}")
+        raise config.absent(str(config.images), f"data.images: no file at {images}")
     try:
         return load_captions(str(path) if path.exists() else source, images=images, split=split or None)
     except FileNotFoundError:
-        raise FileNotFoundError(f"data.captions: no file at {path}, and no hub dataset {source!r}") from None
+        reason = f"data.captions: no file at {path}, and no hub dataset {source!r}"
+        raise config.absent(source, reason) from None
 
 
 def load_features(config: DataConfig) -> FeatureStore:
@@ -165,8 +196,29 @@ def load_features(config: DataConfig) -> FeatureStore:
     assert config.features is not None
     path = config.folder / config.features
     if not path.exists():
-        raise FileNotFoundError(f"data.features: nothing at {path}; 'mcse extract-features' makes them from pictures")
+        reason = f"data.features: nothing at {path} ('mcse extract-features' makes them from pictures)"
+        raise config.absent(config.features, reason)
     return open_features(path)
+
+
+def open_pixels(
+    config: DataConfig, preprocess: Callable[[Image.Image], Tensor], *, find_bad: FindBad = find_bad_images
+) -> PixelRows:
+    """The pictures of ``data.image_folder``, as the image tower's ``preprocess`` gives them.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+        ValueError: It holds no pictures.
+    """
+    assert config.image_folder is not None
+    source, _, split = config.image_folder.partition("::")
+    path = config.folder / source
+    origin = (str(path) if path.exists() else source) + (f"::{split}" if split else "")
+    try:
+        return PixelRows(open_images(origin), preprocess, origin=origin, find_bad=find_bad)
+    except FileNotFoundError:
+        reason = f"data.image_folder: no folder at {path}, and no hub dataset {source!r}"
+        raise config.absent(source, reason) from None
 
 
 def load_dev_pairs(config: DataConfig) -> ScoredPairs:
@@ -176,12 +228,15 @@ def load_dev_pairs(config: DataConfig) -> ScoredPairs:
         if path.is_file():
             return load_scored_pairs(path)
         if not path.is_dir():
-            raise FileNotFoundError(f"data.sts: neither a folder nor a file at {path}")
+            raise config.absent(config.sts, f"data.sts: neither a folder nor a file at {path}")
         return load_stsbenchmark(path, split="dev")
     try:
         folder = find_senteval(config.folder)
-    except FileNotFoundError:
-        return load_hub_dev()
+    except FileNotFoundError as error:
+        try:
+            return load_hub_dev()
+        except FileNotFoundError as absent:
+            raise config.absent("", f"{absent}; {error}") from absent
     return load_stsbenchmark(folder, split="dev")
 
 
@@ -191,20 +246,16 @@ def store_digest(store: FeatureStore) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 
 
-class PixelRows:
-    """Pictures read and preprocessed when a batch asks for them, for end-to-end training.
-
-    Args:
-        paths: One file an image.
-        load: Reads and preprocesses one file to (3, height, width).
-    """
-
-    def __init__(self, paths: list[Path], load: Callable[[Path], NDArray[np.float32]]) -> None:
-        self.paths, self.load = paths, load
-
-    def rows(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(B, 3, height, width) float32."""
-        return np.stack([self.load(self.paths[row]) for row in index.tolist()])
+def _match_pictures(
+    table: CaptionTable, pictures: FeatureStore | PixelRows | None, config: DataConfig
+) -> tuple[CaptionTable, NDArray[np.int64]]:
+    """The captions of images that have a picture, and the row of each image's picture."""
+    if pictures is None:
+        return table, np.arange(len(table))
+    if isinstance(pictures, PixelRows):
+        return match_pixels(table, pictures, on_bad_image=config.on_bad_image)
+    table = without_skipped(table, pictures, on_bad_image=config.on_bad_image)
+    return table, match_features(table, pictures)
 
 
 def _test_sentences(config: DataConfig) -> frozenset[str]:
@@ -230,18 +281,3 @@ def _clean_images(table: CaptionTable, config: DataConfig) -> NDArray[np.bool_]:
 def _caption_files(table: CaptionTable, captions: list[str]) -> tuple[DataFile, ...]:
     files = [DataFile("captions", str(path), file_digest(path)) for path in table.files]
     return tuple(files) or (DataFile("captions", table.source, text_digest(captions)),)
-
-
-__all__ = [
-    "DataConfig",
-    "ImageRows",
-    "Pairs",
-    "PixelRows",
-    "Sentences",
-    "load_caption_table",
-    "load_dev_pairs",
-    "load_features",
-    "load_pairs",
-    "load_sentences",
-    "store_digest",
-]

@@ -139,7 +139,7 @@ def _build_stream(
     config: Config, text: shared.TextSide, share: Share, store: FeatureStore
 ) -> tuple[Stream[SentenceBatch | PairBatch], tuple[DataFile, ...], dict[str, str | int | float]]:
     seed = shared.pair_seed(config.seed)
-    loaded = load_pairs(config.data, text.tokenizer, controls=config.controls, seed=seed, store=store)
+    loaded = load_pairs(config.data, text.tokenizer, controls=config.controls, seed=seed, pictures=store)
     sampler = Sampler(len(loaded.captions), share, seed=seed, name="data.captions")
     pairs = PairStream(
         loaded.captions, loaded.image_of_caption, store, sampler, pad_id=text.pad_id, masker=text.masker(seed=seed)

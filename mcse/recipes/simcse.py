@@ -107,7 +107,7 @@ def _build_stream(
         if columns != 1:
             raise ValueError("data.captions: cannot be mixed with supervised sentences")
         pairs = load_pairs(
-            config.data, text.tokenizer, controls=config.controls, seed=shared.pair_seed(config.seed), store=None
+            config.data, text.tokenizer, controls=config.controls, seed=shared.pair_seed(config.seed), pictures=None
         )
         sampler = Sampler(len(pairs.captions), share, seed=shared.pair_seed(config.seed), name="data.captions")
         masker = text.masker(seed=shared.pair_seed(config.seed))
