@@ -8,7 +8,7 @@ from typing import Any
 
 from mcse.config import ConfigError, build_config, merge, read_overrides, read_yaml
 from mcse.recipes import RECIPES
-from mcse.training import check_folder, claim_folder, fit, start_runtime
+from mcse.training import check_folder, check_run, claim_folder, fit, start_runtime
 
 
 def load_config(path: Path | None, overrides: Sequence[str]) -> Any:
@@ -37,6 +37,7 @@ def train(config: Any, *, overwrite: bool, show_progress: bool = True) -> int:
     )
     check_folder(folder, resume=resume, overwrite=overwrite)
     run = RECIPES[config.recipe].build(config, runtime)
-    # Only now that the run could be built: an overwritten run must not be lost to a misspelt path.
+    # Only now that the run could be built: an overwritten run must not be lost to a misspelt path or score.
+    check_run(run, config.train, optim=config.optim)
     claim_folder(folder, resume=resume)
     return fit(run, config, runtime=runtime, folder=folder)

@@ -1,7 +1,7 @@
 """The training loop: steps, precision, processes, checkpoints; never tasks."""
 
 from mcse.training.fit import check_folder, claim_folder, fit
-from mcse.training.loop import Loop, NotFiniteError, TrainConfig, count_steps, total_loss
+from mcse.training.loop import Loop, NotFiniteError, TrainConfig, check_run, count_steps, total_loss
 from mcse.training.optim import OptimConfig, build_optimizer, build_schedule
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime, start_runtime
@@ -16,6 +16,7 @@ __all__ = [
     "build_optimizer",
     "build_schedule",
     "check_folder",
+    "check_run",
     "claim_folder",
     "count_steps",
     "fit",

@@ -16,12 +16,20 @@ from tqdm import tqdm
 
 from mcse import distributed
 from mcse.training.journal import Journal
-from mcse.training.optim import OptimConfig, build_schedule, clip_gradients
+from mcse.training.optim import OptimConfig, build_schedule, check_schedule, clip_gradients
 from mcse.training.prefetch import Prefetcher
 from mcse.training.run import Run
 from mcse.training.runtime import Precision, Runtime, seed_everything
 from mcse.training.signals import StopRequest
-from mcse.training.state import Progress, Resumable, recover_folder, replace_folder, restore_state, save_state
+from mcse.training.state import (
+    Progress,
+    Resumable,
+    recover_folder,
+    recover_states,
+    replace_folder,
+    restore_state,
+    save_state,
+)
 from mcse.types import LossTerms, Score, to_device
 
 logger = logging.getLogger(__name__)
@@ -74,7 +82,7 @@ class _Meter:
     sums: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, Tensor] = field(default_factory=dict)
     totals: list[tuple[int, Tensor]] = field(default_factory=list)
-    grad_norm: Tensor | None = None
+    grad_norms: list[tuple[int, Tensor]] = field(default_factory=list)
     steps: int = 0
     started: float = field(default_factory=time.perf_counter)
 
@@ -101,11 +109,9 @@ class Loop:
         folder: Path,
         journal: Journal,
     ) -> None:
-        if run.metrics and config.select_by is not None and config.select_by not in run.metrics:
-            raise ValueError(f"train.select_by: {config.select_by!r} is not among {', '.join(run.metrics)}")
+        self.total_steps = check_run(run, config, optim=optim)
         self.run, self.config, self.optim, self.runtime = run, config, optim, runtime
         self.folder, self.journal = folder, journal
-        self.total_steps = count_steps(config, steps_per_epoch=run.stream.steps_per_epoch)
         accelerator = runtime.accelerator
         self.schedule = build_schedule(run.optimizer, optim, total_steps=self.total_steps)
         self.model = accelerator.prepare_model(run.model)
@@ -121,15 +127,19 @@ class Loop:
 
     def fit(self) -> int:
         """Trains to the last step, or until a signal asks to stop; 0, 130 or 143."""
-        for name in ("best", "last"):
-            if distributed.is_main():
+        if distributed.is_main():
+            for name in ("best", "last"):
                 recover_folder(self.folder / name)
+            recover_states(self.folder / "state")
+        distributed.barrier()
         # The same weights everywhere, then different dropout on every process.
         seed_everything(self.runtime.seed + 1000 * self.runtime.rank)
-        if self.config.resume == "auto" and (restored := restore_state(self.folder / "state", self.resumable)):
-            self.progress = restored
-            self.journal.forget_after(restored.step)
-            logger.warning("resumed after step %d of %d", restored.step, self.total_steps)
+        if self.config.resume == "auto":
+            if restored := restore_state(self.folder / "state", self.resumable):
+                self.progress = restored
+                logger.warning("resumed after step %d of %d", restored.step, self.total_steps)
+            # Also from the start: a run that was killed before its first save has left lines.
+            self.journal.forget_after(self.progress.step)
         accumulation = self.config.accumulation_steps
         prefetcher: Prefetcher[Any] = Prefetcher(
             self.run.stream, first=self.progress.step * accumulation, end=self.total_steps * accumulation
@@ -148,6 +158,8 @@ class Loop:
                 meter = self._after_step(meter, bar)
                 if code := self._stop_code(stop):
                     self._finite(meter)
+                    if meter.steps:
+                        self.journal.write(self.progress.step, self._numbers(meter))
                     self._save(with_last=True)
                     logger.warning("stopped after step %d as asked; train.resume=auto goes on", self.progress.step)
                     return code
@@ -172,7 +184,7 @@ class Loop:
                 with accelerator.no_sync(self.model):
                     self._backward(batch, meter, share=1 / accumulation)
         accelerator.unscale_gradients(self.optimizer)
-        meter.grad_norm = clip_gradients(self.run.model, self.optim.max_grad_norm)
+        meter.grad_norms.append((self.progress.step + 1, clip_gradients(self.run.model, self.optim.max_grad_norm)))
         self.optimizer.step()
         # Also where fp16's scaler skipped the update: the schedule follows the step number and ends where the run ends.
         self.schedule.step()
@@ -209,17 +221,25 @@ class Loop:
         return _Meter()
 
     def _finite(self, meter: _Meter) -> None:
-        """Raises if a loss since the last check was not finite; before anything is saved or selected."""
+        """Raises if a loss or gradient since the last check was not finite; before anything is saved or selected."""
         if not meter.totals:
             return
-        losses = torch.stack([loss for _, loss in meter.totals])
+        # A gradient may be NaN though its loss is not, and its step has then spoilt the weights. Under fp16 an infinite
+        # one is no fault: the scaler skips that step.
+        norms = meter.grad_norms if self.resumable.scaler is None else []
+        checked = sorted(
+            [(step, "loss", value) for step, value in meter.totals]
+            + [(step, "gradient", value) for step, value in norms],
+            key=lambda entry: entry[0],
+        )
         # A loss may be finite on one process and not on another; all must stop together.
-        bad = distributed.sum_over_processes((~torch.isfinite(losses)).float())
+        finite = torch.stack([torch.isfinite(value) for _, _, value in checked])
+        bad = distributed.sum_over_processes((~finite).float())
         if bad.any():
-            step = meter.totals[int((bad > 0).int().argmax())][0]
+            step, kind, _ = checked[int((bad > 0).int().argmax())]
             raise NotFiniteError(
-                f"the loss is not finite at step {step}; nothing was saved since. {self._kept()} "
-                "Lower optim.learning_rate, or train with train.precision fp32"
+                f"the {kind} is not finite at step {step}; nothing was saved since. "
+                f"{self._kept()} Lower optim.learning_rate, or train with train.precision fp32"
             )
 
     def _kept(self) -> str:
@@ -238,7 +258,7 @@ class Loop:
             "loss": float(distributed.sum_over_processes(losses)) / self.runtime.world_size,
             **{f"loss.{name}": float(mean) for name, mean in zip(names, sums / counts.clamp(min=1), strict=True)},
             "learning_rate": float(self.run.optimizer.param_groups[0]["lr"]),
-            "grad_norm": float(meter.grad_norm) if meter.grad_norm is not None else math.nan,
+            "grad_norm": float(meter.grad_norms[-1][1]),
             "sentences_per_second": examples / seconds,
         }
 
@@ -279,7 +299,7 @@ class Loop:
 
     def _finish(self) -> None:
         self._save(with_last=True)
-        if distributed.is_main() and not (self.folder / "best").is_dir():
+        if distributed.is_main() and self.progress.best_step is None:
             # Nothing selected: best is then the last.
             replace_folder(self.folder / "best", lambda folder: self.run.export(folder, {}))
         distributed.barrier()
@@ -301,6 +321,19 @@ def total_loss(terms: LossTerms, *, device: torch.device) -> Tensor:
         for name, count in zip(names, counts.unbind(), strict=True)
     ]
     return torch.stack(parts).sum()
+
+
+def check_run(run: Run, config: TrainConfig, *, optim: OptimConfig) -> int:
+    """The number of optimizer steps; to be asked before a folder is touched.
+
+    Raises:
+        ValueError: ``train.select_by`` names no score of this run, or the run is shorter than a step or its warm-up.
+    """
+    if run.metrics and config.select_by is not None and config.select_by not in run.metrics:
+        raise ValueError(f"train.select_by: {config.select_by!r} is not among {', '.join(run.metrics)}")
+    total_steps = count_steps(config, steps_per_epoch=run.stream.steps_per_epoch)
+    check_schedule(optim, total_steps=total_steps)
+    return total_steps
 
 
 def count_steps(config: TrainConfig, *, steps_per_epoch: int) -> int:

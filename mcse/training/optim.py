@@ -49,10 +49,15 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     )
 
 
-def build_schedule(optimizer: Optimizer, config: OptimConfig, *, total_steps: int) -> LambdaLR:
-    """Factor of the peak learning rate by optimizer step; stepped once a step, whatever the number of processes."""
+def check_schedule(config: OptimConfig, *, total_steps: int) -> None:
+    """Refuses a warm-up that is longer than the run."""
     if config.warmup_steps > total_steps:
         raise ValueError(f"optim.warmup_steps: {config.warmup_steps} is more than the run's {total_steps} steps")
+
+
+def build_schedule(optimizer: Optimizer, config: OptimConfig, *, total_steps: int) -> LambdaLR:
+    """Factor of the peak learning rate by optimizer step; stepped once a step, whatever the number of processes."""
+    check_schedule(config, total_steps=total_steps)
 
     def factor(step: int) -> float:
         if step < config.warmup_steps:

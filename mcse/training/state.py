@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -79,6 +80,12 @@ def recover_folder(folder: Path) -> None:
     shutil.rmtree(folder.with_name(folder.name + ".partial"), ignore_errors=True)
 
 
+def recover_states(folder: Path) -> None:
+    """``recover_folder`` for every saved state, whose number nobody may ask for again."""
+    for path in [*folder.glob("step-*.old"), *folder.glob("step-*.partial")]:
+        recover_folder(path.with_suffix(""))
+
+
 def save_state(folder: Path, resumable: Resumable, progress: Progress, *, keep: int) -> None:
     """Saves ``folder/step-N`` on the main process and drops all but the newest ``keep``.
 
@@ -116,20 +123,21 @@ def restore_state(folder: Path, resumable: Resumable) -> Progress | None:
     """Puts back the newest saved state; ``None`` if there is none.
 
     Raises:
-        ValueError: It was saved by another number of processes, whose shares of the random draws would not fit.
+        ValueError: It was saved by another number of processes, whose shares of the random draws would not fit; or a
+            file of it is missing or damaged.
     """
     saved = _saved(folder)
     if not saved:
         return None
     path = saved[-1]
-    facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    facts = _read_json(path / "state.json")
     if facts["world_size"] != distributed.world_size():
         raise ValueError(
             f"train.resume: {path} was saved by {facts['world_size']} processes and cannot go on with "
             f"{distributed.world_size()}: each process's dropout would differ"
         )
-    resumable.model.load_state_dict(_restore_tied(load_file(path / "model.safetensors"), resumable.model))
-    resumable.optimizer.load_state_dict(_join(load_file(path / "optimizer.safetensors"), facts["optimizer"]))
+    resumable.model.load_state_dict(_restore_tied(_read_tensors(path / "model.safetensors"), resumable.model))
+    resumable.optimizer.load_state_dict(_join(_read_tensors(path / "optimizer.safetensors"), facts["optimizer"]))
     resumable.schedule.last_epoch = facts["schedule"]["last_epoch"]
     _apply_schedule(resumable)
     if resumable.scaler is not None and facts["scaler"] is not None:
@@ -137,11 +145,33 @@ def restore_state(folder: Path, resumable: Resumable) -> Progress | None:
     for name, part in resumable.stateful.items():
         part.load_state_dict(facts["stateful"][name])
     rank = distributed.rank()
-    tensors = load_file(path / "rng.safetensors")
+    tensors = _read_tensors(path / "rng.safetensors")
     prefix = f"{rank}."
     own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     _set_rng_state(own, facts["rng"][rank])
     return Progress(**facts["progress"])
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from None
+    return tensors
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"train.resume: {path} cannot be read ({error}); delete {path.parent} to go on from an earlier save where "
+        "there is one, or leave train.resume out and give --overwrite to start over"
+    )
 
 
 def _apply_schedule(resumable: Resumable) -> None:
