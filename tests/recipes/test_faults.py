@@ -1,0 +1,354 @@
+"""What goes wrong while training: stops, kills, full disks, damaged files, NaN. Nothing good is ever lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mcse.encoders.sentence_encoder import SentenceEncoder
+from mcse.recipes import RECIPES, shared
+from mcse.training.loop import Loop
+from mcse.types import LossTerm
+from tests.fixtures.launch import (
+    REPOSITORY,
+    arguments_of,
+    assert_same_run,
+    entries,
+    fork,
+    run,
+    tensors,
+)
+from tests.fixtures.tiny_run import build_tiny_run
+
+RESUMABLE = {
+    "train.resume": "auto",
+    "train.max_steps": 24,
+    "train.eval_steps": 6,
+    "train.save_steps": 3,
+    "train.log_steps": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return build_tiny_run(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def straight(tiny, tmp_path_factory):
+    """The run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("straight")
+    assert run(tiny, "mcse", folder, RESUMABLE) == 0
+    return folder
+
+
+def wait_for(condition, *, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.is_alive() if hasattr(process, "is_alive") else process.poll() is None, "ended too early"
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def lines(output):
+    path = output / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+# --- signals
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)], ids=str
+)
+def test_a_signal_saves_and_says_so_and_the_run_goes_on(number, code, tiny, straight, tmp_path):
+    output = tmp_path / "run"
+    arguments = arguments_of(tiny, "mcse", output, RESUMABLE)
+    process = fork(tiny, arguments, log=tmp_path / "log", pause=0.1)
+    wait_for(lambda: lines(output) >= 4, process=process)
+    os.kill(process.pid, number)
+    process.join(60)
+    log = (tmp_path / "log").read_text()
+    assert process.exitcode == code, log
+    stopped = int(entries(output)[-1]["step"])
+    assert 4 <= stopped < 24
+    assert f"stopped after step {stopped} as asked" in log
+    assert "Traceback" not in log
+    assert [path.name for path in (output / "state").iterdir()] == [f"step-{stopped:08d}"]
+    assert SentenceEncoder.from_pretrained(str(output / "last")).encode(["the dog runs"]).shape == (1, 32)
+    assert run(tiny, "mcse", output, RESUMABLE) == 0
+    assert_same_run(straight, output)
+
+
+def test_train_py_itself_ends_with_the_promised_code(tiny, tmp_path):
+    """As a cluster does it: ``python train.py``, SIGUSR1 shortly before the time is up, and the same command again."""
+    output = tmp_path / "run"
+    keys = {"train.resume": "auto", "train.max_steps": 4000, "train.eval_steps": 4000, "train.log_steps": 1}
+    command = [sys.executable, str(REPOSITORY / "train.py"), *arguments_of(tiny, "simcse", output, keys)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tiny / "cache")}
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: lines(output) >= 3, process=process)
+    process.send_signal(signal.SIGUSR1)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 143, log
+    assert (output / "last" / "model.safetensors").is_file()
+    assert len(list((output / "state").iterdir())) == 1
+
+
+def test_a_second_interrupt_ends_at_once(tiny, tmp_path, monkeypatch):
+    plain = Loop._step
+
+    def interrupted(self, *rest):
+        plain(self, *rest)
+        if self.progress.step == 2:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Loop, "_step", interrupted)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny, "simcse", tmp_path / "run")
+    assert not (tmp_path / "run" / "last").exists()
+    assert {number: signal.getsignal(number) for number in before} == before, "the caller's handlers come back"
+
+
+# --- kills
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_twice_and_resumed_equals_uninterrupted(seed, tiny, straight, tmp_path):
+    draw = random.Random(seed)
+    output = tmp_path / "run"
+    reached = []
+    for _ in range(2):
+        process = fork(tiny, arguments_of(tiny, "mcse", output, RESUMABLE), log=tmp_path / "log", pause=0.03)
+        start = lines(output)
+        wait_for(lambda start=start: lines(output) > start, process=process)
+        time.sleep(draw.uniform(0, 0.5))
+        process.kill()
+        process.join(30)
+        assert process.exitcode == -signal.SIGKILL
+        reached.append(lines(output))
+    assert run(tiny, "mcse", output, RESUMABLE) == 0
+    assert_same_run(straight, output)
+    leftovers = [p.name for p in (*output.iterdir(), *(output / "state").iterdir()) if p.suffix in (".partial", ".old")]
+    assert not leftovers
+
+
+def test_killed_before_the_first_save_starts_over_cleanly(tiny, straight, tmp_path):
+    output = tmp_path / "run"
+    output.mkdir()
+    shutil.copytree(straight / "best", output / "best")
+    text = (straight / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (output / "metrics.jsonl").write_text("".join(text[:2]) + '{"step": 3, "lo')  # cut short by the kill
+    (output / "state" / "step-00000003.partial").mkdir(parents=True)
+    assert run(tiny, "mcse", output, RESUMABLE) == 0
+    assert_same_run(straight, output)
+    assert [path.name for path in (output / "state").iterdir()] == ["step-00000024"]
+
+
+@pytest.mark.parametrize("part", ["best", "last", "state/step-00000024"])
+def test_killed_between_the_two_renames_loses_nothing(part, tiny, straight, tmp_path):
+    output = tmp_path / "run"
+    shutil.copytree(straight, output)
+    folder = output / part
+    folder.rename(folder.with_name(folder.name + ".old"))
+    folder.with_name(folder.name + ".partial").mkdir()
+    assert run(tiny, "mcse", output, RESUMABLE) == 0
+    assert_same_run(straight, output)
+    assert not list(output.rglob("*.old")) + list(output.rglob("*.partial"))
+
+
+# --- full disks, folders that cannot be written
+
+
+def fill_disk(monkeypatch, *, at_export):
+    """The n-th export writes half a checkpoint and finds the disk full."""
+    plain, count = shared.Exporter.__call__, iter(range(1, 100))
+
+    def full(self, folder, scores):
+        plain(self, folder, scores)
+        if next(count) >= at_export:
+            (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "model.safetensors"))
+
+    monkeypatch.setattr(shared.Exporter, "__call__", full)
+
+
+def test_a_full_disk_leaves_the_previous_best(tiny, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "run"
+    # Scores that only rise, so that every evaluation exports.
+    keys = {"train.eval_steps": 2, "train.select_by": "dev.spearman", "train.resume": "auto"}
+    rising = iter(range(100))
+    plain = RECIPES["simcse"].build
+
+    def build(config, runtime):
+        built = plain(config, runtime)
+        (evaluator,) = built.evaluators
+
+        def judge():
+            scores = evaluator()
+            return scores | {"dev.spearman": replace(scores["dev.spearman"], value=float(next(rising)))}
+
+        return replace(built, evaluators=(judge,))
+
+    monkeypatch.setattr(RECIPES["simcse"], "build", build)
+    with monkeypatch.context() as patch:
+        fill_disk(patch, at_export=2)
+        assert run(tiny, "simcse", output, keys) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list(output.rglob("*.partial"))
+    rows = SentenceEncoder.from_pretrained(str(output)).encode(["the dog runs"])
+    assert np.isfinite(rows).all()
+    progress = json.loads((output / "state" / "step-00000002" / "state.json").read_text())["progress"]
+    assert progress["best_step"] == 2
+    assert run(tiny, "simcse", output, keys) == 0
+    assert [entry["step"] for entry in entries(output) if "loss" in entry] == [2, 4, 6]
+
+
+def test_a_full_disk_while_saving_the_state_keeps_the_state_before(tiny, straight, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "run"
+    import mcse.training.state as state
+
+    plain = state.save_file
+
+    def full(content, path):
+        if "step-00000006" in str(path) and path.name == "optimizer.safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        plain(content, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "save_file", full)
+        assert run(tiny, "mcse", output, RESUMABLE) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert [path.name for path in (output / "state").iterdir()] == ["step-00000003"]
+    assert run(tiny, "mcse", output, RESUMABLE) == 0
+    assert_same_run(straight, output)
+
+
+def test_an_output_folder_that_cannot_be_made_is_named(tiny, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert run(tiny, "simcse", tmp_path / "file" / "run") == 1
+    assert str(tmp_path / "file") in capsys.readouterr().err
+    if os.geteuid() == 0:
+        return  # root may write anywhere
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    assert run(tiny, "simcse", locked / "run") == 1
+    assert str(locked / "run") in capsys.readouterr().err
+
+
+# --- damaged states
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["truncated", "absent"])
+def test_a_damaged_state_is_named(damage, name, tiny, straight, tmp_path, capsys):
+    output = tmp_path / "run"
+    shutil.copytree(straight, output)
+    path = output / "state" / "step-00000024" / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]) if damage == "truncated" else path.unlink()
+    before = tensors(output / "best")
+    assert run(tiny, "mcse", output, RESUMABLE) == 2
+    message = capsys.readouterr().err
+    assert f"train.resume: {path} cannot be read" in message
+    assert "--overwrite" in message
+    assert "Traceback" not in message
+    assert all(torch.equal(before[key], value) for key, value in tensors(output / "best").items())
+
+
+def test_another_number_of_processes_is_refused(tiny, straight, tmp_path, capsys):
+    output = tmp_path / "run"
+    shutil.copytree(straight, output)
+    path = output / "state" / "step-00000024" / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "world_size": 4}))
+    assert run(tiny, "mcse", output, RESUMABLE) == 2
+    assert "was saved by 4 processes and cannot go on with 1" in capsys.readouterr().err
+
+
+# --- NaN
+
+
+def spoil(monkeypatch, recipe, *, at_call, change):
+    """Changes the loss term of the n-th forward pass."""
+    plain, count = RECIPES[recipe].build, iter(range(1, 1000))
+
+    def build(config, runtime):
+        built = plain(config, runtime)
+
+        def step(model, batch):
+            terms = dict(built.step(model, batch))
+            if next(count) == at_call:
+                terms["text_text"] = change(terms["text_text"])
+            return terms
+
+        return replace(built, step=step)
+
+    monkeypatch.setattr(RECIPES[recipe], "build", build)
+
+
+class NanGradient(torch.autograd.Function):
+    """The value passes; the gradient becomes NaN, as where a square root meets zero."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
+SPOILERS = {
+    "nan loss": lambda term: replace(term, sum=term.sum * float("nan")),
+    "infinite loss": lambda term: replace(term, sum=term.sum + float("inf")),
+    "nan gradient": lambda term: replace(term, sum=NanGradient.apply(term.sum)),
+}
+
+
+@pytest.mark.parametrize("at_call", [8, 9, 10])
+@pytest.mark.parametrize("kind", SPOILERS)
+def test_nan_stops_the_run_and_keeps_what_was_good(kind, at_call, tiny, tmp_path, monkeypatch, capsys):
+    """At a step that evaluates and saves (9), just before, and just after."""
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        spoil(patch, "mcse", at_call=at_call, change=SPOILERS[kind])
+        assert run(tiny, "mcse", output, RESUMABLE) == 1
+    message = capsys.readouterr().err
+    assert f"the {kind.split()[1]} is not finite at step" in message
+    named = int(message.split("not finite at step ")[1].split(";")[0])
+    assert named == at_call
+    assert str(output / "best") in message
+    assert max(entry["step"] for entry in entries(output)) < at_call
+    for part in ("best", "state"):
+        assert all(torch.isfinite(tensor.float()).all() for tensor in tensors(output / part).values())
+    assert {path.name for path in (output / "state").iterdir()} == {
+        "step-00000009" if at_call == 10 else "step-00000006"
+    }
+
+
+def test_an_absurd_learning_rate_stops_with_advice(tiny, tmp_path, capsys):
+    assert run(tiny, "simcse", tmp_path / "run", {"optim.learning_rate": 1e38, "train.log_steps": 1}) == 1
+    message = capsys.readouterr().err
+    assert "the loss is not finite at step 2" in message
+    assert "Lower optim.learning_rate" in message
+    assert "No checkpoint had been saved yet." in message
+    assert not (tmp_path / "run" / "best").exists()
+
+
+def test_nan_in_the_weights_it_starts_from_stops_at_the_first_step(tiny, tmp_path, monkeypatch, capsys):
+    spoil(monkeypatch, "simcse", at_call=1, change=lambda term: LossTerm(term.sum * float("nan"), count=term.count))
+    assert run(tiny, "simcse", tmp_path / "run", {"train.log_steps": 5, "train.eval_steps": 5}) == 1
+    assert "not finite at step 1;" in capsys.readouterr().err
