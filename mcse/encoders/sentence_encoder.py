@@ -6,21 +6,25 @@ N sentences or images, M others, B of one batch, T tokens, D row width, H joint 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, get_args, overload
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from mcse import distributed
+from mcse.encoders.pictures import Picture, picture_features
 from mcse.encoders.sources import load_parts
 from mcse.models.checkpoint import max_tokens
+from mcse.models.image_tower import ImageTower
 from mcse.models.text_encoder import TextEncoder
 from mcse.types import FloatArray, TokenBatch
 
@@ -43,6 +47,8 @@ class SentenceEncoder:
         dense: Applied to the pooled row under every pooling (layers of a sentence-transformers folder).
         heads: ``grounding_head`` and ``image_head`` for the joint space, both or neither.
         joint_pooling: Which row the grounding head was trained on; ``pooling`` by default.
+        image_tower: Names what gave the image features that the image head was trained with.
+        load_tower: Loads it, the first time that pictures are encoded.
         name: What to call the encoder in messages and reports.
         max_length: Longest input in tokens; the model's own maximum by default, which it cannot exceed.
         precision: ``bfloat16`` runs matrix products in it; rows come out as float32 all the same.
@@ -61,6 +67,8 @@ class SentenceEncoder:
         dense: nn.Module | None = None,
         heads: Mapping[str, nn.Module] | None = None,
         joint_pooling: str | None = None,
+        image_tower: str | None = None,
+        load_tower: Callable[[], ImageTower] | None = None,
         name: str = "",
         max_length: int | None = None,
         precision: Precision = "float32",
@@ -73,6 +81,9 @@ class SentenceEncoder:
         self._heads = dict(heads or {})
         self._tokenizer = copy.deepcopy(tokenizer)
         self._longest = max_tokens(text_encoder, tokenizer)
+        self._load_tower = load_tower
+        self._tower: ImageTower | None = None
+        self.image_tower = image_tower
         self.pooling = pooling
         self.name = name
         self.precision = _checked_precision(precision)
@@ -107,6 +118,8 @@ class SentenceEncoder:
             dense=parts.dense,
             heads=parts.heads,
             joint_pooling=parts.joint_pooling,
+            image_tower=parts.image_tower,
+            load_tower=parts.load_tower,
             name=str(name_or_path),
             max_length=parts.max_length,
             precision=precision,
@@ -231,7 +244,7 @@ class SentenceEncoder:
         """(N, H) float32 unit rows of images in the space shared with sentences.
 
         Args:
-            features: (N, F) features of the tower that the checkpoint names.
+            features: (N, F) features of ``image_tower``, such as ``picture_features`` gives.
             batch_size: Images at a time.
 
         Raises:
@@ -241,8 +254,9 @@ class SentenceEncoder:
         head = self._joint_head("image_head")
         wanted = next(module.in_features for module in head.modules() if isinstance(module, nn.Linear))
         if features.ndim != 2 or features.shape[1] != wanted:
+            tower = f" features of {self.image_tower}" if self.image_tower else ""
             raise ValueError(
-                f"image features have shape {features.shape}; {self._title()} was trained on (N, {wanted})"
+                f"image features have shape {features.shape}; {self._title()} was trained on (N, {wanted}){tower}"
             )
         joint_NH = np.empty((len(features), _width(head)), dtype=np.float32)
         with _evaluating([head]), torch.inference_mode():
@@ -254,6 +268,29 @@ class SentenceEncoder:
                 row_BH = F.normalize(head(torch.from_numpy(block_BF).to(self.device)).float(), dim=-1)
                 joint_NH[start : start + len(block_BF)] = row_BH.cpu().numpy()
         return joint_NH
+
+    def picture_features(self, pictures: Picture | Sequence[Picture], *, batch_size: int = 32) -> FloatArray:
+        """(N, F) float32 features of pictures (PIL images, or paths) by ``image_tower``.
+
+        It is loaded with the first pictures: one that was trained from the checkpoint folder, a frozen one from where
+        ``mcse extract-features`` takes it.
+
+        Raises:
+            ValueError: No tower is known, its weights are not to be had or have changed, or a picture cannot be read.
+        """
+        tower = self._loaded_tower()
+        chosen = [pictures] if isinstance(pictures, str | Path | Image.Image) else list(pictures)
+        with _evaluating([tower]):
+            return picture_features(tower, chosen, batch_size=batch_size, autocast=self._autocast(self.precision))
+
+    def encode_pictures(self, pictures: Picture | Sequence[Picture], *, batch_size: int = 32) -> FloatArray:
+        """(N, H) float32 unit rows of pictures (PIL images, or paths) in the space shared with sentences.
+
+        Raises:
+            ValueError: As for ``picture_features``, or the encoder has no image heads.
+        """
+        self._joint_head("image_head")  # before anything is loaded
+        return self.encode_images(self.picture_features(pictures, batch_size=batch_size))
 
     def image_similarity(self, sentences: str | Sequence[str], features: FloatArray) -> FloatArray:
         """(N, M) cosines between N sentences and M images, given by their features."""
@@ -330,6 +367,13 @@ class SentenceEncoder:
             )
         return self._heads[name]
 
+    def _loaded_tower(self) -> ImageTower:
+        if self._tower is None:
+            if self._load_tower is None:
+                raise ValueError(f"{self._title()} knows no image tower, so it takes image features, not pictures")
+            self._tower = self._load_tower().to(self.device)
+        return self._tower
+
     def _unit_rows(self, given: str | Sequence[str] | FloatArray, *, batch_size: int) -> FloatArray:
         if isinstance(given, np.ndarray):
             rows_ND = torch.from_numpy(np.atleast_2d(given).astype(np.float32, copy=False))
@@ -337,7 +381,8 @@ class SentenceEncoder:
         return self.encode([given] if isinstance(given, str) else given, batch_size=batch_size)
 
     def _modules(self) -> list[nn.Module]:
-        return [self._encoder, *([] if self._head is None else [self._head]), *self._heads.values()]
+        given = (self._encoder, self._head, *self._heads.values(), self._tower)
+        return [module for module in given if module is not None]
 
     def _title(self) -> str:
         return repr(self.name) if self.name else "this encoder"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from mcse.models.checkpoint import (
     check_pooling,
     is_checkpoint,
     load_checkpoint,
+    load_checkpoint_tower,
     load_stored_pooler,
     max_tokens,
 )
+from mcse.models.image_tower import ImageTower
 from mcse.models.text_encoder import TextEncoder, load_text_encoder, load_tokenizer, resolve_name
 
 
@@ -27,7 +30,8 @@ class EncoderParts:
     """What a ``SentenceEncoder`` is made of.
 
     ``text_head`` belongs to the rows under the pooling ``cls_with_head``, ``dense`` under every pooling. ``heads`` make
-    the joint space with images, which stands on rows of ``joint_pooling``. ``max_length``: tokens, if the folder says.
+    the joint space with images, which stands on rows of ``joint_pooling``; ``image_tower`` names what gave the images'
+    features, and ``load_tower`` loads it. ``max_length``: tokens, if the folder says.
     """
 
     text_encoder: TextEncoder
@@ -37,6 +41,8 @@ class EncoderParts:
     dense: nn.Module | None = None
     heads: Mapping[str, nn.Module] = field(default_factory=dict)
     joint_pooling: str | None = None
+    image_tower: str | None = None
+    load_tower: Callable[[], ImageTower] | None = None
     max_length: int | None = None
 
 
@@ -92,6 +98,8 @@ def _ours(folder: Path, *, pooling: str | None) -> EncoderParts:
         text_head=loaded.text_head,
         heads=loaded.heads,
         joint_pooling=loaded.info.pooling,
+        image_tower=loaded.info.image_tower,
+        load_tower=partial(load_checkpoint_tower, folder),
     )
 
 

@@ -2,12 +2,14 @@
 
 ``config.json``, ``model.safetensors`` and the tokenizer's files are what ``AutoModel`` and ``AutoTokenizer`` load;
 ``modules.json`` and the numbered folders are what sentence-transformers loads, in the older schema that its versions 3
-to 6 all read; ``mcse.json`` and ``heads.safetensors`` are ours; ``README.md`` is the model card.
+to 6 all read; ``mcse.json``, ``heads.safetensors`` and, of a trained image tower, ``image_tower.safetensors`` are ours;
+``README.md`` is the model card.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedTokenizerBase
 
+from mcse.models.image_tower import ImageTower, load_image_tower
 from mcse.models.text_encoder import (
     TextEncoder,
     load_text_encoder,
@@ -29,6 +32,8 @@ from mcse.models.text_encoder import (
 )
 from mcse.nn.heads import TanhHead
 from mcse.nn.pooling import POOLINGS
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 
@@ -43,6 +48,8 @@ _POOLING_KEYS = {
 }
 """Our poolings as sentence-transformers' older schema names them; those that it cannot express are absent."""
 
+_TOWER = "image_tower.safetensors"
+
 _HEAD_KINDS: dict[type[nn.Module], str] = {TanhHead: "tanh", nn.Linear: "linear"}
 
 
@@ -50,14 +57,19 @@ _HEAD_KINDS: dict[type[nn.Module], str] = {TanhHead: "tanh", nn.Linear: "linear"
 class CheckpointInfo:
     """``mcse.json``: what the weights are, and how they came about.
 
-    ``image_tower`` names the frozen network behind the image features, ``feature_store`` describes the features
-    themselves (file, tower, width, digest); both absent in text-only recipes. ``max_length_training`` is where training
-    cut sentences, in tokens; inference does not. ``config`` is the resolved configuration of the run.
+    ``image_tower`` names the network behind the image features, ``image_preprocessing`` says what it does to a picture
+    first, and ``image_weights`` is a digest of a frozen one's weights; a trained one's are in the folder.
+    ``feature_store`` describes the features themselves (file, width, digest), or the pictures. All are absent in
+    text-only recipes. ``max_length_training`` is where training cut sentences, in tokens; inference does not.
+    ``config`` is the resolved configuration of the run.
     """
 
     recipe: str
     pooling: str
     image_tower: str | None = None
+    image_preprocessing: str | None = None
+    image_weights: str | None = None
+    image_tower_trained: bool = False
     feature_store: str | None = None
     max_length_training: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -120,6 +132,7 @@ def save_checkpoint(
     text_head: TanhHead | None,
     image_heads: Mapping[str, nn.Module],
     card: str,
+    image_tower: ImageTower | None = None,
 ) -> None:
     """Writes a checkpoint folder. Nothing is synced to disk and nothing replaced: that is the caller's part.
 
@@ -131,16 +144,19 @@ def save_checkpoint(
         text_head: The head of training, stored always and part of the rows only under ``cls_with_head``.
         image_heads: By name, such as ``grounding_head`` and ``image_head``.
         card: The model card, Markdown with its front matter.
+        image_tower: The tower that was trained; a frozen one is only named, in ``info``.
 
     Raises:
-        ValueError: ``folder`` holds something, the pooling cannot be exported or lacks its head, or a head is of a kind
-            that cannot be rebuilt from its weights.
+        ValueError: ``folder`` holds something, the pooling cannot be exported or lacks its head, a head is of a kind
+            that cannot be rebuilt from its weights, or ``info`` and ``image_tower`` disagree.
     """
     check_exportable(info.pooling)
     if info.pooling == "cls_with_head" and text_head is None:
         raise ValueError("encoder.pooling: 'cls_with_head' cannot be exported without the text head")
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty; a checkpoint is written into a new folder")
+    if info.image_tower_trained != (image_tower is not None):
+        raise ValueError(f"image_tower_trained is {info.image_tower_trained}, but the weights given say otherwise")
     heads = {**({} if text_head is None else {"text_head": text_head}), **image_heads}
     kinds = {name: _head_kind(name, head) for name, head in heads.items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -153,6 +169,8 @@ def save_checkpoint(
     if heads:
         state = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.state_dict().items()}
         _save_tensors(folder / "heads.safetensors", state)
+    if image_tower is not None:
+        _save_tensors(folder / _TOWER, image_tower.state_dict())
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -169,6 +187,7 @@ def load_checkpoint(folder: Path) -> LoadedCheckpoint:
     """
     info, kinds = _read_info(folder)
     wanted = ["config.json", "model.safetensors", "tokenizer_config.json", *(["heads.safetensors"] if kinds else [])]
+    wanted += [_TOWER] if info.image_tower_trained else []
     if missing := [name for name in wanted if not (folder / name).is_file()]:
         raise ValueError(f"{folder} is not a complete checkpoint: it lacks {', '.join(missing)}")
     try:
@@ -183,6 +202,41 @@ def load_checkpoint(folder: Path) -> LoadedCheckpoint:
     if info.pooling == "cls_with_head" and text_head is None:
         raise ValueError(f"{folder / 'mcse.json'}: pooling is 'cls_with_head', but the checkpoint has no text_head")
     return LoadedCheckpoint(encoder, load_tokenizer(str(folder)), info, text_head, heads)
+
+
+def load_checkpoint_tower(folder: Path) -> ImageTower:
+    """The image tower that the checkpoint's image head was trained with, on the CPU, in evaluation mode.
+
+    A trained one comes out of the folder; a frozen one from where its name says.
+
+    Raises:
+        ValueError: The checkpoint names no tower, or its weights are damaged, not to be had, or no longer the same.
+    """
+    info, _ = _read_info(folder)
+    if info.image_tower is None:
+        raise ValueError(
+            f"{folder / 'mcse.json'} names no image tower (its features came from a file that does not say), so give "
+            "features, not pictures"
+        )
+    tower = load_image_tower(info.image_tower, weights=not info.image_tower_trained)
+    if info.image_tower_trained:
+        try:
+            tower.load_state_dict(load_file(folder / _TOWER))
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise ValueError(f"{folder / _TOWER}: no weights of {info.image_tower}: {error}") from None
+    elif info.image_weights is not None and (found := tower.digest()) != info.image_weights:
+        raise ValueError(
+            f"{folder}: trained with {info.image_tower} of weights {info.image_weights}; that name now gives {found}"
+        )
+    if info.image_preprocessing not in (None, tower.preprocessing):
+        logger.warning(
+            "%s: trained with preprocessing %s, but %s now has %s",
+            folder,
+            info.image_preprocessing,
+            info.image_tower,
+            tower.preprocessing,
+        )
+    return tower
 
 
 def load_stored_pooler(name_or_path: str) -> TanhHead:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,12 +61,34 @@ class ImageTower(nn.Module):
         return sha.hexdigest()[:16]
 
 
-def load_image_tower(spec: str, *, seed: int = 0) -> ImageTower:
+class FrozenTower(nn.Module):
+    """A tower that works inside the step and is no part of training.
+
+    It gives no gradient and stays in evaluation mode; its parameters are those of no module, so that no optimizer, DDP
+    or saved state sees them.
+    """
+
+    def __init__(self, tower: ImageTower) -> None:
+        super().__init__()
+        self._held = (tower.eval().requires_grad_(False),)  # a tuple, which nn.Module does not look into
+
+    @torch.no_grad()
+    def forward(self, pixel_B3HW: Tensor) -> Tensor:
+        """(B, F) features, as the tower gives them."""
+        tower = self._held[0].to(pixel_B3HW.device)  # it does not move with the module that holds this one
+        feature_BF: Tensor = tower(pixel_B3HW)
+        return feature_BF
+
+
+def load_image_tower(spec: str, *, seed: int = 0, weights: bool = True) -> ImageTower:
     """The tower that ``spec`` names, in evaluation mode.
 
     ``open_clip:MODEL/PRETRAINED`` and ``timm:MODEL`` or ``timm:MODEL/PRETRAINED``, where PRETRAINED is a tag of
     open_clip, the path of a checkpoint, or ``none`` for random weights (drawn by ``seed``, so always the same); also
     ``open_clip:hf-hub:…`` and ``local-dir:…``. ``pixels:N`` is the picture at N × N, RGB in [0, 1] minus one half.
+
+    Without ``weights`` it is the architecture alone, for weights stored elsewhere: the named ones are not looked for,
+    and need not be there.
 
     MCSE's own features are ``timm:resnet50.tv_in1k`` (torchvision's first ImageNet weights, resize 256, crop 224).
 
@@ -81,7 +104,7 @@ def load_image_tower(spec: str, *, seed: int = 0) -> ImageTower:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tower = build(spec, name)
+        tower = build(spec, name, weights=weights)
     return tower.eval()
 
 
@@ -101,14 +124,15 @@ class _SmallPicture:
         return torch.from_numpy(np.asarray(small, dtype=np.float32) / 255 - 0.5).permute(2, 0, 1).contiguous()
 
 
-def _build_pixels(spec: str, name: str) -> ImageTower:
+def _build_pixels(spec: str, name: str, *, weights: bool) -> ImageTower:
+    del weights  # there are none
     if not name.isdecimal() or int(name) == 0:
         raise ValueError(f"image tower {spec!r}: pixels:N needs a positive whole number")
     preprocessing = f"resize to {name}x{name} (bilinear), RGB / 255 - 0.5"
     return ImageTower(_Pixels(), spec=spec, preprocess=_SmallPicture(int(name)), preprocessing=preprocessing)
 
 
-def _build_open_clip(spec: str, name: str) -> ImageTower:
+def _build_open_clip(spec: str, name: str, *, weights: bool) -> ImageTower:
     import open_clip  # seconds to import, and a tower of pixels needs neither library
 
     model_name, pretrained = _split(name)
@@ -117,10 +141,13 @@ def _build_open_clip(spec: str, name: str) -> ImageTower:
             f"image tower {spec!r}: say which weights, such as open_clip:{model_name}/openai, a checkpoint's path, "
             f"or /{RANDOM_WEIGHTS} for random ones"
         )
+    tag: Mapping[str, Any] = {}
     if not model_name.startswith(_WHOLE_NAMES):
         _check_model(spec, model_name, known=open_clip.list_models())
         tags = open_clip.list_pretrained_tags_by_model(model_name)
-        if pretrained != RANDOM_WEIGHTS and pretrained not in tags and not Path(str(pretrained)).is_file():
+        tag = open_clip.get_pretrained_cfg(model_name, str(pretrained)) if pretrained in tags else {}
+        found = pretrained == RANDOM_WEIGHTS or pretrained in tags or Path(str(pretrained)).is_file()
+        if weights and not found:
             raise ValueError(
                 f"image tower {spec!r}: {pretrained!r} is neither a checkpoint file nor a tag of {model_name}; "
                 f"its tags: {', '.join(tags) or 'none'}"
@@ -128,8 +155,11 @@ def _build_open_clip(spec: str, name: str) -> ImageTower:
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(
             model_name,
-            pretrained=None if pretrained == RANDOM_WEIGHTS else pretrained,
-            load_weights=pretrained != RANDOM_WEIGHTS,
+            pretrained=pretrained if weights and pretrained != RANDOM_WEIGHTS else None,
+            load_weights=weights and pretrained != RANDOM_WEIGHTS,
+            # A tag's weights want its own activation and preprocessing, also where they come from elsewhere.
+            force_quick_gelu=bool(tag.get("quick_gelu")),
+            **_tag_preprocessing(tag),
         )
     except (RuntimeError, OSError, ValueError) as error:
         raise ValueError(f"image tower {spec!r}: its weights cannot be loaded: {error}") from error
@@ -137,7 +167,7 @@ def _build_open_clip(spec: str, name: str) -> ImageTower:
     return ImageTower(model.visual, spec=spec, preprocess=preprocess, preprocessing=preprocessing)
 
 
-def _build_timm(spec: str, name: str) -> ImageTower:
+def _build_timm(spec: str, name: str, *, weights: bool) -> ImageTower:
     import timm
     import timm.data
     import timm.models
@@ -145,11 +175,11 @@ def _build_timm(spec: str, name: str) -> ImageTower:
     model_name, pretrained = _split(name)
     if not model_name.startswith(_WHOLE_NAMES):
         _check_model(spec, model_name.partition(".")[0], known=timm.list_models())
-    if pretrained not in (None, RANDOM_WEIGHTS) and not Path(str(pretrained)).is_file():
+    if weights and pretrained not in (None, RANDOM_WEIGHTS) and not Path(str(pretrained)).is_file():
         raise ValueError(f"image tower {spec!r}: no checkpoint file {pretrained}")
     try:
-        model = timm.create_model(model_name, pretrained=pretrained is None)
-        if pretrained not in (None, RANDOM_WEIGHTS):
+        model = timm.create_model(model_name, pretrained=weights and pretrained is None)
+        if weights and pretrained not in (None, RANDOM_WEIGHTS):
             timm.models.load_checkpoint(model, pretrained)
     except (RuntimeError, OSError, ValueError) as error:
         raise ValueError(f"image tower {spec!r}: its weights cannot be loaded: {error}") from error
@@ -158,6 +188,13 @@ def _build_timm(spec: str, name: str) -> ImageTower:
     preprocess = timm.data.create_transform(**config, is_training=False)
     preprocessing = f"timm evaluation transform {_in_words(config)}"
     return ImageTower(model, spec=spec, preprocess=preprocess, preprocessing=preprocessing)
+
+
+def _tag_preprocessing(tag: Mapping[str, Any]) -> dict[str, Any]:
+    """What open_clip reads out of a tag only where it also fetches the tag's weights."""
+    names = {"mean": "image_mean", "std": "image_std", "interpolation": "image_interpolation"}
+    names["resize_mode"] = "image_resize_mode"
+    return {argument: tag[key] for key, argument in names.items() if key in tag}
 
 
 def _split(name: str) -> tuple[str, str | None]:

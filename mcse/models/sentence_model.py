@@ -90,7 +90,8 @@ class GroundedModel(nn.Module):
         text: The text side.
         image_dim: F, width of the image features.
         joint_dim: H, width of the joint space (published: 256).
-        tower: Turns pixels into features inside the step, for end-to-end training; ``None`` reads stored features.
+        tower: Turns pixels into features inside the step: an ``ImageTower`` to train, or a ``FrozenTower``; ``None``
+            reads stored features.
     """
 
     def __init__(
@@ -107,7 +108,10 @@ class GroundedModel(nn.Module):
         if isinstance(batch, SentenceBatch):
             return GroundedRows(self._touch_heads(self.text(batch)), None, None, None)
         rows = self.text(SentenceBatch(query=batch.caption, masked=batch.masked))
-        image_BF = batch.image_BF if self.tower is None else self.tower(batch.image_BF)
+        image_BF = batch.image_BF
+        if self.tower is not None:
+            # Some towers have parameters that their features do not pass through.
+            image_BF = self.tower(image_BF) + _nothing_of(self.tower)
         return GroundedRows(
             text=rows,
             grounded_query_BH=self.grounding_head(rows.pooled_query_BD),
@@ -122,9 +126,7 @@ class GroundedModel(nn.Module):
         graph on every step, and which would make AdamW skip them; the original's zeroed gradients let their momentum
         run on, and so do these.
         """
-        modules = [self.grounding_head, self.image_head, *([] if self.tower is None else [self.tower])]
-        parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-        nothing = torch.stack([p.flatten()[0].float() for p in parameters]).sum() * 0.0
+        nothing = _nothing_of(self.grounding_head, self.image_head, *([] if self.tower is None else [self.tower]))
         return SentenceRows(
             pooled_query_BD=rows.pooled_query_BD,
             pooled_positive_BD=rows.pooled_positive_BD,
@@ -134,6 +136,12 @@ class GroundedModel(nn.Module):
             mlm_logit_MW=rows.mlm_logit_MW,
             mlm_label_M=rows.mlm_label_M,
         )
+
+
+def _nothing_of(*modules: nn.Module) -> Tensor | float:
+    """0, on which every parameter that trains depends."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    return torch.stack([p.flatten()[0].float() for p in parameters]).sum() * 0.0 if parameters else 0.0
 
 
 def concatenate(batches: list[TokenBatch]) -> TokenBatch:

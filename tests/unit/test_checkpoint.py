@@ -19,10 +19,12 @@ from mcse.models.checkpoint import (
     check_exportable,
     is_checkpoint,
     load_checkpoint,
+    load_checkpoint_tower,
     load_stored_pooler,
     max_tokens,
     save_checkpoint,
 )
+from mcse.models.image_tower import ImageTower, load_image_tower
 from mcse.models.text_encoder import TextEncoder, load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
 from tests.fixtures.tiny_models import MAX_TOKENS, TEXTS, build_tiny_bert, build_tiny_roberta
@@ -266,3 +268,107 @@ def test_a_stored_pooler_is_read_and_a_missing_one_refused(tmp_path: Path) -> No
     assert torch.equal(load_stored_pooler(str(bert)).linear.weight, stored["bert.pooler.dense.weight"])
     with pytest.raises(ValueError, match="stores no head"):
         load_stored_pooler(str(roberta))
+
+
+# --- image towers
+
+TOWER = "timm:test_vit.r160_in1k"
+
+
+def save_with_tower(base: Path, folder: Path, *, tower: ImageTower, trained: bool) -> Path:
+    info = replace(
+        INFO,
+        image_tower=tower.spec,
+        image_preprocessing=tower.preprocessing,
+        image_weights=None if trained else tower.digest(),
+        image_tower_trained=trained,
+    )
+    save_checkpoint(
+        folder,
+        encoder=load_text_encoder(str(base), pooling="cls").eval(),
+        tokenizer=load_tokenizer(str(base)),
+        info=info,
+        text_head=None,
+        image_heads={"grounding_head": TanhHead(32, 8), "image_head": TanhHead(tower.width, 8)},
+        card="",
+        image_tower=tower if trained else None,
+    )
+    return folder
+
+
+def trained_tower() -> ImageTower:
+    """Weights that no name gives, under a name whose own weights are not here."""
+    tower = load_image_tower(TOWER, weights=False, seed=7)
+    for parameter in tower.parameters():
+        parameter.data += 0.01
+    return tower
+
+
+def test_a_trained_tower_comes_back_from_the_folder_alone(base: Path, tmp_path: Path) -> None:
+    tower = trained_tower()
+    with pytest.raises(ValueError, match="weights cannot be loaded"):
+        load_image_tower(TOWER)
+    folder = save_with_tower(base, tmp_path / "checkpoint", tower=tower, trained=True)
+    loaded = load_checkpoint_tower(folder)
+    assert loaded.digest() == tower.digest() != load_image_tower(TOWER, weights=False).digest()
+    assert (loaded.spec, loaded.preprocessing, loaded.training) == (TOWER, tower.preprocessing, False)
+    assert load_checkpoint(folder).info.image_tower == TOWER
+
+
+def test_an_open_clip_tower_needs_no_named_weights_to_come_back() -> None:
+    tower = load_image_tower("open_clip:ViT-S-32-alt/gone.pt", weights=False)
+    assert tower.width == load_image_tower("open_clip:ViT-S-32-alt/none").width
+    with pytest.raises(ValueError, match=r"'gone\.pt' is neither a checkpoint file nor a tag"):
+        load_image_tower("open_clip:ViT-S-32-alt/gone.pt")
+    by_tag = load_image_tower("open_clip:ViT-B-32/openai", weights=False)
+    assert "0.48145466" in by_tag.preprocessing
+    activations = {type(module).__name__ for module in by_tag.modules() if "GELU" in type(module).__name__}
+    assert activations == {"QuickGELU"}, "OpenAI's weights were trained with their own activation"
+
+
+def test_a_frozen_tower_is_only_named_and_must_not_have_changed(base: Path, tmp_path: Path) -> None:
+    tower = load_image_tower(f"{TOWER}/none")
+    folder = save_with_tower(base, tmp_path / "checkpoint", tower=tower, trained=False)
+    assert not (folder / "image_tower.safetensors").exists()
+    assert load_checkpoint_tower(folder).digest() == tower.digest()
+    path = folder / "mcse.json"
+    path.write_text(path.read_text().replace(tower.digest(), "0123456789abcdef"))
+    with pytest.raises(ValueError, match="of weights 0123456789abcdef; that name now gives"):
+        load_checkpoint_tower(folder)
+
+
+def test_other_preprocessing_than_in_training_is_said(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = save_with_tower(base, tmp_path / "checkpoint", tower=load_image_tower("pixels:4"), trained=False)
+    load_checkpoint_tower(folder)
+    assert not caplog.records
+    path = folder / "mcse.json"
+    path.write_text(path.read_text().replace("bilinear", "nearest"))
+    load_checkpoint_tower(folder)
+    assert "trained with preprocessing resize to 4x4 (nearest)" in caplog.text
+
+
+def test_tower_weights_that_are_gone_damaged_or_of_another_tower_are_refused(base: Path, tmp_path: Path) -> None:
+    folder = save_with_tower(base, tmp_path / "checkpoint", tower=trained_tower(), trained=True)
+    weights, path = folder / "image_tower.safetensors", folder / "mcse.json"
+    stored = path.read_text()
+    path.write_text(stored.replace("timm:test_vit.", "timm:test_vit2."))
+    with pytest.raises(ValueError, match=r"image_tower\.safetensors: no weights of timm:test_vit2"):
+        load_checkpoint_tower(folder)
+    path.write_text(stored)
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"image_tower\.safetensors: no weights of timm:test_vit\."):
+        load_checkpoint_tower(folder)
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"not a complete checkpoint: it lacks image_tower\.safetensors"):
+        load_checkpoint(folder)
+
+
+def test_a_checkpoint_that_names_no_tower_takes_no_pictures(base: Path, tmp_path: Path) -> None:
+    save(base, tmp_path / "checkpoint", info=replace(INFO, image_tower=None))
+    with pytest.raises(ValueError, match="names no image tower"):
+        load_checkpoint_tower(tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match="image_tower_trained is True, but"):
+        save(base, tmp_path / "other", info=replace(INFO, image_tower_trained=True))
+    assert not (tmp_path / "other").exists()

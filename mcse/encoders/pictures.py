@@ -1,0 +1,61 @@
+"""Pictures to feature rows, for checkpoints that know their image tower.
+
+N pictures, B of one batch, F feature width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from mcse.models.image_tower import ImageTower
+from mcse.types import FloatArray
+
+Picture: TypeAlias = str | Path | Image.Image
+"""A picture, or the path of its file."""
+
+_THREADS = 4
+
+
+def picture_features(
+    tower: ImageTower, pictures: Sequence[Picture], *, batch_size: int, autocast: torch.autocast
+) -> FloatArray:
+    """(N, F) float32 features of pictures, in their order; the tower must be in evaluation mode.
+
+    Raises:
+        ValueError: ``batch_size`` is below 1; a picture is missing, cannot be read or is none, by place and name.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    feature_NF = np.empty((len(pictures), tower.width), dtype=np.float32)
+    device = next((parameter.device for parameter in tower.parameters()), torch.device("cpu"))
+
+    def pixels_of(place: int) -> Tensor:
+        return tower.preprocess(_as_rgb(pictures[place], place))
+
+    with ThreadPoolExecutor(_THREADS) as pool, torch.inference_mode(), autocast:
+        for start in range(0, len(pictures), batch_size):
+            stop = min(start + batch_size, len(pictures))
+            pixel_B3HW = torch.stack(list(pool.map(pixels_of, range(start, stop)))).to(device)
+            feature_NF[start:stop] = tower(pixel_B3HW).float().cpu().numpy()
+    return feature_NF
+
+
+def _as_rgb(picture: Picture, place: int) -> Image.Image:
+    """In RGB and upright, as training saw pictures."""
+    if isinstance(picture, Image.Image):
+        return ImageOps.exif_transpose(picture).convert("RGB")
+    if not isinstance(picture, str | Path):
+        raise ValueError(f"pictures[{place}] is a {type(picture).__name__}, neither a path nor a PIL image")
+    try:
+        with Image.open(picture) as opened:
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"pictures[{place}], {picture}: cannot be read: {error}") from error
