@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from mcse.data.controls import ControlsConfig
-from mcse.data.features import FeatureStore
 from mcse.data.mixing import MixConfig, MixedStream, plan_mixture
 from mcse.data.streams import PairStream, Sampler, Share
-from mcse.data.training import DataConfig, load_features, load_pairs, store_digest
+from mcse.data.training import DataConfig, load_pairs
 from mcse.distributed import gather_ids, gather_rows
 from mcse.losses.contrastive import info_nce, unit_rows
 from mcse.models.sentence_model import GroundedModel, GroundedRows
 from mcse.models.text_encoder import EncoderConfig
 from mcse.recipes import shared
-from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
+from mcse.recipes.image_side import ImageConfig, Images, build_grounded_optimizer, check_images, open_images
+from mcse.training import OptimConfig, Run, Runtime, TrainConfig
 from mcse.types import DataFile, LossTerm, LossTerms, PairBatch, SentenceBatch, Stream
 
 
@@ -65,23 +65,25 @@ class Config:
     optim: OptimConfig
     train: TrainConfig
     seed: int = 42
+    image: ImageConfig = field(default_factory=ImageConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     controls: ControlsConfig = field(default_factory=ControlsConfig)
 
     def __post_init__(self) -> None:
         if self.data.captions is None:
             raise ValueError("data.captions: mcse needs captions with pictures")
-        if self.data.features is None:
-            raise ValueError("data.features: mcse needs the captions' pictures; 'mcse extract-features' makes them")
+        check_images(self.image, self.data)
+        shared.check_mix(self.mix, self.data)
 
 
 def build(config: Config, runtime: Runtime) -> Run:
     """Model, stream, step, evaluator and export of one MCSE run."""
     text = shared.build_text_side(config.encoder, mlm=config.loss.mlm_weight > 0)
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
-    store = load_features(config.data)
-    stream, data, facts = _build_stream(config, text, share, store)
-    model = GroundedModel(text.model, image_dim=store.width, joint_dim=config.loss.joint_dim)
+    images = open_images(config.image, config.data)
+    stream, data, facts = _build_stream(config, text, share, images)
+    model = GroundedModel(text.model, image_dim=images.width, joint_dim=config.loss.joint_dim, tower=images.module)
+    heads = {"grounding_head": model.grounding_head, "image_head": model.image_head}
     evaluator, metrics = shared.build_dev_evaluator(config.data, text, precision=config.train.precision)
 
     def step(model: nn.Module, batch: SentenceBatch | PairBatch) -> LossTerms:
@@ -97,16 +99,10 @@ def build(config: Config, runtime: Runtime) -> Run:
         model=model,
         step=step,
         stream=stream,
-        optimizer=build_optimizer(model, config.optim),
-        export=shared.Exporter(
-            config,
-            text,
-            config.encoder,
-            data,
-            image_heads={"grounding_head": model.grounding_head, "image_head": model.image_head},
-            image_tower=store.tower,
-            feature_store=f"{store.path.name} ({store_digest(store)}, {store.width} wide)",
+        optimizer=build_grounded_optimizer(
+            [model.text, *heads.values()], images.tower, optim=config.optim, image=config.image
         ),
+        export=shared.Exporter(config, text, config.encoder, data, images=images.stored(data[-1], heads=heads)),
         evaluators=(evaluator,),
         metrics=metrics,
         facts=facts,
@@ -136,26 +132,33 @@ def image_term(rows: GroundedRows, image_id_B: Tensor, loss: LossConfig) -> Loss
 
 
 def _build_stream(
-    config: Config, text: shared.TextSide, share: Share, store: FeatureStore
+    config: Config, text: shared.TextSide, share: Share, images: Images
 ) -> tuple[Stream[SentenceBatch | PairBatch], tuple[DataFile, ...], dict[str, str | int | float]]:
     seed = shared.pair_seed(config.seed)
-    loaded = load_pairs(config.data, text.tokenizer, controls=config.controls, seed=seed, pictures=store)
+    loaded = load_pairs(config.data, text.tokenizer, controls=config.controls, seed=seed, pictures=images.rows)
     sampler = Sampler(len(loaded.captions), share, seed=seed, name="data.captions")
     pairs = PairStream(
-        loaded.captions, loaded.image_of_caption, store, sampler, pad_id=text.pad_id, masker=text.masker(seed=seed)
+        loaded.captions,
+        loaded.image_of_caption,
+        images.rows,
+        sampler,
+        pad_id=text.pad_id,
+        masker=text.masker(seed=seed),
     )
-    features = DataFile("features", str(store.path), store_digest(store))
+    pictures = images.file(loaded.image_of_caption)
     facts: dict[str, str | int | float] = {
         "pairs an epoch": len(loaded.captions),
         "pictures": loaded.num_images,
+        **({"pictures left out": loaded.num_left_out} if loaded.num_left_out else {}),
+        **images.facts,
         "pictures shown": "true" if config.controls.images is True else config.controls.images,
         "negatives a query": shared.negatives_a_query(share, columns=1),
     }
     if config.data.sentences is None:
-        return pairs, (*loaded.files, features), facts
+        return pairs, (*loaded.files, pictures), facts
     sentences, files = shared.build_sentence_stream(config.data, text, share=share, seed=config.seed)
     if sentences.table.columns != 1:
         raise ValueError("data.sentences: mcse takes plain sentences, not supervised triplets")
     mixture = plan_mixture(config.mix, sentence_steps=sentences.steps_per_epoch, pair_steps=pairs.steps_per_epoch)
     facts = {"sentences an epoch": len(sentences.table), **facts}
-    return MixedStream(sentences, pairs, mixture), (*files, *loaded.files, features), facts
+    return MixedStream(sentences, pairs, mixture), (*files, *loaded.files, pictures), facts

@@ -5,8 +5,8 @@ B queries of this process, N rows of all processes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from mcse.config import to_dict, to_yaml
-from mcse.data.controls import ControlsConfig
+from mcse.data.mixing import MixConfig
 from mcse.data.streams import Sampler, SentenceStream, Share, TokenMasker
 from mcse.data.training import DataConfig, load_dev_pairs, load_sentences
 from mcse.distributed import gather_rows
@@ -23,6 +23,7 @@ from mcse.evaluation.in_training import DevEvaluator
 from mcse.losses.contrastive import info_nce, info_nce_with_hard_negatives, unit_rows
 from mcse.losses.likelihood import token_nll
 from mcse.models.checkpoint import CheckpointInfo, check_exportable, save_checkpoint
+from mcse.models.image_tower import ImageTower
 from mcse.models.sentence_model import SentenceModel, SentenceRows
 from mcse.models.text_encoder import EncoderConfig, load_mlm_head, load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
@@ -133,20 +134,33 @@ def build_dev_evaluator(config: DataConfig, text: TextSide, *, precision: str) -
 
 
 @dataclass(frozen=True, slots=True)
+class StoredImageSide:
+    """What a checkpoint keeps of the image side.
+
+    The heads by name; which tower gave the features, after which preprocessing, by which weights (a digest), as far as
+    that is known; a description of the features; and the tower itself where it was trained.
+    """
+
+    heads: Mapping[str, nn.Module]
+    tower: str | None
+    preprocessing: str | None
+    weights: str | None
+    features: str
+    trained_tower: ImageTower | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Exporter:
     """Writes the checkpoint folder that people load.
 
-    ``config`` is the recipe's whole config; ``data`` are names of what was read; ``image_side`` names the image tower
-    and feature store, and holds the heads.
+    ``config`` is the recipe's whole config; ``data`` are names of what was read.
     """
 
     config: Any
     text: TextSide
     encoder_config: EncoderConfig
     data: tuple[DataFile, ...]
-    image_heads: Mapping[str, nn.Module]
-    image_tower: str | None = None
-    feature_store: str | None = None
+    images: StoredImageSide | None = None
 
     def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
         """Into ``folder``, with ``scores`` in the card."""
@@ -161,11 +175,15 @@ class Exporter:
             config_yaml=to_yaml(self.config),
             data=[f"{file.role}: {Path(file.path).name} ({file.digest})" for file in self.data],
         )
+        images = self.images
         info = CheckpointInfo(
             recipe=self.config.recipe,
             pooling=self.encoder_config.pooling,
-            image_tower=self.image_tower,
-            feature_store=self.feature_store,
+            image_tower=images.tower if images else None,
+            image_preprocessing=images.preprocessing if images else None,
+            image_weights=images.weights if images else None,
+            image_tower_trained=images is not None and images.trained_tower is not None,
+            feature_store=images.features if images else None,
             max_length_training=self.config.data.max_length,
             config=to_dict(self.config),
         )
@@ -175,9 +193,27 @@ class Exporter:
             tokenizer=self.text.tokenizer,
             info=info,
             text_head=self.text.model.head,
-            image_heads=self.image_heads,
+            image_heads=images.heads if images else {},
             card=card,
+            image_tower=images.trained_tower if images else None,
         )
+
+
+def refuse_idle(group: str, config: Any, *, keys: Collection[str], why: str) -> None:
+    """Refuses settings that would do nothing: ``keys`` of a config group that are not at their defaults."""
+    values = asdict(config)
+    for field in fields(config):
+        if field.name in keys and values[field.name] != field.default:
+            raise ValueError(f"{group}.{field.name}: {values[field.name]!r} would do nothing, since {why}")
+
+
+def check_mix(mix: MixConfig, data: DataConfig) -> None:
+    """Refuses a mixture of what is not mixed, and a beat that the published schedule does not have."""
+    if data.sentences is None or data.captions is None:
+        absent = "data.sentences" if data.sentences is None else "data.captions"
+        refuse_idle("mix", mix, keys=("schedule", "pair_every"), why=f"there is no {absent} to mix")
+    elif mix.schedule == "mcse":
+        refuse_idle("mix", mix, keys=("pair_every",), why="only mix.schedule every has it")
 
 
 def share_of(runtime: Runtime, *, batch_size: int) -> Share:
@@ -191,14 +227,16 @@ def negatives_a_query(share: Share, *, columns: int) -> int:
 
 
 __all__ = [
-    "ControlsConfig",
     "Exporter",
+    "StoredImageSide",
     "TextSide",
     "build_dev_evaluator",
     "build_sentence_stream",
     "build_text_side",
+    "check_mix",
     "negatives_a_query",
     "pair_seed",
+    "refuse_idle",
     "share_of",
     "text_terms",
 ]

@@ -44,7 +44,7 @@ class Config:
     """One complete SimCSE run.
 
     With ``data.captions`` captions are trained on as text, on the batches that MCSE would pair with pictures: the fair
-    baseline. ``controls.images`` is refused here, since no picture is read.
+    baseline. Settings that would do nothing, such as ``controls.images``, since no picture is read, are refused.
     """
 
     recipe: Literal["simcse"]
@@ -61,6 +61,13 @@ class Config:
     def __post_init__(self) -> None:
         if self.controls.images is not True:
             raise ValueError(f"controls.images: simcse reads no pictures, so {self.controls.images!r} would do nothing")
+        unread = ("features", "image_folder", "on_bad_image")
+        shared.refuse_idle("data", self.data, keys=unread, why="simcse reads no pictures")
+        if self.data.captions is None:
+            why = "there is no data.captions"
+            shared.refuse_idle("data", self.data, keys=("images", "captions_per_image"), why=why)
+            shared.refuse_idle("controls", self.controls, keys=("num_pairs",), why=why)
+        shared.check_mix(self.mix, self.data)
 
 
 def build(config: Config, runtime: Runtime) -> Run:
@@ -83,7 +90,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         step=step,
         stream=stream,
         optimizer=build_optimizer(text.model, config.optim),
-        export=shared.Exporter(config, text, config.encoder, data, image_heads={}),
+        export=shared.Exporter(config, text, config.encoder, data),
         evaluators=(evaluator,),
         metrics=metrics,
         facts=facts,
@@ -114,6 +121,11 @@ def _build_stream(
         streams.append(SentenceStream(pairs.captions, sampler, pad_id=text.pad_id, masker=masker))
         data += pairs.files
         facts["captions an epoch"] = len(pairs.captions)
+    if columns != 3 and config.loss.hard_negative_weight != 0:
+        raise ValueError(
+            f"loss.hard_negative_weight: {config.loss.hard_negative_weight} would do nothing, since there are no hard "
+            "negatives (data.sentences: a CSV file of three columns)"
+        )
     facts["negatives a query"] = shared.negatives_a_query(share, columns=columns)
     if len(streams) == 1:
         return streams[0], data, facts

@@ -308,6 +308,7 @@ def test_the_caption_baseline_differs_from_mcse_in_the_pictures_alone(setting, e
     differing = {key for key in ours.keys() | baseline.keys() if ours.get(key) != baseline.get(key)}
     pictures = {
         "data.features",
+        "image.train",
         "loss.image_weight",
         "loss.image_temperature",
         "loss.image_reduction",

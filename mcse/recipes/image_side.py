@@ -1,0 +1,149 @@
+"""The image side that recipes share: stored features, or a tower that reads pictures inside the step. Not a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+from torch.optim import Optimizer
+
+from mcse import distributed
+from mcse.data.features import FeatureStore
+from mcse.data.images import ImageSource, SkippedImage, find_bad_images
+from mcse.data.pixels import PixelRows
+from mcse.data.training import DataConfig, load_features, open_pixels, store_digest
+from mcse.models.image_tower import FrozenTower, ImageTower, load_image_tower
+from mcse.recipes.shared import StoredImageSide, refuse_idle
+from mcse.training import OptimConfig, build_optimizer
+from mcse.types import DataFile
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageConfig:
+    """A tower that reads the pictures of ``data.image_folder`` inside the step, instead of stored features.
+
+    ``tower``: as ``mcse extract-features --tower`` names it. It is frozen (evaluation mode), or with ``train`` trained
+    (training mode; batch statistics are those of a process's own batch), at the peak ``learning_rate``, by default
+    ``optim.learning_rate``.
+    """
+
+    tower: str | None = None
+    train: bool = False
+    learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.tower is None:
+            refuse_idle("image", self, keys=("train", "learning_rate"), why="there is no image.tower")
+        if not self.train:
+            refuse_idle("image", self, keys=("learning_rate",), why="image.train is false")
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise ValueError(f"image.learning_rate: must be positive, got {self.learning_rate}")
+
+
+def check_images(image: ImageConfig, data: DataConfig) -> None:
+    """Refuses keys that give no pictures, or give them twice."""
+    if (data.features is None) == (image.tower is None):
+        found = "got neither" if data.features is None else f"got {data.features!r} and {image.tower!r}"
+        raise ValueError(
+            f"data.features, image.tower: {found}; give exactly one, the pictures' stored features ('mcse "
+            "extract-features' makes them) or a tower that reads data.image_folder"
+        )
+    if image.tower is None:
+        refuse_idle("data", data, keys=("image_folder",), why="there is no image.tower to read it")
+    elif data.image_folder is None:
+        raise ValueError(f"data.image_folder: image.tower {image.tower!r} needs the pictures themselves")
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Where the pictures of a run come from; ``tower`` reads those that are given as pixels."""
+
+    rows: FeatureStore | PixelRows
+    tower: ImageTower | None
+    trained: bool
+
+    @property
+    def width(self) -> int:
+        """F, of the features."""
+        if isinstance(self.rows, FeatureStore):
+            return self.rows.width
+        assert self.tower is not None
+        return self.tower.width
+
+    @property
+    def module(self) -> nn.Module | None:
+        """What the model runs inside the step."""
+        return self.tower if self.tower is None or self.trained else FrozenTower(self.tower)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """For the start of a run."""
+        if self.tower is None:
+            return {}
+        return {"image tower": f"{self.tower.spec}, {'trained' if self.trained else 'frozen'}"}
+
+    def file(self, image_of_caption: NDArray[np.int64]) -> DataFile:
+        """What was read: the store, or the pictures of these captions."""
+        if isinstance(self.rows, FeatureStore):
+            return DataFile("features", str(self.rows.path), store_digest(self.rows))
+        return DataFile("pictures", self.rows.origin, self.rows.digest(np.unique(image_of_caption)))
+
+    def stored(self, file: DataFile, *, heads: Mapping[str, nn.Module]) -> StoredImageSide:
+        """What a checkpoint keeps; ``file`` is what ``self.file`` gave."""
+        if isinstance(self.rows, FeatureStore):
+            store = self.rows
+            return StoredImageSide(
+                heads=heads,
+                tower=store.tower,
+                preprocessing=store.preprocessing,
+                weights=store.weights,
+                features=f"{store.path.name} ({file.digest}, {store.width} wide)",
+            )
+        assert self.tower is not None
+        return StoredImageSide(
+            heads=heads,
+            tower=self.tower.spec,
+            preprocessing=self.tower.preprocessing,
+            weights=None if self.trained else self.tower.digest(),
+            features=f"pictures ({file.digest}), read in training, {self.width} wide",
+            trained_tower=self.tower if self.trained else None,
+        )
+
+
+def open_images(image: ImageConfig, data: DataConfig) -> Images:
+    """The features of ``data.features``, or the pictures of ``data.image_folder`` and their tower.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+        ValueError: It cannot be read, the tower cannot be loaded, or a tower without weights is to be trained.
+    """
+    if image.tower is None:
+        return Images(load_features(data), tower=None, trained=False)
+    tower = load_image_tower(image.tower)
+    if image.train and not list(tower.parameters()):
+        raise ValueError(f"image.train: {image.tower} has no weights to train")
+    return Images(open_pixels(data, tower.preprocess, find_bad=_find_bad), tower=tower, trained=image.train)
+
+
+def build_grounded_optimizer(
+    modules: Sequence[nn.Module], tower: ImageTower | None, *, optim: OptimConfig, image: ImageConfig
+) -> Optimizer:
+    """AdamW over ``modules``, and over a tower that is trained at its own rate."""
+    optimizer = build_optimizer(nn.ModuleList(modules), optim)
+    if tower is not None and image.train:
+        rate = image.learning_rate or optim.learning_rate
+        for group in build_optimizer(tower, replace(optim, learning_rate=rate)).param_groups:
+            optimizer.add_param_group(group)
+    return optimizer
+
+
+def _find_bad(source: ImageSource, index: Sequence[int]) -> list[SkippedImage]:
+    """Each process looks at its share, and all get the same answer: they must agree on which captions there are."""
+    own = find_bad_images(source, index[distributed.rank() :: distributed.world_size()])
+    return [image for part in distributed.all_gather_object(own) for image in part]
+
+
+__all__ = ["ImageConfig", "Images", "build_grounded_optimizer", "check_images", "open_images"]
