@@ -10,6 +10,7 @@ import csv
 import gzip
 import hashlib
 import io
+import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -183,7 +184,11 @@ def tokenise(
 def tokenizer_digest(tokenizer: Any) -> str:
     """A name for what the tokenizer does."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    if backend is None:
+        text = repr(sorted(tokenizer.get_vocab().items()))
+    else:
+        # A fast tokenizer remembers the truncation and padding of its last call, which change nothing here.
+        text = json.dumps({**json.loads(backend.to_str()), "truncation": None, "padding": None})
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

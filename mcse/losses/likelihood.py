@@ -5,6 +5,7 @@ M predicted tokens, V vocabulary.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -13,6 +14,7 @@ def token_nll(logit_MV: Tensor, label_M: Tensor, *, ignored: int) -> Tensor:
     """Negative log-likelihood of the labels.
 
     Returns:
-        Scalar sum over the labels other than ``ignored``, in nats, in float32.
+        Scalar sum over the labels other than ``ignored``, in nats, in float32 or wider.
     """
-    return F.cross_entropy(logit_MV.float(), label_M, ignore_index=ignored, reduction="sum")
+    logit_MV = logit_MV if logit_MV.dtype == torch.float64 else logit_MV.float()
+    return F.cross_entropy(logit_MV, label_M, ignore_index=ignored, reduction="sum")
