@@ -13,12 +13,15 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
+from tests.fixtures.launch import ready_server
+
 
 def run_processes(function: Callable[..., Any], world_size: int, *arguments: Any) -> list[Any]:
     """``function(*arguments)`` in each of ``world_size`` processes of one gloo world; results in rank order."""
     with tempfile.TemporaryDirectory() as folder:
         context = (function, world_size, arguments, folder, _free_port())
-        mp.spawn(_work, args=context, nprocs=world_size, join=True)
+        ready_server()
+        mp.start_processes(_work, args=context, nprocs=world_size, start_method="forkserver")
         return [pickle.loads((Path(folder) / str(rank)).read_bytes()) for rank in range(world_size)]
 
 

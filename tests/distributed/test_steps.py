@@ -1,0 +1,288 @@
+"""Every recipe's own step under DDP: two processes with half the batch make the update of one with the whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from mcse import distributed
+from mcse.recipes import RECIPES
+from mcse.recipes.launch import load_config, train
+from mcse.training import NotFiniteError, start_runtime, total_loss
+from mcse.training.journal import Journal
+from mcse.training.loop import Loop
+from mcse.training.optim import clip_gradients
+from mcse.types import PairBatch
+from tests.distributed.processes import run_processes
+from tests.fixtures.launch import (
+    REPOSITORY,
+    arguments_of,
+    assert_same_run,
+    entries,
+    losses,
+    one_thread,
+    own_cache,
+    run,
+    tensors,
+)
+from tests.fixtures.tiny_run import build_tiny_run
+
+WHOLE = 32
+ALL_CAPTIONS = {"data.captions_per_image": "all"}
+# Recipe, keys, step. MCSE's pairs come at even steps.
+STEPS = {
+    "simcse": ("simcse", {}, 0),
+    "simcse supervised": ("simcse", {"data.sentences": "nli.csv", "loss.hard_negative_weight": 0.7}, 0),
+    "simcse with mlm": ("simcse", {"loss.mlm_weight": 0.1}, 2),
+    "simcse in chunks": ("simcse", {"encoder.length_chunks": 3}, 0),
+    "mcse pairs": ("mcse", ALL_CAPTIONS, 2),
+    "mcse pairs with mlm": ("mcse", ALL_CAPTIONS | {"loss.mlm_weight": 0.1, "loss.image_reduction": "sum"}, 0),
+    "mcse text alone": ("mcse", ALL_CAPTIONS, 1),
+    "mcse text alone with mlm": ("mcse", ALL_CAPTIONS | {"loss.mlm_weight": 0.1}, 1),
+}
+TERMS = {
+    "simcse": {"text_text"},
+    "simcse supervised": {"text_text"},
+    "simcse with mlm": {"text_text", "mlm"},
+    "simcse in chunks": {"text_text"},
+    "mcse pairs": {"text_text", "text_image"},
+    "mcse pairs with mlm": {"text_text", "text_image", "mlm"},
+    "mcse text alone": {"text_text"},
+    "mcse text alone with mlm": {"text_text", "mlm"},
+}
+LONG = {"train.max_steps": 10, "train.eval_steps": 5, "train.log_steps": 2, "train.batch_size": 4}
+
+
+def update(still, case):
+    """One step of a recipe in float64, as the loop takes it: loss, gradients, and the parameters afterwards."""
+    recipe, keys, step = STEPS[case]
+    keys = keys | {"train.batch_size": WHOLE // distributed.world_size()}
+    config = load_config(None, arguments_of(still, recipe, still / "unused", keys))
+    runtime = start_runtime(precision="fp32", seed=config.seed)
+    built = RECIPES[recipe].build(config, runtime)
+    built.model.double()
+    model = runtime.accelerator.prepare_model(built.model)
+    model.train()
+    batch = built.stream.batch(step)
+    if isinstance(batch, PairBatch):
+        batch = replace(batch, image_BF=batch.image_BF.double())
+    terms = built.step(model, batch)
+    loss = total_loss(terms, device=runtime.device)
+    loss.backward()
+    gradients = {name: p.grad.numpy().copy() for name, p in built.model.named_parameters()}
+    clip_gradients(built.model, config.optim.max_grad_norm)
+    built.optimizer.step()
+    return {
+        "wrapped": isinstance(model, DistributedDataParallel),
+        "loss": loss.item(),
+        "terms": set(terms),
+        "counts": {name: float(term.count) for name, term in terms.items()},
+        "images": batch.image_id_B.tolist() if isinstance(batch, PairBatch) else [],
+        "gradients": gradients,
+        "after": {name: p.detach().numpy().copy() for name, p in built.model.named_parameters()},
+    }
+
+
+def updates(still):
+    with one_thread(), own_cache(still):
+        return {case: update(still, case) for case in STEPS}
+
+
+def patched(recipe, change, *arguments):
+    """``train`` on a ``Run`` that ``change`` has changed."""
+    plain = RECIPES[recipe].build
+    RECIPES[recipe].build = lambda config, runtime: change(plain(config, runtime))
+    try:
+        return train(load_config(None, arguments_of(*arguments)), overwrite=False, show_progress=False)
+    finally:
+        RECIPES[recipe].build = plain
+
+
+def watched_rows(tiny, output):
+    """The rows that every process's first step makes of one and the same batch, and a digest of the weights."""
+    seen = {}
+
+    def change(built):
+        probe = built.stream.sampler.share
+        built.stream.sampler.share = replace(probe, rank=0)
+        same = built.stream.batch(0)
+        built.stream.sampler.share = probe
+
+        def step(model, batch):
+            if not seen:
+                seen["weights"] = float(sum(p.double().abs().sum() for p in built.model.parameters()))
+                with torch.no_grad():
+                    seen["rows"] = model(same).query_BD.numpy()
+            return built.step(model, batch)
+
+        return replace(built, step=step)
+
+    assert patched("simcse", change, tiny, "simcse", output, {"train.max_steps": 1, "train.batch_size": 4}) == 0
+    return seen
+
+
+def nan_on_one(tiny, output):
+    """The message of every process when the loss becomes NaN on the second process alone."""
+
+    def change(built):
+        calls = iter(range(1, 100))
+
+        def step(model, batch):
+            terms = dict(built.step(model, batch))
+            if next(calls) == 3 and distributed.rank() == 1:
+                terms["text_text"] = replace(terms["text_text"], sum=terms["text_text"].sum * float("nan"))
+            return terms
+
+        return replace(built, step=step)
+
+    try:
+        patched("mcse", change, tiny, "mcse", output, LONG)
+    except NotFiniteError as error:
+        return str(error)
+    return "finished"
+
+
+def signal_to_one(tiny, output):
+    """Exit codes of a run of which one process gets SIGTERM, and of the run that continues it."""
+    keys = LONG | {"train.resume": "auto"}
+    plain = Loop._step
+
+    def signalled(self, *rest):
+        if self.progress.step == 6 and distributed.rank() == 1:
+            signal.raise_signal(signal.SIGTERM)
+        plain(self, *rest)
+
+    Loop._step = signalled
+    stopped = train(load_config(None, arguments_of(tiny, "mcse", output, keys)), overwrite=False, show_progress=False)
+    Loop._step = plain
+    # The main process is still at work where another has left.
+    distributed.barrier()
+    states = sorted(path.name for path in (output / "state").iterdir())
+    distributed.barrier()
+    finished = train(load_config(None, arguments_of(tiny, "mcse", output, keys)), overwrite=False, show_progress=False)
+    return stopped, states, finished
+
+
+def everything(still, tiny, output):
+    Journal.close = lambda self: None  # it would end the process group, and the next part needs it
+    result = {"updates": updates(still)}
+    with own_cache(tiny):
+        result["rows"] = watched_rows(tiny, output / "rows")
+        result["nan"] = nan_on_one(tiny, output / "nan")
+        result["signal"] = signal_to_one(tiny, output / "stopped")
+        keys = LONG | {"train.resume": "auto"}
+        config = load_config(None, arguments_of(tiny, "mcse", output / "straight", keys))
+        assert train(config, overwrite=False, show_progress=False) == 0
+    return result
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory):
+    return build_tiny_run(tmp_path_factory.mktemp("still"), dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def two(still, output, tmp_path_factory):
+    """What each of two processes did; one start for all the tests, because a start is dear."""
+    tiny = build_tiny_run(tmp_path_factory.mktemp("tiny"))
+    return run_processes(everything, 2, still, tiny, output)
+
+
+@pytest.fixture(scope="module")
+def one(still):
+    return updates(still)
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_two_processes_make_the_update_of_one(case, one, two):
+    whole, halves = one[case], [result["updates"][case] for result in two]
+    assert not whole["wrapped"]
+    assert all(half["wrapped"] for half in halves)
+    assert all(half["terms"] == whole["terms"] == TERMS[case] for half in halves)
+    for name, count in whole["counts"].items():
+        assert sum(half["counts"][name] for half in halves) == count
+    assert np.mean([half["loss"] for half in halves]) == pytest.approx(whole["loss"], abs=1e-10)
+    largest = max(np.abs(gradient).max() for gradient in whole["gradients"].values())
+    assert largest > 1e-3
+    for half in halves:
+        for name, gradient in whole["gradients"].items():
+            np.testing.assert_allclose(half["gradients"][name], gradient, rtol=0, atol=1e-10, err_msg=name)
+        for name, value in whole["after"].items():
+            np.testing.assert_allclose(half["after"][name], value, rtol=0, atol=1e-9, err_msg=name)
+
+
+def test_the_cases_are_hard_enough(one, two):
+    """Unequal token counts, a picture on both processes, image heads without a gradient: mistakes show there alone."""
+    halves = [result["updates"] for result in two]
+    assert halves[0]["simcse with mlm"]["counts"]["mlm"] != halves[1]["simcse with mlm"]["counts"]["mlm"]
+    assert set(halves[0]["mcse pairs"]["images"]) & set(halves[1]["mcse pairs"]["images"])
+    heads = {name for name in one["mcse text alone"]["gradients"] if name.startswith(("image_head", "grounding_head"))}
+    assert len(heads) == 4
+    for name in heads:
+        assert not one["mcse text alone"]["gradients"][name].any()
+        assert one["mcse pairs"]["gradients"][name].any()
+    assert one["simcse"]["loss"] == pytest.approx(one["simcse in chunks"]["loss"], abs=1e-10)
+
+
+def test_processes_start_alike_and_draw_their_own_dropout(two):
+    first, second = (result["rows"] for result in two)
+    assert first["weights"] == second["weights"]
+    assert first["rows"].shape == second["rows"].shape
+    assert (first["rows"] != second["rows"]).any(axis=1).all()
+
+
+def test_nan_on_one_process_stops_both_at_the_same_step(two):
+    assert two[0]["nan"] == two[1]["nan"]
+    assert "the loss is not finite at step 3;" in two[0]["nan"]
+
+
+def test_a_signal_to_one_process_stops_both_and_they_resume_bit_for_bit(two, output):
+    # Asked for in step 7, agreed on at the next multiple of log_steps.
+    assert two[0]["signal"] == two[1]["signal"] == (143, ["step-00000008"], 0)
+    assert_same_run(output / "straight", output / "stopped")
+    ranks = {name.split(":")[1].split(".")[0] for name in tensors(output / "straight" / "state") if ":" in name}
+    assert {"0", "1"} <= ranks, "the random states of both processes are saved"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="takes GPUs where there are some")
+def test_accelerate_launch_on_two_processes_equals_one(still, tmp_path):
+    """The command people type; its two processes train what one does with twice the batch."""
+    # Adam divides a vanishing gradient by itself; a wider epsilon keeps rounding from growing into a step.
+    keys = {"train.log_steps": 1, "optim.epsilon": 1e-4, "data.captions_per_image": "all", "loss.mlm_weight": 0.1}
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
+    command += ["--num_processes", "2", "--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no"]
+    command += ["--dynamo_backend", "no", "train.py"]
+    command += arguments_of(still, "mcse", tmp_path / "two", keys | {"train.batch_size": 4})
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+        "HF_DATASETS_CACHE": str(still / "cache"),
+    }
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("processes (world size)       2") == 1, "said once, by the main process"
+    assert '"world_size": 2' in (tmp_path / "two" / "run.json").read_text()
+    assert run(still, "mcse", tmp_path / "one", keys | {"train.batch_size": 8}) == 0
+    for name in ("loss", "loss.text_text", "loss.text_image", "loss.mlm", "grad_norm"):
+        assert losses(tmp_path / "two", name) == pytest.approx(losses(tmp_path / "one", name), rel=1e-5), name
+    scores = [[e["dev.spearman"] for e in entries(tmp_path / name) if "dev.spearman" in e] for name in ("two", "one")]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+    ours, theirs = tensors(tmp_path / "two" / "last"), tensors(tmp_path / "one" / "last")
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-6, msg=name)

@@ -1,0 +1,118 @@
+"""Steps by two routes: chunked or whole, accumulated or averaged by hand, clipped and updated by AdamW's definition."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mcse.models.text_encoder import TextEncoder
+from mcse.recipes import RECIPES
+from mcse.recipes.launch import load_config
+from mcse.training import start_runtime, total_loss
+from tests.fixtures.launch import arguments_of, entries, one_thread, own_cache, run, tensors
+from tests.fixtures.tiny_run import build_tiny_run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory):
+    return build_tiny_run(tmp_path_factory.mktemp("still"), dropout=0.0)
+
+
+def build(still, recipe, keys):
+    with one_thread(), own_cache(still):
+        config = load_config(None, arguments_of(still, recipe, still / "unused", keys))
+        return RECIPES[recipe].build(config, start_runtime(precision="fp32", seed=config.seed))
+
+
+def gradients(built, batches):
+    """The mean over batches of the total loss's gradient, and of the loss."""
+    built.model.train()
+    built.model.zero_grad()
+    total = 0.0
+    for batch in batches:
+        loss = total_loss(built.step(built.model, batch), device=CPU) / len(batches)
+        loss.backward()
+        total += loss.item()
+    return {name: parameter.grad.clone() for name, parameter in built.model.named_parameters()}, total
+
+
+@pytest.mark.parametrize(
+    ("recipe", "keys", "step"),
+    [
+        ("simcse", {}, 0),
+        ("simcse", {"data.sentences": "nli.csv", "loss.hard_negative_weight": 0.5}, 1),
+        ("mcse", {"loss.mlm_weight": 0.1, "encoder.pooling": "mean"}, 0),
+    ],
+)
+def test_encoding_in_chunks_changes_neither_loss_nor_gradient(recipe, keys, step, still):
+    """Chunks that do not divide the batch, and more chunks than rows."""
+    built = build(still, recipe, keys | {"encoder.length_chunks": 3})
+    built.model.double()
+    encoder = next(module for module in built.model.modules() if isinstance(module, TextEncoder))
+    assert encoder.length_chunks == 3
+    batch = built.stream.batch(step)
+    if recipe == "mcse":
+        batch = replace(batch, image_BF=batch.image_BF.double())
+    results = {}
+    for chunks in (3, 1, 2, 100):
+        encoder.length_chunks = chunks
+        results[chunks] = gradients(built, [batch])
+    whole, loss = results.pop(1)
+    assert max(gradient.abs().max() for gradient in whole.values()) > 1e-3
+    for cut, value in results.values():
+        assert value == pytest.approx(loss, rel=1e-10)
+        for name, gradient in whole.items():
+            torch.testing.assert_close(cut[name], gradient, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "keys"), [("simcse", {}), ("simcse", {"loss.mlm_weight": 0.1}), ("mcse", {"loss.mlm_weight": 0.1})]
+)
+def test_one_update_is_adamw_on_the_mean_of_the_micro_batches(recipe, keys, still, tmp_path):
+    """What accumulation promises: gradients are averaged over batches, each with its own negatives and its own tokens.
+
+    It is not the gradient of one large batch: contrastive terms would see more negatives there, and the mean over
+    masked tokens would weigh every token alike, whichever batch it came from.
+    """
+    rate, epsilon, limit = 1e-3, 1e-4, 0.1
+    keys = keys | {
+        "train.max_steps": 1,
+        "train.log_steps": 1,
+        "train.accumulation_steps": 3,
+        "optim.learning_rate": rate,
+        "optim.epsilon": epsilon,
+        "optim.max_grad_norm": limit,
+        "optim.weight_decay": 0.1,
+        "optim.schedule": "constant",
+    }
+    assert run(still, recipe, tmp_path / "run", keys) == 0
+    built = build(still, recipe, keys)
+    with one_thread():
+        mean, loss = gradients(built, [built.stream.batch(step) for step in range(3)])
+    norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in mean.values()))
+    assert norm > limit, "clipping must have something to do"
+    written = entries(tmp_path / "run")[0]
+    assert written["loss"] == pytest.approx(loss, rel=1e-5)
+    assert written["grad_norm"] == pytest.approx(norm, rel=1e-5)
+    after = tensors(tmp_path / "run" / "state")
+    for name, parameter in built.model.named_parameters():
+        clipped = mean[name] * (limit / norm)
+        # AdamW's first step: both moments, freed of their bias, are the gradient and its square.
+        decayed = parameter * (1 - rate * 0.1 * (parameter.ndim >= 2))
+        expected = (decayed - rate * clipped / (clipped.abs() + epsilon)).detach()
+        torch.testing.assert_close(after[f"step-00000001/model.safetensors:{name}"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_accumulation_is_no_larger_batch(still):
+    """Two batches of 8 are not one of 16, except for a mean over tokens that both have in equal number."""
+    small, large = build(still, "simcse", {}), build(still, "simcse", {"train.batch_size": 16})
+    halves, _ = gradients(small, [small.stream.batch(step) for step in range(2)])
+    whole, _ = gradients(large, [large.stream.batch(0)])
+    rows = torch.cat([small.stream.batch(step).query.input_ids_BT[:, :6] for step in range(2)])
+    assert torch.equal(rows, large.stream.batch(0).query.input_ids_BT[:, :6]), "the same sentences"
+    assert max((halves[name] - whole[name]).abs().max() for name in whole) > 1e-3

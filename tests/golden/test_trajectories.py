@@ -1,0 +1,71 @@
+"""Five steps of each recipe against recorded losses: whatever moves a number shows here, on purpose or not.
+
+``make golden`` writes them anew; the changelog says why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.fixtures.launch import entries, run
+from tests.fixtures.tiny_run import build_tiny_run
+
+GOLDEN = Path(__file__).with_name("trajectories.json")
+WRITES = os.environ.get("MCSE_WRITE_GOLDEN") == "1"
+SHORT = {"train.max_steps": 5, "train.log_steps": 1, "train.eval_steps": 5, "optim.learning_rate": 3e-4}
+# Adam divides a vanishing gradient by itself; a wider epsilon keeps another CPU's rounding out of the fifth digit.
+STEADY = SHORT | {"optim.epsilon": 1e-5}
+CASES = {
+    "simcse": ("simcse", {}),
+    "simcse supervised": ("simcse", {"data.sentences": "nli.csv", "loss.hard_negative_weight": 0.5}),
+    "simcse with mlm": ("simcse", {"loss.mlm_weight": 0.1}),
+    "mcse": ("mcse", {"data.captions_per_image": "all"}),
+    "mcse on shuffled images": ("mcse", {"data.captions_per_image": "all", "controls.images": "shuffled_images"}),
+}
+DROPOUT = {"without dropout": 0.0, "with dropout": 0.1}
+
+
+def draws() -> str:
+    """Which random numbers dropout gets here: they differ between PyTorch's builds, with and without MKL."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return "".join(str(int(kept)) for kept in torch.nn.functional.dropout(torch.ones(64), 0.5) > 0)
+
+
+@pytest.fixture(scope="module", params=DROPOUT)
+def prepared(request, tmp_path_factory):
+    return request.param, build_tiny_run(tmp_path_factory.mktemp("tiny"), dropout=DROPOUT[request.param])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_losses_are_those_recorded(case, prepared, tmp_path):
+    name, tiny = prepared
+    recipe, keys = CASES[case]
+    recorded = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    if not WRITES and name == "with dropout" and recorded["draws"] != draws():
+        pytest.skip("this PyTorch build draws other dropout masks than the one that recorded")
+    assert run(tiny, recipe, tmp_path / "run", STEADY | keys) == 0
+    found: dict[str, list[float]] = {}
+    for entry in entries(tmp_path / "run"):
+        for key, value in entry.items():
+            if key.startswith("loss") or key == "grad_norm":
+                found.setdefault(key, []).append(value)
+    assert len(found["loss"]) == 5
+    if WRITES:
+        recorded |= {"draws": draws(), f"{case}, {name}": found}
+        GOLDEN.write_text(json.dumps(recorded, indent=1) + "\n")
+        return
+    expected = recorded[f"{case}, {name}"]
+    assert found.keys() == expected.keys()
+    for key, values in found.items():
+        assert values == pytest.approx(expected[key], rel=1e-5), key
+
+
+def test_nothing_is_recorded_that_no_case_checks():
+    recorded = json.loads(GOLDEN.read_text())
+    assert recorded.keys() == {"draws"} | {f"{case}, {name}" for case in CASES for name in DROPOUT}
