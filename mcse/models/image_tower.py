@@ -75,7 +75,7 @@ class FrozenTower(nn.Module):
     @torch.no_grad()
     def forward(self, pixel_B3HW: Tensor) -> Tensor:
         """(B, F) features, as the tower gives them."""
-        tower = self._held[0].to(pixel_B3HW.device)  # it does not move with the module that holds this one
+        tower = self._held[0].to(pixel_B3HW)  # it does not move with the module that holds this one
         feature_BF: Tensor = tower(pixel_B3HW)
         return feature_BF
 

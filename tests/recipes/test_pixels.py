@@ -1,0 +1,428 @@
+"""Training from pixels: a tower inside the step, frozen or trained, and what the checkpoint keeps of it."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mcse import SentenceEncoder, distributed
+from mcse.commands.main import main
+from mcse.config import ConfigError
+from mcse.data.images import open_images
+from mcse.models.image_tower import FrozenTower, ImageTower, load_image_tower
+from mcse.recipes import RECIPES, image_side
+from mcse.recipes.launch import load_config
+from mcse.training import start_runtime, total_loss
+from mcse.training.loop import Loop
+from mcse.types import PairBatch
+from tests.distributed.processes import run_processes
+from tests.fixtures.launch import arguments_of, assert_same_run, entries, losses, one_thread, own_cache, run, tensors
+from tests.fixtures.tiny_run import build_tiny_run
+
+PIXELS = {"data.features": None, "data.image_folder": "pictures", "image.tower": "pixels:4"}
+VIT = {**PIXELS, "image.tower": "timm:test_vit/none"}
+TRAINED = {**VIT, "image.train": True}
+NORMED = {**PIXELS, "image.tower": "timm:test_resnet/none"}
+SHORT = {"train.max_steps": 4, "train.eval_steps": 2, "train.log_steps": 1, "train.batch_size": 6}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A tiny run whose 48 images are pictures; no dropout, so that two routes can be compared."""
+    folder = build_tiny_run(tmp_path_factory.mktemp("tiny"), dropout=0.0)
+    (folder / "pictures").mkdir()
+    draw = np.random.default_rng(0)
+    for number in range(48):
+        small = Image.fromarray(draw.integers(256, size=(4, 4, 3), dtype=np.uint8))
+        small.resize((40, 32), Image.Resampling.NEAREST).save(folder / "pictures" / f"{number:04d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    assert run(tiny, "mcse", folder, TRAINED | SHORT) == 0
+    return folder
+
+
+def build(tiny, keys, *, precision="fp32"):
+    """The run that ``keys`` describe, and its configuration."""
+    config = load_config(None, arguments_of(tiny, "mcse", tiny / "unused", keys))
+    return RECIPES["mcse"].build(config, start_runtime(precision=precision, seed=config.seed)), config
+
+
+def built(tiny, keys):
+    with one_thread(), own_cache(tiny):
+        return build(tiny, keys)
+
+
+def pictures_of(tiny, *numbers):
+    return [tiny / "pictures" / f"{number:04d}.png" for number in numbers]
+
+
+# --- frozen
+
+
+def test_pixels_read_in_training_are_the_stored_features(tiny, tmp_path):
+    store = tiny / "pixels4"
+    assert (
+        main(["extract-features", "--images", str(tiny / "pictures"), "--tower", "pixels:4", "--output", str(store)])
+        == 0
+    )
+    assert run(tiny, "mcse", tmp_path / "live", PIXELS | SHORT) == 0
+    assert run(tiny, "mcse", tmp_path / "stored", {"data.features": "pixels4"} | SHORT) == 0
+    assert losses(tmp_path / "live", "loss.text_image")
+    assert_same_run(tmp_path / "live", tmp_path / "stored")
+    # Both checkpoints know the tower, so both take pictures.
+    rows = [
+        SentenceEncoder.from_pretrained(str(tmp_path / name)).encode_pictures(pictures_of(tiny, 3, 1))
+        for name in ("live", "stored")
+    ]
+    np.testing.assert_array_equal(rows[0], rows[1])
+    assert json.loads((tmp_path / "live" / "best" / "mcse.json").read_text())["image_tower"] == "pixels:4"
+
+
+@pytest.mark.parametrize("keys", [VIT, NORMED], ids=["vit", "batch norm"])
+def test_a_frozen_tower_stays_as_it_was(tiny, tmp_path, keys):
+    before = load_image_tower(keys["image.tower"]).digest()
+    run_, config = built(tiny, keys)
+    model = run_.model.train()
+    assert isinstance(model.tower, FrozenTower)
+    assert not list(model.tower.parameters())
+    assert not any(name.startswith("tower") for name in model.state_dict())
+    batch = run_.stream.batch(0)
+    assert isinstance(batch, PairBatch)
+    assert batch.image_BF.shape == (config.train.batch_size, 3, 160, 160)
+    with one_thread():
+        total_loss(run_.step(model, batch), device=torch.device("cpu")).backward()
+        run_.optimizer.step()
+        image_BF = load_image_tower(keys["image.tower"])(batch.image_BF)
+    torch.testing.assert_close(model.tower(batch.image_BF), image_BF)
+    run_.export(tmp_path / "checkpoint", {})
+    assert not (tmp_path / "checkpoint" / "image_tower.safetensors").exists()
+    info = json.loads((tmp_path / "checkpoint" / "mcse.json").read_text())
+    assert (info["image_tower"], info["image_weights"]) == (keys["image.tower"], before)
+    encoder = SentenceEncoder.from_pretrained(str(tmp_path / "checkpoint"))
+    first = int(batch.image_id_B[0])
+    features = encoder.picture_features(pictures_of(tiny, first))
+    np.testing.assert_allclose(features[0], image_BF[0].detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+# --- trained
+
+
+def test_a_trained_tower_learns_and_is_stored(tiny, trained):
+    info = json.loads((trained / "last" / "mcse.json").read_text())
+    assert (info["image_tower"], info["image_tower_trained"]) == ("timm:test_vit/none", True)
+    stored = load_file(trained / "last" / "image_tower.safetensors")
+    first = load_image_tower("timm:test_vit/none").state_dict()
+    assert stored.keys() == first.keys()
+    moved = [name for name in stored if not torch.equal(stored[name], first[name])]
+    assert len(moved) > len(stored) / 2
+    # What was trained is what was stored.
+    state = tensors(trained / "state")
+    assert all(
+        torch.equal(tensor, state[key])
+        for name, tensor in stored.items()
+        for key in state
+        if key.endswith(f"model.safetensors:tower.{name}")
+    )
+    assert sum("model.safetensors:tower." in key for key in state) == len(stored)
+
+
+def test_pictures_are_encoded_through_the_stored_tower(tiny, trained):
+    encoder = SentenceEncoder.from_pretrained(str(trained / "last"))
+    assert encoder.image_tower == "timm:test_vit/none"
+    paths = pictures_of(tiny, 4, 0, 7)
+    rows = encoder.encode_pictures([str(paths[0]), paths[1], Image.open(paths[2])], batch_size=2)
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
+    # By hand, from the files.
+    tower = load_image_tower("timm:test_vit/none")
+    tower.load_state_dict(load_file(trained / "last" / "image_tower.safetensors"))
+    heads = load_file(trained / "last" / "heads.safetensors")
+    with torch.no_grad():
+        pixels = torch.stack([tower.preprocess(Image.open(path).convert("RGB")) for path in paths])
+        joint = torch.tanh(tower(pixels) @ heads["image_head.linear.weight"].T + heads["image_head.linear.bias"])
+    expected = nn.functional.normalize(joint, dim=-1).numpy()
+    np.testing.assert_allclose(rows, expected, rtol=1e-4, atol=1e-5)
+    # The features of that tower are what encode_images takes.
+    np.testing.assert_allclose(encoder.encode_images(encoder.picture_features(paths)), rows, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode_pictures(paths[1]), rows[1:2], rtol=1e-4, atol=1e-5)
+    assert encoder.encode_pictures([]).shape == (0, rows.shape[1])
+
+
+def test_wrong_pictures_and_features_are_refused_by_name(tiny, trained, tmp_path):
+    encoder = SentenceEncoder.from_pretrained(str(trained / "last"))
+    (tmp_path / "no.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"pictures\[1\], .*no\.png: cannot be read"):
+        encoder.encode_pictures([pictures_of(tiny, 0)[0], tmp_path / "no.png"])
+    with pytest.raises(ValueError, match=r"pictures\[0\], .*absent\.png: cannot be read"):
+        encoder.encode_pictures(str(tmp_path / "absent.png"))
+    with pytest.raises(ValueError, match=r"pictures\[0\] is a int, neither a path nor a PIL image"):
+        encoder.encode_pictures([3])
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        encoder.encode_pictures(pictures_of(tiny, 0), batch_size=0)
+    with pytest.raises(ValueError, match=r"\(2, 5\); .* was trained on \(N, 64\) features of timm:test_vit/none"):
+        encoder.encode_images(np.zeros((2, 5), dtype=np.float32))
+    plain = SentenceEncoder.from_pretrained(str(tiny / "bert"), pooling="cls")
+    with pytest.raises(ValueError, match="no image heads"):
+        plain.encode_pictures(pictures_of(tiny, 0))
+    with pytest.raises(ValueError, match="knows no image tower"):
+        plain.picture_features(pictures_of(tiny, 0))
+
+
+def test_features_that_do_not_say_their_tower_take_no_pictures(tiny, tmp_path):
+    assert run(tiny, "mcse", tmp_path / "run", SHORT | {"train.max_steps": 1, "train.eval_steps": 1}) == 0
+    encoder = SentenceEncoder.from_pretrained(str(tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"mcse\.json names no image tower .*, so give features, not pictures"):
+        encoder.encode_pictures(pictures_of(tiny, 0))
+
+
+def test_a_trained_tower_has_a_rate_of_its_own(tiny):
+    run_, config = built(tiny, TRAINED | {"image.learning_rate": 1e-5, "optim.weight_decay": 0.1})
+    rates = {id(p): group["lr"] for group in run_.optimizer.param_groups for p in group["params"]}
+    assert len(rates) == len(list(run_.model.parameters()))
+    for name, parameter in run_.model.named_parameters():
+        assert rates[id(parameter)] == (1e-5 if name.startswith("tower.") else config.optim.learning_rate), name
+    decays = {group["lr"]: group["weight_decay"] for group in run_.optimizer.param_groups if group["weight_decay"]}
+    assert decays == {1e-5: 0.1, config.optim.learning_rate: 0.1}
+    same, _ = built(tiny, TRAINED)
+    assert {group["lr"] for group in same.optimizer.param_groups} == {config.optim.learning_rate}
+
+
+def test_batch_statistics_of_a_trained_tower_are_trained_and_stored(tiny, tmp_path):
+    run_, _ = built(tiny, NORMED | {"image.train": True})
+    model = run_.model.train()
+    with one_thread():
+        run_.step(model, run_.stream.batch(0))
+    run_.export(tmp_path / "checkpoint", {})
+    stored = load_file(tmp_path / "checkpoint" / "image_tower.safetensors")
+    first = load_image_tower(NORMED["image.tower"]).state_dict()
+    means = [name for name in stored if name.endswith("running_mean")]
+    assert means
+    assert all(not torch.equal(stored[name], first[name]) for name in means)
+
+
+def test_resuming_goes_on_with_the_same_tower(tiny, tmp_path, monkeypatch):
+    assert run(tiny, "mcse", tmp_path / "straight", TRAINED | SHORT) == 0
+    plain = Loop._step
+
+    def signalled(self, *rest):
+        plain(self, *rest)
+        if self.progress.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_step", signalled)
+        assert run(tiny, "mcse", tmp_path / "broken", TRAINED | SHORT) == 143
+    assert run(tiny, "mcse", tmp_path / "broken", TRAINED | SHORT | {"train.resume": "auto"}) == 0
+    assert [entry for entry in entries(tmp_path / "broken") if "loss" in entry] == [
+        entry for entry in entries(tmp_path / "straight") if "loss" in entry
+    ]
+    assert_same_run(tmp_path / "straight", tmp_path / "broken")
+
+
+# --- two processes
+
+
+def update(tiny, keys, step):
+    """One step in float64: the loss, and the parameters afterwards."""
+    keys = keys | {"train.batch_size": 16 // distributed.world_size(), "data.captions_per_image": "all"}
+    with one_thread(), own_cache(tiny):
+        run_, _ = build(tiny, keys)
+        if isinstance(run_.model.tower, ImageTower):
+            run_.model.tower.register_parameter("unused", nn.Parameter(torch.ones(2)))
+        model = start_runtime(precision="fp32", seed=0).accelerator.prepare_model(run_.model.double())
+        model.train()
+        batch = run_.stream.batch(step)
+        if isinstance(batch, PairBatch):
+            batch = replace(batch, image_BF=batch.image_BF.double())
+        loss = total_loss(run_.step(model, batch), device=torch.device("cpu"))
+        loss.backward()
+        gradients = {name: p.grad.numpy().copy() for name, p in run_.model.named_parameters() if p.grad is not None}
+        # A second step finds out whether DDP was left waiting for a parameter.
+        total_loss(run_.step(model, batch), device=torch.device("cpu")).backward()
+    return {
+        "wrapped": isinstance(model, DistributedDataParallel),
+        "paired": isinstance(batch, PairBatch),
+        "gradients": gradients,
+        "loss": loss.item(),
+    }
+
+
+def updates(tiny):
+    cases = [(TRAINED, 0), (TRAINED, 1), (VIT, 0), (VIT, 1)]
+    return [update(tiny, keys, step) for keys, step in cases]
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_update_of_one(tiny):
+    (alone,) = [updates(tiny)]
+    together = run_processes(updates, 2, tiny)
+    for case, one in enumerate(alone):
+        two = [process[case] for process in together]
+        assert not one["wrapped"]
+        assert all(process["wrapped"] for process in two)
+        assert one["paired"] == (case % 2 == 0)
+        towers = [name for name in one["gradients"] if name.startswith("tower.")]
+        assert bool(towers) == (case < 2)
+        assert np.mean([process["loss"] for process in two]) == pytest.approx(one["loss"], rel=1e-9)
+        for process in two:
+            assert process["gradients"].keys() == one["gradients"].keys()
+            for name, gradient in one["gradients"].items():
+                np.testing.assert_allclose(process["gradients"][name], gradient, rtol=1e-6, atol=1e-9, err_msg=name)
+        if case == 0:
+            assert sum(np.abs(one["gradients"][name]).max() > 0 for name in towers) > len(towers) / 2
+        if case == 1:
+            assert all(np.abs(one["gradients"][name]).max() == 0 for name in towers)
+
+
+def bad_pictures(folder):
+    source = open_images(str(folder))
+    return [image.name for image in image_side._find_bad(source, range(len(source.names)))]
+
+
+def test_processes_agree_on_the_bad_pictures(tmp_path):
+    for number in range(7):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{number}.png")
+    for number in (1, 2, 4):
+        (tmp_path / f"{number}.png").write_bytes(b"no")
+    alone, together = bad_pictures(tmp_path), run_processes(bad_pictures, 2, tmp_path)
+    assert alone == ["1.png", "2.png", "4.png"]
+    assert together[0] == together[1]
+    assert sorted(together[0]) == alone
+
+
+# --- bad pictures
+
+
+@pytest.fixture
+def spoilt(tmp_path):
+    folder = build_tiny_run(tmp_path / "spoilt", dropout=0.0)
+    (folder / "pictures").mkdir()
+    for number in range(48):
+        Image.new("RGB", (8, 8), (5 * number, 0, 0)).save(folder / "pictures" / f"{number:04d}.png")
+    (folder / "pictures" / "0005.png").write_bytes(b"\x89PNG")
+    (folder / "pictures" / "0030.png").unlink()
+    return folder
+
+
+def test_a_bad_picture_stops_the_run_before_it_begins(spoilt, tmp_path, capsys):
+    assert run(spoilt, "mcse", tmp_path / "run", PIXELS | SHORT) == 2
+    said = capsys.readouterr().err
+    assert "2 of 48 pictures are missing or cannot be read, first: image" in said
+    assert "0005.png: cannot be read" in said
+    assert "data.on_bad_image skip" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_pictures_are_skipped_counted_and_listed(spoilt, tmp_path, capsys, caplog):
+    assert run(spoilt, "mcse", tmp_path / "run", PIXELS | SHORT | {"data.on_bad_image": "skip"}) == 0
+    assert "left out 2 images of" in caplog.text
+    assert "0005.png, 0030.png" in caplog.text
+    run_, _ = built(spoilt, PIXELS | {"data.on_bad_image": "skip"})
+    assert (run_.facts["pictures"], run_.facts["pictures left out"]) == (46, 2)
+    assert run_.facts["image tower"] == "pixels:4, frozen"
+    assert [file.role for file in run_.data] == ["sentences", "captions", "pictures"]
+
+
+# --- keys
+
+REFUSED = {
+    "features and tower": (
+        PIXELS | {"data.features": "features.hdf5"},
+        r"data.features, image.tower: got 'features.hdf5' and 'pixels:4'; give exactly one",
+    ),
+    "neither": ({"data.features": None}, "data.features, image.tower: got neither; give exactly one"),
+    "tower without pictures": (
+        PIXELS | {"data.image_folder": None},
+        "data.image_folder: image.tower 'pixels:4' needs the pictures themselves",
+    ),
+    "pictures without tower": (
+        {"data.image_folder": "pictures"},
+        "data.image_folder: 'pictures' would do nothing, since there is no image.tower",
+    ),
+    "training no tower": ({"image.train": True}, "image.train: True would do nothing, since there is no image.tower"),
+    "rate of a frozen tower": (
+        PIXELS | {"image.learning_rate": 1e-4},
+        "image.learning_rate: 0.0001 would do nothing, since image.train is false",
+    ),
+    "rate of zero": (TRAINED | {"image.learning_rate": 0}, "image.learning_rate: must be positive"),
+    "mixing captions alone": (
+        {"data.sentences": None},
+        "mix.schedule: 'every' would do nothing, since there is no data.sentences to mix",
+    ),
+    "a beat of the published schedule": (
+        {"mix.schedule": "mcse", "mix.pair_every": 3},
+        "mix.pair_every: 3 would do nothing, since only mix.schedule every has it",
+    ),
+    "misspelt": (PIXELS | {"image.towr": "x"}, "unknown key 'image.towr'; did you mean 'image.tower'?"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_keys_that_do_not_go_together_are_refused(tiny, case):
+    keys, message = REFUSED[case]
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, arguments_of(tiny, "mcse", tiny / "unused", keys))
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "message"),
+    [
+        (PIXELS | {"image.train": True}, ValueError, "image.train: pixels:4 has no weights to train"),
+        (PIXELS | {"image.tower": "timm:resnet5"}, ValueError, "unknown model 'resnet5'"),
+        (PIXELS | {"data.image_folder": "absent"}, FileNotFoundError, "data.image_folder: no folder at .*; relative"),
+        (PIXELS | {"data.image_folder": "bert"}, ValueError, "no pictures in it"),
+    ],
+)
+def test_towers_and_pictures_that_cannot_be_had_are_refused_at_build(tiny, keys, error, message):
+    with pytest.raises(error, match=message):
+        built(tiny, keys)
+
+
+CAPTIONS = {"data.captions": "captions.csv"}
+SIMCSE_REFUSED = {
+    "stored features": (
+        CAPTIONS | {"data.features": "f"},
+        "data.features: 'f' would do nothing, since simcse reads no",
+    ),
+    "pictures": (CAPTIONS | {"data.image_folder": "p"}, "data.image_folder: 'p' would do nothing"),
+    "bad pictures": (CAPTIONS | {"data.on_bad_image": "skip"}, "data.on_bad_image: 'skip' would do nothing"),
+    "a list of images": ({"data.images": "i.txt"}, "data.images: 'i.txt' would do nothing, since there is no data.cap"),
+    "captions an image": ({"data.captions_per_image": "all"}, "data.captions_per_image: 'all' would do nothing"),
+    "pairs": ({"controls.num_pairs": 4}, "controls.num_pairs: 4 would do nothing, since there is no data.captions"),
+    "shuffled": (CAPTIONS | {"controls.images": "random"}, "controls.images: simcse reads no pictures, so 'random'"),
+    "schedule": ({"mix.schedule": "every"}, "mix.schedule: 'every' would do nothing, since there is no data.captions"),
+    "beat": ({"mix.pair_every": 3}, "mix.pair_every: 3 would do nothing, since there is no data.captions"),
+    "schedule of captions": (
+        CAPTIONS | {"data.sentences": None, "mix.schedule": "every"},
+        "mix.schedule: 'every' would do nothing, since there is no data.sentences",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SIMCSE_REFUSED)
+def test_simcse_refuses_what_would_do_nothing(tiny, case):
+    keys, message = SIMCSE_REFUSED[case]
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, arguments_of(tiny, "simcse", tiny / "unused", keys))
+
+
+@pytest.mark.parametrize("keys", [{}, CAPTIONS, CAPTIONS | {"data.sentences": None}], ids=["text", "both", "captions"])
+def test_a_hard_negative_weight_needs_hard_negatives(tiny, tmp_path, capsys, keys):
+    assert run(tiny, "simcse", tmp_path / "run", keys | {"loss.hard_negative_weight": 0.5}) == 2
+    assert (
+        "loss.hard_negative_weight: 0.5 would do nothing, since there are no hard negatives" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "run").exists()
