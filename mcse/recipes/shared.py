@@ -174,6 +174,7 @@ class Exporter:
             score_table=table if scores else "Not evaluated yet.",
             config_yaml=to_yaml(self.config),
             data=[f"{file.role}: {Path(file.path).name} ({file.digest})" for file in self.data],
+            datasets=_hub_datasets(self.config.data),
         )
         images = self.images
         info = CheckpointInfo(
@@ -224,6 +225,13 @@ def share_of(runtime: Runtime, *, batch_size: int) -> Share:
 def negatives_a_query(share: Share, *, columns: int) -> int:
     """Wrong keys that a query is compared with: the other positives, and all contradictions if there are any."""
     return share.global_batch_size - 1 + (share.global_batch_size if columns == 3 else 0)
+
+
+def _hub_datasets(data: DataConfig) -> list[str]:
+    """Ids of the datasets that the configuration names as the hub's; ``a/b`` may as well be a local path."""
+    prefix = "hf://datasets/"
+    named = [source for source in (data.sentences, data.captions) if source is not None and source.startswith(prefix)]
+    return ["/".join(source.removeprefix(prefix).split("/")[:2]) for source in named]
 
 
 __all__ = [

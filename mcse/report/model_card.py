@@ -15,6 +15,7 @@ def build_model_card(
     score_table: str,
     config_yaml: str,
     data: Sequence[str],
+    datasets: Sequence[str] = (),
     languages: Sequence[str] = ("en",),
     license_name: str | None = None,
 ) -> str:
@@ -27,6 +28,7 @@ def build_model_card(
         score_table: A Markdown table, or a sentence that there is none yet.
         config_yaml: The resolved configuration of the run.
         data: One line for each thing that was read.
+        datasets: Hub ids of those that the hub has.
         languages: ISO codes.
         license_name: The hub's name of the licence; left out where nobody chose one.
     """
@@ -35,6 +37,7 @@ def build_model_card(
         license=license_name,
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
+        datasets=list(datasets) or None,
         base_model=base_model if _is_hub_id(base_model) else None,
         tags=["sentence-transformers", "feature-extraction", "sentence-similarity", "mcse", f"recipe:{recipe}"],
     )
