@@ -196,7 +196,8 @@ def _report(
         title="The picture world" if args.gold == "pixels" else "The null world: gold that no picture shows",
         columns=(ScoreColumn("Spearman × 100"),),
         rows=tuple(ScoreRow(TITLES[system], (tuple(values),)) for system, values in scores.items()),
-        caption=f"Test pairs about unseen pictures; mean ± standard deviation over {args.seeds} seeds.",
+        caption="Test pairs about unseen pictures"
+        + (f"; mean ± standard deviation over {args.seeds} seeds." if args.seeds > 1 else "; one seed."),
     )
     print_table(table)
     notes = _notes(scores)
@@ -213,7 +214,10 @@ def _notes(scores: Mapping[str, list[float]]) -> list[str]:
     notes = []
     for other in ("simcse", "mcse_shuffled"):
         gain = statistics.fmean(scores["mcse"]) - statistics.fmean(scores[other])
-        spread = max(statistics.stdev(scores[name]) if len(scores[name]) > 1 else 0.0 for name in ("mcse", other))
+        if len(scores["mcse"]) == 1:
+            notes.append(f"MCSE − {TITLES[other]}: {gain:+.2f} with one seed.")
+            continue
+        spread = max(statistics.stdev(scores[name]) for name in ("mcse", other))
         clear = "more" if gain > 2 * spread else "not more"
         notes.append(f"MCSE − {TITLES[other]}: {gain:+.2f}, {clear} than twice the spread of seeds ({spread:.2f}).")
     return notes

@@ -23,18 +23,23 @@ from mcse.types import DataFile
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageConfig:
-    """A tower that reads the pictures of ``data.image_folder`` inside the step, instead of stored features.
+    """How the image side learns, and a tower that may read ``data.image_folder`` inside the step instead of features.
 
-    ``tower``: as ``mcse extract-features --tower`` names it. It is frozen (evaluation mode), or with ``train`` trained
-    (training mode; batch statistics are those of a process's own batch), at the peak ``learning_rate``, by default
+    ``head_learning_rate``: peak rate of the two new projection heads, by default ``optim.learning_rate`` as published.
+    In a run of a hundred steps heads at a pretrained encoder's rate stay what they were drawn as. ``tower``: as
+    ``mcse extract-features --tower`` names it. It is frozen (evaluation mode), or with ``train`` trained (training
+    mode; batch statistics are those of a process's own batch), at the peak ``learning_rate``, by default
     ``optim.learning_rate``.
     """
 
+    head_learning_rate: float | None = None
     tower: str | None = None
     train: bool = False
     learning_rate: float | None = None
 
     def __post_init__(self) -> None:
+        if self.head_learning_rate is not None and self.head_learning_rate <= 0:
+            raise ValueError(f"image.head_learning_rate: must be positive, got {self.head_learning_rate}")
         if self.tower is None:
             refuse_idle("image", self, keys=("train", "learning_rate"), why="there is no image.tower")
         if not self.train:
@@ -129,13 +134,21 @@ def open_images(image: ImageConfig, data: DataConfig) -> Images:
 
 
 def build_grounded_optimizer(
-    modules: Sequence[nn.Module], tower: ImageTower | None, *, optim: OptimConfig, image: ImageConfig
+    text: nn.Module,
+    heads: Sequence[nn.Module],
+    tower: ImageTower | None,
+    *,
+    optim: OptimConfig,
+    image: ImageConfig,
 ) -> Optimizer:
-    """AdamW over ``modules``, and over a tower that is trained at its own rate."""
-    optimizer = build_optimizer(nn.ModuleList(modules), optim)
+    """AdamW over the text side, and over heads and a trained tower at rates of their own."""
+    optimizer = build_optimizer(text, optim)
+    others: list[tuple[nn.Module, float | None]] = [(nn.ModuleList(heads), image.head_learning_rate)]
     if tower is not None and image.train:
-        rate = image.learning_rate or optim.learning_rate
-        for group in build_optimizer(tower, replace(optim, learning_rate=rate)).param_groups:
+        others.append((tower, image.learning_rate))
+    for module, rate in others:
+        own = replace(optim, learning_rate=rate or optim.learning_rate)
+        for group in build_optimizer(module, own).param_groups:
             optimizer.add_param_group(group)
     return optimizer
 

@@ -100,7 +100,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         step=step,
         stream=stream,
         optimizer=build_grounded_optimizer(
-            [model.text, *heads.values()], images.tower, optim=config.optim, image=config.image
+            model.text, list(heads.values()), images.tower, optim=config.optim, image=config.image
         ),
         export=shared.Exporter(config, text, config.encoder, data, images=images.stored(data[-1], heads=heads)),
         evaluators=(evaluator,),

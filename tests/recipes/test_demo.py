@@ -1,0 +1,83 @@
+"""The demo, shortened, on a world of another seed than the one `make demo` shows; and the null world.
+
+Training files of a null world equal those of the pixel world byte for byte, so the same checkpoints are judged by both.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from mcse.commands.main import main
+from mcse.data.sts import load_own_task
+from mcse.encoders.sentence_encoder import SentenceEncoder
+from mcse.evaluation.sts import evaluate_sts
+from mcse.scenes import WorldConfig, build_world
+
+WORLD_SEED = 5
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    output = tmp_path_factory.mktemp("demo") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repository)
+        arguments = ["--seeds", "1", "--max-steps", "250", "--world-seed", str(WORLD_SEED), "--output", str(output)]
+        assert main(["demo", *arguments]) == 0
+    return output
+
+
+@pytest.mark.slow
+def test_pictures_help_where_gold_is_about_them(demo: Path) -> None:
+    recipes = json.loads((demo / "results.json").read_text())["recipes"]
+    score = {name: statistics.fmean(entry["spearman"]) for name, entry in recipes.items()}
+    assert set(score) == {"untrained", "simcse", "mcse", "mcse_shuffled"}
+    assert all(len(entry["spearman"]) == 1 for entry in recipes.values())
+    assert score["mcse"] > score["simcse"] + 3
+    assert score["mcse"] > score["mcse_shuffled"] + 3
+
+
+@pytest.mark.slow
+def test_pictures_do_not_help_where_gold_is_not_about_them(demo: Path, tmp_path: Path) -> None:
+    null = build_world(tmp_path / "null", config=WorldConfig(seed=WORLD_SEED, gold="null"))
+    assert (null / "captions.csv").read_bytes() == (demo / "world" / "captions.csv").read_bytes()
+    task = load_own_task(null / "sts" / "test.tsv")
+    assert len(task) == 1000
+    score = {
+        system: evaluate_sts(SentenceEncoder.from_pretrained(str(demo / system / "seed0")), [task]).tasks[0].spearman
+        for system in ("simcse", "mcse", "mcse_shuffled")
+    }
+    # Over 1,000 pairs an uninformed correlation has a standard deviation of 3.2.
+    assert all(abs(value) < 4 * 3.2 for value in score.values()), score
+    assert score["mcse"] - max(score["simcse"], score["mcse_shuffled"]) < 2 * 3.2, score
+
+
+@pytest.mark.slow
+def test_the_report_is_one_file(demo: Path) -> None:
+    text = (demo / "report.html").read_text(encoding="utf-8")
+    assert text.count("data:image/png;base64,") >= 6
+    assert 'src="http' not in text
+    assert "MCSE, shuffled images" in text
+
+
+def test_a_foreign_folder_is_not_deleted(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    monkeypatch.chdir(repository)
+    assert main(["demo", "--output", str(tmp_path)]) == 2
+    assert "was not made by 'mcse demo'" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_wrong_arguments_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--seeds", "0"]) == 2
+    assert "--seeds must be 1 or more, got 0" in capsys.readouterr().err
+    assert main(["demo"]) == 2
+    assert "run 'mcse demo' in the project's folder" in capsys.readouterr().err
