@@ -185,9 +185,15 @@ def _saved(folder: Path) -> list[Path]:
 
 
 def _sync(folder: Path) -> None:
-    """Forces what was written to the disk, so that the rename cannot overtake it."""
+    """Forces what was written to the disk, so that the rename cannot overtake it, and lets others read it.
+
+    safetensors makes its files readable for their owner alone; a checkpoint is as public as its folder.
+    """
+    mask = os.umask(0)
+    os.umask(mask)
     for path in folder.rglob("*"):
         if path.is_file():
+            path.chmod(0o666 & ~mask)
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
 
