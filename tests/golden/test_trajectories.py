@@ -25,6 +25,24 @@ CASES = {
     "simcse supervised": ("simcse", {"data.sentences": "nli.csv", "loss.hard_negative_weight": 0.5}),
     "simcse with mlm": ("simcse", {"loss.mlm_weight": 0.1}),
     "mcse": ("mcse", {"data.captions_per_image": "all"}),
+    "mcse, every key its own": (
+        "mcse",
+        {
+            "loss.temperature": 0.07,
+            "loss.image_temperature": 0.2,
+            "loss.image_weight": 0.3,
+            "loss.image_reduction": "sum",
+            "loss.joint_dim": 16,
+            "loss.mlm_weight": 0.2,
+            "image.head_learning_rate": 5e-3,
+            "mix.schedule": "mcse",
+            "encoder.pooling": "mean",
+            "encoder.length_chunks": 2,
+            "train.accumulation_steps": 2,
+            "optim.warmup_steps": 2,
+            "optim.weight_decay": 0.01,
+        },
+    ),
     "mcse on shuffled images": ("mcse", {"data.captions_per_image": "all", "controls.images": "shuffled_images"}),
 }
 DROPOUT = {"without dropout": 0.0, "with dropout": 0.1}

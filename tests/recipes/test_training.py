@@ -183,7 +183,7 @@ RESUMED = {
     "simcse": ("simcse", {}),
     "simcse with mlm": ("simcse", {"loss.mlm_weight": 0.1}),
     "simcse supervised": ("simcse", {"data.sentences": "nli.csv"}),
-    "mcse": ("mcse", {}),
+    "mcse": ("mcse", {"image.head_learning_rate": 5e-3}),
 }
 
 
@@ -236,6 +236,21 @@ def test_a_finished_run_resumes_to_itself(tiny, tmp_path):
     assert before[0] == after[0]
     assert before[1].keys() == after[1].keys()
     assert all(torch.equal(before[1][name], after[1][name]) for name in before[1])
+
+
+def test_a_finished_run_goes_on_when_given_more_steps(tiny, tmp_path):
+    keys = {"train.resume": "auto", "train.select_by": None, "train.log_steps": 1}
+    assert run(tiny, "simcse", tmp_path / "run", keys | {"train.max_steps": 3}) == 0
+    before = tensors(tmp_path / "run" / "last")
+    assert run(tiny, "simcse", tmp_path / "run", keys | {"train.max_steps": 4}) == 0
+    after = tensors(tmp_path / "run" / "last")
+    rates = [entry["learning_rate"] for entry in entries(tmp_path / "run") if "loss" in entry]
+    assert rates == pytest.approx([1e-3 * 2 / 3, 1e-3 / 3, 0, 0])
+    name = "model.safetensors:encoder.layer.0.output.dense.weight"
+    moved = float((after[name] - before[name]).abs().max())
+    # The rate of the new schedule's fourth step, not the zero at which the old one ended.
+    assert moved == pytest.approx(1e-3 / 4, rel=0.3)
+    assert not differing(tmp_path / "run" / "best", tmp_path / "run" / "last"), "nothing selects, so best is the last"
 
 
 # --- what must not, and what must, change a run
