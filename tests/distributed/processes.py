@@ -7,6 +7,7 @@ import pickle
 import socket
 import tempfile
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def _work(
         "ACCELERATE_USE_CPU": "true",
     }
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
+    # Processes that no longer agree wait for each other; the test should fail then, not hang.
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size, timeout=timedelta(seconds=120))
     try:
         (Path(folder) / str(rank)).write_bytes(pickle.dumps(function(*arguments)))
     finally:
