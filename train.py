@@ -17,6 +17,7 @@ from mcse.training import NotFiniteError
 
 USAGE = "train.py [--config FILE] [--print-config] [--overwrite] [--key value | --group.key value ...]"
 EXIT_WRONG_INPUT = 2
+EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,6 +39,9 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return EXIT_WRONG_INPUT
+    except KeyboardInterrupt:
+        print("train.py: stopped at once; nothing was saved since the last save", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except (NotFiniteError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1

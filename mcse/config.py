@@ -62,7 +62,12 @@ def read_overrides(arguments: Sequence[str]) -> dict[str, Any]:
             if not rest:
                 raise ConfigError(f"--{key} lacks its value")
             text = rest.pop(0)
-        _set(tree, key.split("."), yaml.load(text, Loader=_StrictLoader))
+        try:
+            value = yaml.load(text, Loader=_StrictLoader)
+        except yaml.YAMLError as error:
+            reason = getattr(error, "problem", None) or error
+            raise ConfigError(f"--{key}: {text!r} is no YAML value ({reason}); put it in quotes of its own") from None
+        _set(tree, key.split("."), value)
     return tree
 
 
@@ -108,6 +113,14 @@ def to_yaml(config: Any) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
 
 
+def flatten(tree: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key, in order."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, prefix=f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
 def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
     for part in path[:-1]:
         tree = tree.setdefault(part, {})
@@ -151,7 +164,7 @@ def _word(detail: ErrorDetails) -> str:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error and ``1e-5`` is a number, as people mean it."""
+    """YAML in which a key that stands twice is an error; ``1e-5`` is text to it, which pydantic makes a number."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

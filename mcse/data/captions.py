@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mcse.data.caption_files import CaptionRow, folder_files, read_folder, read_rows, read_text
 from mcse.data.caption_hub import read_hub
+from mcse.data.draws import Draw
 from mcse.data.image_names import ABSENT, match_names
 
 _logger = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ def select_captions(
         return captions, np.repeat(np.arange(len(table)), [len(several) for several in table.captions])
     if mode != "one":
         raise ValueError(f"mode must be 'one' or 'all', got {mode!r}")
-    draw = np.random.default_rng(seed).random(len(table))
+    draw = np.random.default_rng([seed, Draw.CAPTIONS]).random(len(table))
     kept = [i for i, several in enumerate(table.captions) if several]
     captions = [table.captions[i][int(draw[i] * len(table.captions[i]))] for i in kept]
     return captions, np.asarray(kept, dtype=np.int64)

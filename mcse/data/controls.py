@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mcse.data.draws import Draw
+
 ImageControl = Literal[True, "shuffled_images", "shuffled_pairs", "random"]
 
 
@@ -39,7 +41,7 @@ def assign_images(image_of_caption: NDArray[np.int64], control: ImageControl, *,
     """
     if control is True:
         return image_of_caption
-    generator = np.random.default_rng([seed, 1])
+    generator = np.random.default_rng([seed, Draw.CONTROLS])
     images, own = np.unique(image_of_caption, return_inverse=True)
     if len(images) < 2:
         raise ValueError(f"controls.images: {control} needs two pictures or more, found {len(images)}")
@@ -60,7 +62,7 @@ def choose_pairs(num_captions: int, num_pairs: int | None, *, seed: int) -> NDAr
         return np.arange(num_captions)
     if num_pairs > num_captions:
         raise ValueError(f"controls.num_pairs: {num_pairs} asked for, but there are only {num_captions} pairs")
-    return np.sort(np.random.default_rng([seed, 2]).permutation(num_captions)[:num_pairs])
+    return np.sort(np.random.default_rng([seed, Draw.PAIRS]).permutation(num_captions)[:num_pairs])
 
 
 def _derangement(own: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:

@@ -22,8 +22,8 @@ class MixConfig:
     pair_every: int = 2
 
     def __post_init__(self) -> None:
-        if self.pair_every < 1:
-            raise ValueError(f"mix.pair_every: must be 1 or more, got {self.pair_every}")
+        if self.pair_every < 2:
+            raise ValueError(f"mix.pair_every: must be 2 or more, so that sentences get a turn; got {self.pair_every}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,15 @@ class Mixture:
     steps_per_epoch: int
     every: int
     pairs_are_rare: bool
+
+    def drawn_an_epoch(self, global_batch_size: int) -> dict[str, int]:
+        """What an epoch really draws: the published schedule passes over pairs more than once."""
+        rare = -(-self.steps_per_epoch // self.every)
+        paired = rare if self.pairs_are_rare else self.steps_per_epoch - rare
+        return {
+            "sentences an epoch": (self.steps_per_epoch - paired) * global_batch_size,
+            "pairs an epoch": paired * global_batch_size,
+        }
 
     def place(self, step: int) -> tuple[bool, int]:
         """Whether ``step`` is paired, and how many steps of the same kind came before it."""

@@ -13,6 +13,7 @@ import io
 import json
 import logging
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -99,7 +100,10 @@ def locate(source: str, *, root: Path, key: str) -> Path | None:
         FileNotFoundError: Nothing is there, naming ``key`` and what was tried.
     """
     if source.startswith("hf://datasets/"):
-        owner, name, inside = source.removeprefix("hf://datasets/").split("/", 2)
+        parts = source.removeprefix("hf://datasets/").split("/", 2)
+        if len(parts) < 3:
+            raise ValueError(f"{key}: {source!r} must be hf://datasets/OWNER/NAME/FILE")
+        owner, name, inside = parts
         prepared = root / Path(inside).name
         if prepared.is_file():
             return prepared
@@ -125,11 +129,14 @@ def read_lines(path: Path) -> Iterator[str]:
         ValueError: A line is not UTF-8; names file and line.
     """
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                yield line.decode("utf-8").strip()
-            except UnicodeDecodeError:
-                raise ValueError(f"{path}, line {number}: not UTF-8") from None
+        number = 0
+        try:
+            for number, line in enumerate(stream, start=1):
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}, line {number}: not UTF-8") from None
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{path}, after line {number}: damaged gzip file ({error})") from None
 
 
 def file_digest(path: Path) -> str:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mcse.data.draws import Draw
 from mcse.data.sentences import TokenTable
 from mcse.types import IGNORED_LABEL, FloatArray, MaskedTokens, PairBatch, SentenceBatch, TokenBatch
 
@@ -52,7 +53,7 @@ class Sampler:
         """(B,) rows of this process at ``step``."""
         epoch, within = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
+            self._order = np.random.default_rng([self.seed, Draw.ORDER, epoch]).permutation(self.size)
             self._epoch = epoch
         start = within * self.share.global_batch_size + self.share.rank * self.share.batch_size
         return self._order[start : start + self.share.batch_size]
@@ -75,7 +76,7 @@ class TokenMasker:
 
     def mask(self, ids_T: NDArray[np.int64], *, step: int, row: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The masked copy of one sentence and its labels; ``row`` is its place in the global batch."""
-        generator = np.random.default_rng([self.seed, step, row])
+        generator = np.random.default_rng([self.seed, Draw.MASKS, step, row])
         chosen_T = (generator.random(len(ids_T)) < self.share) & ~np.isin(ids_T, self.special_ids)
         kind_T = generator.random(len(ids_T))
         random_T = generator.integers(self.vocabulary_size, size=len(ids_T))

@@ -26,7 +26,16 @@ from mcse.data.features import FeatureStore, match_features, open_features, with
 from mcse.data.images import find_bad_images, open_images
 from mcse.data.pixels import FindBad, PixelRows, match_pixels
 from mcse.data.sentences import Tokenizer, TokenTable, file_digest, open_sentences, text_digest, tokenise
-from mcse.data.sts import ScoredPairs, find_senteval, load_hub_dev, load_scored_pairs, load_sts, load_stsbenchmark
+from mcse.data.sts import (
+    SICK_ALL_SPLITS,
+    STS_TASKS,
+    ScoredPairs,
+    find_senteval,
+    load_hub_dev,
+    load_scored_pairs,
+    load_sts,
+    load_stsbenchmark,
+)
 from mcse.types import DataFile
 
 logger = logging.getLogger(__name__)
@@ -261,12 +270,19 @@ def _match_pictures(
 def _test_sentences(config: DataConfig) -> frozenset[str]:
     if not config.decontaminate:
         return frozenset()
-    if config.sts is not None:
-        return test_sentences(load_sts(config.folder / config.sts).tasks)
+    folder = config.folder / config.sts if config.sts is not None else config.folder
     try:
-        return test_sentences(load_sts(find_senteval(config.folder)).tasks)
+        # A file of scored pairs selects checkpoints; it is not the test set.
+        data = load_sts(find_senteval(folder if folder.is_dir() else config.folder))
     except FileNotFoundError:
-        return test_sentences(load_sts(None).tasks)
+        data = load_sts(None)
+    found = {task.name for task in data.tasks}
+    # The hub's SICK-R of 9,927 pairs holds SentEval's 4,927.
+    found |= {"SICKRelatedness"} if SICK_ALL_SPLITS in found else set()
+    if lacking := [name for name in STS_TASKS if name not in found]:
+        why = data.absent[lacking[0]]
+        raise ValueError(f"data.decontaminate: needs all STS test files, and {lacking[0]} is absent: {why}")
+    return test_sentences(data.tasks)
 
 
 def _clean_images(table: CaptionTable, config: DataConfig) -> NDArray[np.bool_]:

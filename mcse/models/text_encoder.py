@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -128,15 +129,26 @@ def load_text_encoder(
     """A hub id, folder or package path as a ``TextEncoder`` in float32, without a pooler that nobody trained.
 
     Raises:
-        ValueError: Nothing loadable is there, or it is not an encoder-only model.
+        ValueError: Nothing loadable is there, weights are missing, or it is not an encoder-only model.
     """
     path = resolve_name(name_or_path)
     config = _load_config(path, name_or_path)
     options: dict[str, Any] = {"attn_implementation": attention, "dtype": torch.float32}
     if takes_pooling_layer(config):
         options["add_pooling_layer"] = False
-    with quiet_transformers():
-        backbone = AutoModel.from_pretrained(path, config=config, **options)
+    try:
+        with quiet_transformers():
+            backbone, report = AutoModel.from_pretrained(path, config=config, output_loading_info=True, **options)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"encoder.name_or_path: no readable weights at {name_or_path!r}: {error}") from None
+    # transformers draws what it does not find at random and goes on.
+    lacking = sorted(key for key in report["missing_keys"] if "pooler" not in key)
+    lacking += [str(key) for key in report["mismatched_keys"]]
+    if lacking:
+        raise ValueError(
+            f"encoder.name_or_path: {name_or_path!r} lacks {len(lacking)} weights that its config.json promises, "
+            f"first {lacking[0]}"
+        )
     if gradient_checkpointing:
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return TextEncoder(backbone, pooling=pooling, length_chunks=length_chunks)

@@ -147,7 +147,7 @@ def _build_stream(
     )
     pictures = images.file(loaded.image_of_caption)
     facts: dict[str, str | int | float] = {
-        "pairs an epoch": len(loaded.captions),
+        "pairs": len(loaded.captions),
         "pictures": loaded.num_images,
         **({"pictures left out": loaded.num_left_out} if loaded.num_left_out else {}),
         **images.facts,
@@ -160,5 +160,5 @@ def _build_stream(
     if sentences.table.columns != 1:
         raise ValueError("data.sentences: mcse takes plain sentences, not supervised triplets")
     mixture = plan_mixture(config.mix, sentence_steps=sentences.steps_per_epoch, pair_steps=pairs.steps_per_epoch)
-    facts = {"sentences an epoch": len(sentences.table), **facts}
+    facts = {"sentences": len(sentences.table), **facts, **mixture.drawn_an_epoch(share.global_batch_size)}
     return MixedStream(sentences, pairs, mixture), (*files, *loaded.files, pictures), facts

@@ -168,7 +168,7 @@ class Exporter:
             ["| score | value |", "|---|---|", *(f"| {name} | {value:.4g} |" for name, value in scores.items())]
         )
         card = build_model_card(
-            name=str(self.config.output_dir.name),
+            name="-".join(self.config.output_dir.parts[-2:]),
             base_model=self.encoder_config.name_or_path,
             recipe=self.config.recipe,
             score_table=table if scores else "Not evaluated yet.",

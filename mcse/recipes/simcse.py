@@ -108,7 +108,7 @@ def _build_stream(
     if config.data.sentences is not None:
         sentences, data = shared.build_sentence_stream(config.data, text, share=share, seed=config.seed)
         columns = sentences.table.columns
-        facts["sentences an epoch"] = len(sentences.table)
+        facts["sentences"] = len(sentences.table)
         streams.append(sentences)
     if config.data.captions is not None:
         if columns != 1:
@@ -120,7 +120,7 @@ def _build_stream(
         masker = text.masker(seed=shared.pair_seed(config.seed))
         streams.append(SentenceStream(pairs.captions, sampler, pad_id=text.pad_id, masker=masker))
         data += pairs.files
-        facts["captions an epoch"] = len(pairs.captions)
+        facts["captions"] = len(pairs.captions)
     if columns != 3 and config.loss.hard_negative_weight != 0:
         raise ValueError(
             f"loss.hard_negative_weight: {config.loss.hard_negative_weight} would do nothing, since there are no hard "
@@ -130,4 +130,5 @@ def _build_stream(
     if len(streams) == 1:
         return streams[0], data, facts
     mixture = plan_mixture(config.mix, sentence_steps=streams[0].steps_per_epoch, pair_steps=streams[1].steps_per_epoch)
+    facts |= mixture.drawn_an_epoch(share.global_batch_size)
     return MixedStream(streams[0], streams[1], mixture), data, facts

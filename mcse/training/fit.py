@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -9,14 +10,32 @@ from pathlib import Path
 from typing import Any
 
 from mcse import distributed
-from mcse.config import to_dict, to_yaml
+from mcse.config import flatten, read_yaml, to_dict, to_yaml
 from mcse.training.journal import Journal, write_run_facts
 from mcse.training.loop import Loop, TrainConfig, count_steps
 from mcse.training.optim import OptimConfig
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
+from mcse.training.state import saved_states
 
 logger = logging.getLogger(__name__)
+
+_MAY_CHANGE = frozenset(
+    {
+        "output_dir",
+        "data.root",
+        "encoder.name_or_path",
+        "train.max_steps",
+        "train.epochs",
+        "train.eval_steps",
+        "train.log_steps",
+        "train.save_steps",
+        "train.save_total_limit",
+        "train.resume",
+        "train.trackers",
+    }
+)
+"""Keys that say how long, how often and where, but not what is trained; weights of the encoder come from the state."""
 
 
 def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -28,6 +47,10 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir: {folder} is a file")
+    if resume and overwrite:
+        raise ValueError("--overwrite and --train.resume auto ask for opposite things; give one of them")
+    if (folder.parent / "config.yaml").is_file() or any(folder.glob("*/config.yaml")):
+        raise ValueError(f"output_dir: {folder} would be inside a run, or hold one; runs are siblings")
     if not folder.is_dir() or not any(folder.iterdir()) or resume:
         return
     if not overwrite:
@@ -62,6 +85,9 @@ def fit(run: Run, config: Any, *, runtime: Runtime, folder: Path) -> int:
     train: TrainConfig = config.train
     optim: OptimConfig = config.optim
     plain = to_dict(config)
+    if train.resume == "auto" and saved_states(folder / "state"):
+        check_resumed(folder, plain, run)
+    distributed.barrier()
     facts = start_facts(run, train, runtime)
     if distributed.is_main():
         write_run_facts(folder, config_yaml=to_yaml(config), runtime=runtime, data=run.data, facts=facts)
@@ -69,6 +95,27 @@ def fit(run: Run, config: Any, *, runtime: Runtime, folder: Path) -> int:
     distributed.barrier()
     journal = Journal(folder, runtime, name=str(config.recipe), config=plain)
     return Loop(run, train, optim=optim, runtime=runtime, folder=folder, journal=journal).fit()
+
+
+def check_resumed(folder: Path, config: Mapping[str, Any], run: Run) -> None:
+    """Refuses to go on with a run under other settings or on other data.
+
+    Raises:
+        ValueError: Names the first key or file that differs.
+    """
+    old, new = flatten(read_yaml(folder / "config.yaml")), flatten(config)
+    changed = [key for key in {**old, **new} if key not in _MAY_CHANGE and old.get(key) != new.get(key)]
+    if changed:
+        key = changed[0]
+        raise ValueError(
+            f"train.resume: {folder} was trained with {key} = {old.get(key)!r}, not {new.get(key)!r}; "
+            "give it as it was, or another output_dir"
+        )
+    recorded = json.loads((folder / "run.json").read_text(encoding="utf-8"))["data"]
+    before = {(file["role"], file["digest"]) for file in recorded}
+    for file in run.data:
+        if (file.role, file.digest) not in before:
+            raise ValueError(f"train.resume: {file.role} of {folder} have changed since; {file.path} is another file")
 
 
 def start_facts(run: Run, train: TrainConfig, runtime: Runtime) -> Mapping[str, str | int | float]:

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mcse.config import flatten
 from mcse.training.runtime import Runtime
 from mcse.types import DataFile
 
@@ -43,7 +44,8 @@ class Journal:
         self.path, self.runtime = folder / "metrics.jsonl", runtime
         self.writes = runtime.rank == 0
         if runtime.accelerator.log_with:
-            runtime.accelerator.init_trackers(name, config=_flat(config))
+            plain = {key: _plain(value) for key, value in flatten(config).items()}
+            runtime.accelerator.init_trackers(name, config=plain)
 
     def forget_after(self, step: int) -> None:
         """Drops entries later than ``step``: a resumed run writes them again. A line cut short by a kill goes too."""
@@ -101,11 +103,5 @@ def _git_revision() -> str | None:
     return result.stdout.strip() or None
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, int | float | str | bool) else str(value)
-    return flat
+def _plain(value: Any) -> int | float | str | bool:
+    return value if isinstance(value, int | float | str | bool) else str(value)

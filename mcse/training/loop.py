@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -150,7 +151,7 @@ class Loop:
             unit="step",
             disable=not (distributed.is_main() and self.runtime.show_progress),
         )
-        with StopRequest() as stop, prefetcher, bar:
+        with StopRequest() as stop, prefetcher, bar, contextlib.closing(self.journal):
             meter = _Meter()
             while self.progress.step < self.total_steps:
                 self._step(prefetcher, meter)
@@ -163,7 +164,8 @@ class Loop:
                     self._save(with_last=True)
                     logger.warning("stopped after step %d as asked; train.resume=auto goes on", self.progress.step)
                     return code
-        self._finish()
+            # Inside, so that a signal cannot cut the last save short.
+            self._finish()
         return 0
 
     def _stop_code(self, stop: StopRequest) -> int:
@@ -303,7 +305,6 @@ class Loop:
             # Nothing selected: best is then the last.
             replace_folder(self.folder / "best", lambda folder: self.run.export(folder, {}))
         distributed.barrier()
-        self.journal.close()
 
 
 def total_loss(terms: LossTerms, *, device: torch.device) -> Tensor:

@@ -54,8 +54,8 @@ def start_runtime(
     """Joins the process group and seeds every generator alike, so that all processes build the same weights.
 
     Raises:
-        ValueError: The precision does not exist on this device, or the processes that the launcher started did not find
-            each other (they would each train alone and write into the same folder).
+        ValueError: The precision does not exist on this device, a tracker is not installed, or the processes that the
+            launcher started did not find each other (they would each train alone and write into the same folder).
     """
     cuda = torch.cuda.is_available()
     accelerator = Accelerator(
@@ -65,10 +65,11 @@ def start_runtime(
         project_dir=str(project_dir) if project_dir else None,
     )
     distributed.check_world()
+    started = {str(tracker) for tracker in accelerator.log_with}
+    if lacking := sorted(set(trackers) - started):
+        raise ValueError(f"train.trackers: {lacking[0]} is not installed (pip install 'mcse[{lacking[0]}]')")
     if precision == "fp16" and accelerator.device.type != "cuda":
         raise ValueError(f"train.precision: fp16 needs a CUDA device, not {accelerator.device}; use bf16 or fp32")
-    if precision == "fp32" and cuda:
-        torch.set_float32_matmul_precision("high")
     seed_everything(seed)
     return Runtime(accelerator=accelerator, precision=precision, seed=seed, show_progress=show_progress)
 

@@ -115,8 +115,13 @@ def save_state(folder: Path, resumable: Resumable, progress: Progress, *, keep: 
         (partial / "state.json").write_text(json.dumps(facts), encoding="utf-8")
 
     replace_folder(folder / f"step-{progress.step:08d}", write)
-    for path in _saved(folder)[:-keep]:
+    for path in saved_states(folder)[:-keep]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def saved_states(folder: Path) -> list[Path]:
+    """Whole saved states, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
 
 
 def restore_state(folder: Path, resumable: Resumable) -> Progress | None:
@@ -126,7 +131,7 @@ def restore_state(folder: Path, resumable: Resumable) -> Progress | None:
         ValueError: It was saved by another number of processes, whose shares of the random draws would not fit; or a
             file of it is missing or damaged.
     """
-    saved = _saved(folder)
+    saved = saved_states(folder)
     if not saved:
         return None
     path = saved[-1]
@@ -178,10 +183,6 @@ def _apply_schedule(resumable: Resumable) -> None:
     factor = resumable.schedule.lr_lambdas[0](resumable.schedule.last_epoch)
     for group, base in zip(resumable.optimizer.param_groups, resumable.schedule.base_lrs, strict=True):
         group["lr"] = base * factor
-
-
-def _saved(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
 
 
 def _sync(folder: Path) -> None:

@@ -118,8 +118,7 @@ def test_a_second_interrupt_ends_at_once(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Loop, "_step", interrupted)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-    with pytest.raises(KeyboardInterrupt):
-        run(tiny, "simcse", tmp_path / "run")
+    assert run(tiny, "simcse", tmp_path / "run") == 130
     assert not (tmp_path / "run" / "last").exists()
     assert {number: signal.getsignal(number) for number in before} == before, "the caller's handlers come back"
 
@@ -357,3 +356,31 @@ def test_nan_in_the_weights_it_starts_from_stops_at_the_first_step(tiny, tmp_pat
     keys = {"encoder.name_or_path": tmp_path / "bert", "train.log_steps": 5, "train.eval_steps": 5}
     assert run(tiny, "simcse", tmp_path / "run", keys) == 1
     assert "not finite at step 1;" in capsys.readouterr().err
+
+
+# --- resuming something else
+
+
+def test_resuming_under_other_settings_or_data_is_refused(tiny, tmp_path, capsys):
+    output = tmp_path / "run"
+    keys = {"train.resume": "auto"}
+    assert run(tiny, "simcse", output, keys) == 0
+    before = (output / "config.yaml").read_text()
+    assert run(tiny, "simcse", output, keys | {"optim.learning_rate": 0.5}) == 2
+    assert "was trained with optim.learning_rate = 0.001, not 0.5" in capsys.readouterr().err
+    assert (output / "config.yaml").read_text() == before
+    other = tmp_path / "other"
+    shutil.copytree(tiny, other)
+    with (other / "sentences.txt").open("a") as stream:
+        stream.write("one more sentence\n")
+    assert run(tiny, "simcse", output, keys | {"data.root": other}) == 2
+    assert "sentences of" in capsys.readouterr().err
+    assert run(tiny, "simcse", output, keys | {"train.max_steps": 7}) == 0
+
+
+def test_runs_inside_runs_are_refused(tiny, tmp_path, capsys):
+    assert run(tiny, "simcse", tmp_path / "seeds" / "seed0") == 0
+    assert run(tiny, "simcse", tmp_path / "seeds" / "seed0" / "again") == 2
+    assert "runs are siblings" in capsys.readouterr().err
+    assert run(tiny, "simcse", tmp_path / "seeds", {"train.resume": "auto"}) == 2
+    assert "runs are siblings" in capsys.readouterr().err

@@ -300,7 +300,7 @@ def test_controls_change_the_image_term_and_nothing_before_it(tiny, tmp_path):
 
 def test_fewer_pairs_are_fewer(tiny, tmp_path):
     assert run(tiny, "mcse", tmp_path / "few", {"controls.num_pairs": 16}) == 0
-    assert json.loads((tmp_path / "few" / "run.json").read_text())["facts"]["pairs an epoch"] == 16
+    assert json.loads((tmp_path / "few" / "run.json").read_text())["facts"]["pairs"] == 16
 
 
 @pytest.mark.parametrize("recipe", LOSSES)

@@ -90,3 +90,9 @@ def test_broken_files_are_named_with_the_line(tmp_path: Path) -> None:
 def test_the_command_line_wins_over_the_file() -> None:
     tree = merge({"optim": {"learning_rate": 1, "warmup_steps": 3}}, {"optim": {"learning_rate": 2}})
     assert tree == {"optim": {"learning_rate": 2, "warmup_steps": 3}}
+
+
+@pytest.mark.parametrize("value", ["@x", "a: b: c", "{", "[1"])
+def test_a_value_that_is_no_yaml_is_named(value: str) -> None:
+    with pytest.raises(ConfigError, match="--output_dir: .* is no YAML value"):
+        build("--output_dir", value)

@@ -150,3 +150,26 @@ def test_sentences_are_read_strictly(tmp_path: Path, caplog: pytest.LogCaptureFi
     (tmp_path / "short.csv").write_text("a,b,c\n1,2,3\n1,2\n")
     with pytest.raises(ValueError, match="line 3: 2 columns, not 3"):
         list(open_sentences("short.csv", root=tmp_path).rows())
+
+
+def test_the_start_of_a_run_says_what_an_epoch_draws() -> None:
+    mixture = plan_mixture(MixConfig(), sentence_steps=15625, pair_steps=466)
+    assert mixture.drawn_an_epoch(64) == {"sentences an epoch": 15603 * 64, "pairs an epoch": 488 * 64}
+
+
+def test_draws_of_one_seed_have_nothing_in_common() -> None:
+    order = [Sampler(40, Share(batch_size=40), seed=3, name="data").index(epoch).tolist() for epoch in range(8)]
+    control = assign_images(np.arange(40), "shuffled_images", seed=3).tolist()
+    pairs = choose_pairs(40, 20, seed=3).tolist()
+    assert all(sum(a == b for a, b in zip(epoch, control, strict=True)) < 10 for epoch in order)
+    assert all(sorted(epoch[:20]) != pairs for epoch in order)
+
+
+def test_damaged_gzip_and_marks_are_dealt_with(tmp_path: Path) -> None:
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(b"one\ntwo\n" * 1000)[:-20])
+    with pytest.raises(ValueError, match=r"cut.txt.gz, after line \d+: damaged gzip file"):
+        list(read_lines(tmp_path / "cut.txt.gz"))
+    (tmp_path / "mark.txt").write_bytes(b"\xef\xbb\xbfone\n")
+    assert list(read_lines(tmp_path / "mark.txt")) == ["one"]
+    with pytest.raises(ValueError, match="mix.pair_every: must be 2 or more"):
+        MixConfig(schedule="every", pair_every=1)

@@ -71,3 +71,16 @@ def test_wrong_names_are_refused_with_the_key(tmp_path: Path) -> None:
         load_tokenizer(str(tmp_path))
     with pytest.raises(ValueError, match="encoder.length_chunks"):
         EncoderConfig(name_or_path="x", length_chunks=0)
+
+
+def test_weights_that_do_not_fit_are_not_drawn_at_random(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    build_tiny_run(tmp_path)
+    path = tmp_path / "bert" / "model.safetensors"
+    save_file({f"other.{name}": tensor for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(ValueError, match=r"encoder.name_or_path: .* lacks \d+ weights"):
+        load_text_encoder(str(tmp_path / "bert"), pooling="cls")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"encoder.name_or_path: no readable weights"):
+        load_text_encoder(str(tmp_path / "bert"), pooling="cls")

@@ -1,0 +1,15 @@
+"""One number for each thing that a seed draws, so that no two draws of one run are the same draw."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Draw(IntEnum):
+    """Second entry of every generator's seed, after the run's own; numbers are never reused."""
+
+    ORDER = 1
+    MASKS = 2
+    CAPTIONS = 3
+    CONTROLS = 4
+    PAIRS = 5
