@@ -111,8 +111,13 @@ def check_resumed(folder: Path, config: Mapping[str, Any], run: Run) -> None:
             f"train.resume: {folder} was trained with {key} = {old.get(key)!r}, not {new.get(key)!r}; "
             "give it as it was, or another output_dir"
         )
-    recorded = json.loads((folder / "run.json").read_text(encoding="utf-8"))["data"]
-    before = {(file["role"], file["digest"]) for file in recorded}
+    recorded = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    if recorded["world_size"] != distributed.world_size():
+        raise ValueError(
+            f"train.resume: {folder} was trained by {recorded['world_size']} processes and cannot go on with "
+            f"{distributed.world_size()}: each process's dropout would differ"
+        )
+    before = {(file["role"], file["digest"]) for file in recorded["data"]}
     for file in run.data:
         if (file.role, file.digest) not in before:
             raise ValueError(f"train.resume: {file.role} of {folder} have changed since; {file.path} is another file")

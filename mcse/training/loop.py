@@ -61,7 +61,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if (self.max_steps is None) == (self.epochs is None):
-            raise ValueError("train.max_steps, train.epochs: give exactly one of them")
+            raise ValueError("train.max_steps, train.epochs: give exactly one of them, and null for the other")
         for key in ("batch_size", "max_steps", "accumulation_steps", "eval_steps", "save_steps", "log_steps"):
             value = getattr(self, key)
             if value is not None and value < 1:
