@@ -268,6 +268,27 @@ def test_a_damaged_state_is_named(damage, name, tiny, straight, tmp_path, capsys
     assert all(torch.equal(before[key], value) for key, value in tensors(output / "best").items())
 
 
+def test_a_damaged_state_may_be_deleted_for_the_one_before(tiny, straight, tmp_path, capsys, caplog):
+    output = tmp_path / "run"
+    keys = RESUMABLE | {"train.save_total_limit": 3}
+    assert run(tiny, "mcse", output, keys) == 0
+    assert sorted(path.name for path in (output / "state").iterdir()) == [
+        "step-00000018",
+        "step-00000021",
+        "step-00000024",
+    ]
+    damaged = output / "state" / "step-00000024"
+    (damaged / "rng.safetensors").write_bytes(b"")
+    assert run(tiny, "mcse", output, keys) == 2
+    assert f"delete {damaged} to go on from an earlier save" in capsys.readouterr().err
+    shutil.rmtree(damaged)
+    assert run(tiny, "mcse", output, keys) == 0
+    assert "resumed after step 21 of 24" in caplog.text
+    for earlier in ("step-00000018", "step-00000021"):
+        shutil.rmtree(output / "state" / earlier)
+    assert_same_run(straight, output)
+
+
 def test_another_number_of_processes_is_refused(tiny, straight, tmp_path, capsys):
     output = tmp_path / "run"
     shutil.copytree(straight, output)
