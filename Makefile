@@ -24,7 +24,7 @@ demo: install ## Train SimCSE, MCSE and MCSE on shuffled images on the embedded 
 	$(BIN)/mcse demo
 
 test: install ## Run the tests
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 format: install ## Format and fix what can be fixed
 	$(BIN)/ruff format .

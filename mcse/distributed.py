@@ -25,7 +25,7 @@ def join_world() -> None:
         ValueError: The launcher started more processes than found each other.
     """
     started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started > 1 and not _is_running():
+    if started > 1 and "RANK" in os.environ and not _is_running():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")

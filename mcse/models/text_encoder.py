@@ -139,8 +139,10 @@ def load_text_encoder(
     try:
         with quiet_transformers():
             backbone, report = AutoModel.from_pretrained(path, config=config, output_loading_info=True, **options)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"encoder.name_or_path: no readable weights at {name_or_path!r}: {error}") from None
+    except SafetensorError as error:
+        raise ValueError(f"encoder.name_or_path: damaged weights at {name_or_path!r}: {error}") from None
+    except OSError as error:
+        raise ValueError(f"encoder.name_or_path: no weights at {name_or_path!r}: {error}") from None
     # transformers draws what it does not find at random and goes on.
     lacking = sorted(key for key in report["missing_keys"] if "pooler" not in key)
     lacking += [str(key) for key in report["mismatched_keys"]]
