@@ -30,6 +30,7 @@ from mcse.data.images import (
     read_name_list,
 )
 from mcse.models.image_tower import ImageTower, load_image_tower
+from mcse.processor import ensure_bfloat16
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -108,6 +109,8 @@ def _extract(
     args: argparse.Namespace,
     device: torch.device,
 ) -> None:
+    if args.precision == "bf16" and device.type == "cpu":
+        ensure_bfloat16()
     autocast = (
         contextlib.nullcontext()
         if args.precision == "fp32"

@@ -26,6 +26,7 @@ from mcse.encoders.sources import load_parts
 from mcse.models.checkpoint import max_tokens
 from mcse.models.image_tower import ImageTower
 from mcse.models.text_encoder import TextEncoder
+from mcse.processor import ensure_bfloat16
 from mcse.types import FloatArray, TokenBatch
 
 Precision = Literal["float32", "bfloat16"]
@@ -350,6 +351,8 @@ class SentenceEncoder:
         return TokenBatch(torch.from_numpy(id_BT).to(self.device), torch.from_numpy(mask_BT).to(self.device))
 
     def _autocast(self, precision: Precision) -> torch.autocast:
+        if precision == "bfloat16" and self.device.type == "cpu":
+            ensure_bfloat16()
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
     def _limit(self, max_length: int | None) -> int | None:

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from mcse import distributed
+from mcse.processor import ensure_bfloat16
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -70,6 +71,8 @@ def start_runtime(
         raise ValueError(f"train.trackers: {lacking[0]} is not installed (pip install 'mcse[{lacking[0]}]')")
     if precision == "fp16" and accelerator.device.type != "cuda":
         raise ValueError(f"train.precision: fp16 needs a CUDA device, not {accelerator.device}; use bf16 or fp32")
+    if precision == "bf16" and accelerator.device.type == "cpu":
+        ensure_bfloat16()
     seed_everything(seed)
     return Runtime(accelerator=accelerator, precision=precision, seed=seed, show_progress=show_progress)
 

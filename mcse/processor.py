@@ -1,0 +1,53 @@
+"""What the processor can really do: bfloat16 products, where its announcements cannot be trusted.
+
+Some virtual machines announce AMX and then kill the process that uses it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+_ISA = "ONEDNN_MAX_CPU_ISA"
+_WITHOUT_AMX = "AVX512_CORE_BF16"
+
+
+@functools.cache
+def ensure_bfloat16() -> None:
+    """Leaves AMX out of bfloat16 products where it does not work; call before the first of them on a CPU.
+
+    Raises:
+        ValueError: The products kill the process, and it is too late to choose others.
+    """
+    if _survives_bfloat16():
+        return
+    os.environ[_ISA] = _WITHOUT_AMX
+    if not _survives_bfloat16():
+        # oneDNN reads the variable once, at its first product of any kind.
+        raise ValueError(
+            f"bfloat16 products are illegal instructions on this processor; start the command with {_ISA}="
+            f"{_WITHOUT_AMX}, or choose 32-bit floats"
+        )
+    logger.warning("this processor announces AMX but cannot run it: bfloat16 goes without (%s=%s)", _ISA, _WITHOUT_AMX)
+
+
+def _survives_bfloat16() -> bool:
+    """Tries one product in a forked child, which may be killed in this process's place."""
+    if not hasattr(os, "fork"):
+        return True
+    child = os.fork()
+    if child == 0:
+        try:
+            matrix = torch.ones(64, 64, dtype=torch.bfloat16)
+            torch.set_num_threads(1)  # the parent's threads do not exist in a child
+            torch.nn.functional.linear(matrix, matrix)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGILL)
