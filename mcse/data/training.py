@@ -119,7 +119,7 @@ def load_sentences(config: DataConfig, tokenizer: Tokenizer) -> Sentences:
         opened = open_sentences(config.sentences, root=config.folder)
     except FileNotFoundError as error:
         raise config.absent(config.sentences, str(error)) from error
-    known = _test_sentences(config)
+    known = sts_test_sentences(config)
 
     def rows() -> Iterator[tuple[str, ...]]:
         dropped = 0
@@ -160,7 +160,7 @@ def load_pairs(
     # Matched before anything is dropped: files without names match by order and count.
     table, image_rows = _match_pictures(listed, pictures, config)
     captions, image_of_caption = select_captions(table, mode=config.captions_per_image, seed=seed)
-    clean = np.flatnonzero(_clean_images(table, config)[image_of_caption])
+    clean = np.flatnonzero(clean_images(table, config)[image_of_caption])
     kept = clean[choose_pairs(len(clean), controls.num_pairs, seed=seed)]
     captions = [captions[row] for row in kept]
     image_of_caption = image_rows[image_of_caption[kept]]
@@ -267,7 +267,12 @@ def _match_pictures(
     return table, match_features(table, pictures)
 
 
-def _test_sentences(config: DataConfig) -> frozenset[str]:
+def sts_test_sentences(config: DataConfig) -> frozenset[str]:
+    """The normalised STS test sentences that ``data.decontaminate`` keeps out of training; none where it is off.
+
+    Raises:
+        ValueError: It is on, and an STS test file is absent.
+    """
     if not config.decontaminate:
         return frozenset()
     folder = config.folder / config.sts if config.sts is not None else config.folder
@@ -285,9 +290,9 @@ def _test_sentences(config: DataConfig) -> frozenset[str]:
     return test_sentences(data.tasks)
 
 
-def _clean_images(table: CaptionTable, config: DataConfig) -> NDArray[np.bool_]:
-    """Images none of whose captions, the unused ones included, stands in an STS test file."""
-    known = _test_sentences(config)
+def clean_images(table: CaptionTable, config: DataConfig) -> NDArray[np.bool_]:
+    """Which images have no caption, the unused ones included, that ``data.decontaminate`` keeps out of training."""
+    known = sts_test_sentences(config)
     clean = [not any(normalise(caption) in known for caption in several) for several in table.captions]
     if known:
         logger.warning("%s: dropped %d images whose captions stand in STS test files", table.source, clean.count(False))

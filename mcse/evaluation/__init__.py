@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from mcse.distributed import is_main, join_world, world_size
 from mcse.evaluation import sts
-from mcse.evaluation.suite import Column, PreparedSuite, Suite, SuiteOptions, SuiteScores
+from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions
+from mcse.types import Column, SuiteScores, Verdict
 
 SUITES: Mapping[str, Suite] = {"sts": sts.SUITE}
 
@@ -14,9 +15,11 @@ __all__ = [
     "SUITES",
     "Column",
     "PreparedSuite",
+    "Subject",
     "Suite",
     "SuiteOptions",
     "SuiteScores",
+    "Verdict",
     "is_main",
     "join_world",
     "world_size",

@@ -6,6 +6,8 @@ N distinct sentences, P pairs, D width.
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +28,7 @@ _NAMED_SENTENCES = 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DistinctRows:
-    """Unit rows of distinct sentences, and which row a sentence has."""
+    """Rows of distinct sentences, and which row a sentence has."""
 
     index: Mapping[str, int]
     row_ND: FloatArray
@@ -36,13 +38,15 @@ class DistinctRows:
         return self.row_ND[[self.index[sentence] for sentence in sentences]]
 
 
-def encode_distinct(encoder: Encoder, sentences: Iterable[str], *, batch_size: int) -> DistinctRows:
-    """Unit rows of the distinct sentences, each encoded once by one of the processes; every process gets them all.
+def encode_distinct(
+    encoder: Encoder, sentences: Iterable[str], *, batch_size: int, normalize: bool = True
+) -> DistinctRows:
+    """Rows of the distinct sentences, each encoded once by one of the processes; every process gets them all.
 
     A row of zeros (no known word, under averaged word vectors) is kept and logged: its cosines are 0.
 
     Raises:
-        ValueError: Not one row a sentence, or rows that are not unit rows.
+        ValueError: Not one row a sentence, or rows that are not unit rows though they should be.
         UndefinedScoreError: NaN or infinite rows (the message names the sentences), or one row for all sentences.
     """
     distinct = list(dict.fromkeys(sentences))
@@ -51,14 +55,67 @@ def encode_distinct(encoder: Encoder, sentences: Iterable[str], *, batch_size: i
     order = sorted(range(len(distinct)), key=lambda number: len(distinct[number]))
     if world_size() > 1 and len(distinct) >= world_size():
         turn = [order[start :: world_size()] for start in range(world_size())]
-        row = gather_arrays(_encode(encoder, [distinct[number] for number in turn[rank()]], batch_size=batch_size))
+        row = gather_arrays(
+            _encode(encoder, [distinct[number] for number in turn[rank()]], batch_size=batch_size, normalize=normalize)
+        )
         order = [number for part in turn for number in part]
     else:
-        row = _encode(encoder, [distinct[number] for number in order], batch_size=batch_size)
+        row = _encode(encoder, [distinct[number] for number in order], batch_size=batch_size, normalize=normalize)
     row_ND = np.empty_like(row)
     row_ND[order] = row
-    _check_rows(row_ND, distinct)
+    _check_rows(row_ND, distinct, must_be_unit=normalize)
     return DistinctRows(index=index, row_ND=row_ND)
+
+
+class RowStore:
+    """Raw rows of one encoder's distinct sentences, each encoded once however many suites ask for it.
+
+    Rows lie in a memory-mapped file that goes with the store, so that memory does not grow with the sentences.
+    """
+
+    def __init__(self, encoder: Encoder, *, batch_size: int = 64) -> None:
+        self._encoder = encoder
+        self._batch_size = batch_size
+        self._index: dict[str, int] = {}
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the store
+        self._width = 0
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def raw(self, sentences: Sequence[str]) -> FloatArray:
+        """(P, D) float32 rows as the encoder gives them without normalisation, repeats included.
+
+        Raises:
+            ValueError, UndefinedScoreError: As for ``encode_distinct``.
+        """
+        self.encode(sentences)
+        row_ND = self._mapped()
+        return np.asarray(row_ND[[self._index[sentence] for sentence in sentences]])
+
+    def unit(self, sentences: Sequence[str]) -> FloatArray:
+        """(P, D) float32 unit rows, repeats included; a row of zeros stays one."""
+        row_PD = self.raw(sentences)
+        norm_P1 = np.linalg.norm(row_PD, axis=1, keepdims=True)
+        return (row_PD / np.where(norm_P1 == 0, 1, norm_P1)).astype(np.float32)
+
+    def encode(self, sentences: Sequence[str]) -> None:
+        """Encodes those that the store does not hold yet; all at once is faster than task after task."""
+        new = [sentence for sentence in dict.fromkeys(sentences) if sentence not in self._index]
+        if not new:
+            return
+        row_ND = encode_distinct(self._encoder, new, batch_size=self._batch_size, normalize=False).row_ND
+        if self._index and row_ND.shape[1] != self._width:
+            raise ValueError(f"the encoder gave rows of width {self._width}, then of width {row_ND.shape[1]}")
+        self._width = row_ND.shape[1]
+        self._file.seek(0, os.SEEK_END)
+        self._file.write(np.ascontiguousarray(row_ND).tobytes())
+        self._file.flush()
+        start = len(self._index)
+        self._index.update((sentence, start + number) for number, sentence in enumerate(new))
+
+    def _mapped(self) -> FloatArray:
+        return np.memmap(self._file, dtype=np.float32, mode="r", shape=(len(self._index), self._width))
 
 
 def cosines(left_PD: FloatArray, right_PD: FloatArray) -> NDArray[np.float64]:
@@ -69,8 +126,8 @@ def cosines(left_PD: FloatArray, right_PD: FloatArray) -> NDArray[np.float64]:
     return cosine_P
 
 
-def _encode(encoder: Encoder, sentences: list[str], *, batch_size: int) -> FloatArray:
-    row = encoder.encode(sentences, batch_size=batch_size, normalize=True)
+def _encode(encoder: Encoder, sentences: list[str], *, batch_size: int, normalize: bool) -> FloatArray:
+    row = encoder.encode(sentences, batch_size=batch_size, normalize=normalize)
     if row.ndim != 2 or len(row) != len(sentences):
         raise ValueError(
             f"the encoder returned shape {row.shape} for {len(sentences)} sentences, expected one row each"
@@ -78,7 +135,7 @@ def _encode(encoder: Encoder, sentences: list[str], *, batch_size: int) -> Float
     return row.astype(np.float32, copy=False)
 
 
-def _check_rows(row_ND: FloatArray, sentences: Sequence[str]) -> None:
+def _check_rows(row_ND: FloatArray, sentences: Sequence[str], *, must_be_unit: bool) -> None:
     """Checked on all rows at once, so that every process raises the same error and none waits for another."""
     square = np.einsum("nd,nd->n", row_ND, row_ND, dtype=np.float64)
     broken = np.flatnonzero(~np.isfinite(square))
@@ -88,7 +145,7 @@ def _check_rows(row_ND: FloatArray, sentences: Sequence[str]) -> None:
     if zero.any():
         logger.warning("rows of zeros, whose cosines are 0, for %s", _named(np.flatnonzero(zero), sentences))
     stretched = np.flatnonzero(~zero & (np.abs(np.sqrt(square) - 1) > _UNIT_TOLERANCE))
-    if len(stretched):
+    if must_be_unit and len(stretched):
         norm = float(np.sqrt(square[stretched[0]]))
         raise ValueError(f"the encoder gave rows of other than unit norm ({norm:g}) for {_named(stretched, sentences)}")
     if len(row_ND) > 1 and np.ptp(row_ND, axis=0).max() <= _SAME_ROW_SPREAD:

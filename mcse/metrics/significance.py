@@ -1,0 +1,203 @@
+"""How sure a score is: bootstrap over items, differences of two models on the same items, several tests at once.
+
+P items, B bootstrap draws.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+DRAWS = 1000
+LEVEL = 0.95
+POWER = 0.8
+
+_BLOCK_CELLS = 4_000_000
+"""Draws × items worked on at a time, so that memory does not grow with either."""
+
+Counts = NDArray[np.int64]
+"""(B, P): how often each item stands in each draw."""
+
+
+def bootstrap_counts(name: str, group_P: ArrayLike, *, draws: int = DRAWS) -> Counts:
+    """Draws with replacement, as many items of each group as it has.
+
+    The draws depend on ``name`` and the groups alone, so that two models judged on the same items are compared draw by
+    draw.
+    """
+    group = np.asarray(group_P)
+    generator = np.random.default_rng([zlib.crc32(name.encode()), len(group)])
+    count_BP = np.empty((draws, len(group)), dtype=np.int64)
+    for number in np.unique(group):
+        place = np.flatnonzero(group == number)
+        cell = generator.integers(len(place), size=(draws, len(place))) + len(place) * np.arange(draws)[:, None]
+        count_BP[:, place] = np.bincount(cell.ravel(), minlength=cell.size).reshape(draws, len(place))
+    return count_BP
+
+
+def replicate_spearman(value_P: ArrayLike, gold_P: ArrayLike, count_BP: Counts) -> NDArray[np.float64]:
+    """(B,) rank correlations in [-1, 1], one for each draw, ranks taken anew; NaN where a draw is constant."""
+    value, gold = np.asarray(value_P, dtype=np.float64), np.asarray(gold_P, dtype=np.float64)
+    return _blockwise(
+        count_BP, lambda block: _weighted_pearson(_weighted_ranks(value, block), _weighted_ranks(gold, block), block)
+    )
+
+
+def replicate_pearson(value_P: ArrayLike, gold_P: ArrayLike, count_BP: Counts) -> NDArray[np.float64]:
+    """(B,) linear correlations in [-1, 1], one for each draw; NaN where a draw is constant."""
+    value, gold = np.asarray(value_P, dtype=np.float64), np.asarray(gold_P, dtype=np.float64)
+    return _blockwise(count_BP, lambda block: _weighted_pearson(value[None], gold[None], block))
+
+
+def replicate_mean(value_P: ArrayLike, count_BP: Counts) -> NDArray[np.float64]:
+    """(B,) means, one for each draw."""
+    mean: NDArray[np.float64] = count_BP @ np.asarray(value_P, dtype=np.float64) / count_BP.sum(1)
+    return mean
+
+
+def replicate_median(value_P: ArrayLike, count_BP: Counts) -> NDArray[np.float64]:
+    """(B,) medians, one for each draw."""
+    value = np.asarray(value_P, dtype=np.float64)
+    return np.array([np.median(np.repeat(value, counts)) for counts in count_BP])
+
+
+def replicate_f1(predicted_P: ArrayLike, true_P: ArrayLike, count_BP: Counts) -> NDArray[np.float64]:
+    """(B,) F1 of label 1 in [0, 1], one for each draw; 0 where a draw has neither label nor prediction of it."""
+    predicted, true = np.asarray(predicted_P, dtype=bool), np.asarray(true_P, dtype=bool)
+    hits = count_BP @ (predicted & true).astype(np.int64)
+    marked = count_BP @ (predicted.astype(np.int64) + true.astype(np.int64))
+    f1: NDArray[np.float64] = 2 * hits / np.maximum(marked, 1)
+    return f1
+
+
+def interval(replicate_B: ArrayLike, *, level: float = LEVEL) -> tuple[float, float]:
+    """Percentile interval of the draws. Draws in which the score does not exist are left out."""
+    replicate = np.asarray(replicate_B, dtype=np.float64)
+    tail = 50 * (1 - level)
+    low, high = np.nanpercentile(replicate, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def two_sided_p(difference_B: ArrayLike) -> float:
+    """Twice the smaller share of draws on either side of no difference, in (0, 1]; never 0, which no sample shows."""
+    difference = np.asarray(difference_B, dtype=np.float64)
+    difference = difference[np.isfinite(difference)]
+    below, above = int((difference <= 0).sum()), int((difference >= 0).sum())
+    return min(1.0, 2 * (min(below, above) + 1) / (len(difference) + 1))
+
+
+def holm(p_by_name: Mapping[str, float]) -> dict[str, float]:
+    """p-values corrected for their number, in the order given.
+
+    Source: Holm 1979, the step-down form of Bonferroni's correction.
+    """
+    corrected: dict[str, float] = {}
+    largest = 0.0
+    for place, name in enumerate(sorted(p_by_name, key=lambda name: p_by_name[name])):
+        largest = max(largest, min(1.0, (len(p_by_name) - place) * p_by_name[name]))
+        corrected[name] = largest
+    return {name: corrected[name] for name in p_by_name}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A difference of two means of scores, with its interval and p-value.
+
+    ``smallest``: the smallest true difference that such a comparison finds with probability 0.8 at level 0.05.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    smallest: float
+    test: str
+
+
+def paired_difference(value: float, difference_B: ArrayLike) -> Difference:
+    """Two models on the same items: percentile interval and p-value of the paired bootstrap."""
+    difference = np.asarray(difference_B, dtype=np.float64)
+    low, high = interval(difference)
+    spread = float(np.nanstd(difference, ddof=1))
+    z = stats.norm.ppf([1 - (1 - LEVEL) / 2, POWER])
+    return Difference(
+        value=value,
+        low=low,
+        high=high,
+        p=two_sided_p(difference),
+        smallest=float(z.sum()) * spread,
+        test="paired bootstrap over items",
+    )
+
+
+def group_difference(
+    first: ArrayLike, second: ArrayLike, difference_B: ArrayLike, *, level: float = LEVEL
+) -> Difference:
+    """Means of several seeds each: the seeds differ, and the items are a sample, so both variances are added.
+
+    The variance of the difference is s²₁/n₁ + s²₂/n₂ + the bootstrap variance over items of the difference of the
+    means; the test is Student's t with Welch and Satterthwaite's degrees of freedom, the items' part having infinitely
+    many.
+
+    Args:
+        first: Scores of the first group's seeds, two or more.
+        second: Scores of the second group's seeds, two or more.
+        difference_B: Bootstrap draws over items of the difference of the groups' means.
+        level: Of the interval.
+
+    Raises:
+        ValueError: A group has fewer than two seeds.
+    """
+    scores = [np.asarray(group, dtype=np.float64) for group in (first, second)]
+    if min(map(len, scores)) < 2:
+        raise ValueError(f"groups need two seeds or more each, got {len(scores[0])} and {len(scores[1])}")
+    parts = [float(group.var(ddof=1)) / len(group) for group in scores]
+    variance = sum(parts) + float(np.nanvar(np.asarray(difference_B, dtype=np.float64), ddof=1))
+    value, error = float(scores[0].mean() - scores[1].mean()), math.sqrt(variance)
+    divisor = sum(part**2 / (len(group) - 1) for part, group in zip(parts, scores, strict=True))
+    freedom = variance**2 / divisor if divisor > 0 else math.inf
+    reach = float(stats.t.ppf(1 - (1 - level) / 2, freedom)) * error
+    return Difference(
+        value=value,
+        low=value - reach,
+        high=value + reach,
+        p=float(2 * stats.t.sf(abs(value) / error, freedom)) if error > 0 else float(value == 0),
+        smallest=float(stats.t.ppf(1 - (1 - level) / 2, freedom) + stats.t.ppf(POWER, freedom)) * error,
+        test=f"Welch's t over {len(scores[0])} and {len(scores[1])} seeds, bootstrap variance over items added",
+    )
+
+
+def _blockwise(count_BP: Counts, score: Callable[[Counts], NDArray[np.float64]]) -> NDArray[np.float64]:
+    step = max(1, _BLOCK_CELLS // max(1, count_BP.shape[1]))
+    return np.concatenate([score(count_BP[start : start + step]) for start in range(0, len(count_BP), step)])
+
+
+def _weighted_ranks(value_P: NDArray[np.float64], count_BP: Counts) -> NDArray[np.float64]:
+    """(B, P) midranks that the items have in each draw; equal items share theirs."""
+    order = np.argsort(value_P, kind="stable")
+    sorted_P = value_P[order]
+    starts = np.flatnonzero(np.r_[True, sorted_P[1:] != sorted_P[:-1]])
+    tie_P = np.cumsum(np.r_[True, sorted_P[1:] != sorted_P[:-1]]) - 1
+    size_BT = np.add.reduceat(count_BP[:, order], starts, axis=1)
+    rank_BT = np.cumsum(size_BT, axis=1) - (size_BT - 1) / 2
+    rank_BP = np.empty(count_BP.shape, dtype=np.float64)
+    rank_BP[:, order] = rank_BT[:, tie_P]
+    return rank_BP
+
+
+def _weighted_pearson(
+    left_BP: NDArray[np.float64], right_BP: NDArray[np.float64], count_BP: Counts
+) -> NDArray[np.float64]:
+    total = count_BP.sum(1, keepdims=True)
+    left = left_BP - (count_BP * left_BP).sum(1, keepdims=True) / total
+    right = right_BP - (count_BP * right_BP).sum(1, keepdims=True) / total
+    covariance = (count_BP * left * right).sum(1)
+    spread = np.sqrt((count_BP * left * left).sum(1) * (count_BP * right * right).sum(1))
+    correlation: NDArray[np.float64] = covariance / np.where(spread == 0, np.nan, spread)
+    return correlation

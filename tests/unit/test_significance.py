@@ -1,0 +1,153 @@
+"""Bootstrap, paired differences and corrections: against scipy, resampling by hand and known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import f1_score
+
+from mcse.evaluation.uncertainty import clean_part, replicate, replicate_all
+from mcse.metrics.significance import (
+    bootstrap_counts,
+    group_difference,
+    holm,
+    interval,
+    paired_difference,
+    replicate_f1,
+    replicate_mean,
+    replicate_median,
+    replicate_pearson,
+    replicate_spearman,
+    two_sided_p,
+)
+from mcse.types import Sample
+
+ITEMS = 60
+
+
+@pytest.fixture
+def values() -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(3)
+    gold = np.round(generator.uniform(0, 5, ITEMS), 1)  # with ties
+    return np.round(gold + generator.normal(0, 1.5, ITEMS), 1), gold
+
+
+def counts(draws: int = 20) -> np.ndarray:
+    return bootstrap_counts("test", np.zeros(ITEMS), draws=draws)
+
+
+def test_draws_take_as_many_of_each_group_as_it_has_and_are_seeded() -> None:
+    group = np.array([0] * 10 + [7] * 5)
+    drawn = bootstrap_counts("name", group, draws=50)
+    assert (drawn[:, :10].sum(1) == 10).all()
+    assert (drawn[:, 10:].sum(1) == 5).all()
+    np.testing.assert_array_equal(drawn, bootstrap_counts("name", group, draws=50))
+    assert (drawn != bootstrap_counts("other", group, draws=50)).any()
+    many = bootstrap_counts("name", np.zeros(4), draws=20_000)
+    np.testing.assert_allclose(many.mean(0), 1, atol=0.03)
+    np.testing.assert_allclose(many.var(0), 0.75, atol=0.03)  # multinomial: 1 - 1/4
+
+
+def test_replicates_equal_scipy_on_the_items_repeated(values: tuple[np.ndarray, np.ndarray]) -> None:
+    score, gold = values
+    count_BP = counts()
+    ranked, linear = replicate_spearman(score, gold, count_BP), replicate_pearson(score, gold, count_BP)
+    mean, median = replicate_mean(score, count_BP), replicate_median(score, count_BP)
+    f1 = replicate_f1(score > 2, gold > 2, count_BP)
+    for number, drawn in enumerate(count_BP):
+        left, right = np.repeat(score, drawn), np.repeat(gold, drawn)
+        assert ranked[number] == pytest.approx(stats.spearmanr(left, right).statistic)
+        assert linear[number] == pytest.approx(stats.pearsonr(left, right).statistic)
+        assert mean[number] == pytest.approx(left.mean())
+        assert median[number] == np.median(left)
+        assert f1[number] == pytest.approx(f1_score(right > 2, left > 2))
+    assert ranked.std() > 0.01
+
+
+def test_many_draws_go_in_blocks_and_give_the_same(monkeypatch, values: tuple[np.ndarray, np.ndarray]) -> None:
+    whole = replicate_spearman(*values, counts())
+    monkeypatch.setattr("mcse.metrics.significance._BLOCK_CELLS", 3 * ITEMS)
+    np.testing.assert_array_equal(replicate_spearman(*values, counts()), whole)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(0)
+    covered = 0
+    for number in range(200):
+        left = generator.normal(size=100)
+        right = 0.6 * left + 0.8 * generator.normal(size=100)
+        count_BP = bootstrap_counts(str(number), np.zeros(100), draws=300)
+        low, high = interval(replicate_pearson(left, right, count_BP))
+        covered += low <= 0.6 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_draws_without_a_score_are_left_out() -> None:
+    assert interval([np.nan, 1.0, 1.0, 1.0]) == (1.0, 1.0)
+    assert two_sided_p([np.nan, 1.0, 1.0, 1.0]) == pytest.approx(2 * 1 / 4)
+
+
+def test_p_values_are_uniform_where_nothing_differs_and_small_where_much_does() -> None:
+    generator = np.random.default_rng(1)
+    count_BP = bootstrap_counts("p", np.zeros(80), draws=400)
+    null = [two_sided_p(replicate_mean(generator.normal(size=80), count_BP)) for _ in range(300)]
+    assert 0.02 <= np.mean(np.array(null) < 0.05) <= 0.1
+    assert two_sided_p(replicate_mean(generator.normal(1, 1, 80), count_BP)) < 0.01
+
+
+def test_holm_by_hand() -> None:
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}) == pytest.approx(
+        {"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02}
+    )
+    assert list(holm({"z": 0.9, "a": 0.8})) == ["z", "a"]
+    assert holm({"z": 0.9, "a": 0.8}) == {"z": 1.0, "a": 1.0}
+
+
+def test_groups_without_item_variance_are_welchs_test() -> None:
+    first, second = [76.1, 75.4, 76.9, 75.8, 76.0], [75.0, 75.9, 74.8]
+    found = group_difference(first, second, np.zeros(100))
+    expected = stats.ttest_ind(first, second, equal_var=False)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
+
+
+def test_item_variance_widens_the_groups_interval_and_the_smallest_difference() -> None:
+    first, second = [76.1, 75.4, 76.9], [75.0, 75.9, 74.8]
+    draws = np.random.default_rng(0).normal(0.9, 2.0, 5000)
+    narrow, wide = group_difference(first, second, np.zeros(9)), group_difference(first, second, draws)
+    assert wide.high - wide.low > narrow.high - narrow.low
+    assert wide.p > narrow.p
+    # Nearly all variance is the items', with so many degrees of freedom that t is normal.
+    assert wide.smallest == pytest.approx((1.96 + 0.84) * np.hypot(2.0, 0.48), rel=0.05)
+    with pytest.raises(ValueError, match="two seeds or more each, got 1 and 3"):
+        group_difference([1.0], second, draws)
+
+
+def test_the_smallest_difference_is_found_in_four_of_five_cases() -> None:
+    generator = np.random.default_rng(4)
+    smallest = paired_difference(0.0, generator.normal(0, 1, 2000)).smallest
+    found = [paired_difference(0, generator.normal(generator.normal(smallest, 1), 1, 800)).p < 0.05 for _ in range(300)]
+    assert 0.72 <= np.mean(found) <= 0.88
+
+
+def test_two_models_share_draws_and_means_share_parts(values: tuple[np.ndarray, np.ndarray]) -> None:
+    score, gold = values
+    sample = Sample(statistic="spearman", value_P=score, gold_P=gold)
+    np.testing.assert_array_equal(replicate(sample, name="a"), replicate(sample, name="a"))
+    draws = replicate_all({"a": sample, "b": sample}, {"mean": {"a": 1.0, "b": 3.0}, "lost": {"a": 1.0, "c": 1.0}})
+    np.testing.assert_allclose(draws["mean"], (draws["a"] + 3 * draws["b"]) / 4)
+    assert "lost" not in draws
+    assert (draws["a"] != draws["b"]).any()
+    with pytest.raises(ValueError, match="needs gold"):
+        replicate(Sample(statistic="f1", value_P=score), name="x")
+
+
+def test_the_clean_part_keeps_what_was_not_seen(values: tuple[np.ndarray, np.ndarray]) -> None:
+    score, gold = values
+    clean = np.arange(ITEMS) % 3 > 0
+    part = clean_part(Sample(statistic="spearman", value_P=score, gold_P=gold, clean_P=clean))
+    assert part is not None
+    np.testing.assert_array_equal(part.value_P, score[clean])
+    assert clean_part(Sample(statistic="mean", value_P=score)) is None
+    assert clean_part(Sample(statistic="mean", value_P=score, clean_P=np.arange(ITEMS) == 3)) is None
