@@ -4,23 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mcse.distributed import broadcast_object as shared
 from mcse.distributed import is_main, join_world, world_size
 from mcse.evaluation import sts
+from mcse.evaluation.cache import KeptResult, cache_key, load_result, save_result
+from mcse.evaluation.compare import compare
+from mcse.evaluation.errors import worst_pairs
+from mcse.evaluation.seen import contaminated_pairs, seen_by
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions
-from mcse.types import Column, SuiteScores, Verdict
+from mcse.types import Column, ComparedScore, SuiteScores, Verdict
 
 SUITES: Mapping[str, Suite] = {"sts": sts.SUITE}
 
 __all__ = [
     "SUITES",
     "Column",
+    "ComparedScore",
+    "KeptResult",
     "PreparedSuite",
     "Subject",
     "Suite",
     "SuiteOptions",
     "SuiteScores",
     "Verdict",
+    "cache_key",
+    "compare",
+    "contaminated_pairs",
     "is_main",
     "join_world",
+    "load_result",
+    "save_result",
+    "seen_by",
+    "shared",
     "world_size",
+    "worst_pairs",
 ]

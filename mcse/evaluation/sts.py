@@ -17,7 +17,7 @@ from mcse.evaluation.encoding import RowStore, cosines
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
 from mcse.evaluation.uncertainty import add_intervals, clean_part, replicate_all
 from mcse.metrics.correlation import UndefinedScoreError, pearson, spearman
-from mcse.types import Column, PairList, Sample, SuiteScores, TaskScores
+from mcse.types import Column, Encoder, PairList, Sample, SuiteScores, TaskScores
 
 _SHORT_NAMES = {"STSBenchmark": "STS-B", "SICKRelatedness": "SICK-R", SICK_ALL_SPLITS: "SICK-R 9,927"}
 

@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mcse.metrics.correlation import pearson, spearman
 from mcse.metrics.significance import (
+    Counts,
     bootstrap_counts,
     interval,
     replicate_f1,
@@ -31,7 +33,10 @@ def replicate(sample: Sample, *, name: str) -> Replicates:
         ValueError: The statistic needs gold, and there is none.
     """
     group_P = np.zeros(len(sample.value_P), dtype=np.int64) if sample.group_P is None else sample.group_P
-    count_BP = bootstrap_counts(name, group_P)
+    return _replicate(sample, bootstrap_counts(name, group_P), name=name)
+
+
+def _replicate(sample: Sample, count_BP: Counts, *, name: str) -> Replicates:
     if sample.statistic == "mean":
         return replicate_mean(sample.value_P, count_BP)
     if sample.statistic == "median":
@@ -40,6 +45,18 @@ def replicate(sample: Sample, *, name: str) -> Replicates:
         raise ValueError(f"{name}: the statistic {sample.statistic} needs gold")
     with_gold = {"spearman": replicate_spearman, "pearson": replicate_pearson, "f1": replicate_f1}[sample.statistic]
     return 100 * with_gold(sample.value_P, sample.gold_P, count_BP)
+
+
+def point_score(sample: Sample, *, name: str) -> float:
+    """The sample's statistic over its own items.
+
+    Raises:
+        UndefinedScoreError: A correlation of constant values.
+    """
+    if sample.statistic in ("spearman", "pearson") and sample.gold_P is not None:
+        return 100 * (spearman if sample.statistic == "spearman" else pearson)(sample.value_P, sample.gold_P)
+    once_1P = np.ones((1, len(sample.value_P)), dtype=np.int64)
+    return float(_replicate(sample, once_1P, name=name)[0])
 
 
 def clean_part(sample: Sample) -> Sample | None:

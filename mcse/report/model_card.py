@@ -57,6 +57,13 @@ def build_model_card(
     return "\n\n".join(parts) + "\n"
 
 
+def with_scores(card: str, score_table: str) -> str:
+    """The card with another table of scores; a card that has no place for scores, somebody's own, is left alone."""
+    before, heading, rest = card.partition("\n## Scores\n")
+    _, use, after = rest.partition("\n## Use\n")
+    return f"{before}{heading}\n{score_table.strip()}\n{use}{after}" if use else card
+
+
 def _use(name: str) -> str:
     """All three ways to load the folder that the card lies in, which give the same rows."""
     return f"""```python

@@ -11,12 +11,13 @@ from mcse.types.protocols import (
     Stateful,
     Stream,
 )
-from mcse.types.scores import Column, PairList, Sample, Statistic, SuiteScores, TaskScores, Verdict
+from mcse.types.scores import Column, ComparedScore, PairList, Sample, Statistic, SuiteScores, TaskScores, Verdict
 from mcse.types.sources import DataFile
 
 __all__ = [
     "IGNORED_LABEL",
     "Column",
+    "ComparedScore",
     "DataFile",
     "Encoder",
     "Evaluator",

@@ -88,6 +88,7 @@ class Verdict:
     model: str
     pooling: str
     suites: tuple[SuiteScores, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -128,3 +129,36 @@ class Verdict:
     def pairs(self) -> dict[str, PairList]:
         """By ``suite.task``."""
         return {name: pairs for suite in self.suites for name, pairs in suite.pairs.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedScore:
+    """One headline number of two models or groups of seeds, the first minus the second.
+
+    Args:
+        column: Which number.
+        is_clean: Whether only items count that no training text holds.
+        first: Score of the first, the mean over its seeds.
+        second: Score of the second.
+        difference: ``first - second``.
+        low: Lower end of the 95 % interval of the difference.
+        high: Upper end.
+        p: Of the hypothesis that there is no difference.
+        p_holm: Corrected for the number of tasks; ``None`` for an average, which is a test of its own.
+        smallest: The smallest true difference that this comparison would find in four of five cases.
+        test: In words.
+        items: How many items the score is over.
+    """
+
+    column: Column
+    is_clean: bool
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float | None
+    smallest: float
+    test: str
+    items: int

@@ -1,0 +1,263 @@
+"""Verdicts as files and tables: ``results.json`` of a model, ``comparison.json`` of several, and what is printed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mcse.report.markdown import markdown_notes, markdown_table
+from mcse.report.tables import ScoreColumn, ScoreRow, ScoreTable
+from mcse.types import Column, ComparedScore, SuiteScores, TaskScores, Verdict
+
+SCHEMA = 1
+"""Version of the files; raised when a key changes its meaning or goes away."""
+
+_VARIANTS = {
+    "spearman": "Spearman, all pairs together",
+    "spearman_mean": "Spearman, mean of subsets",
+    "spearman_wmean": "Spearman, weighted mean of subsets",
+    "pearson": "Pearson, all pairs together",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What was named on the command line: one model, or a parent of seed folders and their verdicts."""
+
+    name: str
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def title(self) -> str:
+        """For a table's row."""
+        seeds = f", {len(self.verdicts)} seeds" if len(self.verdicts) > 1 else ""
+        return f"{self.name} ({self.verdicts[0].pooling}{seeds})"
+
+
+def results_json(verdict: Verdict) -> dict[str, Any]:
+    """The content of ``results.json``."""
+    return {
+        "schema": SCHEMA,
+        "model": verdict.model,
+        "pooling": verdict.pooling,
+        "protocols": verdict.protocols,
+        "scores": verdict.scores,
+        "subsets": verdict.subsets,
+        "absent": verdict.absent,
+    }
+
+
+def comparison_json(entries: Sequence[Entry], compared: Sequence[ComparedScore]) -> dict[str, Any]:
+    """The content of ``comparison.json``: every model's scores, and the differences where two were compared."""
+    content: dict[str, Any] = {"schema": SCHEMA, "models": [_entry_json(entry) for entry in entries]}
+    if compared:
+        content["comparison"] = {
+            "first": entries[0].name,
+            "second": entries[1].name,
+            "scores": [
+                {
+                    **{name: value for name, value in asdict(score).items() if name != "column"},
+                    "suite": f"{score.column.suite}_clean" if score.is_clean else score.column.suite,
+                    "task": score.column.task,
+                    "metric": score.column.metric,
+                }
+                for score in compared
+            ],
+        }
+    return content
+
+
+def report_markdown(verdict: Verdict) -> str:
+    """``report.md``: every number of a model, what is missing, and how the numbers came about."""
+    parts = [markdown_table(table) for table in verdict_tables(verdict)]
+    for tasks in verdict.subsets.values():
+        parts += [markdown_table(_subset_table(task, subsets)) for task, subsets in tasks.items()]
+    parts.append(markdown_notes("Missing", [f"{name}: {reason}" for name, reason in verdict.absent.items()]))
+    parts.append(markdown_notes("Protocols", [f"{name}: {words}" for name, words in verdict.protocols.items()]))
+    return "\n".join(part for part in parts if part)
+
+
+def verdict_tables(verdict: Verdict) -> list[ScoreTable]:
+    """One table a suite: the headline with its interval, and the other ways to count."""
+    return [
+        table
+        for suite in verdict.suites
+        for table in (_suite_table(verdict, suite), _domain_table(suite))
+        if table.rows
+    ]
+
+
+def contest_tables(entries: Sequence[Entry]) -> list[ScoreTable]:
+    """One table a suite with a row for each model or group, and for each with clean scores a second row of these."""
+    tables = []
+    for number, suite in enumerate(entries[0].verdicts[0].suites):
+        columns = suite.columns
+        rows = []
+        for entry in entries:
+            rows.append(ScoreRow(entry.title, tuple(_cell(entry, column) for column in columns)))
+            if len(entry.verdicts) > 1:
+                rows.append(_best_seed(entry, columns))
+        tables.append(_contest(columns, rows, caption=_contest_caption(columns) if number == 0 else ""))
+        clean = [
+            ScoreRow(entry.title, tuple(_cell(entry, column, suite=f"{column.suite}_clean") for column in columns))
+            for entry in entries
+        ]
+        if any(any(row.values) for row in clean):
+            caption = "Clean: without the test pairs of which a sentence stands in the model's own training text."
+            tables.append(_contest(columns, clean, caption=caption))
+    return tables
+
+
+def compared_tables(entries: Sequence[Entry], compared: Sequence[ComparedScore]) -> list[ScoreTable]:
+    """The differences, over all items and over the clean ones."""
+    labels = ("first", "second", "difference", "95 % low", "95 % high", "p", "p (Holm)", "smallest detectable", "items")
+    tables = []
+    for is_clean in (False, True):
+        scores = [score for score in compared if score.is_clean == is_clean]
+        if not scores:
+            continue
+        rows = tuple(
+            ScoreRow(
+                score.column.label,
+                (
+                    *((value,) for value in (score.first, score.second, score.difference, score.low, score.high)),
+                    (score.p,),
+                    () if score.p_holm is None else (score.p_holm,),
+                    (score.smallest,),
+                    (float(score.items),),
+                ),
+            )
+            for score in scores
+        )
+        over = "over the items that no training text of either side holds" if is_clean else "over all items"
+        tables.append(
+            ScoreTable(
+                title=f"{entries[0].name} (first) − {entries[1].name} (second), {over}",
+                columns=tuple(ScoreColumn(label) for label in labels),
+                rows=rows,
+                caption=f"Test: {scores[0].test}. Smallest detectable: found in four of five cases at level 0.05. "
+                "Holm's correction is over the tasks of a suite; averages are tests of their own.",
+                decimals=3,
+                is_contest=False,
+            )
+        )
+    return tables
+
+
+def _entry_json(entry: Entry) -> dict[str, Any]:
+    first = entry.verdicts[0]
+    if len(entry.verdicts) == 1:
+        return {"model": entry.name, "pooling": first.pooling, "scores": first.scores}
+    trees = [verdict.scores for verdict in entry.verdicts]
+    return {
+        "model": entry.name,
+        "pooling": first.pooling,
+        "seeds": [{"model": verdict.model, "scores": verdict.scores} for verdict in entry.verdicts],
+        "scores": _over_seeds(trees, statistics.fmean),
+        "sd": _over_seeds(trees, statistics.stdev),
+    }
+
+
+def _over_seeds(trees: Sequence[Mapping[str, TaskScores]], summary: Any) -> dict[str, dict[str, dict[str, float]]]:
+    """Of every score that all seeds have; the seeds' own intervals are left out, as theirs is another question."""
+    return {
+        suite: {
+            task: {
+                metric: summary([tree[suite][task][metric] for tree in trees])
+                for metric in metrics
+                if not metric.endswith(("_low", "_high"))
+                and all(metric in tree.get(suite, {}).get(task, {}) for tree in trees)
+            }
+            for task, metrics in tasks.items()
+            if all(task in tree.get(suite, {}) for tree in trees)
+        }
+        for suite, tasks in trees[0].items()
+    }
+
+
+def _suite_table(verdict: Verdict, suite: SuiteScores) -> ScoreTable:
+    columns = suite.columns
+    rows = [ScoreRow("score", tuple(_value(verdict, column) for column in columns))]
+    correlations = any(column.metric == "spearman" for column in columns)
+    if correlations:
+        rows = [
+            ScoreRow(label, tuple(_value(verdict, column, metric=metric) for column in columns))
+            for metric, label in _VARIANTS.items()
+        ]
+    for end, label in (("low", "95 % interval, low"), ("high", "95 % interval, high")):
+        values = tuple(_value(verdict, column, metric=f"{column.metric}_{end}") for column in columns)
+        rows.insert(1 if end == "low" else 2, ScoreRow(label, values))
+    for label, metric in (("clean pairs", ""), ("clean pairs, number", "pairs")):
+        values = tuple(
+            _value(verdict, column, metric=metric or column.metric, suite=f"{column.suite}_clean") for column in columns
+        )
+        rows.append(ScoreRow(label, values))
+    return ScoreTable(
+        title=f"{verdict.model} ({verdict.pooling})",
+        columns=tuple(ScoreColumn(column.label) for column in columns),
+        rows=tuple(row for row in rows if any(row.values)),
+        caption='Correlations × 100. Papers print SentEval\'s "all": the pairs of all subsets together. Clean: without '
+        "the pairs of which a sentence stands in the training text."
+        if correlations
+        else "",
+        is_contest=False,
+    )
+
+
+def _domain_table(suite: SuiteScores) -> ScoreTable:
+    domains = suite.scores.get("sts_domains", {})
+    values = tuple((scores["spearman"],) for scores in domains.values())
+    return ScoreTable(
+        title="By domain",
+        columns=tuple(ScoreColumn(domain) for domain in domains),
+        rows=(ScoreRow("Spearman, mean of subsets", values),) if domains else (),
+        is_contest=False,
+    )
+
+
+def _subset_table(task: str, subsets: Mapping[str, Mapping[str, float]]) -> ScoreTable:
+    metrics = list(dict.fromkeys(metric for scores in subsets.values() for metric in scores if metric != "pairs"))
+    rows = tuple(
+        ScoreRow(
+            f"{name} ({scores['pairs']:,.0f} pairs)",
+            tuple((scores[metric],) if metric in scores else () for metric in metrics),
+        )
+        for name, scores in subsets.items()
+    )
+    columns = tuple(ScoreColumn(name) for name in metrics)
+    return ScoreTable(title=f"{task} by subset", columns=columns, rows=rows, is_contest=False)
+
+
+def _contest(columns: Sequence[Column], rows: Sequence[ScoreRow], *, caption: str) -> ScoreTable:
+    return ScoreTable(
+        title="Scores",
+        columns=tuple(ScoreColumn(column.label, column.higher_is_better) for column in columns),
+        rows=tuple(rows),
+        caption=caption,
+    )
+
+
+def _contest_caption(columns: Sequence[Column]) -> str:
+    if any(column.metric == "spearman" for column in columns):
+        return 'Spearman × 100 over all pairs of a task together (SentEval\'s "all"); the best is bold.'
+    return "The best is bold."
+
+
+def _best_seed(entry: Entry, columns: Sequence[Column]) -> ScoreRow:
+    """The seed with the best average, or first number where there is none."""
+    chief = next((column for column in columns if column.task == "average"), columns[0])
+    known = [verdict for verdict in entry.verdicts if _value(verdict, chief)] or list(entry.verdicts)
+    sign = 1 if chief.higher_is_better else -1
+    best = max(known, key=lambda verdict: sign * sum(_value(verdict, chief)))
+    return ScoreRow(f"  best of them: {best.model}", tuple(_value(best, column) for column in columns))
+
+
+def _cell(entry: Entry, column: Column, *, suite: str = "") -> tuple[float, ...]:
+    return tuple(value for verdict in entry.verdicts for value in _value(verdict, column, suite=suite))
+
+
+def _value(verdict: Verdict, column: Column, *, metric: str = "", suite: str = "") -> tuple[float, ...]:
+    task = verdict.scores.get(suite or column.suite, {}).get(column.task, {})
+    return (task[metric or column.metric],) if (metric or column.metric) in task else ()
