@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,9 +34,15 @@ def read_training_text(run: Path) -> frozenset[str]:
     try:
         for file in recorded:
             _check_unchanged(file)
-        return frozenset(normalise(sentence) for sentence in _sentences(config))
+        return _normalised(config)
     except (OSError, ValueError) as error:
         raise UnknownTrainingTextError(f"{run}: its training text cannot be read again: {error}") from None
+
+
+@functools.lru_cache(maxsize=2)
+def _normalised(config: DataConfig) -> frozenset[str]:
+    """Kept for the next run, as the seeds of a recipe read the same text."""
+    return frozenset(normalise(sentence) for sentence in _sentences(config))
 
 
 def _data_config(section: Mapping[str, Any], recorded: Sequence[Mapping[str, str]]) -> DataConfig:
