@@ -1,0 +1,186 @@
+"""The geometry suite: alignment, uniformity and anisotropy of an encoder's rows of STS-B's test sentences.
+
+P pairs, N distinct sentences, D width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcse.data.contamination import normalise
+from mcse.data.sts import HUB_REPOSITORIES, ScoredPairs, load_scored_pairs, load_sts_from_hub, load_stsbenchmark
+from mcse.evaluation.encoding import RowStore
+from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
+from mcse.evaluation.uncertainty import add_intervals, replicate_all
+from mcse.metrics.geometry import (
+    alignment,
+    batchwise_geometry,
+    mean_cosine,
+    mean_cosine_parts,
+    spectrum,
+    squared_distances,
+    uniformity,
+    uniformity_parts,
+)
+from mcse.types import Column, FloatArray, Sample, SuiteScores
+
+POSITIVE_ABOVE = 4.0
+"""Gold of STS-B, 0 to 5, above which the sentences of a pair count as saying the same."""
+
+_TASK = "STSBenchmark"
+_LABELS = {"alignment": "alignment", "uniformity": "uniformity", "mean_cosine": "mean cosine"}
+"""Headline numbers; of each, lower is better."""
+
+
+def score_geometry(rows: RowStore, pairs: ScoredPairs, *, seen: frozenset[str] | None = None) -> SuiteScores:
+    """Everything the suite says, under ``geometry.<pairs.name>``.
+
+    Pairs of which a sentence has no direction (a row of zeros) are left out, and said.
+
+    Args:
+        rows: Of the encoder.
+        pairs: With gold from 0 to 5.
+        seen: The normalised sentences of the training text, where they are known.
+
+    Raises:
+        ValueError, UndefinedScoreError: As for ``encode_distinct``; or no pair of which both sentences have a row.
+    """
+    rows.encode((*pairs.sentence1, *pairs.sentence2))
+    left_PD, right_PD = rows.unit(pairs.sentence1), rows.unit(pairs.sentence2)
+    placed_P = left_PD.any(1) & right_PD.any(1)
+    left_PD, right_PD, gold_P = left_PD[placed_P], right_PD[placed_P], pairs.gold[placed_P]
+    sentences = [pairs.sentence1[place] for place in np.flatnonzero(placed_P)]
+    sentences += [pairs.sentence2[place] for place in np.flatnonzero(placed_P)]
+    row_ND = rows.unit(list(dict.fromkeys(sentences)))
+    positive_P = gold_P > POSITIVE_ABOVE
+
+    metrics, absent = _scores(left_PD, right_PD, gold_P, row_ND)
+    metrics |= {"pairs": len(gold_P), "positive_pairs": int(positive_P.sum()), "sentences": len(row_ND)}
+    samples = {}
+    if placed_P.all():
+        # Of other encoders the pairs would be others, and a comparison pair by pair would be of different items.
+        clean_P = None if seen is None else _clean(pairs, seen)[positive_P]
+        samples = _samples(left_PD, right_PD, positive_P, row_ND, clean_P=clean_P)
+    else:
+        gone = f"{int((~placed_P).sum())} of {len(pairs)} pairs are left out: the encoder has no row for a sentence"
+        absent["intervals"] = f"{gone}, and so the numbers have no intervals"
+    name = pairs.name
+    by_key = {f"geometry.{name}.{metric}": sample for metric, sample in samples.items()}
+    return SuiteScores(
+        scores={"geometry": add_intervals({name: metrics}, replicate_all(by_key, {}), suite="geometry")},
+        protocols=_protocols(name),
+        columns=_columns(name, metrics),
+        absent={f"geometry.{name}.{metric}": reason for metric, reason in absent.items()},
+        samples=by_key,
+    )
+
+
+def prepare_geometry(options: SuiteOptions) -> PreparedSuite:
+    """Reads STS-B's test pairs, or a user's own.
+
+    Raises:
+        FileNotFoundError: They are not there.
+        ValueError: A file cannot be read.
+    """
+    pairs = _load_pairs(options.data)
+
+    def run(subject: Subject) -> SuiteScores:
+        return score_geometry(subject.rows, pairs, seen=subject.seen)
+
+    positive = int((pairs.gold > POSITIVE_ABOVE).sum())
+    summary = f"{len(pairs):,} pairs of {pairs.name}, {positive:,} of them with gold above {POSITIVE_ABOVE:g}"
+    return PreparedSuite(summary=summary, digest=data_digest(pairs.files, "geometry"), run=run)
+
+
+SUITE = Suite(
+    name="geometry",
+    version=1,
+    needs="STS-B's test pairs: a SentEval folder by --data (or an own file of pairs, gold from 0 to 5); otherwise "
+    "mteb's copy on the hub",
+    prepare=prepare_geometry,
+)
+
+
+def _load_pairs(data: str | None) -> ScoredPairs:
+    if data is None:
+        return load_sts_from_hub({_TASK: HUB_REPOSITORIES[_TASK]}).tasks[0].subsets[0]
+    path = Path(data)
+    if path.is_file():
+        return load_scored_pairs(path)
+    if not path.exists():
+        raise FileNotFoundError(f"--data: neither a folder nor a file at {path}")
+    return load_stsbenchmark(path, split="test")
+
+
+def _scores(
+    left_PD: FloatArray, right_PD: FloatArray, gold_P: NDArray[np.float64], row_ND: FloatArray
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Values by metric, and why one is missing."""
+    positive_P = gold_P > POSITIVE_ABOVE
+    both_ND = np.concatenate([left_PD, right_PD])
+    shares = spectrum(row_ND)
+    scores = {
+        "uniformity": uniformity(both_ND),
+        "mean_cosine": mean_cosine(row_ND),
+        "variance_top1": 100 * shares.top1_share,
+        "variance_top10": 100 * shares.top10_share,
+        "effective_rank": shares.effective_rank,
+    }
+    batches = batchwise_geometry(left_PD, right_PD, gold_P=gold_P, threshold=POSITIVE_ABOVE)
+    scores["batchwise_uniformity"] = batches.uniformity
+    if not positive_P.any():
+        reason = f"no pair has gold above {POSITIVE_ABOVE:g}; the largest is {gold_P.max():g}"
+        return scores, {"alignment": reason, "batchwise_alignment": reason}
+    scores["alignment"] = alignment(left_PD[positive_P], right_PD[positive_P])
+    scores["batchwise_alignment"] = batches.alignment
+    return scores, {}
+
+
+def _samples(
+    left_PD: FloatArray,
+    right_PD: FloatArray,
+    positive_P: NDArray[np.bool_],
+    row_ND: FloatArray,
+    *,
+    clean_P: NDArray[np.bool_] | None,
+) -> dict[str, Sample]:
+    """By metric. Uniformity and mean cosine are means over pairs of rows, drawn by each item's part in them."""
+    samples = {
+        "uniformity": Sample(statistic="mean", value_P=uniformity_parts(left_PD, right_PD)),
+        "mean_cosine": Sample(statistic="mean", value_P=mean_cosine_parts(row_ND)),
+    }
+    if positive_P.any():
+        distance_P = squared_distances(left_PD[positive_P], right_PD[positive_P])
+        samples["alignment"] = Sample(statistic="mean", value_P=distance_P, clean_P=clean_P)
+    return samples
+
+
+def _clean(pairs: ScoredPairs, seen: frozenset[str]) -> NDArray[np.bool_]:
+    """(P,) whether neither sentence of a pair stands in the training text."""
+    both = zip(pairs.sentence1, pairs.sentence2, strict=True)
+    return np.array([normalise(left) not in seen and normalise(right) not in seen for left, right in both])
+
+
+def _columns(name: str, metrics: dict[str, float]) -> tuple[Column, ...]:
+    return tuple(
+        Column(label=label, suite="geometry", task=name, metric=metric, higher_is_better=False)
+        for metric, label in _LABELS.items()
+        if metric in metrics
+    )
+
+
+def _protocols(name: str) -> dict[str, str]:
+    return {
+        f"geometry.{name}": f"alignment: mean squared distance of the pairs with gold > {POSITIVE_ABOVE:g}; "
+        "uniformity: log mean exp(-2 · squared distance) over all pairs of the rows of both sides, repeats included",
+        "geometry batchwise": f"MCSE's own estimate: means over batches of 128 pairs in file order, gold >= "
+        f"{POSITIVE_ABOVE:g}; not comparable with the global values",
+        "geometry anisotropy": "over distinct sentences; mean cosine of all pairs of them; variance (% along the first "
+        "and the first ten principal directions) and effective rank (exp of the entropy of the singular values) of "
+        "centred rows",
+        "geometry intervals": "95 % percentile bootstrap, 1,000 draws of pairs (mean cosine: of sentences); uniformity "
+        "and mean cosine to first order, without copies of a pair compared with each other; none for the others",
+    }
