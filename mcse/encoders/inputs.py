@@ -1,0 +1,39 @@
+"""What every kind of encoder takes alike: sentences and a precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+import torch
+
+from mcse.encoders.sentence_encoder import Precision
+from mcse.processor import ensure_bfloat16
+
+
+def as_texts(sentences: str | Sequence[str], *, batch_size: int) -> list[str]:
+    """Sentences as a list, one string as a list of one.
+
+    Raises:
+        ValueError: ``batch_size`` is below 1, or an item is not a string.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    texts = [sentences] if isinstance(sentences, str) else list(sentences)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"sentences[{number}] is a {type(text).__name__}, not a string: {text!r:.80}")
+    return texts
+
+
+def autocast(device: torch.device, *, precision: Precision) -> torch.autocast:
+    """Runs matrix products in ``precision``.
+
+    Raises:
+        ValueError: There is no such precision, or this processor cannot do it.
+    """
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+    if precision == "bfloat16" and device.type == "cpu":
+        ensure_bfloat16()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
