@@ -1,27 +1,23 @@
-"""Image towers: frozen for stored features, or trained end to end; the user of open_clip's and timm's image models.
+"""Image towers: frozen for stored features, or trained end to end; the user of timm's image models.
 
 B pictures, F feature width.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mcse.models.open_clip_model import RANDOM_WEIGHTS, WHOLE_NAMES, build_open_clip, check_known, split_name
+
 Preprocess = Callable[[Image.Image], Tensor]
-
-RANDOM_WEIGHTS = "none"
-
-_WHOLE_NAMES = ("hf-hub:", "hf_hub:", "local-dir:")  # both libraries' own notation for weights and config in one place
 
 
 class ImageTower(nn.Module):
@@ -133,36 +129,7 @@ def _build_pixels(spec: str, name: str, *, weights: bool) -> ImageTower:
 
 
 def _build_open_clip(spec: str, name: str, *, weights: bool) -> ImageTower:
-    import open_clip  # seconds to import, and a tower of pixels needs neither library
-
-    model_name, pretrained = _split(name)
-    if pretrained is None and not model_name.startswith(_WHOLE_NAMES):
-        raise ValueError(
-            f"image tower {spec!r}: say which weights, such as open_clip:{model_name}/openai, a checkpoint's path, "
-            f"or /{RANDOM_WEIGHTS} for random ones"
-        )
-    tag: Mapping[str, Any] = {}
-    if not model_name.startswith(_WHOLE_NAMES):
-        _check_model(spec, model_name, known=open_clip.list_models())
-        tags = open_clip.list_pretrained_tags_by_model(model_name)
-        tag = open_clip.get_pretrained_cfg(model_name, str(pretrained)) if pretrained in tags else {}
-        found = pretrained == RANDOM_WEIGHTS or pretrained in tags or Path(str(pretrained)).is_file()
-        if weights and not found:
-            raise ValueError(
-                f"image tower {spec!r}: {pretrained!r} is neither a checkpoint file nor a tag of {model_name}; "
-                f"its tags: {', '.join(tags) or 'none'}"
-            )
-    try:
-        model, _, preprocess = open_clip.create_model_and_transforms(
-            model_name,
-            pretrained=pretrained if weights and pretrained != RANDOM_WEIGHTS else None,
-            load_weights=weights and pretrained != RANDOM_WEIGHTS,
-            # A tag's weights want its own activation and preprocessing, also where they come from elsewhere.
-            force_quick_gelu=bool(tag.get("quick_gelu")),
-            **_tag_preprocessing(tag),
-        )
-    except (RuntimeError, OSError, ValueError) as error:
-        raise ValueError(f"image tower {spec!r}: its weights cannot be loaded: {error}") from error
+    model, preprocess = build_open_clip(name, title=f"image tower {spec!r}", weights=weights)
     preprocessing = f"open_clip evaluation transform {_in_words(model.visual.preprocess_cfg)}"
     return ImageTower(model.visual, spec=spec, preprocess=preprocess, preprocessing=preprocessing)
 
@@ -172,9 +139,9 @@ def _build_timm(spec: str, name: str, *, weights: bool) -> ImageTower:
     import timm.data
     import timm.models
 
-    model_name, pretrained = _split(name)
-    if not model_name.startswith(_WHOLE_NAMES):
-        _check_model(spec, model_name.partition(".")[0], known=timm.list_models())
+    model_name, pretrained = split_name(name)
+    if not model_name.startswith(WHOLE_NAMES):
+        check_known(model_name.partition(".")[0], timm.list_models(), title=f"image tower {spec!r}")
     if weights and pretrained not in (None, RANDOM_WEIGHTS) and not Path(str(pretrained)).is_file():
         raise ValueError(f"image tower {spec!r}: no checkpoint file {pretrained}")
     try:
@@ -188,28 +155,6 @@ def _build_timm(spec: str, name: str, *, weights: bool) -> ImageTower:
     preprocess = timm.data.create_transform(**config, is_training=False)
     preprocessing = f"timm evaluation transform {_in_words(config)}"
     return ImageTower(model, spec=spec, preprocess=preprocess, preprocessing=preprocessing)
-
-
-def _tag_preprocessing(tag: Mapping[str, Any]) -> dict[str, Any]:
-    """What open_clip reads out of a tag only where it also fetches the tag's weights."""
-    names = {"mean": "image_mean", "std": "image_std", "interpolation": "image_interpolation"}
-    names["resize_mode"] = "image_resize_mode"
-    return {argument: tag[key] for key, argument in names.items() if key in tag}
-
-
-def _split(name: str) -> tuple[str, str | None]:
-    if name.startswith(_WHOLE_NAMES):
-        return name, None
-    model, slash, pretrained = name.partition("/")
-    return model, pretrained if slash else None
-
-
-def _check_model(spec: str, model_name: str, *, known: Iterable[str]) -> None:
-    names = list(known)
-    if model_name not in names:
-        near = difflib.get_close_matches(model_name, names, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {len(names)}, such as {names[0]}"
-        raise ValueError(f"image tower {spec!r}: unknown model {model_name!r}; {hint}")
 
 
 def _in_words(config: Mapping[str, object]) -> str:
