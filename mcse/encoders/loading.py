@@ -1,0 +1,158 @@
+"""One name for any encoder: which kind it is, loading it, and a digest of the files that make it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from mcse.encoders.open_clip_text import OpenClipEncoder
+from mcse.encoders.sentence_encoder import Precision, SentenceEncoder
+from mcse.encoders.sentence_transformers_folder import fetch_json
+from mcse.encoders.word_vectors import WordVectorEncoder
+from mcse.models.open_clip_model import open_clip_source
+from mcse.models.text_encoder import resolve_name
+from mcse.text.word_vectors import is_word_vectors_name
+
+AnyEncoder: TypeAlias = SentenceEncoder | OpenClipEncoder | WordVectorEncoder
+"""Every kind has ``name``, ``pooling`` and ``dimension`` beside ``encode``."""
+
+_VECTORS, _OPEN_CLIP = "vectors:", "open_clip:"
+
+# README.md is none of them: reports are written into model cards.
+_SENTENCE_FILES = (".safetensors", ".json", ".txt", ".model", ".bin")
+_OPEN_CLIP_FILES = (*_SENTENCE_FILES, ".pt", ".pth")
+_RUN_FILES = ("config.yaml", "run.json")
+
+_HUB_FILES = ("config.json", "modules.json")
+"""A repository with an encoder has one of them; either says which commit is read."""
+
+
+def load_encoder(
+    name: str,
+    *,
+    pooling: str | None = None,
+    precision: Precision = "float32",
+    device: str | torch.device | None = None,
+) -> AnyEncoder:
+    """Loads an encoder of any kind.
+
+    Args:
+        name: A run folder, a checkpoint, a sentence-transformers folder, any other encoder's folder, a hub id or
+            ``package:NAME/FOLDER``; ``open_clip:MODEL/PRETRAINED`` for a text tower; ``vectors:FILE``, or the plain
+            path of a ``.txt``, ``.vec`` or ``.bin`` file, also with ``.gz``, for averaged word vectors.
+        pooling: For the first group, where it overrides what the folder says. Word vectors know "mean" alone, open_clip
+            models only their own.
+        precision: Of the matrix products. Word vectors are averaged alike under each.
+        device: CUDA where there is one, by default. Word vectors stay in main memory.
+
+    Raises:
+        ValueError: Nothing loadable is there, or ``pooling`` is needed and not given, or given and not known.
+    """
+    kind, rest = _kind(name)
+    if kind == "vectors":
+        if pooling not in (None, WordVectorEncoder.pooling):
+            raise ValueError(f"{name!r}: pooling {pooling!r} is not to be had; word vectors are averaged ('mean')")
+        return WordVectorEncoder.from_file(rest, name=name)
+    if kind == "open_clip":
+        if pooling is not None:
+            raise ValueError(f"{name!r}: pooling {pooling!r} is not to be had; an open_clip model pools in its own way")
+        return OpenClipEncoder.from_pretrained(name, device=device, precision=precision)
+    if Path(name).is_file():
+        raise ValueError(
+            f"{name!r} is a file, and none of word vectors (.txt, .vec, .bin, also .gz); an encoder is named by its "
+            "folder"
+        )
+    return SentenceEncoder.from_pretrained(name, pooling=pooling, device=device, precision=precision)
+
+
+def encoder_digest(name: str) -> str | None:
+    """What tells two encoders of one name apart, as hexadecimal digits; ``None`` where it cannot be known.
+
+    A SHA-256 over the names inside the model's folder and the contents of the files that make it: weights,
+    configuration, tokenizer; of a run, ``best/``, ``config.yaml`` and ``run.json``; of word vectors, the file. It does
+    not depend on where the folder lies. Of a model of the hub it is the commit that loading takes now (asked of the
+    hub, or of the cache where the hub cannot be reached).
+
+    Raises:
+        ValueError: An unknown model of open_clip, a package that is not installed, or a damaged ``modules.json``.
+    """
+    kind, rest = _kind(name)
+    if kind == "vectors":
+        return _file_digest(Path(rest)) if Path(rest).is_file() else None
+    if kind == "open_clip":
+        return _open_clip_digest(name, rest)
+    path = Path(resolve_name(name))
+    if not path.is_dir():
+        return None if path.is_file() else _commit(name, _HUB_FILES)
+    inside = path / "best"
+    if (path / "config.json").is_file() or (path / "modules.json").is_file() or not inside.is_dir():
+        return _files_digest(path, _model_files(path))
+    recorded = [path / file for file in _RUN_FILES if (path / file).is_file()]
+    files = list(_model_files(inside))
+    return _files_digest(path, [*files, *recorded]) if files else None
+
+
+def _kind(name: str) -> tuple[Literal["vectors", "open_clip", "sentences"], str]:
+    """Of an encoder, and its name without the prefix."""
+    if name.startswith(_VECTORS):
+        return "vectors", name.removeprefix(_VECTORS)
+    if name.startswith(_OPEN_CLIP):
+        return "open_clip", name.removeprefix(_OPEN_CLIP)
+    if is_word_vectors_name(name) and not Path(name).is_dir():
+        return "vectors", name
+    return "sentences", name
+
+
+def _open_clip_digest(name: str, rest: str) -> str | None:
+    source = open_clip_source(rest, title=f"text tower {name!r}")
+    if source.repository is not None:
+        commit = _commit(source.repository, ("open_clip_config.json", *_HUB_FILES))
+        return commit if commit is None or not source.architecture else _digest([source.architecture, commit])
+    if source.path is None:
+        return _digest([source.architecture]) if source.is_random else None
+    if source.path.is_dir():
+        return _files_digest(source.path, _listed(source.path, _OPEN_CLIP_FILES))
+    return _digest([source.architecture, _file_digest(source.path)]) if source.path.is_file() else None
+
+
+def _model_files(folder: Path) -> Iterator[Path]:
+    """What loading a folder may read: its own files, and those of sentence-transformers' modules."""
+    yield from _listed(folder, _SENTENCE_FILES)
+    for module in fetch_json(str(folder), "modules.json") or ():
+        inside = folder / module["path"]
+        if inside != folder and inside.is_dir():
+            yield from _listed(inside, _SENTENCE_FILES)
+
+
+def _listed(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    return [file for file in folder.iterdir() if file.suffix in suffixes and file.is_file()] if folder.is_dir() else []
+
+
+def _commit(repository: str, files: Iterable[str]) -> str | None:
+    for file in files:
+        try:
+            # .../snapshots/COMMIT/FILE: the way that every loader takes, so it says what they will read.
+            return Path(hf_hub_download(repository, file)).parent.name
+        except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError):
+            continue
+    return None
+
+
+def _files_digest(folder: Path, files: Iterable[Path]) -> str | None:
+    lines = sorted(f"{file.relative_to(folder).as_posix()} {_file_digest(file)}" for file in set(files))
+    return _digest(lines) if lines else None
+
+
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
