@@ -7,9 +7,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from mcse.commands import demo, extract_features, prepare
+from mcse.commands import demo, extract_features, prepare, runs, sweep
 
-COMMANDS = (demo, prepare, extract_features)
+COMMANDS = (demo, prepare, extract_features, sweep, runs)
 """Each has ``add_parser(subparsers)``, which sets ``run(args) -> int`` as the parser's default."""
 
 
@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; ``args.run`` is the chosen command's function."""
-    parser = argparse.ArgumentParser(prog="mcse", description="The demo, and data and image features for train.py.")
+    parser = argparse.ArgumentParser(
+        prog="mcse", description="The demo, data and image features for train.py, sweeps, and run folders."
+    )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(subparsers)

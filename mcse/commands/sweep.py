@@ -1,0 +1,496 @@
+"""``mcse sweep``: one configuration under several seeds and values, one run folder each, and the best cell on dev.
+
+A *cell* is one combination of ``--set`` values. Finished runs are kept, others go on where they stopped, so the same
+command may be given again at any time. Cells are compared by the mean over seeds of each run's best
+``train.select_by``, which is a score of the dev set; no test score is looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import itertools
+import json
+import re
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mcse.commands.files import replacing
+from mcse.commands.launchers import (
+    Failure,
+    Task,
+    check_train_script,
+    last_line,
+    submit,
+    train_locally,
+    write_slurm_script,
+)
+from mcse.commands.run_folders import RunFolder, higher_is_better, looks_like_a_run, read_run
+from mcse.config import flatten, to_dict, to_yaml
+from mcse.encoders.runs import differing_keys
+from mcse.recipes.launch import load_config
+from mcse.report.markdown import markdown_notes, markdown_table
+from mcse.report.tables import ScoreColumn, ScoreRow, ScoreTable
+from mcse.report.terminal import print_table
+
+SCHEMA = 1
+"""Version of ``sweep.json``; raised when a key changes its meaning or goes away."""
+
+_MAX_SEEDS = 1000
+_MAX_NAME = 120
+_OWN_KEYS = {
+    "seed": "--seeds says which seeds there are",
+    "output_dir": "--output says where runs lie",
+    "train.resume": "a sweep always resumes",
+}
+_JUDGES = ("train.select_by", "data.sts")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A combination of ``--set`` values, as they were given; ``name`` is empty where there is only one."""
+
+    name: str
+    folder: Path
+    settings: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One run of the sweep: its configuration, and what lies in its folder already (``None``: nothing)."""
+
+    cell: Cell
+    seed: int
+    config: Any
+    before: RunFolder | None
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.cell.folder / f"seed{self.seed}"
+
+    @property
+    def label(self) -> str:
+        """The run in messages."""
+        return f"{self.cell.name} seed{self.seed}".strip()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.before is not None and self.before.state == "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The whole sweep. ``select_by`` is the dev score of all cells."""
+
+    config: Path
+    output: Path
+    seeds: tuple[int, ...]
+    cells: tuple[Cell, ...]
+    runs: tuple[Planned, ...]
+    select_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A run after the sweep: ``score`` is its best on dev, ``reason`` why it has none or is not finished."""
+
+    run: Planned
+    state: str
+    score: float | None
+    step: int | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CellResult:
+    """A cell with its runs in the order of seeds; ``scores`` are those of finished runs."""
+
+    cell: Cell
+    runs: tuple[RunResult, ...]
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """Best dev scores of the finished runs."""
+        return tuple(result.score for result in self.runs if result.state == "finished" and result.score is not None)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every seed has a score, without which cells cannot be compared."""
+        return len(self.scores) == len(self.runs)
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``mcse sweep``."""
+    parser = subparsers.add_parser(
+        "sweep", help="train one configuration under several seeds and values; selects on dev", description=__doc__
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of one complete run")
+    parser.add_argument("--seeds", required=True, help="such as 0-4 or 0,2,5")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="KEY=VALUE[,VALUE...]",
+        help="a key of the configuration and the values to try; several --set are combined",
+    )
+    parser.add_argument("--output", type=Path, help="folder of the sweep (default: the configuration's output_dir)")
+    parser.add_argument(
+        "--launcher",
+        choices=("local", "slurm"),
+        default="local",
+        help="local: runs are children of this command; slurm: one sbatch array, submitted where there is sbatch",
+    )
+    parser.add_argument("--jobs", type=int, help="runs at a time (local: 1; slurm: as many as the cluster gives)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plans, trains what is not finished, and reports; returns 0, 1 if runs failed, 130 or 143 if stopped.
+
+    Raises:
+        ValueError: Wrong seeds, keys, values or folders; nothing has been started then.
+    """
+    if args.jobs is not None and args.jobs < 1:
+        raise ValueError(f"--jobs must be 1 or more, got {args.jobs}")
+    check_train_script()
+    plan = make_plan(args.config, parse_seeds(args.seeds), settings=parse_settings(args.settings), output=args.output)
+    tasks = _write_configs(plan)
+    for planned in plan.runs:
+        if planned.is_finished:
+            print(f"{planned.label}: finished before, skipped", file=sys.stderr)
+    if args.launcher == "slurm" and tasks:
+        return _hand_to_slurm(plan, tasks, jobs=args.jobs)
+    ending = train_locally(tasks, jobs=args.jobs or 1)
+    results = collect(plan, failures=ending.failures)
+    _report(plan, results)
+    if ending.exit_code:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return ending.exit_code
+    return 0 if all(cell.is_complete for cell in results) else 1
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """``0-4``, ``3`` or ``0,2,5-7`` as numbers in the order given.
+
+    Raises:
+        ValueError: Another form, a range that counts down, a seed that stands twice, or more than 1000 seeds.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,9})(?:-([0-9]{1,9}))?\s*", part)
+        if match is None:
+            raise ValueError(f"--seeds: {part.strip()!r} in {text!r} is no seed; write 0-4 or 0,2,5")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"--seeds: {part.strip()!r} counts down; write {last}-{first}")
+        if len(seeds) + last - first >= _MAX_SEEDS:
+            raise ValueError(f"--seeds: {text!r} is more than {_MAX_SEEDS} seeds")
+        for seed in range(first, last + 1):
+            if seed in seeds:
+                raise ValueError(f"--seeds: {seed} stands twice in {text!r}")
+            seeds.append(seed)
+    return tuple(seeds)
+
+
+def parse_settings(arguments: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """``KEY=VALUE,VALUE`` arguments as values by key, each as it was written.
+
+    A comma inside brackets or quotes belongs to the value: ``train.trackers=[],[wandb]`` are two.
+
+    Raises:
+        ValueError: No ``KEY=``, no value, an unreadable value, a key given twice, a key that a sweep sets itself, or
+            several values of a key that says by what runs are judged.
+    """
+    settings: dict[str, tuple[str, ...]] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise ValueError(f"--set: {argument!r} is not KEY=VALUE or KEY=VALUE,VALUE")
+        if key in settings:
+            raise ValueError(f"--set: {key} is given twice; write {key}={','.join(settings[key])},{text}")
+        if key in _OWN_KEYS:
+            raise ValueError(f"--set: {key}: {_OWN_KEYS[key]}")
+        settings[key] = _values(key, text)
+        if key in _JUDGES and len(settings[key]) > 1:
+            raise ValueError(f"--set: {key}: cells judged by different scores cannot be compared; give one value")
+    return settings
+
+
+def make_plan(
+    config: Path, seeds: Sequence[int], *, settings: Mapping[str, Sequence[str]], output: Path | None
+) -> Plan:
+    """Every run of the sweep with its whole configuration, checked against what lies in its folder. Writes nothing.
+
+    Raises:
+        ConfigError: A key or value that ``train.py`` would refuse, in the same words.
+        ValueError: ``train.select_by`` is null, two cells are the same run, or a folder holds something else.
+    """
+    combinations = [dict(zip(settings, values, strict=True)) for values in itertools.product(*settings.values())]
+    configs = [_load(config, combination, output=output) for combination in combinations]
+    top = output if output is not None else Path(configs[0].output_dir)
+    select_by = configs[0].train.select_by
+    if select_by is None:
+        raise ValueError("train.select_by: null, so that there is no dev score to compare cells by")
+    _refuse_twins(combinations, configs)
+    if looks_like_a_run(top):
+        raise ValueError(f"--output: {top} is a run; a sweep needs a folder of its own, with its runs below")
+    names = _cell_names(combinations, varied=[key for key, values in settings.items() if len(values) > 1])
+    cells = [
+        Cell(name, top / name if name else top, combination)
+        for name, combination in zip(names, combinations, strict=True)
+    ]
+    runs = [_planned(cell, one, seed) for cell, one in zip(cells, configs, strict=True) for seed in seeds]
+    return Plan(config, top, tuple(seeds), tuple(cells), tuple(runs), select_by)
+
+
+def collect(plan: Plan, *, failures: Mapping[Path, Failure]) -> list[CellResult]:
+    """What the run folders say now, cell by cell; ``failures`` says why runs did not finish, as far as known."""
+    results = [_result(run, failures.get(run.folder)) for run in plan.runs]
+    return [CellResult(cell, tuple(r for r in results if r.run.cell is cell)) for cell in plan.cells]
+
+
+def select_cell(results: Sequence[CellResult], *, select_by: str) -> CellResult | None:
+    """The cell with the best mean dev score among those with a score for every seed; the first of equals."""
+    sign = 1 if higher_is_better(select_by) else -1
+    complete = [cell for cell in results if cell.is_complete]
+    return max(complete, key=lambda cell: sign * statistics.fmean(cell.scores), default=None)
+
+
+def _values(key: str, text: str) -> tuple[str, ...]:
+    """The values of a YAML list without its brackets, each as it stands there."""
+    if not text.strip() or text.rstrip().endswith(","):
+        raise ValueError(f"--set: {key}={text}: a value is missing")
+    listed = f"[{text}]"
+    try:
+        node = yaml.compose(listed, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set: {key}={text}: no list of values ({getattr(error, 'problem', error)})") from None
+    assert isinstance(node, yaml.SequenceNode)
+    values = tuple(listed[value.start_mark.index : value.end_mark.index].strip() for value in node.value)
+    if twice := [value for number, value in enumerate(values) if value in values[:number]]:
+        raise ValueError(f"--set: {key}={text}: {twice[0]} stands twice")
+    return values
+
+
+def _load(config: Path, combination: Mapping[str, str], *, output: Path | None) -> Any:
+    overrides = [f"--{key}={value}" for key, value in combination.items()]
+    if output is not None:
+        overrides.append(f"--output_dir={json.dumps(str(output))}")
+    return load_config(config, [*overrides, "--train.resume=auto"])
+
+
+def _refuse_twins(combinations: Sequence[Mapping[str, str]], configs: Sequence[Any]) -> None:
+    seen: dict[str, Mapping[str, str]] = {}
+    for combination, config in zip(combinations, configs, strict=True):
+        text = to_yaml(config)
+        if text in seen:
+            raise ValueError(f"--set: {_words(seen[text])} and {_words(combination)} are the same run")
+        seen[text] = combination
+
+
+def _words(combination: Mapping[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in combination.items())
+
+
+def _cell_names(combinations: Sequence[Mapping[str, str]], *, varied: Sequence[str]) -> list[str]:
+    """``optim.learning_rate=1e-5,loss.temperature=0.05``: folder names of the keys that vary, no two alike."""
+    plain = [_words({key: combination[key] for key in varied}) for combination in combinations]
+    names = [re.sub(r"[^\w.,=+-]", "_", name) for name in plain]
+    return [
+        f"{name[:_MAX_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        if len(name) > _MAX_NAME or names.count(name) > 1
+        else name
+        for name, text in zip(names, plain, strict=True)
+    ]
+
+
+def _planned(cell: Cell, config: Any, seed: int) -> Planned:
+    planned = Planned(cell, seed, None, None)
+    folder = planned.folder
+    whole = dataclasses.replace(config, seed=seed, output_dir=folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; the sweep needs a folder there")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return Planned(cell, seed, whole, None)
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"{folder} is not empty and holds no run (no config.yaml); give another --output")
+    before = read_run(folder)
+    old, new = flatten(before.config), flatten(to_dict(whole))
+    if keys := differing_keys(before.config, to_dict(whole)):
+        key = keys[0]
+        raise ValueError(
+            f"{folder} was trained with {key} = {old.get(key)!r}, not {new.get(key)!r}; "
+            "give it as it was, or another --output"
+        )
+    return Planned(cell, seed, whole, before)
+
+
+def _write_configs(plan: Plan) -> list[Task]:
+    """Writes the whole configuration of each unfinished run, so that later edits of the file do not matter."""
+    tasks = []
+    for planned in plan.runs:
+        if planned.is_finished:
+            continue
+        task = Task(planned.label, planned.folder)
+        with replacing(task.config) as partial:
+            partial.write_text(to_yaml(planned.config), encoding="utf-8")
+        tasks.append(task)
+    return tasks
+
+
+def _hand_to_slurm(plan: Plan, tasks: Sequence[Task], *, jobs: int | None) -> int:
+    for task in tasks:
+        if task.log.is_file() and (said := last_line(task.log)):
+            print(f"{task.label}: not finished; the last line of {task.log}: {said}", file=sys.stderr)
+    script = plan.output / "sweep.sbatch"
+    write_slurm_script(script, tasks, jobs=jobs)
+    _write_results(plan, collect(plan, failures={}))
+    answer = submit(script)
+    print(f"wrote {script}: {len(tasks)} of {len(plan.runs)} runs are not finished")
+    print(answer if answer is not None else f"there is no sbatch here; submit it with: sbatch {script}")
+    print("when the jobs have ended, give the same command again: it makes the table, or goes on with what is left")
+    return 0
+
+
+def _result(planned: Planned, failure: Failure | None) -> RunResult:
+    state, reason = (failure.state, failure.reason) if failure is not None else (None, None)
+    if not (planned.folder / "config.yaml").is_file():
+        return RunResult(planned, state or "not started", None, None, reason)
+    try:
+        found = read_run(planned.folder)
+    except (ValueError, OSError) as error:
+        return RunResult(planned, state or "failed", None, None, reason or str(error))
+    step, score = found.best or (None, None)
+    if found.state == "finished":
+        lacking = None if score is not None else f"finished without a {found.select_by}"
+        return RunResult(planned, "finished", score, step, lacking)
+    return RunResult(planned, state or found.state, score, step, reason)
+
+
+def _report(plan: Plan, results: Sequence[CellResult]) -> None:
+    _write_results(plan, results)
+    print_table(_table(plan, results), notes=[_selection(plan, results)])
+    print(f"wrote {plan.output / 'sweep.json'} and sweep.md")
+    for line in _unfinished(results):
+        print(line, file=sys.stderr)
+
+
+def _write_results(plan: Plan, results: Sequence[CellResult]) -> None:
+    seeds = tuple(ScoreColumn(f"seed {seed}", higher_is_better(plan.select_by)) for seed in plan.seeds)
+    by_seed = ScoreTable(
+        title="By seed",
+        columns=seeds,
+        rows=tuple(ScoreRow(_title(plan, cell), tuple(_finished_score(r) for r in cell.runs)) for cell in results),
+        caption=f"Best {plan.select_by} of each finished run.",
+        is_contest=False,
+    )
+    parts = [
+        markdown_table(_table(plan, results)),
+        f"{_selection(plan, results)}\n",
+        markdown_table(by_seed),
+        markdown_notes("Not finished", _unfinished(results)),
+    ]
+    with replacing(plan.output / "sweep.md") as partial:
+        partial.write_text("\n".join(part for part in parts if part), encoding="utf-8")
+    with replacing(plan.output / "sweep.json") as partial:
+        text = json.dumps(_as_json(plan, results), indent=2, ensure_ascii=False, allow_nan=False)
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def _table(plan: Plan, results: Sequence[CellResult]) -> ScoreTable:
+    higher = higher_is_better(plan.select_by)
+    best = max if higher else min
+    rows = tuple(
+        ScoreRow(_title(plan, cell), (cell.scores, (best(cell.scores),) if cell.scores else ())) for cell in results
+    )
+    return ScoreTable(
+        title=f"Sweep of {plan.config.name}",
+        columns=(ScoreColumn(plan.select_by, higher), ScoreColumn("best seed", higher)),
+        rows=rows,
+        caption=f"Each run's best {plan.select_by} while training, a score of the dev set: "
+        + ("mean ± standard deviation over seeds." if len(plan.seeds) > 1 else "one seed."),
+        # A mean over some of the seeds is no rival of one over all of them.
+        is_contest=all(cell.is_complete for cell in results),
+    )
+
+
+def _selection(plan: Plan, results: Sequence[CellResult]) -> str:
+    chosen = select_cell(results, select_by=plan.select_by)
+    if chosen is None:
+        return "Selected: none, since no cell has a score for every seed."
+    mean = statistics.fmean(chosen.scores)
+    others = [cell for cell in results if cell is not chosen]
+    second = select_cell(others, select_by=plan.select_by)
+    lead = (
+        f", {abs(mean - statistics.fmean(second.scores)):.2f} better than {_title(plan, second)}, the next"
+        if second is not None
+        else ""
+    )
+    left_out = sum(not cell.is_complete for cell in results)
+    lacking = f" Left out: {left_out} without a score for every seed." if left_out else ""
+    return f"Selected on dev: {_title(plan, chosen)} ({mean:.2f}{lead}).{lacking}"
+
+
+def _title(plan: Plan, cell: CellResult) -> str:
+    lacking = "" if cell.is_complete else f" ({len(cell.scores)} of {len(cell.runs)} runs)"
+    return f"{cell.cell.name or plan.config.stem}{lacking}"
+
+
+def _finished_score(result: RunResult) -> tuple[float, ...]:
+    return (result.score,) if result.state == "finished" and result.score is not None else ()
+
+
+def _unfinished(results: Sequence[CellResult]) -> list[str]:
+    return [
+        f"{result.run.label}: {' '.join(filter(None, [f'{result.state}:', result.reason])).removesuffix(':')}"
+        for cell in results
+        for result in cell.runs
+        if result.state != "finished" or result.reason
+    ]
+
+
+def _as_json(plan: Plan, results: Sequence[CellResult]) -> dict[str, Any]:
+    chosen = select_cell(results, select_by=plan.select_by)
+    best = max if higher_is_better(plan.select_by) else min
+    return {
+        "schema": SCHEMA,
+        "config": str(plan.config),
+        "select_by": plan.select_by,
+        "higher_is_better": higher_is_better(plan.select_by),
+        "seeds": list(plan.seeds),
+        "selected": None if chosen is None else {"name": chosen.cell.name, "folder": str(chosen.cell.folder)},
+        "cells": [
+            {
+                "name": cell.cell.name,
+                "folder": str(cell.cell.folder),
+                "settings": dict(cell.cell.settings),
+                "mean": statistics.fmean(cell.scores) if cell.scores else None,
+                "sd": statistics.stdev(cell.scores) if len(cell.scores) > 1 else None,
+                "best": best(cell.scores) if cell.scores else None,
+                "is_complete": cell.is_complete,
+                "runs": [
+                    {
+                        "seed": result.run.seed,
+                        "folder": str(result.run.folder),
+                        "state": result.state,
+                        "score": result.score,
+                        "step": result.step,
+                        "reason": result.reason,
+                    }
+                    for result in cell.runs
+                ],
+            }
+            for cell in results
+        ],
+    }
