@@ -1,4 +1,4 @@
-"""Judges sentence encoders: loads each model, runs the suites, prints one table and writes the reports."""
+"""Judges sentence encoders: loads each model, runs the suites, prints the tables and writes the reports."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from mcse.encoders.sentence_encoder import SentenceEncoder
-from mcse.evaluation import SUITES, Column, PreparedSuite, SuiteOptions, SuiteScores, is_main, join_world
-from mcse.report.markdown import markdown_notes, markdown_table
-from mcse.report.tables import ScoreColumn, ScoreRow, ScoreTable
+from mcse.encoders.loading import encoder_digest, load_encoder
+from mcse.encoders.runs import is_run, seed_runs
+from mcse.encoders.word_vectors import WordVectorEncoder
+from mcse.evaluation import (
+    SUITES,
+    ComparedScore,
+    Encoder,
+    KeptResult,
+    PreparedSuite,
+    Subject,
+    SuiteOptions,
+    Verdict,
+    cache_key,
+    compare,
+    contaminated_pairs,
+    is_main,
+    join_world,
+    load_result,
+    save_result,
+    seen_by,
+    shared,
+    worst_pairs,
+)
+from mcse.report.evaluation_html import write_evaluation_report
+from mcse.report.latex import latex_table
+from mcse.report.learning_curves import read_learning_curves
+from mcse.report.markdown import markdown_table
+from mcse.report.model_card import with_scores
+from mcse.report.results import (
+    Entry,
+    compared_tables,
+    comparison_json,
+    contest_tables,
+    report_markdown,
+    results_json,
+    verdict_tables,
+)
+from mcse.report.tables import ScoreTable
 from mcse.report.terminal import print_table
-
-SCHEMA = 1
-"""Version of ``results.json``; raised when a key changes its meaning or goes away."""
-
-_VARIANTS = {
-    "spearman": "Spearman, all pairs together",
-    "spearman_mean": "Spearman, mean of subsets",
-    "spearman_wmean": "Spearman, weighted mean of subsets",
-    "pearson": "Pearson, all pairs together",
-}
-_WEIGHTS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.bin")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What the suites found for one model."""
-
-    model: str
-    pooling: str
-    suites: tuple[SuiteScores, ...]
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        """The headline numbers of all suites."""
-        return tuple(column for suite in self.suites for column in suite.columns)
-
-    @property
-    def scores(self) -> dict[str, Mapping[str, Mapping[str, float]]]:
-        """Suite → task → metric → value."""
-        return {name: tasks for suite in self.suites for name, tasks in suite.scores.items()}
-
-    @property
-    def absent(self) -> dict[str, str]:
-        """What is missing, and why."""
-        return {name: reason for suite in self.suites for name, reason in suite.absent.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,42 +64,71 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         join_world()
-        suite_options = SuiteOptions(data=options.data, batch_size=options.batch_size)
+        suite_options = _suite_options(options)
         if options.list:
             _list_suites(suite_options)
             return 0
-        suites = [SUITES[name].prepare(suite_options) for name in options.suite]
+        groups = _groups(options.models)
+        suites = {name: SUITES[name].prepare(suite_options) for name in options.suite}
     except (ValueError, OSError) as error:
         return _failed(error)
-    verdicts, failures = _judge(options, suites)
-    if is_main() and verdicts:
-        _show(verdicts)
-        if len(options.models) > 1:
-            _write_comparison(verdicts, options.output)
+    entries, failures = _judge(groups, suites, options)
+    if is_main() and entries:
+        try:
+            _report(entries, options, is_complete=not failures)
+        except (ValueError, OSError) as error:
+            failures.append(_failed(error))
     return max([0, *failures])
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="evaluate.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "models", nargs="*", metavar="MODEL", help="run folder, checkpoint, hub id, package:NAME/FOLDER"
+    add = parser.add_argument
+    add(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="run folder, parent of seed folders, checkpoint, hub id, package:NAME/FOLDER, open_clip:MODEL/PRETRAINED, "
+        "or a file of word vectors",
     )
-    parser.add_argument("--suite", nargs="+", choices=sorted(SUITES), default=["sts"], help="suites to run (sts)")
-    parser.add_argument("--pooling", help="overrides the model's own pooling; needed where a model states none")
-    parser.add_argument("--data", help="SentEval folder, or one file of scored pairs (.tsv, .csv, .jsonl)")
-    parser.add_argument(
-        "--output", type=Path, help="folder of the reports (a run's evaluation/, or evaluation/<digest>/)"
-    )
-    parser.add_argument("--batch-size", type=int, default=64, help="sentences a forward pass (64)")
-    parser.add_argument(
-        "--list", action="store_true", help="name the suites, what data they need and whether it is there"
-    )
+    add("--suite", nargs="+", choices=sorted(SUITES), default=["sts"], help="suites to run (sts)")
+    add("--pooling", help="overrides the model's own pooling; needed where a model states none")
+    add("--data", help="SentEval folder, or one file of scored pairs (.tsv, .csv, .jsonl)")
+    add("--captions", help="retrieval: captions of images, in any layout that training reads")
+    add("--features", help="retrieval: the images' stored features")
+    add("--images", help="retrieval: a file that lists the images to use, which is the split")
+    add("--transfer-mode", default="test", choices=("test", "dev", "fasttest"), help="SentEval's setting (test)")
+    add("--tasks", nargs="+", default=[], metavar="TASK", help="mteb: names of its tasks")
+    add("--compare", action="store_true", help="exactly two models, or two parents of seeds: differences and p-values")
+    add("--errors", type=int, metavar="N", help="list the N worst pairs of one model, or where two differ most")
+    add("--contamination", action="store_true", help="list the test pairs that stand in a run's training text")
+    add("--output", type=Path, help="folder of the reports (a run's evaluation/, or evaluation/<digest>/)")
+    add("--batch-size", type=int, default=64, help="sentences a forward pass (64)")
+    add("--precision", choices=("float32", "bfloat16"), default="float32", help="of matrix products (float32)")
+    add("--no-cache", action="store_true", help="judge anew, whatever earlier calls found")
+    add("--list", action="store_true", help="name the suites, what data they need and whether it is there")
     options = parser.parse_args(arguments)
     if not options.models and not options.list:
         parser.error("give at least one MODEL, or --list")
     if len(set(options.models)) < len(options.models):
         parser.error("the same MODEL is given twice")
+    if options.compare and len(options.models) != 2:
+        parser.error(f"--compare takes exactly two models or two parents of seed folders, got {len(options.models)}")
+    if options.errors is not None and (options.errors < 1 or len(options.models) > 2):
+        parser.error("--errors takes a number from 1, and one model or two")
     return options
+
+
+def _suite_options(options: argparse.Namespace) -> SuiteOptions:
+    return SuiteOptions(
+        data=options.data,
+        batch_size=options.batch_size,
+        transfer_mode=options.transfer_mode,
+        captions=options.captions,
+        features=options.features,
+        images=options.images,
+        tasks=tuple(options.tasks),
+    )
 
 
 def _list_suites(options: SuiteOptions) -> None:
@@ -112,25 +141,75 @@ def _list_suites(options: SuiteOptions) -> None:
             print(f"{suite.name}\n  needs {suite.needs}\n  {state}")
 
 
-def _judge(options: argparse.Namespace, suites: Sequence[PreparedSuite]) -> tuple[list[Verdict], list[int]]:
+def _groups(models: Sequence[str]) -> dict[str, list[str]]:
+    """For each name its models: itself, or the seeds below it."""
+    groups = {}
+    for name in models:
+        folder = Path(name)
+        is_parent = folder.is_dir() and not is_run(folder) and any(is_run(child) for child in folder.iterdir())
+        groups[name] = [str(run) for run in seed_runs(folder)] if is_parent else [name]
+    return groups
+
+
+def _judge(
+    groups: Mapping[str, Sequence[str]], suites: Mapping[str, PreparedSuite], options: argparse.Namespace
+) -> tuple[list[Entry], list[int]]:
     """Model after model, each written as soon as it is judged; a model that fails does not lose the others."""
-    verdicts: list[Verdict] = []
+    entries: list[Entry] = []
     failures: list[int] = []
-    for model in options.models:
+    for name, models in groups.items():
+        verdicts = []
+        for model in models:
+            try:
+                verdict = _verdict(model, suites, options)
+                if is_main():
+                    _write_verdict(verdict, _output_folder(model, options, is_seed=len(models) > 1), options)
+                verdicts.append(verdict)
+            except (ValueError, OSError) as error:
+                failures.append(_failed(error, model=model))
+        if verdicts:
+            entries.append(Entry(name, tuple(verdicts)))
+    return entries, failures
+
+
+def _verdict(model: str, suites: Mapping[str, PreparedSuite], options: argparse.Namespace) -> Verdict:
+    """Runs the suites whose results for this very model and data are not kept from an earlier call."""
+    digest = encoder_digest(model)
+    keys = {
+        name: cache_key(digest, options.pooling, options.precision, name, SUITES[name].version, suite.digest)
+        for name, suite in suites.items()
+    }
+    may_load = digest is not None and not options.no_cache
+    found = shared({name: load_result(key) if may_load and is_main() else None for name, key in keys.items()})
+    kept = {name: result for name, result in found.items() if result is not None}
+    if missing := [name for name in suites if name not in kept]:
         if is_main():
-            print(f"judging {model} by {'; '.join(suite.summary for suite in suites)}", file=sys.stderr)
-        try:
-            encoder = SentenceEncoder.from_pretrained(model, pooling=options.pooling)
-            verdict = Verdict(
-                model=encoder.name, pooling=encoder.pooling, suites=tuple(suite.run(encoder) for suite in suites)
-            )
-            if is_main():
-                _write_verdict(verdict, _output_folder(model, options))
-        except (ValueError, OSError) as error:
-            failures.append(_failed(error, model=model))
-            continue
-        verdicts.append(verdict)
-    return verdicts, failures
+            print(f"judging {model} by {'; '.join(suites[name].summary for name in missing)}", file=sys.stderr)
+        encoder = load_encoder(model, pooling=options.pooling, precision=options.precision)
+        seen, unknown = seen_by(Path(model))
+        if unknown and is_main():
+            print(f"no clean rows: {unknown}", file=sys.stderr)
+        subject = Subject.of(encoder, batch_size=options.batch_size, seen=seen)
+        for name in missing:
+            scores = suites[name].run(subject)
+            notes = _notes(encoder, subject)
+            kept[name] = KeptResult(pooling=encoder.pooling, scores=scores, notes=notes)
+            # Training text that could not be read again today may be there tomorrow.
+            if is_main() and digest is not None and not unknown:
+                save_result(keys[name], kept[name])
+    return Verdict(
+        model=model,
+        pooling=next(iter(kept.values())).pooling,
+        suites=tuple(kept[name].scores for name in suites),
+        notes=tuple(dict.fromkeys(note for name in suites for note in kept[name].notes)),
+    )
+
+
+def _notes(encoder: Encoder, subject: Subject) -> tuple[str, ...]:
+    """What the scores do not say: how many words a table of vectors knows."""
+    if not isinstance(encoder, WordVectorEncoder):
+        return ()
+    return (encoder.coverage_of(subject.rows.sentences).text,)
 
 
 def _failed(error: Exception, *, model: str = "") -> int:
@@ -141,17 +220,79 @@ def _failed(error: Exception, *, model: str = "") -> int:
     return 2
 
 
-def _output_folder(model: str, options: argparse.Namespace) -> Path:
+def _report(entries: Sequence[Entry], options: argparse.Namespace, *, is_complete: bool) -> None:
+    """Prints the tables; of several models, or where something is compared or listed, writes them too."""
+    verdicts = [verdict for entry in entries for verdict in entry.verdicts]
+    is_contest = len(verdicts) > 1
+    tables = contest_tables(entries) if is_contest else verdict_tables(verdicts[0])
+    compared: tuple[ComparedScore, ...] = ()
+    if options.compare and is_complete:
+        compared = compare(entries[0].verdicts, entries[1].verdicts)
+        tables += compared_tables(entries, compared)
+    notes = [f"{name}: {reason}" for verdict in verdicts for name, reason in verdict.absent.items()]
+    notes += [f"{verdict.model}: {note}" for verdict in verdicts for note in verdict.notes]
+    console = Console()
+    for number, table in enumerate(tables):
+        print_table(table, notes=list(dict.fromkeys(notes)) if number == len(tables) - 1 else [], console=console)
+    listings = _listings(entries, verdicts, options)
+    for title, rows in listings.items():
+        _print_listing(title, rows, console)
+    folder = _comparison_folder(entries, options) if is_contest else _output_folder(verdicts[0].model, options)
+    for title, rows in listings.items():
+        _write(folder / f"{title}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    if is_contest:
+        _write(folder / "comparison.md", "\n".join(markdown_table(table) for table in tables))
+        _write(folder / "comparison.tex", "\n".join(latex_table(table) for table in tables))
+        _write_html(folder / "report.html", entries, tables=tables)
+        _write(folder / "comparison.json", _json(comparison_json(entries, compared)))
+        print(f"wrote {folder / 'comparison.json'}, comparison.md, comparison.tex and report.html")
+
+
+def _listings(
+    entries: Sequence[Entry], verdicts: Sequence[Verdict], options: argparse.Namespace
+) -> dict[str, list[dict[str, Any]]]:
+    """What ``--errors`` and ``--contamination`` ask for; of a group of seeds the first stands for all."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    if options.errors is not None:
+        pairs = worst_pairs([entry.verdicts[0] for entry in entries], number=options.errors)
+        found["errors"] = [asdict(pair) for pair in pairs]
+    if options.contamination:
+        found["contamination"] = [
+            {"model": verdict.model, **pair} for verdict in verdicts for pair in contaminated_pairs(verdict)
+        ]
+    return found
+
+
+def _print_listing(title: str, rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    console.print(f"{title}: {len(rows):,} pairs", style="bold")
+    for row in rows if title == "errors" else ():
+        numbers = " | ".join(
+            f"cosine {cosine:.2f}, {error:.0f} % off"
+            for cosine, error in zip(row["cosines"], row["errors"], strict=True)
+        )
+        console.print(f"  {row['task']}, gold {row['gold']:g}: {numbers}", markup=False)
+        console.print(f"    {row['sentence1']}\n    {row['sentence2']}", markup=False, style="dim")
+    if title == "contamination":
+        counts = Counter((row["model"], row["task"]) for row in rows)
+        for (model, task), number in counts.items():
+            console.print(f"  {model}, {task}: {number:,}", markup=False)
+
+
+def _output_folder(model: str, options: argparse.Namespace, *, is_seed: bool = False) -> Path:
     if options.output is not None:
-        if len(options.models) == 1:
+        if len(options.models) == 1 and not is_seed:
             return Path(options.output)
-        slugs = [_slug(name) for name in options.models]
-        slug = _slug(model)
-        return Path(options.output) / (slug if slugs.count(slug) == 1 else f"{slug}-{_digest([model])[:8]}")
+        return Path(options.output) / f"{_slug(model)}-{_digest(model)[:8]}"
     path = Path(model)
     if (path / "best").is_dir():
         return path / "evaluation"
-    return Path("evaluation") / _model_digest(path, model)
+    return Path("evaluation") / (encoder_digest(model) or _digest(model))[:16]
+
+
+def _comparison_folder(entries: Sequence[Entry], options: argparse.Namespace) -> Path:
+    if options.output is not None:
+        return Path(options.output)
+    return Path("evaluation") / _digest(*(entry.name for entry in entries))[:16]
 
 
 def _slug(model: str) -> str:
@@ -159,111 +300,31 @@ def _slug(model: str) -> str:
     return re.sub(r"[^\w.-]", "_", "-".join(parts[-2:])) or "model"
 
 
-def _model_digest(path: Path, model: str) -> str:
-    """Of the files that make the model, wherever they stand; of its name where it is not a folder."""
-    if not path.is_dir():
-        return _digest([model])
-    files = sorted({file for pattern in _WEIGHTS for file in path.rglob(pattern) if file.is_file()})
-    return _digest(f"{file.relative_to(path)} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files)
+def _digest(*names: str) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
-def _digest(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+def _write_verdict(verdict: Verdict, folder: Path, options: argparse.Namespace) -> None:
+    _write(folder / "report.md", report_markdown(verdict))
+    tables = verdict_tables(verdict)
+    _write(folder / "report.tex", "\n".join(latex_table(table) for table in tables))
+    _write_html(folder / "report.html", [Entry(verdict.model, (verdict,))], tables=tables)
+    _write(folder / "results.json", _json(results_json(verdict)))
+    card = Path(verdict.model) / "best" / "README.md"
+    if card.is_file() and options.pooling is None:
+        _write(card, with_scores(card.read_text(encoding="utf-8"), "\n".join(map(markdown_table, tables))))
+    print(f"wrote {folder / 'results.json'}, report.md, report.tex and report.html")
 
 
-def _show(verdicts: Sequence[Verdict]) -> None:
-    table = _variants_table(verdicts[0]) if len(verdicts) == 1 else _comparison_table(verdicts)
-    notes = [f"{name}: {reason}" for verdict in verdicts for name, reason in verdict.absent.items()]
-    print_table(table, notes=list(dict.fromkeys(notes)), console=Console())
-
-
-def _comparison_table(verdicts: Sequence[Verdict]) -> ScoreTable:
-    """A row a model, with the headline numbers."""
-    columns = verdicts[0].columns
-    return ScoreTable(
-        title="Scores",
-        columns=tuple(ScoreColumn(column.label, column.higher_is_better) for column in columns),
-        rows=tuple(
-            ScoreRow(_title(verdict), tuple(_cell(verdict, column, column.metric) for column in columns))
-            for verdict in verdicts
-        ),
-        caption='Spearman × 100 over all pairs of a task together (SentEval\'s "all"); the best is bold.',
+def _write_html(path: Path, entries: Sequence[Entry], *, tables: Sequence[ScoreTable]) -> None:
+    verdicts = [verdict for entry in entries for verdict in entry.verdicts]
+    write_evaluation_report(
+        path,
+        verdicts=verdicts,
+        tables=tables,
+        systems=[entry.name for entry in entries for _ in entry.verdicts],
+        curves=[curve for verdict in verdicts for curve in read_learning_curves(Path(verdict.model))],
     )
-
-
-def _variants_table(verdict: Verdict) -> ScoreTable:
-    """A row for each way to aggregate: the headline first, then those that other papers print."""
-    columns = verdict.columns
-    rows = tuple(
-        ScoreRow(label, tuple(_cell(verdict, column, metric) for column in columns))
-        for metric, label in _VARIANTS.items()
-    )
-    return ScoreTable(
-        title=_title(verdict),
-        columns=tuple(ScoreColumn(column.label) for column in columns),
-        rows=rows,
-        caption='Correlations × 100. Papers print SentEval\'s "all": the pairs of all subsets together.',
-        is_contest=False,
-    )
-
-
-def _cell(verdict: Verdict, column: Column, metric: str) -> tuple[float, ...]:
-    task = verdict.scores[column.suite][column.task]
-    return (task[metric],) if metric in task else ()
-
-
-def _title(verdict: Verdict) -> str:
-    return f"{verdict.model} ({verdict.pooling})"
-
-
-def _write_verdict(verdict: Verdict, folder: Path) -> None:
-    _write(folder / "report.md", _report(verdict))
-    _write(folder / "results.json", _json(_results(verdict)))
-    print(f"wrote {folder / 'results.json'} and report.md")
-
-
-def _results(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "model": verdict.model,
-        "pooling": verdict.pooling,
-        "protocols": {name: words for suite in verdict.suites for name, words in suite.protocols.items()},
-        "scores": verdict.scores,
-        "subsets": {name: tasks for suite in verdict.suites for name, tasks in suite.subsets.items()},
-        "absent": verdict.absent,
-    }
-
-
-def _report(verdict: Verdict) -> str:
-    parts = [markdown_table(_variants_table(verdict))]
-    parts += [
-        markdown_table(_subset_table(task, subsets))
-        for suite in verdict.suites
-        for tasks in suite.subsets.values()
-        for task, subsets in tasks.items()
-    ]
-    parts.append(markdown_notes("Missing", [f"{name}: {reason}" for name, reason in verdict.absent.items()]))
-    protocols = [f"{name}: {words}" for suite in verdict.suites for name, words in suite.protocols.items()]
-    parts.append(markdown_notes("Protocols", protocols))
-    return "\n".join(part for part in parts if part)
-
-
-def _subset_table(task: str, subsets: Mapping[str, Mapping[str, float]]) -> ScoreTable:
-    metrics = list(dict.fromkeys(metric for scores in subsets.values() for metric in scores if metric != "pairs"))
-    rows = tuple(
-        ScoreRow(f"{name} ({scores['pairs']:,} pairs)", tuple((scores[metric],) for metric in metrics))
-        for name, scores in subsets.items()
-    )
-    columns = tuple(ScoreColumn(name) for name in metrics)
-    return ScoreTable(title=f"{task} by subset", columns=columns, rows=rows, is_contest=False)
-
-
-def _write_comparison(verdicts: Sequence[Verdict], output: Path | None) -> None:
-    folder = output or Path("evaluation") / _digest(verdict.model for verdict in verdicts)
-    models = [{"model": v.model, "pooling": v.pooling, "scores": v.scores} for v in verdicts]
-    _write(folder / "comparison.json", _json({"schema": SCHEMA, "models": models}))
-    _write(folder / "comparison.md", markdown_table(_comparison_table(verdicts)))
-    print(f"wrote {folder / 'comparison.json'} and comparison.md")
 
 
 def _json(tree: Mapping[str, Any]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 
-from mcse.encoders.sentence_encoder import Precision
 from mcse.processor import ensure_bfloat16
+
+Precision = Literal["float32", "bfloat16"]
 
 
 def as_texts(sentences: str | Sequence[str], *, batch_size: int) -> list[str]:
@@ -26,14 +27,23 @@ def as_texts(sentences: str | Sequence[str], *, batch_size: int) -> list[str]:
     return texts
 
 
+def check_precision(precision: Precision) -> Precision:
+    """The precision itself.
+
+    Raises:
+        ValueError: There is no such precision.
+    """
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+    return precision
+
+
 def autocast(device: torch.device, *, precision: Precision) -> torch.autocast:
     """Runs matrix products in ``precision``.
 
     Raises:
         ValueError: There is no such precision, or this processor cannot do it.
     """
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
-    if precision == "bfloat16" and device.type == "cpu":
+    if check_precision(precision) == "bfloat16" and device.type == "cpu":
         ensure_bfloat16()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")

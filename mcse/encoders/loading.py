@@ -11,8 +11,9 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from mcse.encoders.inputs import Precision
 from mcse.encoders.open_clip_text import OpenClipEncoder
-from mcse.encoders.sentence_encoder import Precision, SentenceEncoder
+from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.encoders.sentence_transformers_folder import fetch_json
 from mcse.encoders.word_vectors import WordVectorEncoder
 from mcse.models.open_clip_model import open_clip_source

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from mcse.encoders.inputs import as_texts, autocast
+from mcse.encoders.inputs import Precision, as_texts, autocast
 from mcse.encoders.pictures import Picture, picture_features
-from mcse.encoders.sentence_encoder import Precision
 from mcse.models.image_tower import ImageTower, load_image_tower
 from mcse.models.open_clip_text import OpenClipText, load_open_clip_text, used_positions
 from mcse.types import FloatArray

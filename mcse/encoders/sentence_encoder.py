@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, get_args, overload
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -21,15 +21,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from mcse import distributed
+from mcse.encoders.inputs import Precision, as_texts, autocast, check_precision
 from mcse.encoders.pictures import Picture, picture_features
 from mcse.encoders.sources import load_parts
 from mcse.models.checkpoint import max_tokens
 from mcse.models.image_tower import ImageTower
 from mcse.models.text_encoder import TextEncoder
-from mcse.processor import ensure_bfloat16
 from mcse.types import FloatArray, TokenBatch
-
-Precision = Literal["float32", "bfloat16"]
 
 # Tokenised and sorted at a time: enough for full batches of equal length, little enough to keep memory flat.
 _CHUNK = 32768
@@ -87,7 +85,7 @@ class SentenceEncoder:
         self.image_tower = image_tower
         self.pooling = pooling
         self.name = name
-        self.precision = _checked_precision(precision)
+        self.precision = check_precision(precision)
         self.max_length = self._limit(max_length)
 
     @classmethod
@@ -203,12 +201,12 @@ class SentenceEncoder:
             ValueError: An item is not a string, ``batch_size`` is below 1, or ``max_length`` beyond the model.
         """
         rows_ND = self._rows(
-            _as_texts(sentences),
+            as_texts(sentences, batch_size=batch_size),
             self._encoder,
             head=self._head,
             batch_size=batch_size,
             max_length=self.max_length if max_length is None else self._limit(max_length),
-            precision=self.precision if precision is None else _checked_precision(precision),
+            precision=self.precision if precision is None else check_precision(precision),
             show_progress=show_progress,
         )
         rows_ND = F.normalize(rows_ND, dim=-1) if normalize else rows_ND
@@ -231,7 +229,7 @@ class SentenceEncoder:
             ValueError: The encoder has no image heads, or an item is not a string.
         """
         row_NH = self._rows(
-            _as_texts(sentences),
+            as_texts(sentences, batch_size=batch_size),
             self._joint_encoder,
             head=self._joint_head("grounding_head"),
             batch_size=batch_size,
@@ -282,7 +280,9 @@ class SentenceEncoder:
         tower = self._loaded_tower()
         chosen = [pictures] if isinstance(pictures, str | Path | Image.Image) else list(pictures)
         with _evaluating([tower]):
-            return picture_features(tower, chosen, batch_size=batch_size, autocast=self._autocast(self.precision))
+            return picture_features(
+                tower, chosen, batch_size=batch_size, autocast=autocast(self.device, precision=self.precision)
+            )
 
     def encode_pictures(self, pictures: Picture | Sequence[Picture], *, batch_size: int = 32) -> FloatArray:
         """(N, H) float32 unit rows of pictures (PIL images, or paths) in the space shared with sentences.
@@ -309,13 +309,11 @@ class SentenceEncoder:
         show_progress: bool,
     ) -> Tensor:
         """(N, D) float32 rows on the encoder's device, not normalised."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         width = encoder.width if head is None else _width(head)
         row_ND = torch.empty(len(texts), width, device=self.device)
         bar = tqdm(total=len(texts), unit="sentence", disable=not (show_progress and distributed.is_main()))
         modules = [encoder, *([] if head is None else [head])]
-        with bar, _evaluating(modules), torch.inference_mode(), self._autocast(precision):
+        with bar, _evaluating(modules), torch.inference_mode(), autocast(self.device, precision=precision):
             for start in range(0, len(texts), _CHUNK):
                 ids = self._tokenize(texts[start : start + _CHUNK], max_length=max_length)
                 # The longest first, so that what does not fit into memory says so at once.
@@ -349,11 +347,6 @@ class SentenceEncoder:
             id_BT[i, : len(row)] = row
             mask_BT[i, : len(row)] = 1
         return TokenBatch(torch.from_numpy(id_BT).to(self.device), torch.from_numpy(mask_BT).to(self.device))
-
-    def _autocast(self, precision: Precision) -> torch.autocast:
-        if precision == "bfloat16" and self.device.type == "cpu":
-            ensure_bfloat16()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
     def _limit(self, max_length: int | None) -> int | None:
         if max_length is None:
@@ -404,14 +397,6 @@ def _evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
             part.training = True
 
 
-def _as_texts(sentences: str | Sequence[str]) -> list[str]:
-    texts = [sentences] if isinstance(sentences, str) else list(sentences)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(f"sentences[{i}] is a {type(text).__name__}, not a string: {text!r:.80}")
-    return texts
-
-
 def _as_array(rows: Tensor) -> NDArray[np.float32]:
     array: NDArray[np.float32] = rows.cpu().numpy()
     return array
@@ -420,9 +405,3 @@ def _as_array(rows: Tensor) -> NDArray[np.float32]:
 def _width(head: nn.Module) -> int:
     """Of the rows that a head of linear layers gives."""
     return [module.out_features for module in head.modules() if isinstance(module, nn.Linear)][-1]
-
-
-def _checked_precision(precision: Precision) -> Precision:
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
-    return precision

@@ -6,20 +6,25 @@ from collections.abc import Mapping
 
 from mcse.distributed import broadcast_object as shared
 from mcse.distributed import is_main, join_world, world_size
-from mcse.evaluation import sts
+from mcse.evaluation import geometry, retrieval, sts
 from mcse.evaluation.cache import KeptResult, cache_key, load_result, save_result
 from mcse.evaluation.compare import compare
 from mcse.evaluation.errors import worst_pairs
 from mcse.evaluation.seen import contaminated_pairs, seen_by
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions
-from mcse.types import Column, ComparedScore, SuiteScores, Verdict
+from mcse.types import Column, ComparedScore, Encoder, SuiteScores, Verdict
 
-SUITES: Mapping[str, Suite] = {"sts": sts.SUITE}
+SUITES: Mapping[str, Suite] = {
+    "sts": sts.SUITE,
+    "geometry": geometry.SUITE,
+    "retrieval": retrieval.SUITE,
+}
 
 __all__ = [
     "SUITES",
     "Column",
     "ComparedScore",
+    "Encoder",
     "KeptResult",
     "PreparedSuite",
     "Subject",

@@ -83,6 +83,11 @@ class RowStore:
     def __len__(self) -> int:
         return len(self._index)
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The distinct sentences encoded so far."""
+        return tuple(self._index)
+
     def raw(self, sentences: Sequence[str]) -> FloatArray:
         """(P, D) float32 rows as the encoder gives them without normalisation, repeats included.
 

@@ -57,7 +57,9 @@ def worst_pairs(verdicts: Sequence[Verdict], *, number: int) -> list[Misjudged]:
             found.append((float(weight_P[place]), pair))
     if not found:
         raise ValueError("--errors needs a suite with scored pairs, such as sts")
-    return [pair for _, pair in sorted(found, key=lambda item: -item[0])[:number]]
+    # SICK's test pairs stand in both of its protocols.
+    once = {(pair.sentence1, pair.sentence2): pair for _, pair in sorted(found, key=lambda item: item[0])}
+    return list(reversed(once.values()))[:number]
 
 
 def _rank_errors(sample: Sample) -> NDArray[np.float64]:

@@ -15,10 +15,10 @@ SCHEMA = 1
 """Version of the files; raised when a key changes its meaning or goes away."""
 
 _VARIANTS = {
-    "spearman": "Spearman, all pairs together",
-    "spearman_mean": "Spearman, mean of subsets",
-    "spearman_wmean": "Spearman, weighted mean of subsets",
-    "pearson": "Pearson, all pairs together",
+    "spearman": "Spearman",
+    "spearman_mean": "mean of subsets",
+    "spearman_wmean": "weighted mean",
+    "pearson": "Pearson",
 }
 
 
@@ -186,23 +186,33 @@ def _suite_table(verdict: Verdict, suite: SuiteScores) -> ScoreTable:
             ScoreRow(label, tuple(_value(verdict, column, metric=metric) for column in columns))
             for metric, label in _VARIANTS.items()
         ]
-    for end, label in (("low", "95 % interval, low"), ("high", "95 % interval, high")):
-        values = tuple(_value(verdict, column, metric=f"{column.metric}_{end}") for column in columns)
-        rows.insert(1 if end == "low" else 2, ScoreRow(label, values))
-    for label, metric in (("clean pairs", ""), ("clean pairs, number", "pairs")):
-        values = tuple(
-            _value(verdict, column, metric=metric or column.metric, suite=f"{column.suite}_clean") for column in columns
-        )
-        rows.append(ScoreRow(label, values))
+    intervals = [
+        ScoreRow(f"95 % {end}", tuple(_value(verdict, column, metric=f"{column.metric}_{end}") for column in columns))
+        for end in ("low", "high")
+    ]
+    clean = tuple(_value(verdict, column, suite=f"{column.suite}_clean") for column in columns)
+    rows = [rows[0], *intervals, *rows[1:], ScoreRow("clean", clean)]
     return ScoreTable(
         title=f"{verdict.model} ({verdict.pooling})",
         columns=tuple(ScoreColumn(column.label) for column in columns),
         rows=tuple(row for row in rows if any(row.values)),
-        caption='Correlations × 100. Papers print SentEval\'s "all": the pairs of all subsets together. Clean: without '
-        "the pairs of which a sentence stands in the training text."
-        if correlations
-        else "",
+        caption=_suite_caption(verdict, columns, has_clean=any(clean)) if correlations else "",
         is_contest=False,
+    )
+
+
+def _suite_caption(verdict: Verdict, columns: Sequence[Column], *, has_clean: bool) -> str:
+    caption = 'Correlations × 100 over all pairs of a task together, SentEval\'s "all", which papers print.'
+    if not has_clean:
+        return caption
+    sizes = [
+        f"{column.label} {pairs[0]:,.0f}"
+        for column in columns
+        if (pairs := _value(verdict, column, metric="pairs", suite=f"{column.suite}_clean"))
+        and pairs != _value(verdict, column, metric="pairs")
+    ]
+    return (
+        f"{caption} Clean: without the pairs of which a sentence stands in the training text ({', '.join(sizes)} left)."
     )
 
 
