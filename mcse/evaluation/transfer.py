@@ -1,0 +1,291 @@
+"""The transfer suite: accuracy of softmax regression on frozen rows, under SentEval's protocols and settings.
+
+P judged sentences or sentence pairs, D width, F width of a classifier's features.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcse.data.transfer import TRANSFER_TASKS, LabelledText, TransferData, TransferTask, load_transfer
+from mcse.evaluation.encoding import RowStore
+from mcse.evaluation.softmax import DECAYS, Fit, Labels, Training, best_decay, fit_all, stratified_folds
+from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, TransferMode, data_digest
+from mcse.evaluation.uncertainty import add_intervals, replicate_all
+from mcse.types import Column, FloatArray, Sample, SuiteScores, TaskScores
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mode:
+    """One of SentEval's settings; ``judges_dev`` reports accuracy on held-out folds or the dev split, not on test."""
+
+    folds: int
+    training: Training
+    judges_dev: bool
+
+
+_THOROUGH = Training(optimizer="adam", batch_size=64, epochs_per_check=4, tenacity=5)
+_QUICK = Training(optimizer="rmsprop", batch_size=128, epochs_per_check=2, tenacity=3)
+
+MODES: Mapping[TransferMode, Mode] = {
+    "test": Mode(folds=10, training=_THOROUGH, judges_dev=False),
+    "dev": Mode(folds=5, training=_QUICK, judges_dev=True),
+    "fasttest": Mode(folds=5, training=_QUICK, judges_dev=False),
+}
+"""As SimCSE's evaluation sets SentEval."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TransferTaskScore:
+    """Accuracy × 100 and what it is the mean of: ``right_P``, 1 or 0, or under ``dev`` the share of nested folds.
+
+    ``predicted_P`` and ``label_P`` are there where F1 is (MRPC on its test split), and ``f1`` is × 100.
+    """
+
+    name: str
+    accuracy: float
+    right_P: NDArray[np.float64]
+    f1: float | None = None
+    predicted_P: Labels | None = None
+    label_P: Labels | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Judged:
+    right_P: NDArray[np.float64]
+    predicted_P: Labels | None = None
+
+
+def score_transfer(rows: RowStore, tasks: Sequence[TransferTask], *, mode: TransferMode) -> list[TransferTaskScore]:
+    """Scores in the order of ``tasks``, from raw rows; each distinct sentence of all tasks is encoded once.
+
+    Raises:
+        ValueError: An encoder that does not give one row a sentence, or a class with fewer sentences than folds.
+        UndefinedScoreError: NaN rows, or one row for all sentences.
+    """
+    rows.encode([sentence for task in tasks for sentence in task.sentences])
+    scores = []
+    for task in tasks:
+        try:
+            scores.append(_score_task(task, rows, MODES[mode]))
+        except ValueError as error:
+            raise ValueError(f"{task.name}: {error}") from None
+        logger.info("%s: accuracy %.2f", task.name, scores[-1].accuracy)
+    return scores
+
+
+def average_of_transfer(accuracy_by_task: Mapping[str, float]) -> tuple[float | None, str]:
+    """The plain mean over exactly the seven tasks that papers average, or ``None`` and which are missing."""
+    missing = [name for name in TRANSFER_TASKS if name not in accuracy_by_task]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        return None, f"no average: it is over seven tasks, and {', '.join(missing)} {verb} missing"
+    return float(np.mean([accuracy_by_task[name] for name in TRANSFER_TASKS])), ""
+
+
+def prepare_transfer(options: SuiteOptions) -> PreparedSuite:
+    """Reads the transfer tasks below ``options.data``.
+
+    Raises:
+        FileNotFoundError: There are none.
+        ValueError: A file cannot be read.
+    """
+    data = load_transfer(options.data)
+    mode = options.transfer_mode
+
+    def run(subject: Subject) -> SuiteScores:
+        return _suite_scores(score_transfer(subject.rows, data.tasks, mode=mode), data, mode)
+
+    summary = f"{len(data.tasks)} tasks, {sum(len(task.sentences) for task in data.tasks):,} sentences, mode {mode}"
+    if data.absent:
+        summary += f"; without {', '.join(data.absent)}"
+    if altered := [task.name for task in data.tasks if task.altered]:
+        summary += f"; NOT the published data: {', '.join(altered)}"
+    files = [file for task in data.tasks for file in task.files]
+    return PreparedSuite(summary=summary, digest=data_digest(files, mode), run=run)
+
+
+SUITE = Suite(
+    name="transfer",
+    version=1,
+    needs="a SentEval folder (MR/, CR/, SUBJ/, MPQA/, SST/binary/, TREC/, MRPC/) by --data",
+    prepare=prepare_transfer,
+)
+
+
+def _score_task(task: TransferTask, rows: RowStore, mode: Mode) -> TransferTaskScore:
+    if "test" not in task.splits:
+        judged, label_P = _judge_nested(task, rows, mode), task.splits["train"].label_P
+    elif "dev" in task.splits:
+        judged, label_P = _judge_fixed(task, rows, mode), task.splits["test"].label_P
+    else:
+        judged, label_P = _judge_folds(task, rows, mode), task.splits["test"].label_P
+    accuracy = 100 * float(judged.right_P.mean())
+    if judged.predicted_P is None or not task.splits["train"].second:
+        return TransferTaskScore(name=task.name, accuracy=accuracy, right_P=judged.right_P)
+    return TransferTaskScore(
+        name=task.name,
+        accuracy=accuracy,
+        right_P=judged.right_P,
+        f1=_f1(judged.predicted_P, label_P),
+        predicted_P=judged.predicted_P,
+        label_P=label_P,
+    )
+
+
+def _judge_nested(task: TransferTask, rows: RowStore, mode: Mode) -> _Judged:
+    """Every sentence once by the classifier that has not seen its fold; folds inside the rest choose the weight decay.
+
+    Under ``dev`` a sentence's share of right answers among the inner folds that it was held out in.
+    """
+    text = task.splits["train"]
+    row_PF, label_P = _features(text, rows), text.label_P
+    outer = stratified_folds(label_P, folds=mode.folds)
+    inner = [
+        Fit(train_T=train[kept], held_H=train[held])
+        for train, _ in outer
+        for kept, held in stratified_folds(label_P[train], folds=mode.folds)
+    ]
+    tried = fit_all(row_PF, label_P, inner, classes=task.classes, training=mode.training)
+    groups = [range(start, start + mode.folds) for start in range(0, len(inner), mode.folds)]
+    choices = [best_decay([tried[number] for number in group]) for group in groups]
+    right_P = np.zeros(len(text))
+    if mode.judges_dev:
+        for group, choice in zip(groups, choices, strict=True):
+            for number in group:
+                right_P[inner[number].held_H] += tried[number].right_RH[choice]
+        return _Judged(right_P / (mode.folds - 1))
+    chosen = [
+        Fit(train_T=train, held_H=None, decays=(DECAYS[choice],))
+        for (train, _), choice in zip(outer, choices, strict=True)
+    ]
+    final = fit_all(row_PF, label_P, chosen, classes=task.classes, training=mode.training)
+    for (_, test), fitted in zip(outer, final, strict=True):
+        right_P[test] = fitted.predict(row_PF[test]) == label_P[test]
+    return _Judged(right_P)
+
+
+def _judge_folds(task: TransferTask, rows: RowStore, mode: Mode) -> _Judged:
+    """The test split, by a classifier on train whose folds choose the weight decay; under ``dev`` those folds."""
+    text = task.splits["train"]
+    row_PF, label_P = _features(text, rows), text.label_P
+    folds = [Fit(train_T=kept, held_H=held) for kept, held in stratified_folds(label_P, folds=mode.folds)]
+    tried = fit_all(row_PF, label_P, folds, classes=task.classes, training=mode.training)
+    choice = best_decay(tried)
+    if mode.judges_dev:
+        right_P = np.zeros(len(text))
+        for fold, fitted in zip(folds, tried, strict=True):
+            right_P[fold.held_H] = fitted.right_RH[choice]
+        return _Judged(right_P)
+    chosen = Fit(train_T=np.arange(len(text)), held_H=None, decays=(DECAYS[choice],))
+    (final,) = fit_all(row_PF, label_P, [chosen], classes=task.classes, training=mode.training)
+    return _on_test(final.predict(_features(task.splits["test"], rows)), task)
+
+
+def _judge_fixed(task: TransferTask, rows: RowStore, mode: Mode) -> _Judged:
+    """The test split, by the classifier on the train split that is best on the dev split; under ``dev`` that split."""
+    train, dev = task.splits["train"], task.splits["dev"]
+    row_PF = np.concatenate([_features(train, rows), _features(dev, rows)])
+    label_P = np.concatenate([train.label_P, dev.label_P])
+    fit = Fit(train_T=np.arange(len(train)), held_H=np.arange(len(train), len(label_P)))
+    (fitted,) = fit_all(row_PF, label_P, [fit], classes=task.classes, training=mode.training)
+    choice = best_decay([fitted])
+    if mode.judges_dev:
+        return _Judged(fitted.right_RH[choice].astype(np.float64))
+    return _on_test(fitted.predict(_features(task.splits["test"], rows), decay=choice), task)
+
+
+def _on_test(predicted_P: Labels, task: TransferTask) -> _Judged:
+    return _Judged((predicted_P == task.splits["test"].label_P).astype(np.float64), predicted_P)
+
+
+def _features(text: LabelledText, rows: RowStore) -> FloatArray:
+    """(P, F) a sentence's raw row; of a pair |u - v| and u · v, element by element, side by side."""
+    left_PD = rows.raw(text.sentences)
+    if not text.second:
+        return left_PD
+    right_PD = rows.raw(text.second)
+    return np.concatenate([np.abs(left_PD - right_PD), left_PD * right_PD], axis=1)
+
+
+def _f1(predicted_P: Labels, label_P: Labels) -> float:
+    """F1 × 100 of label 1; 0 where it is neither predicted nor true."""
+    hits = int((predicted_P & label_P).sum())
+    return 200 * hits / max(1, int(predicted_P.sum() + label_P.sum()))
+
+
+def _suite_scores(tasks: Sequence[TransferTaskScore], data: TransferData, mode: TransferMode) -> SuiteScores:
+    samples: dict[str, Sample] = {}
+    scores: dict[str, dict[str, float]] = {}
+    absent = {f"transfer.{name}": reason for name, reason in data.absent.items()}
+    for task in tasks:
+        samples[f"transfer.{task.name}.accuracy"] = Sample(statistic="mean", value_P=100 * task.right_P)
+        scores[task.name] = {"accuracy": task.accuracy, "pairs": len(task.right_P)}
+        if task.f1 is not None and task.predicted_P is not None and task.label_P is not None:
+            predicted_P, label_P = task.predicted_P.astype(np.float64), task.label_P.astype(np.float64)
+            samples[f"transfer.{task.name}.f1"] = Sample(statistic="f1", value_P=predicted_P, gold_P=label_P)
+            scores[task.name]["f1"] = task.f1
+        elif task.name == "MRPC":
+            absent["transfer.MRPC.f1"] = f"mode {mode} judges no test split"
+    means: dict[str, Mapping[str, float]] = {}
+    average, missing = average_of_transfer({task.name: task.accuracy for task in tasks})
+    if average is None:
+        absent["transfer.average"] = missing
+    else:
+        scores["average"] = {"accuracy": average, "pairs": sum(len(task.right_P) for task in tasks)}
+        means["transfer.average.accuracy"] = {f"transfer.{name}.accuracy": 1.0 for name in TRANSFER_TASKS}
+    with_intervals = add_intervals(scores, replicate_all(samples, means), suite="transfer")
+    return SuiteScores(
+        scores={"transfer": with_intervals},
+        protocols=_protocols(data.tasks, mode),
+        columns=_columns(with_intervals),
+        absent=absent,
+        samples=samples,
+        means=means,
+    )
+
+
+def _protocols(tasks: Sequence[TransferTask], mode: TransferMode) -> dict[str, str]:
+    setting = MODES[mode]
+    training = setting.training
+    protocols = {
+        "transfer": f"SentEval's setting {mode}: softmax regression on raw rows, {training.optimizer} in batches of "
+        f"{training.batch_size}, stopped early, weight decay chosen among {', '.join(f'{decay:g}' for decay in DECAYS)}"
+    }
+    for task in tasks:
+        words = _judged_how(task, setting)
+        if task.altered:
+            words += f"; NOT the published data: {'; '.join(task.altered)}"
+        protocols[f"transfer.{task.name}"] = words
+    protocols["transfer intervals"] = (
+        "95 % percentile bootstrap, 1,000 draws of judged sentences; classifiers as fitted"
+    )
+    return protocols
+
+
+def _judged_how(task: TransferTask, setting: Mode) -> str:
+    sizes = ", ".join(f"{split} {len(text):,}" for split, text in task.splits.items())
+    if "test" not in task.splits:
+        if setting.judges_dev:
+            return f"accuracy in the inner folds of nested stratified {setting.folds}-fold cross-validation ({sizes})"
+        return f"accuracy in nested stratified {setting.folds}-fold cross-validation, over all sentences ({sizes})"
+    if "dev" in task.splits:
+        return f"accuracy on the {'dev' if setting.judges_dev else 'test'} split, fixed splits ({sizes})"
+    if setting.judges_dev:
+        return f"accuracy in {setting.folds} stratified folds of train ({sizes})"
+    return f"accuracy on test, weight decay by {setting.folds} stratified folds of train ({sizes})"
+
+
+def _columns(scores: TaskScores) -> tuple[Column, ...]:
+    return tuple(
+        Column(label="Avg." if name == "average" else name, suite="transfer", task=name, metric="accuracy")
+        for name in (*TRANSFER_TASKS, "average")
+        if name in scores
+    )
