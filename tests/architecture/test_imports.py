@@ -75,6 +75,7 @@ HOMES: dict[str, set[str]] = {
     "matplotlib": {"report"},
     "pydantic": {"config"},
     "faiss": {"encoders"},
+    "mteb": {"evaluation"},
     "wandb": set(),
     "tensorboard": set(),
 }

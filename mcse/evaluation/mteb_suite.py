@@ -1,0 +1,286 @@
+"""The mteb suite: mteb's own tasks, run by mteb itself, on the rows that all suites share.
+
+mteb is an optional package, imported when the suite is asked for and never before.
+
+P pairs or texts, D width.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import numpy as np
+
+from mcse.data.contamination import normalise
+from mcse.data.sts import load_scored_pairs
+from mcse.evaluation.encoding import RowStore, cosines
+from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
+from mcse.evaluation.uncertainty import add_intervals, replicate_all
+from mcse.types import Column, FloatArray, Sample, SuiteScores
+
+_NEAREST = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Task:
+    """One of mteb's tasks with its data in memory; ``files`` are local, none where the hub's cache holds the data."""
+
+    name: str
+    task: Any
+    source: str
+    files: tuple[Path, ...]
+
+
+class MtebEncoder:
+    """A row store in the shape that mteb 2 asks of an encoder (its ``EncoderProtocol``): unit rows, no prompts.
+
+    Args:
+        rows: Encodes what mteb asks for, each distinct text once.
+    """
+
+    def __init__(self, rows: RowStore) -> None:
+        from mteb.models import ModelMeta
+
+        self._rows = rows
+        self.mteb_model_meta = ModelMeta.create_empty()
+
+    def encode(
+        self,
+        inputs: Any,
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: Any = None,
+        **_: Any,
+    ) -> FloatArray:
+        """(P, D) unit rows of the texts in mteb's batches; its arguments for prompts and batching change nothing."""
+        return self._rows.unit([text for batch in inputs for text in batch["text"]])
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """All cosines, by mteb's own function."""
+        from mteb.similarity_functions import cos_sim
+
+        return cos_sim(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """(P,) cosines pair by pair, by mteb's own function."""
+        from mteb.similarity_functions import pairwise_cos_sim
+
+        return pairwise_cos_sim(embeddings1, embeddings2)
+
+
+def prepare_mteb(options: SuiteOptions) -> PreparedSuite:
+    """Loads the data of the tasks that ``options.tasks`` names.
+
+    An STS task's data is ``<data>/mteb/<task>/test.jsonl`` (``sentence1``, ``sentence2``, ``score``) where that folder
+    exists; everything else comes from the hub or, offline, from its local cache.
+
+    Raises:
+        ValueError: No task is named, one twice, or one that mteb does not know; mteb is not installed; a local file
+            cannot be read, or is given for a task that is not STS in one language.
+        FileNotFoundError: None of the tasks has its data.
+    """
+    if not options.tasks:
+        raise ValueError("--suite mteb needs --tasks, the names of mteb's tasks, such as STS13")
+    if len(set(options.tasks)) < len(options.tasks):
+        raise ValueError(f"--tasks names a task twice: {', '.join(options.tasks)}")
+    if importlib.util.find_spec("mteb") is None:
+        raise ValueError("--suite mteb needs the package mteb, which is not installed (pip install 'mcse[mteb]')")
+    tasks, absent = _load_tasks(options.tasks, data=options.data)
+    if not tasks:
+        raise FileNotFoundError("no mteb task can be run: " + "; ".join(f"{name}: {absent[name]}" for name in absent))
+
+    def run(subject: Subject) -> SuiteScores:
+        return _suite_scores(tasks, absent, subject, batch_size=options.batch_size)
+
+    summary = f"mteb's {', '.join(task.name for task in tasks)}"
+    if absent:
+        summary += f"; without {', '.join(absent)}"
+    settings = (_version(), *(f"{task.name}: {task.source}" for task in tasks), *sorted(absent))
+    digest = data_digest([file for task in tasks for file in task.files], *settings)
+    return PreparedSuite(summary=summary, digest=digest, run=run)
+
+
+SUITE = Suite(
+    name="mteb",
+    version=1,
+    needs="the package mteb ('mcse[mteb]') and --tasks; data from the hub or its cache, or, for STS tasks, from "
+    "mteb/<task>/test.jsonl in the folder that --data names",
+    prepare=prepare_mteb,
+)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("mteb")
+
+
+def _load_tasks(names: Sequence[str], *, data: str | None) -> tuple[tuple[_Task, ...], dict[str, str]]:
+    """The tasks whose data is there, and for every other task why it is missing."""
+    made = {name: _make_task(name) for name in names}
+    tasks: list[_Task] = []
+    absent: dict[str, str] = {}
+    lost = False
+    for name, task in made.items():
+        if reason := _unfit(task):
+            absent[name] = reason
+            continue
+        folder = Path(data) / "mteb" / name if data is not None else None
+        try:
+            if folder is not None and folder.is_dir():
+                tasks.append(_local_task(name, task, folder))
+            elif lost:
+                absent[name] = "not tried, as the hub did not answer; HF_HUB_OFFLINE=1 reads the local cache alone"
+            else:
+                tasks.append(_hub_task(name, task))
+        except (OSError, RuntimeError, ImportError) as error:
+            absent[name] = " ".join(str(error).split())
+            # Without a connection every further task would wait for the hub's retries.
+            lost |= isinstance(error, ConnectionError) and not huggingface_hub.constants.HF_HUB_OFFLINE
+    return tuple(tasks), absent
+
+
+def _make_task(name: str) -> Any:
+    import mteb
+    from mteb.get_tasks import TASK_LIST
+
+    known = {task.metadata.name.casefold(): task.metadata.name for task in TASK_LIST}
+    if name not in known.values():
+        nearest = difflib.get_close_matches(name.casefold(), known, n=_NEAREST, cutoff=0.5)
+        hint = f"the nearest names are {', '.join(known[key] for key in nearest)}" if nearest else "nor one like it"
+        raise ValueError(f"--tasks: mteb {_version()} has no task {name!r}; {hint}")
+    return mteb.get_task(name)
+
+
+def _unfit(task: Any) -> str:
+    """Why sentence rows cannot be judged by a task; empty where they can."""
+    if task.is_aggregate:
+        return f"stands for several tasks; name them: {', '.join(part.metadata.name for part in task.metadata.tasks)}"
+    if list(task.metadata.modalities) != ["text"]:
+        return f"is a task on {' and '.join(task.metadata.modalities)}, not on text alone"
+    return ""
+
+
+def _local_task(name: str, task: Any, folder: Path) -> _Task:
+    """Lets mteb read a folder in place of the hub's data set, once its files are known to be good."""
+    if not _is_plain_sts(task):
+        languages = ", in several languages" if task.metadata.is_multilingual else ""
+        kind = f"{task.metadata.type}{languages}"
+        raise ValueError(f"{folder}: local data is read for STS tasks in one language; {name} is {kind}")
+    files = tuple(folder / f"{split}.jsonl" for split in task.eval_splits)
+    for file in files:
+        load_scored_pairs(file)
+    # On this object alone: the class keeps its own description.
+    task.metadata = task.metadata.model_copy(update={"dataset": {"path": str(folder), "revision": "local"}})
+    task.load_data()
+    return _Task(name=name, task=task, source=f"local files ({', '.join(file.name for file in files)})", files=files)
+
+
+def _hub_task(name: str, task: Any) -> _Task:
+    described = task.metadata.dataset
+    source = f"{described['path']} at revision {described['revision']}"
+    try:
+        task.load_data()
+    except ValueError as error:
+        # What a cache with another configuration of the data set raises.
+        raise FileNotFoundError(f"{source} cannot be loaded: {error}") from None
+    except (ConnectionError, FileNotFoundError) as error:
+        kind = ConnectionError if isinstance(error, ConnectionError) else FileNotFoundError
+        raise kind(f"{source} is neither reachable nor in the local cache ({type(error).__name__})") from None
+    return _Task(name=name, task=task, source=source, files=())
+
+
+def _is_plain_sts(task: Any) -> bool:
+    return task.metadata.type == "STS" and not task.metadata.is_multilingual
+
+
+def _suite_scores(
+    tasks: Sequence[_Task], absent: Mapping[str, str], subject: Subject, *, batch_size: int
+) -> SuiteScores:
+    encoder = MtebEncoder(subject.rows)
+    missing = dict(absent)
+    scores: dict[str, dict[str, float]] = {}
+    samples: dict[str, Sample] = {}
+    protocols: dict[str, str] = {}
+    for loaded in tasks:
+        result = _run(loaded, encoder, batch_size=batch_size)
+        found = _result_scores(result)
+        if not math.isfinite(found["main_score"]):
+            missing[loaded.name] = f"mteb gives {found['main_score']} as its main score"
+            continue
+        scores[loaded.name] = found
+        main_score = loaded.task.metadata.main_score
+        protocols[f"mteb.{loaded.name}"] = (
+            f"{main_score} by mteb {_version()} on unit rows without prompts; {loaded.source}; "
+            f"{'mean over' if len(_entries(result)) > 1 else 'of'} {_parts(result)}"
+        )
+        if _is_plain_sts(loaded.task) and len(_entries(result)) == 1 and main_score == "cosine_spearman":
+            sample = samples[f"mteb.{loaded.name}.main_score"] = _sample(loaded.task, subject)
+            found["pairs"] = len(sample.value_P)
+    draws = replicate_all(samples, {})
+    return SuiteScores(
+        scores={"mteb": add_intervals(scores, draws, suite="mteb")},
+        protocols=protocols,
+        columns=tuple(Column(label=name, suite="mteb", task=name, metric="main_score") for name in scores),
+        absent=missing,
+        samples=samples,
+    )
+
+
+def _run(loaded: _Task, encoder: MtebEncoder, *, batch_size: int) -> Any:
+    import mteb
+
+    found = mteb.evaluate(
+        encoder,
+        loaded.task,
+        cache=None,
+        co2_tracker=False,
+        encode_kwargs={"batch_size": batch_size, "show_progress_bar": False},
+        show_progress_bar=False,
+    )
+    return found.task_results[0]
+
+
+def _entries(result: Any) -> list[Mapping[str, Any]]:
+    """Scores as mteb gives them, one mapping for each subset of each split."""
+    return [entry for split in result.scores.values() for entry in split]
+
+
+def _parts(result: Any) -> str:
+    names = [f"{split} {entry['hf_subset']}" for split, entries in result.scores.items() for entry in entries]
+    return ", ".join(names)
+
+
+def _result_scores(result: Any) -> dict[str, float]:
+    """The main score and, where every part has it, the Spearman correlation of cosines; × 100."""
+    scores = {"main_score": 100 * float(result.get_score())}
+    if all("cosine_spearman" in entry for entry in _entries(result)):
+        scores["cosine_spearman"] = 100 * float(result.get_score(getter=lambda entry: entry["cosine_spearman"]))
+    return scores
+
+
+def _sample(task: Any, subject: Subject) -> Sample:
+    """The pairs behind a main score, for intervals and comparisons; their rows are in the store already."""
+    (split,) = task.eval_splits
+    parts = task.dataset if split in task.dataset else task.dataset["default"]
+    column = parts[split][:]
+    left, right = (column[name] for name in task.column_names)
+    clean_P = None
+    if (seen := subject.seen) is not None:
+        both = zip(left, right, strict=True)
+        clean_P = np.array([normalise(first) not in seen and normalise(second) not in seen for first, second in both])
+    return Sample(
+        statistic="spearman",
+        value_P=cosines(subject.rows.unit(left), subject.rows.unit(right)),
+        gold_P=np.asarray(column["score"], dtype=np.float64),
+        clean_P=clean_P,
+    )

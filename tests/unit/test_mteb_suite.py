@@ -1,0 +1,164 @@
+"""The mteb suite: mteb's own scores on our rows, and what is said where a task cannot be run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mcse.evaluation.encoding import RowStore
+from mcse.evaluation.mteb_suite import MtebEncoder, prepare_mteb
+from mcse.evaluation.suite import Subject, SuiteOptions
+from mcse.types import FloatArray
+
+needs_mteb = pytest.mark.skipif(importlib.util.find_spec("mteb") is None, reason="mteb is not installed")
+WORDS = ("a", "man", "plays", "the", "guitar", "two", "dogs", "run", "across", "green", "field", "she", "reads")
+
+
+class WordSums:
+    """Sums of random rows of words, far from unit norm."""
+
+    calls = 0
+
+    def encode(self, sentences: Sequence[str], *, batch_size: int = 64, normalize: bool = True) -> FloatArray:
+        self.calls += len(sentences)
+        rows = [
+            sum(np.random.default_rng(zlib.crc32(word.encode())).standard_normal(12) for word in text.split())
+            for text in sentences
+        ]
+        row_ND = np.asarray(rows, dtype=np.float32)
+        return row_ND / np.linalg.norm(row_ND, axis=1, keepdims=True) if normalize else row_ND
+
+
+@pytest.fixture
+def own_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write_pairs(folder: Path, *, pairs: int = 30) -> list[tuple[str, str, float]]:
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    rows = []
+    for number in range(pairs):
+        left = generator.choice(WORDS, 6)
+        right = left.copy()
+        changed = int(generator.integers(0, 6))
+        right[:changed] = generator.choice(WORDS, changed)
+        rows.append((" ".join(left), " ".join(right), 5 - changed + number % 3 / 4))
+    lines = [json.dumps(dict(zip(("sentence1", "sentence2", "score"), row, strict=True))) for row in rows]
+    (folder / "test.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return rows
+
+
+@needs_mteb
+def test_local_task_scores_equal_the_definition(tmp_path: Path, own_datasets: None) -> None:
+    rows = write_pairs(tmp_path / "mteb" / "STS13")
+    prepared = prepare_mteb(SuiteOptions(data=str(tmp_path), tasks=("STS13", "STS16")))
+    assert prepared.summary == "mteb's STS13; without STS16"
+    encoder = WordSums()
+    subject = Subject.of(encoder, seen=frozenset({rows[0][0], rows[1][1]}))
+    found = prepared.run(subject)
+    cosine = []
+    for left, right, _ in rows:
+        a, b = (WordSums().encode([text], normalize=False)[0].astype(np.float64) for text in (left, right))
+        cosine.append(a @ b / np.sqrt(a @ a * (b @ b)))
+    expected = 100 * stats.spearmanr(cosine, [gold for _, _, gold in rows]).statistic
+    scores = found.scores["mteb"]["STS13"]
+    assert scores["main_score"] == pytest.approx(expected, abs=0.01)
+    assert 20 < expected < 99
+    assert scores["cosine_spearman"] == scores["main_score"]
+    assert scores["main_score_low"] < scores["main_score"] < scores["main_score_high"]
+    assert scores["pairs"] == 30
+    assert encoder.calls == len({text for left, right, _ in rows for text in (left, right)})
+    clean_P = found.samples["mteb.STS13.main_score"].clean_P
+    assert clean_P is not None
+    assert list(np.flatnonzero(~clean_P)) == [0, 1]
+    assert [column.key for column in found.columns] == ["mteb.STS13.main_score"]
+    assert found.absent["STS16"].startswith("mteb/sts16-sts at revision ")
+    assert "local files (test.jsonl)" in found.protocols["mteb.STS13"]
+
+
+@needs_mteb
+def test_the_digest_follows_data_and_tasks(tmp_path: Path, own_datasets: None) -> None:
+    write_pairs(tmp_path / "mteb" / "STS13")
+    write_pairs(tmp_path / "mteb" / "STS16")
+
+    def digest(*tasks: str) -> str:
+        return prepare_mteb(SuiteOptions(data=str(tmp_path), tasks=tasks)).digest
+
+    first = digest("STS13")
+    assert digest("STS13") == first
+    assert digest("STS16") != first
+    assert digest("STS13", "STS16") != first
+    path = tmp_path / "mteb" / "STS13" / "test.jsonl"
+    path.write_text(path.read_text().replace("guitar", "violin"))
+    assert digest("STS13") != first
+
+
+@needs_mteb
+def test_what_mteb_sees_is_an_encoder_of_unit_rows() -> None:
+    from mteb.models import CrossEncoderProtocol, EncoderProtocol
+
+    encoder = MtebEncoder(RowStore(WordSums()))
+    assert isinstance(encoder, EncoderProtocol)
+    assert not isinstance(encoder, CrossEncoderProtocol)
+    batches = [{"text": ["a man", "two dogs"]}, {"text": ["a man", "the old guitar"]}]
+    row_ND = encoder.encode(batches, task_metadata=None, hf_split="test", hf_subset="default", batch_size=2)
+    np.testing.assert_allclose(row_ND, WordSums().encode(["a man", "two dogs", "a man", "the old guitar"]), atol=1e-6)
+    assert encoder.similarity(row_ND, row_ND).shape == (4, 4)
+    np.testing.assert_allclose(encoder.similarity_pairwise(row_ND, row_ND), np.ones(4), atol=1e-6)
+
+
+@needs_mteb
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        (("sts13",), "no task 'sts13'; the nearest names are STS13, "),
+        (("Banking77",), "Banking77Classification"),
+        (("zzzzzzzz",), "no task 'zzzzzzzz'; nor one like it"),
+        (("STSBenchmarkMultilingualVisualSTS",), "is a task on image, not on text alone"),
+        (("STS16",), "STS16: mteb/sts16-sts at revision .* neither reachable nor in the local cache"),
+    ],
+)
+def test_tasks_that_cannot_be_run_say_why(tasks: tuple[str, ...], message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        prepare_mteb(SuiteOptions(tasks=tasks))
+
+
+@needs_mteb
+def test_bad_local_data_is_refused_by_file_and_line(tmp_path: Path, own_datasets: None) -> None:
+    def prepare(task: str) -> None:
+        prepare_mteb(SuiteOptions(data=str(tmp_path), tasks=(task,)))
+
+    write_pairs(tmp_path / "mteb" / "STS13")
+    path = tmp_path / "mteb" / "STS13" / "test.jsonl"
+    path.write_text(path.read_text() + '{"sentence1": "a", "sentence2": "b", "score": "high"}\n')
+    with pytest.raises(ValueError, match=r"test\.jsonl, line 31: gold score 'high' is not a number"):
+        prepare("STS13")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"STS13: missing file .*test\.jsonl"):
+        prepare("STS13")
+    (tmp_path / "mteb" / "STS17").mkdir()
+    with pytest.raises(ValueError, match="STS17 is STS, in several languages"):
+        prepare("STS17")
+    (tmp_path / "mteb" / "Banking77Classification").mkdir()
+    with pytest.raises(ValueError, match="Banking77Classification is Classification"):
+        prepare("Banking77Classification")
+
+
+def test_refusals_that_need_no_mteb(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="--suite mteb needs --tasks"):
+        prepare_mteb(SuiteOptions())
+    with pytest.raises(ValueError, match="--tasks names a task twice: STS13, STS13"):
+        prepare_mteb(SuiteOptions(tasks=("STS13", "STS13")))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"not installed \(pip install 'mcse\[mteb\]'\)"):
+        prepare_mteb(SuiteOptions(tasks=("STS13",)))
