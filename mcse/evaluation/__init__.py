@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mcse.distributed import broadcast_object as shared
 from mcse.distributed import is_main, join_world, world_size
-from mcse.evaluation import geometry, retrieval, sts
+from mcse.evaluation import geometry, mteb_suite, retrieval, sts, transfer
 from mcse.evaluation.cache import KeptResult, cache_key, load_result, save_result
 from mcse.evaluation.compare import compare
 from mcse.evaluation.errors import worst_pairs
@@ -17,7 +17,9 @@ from mcse.types import Column, ComparedScore, Encoder, SuiteScores, Verdict
 SUITES: Mapping[str, Suite] = {
     "sts": sts.SUITE,
     "geometry": geometry.SUITE,
+    "transfer": transfer.SUITE,
     "retrieval": retrieval.SUITE,
+    "mteb": mteb_suite.SUITE,
 }
 
 __all__ = [
