@@ -45,6 +45,7 @@ from mcse.report.latex import latex_table
 from mcse.report.learning_curves import read_learning_curves
 from mcse.report.markdown import markdown_table
 from mcse.report.model_card import with_scores
+from mcse.report.mteb_files import write_mteb_files
 from mcse.report.results import (
     Entry,
     compared_tables,
@@ -102,6 +103,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--compare", action="store_true", help="exactly two models, or two parents of seeds: differences and p-values")
     add("--errors", type=int, metavar="N", help="list the N worst pairs of one model, or where two differ most")
     add("--contamination", action="store_true", help="list the test pairs that stand in a run's training text")
+    add("--mteb-files", action="store_true", help="write the STS scores in the shape of mteb's result files, too")
     add("--output", type=Path, help="folder of the reports (a run's evaluation/, or evaluation/<digest>/)")
     add("--batch-size", type=int, default=64, help="sentences a forward pass (64)")
     add("--precision", choices=("float32", "bfloat16"), default="float32", help="of matrix products (float32)")
@@ -112,6 +114,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give at least one MODEL, or --list")
     if len(set(options.models)) < len(options.models):
         parser.error("the same MODEL is given twice")
+    if options.tasks and "mteb" not in options.suite:
+        parser.error("--tasks names tasks of --suite mteb")
     if options.compare and len(options.models) != 2:
         parser.error(f"--compare takes exactly two models or two parents of seed folders, got {len(options.models)}")
     if options.errors is not None and (options.errors < 1 or len(options.models) > 2):
@@ -309,6 +313,8 @@ def _write_verdict(verdict: Verdict, folder: Path, options: argparse.Namespace) 
     tables = verdict_tables(verdict)
     _write(folder / "report.tex", "\n".join(latex_table(table) for table in tables))
     _write_html(folder / "report.html", [Entry(verdict.model, (verdict,))], tables=tables)
+    if options.mteb_files:
+        write_mteb_files(folder / "mteb", verdict)
     _write(folder / "results.json", _json(results_json(verdict)))
     card = Path(verdict.model) / "best" / "README.md"
     if card.is_file() and options.pooling is None:

@@ -24,6 +24,8 @@ _UNIT_TOLERANCE = 1e-3
 _SAME_ROW_SPREAD = 1e-6
 """An encoder that says the same of everything still differs by rounding from batch to batch."""
 _NAMED_SENTENCES = 3
+_BLOCK_SENTENCES = 16384
+"""Encoded and written at a time, so that memory does not grow with the sentences."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,8 +109,11 @@ class RowStore:
     def encode(self, sentences: Sequence[str]) -> None:
         """Encodes those that the store does not hold yet; all at once is faster than task after task."""
         new = [sentence for sentence in dict.fromkeys(sentences) if sentence not in self._index]
-        if not new:
-            return
+        new.sort(key=len)  # so that a block pads as little as all of them would
+        for start in range(0, len(new), _BLOCK_SENTENCES):
+            self._append(new[start : start + _BLOCK_SENTENCES])
+
+    def _append(self, new: Sequence[str]) -> None:
         row_ND = encode_distinct(self._encoder, new, batch_size=self._batch_size, normalize=False).row_ND
         if self._index and row_ND.shape[1] != self._width:
             raise ValueError(f"the encoder gave rows of width {self._width}, then of width {row_ND.shape[1]}")

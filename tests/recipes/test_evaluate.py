@@ -1,0 +1,150 @@
+"""``evaluate.py`` on runs that were trained: groups of seeds, clean pairs, kept results, listings, the files it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import evaluate
+from mcse.data.training_text import UnknownTrainingTextError, read_training_text
+from tests.fixtures.launch import run
+from tests.fixtures.tiny_run import build_tiny_run
+
+SEEDS = (0, 1)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_run(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def groups(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds of each recipe."""
+    folder = tmp_path_factory.mktemp("groups")
+    for recipe in ("simcse", "mcse"):
+        for seed in SEEDS:
+            assert run(tiny, recipe, folder / recipe / f"seed{seed}", {"seed": seed}) == 0
+    return folder
+
+
+@pytest.fixture
+def pairs(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Scored pairs, of which the first two hold a training sentence and a training caption."""
+    monkeypatch.chdir(tmp_path)
+    sentence = (tiny / "sentences.txt").read_text().splitlines()[3]
+    caption = (tiny / "captions.csv").read_text().splitlines()[5].split(",")[1]
+    rows = [f"4.5\t{sentence.upper()} !\tthe new dog", f"0.5\ta bird sings\t{caption}"]
+    rows += (tiny / "dev.tsv").read_text().splitlines()
+    path = tmp_path / "mine.tsv"
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_two_groups_of_seeds_are_compared_over_all_and_over_clean_pairs(groups, pairs, capsys) -> None:
+    arguments = [str(groups / "mcse"), str(groups / "simcse"), "--compare", "--data", str(pairs), "--output", "out"]
+    assert evaluate.main([*arguments, "--errors", "3", "--contamination"]) == 0
+    output = capsys.readouterr().out
+    found = read(Path("out/comparison.json"))
+    assert [entry["model"] for entry in found["models"]] == arguments[:2]
+    entry = found["models"][0]
+    scores = [seed["scores"]["sts"]["mine"]["spearman"] for seed in entry["seeds"]]
+    assert entry["scores"]["sts"]["mine"]["spearman"] == pytest.approx(sum(scores) / 2)
+    assert len(entry["seeds"]) == len(SEEDS)
+    by_suite = {score["suite"]: score for score in found["comparison"]["scores"]}
+    assert by_suite["sts"]["items"] == 42
+    assert by_suite["sts_clean"]["items"] < 42 - 1  # the caption and the sentence, and what the dev pairs share
+    assert by_suite["sts"]["low"] <= by_suite["sts"]["difference"] <= by_suite["sts"]["high"]
+    assert "2 and 2 seeds" in by_suite["sts"]["test"]
+    assert "difference" in output
+    assert len(Path("out/errors.jsonl").read_text().splitlines()) == 3
+    listed = [json.loads(line) for line in Path("out/contamination.jsonl").read_text().splitlines()]
+    mcse = [line["sentence1"] for line in listed if line["model"] == str(groups / "mcse" / "seed0")]
+    simcse = [line["sentence1"] for line in listed if line["model"] == str(groups / "simcse" / "seed0")]
+    assert "a bird sings" in mcse  # a caption
+    assert "a bird sings" not in simcse
+    assert any(sentence.endswith("!") for sentence in simcse)
+    for name in ("comparison.md", "comparison.tex", "report.html"):
+        assert (Path("out") / name).stat().st_size > 200, name
+
+
+def test_a_second_call_loads_no_model_and_a_changed_file_is_seen(groups, pairs, capsys, monkeypatch) -> None:
+    model = str(groups / "simcse" / "seed0")
+    assert evaluate.main([model, "--data", str(pairs)]) == 0
+    first = read(Path(model) / "evaluation" / "results.json")
+    assert "judging" in capsys.readouterr().err
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluate, "load_encoder", lambda *_, **__: pytest.fail("the model was loaded again"))
+        assert evaluate.main([model, "--data", str(pairs)]) == 0
+    assert read(Path(model) / "evaluation" / "results.json") == first
+    assert "judging" not in capsys.readouterr().err
+    assert evaluate.main([model, "--data", str(pairs), "--no-cache"]) == 0
+    assert "judging" in capsys.readouterr().err
+    pairs.write_text(pairs.read_text() + "2.0\tthe dog sleeps\tthe cat sleeps\n")
+    assert evaluate.main([model, "--data", str(pairs)]) == 0
+    assert read(Path(model) / "evaluation" / "results.json")["scores"]["sts"]["mine"]["pairs"] == 43
+
+
+def test_the_models_card_takes_the_table(groups, pairs) -> None:
+    model = groups / "simcse" / "seed1"
+    assert evaluate.main([str(model), "--data", str(pairs)]) == 0
+    score = read(model / "evaluation" / "results.json")["scores"]["sts"]["mine"]["spearman"]
+    card = (model / "best" / "README.md").read_text(encoding="utf-8")
+    assert f"{score:.2f}" in card
+    assert card.count("## Scores") == card.count("## Use") == 1
+    assert "## Configuration" in card
+
+
+def test_evaluating_leaves_the_generators_alone(groups, pairs) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    assert evaluate.main([str(groups / "simcse" / "seed0"), "--data", str(pairs), "--no-cache"]) == 0
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_training_text_is_found_again_or_it_is_said_why_not(groups, tiny, tmp_path) -> None:
+    model = groups / "mcse" / "seed0"
+    text = read_training_text(model)
+    sentences = (tiny / "sentences.txt").read_text().splitlines()
+    captions = [line.split(",")[1] for line in (tiny / "captions.csv").read_text().splitlines()[1:]]
+    assert text == {" ".join(sentence.split()) for sentence in (*sentences, *captions)}
+    for change, message in (
+        (lambda run: (run / "config.yaml").unlink(), "does not say what it was trained on"),
+        (lambda run: _record(run, digest="0" * 16), "has changed since"),
+        (lambda run: _record(run, path="/nowhere/sentences.txt"), "is gone"),
+    ):
+        copy = tmp_path / message.replace(" ", "_")
+        copy.mkdir()
+        for name in ("config.yaml", "run.json"):
+            (copy / name).write_bytes((model / name).read_bytes())
+        change(copy)
+        with pytest.raises(UnknownTrainingTextError, match=message):
+            read_training_text(copy)
+
+
+def _record(folder: Path, **change: str) -> None:
+    run_json = read(folder / "run.json")
+    run_json["data"][0] |= change
+    (folder / "run.json").write_text(json.dumps(run_json))
+
+
+def test_wrong_calls_are_refused(groups, pairs, capsys) -> None:
+    for arguments, message in (
+        (["a", "--compare"], "--compare takes exactly two models"),
+        (["a", "b", "c", "--errors", "3"], "one model or two"),
+        (["a", "--errors", "0"], "a number from 1"),
+    ):
+        with pytest.raises(SystemExit):
+            evaluate.main(arguments)
+        assert message in capsys.readouterr().err
+    other = pairs.with_name("two")
+    other.mkdir()
+    assert evaluate.main([str(groups), "--data", str(pairs)]) == 2
+    assert "evaluate.py: error:" in capsys.readouterr().err
