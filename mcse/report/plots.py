@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -32,10 +34,84 @@ _STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _WIDTH_INCHES = 4.6
 _LEGEND_CHARACTERS = 34
+_MIN_SPAN = 0.2
+"""Of the axes of a plot of points: two points that differ by less would seem to differ much."""
 
 
-def plot_curves(curves: Sequence[Curve]) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A model by two numbers, each with its interval where there is one. Points of one label are seeds of a system."""
+
+    label: str
+    x: float
+    y: float
+    x_interval: tuple[float, float] | None = None
+    y_interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """A system's value in each of several bins, and half the length of its interval; ``None`` where there is none."""
+
+    label: str
+    values: tuple[float | None, ...]
+    reaches: tuple[float | None, ...]
+
+
+def plot_points(points: Sequence[Point], *, x_label: str, y_label: str, series: Mapping[str, int]) -> str:
+    """A scatter of models as inline SVG, intervals as thin lines; ``series`` is a system's number, from 0."""
+    figure, axes = _figure(height_inches=3.2)
+    for label in dict.fromkeys(point.label for point in points):
+        colour, marker = _colour_and_marker(series[label])
+        for number, point in enumerate([point for point in points if point.label == label]):
+            if point.x_interval:
+                axes.plot(point.x_interval, [point.y] * 2, color=colour, linewidth=1.2, alpha=0.6)
+            if point.y_interval:
+                axes.plot([point.x] * 2, point.y_interval, color=colour, linewidth=1.2, alpha=0.6)
+            name = _plain(label) if number == 0 else None
+            axes.plot([point.x], [point.y], marker=marker, color=colour, markersize=8, linestyle="", label=name)
+    axes.margins(0.12)
+    axes.autoscale_view()
+    for limits, set_limits in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
+        missing = max(0.0, _MIN_SPAN - (limits[1] - limits[0])) / 2
+        set_limits(limits[0] - missing, limits[1] + missing)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(nbins=5))
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(color=_RULE, linewidth=0.8)
+    _legend(figure, [point.label for point in points])
+    return _svg(figure, f"{y_label} by {x_label}")
+
+
+def plot_profiles(
+    profiles: Sequence[Profile], *, ticks: Sequence[str], x_label: str, y_label: str, series: Mapping[str, int]
+) -> str:
+    """Systems' values over bins as inline SVG, side by side within a bin; ``series`` is a system's number, from 0."""
+    figure, axes = _figure(height_inches=3.2)
+    for place, profile in enumerate(profiles):
+        colour, marker = _colour_and_marker(series[profile.label])
+        shift = 0.5 * ((place + 0.5) / len(profiles) - 0.5)
+        known = [number for number, value in enumerate(profile.values) if value is not None]
+        x = [number + shift for number in known]
+        y = [value for value in profile.values if value is not None]
+        axes.plot(x, y, color=colour, marker=marker, linewidth=1.2, markersize=6, label=_plain(profile.label))
+        for at, value, number in zip(x, y, known, strict=True):
+            if (reach := profile.reaches[number]) is not None:
+                axes.plot([at, at], [value - reach, value + reach], color=colour, linewidth=1.2, alpha=0.6)
+    axes.set_xticks(range(len(ticks)), [_plain(tick) for tick in ticks])
+    axes.set_xlim(-0.5, len(ticks) - 0.5)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(axis="y", color=_RULE, linewidth=0.8)
+    _legend(figure, [profile.label for profile in profiles])
+    return _svg(figure, f"{y_label} by {x_label}")
+
+
+def plot_curves(curves: Sequence[Curve], *, series: Mapping[str, int] | None = None) -> str:
     """One plot of all curves as inline SVG: seeds thin, their mean thick where the seeds share their steps.
+
+    ``series`` is each label's number, from 0, for its colour; without it labels are numbered as they come.
 
     Raises:
         ValueError: There are no curves, or they are of several panels.
@@ -45,16 +121,14 @@ def plot_curves(curves: Sequence[Curve]) -> str:
         raise ValueError(f"one plot needs curves of one panel, got {sorted(panels)}")
     figure, axes = _figure(height_inches=3.2)
     labels = list(dict.fromkeys(curve.label for curve in curves))
-    for number, label in enumerate(labels):
-        _plot_system(axes, number, [curve for curve in curves if curve.label == label])
+    numbers = series or {label: number for number, label in enumerate(labels)}
+    for label in labels:
+        _plot_system(axes, numbers[label], [curve for curve in curves if curve.label == label])
     axes.set_xlabel("step")
-    axes.set_ylabel(panels.pop())
+    axes.set_ylabel(_plain(panels.pop()))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.grid(axis="y", color=_RULE, linewidth=0.8)
-    fits = sum(map(len, labels)) <= _LEGEND_CHARACTERS
-    figure.legend(
-        loc="outside lower center", ncols=len(labels) if fits else 1, frameon=False, labelcolor=_INK, fontsize=10
-    )
+    _legend(figure, labels)
     return _svg(figure, f"Learning curves: {', '.join(labels)}")
 
 
@@ -62,14 +136,14 @@ def plot_seeds(table: ScoreTable, *, column: int = 0) -> str:
     """One dot a seed and a stroke at the mean, a line a system, for one column of the table, as inline SVG."""
     figure, axes = _figure(height_inches=0.75 + 0.42 * len(table.rows))
     for number, row in enumerate(table.rows):
-        values, colour = row.values[column], _SERIES[number % len(_SERIES)]
-        marker = _MARKERS[number % len(_MARKERS)]
+        values = row.values[column]
+        colour, marker = _colour_and_marker(number)
         axes.plot(values, [number] * len(values), marker=marker, linestyle="", color=colour, alpha=0.7)
         if values:
             axes.plot([statistics.fmean(values)] * 2, [number - 0.3, number + 0.3], color=colour, linewidth=2)
-    axes.set_yticks(range(len(table.rows)), [row.name for row in table.rows])
+    axes.set_yticks(range(len(table.rows)), [_plain(row.name) for row in table.rows])
     axes.set_ylim(len(table.rows) - 0.5, -0.5)
-    axes.set_xlabel(table.columns[column].label)
+    axes.set_xlabel(_plain(table.columns[column].label))
     axes.grid(axis="x", color=_RULE, linewidth=0.8)
     axes.margins(x=0.08)
     return _svg(figure, f"{table.columns[column].label} of every seed")
@@ -80,12 +154,32 @@ def _plot_system(axes: Axes, number: int, curves: Sequence[Curve]) -> None:
     steps = curves[0].steps
     has_mean = len(curves) > 1 and all(curve.steps == steps for curve in curves)
     for seed, curve in enumerate(curves):
-        label = curve.label if seed == 0 and not has_mean else None
+        label = _plain(curve.label) if seed == 0 and not has_mean else None
         width, opacity = (0.9, 0.45) if has_mean else (1.8, 1.0)
         axes.plot(curve.steps, curve.values, color=colour, linestyle=style, linewidth=width, alpha=opacity, label=label)
     if has_mean:
         mean = [statistics.fmean(values) for values in zip(*(curve.values for curve in curves), strict=True)]
-        axes.plot(steps, mean, color=colour, linestyle=style, linewidth=2.2, label=curves[0].label)
+        axes.plot(steps, mean, color=colour, linestyle=style, linewidth=2.2, label=_plain(curves[0].label))
+
+
+def _colour_and_marker(number: int) -> tuple[str, str]:
+    """Different for 36 systems: where the colours start again, the markers are shifted."""
+    place = number + number // len(_SERIES)
+    return _SERIES[number % len(_SERIES)], _MARKERS[place % len(_MARKERS)]
+
+
+def _legend(figure: Figure, labels: Sequence[str]) -> None:
+    """Below the plot, in one line where that is short."""
+    distinct = list(dict.fromkeys(labels))
+    fits = sum(map(len, distinct)) <= _LEGEND_CHARACTERS
+    columns = len(distinct) if fits else 1
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, labelcolor=_INK, fontsize=10)
+
+
+def _plain(text: str) -> str:
+    """What Matplotlib draws as ``text``: dollars start no formula, and a leading underscore hides no label."""
+    shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return ("\u200b" if shown.startswith("_") else "") + shown.replace("$", r"\$")
 
 
 def _figure(*, height_inches: float) -> tuple[Figure, Axes]:
@@ -110,7 +204,8 @@ def _svg(figure: Figure, description: str) -> str:
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
         figure.savefig(target, format="svg", metadata={"Date": None})
     text = target.getvalue()
-    text = text[text.index("<svg") :].replace("<svg ", '<svg role="img" preserveAspectRatio="xMidYMid meet" ', 1)
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text[text.index("<svg") :], count=1, flags=re.DOTALL)
+    text = text.replace("<svg ", '<svg role="img" preserveAspectRatio="xMidYMid meet" ', 1)
     for stand_in, colour in _PAGE_COLOURS.items():
         text = text.replace(stand_in, colour)
     return text
