@@ -28,10 +28,12 @@ from mcse.evaluation import (
     PreparedSuite,
     Subject,
     SuiteOptions,
+    SuiteScores,
     Verdict,
     cache_key,
     compare,
     contaminated_pairs,
+    fail_together,
     is_main,
     join_world,
     load_result,
@@ -57,6 +59,8 @@ from mcse.report.results import (
 )
 from mcse.report.tables import ScoreTable
 from mcse.report.terminal import print_table
+
+_NOTHING = SuiteScores(scores={}, protocols={}, columns=())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,6 +118,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give at least one MODEL, or --list")
     if len(set(options.models)) < len(options.models):
         parser.error("the same MODEL is given twice")
+    if (options.errors is not None or options.mteb_files) and "sts" not in options.suite:
+        parser.error("--errors and --mteb-files need --suite sts")
     if options.tasks and "mteb" not in options.suite:
         parser.error("--tasks names tasks of --suite mteb")
     if options.compare and len(options.models) != 2:
@@ -158,17 +164,18 @@ def _groups(models: Sequence[str]) -> dict[str, list[str]]:
 def _judge(
     groups: Mapping[str, Sequence[str]], suites: Mapping[str, PreparedSuite], options: argparse.Namespace
 ) -> tuple[list[Entry], list[int]]:
-    """Model after model, each written as soon as it is judged; a model that fails does not lose the others."""
+    """Model after model, each written as soon as it is judged; what fails does not lose the rest."""
     entries: list[Entry] = []
     failures: list[int] = []
     for name, models in groups.items():
         verdicts = []
         for model in models:
             try:
-                verdict = _verdict(model, suites, options)
+                verdict, failed = _verdict(model, suites, options)
+                verdicts.append(verdict)
+                failures += failed
                 if is_main():
                     _write_verdict(verdict, _output_folder(model, options, is_seed=len(models) > 1), options)
-                verdicts.append(verdict)
             except (ValueError, OSError) as error:
                 failures.append(_failed(error, model=model))
         if verdicts:
@@ -176,44 +183,57 @@ def _judge(
     return entries, failures
 
 
-def _verdict(model: str, suites: Mapping[str, PreparedSuite], options: argparse.Namespace) -> Verdict:
-    """Runs the suites whose results for this very model and data are not kept from an earlier call."""
+def _verdict(model: str, suites: Mapping[str, PreparedSuite], options: argparse.Namespace) -> tuple[Verdict, list[int]]:
+    """Runs the suites whose results for this very model and data are not kept from an earlier call.
+
+    Raises:
+        ValueError: The model cannot be loaded, or no suite could judge it.
+    """
     digest = encoder_digest(model)
+    # Padding, and so rounding, depends on who shares a batch; in 32 bits that is below what is printed.
+    rounding = (options.precision, options.batch_size) if options.precision == "bfloat16" else (options.precision,)
     keys = {
-        name: cache_key(digest, options.pooling, options.precision, name, SUITES[name].version, suite.digest)
+        name: cache_key(digest, options.pooling, *rounding, name, SUITES[name].version, suite.digest)
         for name, suite in suites.items()
     }
     may_load = digest is not None and not options.no_cache
     found = shared({name: load_result(key) if may_load and is_main() else None for name, key in keys.items()})
     kept = {name: result for name, result in found.items() if result is not None}
+    failures: list[int] = []
     if missing := [name for name in suites if name not in kept]:
         if is_main():
             print(f"judging {model} by {'; '.join(suites[name].summary for name in missing)}", file=sys.stderr)
-        encoder = load_encoder(model, pooling=options.pooling, precision=options.precision)
+        encoder = fail_together(lambda: load_encoder(model, pooling=options.pooling, precision=options.precision))
         seen, unknown = seen_by(Path(model))
-        if unknown and is_main():
-            print(f"no clean rows: {unknown}", file=sys.stderr)
-        subject = Subject.of(encoder, batch_size=options.batch_size, seen=seen)
+        subject = Subject.of(encoder, batch_size=options.batch_size, seen=seen, why_unknown=unknown)
         for name in missing:
-            scores = suites[name].run(subject)
-            notes = _notes(encoder, subject)
-            kept[name] = KeptResult(pooling=encoder.pooling, scores=scores, notes=notes)
+            try:
+                scores = suites[name].run(subject)
+            except (ValueError, OSError) as error:
+                failures.append(_failed(error, model=f"{model}, {name}"))
+                continue
+            kept[name] = KeptResult(pooling=encoder.pooling, scores=scores, notes=_notes(encoder, subject))
             # Training text that could not be read again today may be there tomorrow.
             if is_main() and digest is not None and not unknown:
                 save_result(keys[name], kept[name])
-    return Verdict(
+    if not kept:
+        raise ValueError("no suite could judge it")
+    judged = [name for name in suites if name in kept]
+    verdict = Verdict(
         model=model,
-        pooling=next(iter(kept.values())).pooling,
-        suites=tuple(kept[name].scores for name in suites),
-        notes=tuple(dict.fromkeys(note for name in suites for note in kept[name].notes)),
+        pooling=kept[judged[0]].pooling,
+        suites=tuple(kept[name].scores if name in kept else _NOTHING for name in suites),
+        notes=tuple(dict.fromkeys(note for name in judged for note in kept[name].notes)),
     )
+    return verdict, failures
 
 
 def _notes(encoder: Encoder, subject: Subject) -> tuple[str, ...]:
-    """What the scores do not say: how many words a table of vectors knows."""
+    """What the scores do not say: how many words of the sentences so far a table of vectors knows."""
     if not isinstance(encoder, WordVectorEncoder):
         return ()
-    return (encoder.coverage_of(subject.rows.sentences).text,)
+    sentences = subject.rows.sentences
+    return (f"of {len(sentences):,} distinct sentences: {encoder.coverage_of(sentences).text}",)
 
 
 def _failed(error: Exception, *, model: str = "") -> int:
@@ -229,27 +249,30 @@ def _report(entries: Sequence[Entry], options: argparse.Namespace, *, is_complet
     verdicts = [verdict for entry in entries for verdict in entry.verdicts]
     is_contest = len(verdicts) > 1
     tables = contest_tables(entries) if is_contest else verdict_tables(verdicts[0])
-    compared: tuple[ComparedScore, ...] = ()
-    if options.compare and is_complete:
-        compared = compare(entries[0].verdicts, entries[1].verdicts)
-        tables += compared_tables(entries, compared)
     notes = [f"{name}: {reason}" for verdict in verdicts for name, reason in verdict.absent.items()]
     notes += [f"{verdict.model}: {note}" for verdict in verdicts for note in verdict.notes]
+    compared: tuple[ComparedScore, ...] = ()
+    if options.compare and not is_complete:
+        notes.append("not compared: not every model could be judged")
+    elif options.compare:
+        try:
+            compared = compare(entries[0].verdicts, entries[1].verdicts)
+            tables += compared_tables(entries, compared)
+        except ValueError as error:
+            notes.append(f"not compared: {error}")
     console = Console()
     for number, table in enumerate(tables):
         print_table(table, notes=list(dict.fromkeys(notes)) if number == len(tables) - 1 else [], console=console)
-    listings = _listings(entries, verdicts, options)
-    for title, rows in listings.items():
-        _print_listing(title, rows, console)
     folder = _comparison_folder(entries, options) if is_contest else _output_folder(verdicts[0].model, options)
-    for title, rows in listings.items():
-        _write(folder / f"{title}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     if is_contest:
         _write(folder / "comparison.md", "\n".join(markdown_table(table) for table in tables))
         _write(folder / "comparison.tex", "\n".join(latex_table(table) for table in tables))
         _write_html(folder / "report.html", entries, tables=tables)
         _write(folder / "comparison.json", _json(comparison_json(entries, compared)))
         print(f"wrote {folder / 'comparison.json'}, comparison.md, comparison.tex and report.html")
+    for title, rows in _listings(entries, verdicts, options).items():
+        _print_listing(title, rows, console)
+        _write(folder / f"{title}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _listings(
@@ -264,6 +287,9 @@ def _listings(
         found["contamination"] = [
             {"model": verdict.model, **pair} for verdict in verdicts for pair in contaminated_pairs(verdict)
         ]
+        for verdict in verdicts:
+            if not any(sample.clean_P is not None for sample in verdict.samples.values()):
+                print(f"contamination: nobody knows the training text of {verdict.model}", file=sys.stderr)
     return found
 
 
@@ -313,13 +339,31 @@ def _write_verdict(verdict: Verdict, folder: Path, options: argparse.Namespace) 
     tables = verdict_tables(verdict)
     _write(folder / "report.tex", "\n".join(latex_table(table) for table in tables))
     _write_html(folder / "report.html", [Entry(verdict.model, (verdict,))], tables=tables)
+    results = results_json(
+        verdict,
+        digest=encoder_digest(verdict.model) or "",
+        precision=options.precision,
+        earlier=_read_json(folder / "results.json"),
+    )
+    _write(folder / "results.json", _json(results))
+    print(f"wrote {folder / 'results.json'}, report.md, report.tex and report.html")
+    card = Path(verdict.model) / "best" / "README.md"
+    if card.is_file() and options.pooling is None and "average" in verdict.scores.get("sts", {}):
+        try:
+            _write(card, with_scores(card.read_text(encoding="utf-8"), "\n".join(map(markdown_table, tables))))
+        except OSError as error:
+            print(f"evaluate.py: the model card does not get the table: {error}", file=sys.stderr)
     if options.mteb_files:
         write_mteb_files(folder / "mteb", verdict)
-    _write(folder / "results.json", _json(results_json(verdict)))
-    card = Path(verdict.model) / "best" / "README.md"
-    if card.is_file() and options.pooling is None:
-        _write(card, with_scores(card.read_text(encoding="utf-8"), "\n".join(map(markdown_table, tables))))
-    print(f"wrote {folder / 'results.json'}, report.md, report.tex and report.html")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """An earlier file's content; nothing where there is none, or none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _write_html(path: Path, entries: Sequence[Entry], *, tables: Sequence[ScoreTable]) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import atexit
 import os
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -133,6 +134,25 @@ def broadcast_object(value: Value) -> Value:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def fail_together(attempt: Callable[[], Value]) -> Value:
+    """What ``attempt`` gives. Where it fails on one process it fails on all, so that none waits for another.
+
+    Raises:
+        ValueError: ``attempt`` raised it, or an ``OSError``, on some process.
+    """
+    failure: str | None = None
+    value: Value | None = None
+    try:
+        value = attempt()
+    except (ValueError, OSError) as error:
+        if world_size() == 1:
+            raise
+        failure = str(error)
+    if failures := [text for text in all_gather_object(failure) if text is not None]:
+        raise ValueError(failures[0])
+    return cast(Value, value)
 
 
 def _is_running() -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mcse.data.sts import StsTask
 
 _TOKEN = re.compile(r"\w+")
@@ -13,6 +16,12 @@ _TOKEN = re.compile(r"\w+")
 def normalise(sentence: str) -> str:
     """A sentence without case, punctuation and spacing: STS files are tokenised and lower-cased, captions are not."""
     return " ".join(_TOKEN.findall(sentence.casefold()))
+
+
+def unseen(sentence1: Iterable[str], sentence2: Iterable[str], *, seen: frozenset[str]) -> NDArray[np.bool_]:
+    """(P,) whether neither sentence of a pair is among the normalised sentences ``seen``."""
+    both = zip(sentence1, sentence2, strict=True)
+    return np.array([normalise(left) not in seen and normalise(right) not in seen for left, right in both], dtype=bool)
 
 
 def test_sentences(tasks: Iterable[StsTask]) -> frozenset[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mcse.distributed import broadcast_object as shared
-from mcse.distributed import is_main, join_world, world_size
+from mcse.distributed import fail_together, is_main, join_world, world_size
 from mcse.evaluation import geometry, mteb_suite, retrieval, sts, transfer
 from mcse.evaluation.cache import KeptResult, cache_key, load_result, save_result
 from mcse.evaluation.compare import compare
@@ -37,6 +37,7 @@ __all__ = [
     "cache_key",
     "compare",
     "contaminated_pairs",
+    "fail_together",
     "is_main",
     "join_world",
     "load_result",

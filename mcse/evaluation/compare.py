@@ -36,8 +36,8 @@ def compare(first: Sequence[Verdict], second: Sequence[Verdict]) -> tuple[Compar
         ValueError: The two sides were judged on different data, or share no score.
     """
     verdicts = [*first, *second]
-    keys = set.intersection(*({column.key for column in verdict.columns} for verdict in verdicts))
-    columns = [column for column in verdicts[0].columns if column.key in keys]
+    keys = set.intersection(*({column.key for column in verdict.compared} for verdict in verdicts))
+    columns = [column for column in verdicts[0].compared if column.key in keys]
     found: list[ComparedScore] = []
     for is_clean in (False, True):
         samples = _clean_samples(verdicts) if is_clean else [verdict.samples for verdict in verdicts]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.distributed import gather_arrays, rank, world_size
+from mcse.distributed import fail_together, gather_arrays, rank, world_size
 from mcse.metrics.correlation import UndefinedScoreError
 from mcse.types import Encoder, FloatArray
 
@@ -57,9 +57,8 @@ def encode_distinct(
     order = sorted(range(len(distinct)), key=lambda number: len(distinct[number]))
     if world_size() > 1 and len(distinct) >= world_size():
         turn = [order[start :: world_size()] for start in range(world_size())]
-        row = gather_arrays(
-            _encode(encoder, [distinct[number] for number in turn[rank()]], batch_size=batch_size, normalize=normalize)
-        )
+        own = [distinct[number] for number in turn[rank()]]
+        row = gather_arrays(fail_together(lambda: _encode(encoder, own, batch_size=batch_size, normalize=normalize)))
         order = [number for part in turn for number in part]
     else:
         row = _encode(encoder, [distinct[number] for number in order], batch_size=batch_size, normalize=normalize)

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.contamination import normalise
+from mcse.data.contamination import unseen
 from mcse.data.sts import HUB_REPOSITORIES, ScoredPairs, load_scored_pairs, load_sts_from_hub, load_stsbenchmark
 from mcse.evaluation.encoding import RowStore
-from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
+from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, pairs_digest
 from mcse.evaluation.uncertainty import add_intervals, replicate_all
 from mcse.metrics.geometry import (
     alignment,
@@ -62,7 +62,7 @@ def score_geometry(rows: RowStore, pairs: ScoredPairs, *, seen: frozenset[str] |
     samples = {}
     if placed_P.all():
         # Of other encoders the pairs would be others, and a comparison pair by pair would be of different items.
-        clean_P = None if seen is None else _clean(pairs, seen)[positive_P]
+        clean_P = None if seen is None else unseen(pairs.sentence1, pairs.sentence2, seen=seen)[positive_P]
         samples = _samples(left_PD, right_PD, positive_P, row_ND, clean_P=clean_P)
     else:
         gone = f"{int((~placed_P).sum())} of {len(pairs)} pairs are left out: the encoder has no row for a sentence"
@@ -92,7 +92,7 @@ def prepare_geometry(options: SuiteOptions) -> PreparedSuite:
 
     positive = int((pairs.gold > POSITIVE_ABOVE).sum())
     summary = f"{len(pairs):,} pairs of {pairs.name}, {positive:,} of them with gold above {POSITIVE_ABOVE:g}"
-    return PreparedSuite(summary=summary, digest=data_digest(pairs.files, "geometry"), run=run)
+    return PreparedSuite(summary=summary, digest=pairs_digest([pairs]), run=run)
 
 
 SUITE = Suite(
@@ -156,12 +156,6 @@ def _samples(
         distance_P = squared_distances(left_PD[positive_P], right_PD[positive_P])
         samples["alignment"] = Sample(statistic="mean", value_P=distance_P, clean_P=clean_P)
     return samples
-
-
-def _clean(pairs: ScoredPairs, seen: frozenset[str]) -> NDArray[np.bool_]:
-    """(P,) whether neither sentence of a pair stands in the training text."""
-    both = zip(pairs.sentence1, pairs.sentence2, strict=True)
-    return np.array([normalise(left) not in seen and normalise(right) not in seen for left, right in both])
 
 
 def _columns(name: str, metrics: dict[str, float]) -> tuple[Column, ...]:

@@ -18,7 +18,7 @@ from typing import Any
 import huggingface_hub.constants
 import numpy as np
 
-from mcse.data.contamination import normalise
+from mcse.data.contamination import unseen
 from mcse.data.sts import load_scored_pairs
 from mcse.evaluation.encoding import RowStore, cosines
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
@@ -274,10 +274,7 @@ def _sample(task: Any, subject: Subject) -> Sample:
     parts = task.dataset if split in task.dataset else task.dataset["default"]
     column = parts[split][:]
     left, right = (column[name] for name in task.column_names)
-    clean_P = None
-    if (seen := subject.seen) is not None:
-        both = zip(left, right, strict=True)
-        clean_P = np.array([normalise(first) not in seen and normalise(second) not in seen for first, second in both])
+    clean_P = None if subject.seen is None else unseen(left, right, seen=subject.seen)
     return Sample(
         statistic="spearman",
         value_P=cosines(subject.rows.unit(left), subject.rows.unit(right)),

@@ -258,7 +258,7 @@ def _suite_scores(
 
 def _metrics(ranks: FoundRanks) -> dict[str, float]:
     recalls = {f"recall@{k}": recall_at(ranks.rank_Q, k) for k in RECALLS}
-    sizes = {"queries": len(ranks.rank_Q), "targets": ranks.targets}
+    sizes = {"pairs": len(ranks.rank_Q), "queries": len(ranks.rank_Q), "targets": ranks.targets}
     return {**recalls, "median_rank": float(np.median(ranks.rank_Q)), **sizes}
 
 

@@ -6,23 +6,26 @@ P pairs, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.contamination import normalise
+from mcse.data.contamination import unseen
 from mcse.data.sts import SICK_ALL_SPLITS, STS_TASKS, ScoredPairs, StsData, StsTask, load_sts
 from mcse.evaluation.encoding import RowStore, cosines
-from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
-from mcse.evaluation.uncertainty import add_intervals, clean_part, replicate_all
+from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, pairs_digest
+from mcse.evaluation.uncertainty import add_intervals, clean_part, point_score, replicate_all
 from mcse.metrics.correlation import UndefinedScoreError, pearson, spearman
 from mcse.types import Column, Encoder, PairList, Sample, SuiteScores, TaskScores
 
 _SHORT_NAMES = {"STSBenchmark": "STS-B", "SICKRelatedness": "SICK-R", SICK_ALL_SPLITS: "SICK-R 9,927"}
 
+_STATISTICS: tuple[Literal["spearman", "pearson"], ...] = ("spearman", "pearson")
+
 DOMAINS: Mapping[str, tuple[str, ...]] = {
-    "captions": ("STS12/MSRvid", "STS14/images", "STS15/images", "SICKRelatedness/test"),
+    "captions": ("STS12/MSRvid", "STS14/images", "STS15/images", "SICKRelatedness"),
     "news": (
         "STS12/MSRpar",
         "STS13/headlines",
@@ -126,13 +129,13 @@ def prepare_sts(options: SuiteOptions) -> PreparedSuite:
     data = load_sts(options.data)
 
     def run(subject: Subject) -> SuiteScores:
-        return _suite_scores(score_sts(subject.rows, data.tasks), data, seen=subject.seen)
+        return _suite_scores(score_sts(subject.rows, data.tasks), data, subject=subject)
 
     summary = f"{len(data.tasks)} tasks, {sum(map(len, data.tasks)):,} pairs"
     if data.absent:
         summary += f"; without {', '.join(data.absent)}"
-    files = [file for task in data.tasks for subset in task.subsets for file in subset.files]
-    return PreparedSuite(summary=summary, digest=data_digest(files), run=run)
+    digest = pairs_digest(subset for task in data.tasks for subset in task.subsets)
+    return PreparedSuite(summary=summary, digest=digest, run=run)
 
 
 SUITE = Suite(
@@ -182,8 +185,8 @@ def _score_subset(subset: ScoredPairs, cosine_P: NDArray[np.float64]) -> SubsetS
         raise UndefinedScoreError(f"subset {subset.subset}: {error}") from None
 
 
-def _suite_scores(result: StsResult, data: StsData, *, seen: frozenset[str] | None) -> SuiteScores:
-    samples = {key: sample for task in result.tasks for key, sample in _task_samples(task, seen=seen).items()}
+def _suite_scores(result: StsResult, data: StsData, *, subject: Subject) -> SuiteScores:
+    samples = {key: sample for task in result.tasks for key, sample in _task_samples(task, seen=subject.seen).items()}
     means = {**_means_of_subsets(result.tasks), **_domain_means(samples)}
     if result.average is not None:
         means["sts.average.spearman"] = {f"sts.{name}.spearman": 1.0 for name in STS_TASKS}
@@ -202,15 +205,22 @@ def _suite_scores(result: StsResult, data: StsData, *, seen: frozenset[str] | No
     absent = dict(data.absent)
     if result.average is None and any(task.name in STS_TASKS for task in result.tasks):
         absent["average"] = result.average_absent
-    if domains := _domain_scores(result.tasks, means):
+    domains = _domain_scores(samples, means)
+    if domains:
         scores["sts_domains"] = add_intervals(domains, draws, suite="sts_domains")
-    if seen is not None:
-        scores["sts_clean"], without = _clean_scores(samples)
+    if subject.seen is not None:
+        clean, without = _clean_scores(samples, means)
+        scores |= clean
         absent |= without
+    elif subject.why_unknown:
+        absent["sts_clean"] = subject.why_unknown
     return SuiteScores(
         scores=scores,
         protocols=_protocols(result.tasks, scores),
         columns=_columns(scores["sts"]),
+        details=tuple(
+            Column(label=domain, suite="sts_domains", task=domain, metric="spearman") for domain in domains or ()
+        ),
         subsets={"sts": subsets},
         absent=absent,
         samples=samples,
@@ -222,26 +232,22 @@ def _suite_scores(result: StsResult, data: StsData, *, seen: frozenset[str] | No
 def _task_samples(task: StsTaskScore, *, seen: frozenset[str] | None) -> dict[str, Sample]:
     """By key: of the task, drawn within its subsets, and of each subset."""
     group_P = np.repeat(np.arange(len(task.subsets)), [subset.pairs for subset in task.subsets])
-    clean_P = None if seen is None else _clean(task.pair_list, seen)
-    samples = {}
-    for statistic in ("spearman", "pearson"):
-        whole = Sample(statistic=statistic, value_P=task.cosine_P, gold_P=task.gold_P, group_P=group_P, clean_P=clean_P)
-        samples[f"sts.{task.name}.{statistic}"] = whole
-        for number, subset in enumerate(task.subsets):
-            part = group_P == number
-            samples[f"sts.{task.name}/{subset.name}.{statistic}"] = Sample(
-                statistic=statistic,
-                value_P=task.cosine_P[part],
-                gold_P=task.gold_P[part],
-                clean_P=None if clean_P is None else clean_P[part],
-            )
-    return samples
-
-
-def _clean(pairs: PairList, seen: frozenset[str]) -> NDArray[np.bool_]:
-    """(P,) whether neither sentence of a pair stands in the training text."""
-    both = zip(pairs.sentence1, pairs.sentence2, strict=True)
-    return np.array([normalise(left) not in seen and normalise(right) not in seen for left, right in both])
+    clean_P = None if seen is None else unseen(task.pair_list.sentence1, task.pair_list.sentence2, seen=seen)
+    whole = Sample(statistic="spearman", value_P=task.cosine_P, gold_P=task.gold_P, group_P=group_P, clean_P=clean_P)
+    parts = {task.name: whole}
+    for number, subset in enumerate(task.subsets if len(task.subsets) > 1 else ()):
+        part = group_P == number
+        parts[f"{task.name}/{subset.name}"] = Sample(
+            statistic="spearman",
+            value_P=task.cosine_P[part],
+            gold_P=task.gold_P[part],
+            clean_P=None if clean_P is None else clean_P[part],
+        )
+    return {
+        f"sts.{name}.{statistic}": replace(sample, statistic=statistic)
+        for name, sample in parts.items()
+        for statistic in _STATISTICS
+    }
 
 
 def _full_scores(result: StsResult) -> dict[str, dict[str, float]]:
@@ -257,33 +263,39 @@ def _full_scores(result: StsResult) -> dict[str, dict[str, float]]:
     return scores
 
 
-def _clean_scores(samples: Mapping[str, Sample]) -> tuple[TaskScores, dict[str, str]]:
-    """Scores over the pairs that the model has not seen, and why one is missing."""
+def _clean_scores(
+    samples: Mapping[str, Sample], means: Mapping[str, Mapping[str, float]]
+) -> tuple[dict[str, TaskScores], dict[str, str]]:
+    """Scores of tasks and domains over the pairs that the model has not seen, and why one is missing."""
     absent: dict[str, str] = {}
     clean: dict[str, Sample] = {}
-    scores: dict[str, dict[str, float]] = {}
+    points: dict[str, float] = {}
     for key, sample in samples.items():
-        _, task, metric = key.rsplit(".", 2) if "/" not in key else ("", "", "")
-        if not task:
-            continue
         part = clean_part(sample)
         try:
-            if part is None or part.gold_P is None:
+            if part is None:
                 raise UndefinedScoreError("fewer than two pairs are clean")
-            score = (spearman if metric == "spearman" else pearson)(part.value_P, part.gold_P)
+            points[key] = point_score(part, name=key)
         except UndefinedScoreError as error:
-            absent[f"sts_clean.{task}"] = str(error)
+            absent[f"sts_clean.{key.removeprefix('sts.').rpartition('.')[0]}"] = str(error)
             continue
-        clean[f"sts_clean.{task}.{metric}"] = part
-        scores.setdefault(task, {"pairs": len(part.value_P)})[metric] = 100 * score
-    average, missing = average_of_seven({task: metrics["spearman"] for task, metrics in scores.items()})
-    means = {}
+        clean[key] = part
+    tasks: dict[str, dict[str, float]] = {}
+    for key in clean:
+        task, _, metric = key.removeprefix("sts.").rpartition(".")
+        if "/" not in task:
+            tasks.setdefault(task, {"pairs": len(clean[key].value_P)})[metric] = points[key]
+    average, missing = average_of_seven({task: metrics["spearman"] for task, metrics in tasks.items()})
     if average is None:
         absent["sts_clean.average"] = missing
     else:
-        scores["average"] = {"spearman": average, "pairs": sum(scores[name]["pairs"] for name in STS_TASKS)}
-        means["sts_clean.average.spearman"] = {f"sts_clean.{name}.spearman": 1.0 for name in STS_TASKS}
-    return add_intervals(scores, replicate_all(clean, means), suite="sts_clean"), absent
+        tasks["average"] = {"spearman": average, "pairs": sum(tasks[name]["pairs"] for name in STS_TASKS)}
+    draws = replicate_all(clean, means)
+    found = {"sts_clean": add_intervals(tasks, draws, suite="sts")}
+    domains = _domain_scores(clean, {key: parts for key, parts in means.items() if parts.keys() <= clean.keys()})
+    if domains:
+        found["sts_domains_clean"] = add_intervals(domains, draws, suite="sts_domains")
+    return found, absent
 
 
 def _means_of_subsets(tasks: Sequence[StsTaskScore]) -> dict[str, dict[str, float]]:
@@ -306,16 +318,18 @@ def _domain_means(samples: Mapping[str, Sample]) -> dict[str, dict[str, float]]:
     }
 
 
-def _domain_scores(tasks: Sequence[StsTaskScore], means: Mapping[str, object]) -> TaskScores:
-    subsets = {f"{task.name}/{subset.name}": subset for task in tasks for subset in task.subsets}
-    return {
-        domain: {
-            "spearman": float(np.mean([subsets[part].spearman for part in parts])),
-            "pairs": sum(subsets[part].pairs for part in parts),
+def _domain_scores(samples: Mapping[str, Sample], means: Mapping[str, object]) -> TaskScores:
+    """Of the domains that ``means`` has: the plain mean of their subsets' own Spearman, and how many pairs."""
+    scores = {}
+    for domain, parts in DOMAINS.items():
+        if f"sts_domains.{domain}.spearman" not in means:
+            continue
+        own = [samples[f"sts.{part}.spearman"] for part in parts]
+        scores[domain] = {
+            "spearman": float(np.mean([point_score(sample, name=domain) for sample in own])),
+            "pairs": sum(len(sample.value_P) for sample in own),
         }
-        for domain, parts in DOMAINS.items()
-        if f"sts_domains.{domain}.spearman" in means
-    }
+    return scores
 
 
 def _protocols(tasks: Sequence[StsTaskScore], scores: Mapping[str, TaskScores]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from mcse.data.sts import ScoredPairs
 from mcse.evaluation.encoding import RowStore
 from mcse.types import Encoder, SuiteScores
 
@@ -40,17 +41,22 @@ class SuiteOptions:
 class Subject:
     """The model under evaluation.
 
-    ``seen``: the normalised sentences of its training text; ``None`` where nobody knows them.
+    ``seen``: the normalised sentences of its training text; ``None`` where nobody knows them, which ``why_unknown``
+    explains of a run.
     """
 
     encoder: Encoder
     rows: RowStore
     seen: frozenset[str] | None = None
+    why_unknown: str = ""
 
     @classmethod
-    def of(cls, encoder: Encoder, *, batch_size: int = 64, seen: frozenset[str] | None = None) -> Subject:
+    def of(
+        cls, encoder: Encoder, *, batch_size: int = 64, seen: frozenset[str] | None = None, why_unknown: str = ""
+    ) -> Subject:
         """A subject whose rows are not yet encoded."""
-        return cls(encoder=encoder, rows=RowStore(encoder, batch_size=batch_size), seen=seen)
+        rows = RowStore(encoder, batch_size=batch_size)
+        return cls(encoder=encoder, rows=rows, seen=seen, why_unknown=why_unknown)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +79,15 @@ class Suite:
     version: int
     needs: str
     prepare: Callable[[SuiteOptions], PreparedSuite]
+
+
+def pairs_digest(parts: Iterable[ScoredPairs]) -> str:
+    """Of names, sentences and gold, wherever they were read from."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(repr((part.name, part.subset, part.sentence1, part.sentence2)).encode())
+        digest.update(part.gold.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def data_digest(files: Iterable[str | Path], *settings: object) -> str:

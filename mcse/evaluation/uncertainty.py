@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -27,13 +28,20 @@ Replicates = NDArray[np.float64]
 def replicate(sample: Sample, *, name: str) -> Replicates:
     """(B,) the sample's statistic in each bootstrap draw.
 
-    Draws depend on ``name`` and on the items' groups: samples of two models on the same items share them.
+    Draws depend on the ``suite.task`` of ``name`` and on the items' groups: samples of two models on the same items
+    share them.
 
     Raises:
         ValueError: The statistic needs gold, and there is none.
     """
     group_P = np.zeros(len(sample.value_P), dtype=np.int64) if sample.group_P is None else sample.group_P
-    return _replicate(sample, bootstrap_counts(name, group_P), name=name)
+    # Drawn for the task, whatever the metric: all metrics of a task, and all seeds of a model, share the counts.
+    return _replicate(sample, _counts(name.rpartition(".")[0], group_P.astype(np.int64).tobytes()), name=name)
+
+
+@functools.lru_cache(maxsize=1)
+def _counts(name: str, groups: bytes) -> Counts:
+    return bootstrap_counts(name, np.frombuffer(groups, dtype=np.int64))
 
 
 def _replicate(sample: Sample, count_BP: Counts, *, name: str) -> Replicates:

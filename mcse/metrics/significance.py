@@ -18,8 +18,8 @@ DRAWS = 1000
 LEVEL = 0.95
 POWER = 0.8
 
-_BLOCK_CELLS = 4_000_000
-"""Draws × items worked on at a time, so that memory does not grow with either."""
+_BLOCK_CELLS = 50_000
+"""Draws × items worked on at a time: few enough for a core's own cache, which makes it several times faster."""
 
 Counts = NDArray[np.int64]
 """(B, P): how often each item stands in each draw."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mcse.report.markdown import markdown_notes, markdown_table
@@ -36,16 +36,30 @@ class Entry:
         return f"{self.name} ({self.verdicts[0].pooling}{seeds})"
 
 
-def results_json(verdict: Verdict) -> dict[str, Any]:
-    """The content of ``results.json``."""
+def results_json(verdict: Verdict, *, digest: str, precision: str, earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of ``results.json``; tasks that ``earlier`` holds of the very same model stay beside the new ones.
+
+    Args:
+        verdict: What was found now.
+        digest: Of the model; empty where nobody knows it.
+        precision: Of its matrix products.
+        earlier: The file's content so far, or nothing.
+    """
+    own = {"schema": SCHEMA, "pooling": verdict.pooling, "precision": precision, "digest": digest}
+    scores, protocols, subsets = dict(verdict.scores), verdict.protocols, verdict.subsets
+    if digest and all(earlier.get(key) == value for key, value in own.items()):
+        for suite, tasks in earlier["scores"].items():
+            scores[suite] = {**tasks, **scores.get(suite, {})}
+        protocols = {**earlier["protocols"], **protocols}
+        subsets = {**earlier["subsets"], **subsets}
     return {
-        "schema": SCHEMA,
         "model": verdict.model,
-        "pooling": verdict.pooling,
-        "protocols": verdict.protocols,
-        "scores": verdict.scores,
-        "subsets": verdict.subsets,
+        **own,
+        "protocols": protocols,
+        "scores": scores,
+        "subsets": subsets,
         "absent": verdict.absent,
+        "notes": list(verdict.notes),
     }
 
 
@@ -74,6 +88,7 @@ def report_markdown(verdict: Verdict) -> str:
     parts = [markdown_table(table) for table in verdict_tables(verdict)]
     for tasks in verdict.subsets.values():
         parts += [markdown_table(_subset_table(task, subsets)) for task, subsets in tasks.items()]
+    parts.append(markdown_notes("Notes", verdict.notes))
     parts.append(markdown_notes("Missing", [f"{name}: {reason}" for name, reason in verdict.absent.items()]))
     parts.append(markdown_notes("Protocols", [f"{name}: {words}" for name, words in verdict.protocols.items()]))
     return "\n".join(part for part in parts if part)
@@ -92,8 +107,10 @@ def verdict_tables(verdict: Verdict) -> list[ScoreTable]:
 def contest_tables(entries: Sequence[Entry]) -> list[ScoreTable]:
     """One table a suite with a row for each model or group, and for each with clean scores a second row of these."""
     tables = []
-    for number, suite in enumerate(entries[0].verdicts[0].suites):
-        columns = suite.columns
+    for number in range(len(entries[0].verdicts[0].suites)):
+        columns = _all_columns(entries, number)
+        if not columns:
+            continue
         rows = []
         for entry in entries:
             rows.append(ScoreRow(entry.title, tuple(_cell(entry, column) for column in columns)))
@@ -105,8 +122,12 @@ def contest_tables(entries: Sequence[Entry]) -> list[ScoreTable]:
             for entry in entries
         ]
         if any(any(row.values) for row in clean):
-            caption = "Clean: without the test pairs of which a sentence stands in the model's own training text."
-            tables.append(_contest(columns, clean, caption=caption))
+            caption = (
+                "Clean: without the test pairs of which a sentence stands in the model's own training text. Models "
+                "that read different texts are judged on different pairs here, so nothing is bold; --compare takes the "
+                "same pairs."
+            )
+            tables.append(replace(_contest(columns, clean, caption=caption), is_contest=False))
     return tables
 
 
@@ -212,7 +233,8 @@ def _suite_caption(verdict: Verdict, columns: Sequence[Column], *, has_clean: bo
         and pairs != _value(verdict, column, metric="pairs")
     ]
     return (
-        f"{caption} Clean: without the pairs of which a sentence stands in the training text ({', '.join(sizes)} left)."
+        f"{caption} Clean: without the pairs of which a sentence stands in the training text "
+        f"({', '.join(sizes) + ' left' if sizes else 'there are none'})."
     )
 
 
@@ -240,6 +262,14 @@ def _subset_table(task: str, subsets: Mapping[str, Mapping[str, float]]) -> Scor
     return ScoreTable(title=f"{task} by subset", columns=columns, rows=rows, is_contest=False)
 
 
+def _all_columns(entries: Sequence[Entry], number: int) -> list[Column]:
+    """Of the suite ``number`` every column that a model has, in order: not every model can be judged by all."""
+    verdicts = [verdict for entry in entries for verdict in entry.verdicts]
+    fullest = max((verdict.suites[number].columns for verdict in verdicts), key=len)
+    others = [column for verdict in verdicts for column in verdict.suites[number].columns]
+    return list(dict.fromkeys([*fullest, *others]))
+
+
 def _contest(columns: Sequence[Column], rows: Sequence[ScoreRow], *, caption: str) -> ScoreTable:
     return ScoreTable(
         title="Scores",
@@ -257,11 +287,12 @@ def _contest_caption(columns: Sequence[Column]) -> str:
 
 def _best_seed(entry: Entry, columns: Sequence[Column]) -> ScoreRow:
     """The seed with the best average, or first number where there is none."""
-    chief = next((column for column in columns if column.task == "average"), columns[0])
+    chief = next((column for column in columns if column.task in ("average", "rsum")), columns[0])
     known = [verdict for verdict in entry.verdicts if _value(verdict, chief)] or list(entry.verdicts)
     sign = 1 if chief.higher_is_better else -1
     best = max(known, key=lambda verdict: sign * sum(_value(verdict, chief)))
-    return ScoreRow(f"  best of them: {best.model}", tuple(_value(best, column) for column in columns))
+    name = f"  best of them: {best.model}"
+    return ScoreRow(name, tuple(_value(best, column) for column in columns), is_rival=False)
 
 
 def _cell(entry: Entry, column: Column, *, suite: str = "") -> tuple[float, ...]:

@@ -19,10 +19,14 @@ class ScoreColumn:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """One system: for each column the values of its seeds; one value is a single run, none an absent score."""
+    """One system: for each column the values of its seeds; one value is a single run, none an absent score.
+
+    ``is_rival``: whether it may win a column; the best seed of a system, chosen by its score, may not.
+    """
 
     name: str
     values: tuple[tuple[float, ...], ...]
+    is_rival: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +103,7 @@ def best_rows(table: ScoreTable, column: int) -> frozenset[int]:
     means = {
         number: round(statistics.fmean(row.values[column]), table.decimals)
         for number, row in enumerate(table.rows)
-        if row.values[column]
+        if row.values[column] and row.is_rival
     }
     if len(means) < 2 or not table.is_contest:
         return frozenset()

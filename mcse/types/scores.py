@@ -66,7 +66,8 @@ class PairList:
 class SuiteScores:
     """A suite's verdict on one model.
 
-    ``scores`` may hold more than one name (``sts``, ``sts_clean``). ``subsets`` is suite → task → subset → metric.
+    ``scores`` may hold more than one name (``sts``, ``sts_clean``). ``columns`` are the headlines; ``details`` are
+    further numbers that comparisons take. ``subsets`` is suite → task → subset → metric.
     ``absent`` says for each number that is missing why. ``samples`` are by ``suite.task.metric``; ``means`` says which
     scores are weighted means of samples: the score's key → the samples' keys → weight. ``pairs`` are by ``suite.task``.
     """
@@ -74,6 +75,7 @@ class SuiteScores:
     scores: Mapping[str, TaskScores]
     protocols: Mapping[str, str]
     columns: tuple[Column, ...]
+    details: tuple[Column, ...] = ()
     subsets: Mapping[str, Mapping[str, TaskScores]] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
     samples: Mapping[str, Sample] = field(default_factory=dict)
@@ -94,6 +96,11 @@ class Verdict:
     def columns(self) -> tuple[Column, ...]:
         """The headline numbers of all suites."""
         return tuple(column for suite in self.suites for column in suite.columns)
+
+    @property
+    def compared(self) -> tuple[Column, ...]:
+        """The headlines and details of all suites."""
+        return self.columns + tuple(column for suite in self.suites for column in suite.details)
 
     @property
     def scores(self) -> dict[str, TaskScores]:
