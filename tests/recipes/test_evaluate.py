@@ -1,4 +1,4 @@
-"""``evaluate.py`` on runs that were trained: groups of seeds, clean pairs, kept results, listings, the files it writes."""
+"""``evaluate.py`` on runs that were trained: groups of seeds, clean pairs, kept results, listings, files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import evaluate
 from mcse.data.training_text import UnknownTrainingTextError, read_training_text
 from tests.fixtures.launch import run
 from tests.fixtures.tiny_run import build_tiny_run
+from tests.unit.test_sts import senteval as senteval
 
 SEEDS = (0, 1)
 
@@ -77,7 +78,7 @@ def test_two_groups_of_seeds_are_compared_over_all_and_over_clean_pairs(groups, 
 
 def test_a_second_call_loads_no_model_and_a_changed_file_is_seen(groups, pairs, capsys, monkeypatch) -> None:
     model = str(groups / "simcse" / "seed0")
-    assert evaluate.main([model, "--data", str(pairs)]) == 0
+    assert evaluate.main([model, "--data", str(pairs), "--no-cache"]) == 0
     first = read(Path(model) / "evaluation" / "results.json")
     assert "judging" in capsys.readouterr().err
     with monkeypatch.context() as patched:
@@ -92,10 +93,15 @@ def test_a_second_call_loads_no_model_and_a_changed_file_is_seen(groups, pairs, 
     assert read(Path(model) / "evaluation" / "results.json")["scores"]["sts"]["mine"]["pairs"] == 43
 
 
-def test_the_models_card_takes_the_table(groups, pairs) -> None:
+def test_the_models_card_takes_the_seven_tasks_and_nothing_less(groups, pairs, senteval) -> None:
     model = groups / "simcse" / "seed1"
+    before = (model / "best" / "README.md").read_text(encoding="utf-8")
     assert evaluate.main([str(model), "--data", str(pairs)]) == 0
-    score = read(model / "evaluation" / "results.json")["scores"]["sts"]["mine"]["spearman"]
+    assert (model / "best" / "README.md").read_text(encoding="utf-8") == before
+    assert evaluate.main([str(model), "--data", str(senteval)]) == 0
+    scores = read(model / "evaluation" / "results.json")["scores"]["sts"]
+    score = scores["average"]["spearman"]
+    assert scores["mine"]["pairs"] == 42  # of the same weights, so it stays
     card = (model / "best" / "README.md").read_text(encoding="utf-8")
     assert f"{score:.2f}" in card
     assert card.count("## Scores") == card.count("## Use") == 1
