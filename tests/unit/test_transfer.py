@@ -371,6 +371,18 @@ def test_suite(senteval: Path) -> None:
     assert set(encoder.normalized) == {False}
 
 
+def test_features_of_a_pair(senteval: Path) -> None:
+    text = load_transfer_task(senteval, "MRPC").splits["test"]
+    encoder = WordCounts()
+    left, right = encoder.encode(text.sentences), encoder.encode(text.second)
+    found = transfer._features(text, RowStore(encoder))
+    assert found.shape == (len(text), 2 * WIDTH)
+    for number in range(len(text)):
+        for width in range(WIDTH):
+            assert found[number, width] == abs(left[number, width] - right[number, width])
+            assert found[number, WIDTH + width] == left[number, width] * right[number, width]
+
+
 @pytest.mark.usefixtures("small_modes")
 def test_noise_is_at_chance(senteval: Path) -> None:
     """Rows that say nothing: near a half, within the interval, with every sentence judged by who has not seen it."""
