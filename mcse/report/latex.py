@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 
-from mcse.report.tables import ScoreTable, best_rows
+from mcse.report.tables import ScoreTable, best_rows, decimals_of
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -68,7 +68,7 @@ def _row(table: ScoreTable, number: int) -> list[str]:
     name = table.rows[number].name
     cells = [r"\quad " * name.startswith(" ") + _escaped(name.strip())]
     for column, values in enumerate(table.rows[number].values):
-        cells.append(_cell(values, decimals=table.decimals, is_best=number in best_rows(table, column)))
+        cells.append(_cell(values, decimals=decimals_of(table, column), is_best=number in best_rows(table, column)))
     return cells
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mcse.report.tables import ScoreTable, best_rows, cell_text
+from mcse.report.tables import ScoreTable, best_rows, cell_text, decimals_of
 
 
 def markdown_table(table: ScoreTable, *, with_title: bool = True) -> str:
@@ -24,7 +24,7 @@ def markdown_notes(title: str, notes: Sequence[str]) -> str:
 def _row(table: ScoreTable, number: int) -> list[str]:
     cells = [_escaped(table.rows[number].name)]
     for column, values in enumerate(table.rows[number].values):
-        text = cell_text(values, decimals=table.decimals)
+        text = cell_text(values, decimals=decimals_of(table, column))
         cells.append(f"**{text}**" if number in best_rows(table, column) else text)
     return cells
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from mcse.report.tables import ScoreTable, best_rows, cell_text
+from mcse.report.tables import ScoreTable, best_rows, cell_text, decimals_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def table_cells(table: ScoreTable) -> list[tuple[str, list[Cell]]]:
         (
             row.name,
             [
-                Cell(cell_text(values, decimals=table.decimals), number in best[column])
+                Cell(cell_text(values, decimals=decimals_of(table, column)), number in best[column])
                 for column, values in enumerate(row.values)
             ],
         )

@@ -133,7 +133,7 @@ def contest_tables(entries: Sequence[Entry]) -> list[ScoreTable]:
 
 def compared_tables(entries: Sequence[Entry], compared: Sequence[ComparedScore]) -> list[ScoreTable]:
     """The differences, over all items and over the clean ones."""
-    labels = ("first", "second", "difference", "95 % low", "95 % high", "p", "p (Holm)", "smallest detectable", "items")
+    labels = ("first", "second", "diff.", "low", "high", "p", "Holm", "smallest")
     tables = []
     for is_clean in (False, True):
         scores = [score for score in compared if score.is_clean == is_clean]
@@ -147,7 +147,6 @@ def compared_tables(entries: Sequence[Entry], compared: Sequence[ComparedScore])
                     (score.p,),
                     () if score.p_holm is None else (score.p_holm,),
                     (score.smallest,),
-                    (float(score.items),),
                 ),
             )
             for score in scores
@@ -156,11 +155,11 @@ def compared_tables(entries: Sequence[Entry], compared: Sequence[ComparedScore])
         tables.append(
             ScoreTable(
                 title=f"{entries[0].name} (first) − {entries[1].name} (second), {over}",
-                columns=tuple(ScoreColumn(label) for label in labels),
+                columns=tuple(ScoreColumn(label, decimals=3 if label in ("p", "Holm") else None) for label in labels),
                 rows=rows,
-                caption=f"Test: {scores[0].test}. Smallest detectable: found in four of five cases at level 0.05. "
-                "Holm's correction is over the tasks of a suite; averages are tests of their own.",
-                decimals=3,
+                caption=f"Low, high: 95 % interval of the difference. Test: {scores[0].test}. Holm: p corrected for "
+                "the tasks of a suite; averages are tests of their own. Smallest: the true difference that is found in "
+                "four of five cases at level 0.05.",
                 is_contest=False,
             )
         )

@@ -11,10 +11,11 @@ ABSENT = "–"
 
 @dataclass(frozen=True, slots=True)
 class ScoreColumn:
-    """A heading, and which way is better."""
+    """A heading, which way is better, and how many digits are printed where the table's number does not suit."""
 
     label: str
     higher_is_better: bool = True
+    decimals: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +99,21 @@ def cell_text(values: Sequence[float], *, decimals: int) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{decimals}f}"
 
 
+def decimals_of(table: ScoreTable, column: int) -> int:
+    """How many digits a column prints."""
+    own = table.columns[column].decimals
+    return table.decimals if own is None else own
+
+
+def cell_of(table: ScoreTable, number: int, column: int) -> str:
+    """The text of row ``number`` in a column."""
+    return cell_text(table.rows[number].values[column], decimals=decimals_of(table, column))
+
+
 def best_rows(table: ScoreTable, column: int) -> frozenset[int]:
     """Rows with the best printed mean of a column: ties share it, one system alone or no contest has none."""
     means = {
-        number: round(statistics.fmean(row.values[column]), table.decimals)
+        number: round(statistics.fmean(row.values[column]), decimals_of(table, column))
         for number, row in enumerate(table.rows)
         if row.values[column] and row.is_rival
     }

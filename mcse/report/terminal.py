@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mcse.report.tables import ScoreTable, best_rows, cell_text
+from mcse.report.tables import ScoreTable, best_rows, cell_of
 
 
 def print_table(table: ScoreTable, *, notes: Sequence[str] = (), console: Console | None = None) -> None:
     """Prints systems by scores with each column's best in bold, and ``notes`` below.
 
-    A table too wide for the terminal is printed with a line for every score instead.
+    A table too wide for the terminal is printed with a line for every score instead, where that is narrower.
     """
     console = console or Console()
-    upright = _upright(table)
-    is_wide = console.measure(upright, options=console.options.update(width=10_000)).maximum > console.width
-    console.print(_transposed(table) if is_wide else upright)
+    upright, transposed = _upright(table), _transposed(table)
+    width = {
+        grid: console.measure(grid, options=console.options.update(width=10_000)).maximum
+        for grid in (upright, transposed)
+    }
+    console.print(upright if width[upright] <= max(console.width, width[transposed]) else transposed)
     for note in (table.caption, *notes):
         if note:
             console.print(Text(note, style="dim"))
@@ -46,9 +50,16 @@ def _transposed(table: ScoreTable) -> Table:
 
 
 def _grid(title: str) -> Table:
-    return Table(title=title or None, title_justify="left", header_style="bold")
+    return Table(
+        title=title or None,
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
 
 
 def _cell(table: ScoreTable, number: int, column: int) -> Text:
     style = "bold green" if number in best_rows(table, column) else ""
-    return Text(cell_text(table.rows[number].values[column], decimals=table.decimals), style=style)
+    return Text(cell_of(table, number, column), style=style)

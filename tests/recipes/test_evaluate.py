@@ -64,7 +64,7 @@ def test_two_groups_of_seeds_are_compared_over_all_and_over_clean_pairs(groups, 
     assert by_suite["sts_clean"]["items"] < 42 - 1  # the caption and the sentence, and what the dev pairs share
     assert by_suite["sts"]["low"] <= by_suite["sts"]["difference"] <= by_suite["sts"]["high"]
     assert "2 and 2 seeds" in by_suite["sts"]["test"]
-    assert "difference" in output
+    assert "diff." in output
     assert len(Path("out/errors.jsonl").read_text().splitlines()) == 3
     listed = [json.loads(line) for line in Path("out/contamination.jsonl").read_text().splitlines()]
     mcse = [line["sentence1"] for line in listed if line["model"] == str(groups / "mcse" / "seed0")]
