@@ -15,15 +15,12 @@ from mcse.report.tables import ScoreTable, best_rows, cell_of
 def print_table(table: ScoreTable, *, notes: Sequence[str] = (), console: Console | None = None) -> None:
     """Prints systems by scores with each column's best in bold, and ``notes`` below.
 
-    A table too wide for the terminal is printed with a line for every score instead, where that is narrower.
+    A table too wide for the terminal gets a line for every score instead, if it has more scores than systems.
     """
     console = console or Console()
-    upright, transposed = _upright(table), _transposed(table)
-    width = {
-        grid: console.measure(grid, options=console.options.update(width=10_000)).maximum
-        for grid in (upright, transposed)
-    }
-    console.print(upright if width[upright] <= max(console.width, width[transposed]) else transposed)
+    upright = _upright(table)
+    is_wide = console.measure(upright, options=console.options.update(width=10_000)).maximum > console.width
+    console.print(_transposed(table) if is_wide and len(table.columns) > len(table.rows) else upright)
     for note in (table.caption, *notes):
         if note:
             console.print(Text(note, style="dim"))
