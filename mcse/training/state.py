@@ -89,9 +89,10 @@ def recover_states(folder: Path) -> None:
 def save_state(folder: Path, resumable: Resumable, progress: Progress, *, keep: int) -> None:
     """Saves ``folder/step-N`` on the main process and drops all but the newest ``keep``.
 
-    Every process's random states are gathered, so all processes must call this.
+    Every process's random states and ``Stateful`` parts are gathered, so all processes must call this.
     """
     rng = distributed.all_gather_object(_rng_state())
+    parts = {name: distributed.all_gather_object(part.state_dict()) for name, part in resumable.stateful.items()}
     if not distributed.is_main():
         return
 
@@ -110,8 +111,18 @@ def save_state(folder: Path, resumable: Resumable, progress: Progress, *, keep: 
             "schedule": {"last_epoch": resumable.schedule.last_epoch},
             "scaler": resumable.scaler.state_dict() if resumable.scaler is not None else None,
             "rng": [plain_rng for _, plain_rng in rng],
-            "stateful": {name: part.state_dict() for name, part in resumable.stateful.items()},
+            "stateful": {name: [_plain_of(state) for state in states] for name, states in parts.items()},
         }
+        save_file(
+            {
+                f"{name}.{rank}.{key}": value.detach().cpu().contiguous().clone()
+                for name, states in parts.items()
+                for rank, state in enumerate(states)
+                for key, value in state.items()
+                if isinstance(value, Tensor)
+            },
+            partial / "stateful.safetensors",
+        )
         (partial / "state.json").write_text(json.dumps(facts), encoding="utf-8")
 
     replace_folder(folder / f"step-{progress.step:08d}", write)
@@ -147,9 +158,12 @@ def restore_state(folder: Path, resumable: Resumable) -> Progress | None:
     _apply_schedule(resumable)
     if resumable.scaler is not None and facts["scaler"] is not None:
         resumable.scaler.load_state_dict(facts["scaler"])
-    for name, part in resumable.stateful.items():
-        part.load_state_dict(facts["stateful"][name])
     rank = distributed.rank()
+    tensors = _read_tensors(path / "stateful.safetensors")
+    for name, part in resumable.stateful.items():
+        prefix = f"{name}.{rank}."
+        own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        part.load_state_dict({**facts["stateful"][name][rank], **own})
     tensors = _read_tensors(path / "rng.safetensors")
     prefix = f"{rank}."
     own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
@@ -239,6 +253,10 @@ def _join(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, 
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
     return {"state": state, "param_groups": plain["param_groups"]}
+
+
+def _plain_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in state.items() if not isinstance(value, Tensor)}
 
 
 def _rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -68,10 +68,10 @@ class Stream(Protocol[Batch_co]):
 
 
 class Stateful(Protocol):
-    """Anything else a checkpoint must carry to resume bit for bit."""
+    """Anything else a checkpoint must carry to resume bit for bit; every process saves and gets back its own."""
 
     def state_dict(self) -> dict[str, Any]:
-        """A JSON-like or tensor-valued state."""
+        """Values that are tensors or plain JSON, by names without dots."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
