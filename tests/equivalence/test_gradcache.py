@@ -136,7 +136,12 @@ def test_under_bf16(case, tiny):
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_the_loop_takes_cached_steps(accumulation, still, tmp_path):
     """The same run with and without, to rounding; what it says at the start; and it resumes bit for bit."""
-    keys = {"train.accumulation_steps": accumulation, "train.log_steps": 1, "optim.epsilon": 1e-4}
+    keys = {
+        "train.accumulation_steps": accumulation,
+        "train.log_steps": 1,
+        "optim.epsilon": 1e-4,
+        "optim.schedule": "constant",
+    }
     chunks = keys | {"train.cached_chunk_size": 3}
     with one_thread(), own_cache(still):
         assert run(still, "mcse", tmp_path / "plain", keys) == 0
