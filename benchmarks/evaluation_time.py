@@ -351,9 +351,8 @@ def compare_times(options: argparse.Namespace) -> None:
                 side.time()
                 print(f"round {number + 1}: {side.name} {side.seconds[-1]:.2f} s", flush=True)
         text = Text.of(data, models.tokenizer)
-    print(
-        f"\n{torch.get_num_threads()} threads, {options.clock} clock, {options.device}, {options.model} ({options.pooling}), batch 64"
-    )
+    print(f"\n{torch.get_num_threads()} threads, {options.clock} clock, {options.device}, batch 64")
+    print(f"{options.model} ({options.pooling})")
     print_sides(sides, text)
     print_shares(sides, text)
     toolkit, ours, half = (sides[name] for name in ("toolkit", "mcse float32", "mcse bfloat16"))
