@@ -71,10 +71,11 @@ def build_text_side(config: EncoderConfig, *, mlm: bool) -> TextSide:
         attention=config.attention,
         gradient_checkpointing=config.gradient_checkpointing,
         length_chunks=config.length_chunks,
+        packing=config.packing,
     )
     head = TanhHead(encoder.width, encoder.width, init_std=encoder.init_std)
-    mlm_head = load_mlm_head(config.name_or_path) if mlm else None
-    return TextSide(SentenceModel(encoder, head=head, mlm_head=mlm_head), load_tokenizer(config.name_or_path))
+    model = SentenceModel(encoder, head=head, mlm_head=load_mlm_head(config.name_or_path) if mlm else None)
+    return TextSide(model, load_tokenizer(config.name_or_path))
 
 
 def text_terms(
@@ -151,10 +152,7 @@ class StoredImageSide:
 
 @dataclass(frozen=True, slots=True)
 class Exporter:
-    """Writes the checkpoint folder that people load.
-
-    ``config`` is the recipe's whole config; ``data`` are names of what was read.
-    """
+    """Writes the folder that people load; ``config`` is the recipe's whole, ``data`` are names of what was read."""
 
     config: Any
     text: TextSide

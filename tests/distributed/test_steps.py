@@ -14,9 +14,11 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from mcse import distributed
-from mcse.recipes import RECIPES
+from mcse.recipes import RECIPES, shared
+from mcse.recipes import mcse as mcse_recipe
 from mcse.recipes.launch import load_config, train
 from mcse.training import NotFiniteError, start_runtime, total_loss
+from mcse.training.gradcache import CachedForward
 from mcse.training.journal import Journal
 from mcse.training.loop import Loop
 from mcse.training.optim import clip_gradients
@@ -43,7 +45,10 @@ STEPS = {
     "simcse supervised": ("simcse", {"data.sentences": "nli.csv", "loss.hard_negative_weight": 0.7}, 0),
     "simcse with mlm": ("simcse", {"loss.mlm_weight": 0.1}, 2),
     "simcse in chunks": ("simcse", {"encoder.length_chunks": 3}, 0),
+    "simcse packed": ("simcse", {"encoder.packing": True}, 0),
+    "simcse cached": ("simcse", {"train.cached_chunk_size": 3}, 0),
     "mcse pairs": ("mcse", ALL_CAPTIONS, 2),
+    "mcse pairs cached": ("mcse", ALL_CAPTIONS | {"train.cached_chunk_size": 3}, 2),
     "mcse pairs with mlm": ("mcse", ALL_CAPTIONS | {"loss.mlm_weight": 0.1, "loss.image_reduction": "sum"}, 0),
     "mcse text alone": ("mcse", ALL_CAPTIONS, 1),
     "mcse text alone with mlm": ("mcse", ALL_CAPTIONS | {"loss.mlm_weight": 0.1}, 1),
@@ -53,7 +58,10 @@ TERMS = {
     "simcse supervised": {"text_text"},
     "simcse with mlm": {"text_text", "mlm"},
     "simcse in chunks": {"text_text"},
+    "simcse packed": {"text_text"},
+    "simcse cached": {"text_text"},
     "mcse pairs": {"text_text", "text_image"},
+    "mcse pairs cached": {"text_text", "text_image"},
     "mcse pairs with mlm": {"text_text", "text_image", "mlm"},
     "mcse text alone": {"text_text"},
     "mcse text alone with mlm": {"text_text", "mlm"},
@@ -74,9 +82,22 @@ def update(still, case):
     batch = built.stream.batch(step)
     if isinstance(batch, PairBatch):
         batch = replace(batch, image_BF=batch.image_BF.double())
-    terms = built.step(model, batch)
+    accelerator = runtime.accelerator
+    forward = model
+    if chunk_size := config.train.cached_chunk_size:
+        forward = CachedForward(
+            model,
+            batch,
+            chunk_size=chunk_size,
+            device=runtime.device,
+            autocast=accelerator.autocast,
+            no_sync=lambda: accelerator.no_sync(model),
+        )
+    terms = built.step(forward, batch)
     loss = total_loss(terms, device=runtime.device)
     loss.backward()
+    if chunk_size:
+        forward.backward(syncs=True)
     gradients = {name: p.grad.numpy().copy() for name, p in built.model.named_parameters()}
     clip_gradients(built.model, config.optim.max_grad_norm)
     built.optimizer.step()
@@ -234,7 +255,49 @@ def test_the_cases_are_hard_enough(one, two):
     for name in heads:
         assert not one["mcse text alone"]["gradients"][name].any()
         assert one["mcse pairs"]["gradients"][name].any()
-    assert one["simcse"]["loss"] == pytest.approx(one["simcse in chunks"]["loss"], abs=1e-10)
+    for case in ("simcse in chunks", "simcse packed", "simcse cached"):
+        assert one["simcse"]["loss"] == pytest.approx(one[case]["loss"], abs=1e-10), case
+    assert one["mcse pairs"]["loss"] == pytest.approx(one["mcse pairs cached"]["loss"], abs=1e-10)
+
+
+@pytest.mark.slow
+def test_four_processes_make_the_update_of_one(one, still):
+    for quarter in run_processes(updates, 4, still):
+        for case, whole in one.items():
+            for name, gradient in whole["gradients"].items():
+                np.testing.assert_allclose(
+                    quarter[case]["gradients"][name], gradient, rtol=0, atol=1e-10, err_msg=f"{case}: {name}"
+                )
+
+
+def mutated(still, mutant):
+    """Updates under one of the two classic mistakes."""
+    gather_rows = distributed.gather_rows
+
+    def own_rows_only(x_BD):
+        return x_BD, 0
+
+    def without_gradient(x_BD):
+        row_ND, offset = gather_rows(x_BD.detach())
+        # A head that only makes keys is still in the graph, as DDP demands.
+        return row_ND + 0 * x_BD.sum(), offset
+
+    gather = {"negatives of the own process only": own_rows_only, "a gather without gradient": without_gradient}[mutant]
+    shared.gather_rows = mcse_recipe.gather_rows = gather
+    if gather is own_rows_only:
+        mcse_recipe.gather_ids = lambda id_B: id_B
+    return updates(still)
+
+
+@pytest.mark.parametrize("mutant", ["negatives of the own process only", "a gather without gradient"])
+def test_the_classic_mistakes_do_not_pass(mutant, one, still):
+    """Of every case that contrasts: each mistake shows in the gradients that the tests above compare."""
+    half = run_processes(mutated, 2, still, mutant)[0]
+    for case, whole in one.items():
+        apart = max(
+            np.abs(half[case]["gradients"][name] - gradient).max() for name, gradient in whole["gradients"].items()
+        )
+        assert apart > 1e-5, case
 
 
 def test_processes_start_alike_and_draw_their_own_dropout(two):
