@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 
@@ -121,6 +122,21 @@ def test_an_error_of_one_process_ends_the_other(tiny, tmp_path):
     assert f"{output / 'state'}" in said(tmp_path, 0).strip().splitlines()[-1]
     assert "process 1 of 2 stops, since another one has ended" in said(tmp_path, 1)
     assert "Traceback" not in said(tmp_path, 0) + said(tmp_path, 1)
+
+
+def test_both_pass_over_a_damaged_state(tiny, straight, tmp_path):
+    """The main process looks for damage, and both go on from the same state."""
+    output = tmp_path / "run"
+    shutil.copytree(straight, output)
+    damaged = output / "state" / "step-00000012" / "optimizer.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    finish(tiny, output, tmp_path)
+    assert said(tmp_path, 0).count(f"train.resume: {damaged} is damaged") == 1
+    assert "is damaged" not in said(tmp_path, 1)
+    assert all("resumed after step 10 of 12" in said(tmp_path, rank) for rank in range(2))
+    assert_same_run(straight, output)
 
 
 BUSY = {

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -261,6 +263,76 @@ def test_an_output_folder_that_cannot_be_made_is_named(tiny, tmp_path, capsys):
     assert str(locked / "run") in capsys.readouterr().err
 
 
+def refuse_writing(monkeypatch, place, number):
+    """Whatever would write to a path that ends in ``place`` fails with the system's error; root is refused nothing."""
+
+    def guard(function, *, writes=lambda *_, **__: True):
+        def guarded(path, *rest, **named):
+            if str(path).endswith(place) and writes(*rest, **named):
+                raise OSError(number, os.strerror(number), str(path))
+            return function(path, *rest, **named)
+
+        return guarded
+
+    def opens_to_write(mode="r", *_, **__):
+        return mode[0] in "wax"
+
+    monkeypatch.setattr(io, "open", guard(io.open, writes=opens_to_write))
+    for name in ("mkdir", "rename", "replace"):
+        monkeypatch.setattr(os, name, guard(getattr(os, name)))
+
+
+WRITTEN = {
+    "run": errno.EACCES,
+    "config.yaml.partial": errno.EROFS,
+    "run.json.partial": errno.EACCES,
+    "metrics.jsonl": errno.ENOSPC,
+    "metrics.jsonl.partial": errno.EROFS,
+    "state/step-00000006.partial": errno.EROFS,
+    "best.partial": errno.EDQUOT,
+    "last.partial": errno.EACCES,
+}
+"""Everything that a run writes into its folder, by the path that is refused first."""
+
+
+@pytest.mark.parametrize("place", WRITTEN)
+def test_what_cannot_be_written_is_named_and_nothing_is_lost(place, tiny, straight, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "run"
+    if place == "metrics.jsonl.partial":
+        shutil.copytree(straight, output)
+    with monkeypatch.context() as patch:
+        refuse_writing(patch, place, WRITTEN[place])
+        assert run(tiny, "mcse", output, RESUMABLE) == 1
+    message = capsys.readouterr().err
+    last = message.strip().splitlines()[-1]
+    assert last.startswith("train.py: ")
+    assert os.strerror(WRITTEN[place]) in last
+    assert str(output) in last
+    assert "Traceback" not in message
+    assert run(tiny, "mcse", output, RESUMABLE) == 0
+    assert_same_run(straight, output)
+
+
+def test_a_disk_that_is_really_full_loses_nothing(tiny, straight, tmp_path, capsys):
+    """The system itself refuses to let files grow, so that safetensors fails in its own way."""
+    output = tmp_path / "run"
+    shutil.copytree(straight, output)
+    shutil.rmtree(output / "state" / "step-00000024")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        assert run(tiny, "mcse", output, RESUMABLE) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    message = capsys.readouterr().err
+    assert "cannot be written" in message.strip().splitlines()[-1]
+    assert "too large" in message
+    assert "Traceback" not in message
+    assert states(output) == ["step-00000021"]
+    assert run(tiny, "mcse", output, RESUMABLE) == 0
+    assert_same_run(straight, output)
+
+
 # --- damaged states
 
 
@@ -310,6 +382,14 @@ def test_without_a_whole_state_it_stops_and_touches_nothing(tiny, straight, tmp_
     assert "Traceback" not in message
     assert states(output) == ["step-00000021", "step-00000024"]
     assert all(torch.equal(before[key], value) for key, value in tensors(output / "best").items())
+
+
+def test_a_run_that_cannot_say_what_it_was_is_named(tiny, straight, tmp_path, capsys):
+    output = tmp_path / "run"
+    shutil.copytree(straight, output)
+    (output / "run.json").write_text('{"world_size": ')
+    assert run(tiny, "mcse", output, RESUMABLE) == 2
+    assert f"train.resume: {output / 'run.json'} is damaged" in capsys.readouterr().err
 
 
 def test_kept_states_are_the_newest(tiny, tmp_path):
