@@ -3,7 +3,7 @@
 ``config.json``, ``model.safetensors`` and the tokenizer's files are what ``AutoModel`` and ``AutoTokenizer`` load;
 ``modules.json`` and the numbered folders are what sentence-transformers loads, in the older schema that its versions 3
 to 6 all read; ``mcse.json``, ``heads.safetensors`` and, of a trained image tower, ``image_tower.safetensors`` are ours;
-``README.md`` is the model card.
+``README.md`` is the model card. ``mcse.json`` holds the digests of all weights, which loading checks.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedTokenizerBase
 
+from mcse.models.digests import KEY as DIGESTS
+from mcse.models.digests import check_weights, weight_digests
 from mcse.models.image_tower import ImageTower, load_image_tower
 from mcse.models.text_encoder import (
+    NO_CODE,
     TextEncoder,
     load_text_encoder,
     load_tokenizer,
@@ -165,12 +168,12 @@ def save_checkpoint(
     _save_backbone(folder, encoder.backbone, pooler=pooler)
     _save_tokenizer(folder, tokenizer)
     _save_modules(folder, encoder, tokenizer=tokenizer, pooling=info.pooling, dense=pooler)
-    _write_json(folder / "mcse.json", {**asdict(info), "heads": kinds})
     if heads:
         state = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.state_dict().items()}
         _save_tensors(folder / "heads.safetensors", state)
     if image_tower is not None:
         _save_tensors(folder / _TOWER, image_tower.state_dict())
+    _write_json(folder / "mcse.json", {**asdict(info), "heads": kinds, DIGESTS: weight_digests(folder)})
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -190,6 +193,8 @@ def load_checkpoint(folder: Path) -> LoadedCheckpoint:
     wanted += [_TOWER] if info.image_tower_trained else []
     if missing := [name for name in wanted if not (folder / name).is_file()]:
         raise ValueError(f"{folder} is not a complete checkpoint: it lacks {', '.join(missing)}")
+    if kinds:
+        check_weights(folder, "heads.safetensors")
     try:
         encoder = load_text_encoder(str(folder), pooling=info.pooling).eval()
         state = load_file(folder / "heads.safetensors") if kinds else {}
@@ -220,6 +225,7 @@ def load_checkpoint_tower(folder: Path) -> ImageTower:
         )
     tower = load_image_tower(info.image_tower, weights=not info.image_tower_trained)
     if info.image_tower_trained:
+        check_weights(folder, _TOWER)
         try:
             tower.load_state_dict(load_file(folder / _TOWER))
         except (SafetensorError, OSError, RuntimeError) as error:
@@ -250,7 +256,7 @@ def load_stored_pooler(name_or_path: str) -> TanhHead:
     path = resolve_name(name_or_path)
     try:
         with quiet_transformers():
-            model, report = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+            model, report = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **NO_CODE)
     except (OSError, ValueError) as error:
         raise ValueError(f"encoder.name_or_path: no encoder at {name_or_path!r}: {error}") from None
     pooler = getattr(model, "pooler", None)
@@ -370,6 +376,7 @@ def _read_info(folder: Path) -> tuple[CheckpointInfo, dict[str, str]]:
         if version > FORMAT_VERSION:
             raise ValueError(f"format_version {version} is newer than this mcse, which reads up to {FORMAT_VERSION}")
         kinds = dict(stored.pop("heads", {}))
+        stored.pop(DIGESTS, None)
         info = CheckpointInfo(**stored)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.resources
 import inspect
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +18,14 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from mcse.models.digests import check_weights
 from mcse.models.packing import ATTENTION, attention_over, find_last_layer, pack, register_attention, unpack
 from mcse.nn.dropout import use_cheap_dropout
 from mcse.nn.pooling import FIRST_TOKEN_POOLINGS, LAYER_POOLINGS, POOLINGS, pool
 from mcse.types import TokenBatch
+
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+"""Without it transformers asks on the terminal whether to run the code that a folder brings along."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,15 +170,18 @@ def load_text_encoder(
     """A hub id, folder or package path as a ``TextEncoder`` in float32, without a pooler that nobody trained.
 
     Raises:
-        ValueError: Nothing loadable is there, weights are missing, it is not an encoder-only model, or ``packing``
-            would change what it computes.
+        ValueError: Nothing loadable is there, weights are missing, a pickle of them holds more than tensors, it is not
+            an encoder-only model, it is a checkpoint of ours whose weights are not those that were saved, or
+            ``packing`` would change what it computes.
     """
     path = resolve_name(name_or_path)
     config = _load_config(path, name_or_path)
+    check_weights(Path(path), "model.safetensors")
     register_attention()
     options: dict[str, Any] = {
         "attn_implementation": ATTENTION if attention == "sdpa" else attention,
         "dtype": torch.float32,
+        **NO_CODE,
     }
     if takes_pooling_layer(config):
         options["add_pooling_layer"] = False
@@ -182,6 +190,9 @@ def load_text_encoder(
             backbone, report = AutoModel.from_pretrained(path, config=config, output_loading_info=True, **options)
     except SafetensorError as error:
         raise ValueError(f"encoder.name_or_path: damaged weights at {name_or_path!r}: {error}") from None
+    except pickle.UnpicklingError as error:
+        said = str(error).strip().splitlines()[0]
+        raise ValueError(f"encoder.name_or_path: weights at {name_or_path!r} are not only tensors: {said}") from None
     except OSError as error:
         raise ValueError(f"encoder.name_or_path: no weights at {name_or_path!r}: {error}") from None
     # transformers draws what it does not find at random and goes on.
@@ -244,7 +255,7 @@ def load_mlm_head(name_or_path: str, *, attention: str = "sdpa") -> nn.Module:
     try:
         with quiet_transformers():
             model, report = AutoModelForMaskedLM.from_pretrained(
-                path, attn_implementation=attention, dtype=torch.float32, output_loading_info=True
+                path, attn_implementation=attention, dtype=torch.float32, output_loading_info=True, **NO_CODE
             )
     except ValueError as error:
         raise ValueError(f"loss.mlm_weight: {name_or_path!r} is no masked language model: {error}") from None
@@ -267,14 +278,14 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """
     path = resolve_name(name_or_path)
     try:
-        return AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(path, **NO_CODE)
     except (OSError, ValueError) as error:
         raise ValueError(f"encoder.name_or_path: no tokenizer at {name_or_path!r}: {error}") from None
 
 
 def _load_config(path: str, name_or_path: str) -> Any:
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, **NO_CODE)
     except (OSError, ValueError) as error:
         raise ValueError(f"encoder.name_or_path: no encoder at {name_or_path!r}: {error}") from None
     if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):

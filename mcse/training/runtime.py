@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from mcse import distributed
 from mcse.processor import ensure_bfloat16
@@ -51,8 +53,11 @@ def start_runtime(
     trackers: Sequence[str] = (),
     project_dir: Path | None = None,
     show_progress: bool = True,
+    timeout_minutes: float = 30.0,
 ) -> Runtime:
     """Joins the process group and seeds every generator alike, so that all processes build the same weights.
+
+    ``timeout_minutes`` is how long a process waits for another in any exchange before it gives up.
 
     Raises:
         ValueError: The precision does not exist on this device, a tracker is not installed, or the processes that the
@@ -64,6 +69,7 @@ def start_runtime(
         mixed_precision=_ACCELERATE_PRECISION[precision],
         log_with=list(trackers) or None,
         project_dir=str(project_dir) if project_dir else None,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes))],
     )
     distributed.check_world()
     started = {str(tracker) for tracker in accelerator.log_with}
