@@ -12,7 +12,14 @@ import yaml
 
 from mcse.data.contamination import normalise
 from mcse.data.sentences import file_digest, open_sentences
-from mcse.data.training import DataConfig, clean_images, load_caption_table, sts_test_sentences
+from mcse.data.shards import is_shards, open_shards
+from mcse.data.training import (
+    DataConfig,
+    clean_images,
+    load_caption_table,
+    open_caption_shards,
+    sts_test_sentences,
+)
 
 
 class UnknownTrainingTextError(ValueError):
@@ -64,6 +71,10 @@ def _recorded_root(section: Mapping[str, Any], recorded: Sequence[Mapping[str, s
 def _check_unchanged(file: Mapping[str, str]) -> None:
     """Of the text alone: pictures and their features may be elsewhere by now."""
     path = Path(file["path"])
+    if file["role"] == "captions" and is_shards(file["path"], root=Path()):
+        if open_shards(file["path"], root=Path()).digest != file["digest"]:
+            raise ValueError(f"{path} has changed since")
+        return
     if file["role"] not in ("sentences", "captions") or _is_hub_name(file["path"]):
         return
     if not path.is_file():
@@ -82,7 +93,11 @@ def _sentences(config: DataConfig) -> Iterator[str]:
         for row in open_sentences(config.sentences, root=config.folder).rows():
             if not any(normalise(sentence) in known for sentence in row):
                 yield from row
-    if config.captions is not None:
+    if config.captions_are_shards:
+        shards = open_caption_shards(config)
+        for captions in map(shards.captions, range(len(shards))):
+            yield from () if any(normalise(caption) in known for caption in captions) else captions
+    elif config.captions is not None:
         table = load_caption_table(config)
         for several, is_clean in zip(table.captions, clean_images(table, config), strict=True):
             yield from several if is_clean else ()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mcse.data.controls import ControlsConfig
 from mcse.data.mixing import MixConfig, MixedStream, plan_mixture
-from mcse.data.streams import PairStream, Sampler, Share
+from mcse.data.streams import PairStream, Share
 from mcse.data.training import DataConfig, load_pairs
 from mcse.distributed import gather_ids, gather_rows
 from mcse.losses.contrastive import info_nce, unit_rows
@@ -143,12 +143,11 @@ def _build_stream(
 ) -> tuple[Stream[SentenceBatch | PairBatch], tuple[DataFile, ...], dict[str, str | int | float]]:
     seed = shared.pair_seed(config.seed)
     loaded = load_pairs(config.data, text.tokenizer, controls=config.controls, seed=seed, pictures=images.rows)
-    sampler = Sampler(len(loaded.captions), share, seed=seed, name="data.captions")
     pairs = PairStream(
         loaded.captions,
         loaded.image_of_caption,
         images.rows,
-        sampler,
+        loaded.order(share, seed),
         pad_id=text.pad_id,
         masker=text.masker(seed=seed),
     )
