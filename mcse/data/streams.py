@@ -183,6 +183,16 @@ class SentenceStream:
         self.table, self.sampler, self.pad_id, self.masker = table, sampler, pad_id, masker
 
     @property
+    def columns(self) -> int:
+        """Sentences a row: 1, or 3 for query, positive and hard negative."""
+        return self.table.columns
+
+    @property
+    def facts(self) -> dict[str, str | int | float]:
+        """For the start of a run."""
+        return {"sentences": len(self.table)}
+
+    @property
     def steps_per_epoch(self) -> int:
         """Whole global batches in one pass."""
         return self.sampler.steps_per_epoch
@@ -191,10 +201,17 @@ class SentenceStream:
         """This process's sentences of ``step``."""
         index = self.sampler.index(step)
         views = [self.table.ids(index, column=column) for column in range(self.table.columns)]
-        masked = _masked(self.masker, views, step=step, share=self.sampler.share, pad_id=self.pad_id)
-        query, *others = (pad(ids, pad_id=self.pad_id) for ids in views)
-        positive, negative = (*others, None, None)[:2]
-        return SentenceBatch(query=query, positive=positive, negative=negative, masked=masked)
+        return sentence_batch(views, step=step, share=self.sampler.share, pad_id=self.pad_id, masker=self.masker)
+
+
+def sentence_batch(
+    views: Sequence[Sequence[NDArray[np.int64]]], *, step: int, share: Share, pad_id: int, masker: TokenMasker | None
+) -> SentenceBatch:
+    """The batch of ``step`` from token ids: one view a sentence, or query, positive and hard negative."""
+    masked = _masked(masker, views, step=step, share=share, pad_id=pad_id)
+    query, *others = (pad(ids, pad_id=pad_id) for ids in views)
+    positive, negative = (*others, None, None)[:2]
+    return SentenceBatch(query=query, positive=positive, negative=negative, masked=masked)
 
 
 class ImageRows(Protocol):

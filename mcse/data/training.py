@@ -28,7 +28,8 @@ from mcse.data.pixels import FindBad, PixelRows, match_pixels
 from mcse.data.sentences import Tokenizer, TokenTable, file_digest, open_sentences, text_digest, tokenise
 from mcse.data.shard_pairs import PairRows, ShardCaptions, ShardPictures, unusable_samples
 from mcse.data.shards import ShardSet, is_shards, open_shards
-from mcse.data.streams import Order, RowNumbers, Sampler, ShardSampler, Share, TokenRows
+from mcse.data.streaming import StreamedSentences, open_texts
+from mcse.data.streams import Order, RowNumbers, Sampler, ShardSampler, Share, TokenMasker, TokenRows
 from mcse.data.sts import (
     SICK_ALL_SPLITS,
     STS_TASKS,
@@ -51,6 +52,8 @@ class DataConfig:
     """What is read. Relative paths start at ``root``, by default the environment variable ``MCSE_DATA``.
 
     ``sentences``: text file, SimCSE's supervised CSV, ``hf://datasets/OWNER/NAME/FILE``, or a hub dataset.
+    With ``streaming`` it is a text or parquet file, a glob or a folder of such, or a hub dataset, read as training goes
+    on, without a copy, in parts permuted by epoch and ``shuffle_window`` sentences at a time.
     ``captions``, ``features``: any caption source, and the stored features of its images; supersets are legal.
     ``images``: a file listing the images to use. ``image_folder``: the pictures themselves, a folder searched to any
     depth or a hub dataset, to train from pixels. ``on_bad_image``: whether pictures that cannot be read, now or when
@@ -66,6 +69,7 @@ class DataConfig:
 
     root: Path | None = None
     sentences: str | None = None
+    streaming: bool = False
     captions: str | None = None
     features: str | None = None
     images: str | None = None
@@ -98,10 +102,13 @@ class DataConfig:
                     )
         elif self.shuffle != "global":
             raise ValueError(f"data.shuffle: {self.shuffle!r} would do nothing, since data.captions are not shards")
-        if self.shuffle_window != _SHUFFLE_WINDOW and self.shuffle == "global":
+        if self.shuffle_window != _SHUFFLE_WINDOW and self.shuffle == "global" and not self.streaming:
             raise ValueError(
-                f"data.shuffle_window: {self.shuffle_window} would do nothing, since data.shuffle is 'global'"
+                f"data.shuffle_window: {self.shuffle_window} would do nothing, since data.shuffle is 'global' and "
+                "data.streaming is false"
             )
+        if self.streaming and self.sentences is None:
+            raise ValueError("data.streaming: true would do nothing, since there is no data.sentences")
 
     @property
     def captions_are_shards(self) -> bool:
@@ -170,6 +177,30 @@ def load_sentences(config: DataConfig, tokenizer: Tokenizer) -> Sentences:
     digest = opened.digest + (f"-without-{text_digest(sorted(known))}" if known else "")
     table = tokenise(rows(), tokenizer, columns=opened.columns, max_length=config.max_length, digest=digest)
     return Sentences(table, (DataFile("sentences", opened.source, opened.digest),))
+
+
+def stream_sentences(
+    config: DataConfig, tokenizer: Tokenizer, *, share: Share, seed: int, pad_id: int, masker: TokenMasker | None
+) -> tuple[StreamedSentences, tuple[DataFile, ...]]:
+    """The training sentences of ``data.sentences``, read as training goes on."""
+    assert config.sentences is not None
+    try:
+        texts = open_texts(config.sentences, root=config.folder)
+    except FileNotFoundError as error:
+        raise config.absent(config.sentences, str(error)) from error
+    known = sts_test_sentences(config)
+    stream = StreamedSentences(
+        texts,
+        tokenizer,
+        share,
+        seed=seed,
+        window=config.shuffle_window,
+        max_length=config.max_length,
+        pad_id=pad_id,
+        masker=masker,
+        wanted=(lambda sentence: normalise(sentence) not in known) if known else bool,
+    )
+    return stream, (DataFile("sentences", texts.source, texts.digest),)
 
 
 def load_pairs(

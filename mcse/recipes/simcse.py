@@ -12,7 +12,8 @@ from typing import Literal
 from torch import nn
 
 from mcse.data.controls import ControlsConfig
-from mcse.data.mixing import MixConfig, MixedStream, plan_mixture
+from mcse.data.mixing import MixConfig, MixedStream, carried_part, plan_mixture
+from mcse.data.streaming import StreamedSentences
 from mcse.data.streams import SentenceStream, Share
 from mcse.data.training import DataConfig, load_pairs
 from mcse.models.text_encoder import EncoderConfig
@@ -90,6 +91,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         model=text.model,
         step=step,
         stream=stream,
+        carried=carried_part(stream),
         optimizer=build_optimizer(text.model, config.optim),
         export=shared.Exporter(config, text, config.encoder, data),
         evaluators=(evaluator,),
@@ -103,13 +105,13 @@ def _build_stream(
     config: Config, text: shared.TextSide, share: Share
 ) -> tuple[Stream[SentenceBatch], tuple[DataFile, ...], dict[str, str | int | float]]:
     columns = 1
-    streams: list[SentenceStream] = []
+    streams: list[SentenceStream | StreamedSentences] = []
     data: tuple[DataFile, ...] = ()
     facts: dict[str, str | int | float] = {}
     if config.data.sentences is not None:
         sentences, data = shared.build_sentence_stream(config.data, text, share=share, seed=config.seed)
-        columns = sentences.table.columns
-        facts["sentences"] = len(sentences.table)
+        columns = sentences.columns
+        facts |= sentences.facts
         streams.append(sentences)
     if config.data.captions is not None:
         if columns != 1:
