@@ -58,8 +58,8 @@ class Stream(Protocol[Batch_co]):
     """Endless batches, each a pure function of its step: resuming needs the step and nothing else."""
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Steps in which every example is drawn once (whole batches only)."""
+    def steps_per_epoch(self) -> int | None:
+        """Steps in which every example is drawn once (whole batches only); ``None`` where nobody has counted them."""
         ...
 
     def batch(self, step: int) -> Batch_co:
