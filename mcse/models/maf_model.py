@@ -17,6 +17,7 @@ from mcse.nn.attention import CrossAttention
 from mcse.nn.crf import LinearChainCRF
 from mcse.nn.heads import ReluProjection
 from mcse.nn.matching import PairMatching, PublishedMatching
+from mcse.nn.pooling import pool
 from mcse.text.tags import TagSet
 from mcse.types import TweetBatch
 
@@ -37,6 +38,7 @@ class TaggerShape:
         heads: Of the cross-attention.
         dropout: On the encoder's word rows and in the cross-attention.
         positions: Tokens of the longest input, special ones included.
+        pooling: Of the text's own row.
     """
 
     types: tuple[str, ...]
@@ -47,6 +49,7 @@ class TaggerShape:
     heads: int
     dropout: float
     positions: int
+    pooling: str = "cls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class TaggerModel(nn.Module):
     A tweet without a picture gets match 0, so that its picture part is zero: the text-only fall-back.
 
     Args:
-        encoder: The text tower.
+        encoder: The text tower; its pooling gives the text's own row, [CLS] as published, for alignment and matching.
         shape: Everything else.
         tower: Turns pixels into regions inside the step, an ``ImageTower`` or a ``FrozenTower``; ``None`` reads stored
             regions.
@@ -106,9 +109,8 @@ class TaggerModel(nn.Module):
         if self.picture is None:
             emission_BWK = self.classifier(word_BWD)
             return TweetRows(emission_BWK, self.crf.nll(emission_BWK, batch.tag_BW, batch.word_mask_BW))
-        seen = self.picture(
-            token_BTD[:, 0], word_BWD, self._regions(batch), batch=batch, tag_on_swapped=self.tag_on_swapped
-        )
+        text_BD = pool((token_BTD,), batch.tokens.attention_mask_BT, pooling=self.encoder.pooling)
+        seen = self.picture(text_BD, word_BWD, self._regions(batch), batch=batch, tag_on_swapped=self.tag_on_swapped)
         emission_BWK = self.classifier(torch.cat([word_BWD, seen.part_BWD], dim=2))
         return TweetRows(
             emission_BWK,
@@ -146,11 +148,21 @@ class _Seen:
 
 
 class PictureSide(nn.Module):
-    """Alignment, interaction, matching and gated fusion: everything of MAF that a picture passes through."""
+    """Alignment, interaction, matching and gated fusion: everything of MAF that a picture passes through.
+
+    Regions are first centred by ``mean_F`` and divided by ``scale_F``, which are 0 and 1 until ``standardise`` sets
+    them: features whose constant part is large (pixels, or what stands behind a ReLU) give nearly one direction for
+    all pictures, from which cosines learn slowly.
+    """
+
+    mean_F: Tensor
+    scale_F: Tensor
 
     def __init__(self, width: int, *, shape: TaggerShape) -> None:
         super().__init__()
         self.shape = shape
+        self.register_buffer("mean_F", torch.zeros(shape.region_width))
+        self.register_buffer("scale_F", torch.ones(shape.region_width))
         self.region = nn.Linear(shape.region_width, width)
         self.interaction = CrossAttention(width, heads=shape.heads, dropout=shape.dropout)
         self.text_gate, self.picture_gate = nn.Linear(width, width), nn.Linear(width, width)
@@ -162,8 +174,14 @@ class PictureSide(nn.Module):
             PublishedMatching(width, positions=shape.positions) if shape.matching == "published" else None
         )
 
+    def standardise(self, region_NF: Tensor) -> None:
+        """Takes mean and standard deviation from sample regions; a feature that never varies is only centred."""
+        std_F = region_NF.double().std(0)
+        self.mean_F.copy_(region_NF.double().mean(0))
+        self.scale_F.copy_(torch.where(std_F > 1e-6, std_F, torch.ones_like(std_F)))
+
     def forward(
-        self, cls_BD: Tensor, word_BWD: Tensor, region_BRF: Tensor, *, batch: TweetBatch, tag_on_swapped: bool
+        self, text_BD: Tensor, word_BWD: Tensor, region_BRF: Tensor, *, batch: TweetBatch, tag_on_swapped: bool
     ) -> _Seen:
         """The picture's part of every word's row, and the rows and logits of the two losses.
 
@@ -171,7 +189,8 @@ class PictureSide(nn.Module):
         """
         has_B, partner_B = batch.has_image_B, batch.partner_B
         swapped_B = (partner_B != torch.arange(len(partner_B), device=partner_B.device)) & has_B & has_B[partner_B]
-        text_BH = self.text_projection(cls_BD) if self.text_projection is not None else None
+        region_BRF = (region_BRF - self.mean_F) / self.scale_F
+        text_BH = self.text_projection(text_BD) if self.text_projection is not None else None
         image_BH = self.image_projection(region_BRF.mean(1)) if self.image_projection is not None else None
         region_BRD = self.region(region_BRF)
         shown_BRD = region_BRD

@@ -29,16 +29,20 @@ from mcse.recipes.image_side import ImageConfig
 from mcse.training import OptimConfig, Run, Runtime, TrainConfig
 from mcse.types import LossTerm, LossTerms, TweetBatch
 
+_POOLINGS = ("cls", "mean", "max")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaggerConfig:
     """What stands on the encoder.
 
-    ``matching``: ``corrected``, ``published`` (as released, which cannot learn), or ``none``. ``learning_rate``: peak
+    ``matching``: ``corrected``, ``published`` (as released, which cannot learn), or ``none``. ``standardise``:
+    centre and scale the regions by training's mean and spread, which MAF does not. ``learning_rate``: peak
     rate of all new layers, by default ``optim.learning_rate`` as published.
     """
 
     matching: Matching = "corrected"
+    standardise: bool = True
     heads: int = 12
     dropout: float = 0.1
     learning_rate: float | None = None
@@ -85,7 +89,10 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """One complete run. Without ``data.features`` and ``image.tower`` it is encoder and CRF on text alone."""
+    """One complete run. Without ``data.features`` and ``image.tower`` it is encoder and CRF on text alone.
+
+    ``encoder.pooling`` is the text's own row for alignment and matching: ``cls`` as published, ``mean`` or ``max``.
+    """
 
     recipe: Literal["maf"]
     output_dir: Path
@@ -101,9 +108,10 @@ class Config:
 
     def __post_init__(self) -> None:
         tagging_side.check_pictures(self.data, self.image)
-        own_rows = "taggers use their words' rows, and tagger.learning_rate"
-        shared.refuse_idle("encoder", self.encoder, keys=("pooling", "length_chunks"), why=own_rows)
-        shared.refuse_idle("image", self.image, keys=("head_learning_rate",), why=own_rows)
+        if self.encoder.pooling not in _POOLINGS:
+            raise ValueError(f"encoder.pooling: maf takes {', '.join(_POOLINGS)}, got {self.encoder.pooling!r}")
+        shared.refuse_idle("encoder", self.encoder, keys=("length_chunks",), why="maf needs a batch's words together")
+        shared.refuse_idle("image", self.image, keys=("head_learning_rate",), why="maf has tagger.learning_rate")
         shared.refuse_idle("controls", self.controls, keys=("num_pairs",), why="maf trains on every tweet")
         if self.train.cached_chunk_size is not None:
             raise ValueError("train.cached_chunk_size: maf's swaps need a whole batch in one forward pass")
@@ -111,7 +119,8 @@ class Config:
             why = "text alone is read (no data.features, no image.tower)"
             if self.controls.images is not True:
                 raise ValueError(f"controls.images: {self.controls.images!r} would do nothing, since {why}")
-            shared.refuse_idle("tagger", self.tagger, keys=("matching", "heads"), why=why)
+            shared.refuse_idle("encoder", self.encoder, keys=("pooling",), why=why)
+            shared.refuse_idle("tagger", self.tagger, keys=("matching", "heads", "standardise"), why=why)
             keys = ("alignment_weight", "matching_weight", "temperature", "num_swapped", "tag_on_swapped")
             shared.refuse_idle("loss", self.loss, keys=keys, why=why)
         elif self.tagger.matching == "none":
@@ -149,19 +158,21 @@ def build(config: Config, runtime: Runtime) -> Run:
         seed=config.seed,
         blank=() if images is None else tagging_side.blank_shape(images),
     )
-    regions, region_width = (0, 0) if images is None else tagging_side.region_shape(images)
     shape = TaggerShape(
         types=tweets.tags.types,
-        regions=regions,
-        region_width=region_width,
+        regions=0 if images is None else tagging_side.region_shape(images)[0],
+        region_width=0 if images is None else tagging_side.region_shape(images)[1],
         matching=config.tagger.matching if judges else "none",
         alignment=images is not None and config.loss.alignment_weight > 0,
         heads=config.tagger.heads,
         dropout=config.tagger.dropout,
         positions=config.data.max_length,
+        pooling=config.encoder.pooling,
     )
-    tower = None if images is None else images.module
+    tower = images.module if images is not None else None
     model = TaggerModel(encoder, shape=shape, tower=tower, tag_on_swapped=config.loss.tag_on_swapped)
+    if model.picture is not None and images is not None and config.tagger.standardise:
+        model.picture.standardise(tagging_side.sample_regions(images, tweets.parts))
     evaluator = TaggingEvaluator(
         lambda: tagging_side.tagger_of(model, tokenizer),
         tweets.dev,
@@ -219,7 +230,7 @@ def alignment_term(rows: TweetRows, batch: TweetBatch, loss: LossConfig) -> Loss
     parts = []
     for query_BH, other_BH in ((rows.text_BH, rows.image_BH), (rows.image_BH, rows.text_BH)):
         key_NH, offset = gather_rows(unit_rows(other_BH))
-        # Queries are few at the end of nothing: an empty sum keeps the graph.
+        # An empty sum keeps the graph.
         if not has_B.any():
             parts.append(query_BH.sum() * 0.0 + key_NH.sum() * 0.0)
             continue
