@@ -14,3 +14,4 @@ class Draw(IntEnum):
     CONTROLS = 4
     PAIRS = 5
     WINDOWS = 41
+    SWAPS = 71

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,15 +15,14 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from mcse import distributed
-from mcse.recipes import RECIPES, shared
-from mcse.recipes import mcse as mcse_recipe
+from mcse.recipes import RECIPES
 from mcse.recipes.launch import load_config, train
 from mcse.training import NotFiniteError, start_runtime, total_loss
 from mcse.training.gradcache import CachedForward
 from mcse.training.journal import Journal
 from mcse.training.loop import Loop
 from mcse.training.optim import clip_gradients
-from mcse.types import PairBatch
+from mcse.types import PairBatch, TweetBatch
 from tests.distributed.processes import run_processes
 from tests.fixtures.launch import (
     REPOSITORY,
@@ -36,6 +36,7 @@ from tests.fixtures.launch import (
     tensors,
 )
 from tests.fixtures.tiny_run import build_tiny_run
+from tests.fixtures.tiny_tweets import build_tiny_tweets, tweet_overrides
 
 WHOLE = 32
 ALL_CAPTIONS = {"data.captions_per_image": "all"}
@@ -66,21 +67,49 @@ TERMS = {
     "mcse text alone": {"text_text"},
     "mcse text alone with mlm": {"text_text", "mlm"},
 }
+# Keys of maf; its tweets lack every seventh picture.
+TAGGERS = {
+    "maf": {"tagger.dropout": 0.0, "loss.num_swapped": 16},
+    "maf tagging on swapped": {"tagger.dropout": 0.0, "loss.num_swapped": 8, "loss.tag_on_swapped": True},
+    "maf published": {
+        "tagger.dropout": 0.0,
+        "loss.num_swapped": 16,
+        "tagger.matching": "published",
+        "loss.tag_on_swapped": True,
+    },
+    "maf text alone": {
+        "data.features": None,
+        "tagger.dropout": 0.0,
+        "tagger.heads": 12,
+        "loss.num_swapped": 16,
+    },
+}
+TAGGER_TERMS = {
+    "maf": {"tagging", "alignment", "matching"},
+    "maf tagging on swapped": {"tagging", "alignment", "matching"},
+    "maf published": {"tagging", "alignment", "matching"},
+    "maf text alone": {"tagging"},
+}
 LONG = {"train.max_steps": 10, "train.eval_steps": 5, "train.log_steps": 2, "train.batch_size": 4}
 
 
 def update(still, case):
     """One step of a recipe in float64, as the loop takes it: loss, gradients, and the parameters afterwards."""
-    recipe, keys, step = STEPS[case]
-    keys = keys | {"train.batch_size": WHOLE // distributed.world_size()}
-    config = load_config(None, arguments_of(still, recipe, still / "unused", keys))
+    size = {"train.batch_size": WHOLE // distributed.world_size()}
+    if case in TAGGERS:
+        recipe, step = "maf", 0
+        tweets = still.with_name(f"{still.name}_tweets")
+        config = load_config(None, flags_of(tweet_overrides(tweets, still / "unused") | TAGGERS[case] | size))
+    else:
+        recipe, keys, step = STEPS[case]
+        config = load_config(None, arguments_of(still, recipe, still / "unused", keys | size))
     runtime = start_runtime(precision="fp32", seed=config.seed)
     built = RECIPES[recipe].build(config, runtime)
     built.model.double()
     model = runtime.accelerator.prepare_model(built.model)
     model.train()
     batch = built.stream.batch(step)
-    if isinstance(batch, PairBatch):
+    if isinstance(batch, PairBatch | TweetBatch) and batch.image_BF is not None:
         batch = replace(batch, image_BF=batch.image_BF.double())
     accelerator = runtime.accelerator
     forward = model
@@ -106,6 +135,7 @@ def update(still, case):
         "loss": loss.item(),
         "terms": set(terms),
         "counts": {name: float(term.count) for name, term in terms.items()},
+        "swaps": int((batch.partner_B != torch.arange(len(batch.partner_B))).sum()) if case in TAGGERS else 0,
         "images": batch.image_id_B.tolist() if isinstance(batch, PairBatch) else [],
         "gradients": gradients,
         "after": {name: p.detach().numpy().copy() for name, p in built.model.named_parameters()},
@@ -114,7 +144,11 @@ def update(still, case):
 
 def updates(still):
     with one_thread(), own_cache(still):
-        return {case: update(still, case) for case in STEPS}
+        return {case: update(still, case) for case in (*STEPS, *TAGGERS)}
+
+
+def flags_of(keys):
+    return [text for key, value in keys.items() for text in (f"--{key}", json.dumps(value, default=str))]
 
 
 def patched(recipe, change, *arguments):
@@ -207,7 +241,9 @@ def everything(still, tiny, output):
 
 @pytest.fixture(scope="module")
 def still(tmp_path_factory):
-    return build_tiny_run(tmp_path_factory.mktemp("still"), dropout=0.0)
+    folder = tmp_path_factory.mktemp("still")
+    build_tiny_tweets(folder.with_name(f"{folder.name}_tweets"), dropout=0.0)
+    return build_tiny_run(folder, dropout=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -227,12 +263,12 @@ def one(still):
     return updates(still)
 
 
-@pytest.mark.parametrize("case", STEPS)
+@pytest.mark.parametrize("case", [*STEPS, *TAGGERS])
 def test_two_processes_make_the_update_of_one(case, one, two):
     whole, halves = one[case], [result["updates"][case] for result in two]
     assert not whole["wrapped"]
     assert all(half["wrapped"] for half in halves)
-    assert all(half["terms"] == whole["terms"] == TERMS[case] for half in halves)
+    assert all(half["terms"] == whole["terms"] == (TERMS | TAGGER_TERMS)[case] for half in halves)
     for name, count in whole["counts"].items():
         assert sum(half["counts"][name] for half in halves) == count
     assert np.mean([half["loss"] for half in halves]) == pytest.approx(whole["loss"], abs=1e-10)
@@ -258,6 +294,10 @@ def test_the_cases_are_hard_enough(one, two):
     for case in ("simcse in chunks", "simcse packed", "simcse cached"):
         assert one["simcse"]["loss"] == pytest.approx(one[case]["loss"], abs=1e-10), case
     assert one["mcse pairs"]["loss"] == pytest.approx(one["mcse pairs cached"]["loss"], abs=1e-10)
+    counts = [half["maf"]["counts"] for half in halves]
+    assert counts[0]["alignment"] != counts[1]["alignment"], "unequal numbers of pictures"
+    assert all(half["maf tagging on swapped"]["swaps"] for half in halves)
+    assert one["maf"]["loss"] != one["maf published"]["loss"]
 
 
 @pytest.mark.slow
@@ -283,9 +323,11 @@ def mutated(still, mutant):
         return row_ND + 0 * x_BD.sum(), offset
 
     gather = {"negatives of the own process only": own_rows_only, "a gather without gradient": without_gradient}[mutant]
-    shared.gather_rows = mcse_recipe.gather_rows = gather
-    if gather is own_rows_only:
-        mcse_recipe.gather_ids = lambda id_B: id_B
+    for name, module in list(sys.modules.items()):
+        if name.startswith("mcse.") and name != "mcse.distributed" and hasattr(module, "gather_rows"):
+            module.gather_rows = gather
+            if gather is own_rows_only and hasattr(module, "gather_ids"):
+                module.gather_ids = lambda id_B: id_B
     return updates(still)
 
 
