@@ -1,15 +1,19 @@
 """Types that cross folder borders: batches, loss terms, protocols."""
 
 from mcse.types.batches import IGNORED_LABEL, MaskedTokens, PairBatch, SentenceBatch, TokenBatch, to_device
+from mcse.types.language import Lane, LaneBatch, SampledWords, TranslationBatch
 from mcse.types.losses import LossTerm, LossTerms
 from mcse.types.protocols import (
     Encoder,
     Evaluator,
     FloatArray,
     ImageTextEncoder,
+    LanguageModel,
     Score,
     Stateful,
     Stream,
+    Translator,
+    WordEncoder,
 )
 from mcse.types.scores import Column, ComparedScore, PairList, Sample, Statistic, SuiteScores, TaskScores, Verdict
 from mcse.types.sources import DataFile
@@ -23,12 +27,16 @@ __all__ = [
     "Evaluator",
     "FloatArray",
     "ImageTextEncoder",
+    "Lane",
+    "LaneBatch",
+    "LanguageModel",
     "LossTerm",
     "LossTerms",
     "MaskedTokens",
     "PairBatch",
     "PairList",
     "Sample",
+    "SampledWords",
     "Score",
     "SentenceBatch",
     "Stateful",
@@ -37,6 +45,9 @@ __all__ = [
     "SuiteScores",
     "TaskScores",
     "TokenBatch",
+    "TranslationBatch",
+    "Translator",
     "Verdict",
+    "WordEncoder",
     "to_device",
 ]

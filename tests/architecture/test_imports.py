@@ -70,7 +70,7 @@ HOMES: dict[str, set[str]] = {
     "timm": {"models"},
     "transformers": {"models"},
     "sentence_transformers": set(),
-    "h5py": {"data"},
+    "h5py": {"data", "models"},
     "jinja2": {"report"},
     "matplotlib": {"report"},
     "pydantic": {"config"},
