@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from mcse.encoders.inputs import Precision, as_texts, autocast, check_precision
+from mcse.models.cove_model import CoveModel, load_cove
 from mcse.models.elmo_language_model import load_elmo
 from mcse.models.elmo_model import ElmoModel, ElmoState, is_original_release
 from mcse.text.characters import character_ids
-from mcse.text.vocab import split_words
+from mcse.text.vocab import Vocab, split_words
 from mcse.types import FloatArray
 
 
@@ -221,6 +222,68 @@ class ElmoEncoder(ContextualEncoder):
     def chosen(self, layers: Sequence[Tensor]) -> Tensor:
         """The mean of the layers, or the one that the pooling names."""
         return torch.stack(list(layers)).mean(dim=0) if self.layer is None else layers[self.layer]
+
+
+class CoveEncoder(ContextualEncoder):
+    """Words and sentences by a ``CoveModel``.
+
+    Under "mean" a word is its static vector beside the last layer's, [GloVe; CoVe], the published use; "mean_layer0"
+    is the static vector alone, the last "mean_layerN" CoVe alone.
+    """
+
+    def __init__(
+        self,
+        model: CoveModel,
+        words: Vocab,
+        *,
+        name: str = "",
+        pooling: str | None = None,
+        split: Callable[[str], list[str]] = split_words,
+        precision: Precision = "float32",
+    ) -> None:
+        layers = int(model.config.layers) + 1
+        super().__init__(model, name=name, pooling=pooling, layers=layers, split=split, precision=precision)
+        self._cove, self.words = model, words
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        pooling: str | None = None,
+        device: str | torch.device | None = None,
+        precision: Precision = "float32",
+    ) -> CoveEncoder:
+        """Loads a run folder (its ``best/``) or a checkpoint folder.
+
+        Raises:
+            ValueError: The folder is neither, or damaged; or there is no such pooling.
+        """
+        model, words = load_cove(best_of(Path(name_or_path)))
+        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return cls(model, words, name=str(name_or_path), pooling=pooling, precision=precision)
+
+    @property
+    def dimension(self) -> int:
+        """Of the static vectors and the last layer together, or of the one layer that the pooling names."""
+        vectors = int(self._cove.config.vector_dim)
+        return {None: vectors + self._cove.width, 0: vectors}.get(self.layer, self._cove.width)
+
+    def word_layers(self, sentences: Sequence[Sequence[str]]) -> WordLayers:
+        """The static vectors and all layers; unknown words are zeros."""
+        if not sentences or not all(sentences):
+            raise ValueError("every sentence needs a word")
+        length_B = torch.tensor([len(words) for words in sentences])
+        id_BT = torch.zeros(len(sentences), int(length_B.max()), dtype=torch.long)
+        for row, words in zip(id_BT, sentences, strict=True):
+            row[: len(words)] = torch.from_numpy(self.words.ids(words))
+        mask_BT = (torch.arange(id_BT.shape[1])[None] < length_B[:, None]).long().to(self.device)
+        output = self._cove(id_BT.to(self.device), mask_BT)
+        return WordLayers(tuple(output.hidden_states), mask_BT)
+
+    def chosen(self, layers: Sequence[Tensor]) -> Tensor:
+        """The static vectors beside the last layer, or the one layer that the pooling names."""
+        return torch.cat([layers[0], layers[-1]], dim=-1) if self.layer is None else layers[self.layer]
 
 
 def best_of(folder: Path) -> Path:

@@ -12,18 +12,19 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from mcse.encoders.contextual import ElmoEncoder, best_of
+from mcse.encoders.contextual import CoveEncoder, ElmoEncoder, best_of
 from mcse.encoders.inputs import Precision
 from mcse.encoders.open_clip_text import OpenClipEncoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.encoders.sentence_transformers_folder import fetch_json
 from mcse.encoders.word_vectors import WordVectorEncoder
+from mcse.models.cove_model import CoveConfig
 from mcse.models.elmo_model import ElmoConfig, is_original_release
 from mcse.models.open_clip_model import open_clip_source
 from mcse.models.text_encoder import resolve_name
 from mcse.text.word_vectors import is_word_vectors_name
 
-AnyEncoder: TypeAlias = SentenceEncoder | OpenClipEncoder | WordVectorEncoder | ElmoEncoder
+AnyEncoder: TypeAlias = SentenceEncoder | OpenClipEncoder | WordVectorEncoder | ElmoEncoder | CoveEncoder
 """Every kind has ``name``, ``pooling`` and ``dimension`` beside ``encode``."""
 
 _VECTORS, _OPEN_CLIP = "vectors:", "open_clip:"
@@ -50,7 +51,7 @@ def load_encoder(
         name: A run folder, a checkpoint, a sentence-transformers folder, any other encoder's folder, a hub id or
             ``package:NAME/FOLDER``; ``open_clip:MODEL/PRETRAINED`` for a text tower; ``vectors:FILE``, or the plain
             path of a ``.txt``, ``.vec`` or ``.bin`` file, also with ``.gz``, for averaged word vectors. The run or
-            checkpoint of an ELMo, or the folder of an original release, gives the mean of its words' vectors.
+            checkpoint of an ELMo or CoVe, or the folder of an original release, gives the mean of its words' vectors.
         pooling: For the first group, where it overrides what the folder says. Word vectors know "mean" alone, open_clip
             models only their own, contextual word vectors "mean" and "mean_layerN".
         precision: Of the matrix products. Word vectors are averaged alike under each.
@@ -70,6 +71,8 @@ def load_encoder(
         return OpenClipEncoder.from_pretrained(name, device=device, precision=precision)
     if kind == "elmo":
         return ElmoEncoder.from_pretrained(name, pooling=pooling, device=device, precision=precision)
+    if kind == "cove":
+        return CoveEncoder.from_pretrained(name, pooling=pooling, device=device, precision=precision)
     if Path(name).is_file():
         raise ValueError(
             f"{name!r} is a file, and none of word vectors (.txt, .vec, .bin, also .gz); an encoder is named by its "
@@ -105,7 +108,7 @@ def encoder_digest(name: str) -> str | None:
     return _files_digest(path, [*files, *recorded]) if files else None
 
 
-def _kind(name: str) -> tuple[Literal["vectors", "open_clip", "elmo", "sentences"], str]:
+def _kind(name: str) -> tuple[Literal["vectors", "open_clip", "elmo", "cove", "sentences"], str]:
     """Of an encoder, and its name without the prefix."""
     if name.startswith(_VECTORS):
         return "vectors", name.removeprefix(_VECTORS)
@@ -113,8 +116,11 @@ def _kind(name: str) -> tuple[Literal["vectors", "open_clip", "elmo", "sentences
         return "open_clip", name.removeprefix(_OPEN_CLIP)
     if is_word_vectors_name(name) and not Path(name).is_dir():
         return "vectors", name
-    if is_original_release(Path(name)) or _model_type(best_of(Path(name))) == ElmoConfig.model_type:
+    model_type = _model_type(best_of(Path(name)))
+    if is_original_release(Path(name)) or model_type == ElmoConfig.model_type:
         return "elmo", name
+    if model_type == CoveConfig.model_type:
+        return "cove", name
     return "sentences", name
 
 

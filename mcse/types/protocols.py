@@ -66,6 +66,12 @@ class Translator(Protocol):
         """One translation a sentence; ``beams`` 1 is greedy."""
         ...
 
+    def nll(
+        self, sentences: Sequence[str], translations: Sequence[str], *, batch_size: int = 64
+    ) -> list[NDArray[np.float64]]:
+        """Nats of each word of a given translation, then of its end."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Score:

@@ -76,6 +76,7 @@ HOMES: dict[str, set[str]] = {
     "pydantic": {"config"},
     "faiss": {"encoders"},
     "mteb": {"evaluation"},
+    "sacrebleu": {"metrics"},
     "wandb": set(),
     "tensorboard": set(),
 }
