@@ -15,3 +15,4 @@ class Draw(IntEnum):
     PAIRS = 5
     SAMPLED_WORDS = 31
     SHUFFLED_TARGETS = 32
+    SWAPS = 71

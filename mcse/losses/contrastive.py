@@ -1,13 +1,20 @@
 """Contrastive losses: pure functions of rows, summed over this process's queries.
 
-B queries of this process, N keys of all processes, D width.
+B queries of this process, b of them in a block, N keys of all processes, M candidates of a query (keys and hard
+negatives), D width.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+LOGITS_AT_ONCE = 2**22
+"""Logits held at a time (16 MiB in float32): a global batch of 65,536 rows never has its 17 GB of them in memory."""
 
 
 def info_nce(
@@ -16,7 +23,9 @@ def info_nce(
     *,
     temperature: float,
     offset: int = 0,
-    excluded_BN: Tensor | None = None,
+    query_id_B: Tensor | None = None,
+    key_id_N: Tensor | None = None,
+    logits_at_once: int = LOGITS_AT_ONCE,
 ) -> Tensor:
     """Cross-entropy of every query against all keys; key ``offset + i`` is query i's positive.
 
@@ -25,23 +34,24 @@ def info_nce(
         key_ND: Unit-norm keys; the other N - 1 rows are the query's negatives.
         temperature: Divides the cosine; dimensionless, > 0 (SimCSE: 0.05).
         offset: Row of ``key_ND`` paired with ``query_BD[0]`` (see ``mcse.distributed.gather_rows``).
-        excluded_BN: True where a key must not count as a negative; a query's own positive always counts.
+        query_id_B: What each query shows, such as its picture. A key of the same id is no negative of the query; its
+            own positive always counts. Given together with ``key_id_N`` or not at all.
+        key_id_N: What each key shows.
+        logits_at_once: Above this many logits, blocks of queries take turns. Same loss and gradient, but for rounding.
 
     Returns:
         Scalar sum over the B queries, in nats, in float32 or wider.
 
     Raises:
-        ValueError: ``temperature`` is not positive, or a positive lies outside ``key_ND``.
+        ValueError: ``temperature`` is not positive, a positive lies outside ``key_ND``, or one kind of id is missing.
 
     Source: Gao et al. 2021 (SimCSE), eq. 1; Zhang et al. 2022 (MCSE), eq. 4 with images as keys.
     """
     _check(query_BD, key_ND, temperature=temperature, offset=offset)
-    logit_BN = _cosine_logits(query_BD, key_ND, temperature=temperature)
-    target_B = torch.arange(len(query_BD), device=query_BD.device) + offset
-    if excluded_BN is not None:
-        own_BN = F.one_hot(target_B, len(key_ND)).bool()
-        logit_BN = logit_BN.masked_fill(excluded_BN & ~own_BN, -torch.inf)
-    return F.cross_entropy(logit_BN, target_B, reduction="sum")
+    if (query_id_B is None) != (key_id_N is None):
+        raise ValueError("query_id_B and key_id_N are given together or not at all")
+    rule = _Rule(temperature=temperature, offset=offset, query_id_B=query_id_B, key_id_N=key_id_N)
+    return _cross_entropy(query_BD, key_ND, rule, logits_at_once=logits_at_once)
 
 
 def info_nce_with_hard_negatives(
@@ -52,6 +62,7 @@ def info_nce_with_hard_negatives(
     temperature: float,
     offset: int = 0,
     hard_negative_weight: float = 0.0,
+    logits_at_once: int = LOGITS_AT_ONCE,
 ) -> Tensor:
     """``info_nce`` over positives and contradictions: every contradiction of the batch is a negative of every query.
 
@@ -63,6 +74,7 @@ def info_nce_with_hard_negatives(
         offset: Row of ``key_ND`` and ``negative_ND`` that belongs to ``query_BD[0]``.
         hard_negative_weight: Added to the logit of a query's own contradiction alone, so that its exponential is
             multiplied by e to this power; 0 (the published value) leaves it as any other negative.
+        logits_at_once: As in ``info_nce``.
 
     Returns:
         Scalar sum over the B queries, in nats, in float32 or wider.
@@ -77,12 +89,13 @@ def info_nce_with_hard_negatives(
         raise ValueError(
             f"{len(key_ND)} positives but {len(negative_ND)} hard negatives: every query needs one of each"
         )
-    positive_logit_BN = _cosine_logits(query_BD, key_ND, temperature=temperature)
-    negative_logit_BN = _cosine_logits(query_BD, negative_ND, temperature=temperature)
-    target_B = torch.arange(len(query_BD), device=query_BD.device) + offset
-    own_BN = F.one_hot(target_B, len(key_ND)).to(negative_logit_BN.dtype)
-    logit_B2N = torch.cat([positive_logit_BN, negative_logit_BN + hard_negative_weight * own_BN], dim=1)
-    return F.cross_entropy(logit_B2N, target_B, reduction="sum")
+    rule = _Rule(
+        temperature=temperature,
+        offset=offset,
+        own_negative=len(key_ND) + offset,
+        own_negative_weight=hard_negative_weight,
+    )
+    return _cross_entropy(query_BD, torch.cat([key_ND, negative_ND]), rule, logits_at_once=logits_at_once)
 
 
 def unit_rows(row_BD: Tensor) -> Tensor:
@@ -91,10 +104,69 @@ def unit_rows(row_BD: Tensor) -> Tensor:
     return F.normalize(row_BD, dim=-1)
 
 
-def _cosine_logits(query_BD: Tensor, key_ND: Tensor, *, temperature: float) -> Tensor:
-    # Autocast would put this product back into bf16.
-    with torch.autocast(query_BD.device.type, enabled=False):
-        return query_BD @ key_ND.T / temperature
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rule:
+    """How logits are made of cosines: which candidate is the positive, which are left out, which is made harder."""
+
+    temperature: float
+    offset: int
+    own_negative: int | None = None
+    own_negative_weight: float = 0.0
+    query_id_B: Tensor | None = None
+    key_id_N: Tensor | None = None
+
+    def logits(self, query_bD: Tensor, candidate_MD: Tensor, *, start: int) -> tuple[Tensor, Tensor]:
+        """(b, M) logits and (b,) positives of the queries from row ``start`` on."""
+        row_b = torch.arange(len(query_bD), device=query_bD.device)
+        target_b = row_b + (self.offset + start)
+        # Autocast would put this product back into bf16.
+        with torch.autocast(query_bD.device.type, enabled=False):
+            logit_bM = query_bD @ candidate_MD.T / self.temperature
+        if self.own_negative is not None and self.own_negative_weight:
+            added_bM = torch.zeros_like(logit_bM)
+            added_bM[row_b, row_b + (self.own_negative + start)] = self.own_negative_weight
+            logit_bM = logit_bM + added_bM
+        if self.query_id_B is not None and self.key_id_N is not None:
+            excluded_bM = self.query_id_B[start : start + len(query_bD), None] == self.key_id_N
+            excluded_bM[row_b, target_b] = False
+            logit_bM = logit_bM.masked_fill(excluded_bM, -torch.inf)
+        return logit_bM, target_b
+
+
+def _cross_entropy(query_BD: Tensor, candidate_MD: Tensor, rule: _Rule, *, logits_at_once: int) -> Tensor:
+    if query_BD.shape[0] * candidate_MD.shape[0] <= logits_at_once:
+        logit_BM, target_B = rule.logits(query_BD, candidate_MD, start=0)
+        return F.cross_entropy(logit_BM, target_B, reduction="sum")
+    loss: Tensor = _BlockedCrossEntropy.apply(query_BD, candidate_MD, rule, logits_at_once)
+    return loss
+
+
+class _BlockedCrossEntropy(torch.autograd.Function):
+    """The same sum, block after block of queries; the gradient is made on the way, so that no logits are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, query_BD: Tensor, candidate_MD: Tensor, rule: _Rule, logits_at_once: int) -> Tensor:
+        size = max(1, logits_at_once // len(candidate_MD))
+        loss = query_BD.new_zeros(())
+        query_grad_BD, candidate_grad_MD = torch.zeros_like(query_BD), torch.zeros_like(candidate_MD)
+        for start in range(0, len(query_BD), size):
+            query_bD = query_BD[start : start + size]
+            logit_bM, target_b = rule.logits(query_bD, candidate_MD, start=start)
+            loss += F.cross_entropy(logit_bM, target_b, reduction="sum")
+            # d loss / d logit = softmax - one at the positive.
+            slope_bM = logit_bM.softmax(1)
+            slope_bM[torch.arange(len(query_bD), device=slope_bM.device), target_b] -= 1
+            slope_bM /= rule.temperature
+            with torch.autocast(query_BD.device.type, enabled=False):
+                query_grad_BD[start : start + size] = slope_bM @ candidate_MD
+                candidate_grad_MD.addmm_(slope_bM.T, query_bD)
+        ctx.save_for_backward(query_grad_BD, candidate_grad_MD)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        query_grad_BD, candidate_grad_MD = ctx.saved_tensors
+        return query_grad_BD * grads[0], candidate_grad_MD * grads[0], None, None
 
 
 def _check(query_BD: Tensor, key_ND: Tensor, *, temperature: float, offset: int) -> None:

@@ -121,10 +121,17 @@ def image_term(rows: GroundedRows, image_id_B: Tensor, loss: LossConfig) -> Loss
     assert rows.grounded_positive_BH is not None
     assert rows.image_BH is not None
     key_NH, offset = gather_rows(unit_rows(rows.image_BH))
-    same_BN = image_id_B[:, None] == gather_ids(image_id_B)[None]
+    key_id_N = gather_ids(image_id_B)
     views = [rows.grounded_query_BH, rows.grounded_positive_BH]
     terms = [
-        info_nce(unit_rows(view_BH), key_NH, temperature=loss.image_temperature, offset=offset, excluded_BN=same_BN)
+        info_nce(
+            unit_rows(view_BH),
+            key_NH,
+            temperature=loss.image_temperature,
+            offset=offset,
+            query_id_B=image_id_B,
+            key_id_N=key_id_N,
+        )
         for view_BH in views
     ]
     share = 1.0 if loss.image_reduction == "sum" else 1 / len(views)

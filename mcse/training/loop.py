@@ -9,13 +9,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from mcse import distributed
+from mcse.training.gradcache import CachedForward
 from mcse.training.journal import Journal
 from mcse.training.optim import OptimConfig, build_schedule, check_schedule, clip_gradients
 from mcse.training.prefetch import Prefetcher
@@ -41,7 +42,9 @@ class TrainConfig:
     """How long, how often, and by what a run is trained and judged.
 
     ``batch_size`` is examples a process and forward pass. ``accumulation_steps`` averages gradients over that many
-    batches; it does not add negatives. Give ``max_steps`` or ``epochs``. ``select_by`` names the score that picks
+    batches; it does not add negatives. ``cached_chunk_size`` lets a batch pass through the model that many examples at
+    a time, with the loss, negatives and gradient of the whole: batches far beyond memory, for a second forward pass.
+    Give ``max_steps`` or ``epochs``. ``select_by`` names the score that picks
     ``best/``; ``null`` keeps the last. ``save_steps`` is how often resuming is provided for; ``null`` as often as
     evaluation.
     """
@@ -50,6 +53,7 @@ class TrainConfig:
     max_steps: int | None = None
     epochs: float | None = None
     accumulation_steps: int = 1
+    cached_chunk_size: int | None = None
     eval_steps: int = 125
     save_steps: int | None = None
     save_total_limit: int = 1
@@ -62,10 +66,23 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if (self.max_steps is None) == (self.epochs is None):
             raise ValueError("train.max_steps, train.epochs: give exactly one of them, and null for the other")
-        for key in ("batch_size", "max_steps", "accumulation_steps", "eval_steps", "save_steps", "log_steps"):
+        for key in (
+            "batch_size",
+            "max_steps",
+            "accumulation_steps",
+            "cached_chunk_size",
+            "eval_steps",
+            "save_steps",
+            "log_steps",
+        ):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"train.{key}: must be 1 or more, got {value}")
+        if self.cached_chunk_size is not None and self.cached_chunk_size >= self.batch_size:
+            raise ValueError(
+                f"train.cached_chunk_size: {self.cached_chunk_size} would do nothing, since train.batch_size is "
+                f"{self.batch_size}"
+            )
         if self.epochs is not None and self.epochs <= 0:
             raise ValueError(f"train.epochs: must be positive, got {self.epochs}")
         if self.save_total_limit < 1:
@@ -179,12 +196,7 @@ class Loop:
         accelerator = self.runtime.accelerator
         self.model.train()
         for micro in range(accumulation):
-            batch = to_device(prefetcher.next(), self.runtime.device)
-            if micro == accumulation - 1:
-                self._backward(batch, meter, share=1 / accumulation)
-            else:
-                with accelerator.no_sync(self.model):
-                    self._backward(batch, meter, share=1 / accumulation)
+            self._backward(prefetcher.next(), meter, share=1 / accumulation, syncs=micro == accumulation - 1)
         accelerator.unscale_gradients(self.optimizer)
         meter.grad_norms.append((self.progress.step + 1, clip_gradients(self.run.model, self.optim.max_grad_norm)))
         self.optimizer.step()
@@ -194,16 +206,33 @@ class Loop:
         self.progress.step += 1
         meter.steps += 1
 
-    def _backward(self, batch: Any, meter: _Meter, *, share: float) -> None:
-        with self.runtime.accelerator.autocast():
-            terms = self.run.step(self.model, batch)
-        loss = total_loss(terms, device=self.runtime.device)
-        self.runtime.accelerator.backward(loss * share)
+    def _backward(self, batch: Any, meter: _Meter, *, share: float, syncs: bool) -> None:
+        accelerator, device = self.runtime.accelerator, self.runtime.device
+        cached = self._cached(batch) if self.config.cached_chunk_size is not None else None
+        with contextlib.nullcontext() if syncs else accelerator.no_sync(self.model):
+            with accelerator.autocast():
+                terms = self.run.step(cast(nn.Module, cached or self.model), to_device(batch, device))
+            loss = total_loss(terms, device=device)
+            accelerator.backward(loss * share)
+        if cached is not None:
+            cached.backward(syncs=syncs)
         meter.totals.append((self.progress.step + 1, loss.detach()))
         for name, term in terms.items():
             count = torch.as_tensor(term.count, dtype=torch.float32, device=self.runtime.device)
             meter.sums[name] = meter.sums.get(name, 0.0) + term.sum.detach().float()
             meter.counts[name] = meter.counts.get(name, 0.0) + count
+
+    def _cached(self, batch: Any) -> CachedForward:
+        assert self.config.cached_chunk_size is not None
+        accelerator = self.runtime.accelerator
+        return CachedForward(
+            self.model,
+            batch,
+            chunk_size=self.config.cached_chunk_size,
+            device=self.runtime.device,
+            autocast=accelerator.autocast,
+            no_sync=lambda: accelerator.no_sync(self.model),
+        )
 
     def _after_step(self, meter: _Meter, bar: tqdm[Any]) -> _Meter:
         step, config = self.progress.step, self.config

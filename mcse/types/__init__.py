@@ -1,10 +1,11 @@
 """Types that cross folder borders: batches, loss terms, protocols."""
 
-from mcse.types.batches import IGNORED_LABEL, MaskedTokens, PairBatch, SentenceBatch, TokenBatch, to_device
+from mcse.types.batches import IGNORED_LABEL, MaskedTokens, PairBatch, SentenceBatch, TokenBatch, TweetBatch, to_device
 from mcse.types.language import Lane, LaneBatch, SampledWords, TranslationBatch
 from mcse.types.losses import LossTerm, LossTerms
 from mcse.types.protocols import (
     Encoder,
+    Entity,
     Evaluator,
     FloatArray,
     ImageTextEncoder,
@@ -12,6 +13,8 @@ from mcse.types.protocols import (
     Score,
     Stateful,
     Stream,
+    Tagger,
+    Tagging,
     Translator,
     WordEncoder,
 )
@@ -24,6 +27,7 @@ __all__ = [
     "ComparedScore",
     "DataFile",
     "Encoder",
+    "Entity",
     "Evaluator",
     "FloatArray",
     "ImageTextEncoder",
@@ -43,10 +47,13 @@ __all__ = [
     "Statistic",
     "Stream",
     "SuiteScores",
+    "Tagger",
+    "Tagging",
     "TaskScores",
     "TokenBatch",
     "TranslationBatch",
     "Translator",
+    "TweetBatch",
     "Verdict",
     "WordEncoder",
     "to_device",

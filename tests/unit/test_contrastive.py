@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from mcse.losses import contrastive
 from mcse.losses.contrastive import info_nce, info_nce_with_hard_negatives, unit_rows
 
 
@@ -38,14 +39,14 @@ def test_indistinguishable_keys_give_log_n() -> None:
 
 def test_excluded_keys_are_no_negatives_but_the_positive_stays() -> None:
     query, key = _rows(0), _rows(1)
-    excluded = torch.zeros(5, 5, dtype=torch.bool)
-    excluded[0, 0] = excluded[0, 2] = True
+    shown = torch.tensor([4, 1, 4, 3, 2])
     expected = 0.0
     for i in range(5):
-        kept = [j for j in range(5) if not (i == 0 and j == 2)]
+        kept = [j for j in range(5) if (i, j) not in {(0, 2), (2, 0)}]
         scores = {j: float(query[i] @ key[j]) / 0.05 for j in kept}
         expected -= scores[i] - math.log(sum(math.exp(s) for s in scores.values()))
-    assert info_nce(query, key, temperature=0.05, excluded_BN=excluded).item() == pytest.approx(expected, rel=1e-12)
+    loss = info_nce(query, key, temperature=0.05, query_id_B=shown, key_id_N=shown)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.7])
@@ -60,6 +61,62 @@ def test_hard_negatives_equal_their_definition(weight: float) -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
+def _gradients(query, others, loss) -> list[torch.Tensor]:
+    leaves = [query.clone().requires_grad_(), *(rows.clone().requires_grad_() for rows in others)]
+    value = loss(*leaves)
+    # Not one, so that a backward pass that forgets what comes from above is seen.
+    return [value.detach(), *torch.autograd.grad(value * 0.3, leaves)]
+
+
+@pytest.mark.parametrize("at_once", [1, 12, 26, 80])
+@pytest.mark.parametrize("kind", ["keys", "ids", "hard negatives"])
+def test_blocks_of_queries_give_the_loss_and_gradient_of_all_at_once(kind: str, at_once: int) -> None:
+    """Five queries, nine keys: blocks of one, of two that do not divide five, and all but the last key's worth."""
+    query, others = _rows(0), [_rows(1, 9)]
+    key_id_N = torch.tensor([7, 7, 1, 3, 2, 3, 1, 5, 6])
+    if kind == "hard negatives":
+        others.append(_rows(2, 9))
+
+    def loss(query, key, *negative, logits_at_once=10**9):
+        if negative:
+            return info_nce_with_hard_negatives(
+                query,
+                key,
+                *negative,
+                temperature=0.07,
+                offset=2,
+                hard_negative_weight=0.7,
+                logits_at_once=logits_at_once,
+            )
+        ids = {"query_id_B": key_id_N[2:7], "key_id_N": key_id_N} if kind == "ids" else {}
+        return info_nce(query, key, temperature=0.07, offset=2, logits_at_once=logits_at_once, **ids)
+
+    whole = _gradients(query, others, loss)
+    blocks = _gradients(query, others, lambda *rows: loss(*rows, logits_at_once=at_once))
+    assert all(part.abs().max() > 1e-3 for part in whole)
+    for ours, expected in zip(blocks, whole, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+
+
+def test_more_logits_than_fit_go_through_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is obeyed by default: no product of queries and keys is larger."""
+    largest = []
+    plain = contrastive._Rule.logits
+
+    def watched(self, query_bD, candidate_MD, *, start):
+        logit_bM, target_b = plain(self, query_bD, candidate_MD, start=start)
+        largest.append(logit_bM.numel())
+        return logit_bM, target_b
+
+    monkeypatch.setattr(contrastive._Rule, "logits", watched)
+    rows = unit_rows(torch.randn(3000, 2))
+    loss = info_nce(rows, rows, temperature=0.05)
+    assert len(largest) == 3
+    assert max(largest) <= contrastive.LOGITS_AT_ONCE
+    expected = torch.nn.functional.cross_entropy(rows @ rows.T / 0.05, torch.arange(3000), reduction="sum")
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_bf16_rows_are_compared_in_float32() -> None:
     rows = torch.randn(4, 8).bfloat16()
     assert unit_rows(rows).dtype == torch.float32
@@ -72,5 +129,7 @@ def test_bad_input_is_refused_by_value() -> None:
         info_nce(_rows(0), _rows(1), temperature=0)
     with pytest.raises(ValueError, match="positives end at row 7"):
         info_nce(_rows(0), _rows(1), temperature=1, offset=2)
+    with pytest.raises(ValueError, match="together or not at all"):
+        info_nce(_rows(0), _rows(1), temperature=1, query_id_B=torch.arange(5))
     with pytest.raises(ValueError, match="5 positives but 4 hard negatives"):
         info_nce_with_hard_negatives(_rows(0), _rows(1), _rows(2, 4), temperature=1)
