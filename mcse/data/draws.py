@@ -13,5 +13,7 @@ class Draw(IntEnum):
     CAPTIONS = 3
     CONTROLS = 4
     PAIRS = 5
+    SAMPLED_WORDS = 31
+    SHUFFLED_TARGETS = 32
     WINDOWS = 41
     SWAPS = 71

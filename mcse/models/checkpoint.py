@@ -177,6 +177,12 @@ def save_checkpoint(
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
+def save_info(folder: Path, info: CheckpointInfo, *, card: str) -> None:
+    """Writes ``mcse.json`` and the card alone, for models whose other files are not those of a sentence encoder."""
+    write_json(folder / "mcse.json", asdict(info))
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
 def is_checkpoint(folder: Path) -> bool:
     """Whether ``folder`` says that it is one of ours."""
     return (folder / "mcse.json").is_file()

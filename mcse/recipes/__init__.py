@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from mcse.recipes import maf, mcse, simcse
+from mcse.recipes import cove, elmo, maf, mcse, simcse
 
-RECIPES: dict[str, ModuleType] = {"simcse": simcse, "mcse": mcse, "maf": maf}
+RECIPES: dict[str, ModuleType] = {"simcse": simcse, "mcse": mcse, "maf": maf, "elmo": elmo, "cove": cove}

@@ -1,6 +1,7 @@
 """Types that cross folder borders: batches, loss terms, protocols."""
 
 from mcse.types.batches import IGNORED_LABEL, MaskedTokens, PairBatch, SentenceBatch, TokenBatch, TweetBatch, to_device
+from mcse.types.language import Lane, LaneBatch, SampledWords, TranslationBatch
 from mcse.types.losses import LossTerm, LossTerms
 from mcse.types.protocols import (
     Encoder,
@@ -8,11 +9,14 @@ from mcse.types.protocols import (
     Evaluator,
     FloatArray,
     ImageTextEncoder,
+    LanguageModel,
     Score,
     Stateful,
     Stream,
     Tagger,
     Tagging,
+    Translator,
+    WordEncoder,
 )
 from mcse.types.scores import Column, ComparedScore, PairList, Sample, Statistic, SuiteScores, TaskScores, Verdict
 from mcse.types.sources import DataFile
@@ -27,12 +31,16 @@ __all__ = [
     "Evaluator",
     "FloatArray",
     "ImageTextEncoder",
+    "Lane",
+    "LaneBatch",
+    "LanguageModel",
     "LossTerm",
     "LossTerms",
     "MaskedTokens",
     "PairBatch",
     "PairList",
     "Sample",
+    "SampledWords",
     "Score",
     "SentenceBatch",
     "Stateful",
@@ -43,7 +51,10 @@ __all__ = [
     "Tagging",
     "TaskScores",
     "TokenBatch",
+    "TranslationBatch",
+    "Translator",
     "TweetBatch",
     "Verdict",
+    "WordEncoder",
     "to_device",
 ]

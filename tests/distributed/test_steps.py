@@ -53,6 +53,9 @@ STEPS = {
     "mcse pairs with mlm": ("mcse", ALL_CAPTIONS | {"loss.mlm_weight": 0.1, "loss.image_reduction": "sum"}, 0),
     "mcse text alone": ("mcse", ALL_CAPTIONS, 1),
     "mcse text alone with mlm": ("mcse", ALL_CAPTIONS | {"loss.mlm_weight": 0.1}, 1),
+    "elmo": ("elmo", {}, 0),
+    "elmo, carried and sampled": ("elmo", {"loss.samples": 20}, 2),
+    "cove": ("cove", {}, 1),
 }
 TERMS = {
     "simcse": {"text_text"},
@@ -66,6 +69,9 @@ TERMS = {
     "mcse pairs with mlm": {"text_text", "text_image", "mlm"},
     "mcse text alone": {"text_text"},
     "mcse text alone with mlm": {"text_text", "mlm"},
+    "elmo": {"forward", "backward"},
+    "elmo, carried and sampled": {"forward", "backward"},
+    "cove": {"translation"},
 }
 # Keys of maf; its tweets lack every seventh picture.
 TAGGERS = {
@@ -108,6 +114,9 @@ def update(still, case):
     built.model.double()
     model = runtime.accelerator.prepare_model(built.model)
     model.train()
+    if built.state and step:
+        with torch.no_grad():  # so that a state is carried into the step
+            built.step(model, built.stream.batch(step - 1))
     batch = built.stream.batch(step)
     if isinstance(batch, PairBatch | TweetBatch) and batch.image_BF is not None:
         batch = replace(batch, image_BF=batch.image_BF.double())
@@ -127,7 +136,7 @@ def update(still, case):
     loss.backward()
     if chunk_size:
         forward.backward(syncs=True)
-    gradients = {name: p.grad.numpy().copy() for name, p in built.model.named_parameters()}
+    gradients = {name: p.grad.numpy().copy() for name, p in built.model.named_parameters() if p.requires_grad}
     clip_gradients(built.model, config.optim.max_grad_norm)
     built.optimizer.step()
     return {
@@ -284,7 +293,9 @@ def test_two_processes_make_the_update_of_one(case, one, two):
 def test_the_cases_are_hard_enough(one, two):
     """Unequal token counts, a picture on both processes, image heads without a gradient: mistakes show there alone."""
     halves = [result["updates"] for result in two]
-    assert halves[0]["simcse with mlm"]["counts"]["mlm"] != halves[1]["simcse with mlm"]["counts"]["mlm"]
+    for case, term in (("simcse with mlm", "mlm"), ("elmo", "forward"), ("elmo", "backward")):
+        assert halves[0][case]["counts"][term] != halves[1][case]["counts"][term]
+    assert one["elmo"]["loss"] != one["elmo, carried and sampled"]["loss"]
     assert set(halves[0]["mcse pairs"]["images"]) & set(halves[1]["mcse pairs"]["images"])
     heads = {name for name in one["mcse text alone"]["gradients"] if name.startswith(("image_head", "grounding_head"))}
     assert len(heads) == 4
