@@ -100,6 +100,24 @@ def load_captioned_images(captions: str, *, features: str, images: str | None = 
     )
 
 
+def images_of_options(options: SuiteOptions, *, suite: str) -> CaptionedImages:
+    """What the command line names.
+
+    Raises:
+        FileNotFoundError: Captions, features or list of images are not there.
+        ValueError: ``--captions`` or ``--features`` is not given, or a file cannot be read.
+    """
+    given = {"--captions": options.captions, "--features": options.features}
+    if lacking := [flag for flag, value in given.items() if not value]:
+        raise ValueError(
+            f"{suite} needs {' and '.join(lacking)}: --captions and --features say which captions and image features "
+            "to judge on, --images may list the images of a split"
+        )
+    assert options.captions is not None
+    assert options.features is not None
+    return load_captioned_images(options.captions, features=options.features, images=options.images)
+
+
 def score_retrieval(subject: Subject, images: CaptionedImages, *, batch_size: int = 64) -> SuiteScores:
     """Recalls, median ranks and their sum, as far as the encoder has what they need; ``absent`` says what it lacks.
 
@@ -132,17 +150,8 @@ def joint_ranks(encoder: ImageTextEncoder, images: CaptionedImages, *, batch_siz
         ValueError: Features of another image tower, or not one unit row of equal width a caption and image.
         UndefinedScoreError: Rows that are not finite.
     """
-    trained, stored = getattr(encoder, "image_tower", None), images.store.tower
-    if trained and stored and trained != stored:
-        raise ValueError(f"--features: {images.store.path} holds features of {stored}, not of {trained}")
+    image_ID = joint_image_rows(encoder, images)
     caption_CD = _encode_captions(encoder, images.captions, batch_size=batch_size)
-    image_ID = np.concatenate(
-        [
-            encoder.encode_images(images.store.rows(images.feature_I[start : start + _IMAGES_AT_ONCE]))
-            for start in range(0, len(images), _IMAGES_AT_ONCE)
-        ]
-    )
-    _check_rows(image_ID, images.image_names, label="images")
     image_I, image_C = np.arange(len(images)), images.image_C
     to_text = best_ranks(image_ID, caption_CD, group_Q=image_I, group_T=image_C)
     to_image = best_ranks(caption_CD, image_ID, group_Q=image_C, group_T=image_I)
@@ -150,6 +159,26 @@ def joint_ranks(encoder: ImageTextEncoder, images: CaptionedImages, *, batch_siz
         "image_to_text": FoundRanks(rank_Q=to_text, image_Q=image_I, targets=len(image_C)),
         "text_to_image": FoundRanks(rank_Q=to_image, image_Q=image_C, targets=len(image_I)),
     }
+
+
+def joint_image_rows(encoder: ImageTextEncoder, images: CaptionedImages) -> FloatArray:
+    """(I, D) unit rows of the images in the joint space.
+
+    Raises:
+        ValueError: Features of another image tower, or not one unit row an image.
+        UndefinedScoreError: Rows that are not finite.
+    """
+    trained, stored = getattr(encoder, "image_tower", None), images.store.tower
+    if trained and stored and trained != stored:
+        raise ValueError(f"--features: {images.store.path} holds features of {stored}, not of {trained}")
+    image_ID: FloatArray = np.concatenate(
+        [
+            encoder.encode_images(images.store.rows(images.feature_I[start : start + _IMAGES_AT_ONCE]))
+            for start in range(0, len(images), _IMAGES_AT_ONCE)
+        ]
+    )
+    check_joint_rows(image_ID, images.image_names, label="images")
+    return image_ID
 
 
 def sentence_ranks(subject: Subject, images: CaptionedImages) -> FoundRanks:
@@ -179,21 +208,13 @@ def prepare_retrieval(options: SuiteOptions) -> PreparedSuite:
         FileNotFoundError: Captions, features or list of images are not there.
         ValueError: ``--captions`` or ``--features`` is not given, a file cannot be read, or images lack features.
     """
-    given = {"--captions": options.captions, "--features": options.features}
-    if lacking := [flag for flag, value in given.items() if not value]:
-        raise ValueError(
-            f"retrieval needs {' and '.join(lacking)}: --captions and --features say which captions and image features "
-            "to judge on, --images may list the images of a split"
-        )
-    assert options.captions is not None
-    assert options.features is not None
-    images = load_captioned_images(options.captions, features=options.features, images=options.images)
+    images = images_of_options(options, suite="retrieval")
 
     def run(subject: Subject) -> SuiteScores:
         return score_retrieval(subject, images, batch_size=options.batch_size)
 
     summary = f"{len(images):,} images with {len(images.captions):,} captions"
-    return PreparedSuite(summary=summary, digest=_digest(images), run=run)
+    return PreparedSuite(summary=summary, digest=images_digest(images, "retrieval"), run=run)
 
 
 SUITE = Suite(
@@ -215,13 +236,19 @@ def _encode_captions(encoder: ImageTextEncoder, captions: tuple[str, ...], *, ba
     else:
         row_ND = encoder.encode_captions(distinct, batch_size=batch_size)
     in_turn = [caption for turn in turns for caption in turn]
-    _check_rows(row_ND, in_turn, label="captions")
+    check_joint_rows(row_ND, in_turn, label="captions")
     index = {caption: number for number, caption in enumerate(in_turn)}
     rows: FloatArray = row_ND[[index[caption] for caption in captions]]
     return rows
 
 
-def _check_rows(row_ND: FloatArray, names: Sequence[str], *, label: str) -> None:
+def check_joint_rows(row_ND: FloatArray, names: Sequence[str], *, label: str) -> None:
+    """Refuses what is not one unit row (or row of zeros) a name; ``label`` says what the names are of.
+
+    Raises:
+        ValueError: Another number of rows, or of another length.
+        UndefinedScoreError: Rows that are not finite.
+    """
     if row_ND.ndim != 2 or len(row_ND) != len(names):
         raise ValueError(f"the encoder returned shape {row_ND.shape} for {len(names)} {label}, expected one row each")
     norm_N = np.sqrt(np.einsum("nd,nd->n", row_ND, row_ND, dtype=np.float64))
@@ -263,12 +290,12 @@ def _metrics(ranks: FoundRanks) -> dict[str, float]:
 
 
 def _samples(ranks: FoundRanks) -> dict[str, Sample]:
-    samples = {f"recall@{k}": _drawn_by_image(100.0 * (ranks.rank_Q <= k), ranks.image_Q) for k in RECALLS}
+    samples = {f"recall@{k}": drawn_by_image(100.0 * (ranks.rank_Q <= k), ranks.image_Q) for k in RECALLS}
     samples["median_rank"] = Sample(statistic="median", value_P=ranks.rank_Q.astype(np.float64))
     return samples
 
 
-def _drawn_by_image(value_Q: NDArray[np.floating], image_Q: NDArray[np.int64]) -> Sample:
+def drawn_by_image(value_Q: NDArray[np.floating], image_Q: NDArray[np.int64]) -> Sample:
     """One item an image, scaled so that their mean is that of the queries.
 
     The captions of an image are right or wrong together more often than others, so they are drawn together, and within
@@ -282,7 +309,7 @@ def _drawn_by_image(value_Q: NDArray[np.floating], image_Q: NDArray[np.int64]) -
 def _rsum_sample(to_text: FoundRanks, to_image: FoundRanks) -> Sample:
     """One item an image: its part in all six recalls, which rise and fall together."""
     parts = [
-        _drawn_by_image(100.0 * (ranks.rank_Q[:, None] <= np.array(RECALLS)).sum(1), ranks.image_Q)
+        drawn_by_image(100.0 * (ranks.rank_Q[:, None] <= np.array(RECALLS)).sum(1), ranks.image_Q)
         for ranks in (to_text, to_image)
     ]
     return Sample(statistic="mean", value_P=parts[0].value_P + parts[1].value_P, group_P=parts[1].group_P)
@@ -318,9 +345,9 @@ def _protocols(images: CaptionedImages, *, seen: frozenset[str] | None) -> dict[
     return protocols
 
 
-def _digest(images: CaptionedImages) -> str:
-    """Of the captions and feature rows that are used, whatever files they stand in."""
+def images_digest(images: CaptionedImages, *settings: object) -> str:
+    """Of the captions and feature rows that are used, whatever files they stand in, and of settings."""
     content = hashlib.sha256(json.dumps([images.captions, images.image_C.tolist()]).encode())
     for start in range(0, len(images), _IMAGES_AT_ONCE):
         content.update(images.store.rows(images.feature_I[start : start + _IMAGES_AT_ONCE]).tobytes())
-    return data_digest((), "retrieval", content.hexdigest(), images.store.tower)
+    return data_digest((), *settings, content.hexdigest(), images.store.tower)

@@ -19,7 +19,8 @@ TransferMode = Literal["test", "dev", "fasttest"]
 class SuiteOptions:
     """What the command line says to every suite.
 
-    ``captions``, ``features`` and ``images`` are what retrieval is judged on, ``tasks`` the names of mteb's tasks.
+    ``captions``, ``features`` and ``images`` are what retrieval and regularities are judged on, ``contents`` says what
+    the images truly show, ``tasks`` are the names of mteb's tasks.
     """
 
     data: str | None = None
@@ -28,6 +29,7 @@ class SuiteOptions:
     captions: str | None = None
     features: str | None = None
     images: str | None = None
+    contents: str | None = None
     tasks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
