@@ -81,8 +81,7 @@ def save_joint(
         raise ValueError(f"{folder} is not empty; a checkpoint is written into a new folder")
     if info.image_tower_trained != (image_tower is not None):
         raise ValueError(f"image_tower_trained is {info.image_tower_trained}, but the weights given say otherwise")
-    named = {"text_head": model.text_head, "image_head": model.image_head}
-    heads: dict[str, nn.Module] = {name: head for name, head in named.items() if head is not None}
+    heads = model.heads()
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model.text, TextEncoder):
         assert not isinstance(tokenizer, WordTokenizer)

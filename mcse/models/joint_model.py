@@ -144,6 +144,11 @@ class JointModel(nn.Module):
         """F, of the features that it takes."""
         return self.dim if self.image_head is None else self.image_head.in_features
 
+    def heads(self) -> dict[str, nn.Module]:
+        """Those that there are, by name."""
+        named = {"text_head": self.text_head, "image_head": self.image_head}
+        return {name: head for name, head in named.items() if head is not None}
+
     def captions(self, tokens: TokenBatch) -> Tensor:
         """(B, H) rows, not normalised."""
         row_BD: Tensor = self.text(tokens)
