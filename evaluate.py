@@ -103,6 +103,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--features", help="retrieval, regularities: the images' stored features")
     add("--images", help="retrieval, regularities: a file that lists the images to use, which is the split")
     add("--contents", help="regularities: what each image truly shows (contents.jsonl of a picture world)")
+    add("--folds", type=int, default=1, help="retrieval: parts of the images, each searched by itself (COCO: 5; 1)")
     add("--transfer-mode", default="test", choices=("test", "dev", "fasttest"), help="SentEval's setting (test)")
     add("--tasks", nargs="+", default=[], metavar="TASK", help="mteb: names of its tasks")
     add("--compare", action="store_true", help="exactly two models, or two parents of seeds: differences and p-values")
@@ -123,6 +124,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--errors and --mteb-files need --suite sts")
     if options.contents and "regularities" not in options.suite:
         parser.error("--contents is for --suite regularities")
+    if options.folds != 1 and "retrieval" not in options.suite:
+        parser.error("--folds parts the images of --suite retrieval")
     if options.tasks and "mteb" not in options.suite:
         parser.error("--tasks names tasks of --suite mteb")
     if options.compare and len(options.models) != 2:
@@ -141,6 +144,7 @@ def _suite_options(options: argparse.Namespace) -> SuiteOptions:
         features=options.features,
         images=options.images,
         contents=options.contents,
+        folds=options.folds,
         tasks=tuple(options.tasks),
     )
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mcse.encoders.index import EmbeddingIndex as EmbeddingIndex
+    from mcse.encoders.joint_encoder import JointEncoder as JointEncoder
     from mcse.encoders.sentence_encoder import SentenceEncoder as SentenceEncoder
 
-__all__ = ["EmbeddingIndex", "SentenceEncoder"]
+__all__ = ["EmbeddingIndex", "JointEncoder", "SentenceEncoder"]
 
 
 def __getattr__(name: str) -> object:
@@ -21,6 +22,10 @@ def __getattr__(name: str) -> object:
         from mcse.encoders.index import EmbeddingIndex
 
         return EmbeddingIndex
+    if name == "JointEncoder":
+        from mcse.encoders.joint_encoder import JointEncoder
+
+        return JointEncoder
     raise AttributeError(f"module 'mcse' has no attribute {name!r}")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from mcse.evaluation.colour_swaps import ColourSwaps, swaps_by_captions, swaps_by_contents
 from mcse.evaluation.retrieval import (
     CaptionedImages,
-    check_joint_rows,
+    check_rows,
     drawn_by_image,
     images_digest,
     images_of_options,
@@ -148,7 +148,7 @@ def _word_rows(encoder: ImageTextEncoder, swaps: ColourSwaps) -> tuple[dict[str,
     drawn = [word for pair in swaps.random_words for word in pair]
     words = sorted({*swaps.old, *swaps.new, *drawn})
     row_WD = encoder.encode_captions(words)
-    check_joint_rows(row_WD, words, label="words")
+    check_rows(row_WD, words, label="words")
     is_known_W = np.linalg.norm(row_WD, axis=1) > 0
     unknown = [word for word, is_known in zip(words, is_known_W, strict=True) if not is_known]
     return dict(zip(words, row_WD, strict=True)), unknown

@@ -11,7 +11,7 @@ import pytest
 
 from mcse import SentenceEncoder
 from mcse.data.features import ExtractionPlan, FeatureWriter
-from mcse.evaluation.retrieval import SUITE, _encode_captions, load_captioned_images, score_retrieval
+from mcse.evaluation.retrieval import SUITE, encode_captions, load_captioned_images, score_retrieval
 from mcse.evaluation.suite import Subject, SuiteOptions
 from mcse.evaluation.uncertainty import point_score, replicate
 from mcse.metrics import retrieval as metrics
@@ -400,7 +400,7 @@ class Counting(ImageWords):
 
 def split_captions():
     encoder = Counting()
-    return _encode_captions(encoder, tuple(f"{i % 9} {i % 9}" for i in range(20)), batch_size=4), encoder.counts
+    return encode_captions(encoder, tuple(f"{i % 9} {i % 9}" for i in range(20)), batch_size=4), encoder.counts
 
 
 def test_processes_share_the_distinct_captions():
