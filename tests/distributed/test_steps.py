@@ -65,7 +65,7 @@ TERMS = {
     "mcse text alone": {"text_text"},
     "mcse text alone with mlm": {"text_text", "mlm"},
 }
-TERMS |= dict.fromkeys([case for case in STEPS if case.startswith("vse")], {"image_to_text", "text_to_image"})
+TERMS |= {case: {"image_to_text", "text_to_image"} for case in STEPS if case.startswith("vse")}
 LONG = {"train.max_steps": 10, "train.eval_steps": 5, "train.log_steps": 2, "train.batch_size": 4}
 
 

@@ -208,4 +208,7 @@ def test_joint_heads():
     # Unit features: their length does not matter.
     feature = torch.randn(3, 7)
     torch.testing.assert_close(mapped.images(feature), mapped.images(9 * feature))
-    assert build_joint_model(text, JointConfig(dim=4, image_map="linear_without_bias"), image_width=7).image_head.bias is None
+    assert (
+        build_joint_model(text, JointConfig(dim=4, image_map="linear_without_bias"), image_width=7).image_head.bias
+        is None
+    )
