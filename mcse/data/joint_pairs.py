@@ -24,8 +24,9 @@ from mcse.types import DataFile
 class JointDataConfig(DataConfig):
     """The keys of ``DataConfig``, and the images that select the checkpoint.
 
-    ``dev_images``: how many of the images are held out, drawn by the seed, or a file that lists them; ``null`` holds
-    out none, for runs without ``train.select_by``. They are not trained on.
+    ``dev_images``: how many of the images are held out, drawn by the seed; or a file that lists them; or a split of
+    ``captions``, such as ``"::val"``; ``null`` holds out none, for runs without ``train.select_by``. They are not
+    trained on.
     """
 
     dev_images: int | str | None = None
@@ -115,6 +116,9 @@ def _held_out(
     """The images of ``data.dev_images``; of a number of them only images with captions."""
     if config.dev_images is None:
         return None
+    if isinstance(config.dev_images, str) and config.dev_images.startswith("::"):
+        source = str(config.captions).partition("::")[0]
+        return match_captions(replace(config, captions=source + config.dev_images, images=None), pictures)
     if isinstance(config.dev_images, str):
         path = config.folder / config.dev_images
         if not path.is_file():

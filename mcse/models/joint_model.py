@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from mcse.models.sentence_model import nothing_of
 from mcse.models.text_encoder import TextEncoder, load_text_encoder
 from mcse.nn.bow import BowEncoder
 from mcse.nn.recurrent import RecurrentEncoder
@@ -162,7 +163,10 @@ class JointModel(nn.Module):
 
     def forward(self, batch: PairBatch) -> JointRows:
         """Rows of both sides."""
-        image_BF = batch.image_BF if self.tower is None else self.tower(batch.image_BF)
+        image_BF = batch.image_BF
+        if self.tower is not None:
+            # Some towers have parameters that their features do not pass through.
+            image_BF = self.tower(image_BF) + nothing_of(self.tower)
         return JointRows(caption_BH=self.captions(batch.caption), image_BH=self.images(image_BF))
 
 

@@ -140,7 +140,8 @@ def joint_terms(rows: JointRows, image_id_B: Tensor, loss: LossConfig) -> LossTe
     Captions of one picture are not each other's negatives, in either direction.
     """
     caption_BH = unit_rows(rows.caption_BH)
-    image_BH = unit_rows(rows.image_BH) if loss.unit_images else rows.image_BH.float()
+    # As wide as the captions' rows: a score in bf16 is too coarse for a margin of 0.2.
+    image_BH = unit_rows(rows.image_BH) if loss.unit_images else rows.image_BH.to(caption_BH.dtype)
     caption_NH, offset = gather_rows(caption_BH)
     image_NH, _ = gather_rows(image_BH)
     same_BN = image_id_B[:, None] == gather_ids(image_id_B)[None]

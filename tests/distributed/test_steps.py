@@ -37,6 +37,8 @@ from tests.fixtures.tiny_run import build_tiny_run
 
 WHOLE = 32
 ALL_CAPTIONS = {"data.captions_per_image": "all"}
+VSE_INFO_NCE = {"loss.kind": "info_nce", "loss.temperature": 0.1, "loss.reduction": "sum"}
+VSE_TRANSFORMER = {"encoder.kind": "transformer", "encoder.word_dim": 300, "encoder.name_or_path": "bert"}
 # Recipe, keys, step. MCSE's pairs come at even steps.
 STEPS = {
     "simcse": ("simcse", {}, 0),
@@ -47,6 +49,11 @@ STEPS = {
     "mcse pairs with mlm": ("mcse", ALL_CAPTIONS | {"loss.mlm_weight": 0.1, "loss.image_reduction": "sum"}, 0),
     "mcse text alone": ("mcse", ALL_CAPTIONS, 1),
     "mcse text alone with mlm": ("mcse", ALL_CAPTIONS | {"loss.mlm_weight": 0.1}, 1),
+    "vse gru": ("vse", {}, 0),
+    "vse lstm, hardest negatives": ("vse", {"encoder.kind": "lstm", "loss.negatives": "hardest"}, 1),
+    "vse bag of words, mean": ("vse", {"encoder.kind": "bow", "loss.reduction": "mean", "loss.unit_images": False}, 2),
+    "vse bag of words, info_nce": ("vse", {"encoder.kind": "bow", **VSE_INFO_NCE}, 0),
+    "vse transformer": ("vse", VSE_TRANSFORMER, 1),
 }
 TERMS = {
     "simcse": {"text_text"},
@@ -58,6 +65,7 @@ TERMS = {
     "mcse text alone": {"text_text"},
     "mcse text alone with mlm": {"text_text", "mlm"},
 }
+TERMS |= {case: {"image_to_text", "text_to_image"} for case in STEPS if case.startswith("vse")}
 LONG = {"train.max_steps": 10, "train.eval_steps": 5, "train.log_steps": 2, "train.batch_size": 4}
 
 
@@ -65,6 +73,8 @@ def update(still, case):
     """One step of a recipe in float64, as the loop takes it: loss, gradients, and the parameters afterwards."""
     recipe, keys, step = STEPS[case]
     keys = keys | {"train.batch_size": WHOLE // distributed.world_size()}
+    if "encoder.name_or_path" in keys:
+        keys |= {"encoder.name_or_path": still / "bert"}
     config = load_config(None, arguments_of(still, recipe, still / "unused", keys))
     runtime = start_runtime(precision="fp32", seed=config.seed)
     built = RECIPES[recipe].build(config, runtime)
@@ -235,6 +245,7 @@ def test_the_cases_are_hard_enough(one, two):
         assert not one["mcse text alone"]["gradients"][name].any()
         assert one["mcse pairs"]["gradients"][name].any()
     assert one["simcse"]["loss"] == pytest.approx(one["simcse in chunks"]["loss"], abs=1e-10)
+    assert set(halves[0]["vse gru"]["images"]) & set(halves[1]["vse gru"]["images"])
 
 
 def test_processes_start_alike_and_draw_their_own_dropout(two):
