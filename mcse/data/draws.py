@@ -15,5 +15,6 @@ class Draw(IntEnum):
     PAIRS = 5
     SAMPLED_WORDS = 31
     SHUFFLED_TARGETS = 32
+    DEV_IMAGES = 40
     WINDOWS = 41
     SWAPS = 71

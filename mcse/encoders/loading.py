@@ -14,17 +14,20 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 
 from mcse.encoders.contextual import CoveEncoder, ElmoEncoder, best_of
 from mcse.encoders.inputs import Precision
+from mcse.encoders.joint_encoder import JointEncoder
 from mcse.encoders.open_clip_text import OpenClipEncoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.encoders.sentence_transformers_folder import fetch_json
+from mcse.encoders.sources import inside_run
 from mcse.encoders.word_vectors import WordVectorEncoder
 from mcse.models.cove_model import CoveConfig
 from mcse.models.elmo_model import ElmoConfig, is_original_release
+from mcse.models.joint_checkpoint import is_joint_checkpoint
 from mcse.models.open_clip_model import open_clip_source
 from mcse.models.text_encoder import resolve_name
 from mcse.text.word_vectors import is_word_vectors_name
 
-AnyEncoder: TypeAlias = SentenceEncoder | OpenClipEncoder | WordVectorEncoder | ElmoEncoder | CoveEncoder
+AnyEncoder: TypeAlias = SentenceEncoder | JointEncoder | OpenClipEncoder | WordVectorEncoder | ElmoEncoder | CoveEncoder
 """Every kind has ``name``, ``pooling`` and ``dimension`` beside ``encode``."""
 
 _VECTORS, _OPEN_CLIP = "vectors:", "open_clip:"
@@ -48,10 +51,10 @@ def load_encoder(
     """Loads an encoder of any kind.
 
     Args:
-        name: A run folder, a checkpoint, a sentence-transformers folder, any other encoder's folder, a hub id or
-            ``package:NAME/FOLDER``; ``open_clip:MODEL/PRETRAINED`` for a text tower; ``vectors:FILE``, or the plain
-            path of a ``.txt``, ``.vec`` or ``.bin`` file, also with ``.gz``, for averaged word vectors. The run or
-            checkpoint of an ELMo or CoVe, or the folder of an original release, gives the mean of its words' vectors.
+        name: A run folder or a checkpoint, of any recipe, a sentence-transformers folder, any other encoder's folder,
+            a hub id or ``package:NAME/FOLDER``; ``open_clip:MODEL/PRETRAINED`` for a text tower; ``vectors:FILE``, or
+            the plain path of a ``.txt``, ``.vec`` or ``.bin`` file, also with ``.gz``, for averaged word vectors. An
+            ELMo or CoVe, or the folder of an original release, gives the mean of its words' vectors.
         pooling: For the first group, where it overrides what the folder says. Word vectors know "mean" alone, open_clip
             models only their own, contextual word vectors "mean" and "mean_layerN".
         precision: Of the matrix products. Word vectors are averaged alike under each.
@@ -78,6 +81,11 @@ def load_encoder(
             f"{name!r} is a file, and none of word vectors (.txt, .vec, .bin, also .gz); an encoder is named by its "
             "folder"
         )
+    folder = Path(inside_run(resolve_name(name)))
+    if is_joint_checkpoint(folder):
+        if pooling not in (None, JointEncoder.pooling):
+            raise ValueError(f"{name!r}: pooling {pooling!r} is not to be had; a joint model has one row a sentence")
+        return JointEncoder.from_pretrained(name, device=device, precision=precision)
     return SentenceEncoder.from_pretrained(name, pooling=pooling, device=device, precision=precision)
 
 

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from mcse.recipes import cove, elmo, maf, mcse, simcse
+from mcse.recipes import cove, elmo, maf, mcse, simcse, vse
 
-RECIPES: dict[str, ModuleType] = {"simcse": simcse, "mcse": mcse, "maf": maf, "elmo": elmo, "cove": cove}
+RECIPES: dict[str, ModuleType] = {"simcse": simcse, "mcse": mcse, "vse": vse, "maf": maf, "elmo": elmo, "cove": cove}

@@ -39,11 +39,37 @@ class ImageTextEncoder(Protocol):
 
 
 @runtime_checkable
+class PictureTextEncoder(ImageTextEncoder, Protocol):
+    """Also takes pictures themselves: it knows the image tower whose features it was trained with."""
+
+    def encode_pictures(self, pictures: Sequence[Any], *, batch_size: int = 32) -> FloatArray:
+        """(N, D) float32 unit rows in the joint space, of PIL images or paths."""
+        ...
+
+
+@runtime_checkable
 class WordEncoder(Protocol):
     """Turns every word of tokenised sentences into a vector."""
 
     def embed(self, sentences: Sequence[Sequence[str]], *, batch_size: int = 64) -> list[FloatArray]:
         """One (T, D) float32 array a sentence, row t for its token t."""
+        ...
+
+
+@runtime_checkable
+class KnownWords(Protocol):
+    """Text that is read word by word, from a vocabulary."""
+
+    def unknown_words(self, sentence: str) -> list[str]:
+        """The words of a sentence that are not known, in order."""
+        ...
+
+    def nearest_words(self, word: str, *, number: int = 5) -> list[str]:
+        """Known words that are spelt like ``word``, the nearest first."""
+        ...
+
+    def check_query(self, sentence: str) -> None:
+        """Refuses a sentence without any known word with a ``ValueError`` that suggests known ones."""
         ...
 
 

@@ -40,6 +40,8 @@ from tests.fixtures.tiny_tweets import build_tiny_tweets, tweet_overrides
 
 WHOLE = 32
 ALL_CAPTIONS = {"data.captions_per_image": "all"}
+VSE_INFO_NCE = {"loss.kind": "info_nce", "loss.temperature": 0.1, "loss.reduction": "sum"}
+VSE_TRANSFORMER = {"encoder.kind": "transformer", "encoder.word_dim": 300, "encoder.name_or_path": "bert"}
 # Recipe, keys, step. MCSE's pairs come at even steps.
 STEPS = {
     "simcse": ("simcse", {}, 0),
@@ -56,6 +58,11 @@ STEPS = {
     "elmo": ("elmo", {}, 0),
     "elmo, carried and sampled": ("elmo", {"loss.samples": 20}, 2),
     "cove": ("cove", {}, 1),
+    "vse gru": ("vse", {}, 0),
+    "vse lstm, hardest negatives": ("vse", {"encoder.kind": "lstm", "loss.negatives": "hardest"}, 1),
+    "vse bag of words, mean": ("vse", {"encoder.kind": "bow", "loss.reduction": "mean", "loss.unit_images": False}, 2),
+    "vse bag of words, info_nce": ("vse", {"encoder.kind": "bow", **VSE_INFO_NCE}, 0),
+    "vse transformer": ("vse", VSE_TRANSFORMER, 1),
 }
 TERMS = {
     "simcse": {"text_text"},
@@ -96,6 +103,7 @@ TAGGER_TERMS = {
     "maf published": {"tagging", "alignment", "matching"},
     "maf text alone": {"tagging"},
 }
+TERMS |= {case: {"image_to_text", "text_to_image"} for case in STEPS if case.startswith("vse")}
 LONG = {"train.max_steps": 10, "train.eval_steps": 5, "train.log_steps": 2, "train.batch_size": 4}
 
 
@@ -108,6 +116,8 @@ def update(still, case):
         config = load_config(None, flags_of(tweet_overrides(tweets, still / "unused") | TAGGERS[case] | size))
     else:
         recipe, keys, step = STEPS[case]
+        if "encoder.name_or_path" in keys:
+            keys |= {"encoder.name_or_path": still / "bert"}
         config = load_config(None, arguments_of(still, recipe, still / "unused", keys | size))
     runtime = start_runtime(precision="fp32", seed=config.seed)
     built = RECIPES[recipe].build(config, runtime)
@@ -309,6 +319,7 @@ def test_the_cases_are_hard_enough(one, two):
     assert counts[0]["alignment"] != counts[1]["alignment"], "unequal numbers of pictures"
     assert all(half["maf tagging on swapped"]["swaps"] for half in halves)
     assert one["maf"]["loss"] != one["maf published"]["loss"]
+    assert set(halves[0]["vse gru"]["images"]) & set(halves[1]["vse gru"]["images"])
 
 
 @pytest.mark.slow
