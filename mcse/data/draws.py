@@ -13,3 +13,4 @@ class Draw(IntEnum):
     CAPTIONS = 3
     CONTROLS = 4
     PAIRS = 5
+    FALSE_PAIRS = 21

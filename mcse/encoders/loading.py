@@ -15,7 +15,8 @@ from mcse.encoders.inputs import Precision
 from mcse.encoders.open_clip_text import OpenClipEncoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.encoders.sentence_transformers_folder import fetch_json
-from mcse.encoders.word_vectors import WordVectorEncoder
+from mcse.encoders.word_vectors import WordVectorEncoder, vectors_file
+from mcse.models.grounded_checkpoint import find_grounded_words
 from mcse.models.open_clip_model import open_clip_source
 from mcse.models.text_encoder import resolve_name
 from mcse.text.word_vectors import is_word_vectors_name
@@ -46,7 +47,8 @@ def load_encoder(
     Args:
         name: A run folder, a checkpoint, a sentence-transformers folder, any other encoder's folder, a hub id or
             ``package:NAME/FOLDER``; ``open_clip:MODEL/PRETRAINED`` for a text tower; ``vectors:FILE``, or the plain
-            path of a ``.txt``, ``.vec`` or ``.bin`` file, also with ``.gz``, for averaged word vectors.
+            path of a ``.txt``, ``.vec`` or ``.bin`` file, also with ``.gz``, or a run or checkpoint of grounded words,
+            for averaged word vectors.
         pooling: For the first group, where it overrides what the folder says. Word vectors know "mean" alone, open_clip
             models only their own.
         precision: Of the matrix products. Word vectors are averaged alike under each.
@@ -85,7 +87,8 @@ def encoder_digest(name: str) -> str | None:
     """
     kind, rest = _kind(name)
     if kind == "vectors":
-        return _file_digest(Path(rest)) if Path(rest).is_file() else None
+        file = vectors_file(rest)
+        return _file_digest(file) if file.is_file() else None
     if kind == "open_clip":
         return _open_clip_digest(name, rest)
     path = Path(resolve_name(name))
@@ -106,6 +109,8 @@ def _kind(name: str) -> tuple[Literal["vectors", "open_clip", "sentences"], str]
     if name.startswith(_OPEN_CLIP):
         return "open_clip", name.removeprefix(_OPEN_CLIP)
     if is_word_vectors_name(name) and not Path(name).is_dir():
+        return "vectors", name
+    if find_grounded_words(name) is not None:
         return "vectors", name
     return "sentences", name
 

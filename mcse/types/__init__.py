@@ -1,6 +1,6 @@
 """Types that cross folder borders: batches, loss terms, protocols."""
 
-from mcse.types.batches import IGNORED_LABEL, MaskedTokens, PairBatch, SentenceBatch, TokenBatch, to_device
+from mcse.types.batches import IGNORED_LABEL, MaskedTokens, MatchBatch, PairBatch, SentenceBatch, TokenBatch, to_device
 from mcse.types.losses import LossTerm, LossTerms
 from mcse.types.protocols import (
     Encoder,
@@ -26,6 +26,7 @@ __all__ = [
     "LossTerm",
     "LossTerms",
     "MaskedTokens",
+    "MatchBatch",
     "PairBatch",
     "PairList",
     "Sample",

@@ -64,6 +64,14 @@ class PairBatch:
     masked: MaskedTokens | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class MatchBatch:
+    """Captions with their pictures, and pairs of a caption and a picture that do not belong together."""
+
+    true: PairBatch
+    false: PairBatch
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The same batch with every tensor on ``device``; nested dataclasses are followed, other values kept."""
     moved: Any = batch

@@ -20,7 +20,7 @@ from mcse.training import NotFiniteError, start_runtime, total_loss
 from mcse.training.journal import Journal
 from mcse.training.loop import Loop
 from mcse.training.optim import clip_gradients
-from mcse.types import PairBatch
+from mcse.types import MatchBatch, PairBatch
 from tests.distributed.processes import run_processes
 from tests.fixtures.launch import (
     REPOSITORY,
@@ -47,7 +47,11 @@ STEPS = {
     "mcse pairs with mlm": ("mcse", ALL_CAPTIONS | {"loss.mlm_weight": 0.1, "loss.image_reduction": "sum"}, 0),
     "mcse text alone": ("mcse", ALL_CAPTIONS, 1),
     "mcse text alone with mlm": ("mcse", ALL_CAPTIONS | {"loss.mlm_weight": 0.1}, 1),
+    "grounded words": ("grounded_words", {"loss.negatives": 2, "loss.beta": 0.5, "words.max_words": 35}, 2),
+    "grounded words, tied": ("grounded_words", {"model.tie_output": True, "model.share_image_layer": False}, 1),
+    "grounded words by images": ("grounded_words", {"model.objective": "image_regression", "model.state_width": 9}, 0),
 }
+GROUNDED_TERMS = {"forward", "backward", "match", "retention"}
 TERMS = {
     "simcse": {"text_text"},
     "simcse supervised": {"text_text"},
@@ -57,6 +61,9 @@ TERMS = {
     "mcse pairs with mlm": {"text_text", "text_image", "mlm"},
     "mcse text alone": {"text_text"},
     "mcse text alone with mlm": {"text_text", "mlm"},
+    "grounded words": GROUNDED_TERMS,
+    "grounded words, tied": GROUNDED_TERMS,
+    "grounded words by images": {"image"},
 }
 LONG = {"train.max_steps": 10, "train.eval_steps": 5, "train.log_steps": 2, "train.batch_size": 4}
 
@@ -73,7 +80,9 @@ def update(still, case):
     model.train()
     batch = built.stream.batch(step)
     if isinstance(batch, PairBatch):
-        batch = replace(batch, image_BF=batch.image_BF.double())
+        batch = in_double(batch)
+    if isinstance(batch, MatchBatch):
+        batch = MatchBatch(true=in_double(batch.true), false=in_double(batch.false))
     terms = built.step(model, batch)
     loss = total_loss(terms, device=runtime.device)
     loss.backward()
@@ -89,6 +98,10 @@ def update(still, case):
         "gradients": gradients,
         "after": {name: p.detach().numpy().copy() for name, p in built.model.named_parameters()},
     }
+
+
+def in_double(batch):
+    return replace(batch, image_BF=batch.image_BF.double())
 
 
 def updates(still):
@@ -227,6 +240,8 @@ def test_two_processes_make_the_update_of_one(case, one, two):
 def test_the_cases_are_hard_enough(one, two):
     """Unequal token counts, a picture on both processes, image heads without a gradient: mistakes show there alone."""
     halves = [result["updates"] for result in two]
+    tokens = [half["grounded words"]["counts"]["forward"] for half in halves]
+    assert tokens[0] != tokens[1]
     assert halves[0]["simcse with mlm"]["counts"]["mlm"] != halves[1]["simcse with mlm"]["counts"]["mlm"]
     assert set(halves[0]["mcse pairs"]["images"]) & set(halves[1]["mcse pairs"]["images"])
     heads = {name for name in one["mcse text alone"]["gradients"] if name.startswith(("image_head", "grounding_head"))}
