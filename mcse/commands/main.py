@@ -7,9 +7,19 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from mcse.commands import demo, extract_features, prepare, runs, search, sweep, tag
+from mcse.commands import (
+    demo,
+    extract_features,
+    ground_words,
+    neighbors,
+    prepare,
+    runs,
+    search,
+    sweep,
+    tag,
+)
 
-COMMANDS = (demo, prepare, extract_features, search, sweep, runs, tag)
+COMMANDS = (demo, prepare, extract_features, search, sweep, runs, tag, ground_words, neighbors)
 """Each has ``add_parser(subparsers)``, which sets ``run(args) -> int`` as the parser's default."""
 
 

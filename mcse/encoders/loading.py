@@ -19,9 +19,10 @@ from mcse.encoders.open_clip_text import OpenClipEncoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.encoders.sentence_transformers_folder import fetch_json
 from mcse.encoders.sources import inside_run
-from mcse.encoders.word_vectors import WordVectorEncoder
+from mcse.encoders.word_vectors import WordVectorEncoder, vectors_file
 from mcse.models.cove_model import CoveConfig
 from mcse.models.elmo_model import ElmoConfig, is_original_release
+from mcse.models.grounded_checkpoint import find_grounded_words
 from mcse.models.joint_checkpoint import is_joint_checkpoint
 from mcse.models.open_clip_model import open_clip_source
 from mcse.models.text_encoder import resolve_name
@@ -53,8 +54,9 @@ def load_encoder(
     Args:
         name: A run folder or a checkpoint, of any recipe, a sentence-transformers folder, any other encoder's folder,
             a hub id or ``package:NAME/FOLDER``; ``open_clip:MODEL/PRETRAINED`` for a text tower; ``vectors:FILE``, or
-            the plain path of a ``.txt``, ``.vec`` or ``.bin`` file, also with ``.gz``, for averaged word vectors. An
-            ELMo or CoVe, or the folder of an original release, gives the mean of its words' vectors.
+            the plain path of a ``.txt``, ``.vec`` or ``.bin`` file, also with ``.gz``, or a run or checkpoint of
+            grounded words, for averaged word vectors. An ELMo or CoVe, or the folder of an original release, gives
+            the mean of its words' vectors.
         pooling: For the first group, where it overrides what the folder says. Word vectors know "mean" alone, open_clip
             models only their own, contextual word vectors "mean" and "mean_layerN".
         precision: Of the matrix products. Word vectors are averaged alike under each.
@@ -102,7 +104,8 @@ def encoder_digest(name: str) -> str | None:
     """
     kind, rest = _kind(name)
     if kind == "vectors":
-        return _file_digest(Path(rest)) if Path(rest).is_file() else None
+        file = vectors_file(rest)
+        return _file_digest(file) if file.is_file() else None
     if kind == "open_clip":
         return _open_clip_digest(name, rest)
     path = Path(resolve_name(name))
@@ -123,6 +126,8 @@ def _kind(name: str) -> tuple[Literal["vectors", "open_clip", "elmo", "cove", "s
     if name.startswith(_OPEN_CLIP):
         return "open_clip", name.removeprefix(_OPEN_CLIP)
     if is_word_vectors_name(name) and not Path(name).is_dir():
+        return "vectors", name
+    if find_grounded_words(name) is not None:
         return "vectors", name
     model_type = _model_type(best_of(Path(name)))
     if is_original_release(Path(name)) or model_type == ElmoConfig.model_type:

@@ -57,6 +57,40 @@ def build_model_card(
     return "\n\n".join(parts) + "\n"
 
 
+def build_word_card(*, name: str, source: str, score_table: str, config_yaml: str, data: Sequence[str]) -> str:
+    """Markdown for a folder of grounded word vectors, with the front matter that the hub reads.
+
+    Args:
+        name: The title.
+        source: Name of the file of text vectors that were grounded.
+        score_table: A Markdown table, or a sentence that there is none yet.
+        config_yaml: The resolved configuration of the run.
+        data: One line for each thing that was read.
+    """
+    front = ModelCardData(language=["en"], tags=["word-vectors", "mcse", "recipe:grounded_words"])
+    use = f"""```python
+from mcse.text.word_vectors import load_word_vectors
+vectors = load_word_vectors("{name}/vectors.safetensors")  # this folder
+```
+
+`python evaluate.py {name} --suite wordsim sts` judges them; `mcse ground-words {name} --vectors {source} --output
+grounded.bin` grounds every word of the source, for example for gensim's `KeyedVectors.load_word2vec_format`."""
+    parts = [
+        f"---\n{front.to_yaml()}\n---",
+        f"# {name}",
+        f"Word vectors of `{source}`, visually grounded with the recipe `grounded_words` of mcse.",
+        "## Scores",
+        score_table.strip(),
+        "## Use",
+        use,
+        "## Data",
+        "\n".join(f"- {line}" for line in data),
+        "## Configuration",
+        f"```yaml\n{config_yaml.strip()}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def build_tagger_card(
     *,
     name: str,

@@ -1,6 +1,15 @@
 """Types that cross folder borders: batches, loss terms, protocols."""
 
-from mcse.types.batches import IGNORED_LABEL, MaskedTokens, PairBatch, SentenceBatch, TokenBatch, TweetBatch, to_device
+from mcse.types.batches import (
+    IGNORED_LABEL,
+    MaskedTokens,
+    MatchBatch,
+    PairBatch,
+    SentenceBatch,
+    TokenBatch,
+    TweetBatch,
+    to_device,
+)
 from mcse.types.language import Lane, LaneBatch, SampledWords, TranslationBatch
 from mcse.types.losses import LossTerm, LossTerms
 from mcse.types.protocols import (
@@ -40,6 +49,7 @@ __all__ = [
     "LossTerm",
     "LossTerms",
     "MaskedTokens",
+    "MatchBatch",
     "PairBatch",
     "PairList",
     "PictureTextEncoder",

@@ -22,7 +22,7 @@ from mcse.training.gradcache import CachedForward
 from mcse.training.journal import Journal
 from mcse.training.loop import Loop
 from mcse.training.optim import clip_gradients
-from mcse.types import PairBatch, TweetBatch
+from mcse.types import MatchBatch, PairBatch, TweetBatch
 from tests.distributed.processes import run_processes
 from tests.fixtures.launch import (
     REPOSITORY,
@@ -63,7 +63,11 @@ STEPS = {
     "vse bag of words, mean": ("vse", {"encoder.kind": "bow", "loss.reduction": "mean", "loss.unit_images": False}, 2),
     "vse bag of words, info_nce": ("vse", {"encoder.kind": "bow", **VSE_INFO_NCE}, 0),
     "vse transformer": ("vse", VSE_TRANSFORMER, 1),
+    "grounded words": ("grounded_words", {"loss.negatives": 2, "loss.beta": 0.5, "words.max_words": 35}, 2),
+    "grounded words, tied": ("grounded_words", {"model.tie_output": True, "model.share_image_layer": False}, 1),
+    "grounded words by images": ("grounded_words", {"model.objective": "image_regression", "model.state_width": 9}, 0),
 }
+GROUNDED_TERMS = {"forward", "backward", "match", "retention"}
 TERMS = {
     "simcse": {"text_text"},
     "simcse supervised": {"text_text"},
@@ -79,6 +83,9 @@ TERMS = {
     "elmo": {"forward", "backward"},
     "elmo, carried and sampled": {"forward", "backward"},
     "cove": {"translation"},
+    "grounded words": GROUNDED_TERMS,
+    "grounded words, tied": GROUNDED_TERMS,
+    "grounded words by images": {"image"},
 }
 # Keys of maf; its tweets lack every seventh picture.
 TAGGERS = {
@@ -129,7 +136,9 @@ def update(still, case):
             built.step(model, built.stream.batch(step - 1))
     batch = built.stream.batch(step)
     if isinstance(batch, PairBatch | TweetBatch) and batch.image_BF is not None:
-        batch = replace(batch, image_BF=batch.image_BF.double())
+        batch = in_double(batch)
+    if isinstance(batch, MatchBatch):
+        batch = MatchBatch(true=in_double(batch.true), false=in_double(batch.false))
     accelerator = runtime.accelerator
     forward = model
     if chunk_size := config.train.cached_chunk_size:
@@ -159,6 +168,10 @@ def update(still, case):
         "gradients": gradients,
         "after": {name: p.detach().numpy().copy() for name, p in built.model.named_parameters()},
     }
+
+
+def in_double(batch):
+    return replace(batch, image_BF=batch.image_BF.double())
 
 
 def updates(still):
@@ -306,6 +319,8 @@ def test_the_cases_are_hard_enough(one, two):
     for case, term in (("simcse with mlm", "mlm"), ("elmo", "forward"), ("elmo", "backward")):
         assert halves[0][case]["counts"][term] != halves[1][case]["counts"][term]
     assert one["elmo"]["loss"] != one["elmo, carried and sampled"]["loss"]
+    tokens = [half["grounded words"]["counts"]["forward"] for half in halves]
+    assert tokens[0] != tokens[1]
     assert set(halves[0]["mcse pairs"]["images"]) & set(halves[1]["mcse pairs"]["images"])
     heads = {name for name in one["mcse text alone"]["gradients"] if name.startswith(("image_head", "grounding_head"))}
     assert len(heads) == 4
