@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mcse.encoders.index import EmbeddingIndex as EmbeddingIndex
     from mcse.encoders.sentence_encoder import SentenceEncoder as SentenceEncoder
+    from mcse.encoders.tweet_tagger import TweetTagger as TweetTagger
 
-__all__ = ["EmbeddingIndex", "SentenceEncoder"]
+__all__ = ["EmbeddingIndex", "SentenceEncoder", "TweetTagger"]
 
 
 def __getattr__(name: str) -> object:
@@ -21,6 +22,10 @@ def __getattr__(name: str) -> object:
         from mcse.encoders.index import EmbeddingIndex
 
         return EmbeddingIndex
+    if name == "TweetTagger":
+        from mcse.encoders.tweet_tagger import TweetTagger
+
+        return TweetTagger
     raise AttributeError(f"module 'mcse' has no attribute {name!r}")
 
 

@@ -13,3 +13,5 @@ class Draw(IntEnum):
     CAPTIONS = 3
     CONTROLS = 4
     PAIRS = 5
+    WINDOWS = 41
+    SWAPS = 71

@@ -81,7 +81,7 @@ class HubImages:
             raise BadImageError(f"image {self.names[index]}: the dataset's cell is empty")
         if stored["bytes"] is None:
             return load_image(Path(stored["path"]))
-        return _decode(io.BytesIO(stored["bytes"]), name=self.names[index])
+        return decode_image(io.BytesIO(stored["bytes"]), name=self.names[index])
 
 
 def load_image(path: Path) -> Image.Image:
@@ -92,7 +92,17 @@ def load_image(path: Path) -> Image.Image:
     """
     if not path.is_file():
         raise BadImageError(f"image {path}: no such file")
-    return _decode(path, name=str(path))
+    return decode_image(path, name=str(path))
+
+
+def decode_image(file: Path | io.BytesIO, *, name: str) -> Image.Image:
+    """The picture of an encoded file in RGB, upright; ``BadImageError`` names it by ``name`` where that fails."""
+    try:
+        with Image.open(file) as picture:
+            return ImageOps.exif_transpose(picture).convert("RGB")
+    except _UNREADABLE as error:
+        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise BadImageError(f"image {name}: cannot be read: {reason}") from error
 
 
 def open_images(source: str) -> ImageSource:
@@ -180,15 +190,6 @@ def _load_or_reason(source: ImageSource, index: int) -> Image.Image | SkippedIma
 def _reason(source: ImageSource, index: int) -> SkippedImage | None:
     loaded = _load_or_reason(source, index)  # the picture itself is let go at once: all of them would not fit
     return loaded if isinstance(loaded, SkippedImage) else None
-
-
-def _decode(file: Path | io.BytesIO, *, name: str) -> Image.Image:
-    try:
-        with Image.open(file) as picture:
-            return ImageOps.exif_transpose(picture).convert("RGB")
-    except _UNREADABLE as error:
-        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise BadImageError(f"image {name}: cannot be read: {reason}") from error
 
 
 def _is_picture(path: Path) -> bool:

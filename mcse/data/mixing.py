@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from mcse.types import PairBatch, SentenceBatch, Stream
+from mcse.data.streaming import StreamedSentences
+from mcse.types import PairBatch, SentenceBatch, Stateful, Stream
 
 Captions = TypeVar("Captions", bound=PairBatch | SentenceBatch)
 
@@ -29,14 +30,16 @@ class MixConfig:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """A period of steps, and which of them take the rarer kind: those divisible by ``every``."""
+    """A period of steps (``None``: endless), and which of them take the rarer kind: those divisible by ``every``."""
 
-    steps_per_epoch: int
+    steps_per_epoch: int | None
     every: int
     pairs_are_rare: bool
 
     def drawn_an_epoch(self, global_batch_size: int) -> dict[str, int]:
         """What an epoch really draws: the published schedule passes over pairs more than once."""
+        if self.steps_per_epoch is None:
+            return {}
         rare = -(-self.steps_per_epoch // self.every)
         paired = rare if self.pairs_are_rare else self.steps_per_epoch - rare
         return {
@@ -46,23 +49,34 @@ class Mixture:
 
     def place(self, step: int) -> tuple[bool, int]:
         """Whether ``step`` is paired, and how many steps of the same kind came before it."""
-        epoch, within = divmod(step, self.steps_per_epoch)
-        rare_an_epoch = -(-self.steps_per_epoch // self.every)
+        period = self.steps_per_epoch
+        epoch, within = (0, step) if period is None else divmod(step, period)
+        rare_an_epoch = 0 if period is None else -(-period // self.every)
         rare_before = epoch * rare_an_epoch + -(-within // self.every)
         is_rare = within % self.every == 0
         before = rare_before if is_rare else step - rare_before
         return is_rare == self.pairs_are_rare, before
 
 
-def plan_mixture(config: MixConfig, *, sentence_steps: int, pair_steps: int) -> Mixture:
+def plan_mixture(config: MixConfig, *, sentence_steps: int | None, pair_steps: int | None) -> Mixture:
     """The published schedule, or a fixed beat.
 
     With T text and P paired batches an epoch, r = ⌊T/P⌋, an epoch has T + P steps, and step s of it is paired if and
     only if r divides s. Where pairs outnumber sentences the roles swap. We depart where r would be 1, which in the
     original never takes a text batch: there every second step is paired.
 
+    Raises:
+        ValueError: The published schedule is asked for where nobody knows T, since sentences are streamed.
+
     Source: MCSE's released training loop (section 4.1 of the paper gives no formula).
     """
+    if sentence_steps is None or pair_steps is None:
+        if config.schedule != "every":
+            raise ValueError(
+                f"mix.schedule: {config.schedule!r} needs the number of sentences, which a stream does not know; "
+                "give every, and mix.pair_every"
+            )
+        return Mixture(steps_per_epoch=None, every=config.pair_every, pairs_are_rare=True)
     total = sentence_steps + pair_steps
     if config.schedule == "every":
         return Mixture(steps_per_epoch=total, every=config.pair_every, pairs_are_rare=True)
@@ -86,11 +100,17 @@ class MixedStream(Generic[Captions]):
         self.sentences, self.pairs, self.mixture = sentences, pairs, mixture
 
     @property
-    def steps_per_epoch(self) -> int:
-        """T + P."""
+    def steps_per_epoch(self) -> int | None:
+        """T + P; ``None`` where nobody knows T."""
         return self.mixture.steps_per_epoch
 
     def batch(self, step: int) -> SentenceBatch | Captions:
         """The batch of ``step``, of either kind."""
         is_paired, before = self.mixture.place(step)
         return self.pairs.batch(before) if is_paired else self.sentences.batch(before)
+
+
+def carried_part(stream: object) -> Stateful | None:
+    """The part of a stream that reads on from where it stopped, and whose place a checkpoint therefore carries."""
+    part = stream.sentences if isinstance(stream, MixedStream) else stream
+    return part if isinstance(part, StreamedSentences) else None

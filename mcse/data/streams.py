@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcse.data.draws import Draw
-from mcse.data.sentences import TokenTable
 from mcse.types import IGNORED_LABEL, FloatArray, MaskedTokens, PairBatch, SentenceBatch, TokenBatch
 
 
@@ -33,6 +32,54 @@ class Share:
         return self.batch_size * self.world_size
 
 
+def check_size(size: int, share: Share, *, name: str) -> None:
+    """Refuses data that do not fill one batch."""
+    if size < share.global_batch_size:
+        raise ValueError(
+            f"{name}: {size} examples are fewer than one batch of {share.global_batch_size} "
+            f"(train.batch_size {share.batch_size} on {share.world_size} processes)"
+        )
+
+
+class Order(Protocol):
+    """Which rows a process takes at each step: ``Sampler`` or ``ShardSampler``."""
+
+    @property
+    def share(self) -> Share:
+        """Which rows of every global batch are this process's."""
+        ...
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole global batches in one pass."""
+        ...
+
+    def index(self, step: int) -> NDArray[np.int64]:
+        """(B,) rows of this process at ``step``."""
+        ...
+
+
+class TokenRows(Protocol):
+    """Tokenised sentences by row: a table in a file, or captions tokenised as they are asked for."""
+
+    @property
+    def columns(self) -> int:
+        """Sentences a row."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def ids(self, index: NDArray[np.int64], *, column: int = 0) -> list[NDArray[np.int64]]:
+        """Token ids of the rows at ``index``, special tokens included."""
+        ...
+
+
+class RowNumbers(Protocol):
+    """Row numbers looked up by row number: an array, or what computes them."""
+
+    def __getitem__(self, index: NDArray[np.int64], /) -> NDArray[np.int64]: ...
+
+
 class Sampler:
     """Row numbers for every step: a fresh permutation each epoch, the last partial batch left out.
 
@@ -40,11 +87,7 @@ class Sampler:
     """
 
     def __init__(self, size: int, share: Share, *, seed: int, name: str) -> None:
-        if size < share.global_batch_size:
-            raise ValueError(
-                f"{name}: {size} examples are fewer than one batch of {share.global_batch_size} "
-                f"(train.batch_size {share.batch_size} on {share.world_size} processes)"
-            )
+        check_size(size, share, name=name)
         self.size, self.share, self.seed = size, share, seed
         self.steps_per_epoch = size // share.global_batch_size
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
@@ -57,6 +100,54 @@ class Sampler:
             self._epoch = epoch
         start = within * self.share.global_batch_size + self.share.rank * self.share.batch_size
         return self._order[start : start + self.share.batch_size]
+
+
+class ShardSampler:
+    """``Sampler``'s numbers in an order that reads a few shards at a time, in memory that does not grow with them.
+
+    Each epoch permutes the shards, cuts their rows, in that order, into windows of ``window`` rows, and permutes
+    within each window. World size does not enter.
+
+    Args:
+        first: (S + 1) numbers: the rows before each shard, and all of them.
+        share: Of every global batch.
+        seed: Names the draws.
+        name: The key to change, for messages.
+        window: Rows shuffled together.
+    """
+
+    def __init__(self, first: NDArray[np.int64], share: Share, *, seed: int, name: str, window: int) -> None:
+        check_size(int(first[-1]), share, name=name)
+        self.first, self.share, self.seed, self.window = first, share, seed, window
+        self.size = int(first[-1])
+        self.steps_per_epoch = self.size // share.global_batch_size
+        self._epoch = -1
+        self._shard_order = self._before = np.empty(0, dtype=np.int64)
+        self._windows: dict[int, NDArray[np.int64]] = {}
+
+    def index(self, step: int) -> NDArray[np.int64]:
+        """(B,) rows of this process at ``step``."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            sizes = np.diff(self.first)
+            self._shard_order = np.random.default_rng([self.seed, Draw.ORDER, epoch]).permutation(len(sizes))
+            self._before = np.concatenate([[0], np.cumsum(sizes[self._shard_order])])
+            self._epoch, self._windows = epoch, {}
+        start = within * self.share.global_batch_size + self.share.rank * self.share.batch_size
+        place_B = np.arange(start, start + self.share.batch_size)
+        number_B = place_B // self.window
+        needed = range(int(number_B[0]), int(number_B[-1]) + 1)
+        self._windows = {number: self._windows.get(number, self._order(number)) for number in needed}
+        shuffled = [self._windows[number][place_B[number_B == number] - number * self.window] for number in needed]
+        shuffled_B = np.concatenate(shuffled)
+        turn_B = np.searchsorted(self._before, shuffled_B, side="right") - 1
+        row_B: NDArray[np.int64] = self.first[self._shard_order[turn_B]] + shuffled_B - self._before[turn_B]
+        return row_B
+
+    def _order(self, number: int) -> NDArray[np.int64]:
+        begin = number * self.window
+        rows = np.arange(begin, min(begin + self.window, self.size))
+        return np.random.default_rng([self.seed, Draw.WINDOWS, self._epoch, number]).permutation(rows)
 
 
 class TokenMasker:
@@ -88,8 +179,18 @@ class TokenMasker:
 class SentenceStream:
     """Batches of sentences: one column for dropout positives, three for query, positive and hard negative."""
 
-    def __init__(self, table: TokenTable, sampler: Sampler, *, pad_id: int, masker: TokenMasker | None = None) -> None:
+    def __init__(self, table: TokenRows, sampler: Order, *, pad_id: int, masker: TokenMasker | None = None) -> None:
         self.table, self.sampler, self.pad_id, self.masker = table, sampler, pad_id, masker
+
+    @property
+    def columns(self) -> int:
+        """Sentences a row: 1, or 3 for query, positive and hard negative."""
+        return self.table.columns
+
+    @property
+    def facts(self) -> dict[str, str | int | float]:
+        """For the start of a run."""
+        return {"sentences": len(self.table)}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -100,10 +201,17 @@ class SentenceStream:
         """This process's sentences of ``step``."""
         index = self.sampler.index(step)
         views = [self.table.ids(index, column=column) for column in range(self.table.columns)]
-        masked = _masked(self.masker, views, step=step, share=self.sampler.share, pad_id=self.pad_id)
-        query, *others = (pad(ids, pad_id=self.pad_id) for ids in views)
-        positive, negative = (*others, None, None)[:2]
-        return SentenceBatch(query=query, positive=positive, negative=negative, masked=masked)
+        return sentence_batch(views, step=step, share=self.sampler.share, pad_id=self.pad_id, masker=self.masker)
+
+
+def sentence_batch(
+    views: Sequence[Sequence[NDArray[np.int64]]], *, step: int, share: Share, pad_id: int, masker: TokenMasker | None
+) -> SentenceBatch:
+    """The batch of ``step`` from token ids: one view a sentence, or query, positive and hard negative."""
+    masked = _masked(masker, views, step=step, share=share, pad_id=pad_id)
+    query, *others = (pad(ids, pad_id=pad_id) for ids in views)
+    positive, negative = (*others, None, None)[:2]
+    return SentenceBatch(query=query, positive=positive, negative=negative, masked=masked)
 
 
 class ImageRows(Protocol):
@@ -128,10 +236,10 @@ class PairStream:
 
     def __init__(
         self,
-        captions: TokenTable,
-        image_of_caption: NDArray[np.int64],
+        captions: TokenRows,
+        image_of_caption: RowNumbers,
         images: ImageRows,
-        sampler: Sampler,
+        sampler: Order,
         *,
         pad_id: int,
         masker: TokenMasker | None = None,

@@ -26,6 +26,10 @@ from mcse.data.features import FeatureStore, match_features, open_features, with
 from mcse.data.images import find_bad_images, open_images
 from mcse.data.pixels import FindBad, PixelRows, match_pixels
 from mcse.data.sentences import Tokenizer, TokenTable, file_digest, open_sentences, text_digest, tokenise
+from mcse.data.shard_pairs import PairRows, ShardCaptions, ShardPictures, unusable_samples
+from mcse.data.shards import ShardSet, is_shards, open_shards
+from mcse.data.streaming import StreamedSentences, open_texts
+from mcse.data.streams import Order, RowNumbers, Sampler, ShardSampler, Share, TokenMasker, TokenRows
 from mcse.data.sts import (
     SICK_ALL_SPLITS,
     STS_TASKS,
@@ -40,16 +44,23 @@ from mcse.types import DataFile
 
 logger = logging.getLogger(__name__)
 
+_SHUFFLE_WINDOW = 65_536
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """What is read. Relative paths start at ``root``, by default the environment variable ``MCSE_DATA``.
 
     ``sentences``: text file, SimCSE's supervised CSV, ``hf://datasets/OWNER/NAME/FILE``, or a hub dataset.
+    With ``streaming`` it is a text or parquet file, a glob or a folder of such, or a hub dataset, read as training goes
+    on, without a copy, in parts permuted by epoch and ``shuffle_window`` sentences at a time.
     ``captions``, ``features``: any caption source, and the stored features of its images; supersets are legal.
     ``images``: a file listing the images to use. ``image_folder``: the pictures themselves, a folder searched to any
     depth or a hub dataset, to train from pixels. ``on_bad_image``: whether pictures that cannot be read, now or when
     the features were extracted, stop the run or lose their captions.
+    Shards: ``captions`` may be tars in WebDataset's layout (``pairs-{000..099}.tar``, a glob, or a folder of tars) that
+    hold captions with pictures or feature rows; ``shuffle`` then says whether all pairs are permuted (8 bytes a pair in
+    memory) or ``shards`` and, within them, ``shuffle_window`` rows at a time, in constant memory.
     ``captions_per_image``: one drawn at random, once, or all of them. ``max_length``: tokens a training sentence keeps.
     ``decontaminate``: drop sentences, and images any of whose captions, occur in the STS test files.
     ``sts``: SentEval's folder, or a file of scored pairs to select by; by default the folder below ``root``, else the
@@ -58,12 +69,15 @@ class DataConfig:
 
     root: Path | None = None
     sentences: str | None = None
+    streaming: bool = False
     captions: str | None = None
     features: str | None = None
     images: str | None = None
     image_folder: str | None = None
     on_bad_image: Literal["error", "skip"] = "error"
     captions_per_image: Literal["one", "all"] = "one"
+    shuffle: Literal["global", "shards"] = "global"
+    shuffle_window: int = _SHUFFLE_WINDOW
     max_length: int = 32
     decontaminate: bool = False
     sts: str | None = None
@@ -73,6 +87,33 @@ class DataConfig:
             raise ValueError(f"data.max_length: must hold a token and two special ones, got {self.max_length}")
         if self.sentences is None and self.captions is None:
             raise ValueError("data.sentences, data.captions: give at least one of them")
+        if self.shuffle_window < 1:
+            raise ValueError(f"data.shuffle_window: must be 1 or more, got {self.shuffle_window}")
+        self._refuse_idle()
+
+    def _refuse_idle(self) -> None:
+        """Refuses keys of shards and streams where there are none, and keys that shards do not have."""
+        if self.captions_are_shards:
+            for key in ("features", "images", "image_folder"):
+                if getattr(self, key) is not None:
+                    raise ValueError(
+                        f"data.{key}: {getattr(self, key)!r} would do nothing, since data.captions are shards, which "
+                        "hold their own pictures"
+                    )
+        elif self.shuffle != "global":
+            raise ValueError(f"data.shuffle: {self.shuffle!r} would do nothing, since data.captions are not shards")
+        if self.shuffle_window != _SHUFFLE_WINDOW and self.shuffle == "global" and not self.streaming:
+            raise ValueError(
+                f"data.shuffle_window: {self.shuffle_window} would do nothing, since data.shuffle is 'global' and "
+                "data.streaming is false"
+            )
+        if self.streaming and self.sentences is None:
+            raise ValueError("data.streaming: true would do nothing, since there is no data.sentences")
+
+    @property
+    def captions_are_shards(self) -> bool:
+        """Whether ``captions`` are tars."""
+        return self.captions is not None and is_shards(self.captions, root=self.folder)
 
     @property
     def folder(self) -> Path:
@@ -101,15 +142,17 @@ class Sentences:
 class Pairs:
     """Tokenised captions; ``image_of_caption`` are rows of the pictures (of the caption file where none are read).
 
-    ``num_left_out``: images without captions here because nobody could read them.
+    ``num_left_out``: images without captions here because nobody could read them. ``texts`` are the captions, where
+    they are in memory. ``order`` draws captions, given the process's share and a seed.
     """
 
-    captions: TokenTable
-    image_of_caption: NDArray[np.int64]
+    captions: TokenRows
+    image_of_caption: RowNumbers
     num_images: int
     num_left_out: int
     texts: tuple[str, ...]
     files: tuple[DataFile, ...]
+    order: Callable[[Share, int], Order]
 
 
 def load_sentences(config: DataConfig, tokenizer: Tokenizer) -> Sentences:
@@ -136,13 +179,37 @@ def load_sentences(config: DataConfig, tokenizer: Tokenizer) -> Sentences:
     return Sentences(table, (DataFile("sentences", opened.source, opened.digest),))
 
 
+def stream_sentences(
+    config: DataConfig, tokenizer: Tokenizer, *, share: Share, seed: int, pad_id: int, masker: TokenMasker | None
+) -> tuple[StreamedSentences, tuple[DataFile, ...]]:
+    """The training sentences of ``data.sentences``, read as training goes on."""
+    assert config.sentences is not None
+    try:
+        texts = open_texts(config.sentences, root=config.folder)
+    except FileNotFoundError as error:
+        raise config.absent(config.sentences, str(error)) from error
+    known = sts_test_sentences(config)
+    stream = StreamedSentences(
+        texts,
+        tokenizer,
+        share,
+        seed=seed,
+        window=config.shuffle_window,
+        max_length=config.max_length,
+        pad_id=pad_id,
+        masker=masker,
+        wanted=(lambda sentence: normalise(sentence) not in known) if known else bool,
+    )
+    return stream, (DataFile("sentences", texts.source, texts.digest),)
+
+
 def load_pairs(
     config: DataConfig,
     tokenizer: Tokenizer,
     *,
     controls: ControlsConfig,
     seed: int,
-    pictures: FeatureStore | PixelRows | None,
+    pictures: FeatureStore | PixelRows | ShardPictures | None,
 ) -> Pairs:
     """The training captions, and the picture that each is shown with under ``controls``.
 
@@ -156,6 +223,10 @@ def load_pairs(
     Raises:
         ValueError: Images without pictures or, where there are no names, unequal counts.
     """
+    if config.captions_are_shards:
+        assert not isinstance(pictures, FeatureStore | PixelRows)
+        return _load_shard_pairs(config, tokenizer, controls=controls, seed=seed, pictures=pictures)
+    assert not isinstance(pictures, ShardPictures)
     listed = load_caption_table(config)
     # Matched before anything is dropped: files without names match by order and count.
     table, image_rows = _match_pictures(listed, pictures, config)
@@ -178,6 +249,66 @@ def load_pairs(
         num_left_out=len(listed) - len(table),
         texts=tuple(captions),
         files=_caption_files(table, captions),
+        order=lambda share, seed: Sampler(len(captions), share, seed=seed, name="data.captions"),
+    )
+
+
+def open_caption_shards(config: DataConfig) -> ShardSet:
+    """The tars of ``data.captions``.
+
+    Raises:
+        FileNotFoundError: One is not there.
+        ValueError: One is damaged, or there is no caption in them.
+    """
+    assert config.captions is not None
+    try:
+        return open_shards(config.captions, root=config.folder)
+    except FileNotFoundError as error:
+        raise config.absent(config.captions, str(error)) from None
+
+
+def _load_shard_pairs(
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    *,
+    controls: ControlsConfig,
+    seed: int,
+    pictures: ShardPictures | None,
+) -> Pairs:
+    """``load_pairs`` out of tars; nothing but a control keeps a number a pair in memory."""
+    shards = pictures.shards if pictures is not None else open_caption_shards(config)
+    dropped = unusable_samples(
+        shards,
+        pictures,
+        on_bad_image=config.on_bad_image,
+        known=sts_test_sentences(config),
+        normalise=normalise,
+    )
+    rows = PairRows(shards, mode=config.captions_per_image, seed=seed, dropped=dropped)
+    image_of_caption: RowNumbers = rows
+    chosen, first = None, rows.shard_first
+    if controls.num_pairs is not None:
+        chosen = choose_pairs(len(rows), controls.num_pairs, seed=seed)
+        image_of_caption, first = rows[chosen], np.searchsorted(chosen, first)
+    if controls.images is not True:
+        own = rows[np.arange(len(rows)) if chosen is None else chosen]
+        image_of_caption = assign_images(own, controls.images, seed=seed)
+    captions = ShardCaptions(rows, tokenizer, max_length=config.max_length, chosen=chosen)
+    window = config.shuffle_window
+
+    def order(share: Share, seed: int) -> Order:
+        if config.shuffle == "shards":
+            return ShardSampler(first, share, seed=seed, name="data.captions", window=window)
+        return Sampler(len(captions), share, seed=seed, name="data.captions")
+
+    return Pairs(
+        captions=captions,
+        image_of_caption=image_of_caption,
+        num_images=len(shards) - len(dropped) if chosen is None else len(np.unique(rows[chosen])),
+        num_left_out=len(dropped),
+        texts=(),
+        files=(DataFile("captions", str(config.folder / str(config.captions)), shards.digest),),
+        order=order,
     )
 
 

@@ -12,7 +12,18 @@ import yaml
 
 from mcse.data.contamination import normalise
 from mcse.data.sentences import file_digest, open_sentences
-from mcse.data.training import DataConfig, clean_images, load_caption_table, sts_test_sentences
+from mcse.data.shards import is_shards, open_shards
+from mcse.data.streaming import open_texts
+from mcse.data.training import (
+    DataConfig,
+    clean_images,
+    load_caption_table,
+    open_caption_shards,
+    sts_test_sentences,
+)
+
+MOST_SENTENCES = 20_000_000
+"""What evaluation looks through: some gigabytes of memory. Streamed text may be far more."""
 
 
 class UnknownTrainingTextError(ValueError):
@@ -33,7 +44,7 @@ def read_training_text(run: Path) -> frozenset[str]:
         raise UnknownTrainingTextError(f"{run} does not say what it was trained on ({error})") from None
     try:
         for file in recorded:
-            _check_unchanged(file)
+            _check_unchanged(file, streaming=config.streaming)
         return _normalised(config)
     except (OSError, ValueError) as error:
         raise UnknownTrainingTextError(f"{run}: its training text cannot be read again: {error}") from None
@@ -42,7 +53,12 @@ def read_training_text(run: Path) -> frozenset[str]:
 @functools.lru_cache(maxsize=2)
 def _normalised(config: DataConfig) -> frozenset[str]:
     """Kept for the next run, as the seeds of a recipe read the same text."""
-    return frozenset(normalise(sentence) for sentence in _sentences(config))
+    found: set[str] = set()
+    for sentence in _sentences(config):
+        found.add(normalise(sentence))
+        if len(found) > MOST_SENTENCES:
+            raise ValueError(f"more than {MOST_SENTENCES:,} sentences; data.decontaminate keeps test pairs out of them")
+    return frozenset(found)
 
 
 def _data_config(section: Mapping[str, Any], recorded: Sequence[Mapping[str, str]]) -> DataConfig:
@@ -61,9 +77,17 @@ def _recorded_root(section: Mapping[str, Any], recorded: Sequence[Mapping[str, s
     return None
 
 
-def _check_unchanged(file: Mapping[str, str]) -> None:
+def _check_unchanged(file: Mapping[str, str], *, streaming: bool) -> None:
     """Of the text alone: pictures and their features may be elsewhere by now."""
     path = Path(file["path"])
+    if file["role"] == "captions" and is_shards(file["path"], root=Path()):
+        if open_shards(file["path"], root=Path()).digest != file["digest"]:
+            raise ValueError(f"{path} has changed since")
+        return
+    if file["role"] == "sentences" and streaming:
+        if open_texts(file["path"], root=Path()).digest != file["digest"]:
+            raise ValueError(f"{path} have changed since")
+        return
     if file["role"] not in ("sentences", "captions") or _is_hub_name(file["path"]):
         return
     if not path.is_file():
@@ -78,11 +102,19 @@ def _is_hub_name(path: str) -> bool:
 
 def _sentences(config: DataConfig) -> Iterator[str]:
     known = sts_test_sentences(config)
-    if config.sentences is not None:
+    if config.streaming and config.sentences is not None:
+        texts = open_texts(config.sentences, root=config.folder)
+        for part in range(len(texts)):
+            yield from (row for row in texts.rows(part, start=0) if row and normalise(row) not in known)
+    elif config.sentences is not None:
         for row in open_sentences(config.sentences, root=config.folder).rows():
             if not any(normalise(sentence) in known for sentence in row):
                 yield from row
-    if config.captions is not None:
+    if config.captions_are_shards:
+        shards = open_caption_shards(config)
+        for captions in map(shards.captions, range(len(shards))):
+            yield from () if any(normalise(caption) in known for caption in captions) else captions
+    elif config.captions is not None:
         table = load_caption_table(config)
         for several, is_clean in zip(table.captions, clean_images(table, config), strict=True):
             yield from several if is_clean else ()

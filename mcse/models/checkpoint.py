@@ -165,15 +165,15 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
 
     pooler = text_head if info.pooling == "cls_with_head" else None
-    _save_backbone(folder, encoder.backbone, pooler=pooler)
-    _save_tokenizer(folder, tokenizer)
+    save_backbone(folder, encoder.backbone, pooler=pooler)
+    save_tokenizer(folder, tokenizer)
     _save_modules(folder, encoder, tokenizer=tokenizer, pooling=info.pooling, dense=pooler)
     if heads:
         state = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.state_dict().items()}
-        _save_tensors(folder / "heads.safetensors", state)
+        save_tensors(folder / "heads.safetensors", state)
     if image_tower is not None:
-        _save_tensors(folder / _TOWER, image_tower.state_dict())
-    _write_json(folder / "mcse.json", {**asdict(info), "heads": kinds, DIGESTS: weight_digests(folder)})
+        save_tensors(folder / _TOWER, image_tower.state_dict())
+    write_json(folder / "mcse.json", {**asdict(info), "heads": kinds, DIGESTS: weight_digests(folder)})
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -269,8 +269,8 @@ def load_stored_pooler(name_or_path: str) -> TanhHead:
     return head.eval()
 
 
-def _save_backbone(folder: Path, backbone: Any, *, pooler: TanhHead | None) -> None:
-    """Weights without the base model's own pooler, and with the trained head in its place where the two agree."""
+def save_backbone(folder: Path, backbone: Any, *, pooler: TanhHead | None = None) -> None:
+    """Writes the weights without the base model's pooler, and with the trained head in its place where both agree."""
     state = {key: value for key, value in backbone.state_dict().items() if not key.startswith("pooler.")}
     if pooler is not None and _has_equal_pooler(backbone, pooler):
         state["pooler.dense.weight"] = pooler.linear.weight
@@ -294,16 +294,16 @@ def _has_equal_pooler(backbone: Any, head: TanhHead) -> bool:
     )
 
 
-def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """The tokenizer's files, less what transformers leaks into them about this machine and the last call."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    _write_json(path, {key: value for key, value in config.items() if key not in ("is_local", "local_files_only")})
+    write_json(path, {key: value for key, value in config.items() if key not in ("is_local", "local_files_only")})
     path = folder / "tokenizer.json"
     if path.is_file():
         # A fast tokenizer remembers the truncation of its last call, here training's.
-        _write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "truncation": None, "padding": None})
+        write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "truncation": None, "padding": None})
 
 
 def _save_modules(
@@ -314,27 +314,27 @@ def _save_modules(
     chosen = _POOLING_KEYS[pooling]
     modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
     switches = {key: key == chosen for key in (f"pooling_mode_{mode}" for mode in modes)}
-    _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": encoder.width, **switches})
+    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": encoder.width, **switches})
     if dense is not None:
         modules.append(("2_Dense", "Dense"))
         (folder / "2_Dense").mkdir()
         shape = {"in_features": dense.linear.in_features, "out_features": dense.linear.out_features}
         activation = "torch.nn.modules.activation.Tanh"
-        _write_json(folder / "2_Dense" / "config.json", {**shape, "bias": True, "activation_function": activation})
-        _save_tensors(folder / "2_Dense" / "model.safetensors", dense.state_dict())
+        write_json(folder / "2_Dense" / "config.json", {**shape, "bias": True, "activation_function": activation})
+        save_tensors(folder / "2_Dense" / "model.safetensors", dense.state_dict())
     modules.append((f"{len(modules)}_Normalize", "Normalize"))
     # Versions before 5 do not look inside, but a folder without files would not survive git or the hub.
     (folder / modules[-1][0]).mkdir()
-    _write_json(folder / modules[-1][0] / "config.json", {})
+    write_json(folder / modules[-1][0] / "config.json", {})
     listed = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (path, kind) in enumerate(modules)
     ]
-    _write_json(folder / "modules.json", listed)
+    write_json(folder / "modules.json", listed)
     length = max_tokens(encoder, tokenizer)
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
     settings: dict[str, object] = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"}
-    _write_json(folder / "config_sentence_transformers.json", settings)
+    write_json(folder / "config_sentence_transformers.json", settings)
 
 
 def _head_kind(name: str, head: nn.Module) -> str:
@@ -372,6 +372,8 @@ def _read_info(folder: Path) -> tuple[CheckpointInfo, dict[str, str]]:
         raise ValueError(f"{folder} is not a checkpoint: it lacks mcse.json")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
+        if "tagger" in stored:
+            raise ValueError("a tagger of entities, no encoder of sentences; mcse.TweetTagger loads it")
         version = stored.get("format_version", 0)
         if version > FORMAT_VERSION:
             raise ValueError(f"format_version {version} is newer than this mcse, which reads up to {FORMAT_VERSION}")
@@ -385,9 +387,11 @@ def _read_info(folder: Path) -> tuple[CheckpointInfo, dict[str, str]]:
     return info, kinds
 
 
-def _save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
+def save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Writes tensors as safetensors, from whatever device."""
     save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, path, metadata={"format": "pt"})
 
 
-def _write_json(path: Path, content: object) -> None:
+def write_json(path: Path, content: object) -> None:
+    """Writes readable JSON with a line break at its end."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from mcse.recipes import mcse, simcse
+from mcse.recipes import maf, mcse, simcse
 
-RECIPES: dict[str, ModuleType] = {"simcse": simcse, "mcse": mcse}
+RECIPES: dict[str, ModuleType] = {"simcse": simcse, "mcse": mcse, "maf": maf}

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 
@@ -14,7 +13,9 @@ from mcse import distributed
 from mcse.data.features import FeatureStore
 from mcse.data.images import ImageSource, SkippedImage, find_bad_images
 from mcse.data.pixels import PixelRows
-from mcse.data.training import DataConfig, load_features, open_pixels, store_digest
+from mcse.data.shard_pairs import ShardFeatures, ShardPictures, ShardPixels
+from mcse.data.streams import RowNumbers
+from mcse.data.training import DataConfig, load_features, open_caption_shards, open_pixels, store_digest
 from mcse.models.image_tower import FrozenTower, ImageTower, load_image_tower
 from mcse.recipes.shared import StoredImageSide, refuse_idle
 from mcse.training import OptimConfig, build_optimizer
@@ -49,7 +50,9 @@ class ImageConfig:
 
 
 def check_images(image: ImageConfig, data: DataConfig) -> None:
-    """Refuses keys that give no pictures, or give them twice."""
+    """Refuses keys that give no pictures, or give them twice; shards hold pictures, or rows where there is no tower."""
+    if data.captions_are_shards:
+        return
     if (data.features is None) == (image.tower is None):
         found = "got neither" if data.features is None else f"got {data.features!r} and {image.tower!r}"
         raise ValueError(
@@ -66,14 +69,14 @@ def check_images(image: ImageConfig, data: DataConfig) -> None:
 class Images:
     """Where the pictures of a run come from; ``tower`` reads those that are given as pixels."""
 
-    rows: FeatureStore | PixelRows
+    rows: FeatureStore | PixelRows | ShardPictures
     tower: ImageTower | None
     trained: bool
 
     @property
     def width(self) -> int:
         """F, of the features."""
-        if isinstance(self.rows, FeatureStore):
+        if isinstance(self.rows, FeatureStore | ShardFeatures):
             return self.rows.width
         assert self.tower is not None
         return self.tower.width
@@ -90,10 +93,14 @@ class Images:
             return {}
         return {"image tower": f"{self.tower.spec}, {'trained' if self.trained else 'frozen'}"}
 
-    def file(self, image_of_caption: NDArray[np.int64]) -> DataFile:
-        """What was read: the store, or the pictures of these captions."""
+    def file(self, image_of_caption: RowNumbers) -> DataFile:
+        """What was read: the store, the shards, or the pictures of these captions."""
         if isinstance(self.rows, FeatureStore):
             return DataFile("features", str(self.rows.path), store_digest(self.rows))
+        if isinstance(self.rows, ShardPictures):
+            role = "features" if isinstance(self.rows, ShardFeatures) else "pictures"
+            return DataFile(role, str(self.rows.shards.paths[0].parent), self.rows.shards.digest)
+        assert isinstance(image_of_caption, np.ndarray)
         return DataFile("pictures", self.rows.origin, self.rows.digest(np.unique(image_of_caption)))
 
     def stored(self, file: DataFile, *, heads: Mapping[str, nn.Module]) -> StoredImageSide:
@@ -107,6 +114,9 @@ class Images:
                 weights=store.weights,
                 features=f"{store.path.name} ({file.digest}, {store.width} wide)",
             )
+        if isinstance(self.rows, ShardFeatures):
+            features = f"rows of shards ({file.digest}, {self.width} wide)"
+            return StoredImageSide(heads=heads, tower=None, preprocessing=None, weights=None, features=features)
         assert self.tower is not None
         return StoredImageSide(
             heads=heads,
@@ -125,11 +135,14 @@ def open_images(image: ImageConfig, data: DataConfig) -> Images:
         FileNotFoundError: Nothing is there.
         ValueError: It cannot be read, the tower cannot be loaded, or a tower without weights is to be trained.
     """
+    shards = open_caption_shards(data) if data.captions_are_shards else None
     if image.tower is None:
-        return Images(load_features(data), tower=None, trained=False)
+        return Images(load_features(data) if shards is None else ShardFeatures(shards), tower=None, trained=False)
     tower = load_image_tower(image.tower)
     if image.train and not list(tower.parameters()):
         raise ValueError(f"image.train: {image.tower} has no weights to train")
+    if shards is not None:
+        return Images(ShardPixels(shards, tower.preprocess), tower=tower, trained=image.train)
     return Images(open_pixels(data, tower.preprocess, find_bad=_find_bad), tower=tower, trained=image.train)
 
 

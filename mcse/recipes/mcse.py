@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from mcse.data.controls import ControlsConfig
-from mcse.data.mixing import MixConfig, MixedStream, plan_mixture
-from mcse.data.streams import PairStream, Sampler, Share
+from mcse.data.mixing import MixConfig, MixedStream, carried_part, plan_mixture
+from mcse.data.streams import PairStream, Share
 from mcse.data.training import DataConfig, load_pairs
 from mcse.distributed import gather_ids, gather_rows
 from mcse.losses.contrastive import info_nce, unit_rows
@@ -99,6 +99,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         model=model,
         step=step,
         stream=stream,
+        carried=carried_part(stream),
         optimizer=build_grounded_optimizer(
             model.text, list(heads.values()), images.tower, optim=config.optim, image=config.image
         ),
@@ -143,12 +144,11 @@ def _build_stream(
 ) -> tuple[Stream[SentenceBatch | PairBatch], tuple[DataFile, ...], dict[str, str | int | float]]:
     seed = shared.pair_seed(config.seed)
     loaded = load_pairs(config.data, text.tokenizer, controls=config.controls, seed=seed, pictures=images.rows)
-    sampler = Sampler(len(loaded.captions), share, seed=seed, name="data.captions")
     pairs = PairStream(
         loaded.captions,
         loaded.image_of_caption,
         images.rows,
-        sampler,
+        loaded.order(share, seed),
         pad_id=text.pad_id,
         masker=text.masker(seed=seed),
     )
@@ -164,8 +164,8 @@ def _build_stream(
     if config.data.sentences is None:
         return pairs, (*loaded.files, pictures), facts
     sentences, files = shared.build_sentence_stream(config.data, text, share=share, seed=config.seed)
-    if sentences.table.columns != 1:
+    if sentences.columns != 1:
         raise ValueError("data.sentences: mcse takes plain sentences, not supervised triplets")
     mixture = plan_mixture(config.mix, sentence_steps=sentences.steps_per_epoch, pair_steps=pairs.steps_per_epoch)
-    facts = {"sentences": len(sentences.table), **facts, **mixture.drawn_an_epoch(share.global_batch_size)}
+    facts = {**sentences.facts, **facts, **mixture.drawn_an_epoch(share.global_batch_size)}
     return MixedStream(sentences, pairs, mixture), (*files, *loaded.files, pictures), facts

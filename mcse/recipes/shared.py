@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from mcse.config import to_dict, to_yaml
 from mcse.data.mixing import MixConfig
+from mcse.data.streaming import StreamedSentences
 from mcse.data.streams import Sampler, SentenceStream, Share, TokenMasker
-from mcse.data.training import DataConfig, load_dev_pairs, load_sentences
+from mcse.data.training import DataConfig, load_dev_pairs, load_sentences, stream_sentences
 from mcse.distributed import gather_rows
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.in_training import DevEvaluator
@@ -71,10 +72,11 @@ def build_text_side(config: EncoderConfig, *, mlm: bool) -> TextSide:
         attention=config.attention,
         gradient_checkpointing=config.gradient_checkpointing,
         length_chunks=config.length_chunks,
+        packing=config.packing,
     )
     head = TanhHead(encoder.width, encoder.width, init_std=encoder.init_std)
-    mlm_head = load_mlm_head(config.name_or_path) if mlm else None
-    return TextSide(SentenceModel(encoder, head=head, mlm_head=mlm_head), load_tokenizer(config.name_or_path))
+    model = SentenceModel(encoder, head=head, mlm_head=load_mlm_head(config.name_or_path) if mlm else None)
+    return TextSide(model, load_tokenizer(config.name_or_path))
 
 
 def text_terms(
@@ -104,12 +106,14 @@ def text_terms(
 
 def build_sentence_stream(
     config: DataConfig, text: TextSide, *, share: Share, seed: int
-) -> tuple[SentenceStream, tuple[DataFile, ...]]:
+) -> tuple[SentenceStream | StreamedSentences, tuple[DataFile, ...]]:
     """Batches of the sentences of ``data.sentences``."""
+    masker, pad_id = text.masker(seed=seed), text.pad_id
+    if config.streaming:
+        return stream_sentences(config, text.tokenizer, share=share, seed=seed, pad_id=pad_id, masker=masker)
     sentences = load_sentences(config, text.tokenizer)
     sampler = Sampler(len(sentences.table), share, seed=seed, name="data.sentences")
-    stream = SentenceStream(sentences.table, sampler, pad_id=text.pad_id, masker=text.masker(seed=seed))
-    return stream, sentences.files
+    return SentenceStream(sentences.table, sampler, pad_id=pad_id, masker=masker), sentences.files
 
 
 def pair_seed(seed: int) -> int:
@@ -151,10 +155,7 @@ class StoredImageSide:
 
 @dataclass(frozen=True, slots=True)
 class Exporter:
-    """Writes the checkpoint folder that people load.
-
-    ``config`` is the recipe's whole config; ``data`` are names of what was read.
-    """
+    """Writes the folder that people load; ``config`` is the recipe's whole, ``data`` are names of what was read."""
 
     config: Any
     text: TextSide
@@ -232,19 +233,3 @@ def _hub_datasets(data: DataConfig) -> list[str]:
     prefix = "hf://datasets/"
     named = [source for source in (data.sentences, data.captions) if source is not None and source.startswith(prefix)]
     return ["/".join(source.removeprefix(prefix).split("/")[:2]) for source in named]
-
-
-__all__ = [
-    "Exporter",
-    "StoredImageSide",
-    "TextSide",
-    "build_dev_evaluator",
-    "build_sentence_stream",
-    "build_text_side",
-    "check_mix",
-    "negatives_a_query",
-    "pair_seed",
-    "refuse_idle",
-    "share_of",
-    "text_terms",
-]

@@ -12,8 +12,9 @@ from typing import Literal
 from torch import nn
 
 from mcse.data.controls import ControlsConfig
-from mcse.data.mixing import MixConfig, MixedStream, plan_mixture
-from mcse.data.streams import Sampler, SentenceStream, Share
+from mcse.data.mixing import MixConfig, MixedStream, carried_part, plan_mixture
+from mcse.data.streaming import StreamedSentences
+from mcse.data.streams import SentenceStream, Share
 from mcse.data.training import DataConfig, load_pairs
 from mcse.models.text_encoder import EncoderConfig
 from mcse.recipes import shared
@@ -61,7 +62,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.controls.images is not True:
             raise ValueError(f"controls.images: simcse reads no pictures, so {self.controls.images!r} would do nothing")
-        unread = ("features", "image_folder", "on_bad_image")
+        # Of shards it also says what becomes of samples without a caption.
+        unread = ("features", "image_folder", *(() if self.data.captions_are_shards else ("on_bad_image",)))
         shared.refuse_idle("data", self.data, keys=unread, why="simcse reads no pictures")
         if self.data.captions is None:
             why = "there is no data.captions"
@@ -89,6 +91,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         model=text.model,
         step=step,
         stream=stream,
+        carried=carried_part(stream),
         optimizer=build_optimizer(text.model, config.optim),
         export=shared.Exporter(config, text, config.encoder, data),
         evaluators=(evaluator,),
@@ -102,13 +105,13 @@ def _build_stream(
     config: Config, text: shared.TextSide, share: Share
 ) -> tuple[Stream[SentenceBatch], tuple[DataFile, ...], dict[str, str | int | float]]:
     columns = 1
-    streams: list[SentenceStream] = []
+    streams: list[SentenceStream | StreamedSentences] = []
     data: tuple[DataFile, ...] = ()
     facts: dict[str, str | int | float] = {}
     if config.data.sentences is not None:
         sentences, data = shared.build_sentence_stream(config.data, text, share=share, seed=config.seed)
-        columns = sentences.table.columns
-        facts["sentences"] = len(sentences.table)
+        columns = sentences.columns
+        facts |= sentences.facts
         streams.append(sentences)
     if config.data.captions is not None:
         if columns != 1:
@@ -116,9 +119,9 @@ def _build_stream(
         pairs = load_pairs(
             config.data, text.tokenizer, controls=config.controls, seed=shared.pair_seed(config.seed), pictures=None
         )
-        sampler = Sampler(len(pairs.captions), share, seed=shared.pair_seed(config.seed), name="data.captions")
+        order = pairs.order(share, shared.pair_seed(config.seed))
         masker = text.masker(seed=shared.pair_seed(config.seed))
-        streams.append(SentenceStream(pairs.captions, sampler, pad_id=text.pad_id, masker=masker))
+        streams.append(SentenceStream(pairs.captions, order, pad_id=text.pad_id, masker=masker))
         data += pairs.files
         facts["captions"] = len(pairs.captions)
     if columns != 3 and config.loss.hard_negative_weight != 0:

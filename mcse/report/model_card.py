@@ -57,6 +57,44 @@ def build_model_card(
     return "\n\n".join(parts) + "\n"
 
 
+def build_tagger_card(
+    *,
+    name: str,
+    base_model: str,
+    recipe: str,
+    types: Sequence[str],
+    score_table: str,
+    config_yaml: str,
+    data: Sequence[str],
+) -> str:
+    """The card of a tagger of entities; arguments as those of ``build_model_card``, ``types`` are the entity types."""
+    front = ModelCardData(
+        language=["en"],
+        pipeline_tag="token-classification",
+        base_model=base_model if _is_hub_id(base_model) else None,
+        tags=["token-classification", "named-entity-recognition", "mcse", f"recipe:{recipe}"],
+    )
+    parts = [
+        f"---\n{front.to_yaml()}\n---",
+        f"# {name}",
+        f"Finds {', '.join(types)} in tweets; trained with the recipe `{recipe}` of mcse from `{base_model}`.",
+        "## Scores",
+        score_table.strip(),
+        "## Use",
+        f"""```python
+from mcse import TweetTagger
+tagger = TweetTagger.from_pretrained("{name}")  # this folder
+for entity in tagger("Kevin Durant enters Oracle Arena"):  # image="photo.jpg" where it was trained with pictures
+    print(entity.kind, entity.text, entity.score)
+```""",
+        "## Data",
+        "\n".join(f"- {line}" for line in data) or "Not recorded.",
+        "## Configuration",
+        f"```yaml\n{config_yaml.strip()}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def with_scores(card: str, score_table: str) -> str:
     """The card with another table of scores; a card that has no place for scores, somebody's own, is left alone."""
     before, heading, rest = card.partition("\n## Scores\n")

@@ -148,7 +148,7 @@ def _read_facts(path: Path) -> Any:
 
 def start_facts(run: Run, train: TrainConfig, runtime: Runtime) -> Mapping[str, str | int | float]:
     """What people get wrong: how many processes really train together, and how large a batch really is."""
-    world_size = runtime.world_size
+    world_size, an_epoch = runtime.world_size, run.stream.steps_per_epoch
     return {
         "processes (world size)": world_size,
         "device": str(runtime.device),
@@ -157,7 +157,7 @@ def start_facts(run: Run, train: TrainConfig, runtime: Runtime) -> Mapping[str, 
         "global batch": train.batch_size * world_size,
         "batches an update": train.accumulation_steps,
         **({"cached chunks of": train.cached_chunk_size} if train.cached_chunk_size else {}),
-        "steps": count_steps(train, steps_per_epoch=run.stream.steps_per_epoch),
-        "steps an epoch": run.stream.steps_per_epoch // train.accumulation_steps,
+        "steps": count_steps(train, steps_per_epoch=an_epoch),
+        "steps an epoch": "unknown" if an_epoch is None else an_epoch // train.accumulation_steps,
         **run.facts,
     }

@@ -73,7 +73,9 @@ class CachedForward:
         """
         after = _RandomState(self._device)
         gradients = [
-            [None] * len(self._chunks) if leaf.grad is None else torch.split(leaf.grad, [sizes[i] for sizes in self._sizes])
+            [None] * len(self._chunks)
+            if leaf.grad is None
+            else torch.split(leaf.grad, [sizes[i] for sizes in self._sizes])
             for i, leaf in enumerate(self._leaves)
         ]
         for number, (chunk, state) in enumerate(zip(self._chunks, self._states, strict=True)):

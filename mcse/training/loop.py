@@ -139,12 +139,15 @@ class Loop:
         self.model = accelerator.prepare_model(run.model)
         self.optimizer = accelerator.prepare_optimizer(run.optimizer)
         self.progress = Progress()
+        self.prefetcher: Prefetcher[Any] = Prefetcher(
+            run.stream, end=self.total_steps * config.accumulation_steps, carried=run.carried
+        )
         self.resumable = Resumable(
             model=run.model,
             optimizer=run.optimizer,
             schedule=self.schedule,
             scaler=accelerator.scaler,
-            stateful=run.state,
+            stateful={**run.state, **({"stream": self.prefetcher} if run.carried is not None else {})},
         )
 
     def fit(self) -> int:
@@ -162,20 +165,17 @@ class Loop:
                 logger.warning("resumed after step %d of %d", restored.step, self.total_steps)
             # Also from the start: a run that was killed before its first save has left lines.
             self.journal.forget_after(self.progress.step)
-        accumulation = self.config.accumulation_steps
-        prefetcher: Prefetcher[Any] = Prefetcher(
-            self.run.stream, first=self.progress.step * accumulation, end=self.total_steps * accumulation
-        )
+        self.prefetcher.begin_at(self.progress.step * self.config.accumulation_steps)
         bar = tqdm(
             total=self.total_steps,
             initial=self.progress.step,
             unit="step",
             disable=not (distributed.is_main() and self.runtime.show_progress),
         )
-        with StopRequest() as stop, prefetcher, bar, contextlib.closing(self.journal):
+        with StopRequest() as stop, self.prefetcher, bar, contextlib.closing(self.journal):
             meter = _Meter()
             while self.progress.step < self.total_steps:
-                self._step(prefetcher, meter)
+                self._step(self.prefetcher, meter)
                 bar.update()
                 meter = self._after_step(meter, bar)
                 if code := self._stop_code(stop):
@@ -373,15 +373,20 @@ def check_run(run: Run, config: TrainConfig, *, optim: OptimConfig) -> int:
     return total_steps
 
 
-def count_steps(config: TrainConfig, *, steps_per_epoch: int) -> int:
+def count_steps(config: TrainConfig, *, steps_per_epoch: int | None) -> int:
     """Optimizer steps of the whole run.
 
     Raises:
-        ValueError: ``train.epochs`` is less than one step.
+        ValueError: ``train.epochs`` is less than one step, or given where nobody knows how long an epoch is.
     """
     if config.max_steps is not None:
         return config.max_steps
     assert config.epochs is not None
+    if steps_per_epoch is None:
+        raise ValueError(
+            "train.epochs: data.streaming does not count the sentences, so the length of an epoch is unknown; give "
+            "train.max_steps"
+        )
     steps = math.floor(config.epochs * steps_per_epoch / config.accumulation_steps)
     if steps < 1:
         raise ValueError(f"train.epochs: {config.epochs} of {steps_per_epoch} batches is less than one step")

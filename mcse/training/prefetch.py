@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
-from mcse.types import Stream
+from mcse.types import Stateful, Stream
 
 Batch = TypeVar("Batch")
 
@@ -15,13 +15,18 @@ Batch = TypeVar("Batch")
 class Prefetcher(Generic[Batch]):
     """Iterates ``stream`` from ``first`` up to ``end``, ``depth`` batches ahead.
 
-    The stream is a pure function of the step, so batches made ahead and never used leave no trace.
+    Batches made ahead and never used leave no trace: each is a pure function of its step, and where a part of the
+    stream is ``carried`` from batch to batch, its state is noted with each batch. So the prefetcher is the ``Stateful``
+    to save: it gives the state after the batch that was handed out last.
     """
 
-    def __init__(self, stream: Stream[Batch], *, first: int, end: int, depth: int = 4) -> None:
-        self._stream, self._next, self._end, self._depth = stream, first, end, depth
+    def __init__(
+        self, stream: Stream[Batch], *, end: int, first: int = 0, depth: int = 4, carried: Stateful | None = None
+    ) -> None:
+        self._stream, self._next, self._end, self._depth, self._carried = stream, first, end, depth, carried
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mcse-batches")
-        self._ahead: deque[Future[Batch]] = deque()
+        self._ahead: deque[Future[tuple[Batch, dict[str, Any]]]] = deque()
+        self._state = self._note()
 
     def __enter__(self) -> Self:
         return self
@@ -32,6 +37,27 @@ class Prefetcher(Generic[Batch]):
     def next(self) -> Batch:
         """The next batch; an error in making it is raised here."""
         while len(self._ahead) < self._depth and self._next < self._end:
-            self._ahead.append(self._executor.submit(self._stream.batch, self._next))
+            self._ahead.append(self._executor.submit(self._make, self._next))
             self._next += 1
-        return self._ahead.popleft().result()
+        batch, self._state = self._ahead.popleft().result()
+        return batch
+
+    def begin_at(self, step: int) -> None:
+        """Goes on with batch ``step``; to be called before the first ``next``."""
+        self._next = step
+
+    def state_dict(self) -> dict[str, Any]:
+        """The carried state after the batch that ``next`` gave last; empty where nothing is carried."""
+        return self._state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts back what ``state_dict`` gave; to be called before the first ``next``."""
+        if self._carried is not None:
+            self._carried.load_state_dict(state)
+        self._state = self._note()
+
+    def _make(self, step: int) -> tuple[Batch, dict[str, Any]]:
+        return self._stream.batch(step), self._note()
+
+    def _note(self) -> dict[str, Any]:
+        return self._carried.state_dict() if self._carried is not None else {}

@@ -27,6 +27,8 @@ class Run:
         export: Writes a checkpoint folder that people load, into a folder that is empty or absent; the second argument
             is the score table for the model card.
         state: Whatever else must be saved to resume bit for bit.
+        carried: The part of the stream, if any, that reads on from where it stopped. Batches are made ahead, so what is
+            saved is its state after the batch that was used last.
         facts: What people get wrong, by name, printed at the start.
         data: What was read, for ``run.json``.
     """
@@ -39,5 +41,6 @@ class Run:
     evaluators: Sequence[Evaluator] = ()
     metrics: Sequence[str] = ()
     state: Mapping[str, Stateful] = field(default_factory=dict)
+    carried: Stateful | None = None
     facts: Mapping[str, str | int | float] = field(default_factory=dict)
     data: Sequence[DataFile] = ()

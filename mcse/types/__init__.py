@@ -1,15 +1,18 @@
 """Types that cross folder borders: batches, loss terms, protocols."""
 
-from mcse.types.batches import IGNORED_LABEL, MaskedTokens, PairBatch, SentenceBatch, TokenBatch, to_device
+from mcse.types.batches import IGNORED_LABEL, MaskedTokens, PairBatch, SentenceBatch, TokenBatch, TweetBatch, to_device
 from mcse.types.losses import LossTerm, LossTerms
 from mcse.types.protocols import (
     Encoder,
+    Entity,
     Evaluator,
     FloatArray,
     ImageTextEncoder,
     Score,
     Stateful,
     Stream,
+    Tagger,
+    Tagging,
 )
 from mcse.types.scores import Column, ComparedScore, PairList, Sample, Statistic, SuiteScores, TaskScores, Verdict
 from mcse.types.sources import DataFile
@@ -20,6 +23,7 @@ __all__ = [
     "ComparedScore",
     "DataFile",
     "Encoder",
+    "Entity",
     "Evaluator",
     "FloatArray",
     "ImageTextEncoder",
@@ -35,8 +39,11 @@ __all__ = [
     "Statistic",
     "Stream",
     "SuiteScores",
+    "Tagger",
+    "Tagging",
     "TaskScores",
     "TokenBatch",
+    "TweetBatch",
     "Verdict",
     "to_device",
 ]

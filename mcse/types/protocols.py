@@ -39,6 +39,40 @@ class ImageTextEncoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Entity:
+    """Words ``start`` … ``stop - 1`` name something of type ``kind``.
+
+    ``score`` is the model's probability, in [0, 1], that exactly these words are an entity of this type.
+    """
+
+    start: int
+    stop: int
+    kind: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tagging:
+    """A tagged text: valid BIO by word, the entities, and how probable it is that text and picture belong together.
+
+    ``match`` is ``None`` where there was no picture or the model does not judge pictures.
+    """
+
+    tags: tuple[str, ...]
+    entities: tuple[Entity, ...]
+    match: float | None
+
+
+@runtime_checkable
+class Tagger(Protocol):
+    """Finds entities in texts that are given as words, with or without pictures."""
+
+    def tag(self, texts: Sequence[Sequence[str]], images: Sequence[FloatArray | None] | None = None) -> list[Tagging]:
+        """One tagging a text, in order; ``images`` are feature rows or pixels as the model takes them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """One number of an evaluation, and which way is better."""
 
@@ -58,8 +92,8 @@ class Stream(Protocol[Batch_co]):
     """Endless batches, each a pure function of its step: resuming needs the step and nothing else."""
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Steps in which every example is drawn once (whole batches only)."""
+    def steps_per_epoch(self) -> int | None:
+        """Steps in which every example is drawn once (whole batches only); ``None`` where nobody has counted them."""
         ...
 
     def batch(self, step: int) -> Batch_co:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,10 +18,11 @@ from mcse import distributed
 from mcse.recipes import RECIPES
 from mcse.recipes.launch import load_config, train
 from mcse.training import NotFiniteError, start_runtime, total_loss
+from mcse.training.gradcache import CachedForward
 from mcse.training.journal import Journal
 from mcse.training.loop import Loop
 from mcse.training.optim import clip_gradients
-from mcse.types import PairBatch
+from mcse.types import PairBatch, TweetBatch
 from tests.distributed.processes import run_processes
 from tests.fixtures.launch import (
     REPOSITORY,
@@ -34,6 +36,7 @@ from tests.fixtures.launch import (
     tensors,
 )
 from tests.fixtures.tiny_run import build_tiny_run
+from tests.fixtures.tiny_tweets import build_tiny_tweets, tweet_overrides
 
 WHOLE = 32
 ALL_CAPTIONS = {"data.captions_per_image": "all"}
@@ -43,7 +46,10 @@ STEPS = {
     "simcse supervised": ("simcse", {"data.sentences": "nli.csv", "loss.hard_negative_weight": 0.7}, 0),
     "simcse with mlm": ("simcse", {"loss.mlm_weight": 0.1}, 2),
     "simcse in chunks": ("simcse", {"encoder.length_chunks": 3}, 0),
+    "simcse packed": ("simcse", {"encoder.packing": True}, 0),
+    "simcse cached": ("simcse", {"train.cached_chunk_size": 3}, 0),
     "mcse pairs": ("mcse", ALL_CAPTIONS, 2),
+    "mcse pairs cached": ("mcse", ALL_CAPTIONS | {"train.cached_chunk_size": 3}, 2),
     "mcse pairs with mlm": ("mcse", ALL_CAPTIONS | {"loss.mlm_weight": 0.1, "loss.image_reduction": "sum"}, 0),
     "mcse text alone": ("mcse", ALL_CAPTIONS, 1),
     "mcse text alone with mlm": ("mcse", ALL_CAPTIONS | {"loss.mlm_weight": 0.1}, 1),
@@ -53,30 +59,74 @@ TERMS = {
     "simcse supervised": {"text_text"},
     "simcse with mlm": {"text_text", "mlm"},
     "simcse in chunks": {"text_text"},
+    "simcse packed": {"text_text"},
+    "simcse cached": {"text_text"},
     "mcse pairs": {"text_text", "text_image"},
+    "mcse pairs cached": {"text_text", "text_image"},
     "mcse pairs with mlm": {"text_text", "text_image", "mlm"},
     "mcse text alone": {"text_text"},
     "mcse text alone with mlm": {"text_text", "mlm"},
+}
+# Keys of maf; its tweets lack every seventh picture.
+TAGGERS = {
+    "maf": {"tagger.dropout": 0.0, "loss.num_swapped": 16},
+    "maf tagging on swapped": {"tagger.dropout": 0.0, "loss.num_swapped": 8, "loss.tag_on_swapped": True},
+    "maf published": {
+        "tagger.dropout": 0.0,
+        "loss.num_swapped": 16,
+        "tagger.matching": "published",
+        "loss.tag_on_swapped": True,
+    },
+    "maf text alone": {
+        "data.features": None,
+        "tagger.dropout": 0.0,
+        "tagger.heads": 12,
+        "loss.num_swapped": 16,
+    },
+}
+TAGGER_TERMS = {
+    "maf": {"tagging", "alignment", "matching"},
+    "maf tagging on swapped": {"tagging", "alignment", "matching"},
+    "maf published": {"tagging", "alignment", "matching"},
+    "maf text alone": {"tagging"},
 }
 LONG = {"train.max_steps": 10, "train.eval_steps": 5, "train.log_steps": 2, "train.batch_size": 4}
 
 
 def update(still, case):
     """One step of a recipe in float64, as the loop takes it: loss, gradients, and the parameters afterwards."""
-    recipe, keys, step = STEPS[case]
-    keys = keys | {"train.batch_size": WHOLE // distributed.world_size()}
-    config = load_config(None, arguments_of(still, recipe, still / "unused", keys))
+    size = {"train.batch_size": WHOLE // distributed.world_size()}
+    if case in TAGGERS:
+        recipe, step = "maf", 0
+        tweets = still.with_name(f"{still.name}_tweets")
+        config = load_config(None, flags_of(tweet_overrides(tweets, still / "unused") | TAGGERS[case] | size))
+    else:
+        recipe, keys, step = STEPS[case]
+        config = load_config(None, arguments_of(still, recipe, still / "unused", keys | size))
     runtime = start_runtime(precision="fp32", seed=config.seed)
     built = RECIPES[recipe].build(config, runtime)
     built.model.double()
     model = runtime.accelerator.prepare_model(built.model)
     model.train()
     batch = built.stream.batch(step)
-    if isinstance(batch, PairBatch):
+    if isinstance(batch, PairBatch | TweetBatch) and batch.image_BF is not None:
         batch = replace(batch, image_BF=batch.image_BF.double())
-    terms = built.step(model, batch)
+    accelerator = runtime.accelerator
+    forward = model
+    if chunk_size := config.train.cached_chunk_size:
+        forward = CachedForward(
+            model,
+            batch,
+            chunk_size=chunk_size,
+            device=runtime.device,
+            autocast=accelerator.autocast,
+            no_sync=lambda: accelerator.no_sync(model),
+        )
+    terms = built.step(forward, batch)
     loss = total_loss(terms, device=runtime.device)
     loss.backward()
+    if chunk_size:
+        forward.backward(syncs=True)
     gradients = {name: p.grad.numpy().copy() for name, p in built.model.named_parameters()}
     clip_gradients(built.model, config.optim.max_grad_norm)
     built.optimizer.step()
@@ -85,6 +135,7 @@ def update(still, case):
         "loss": loss.item(),
         "terms": set(terms),
         "counts": {name: float(term.count) for name, term in terms.items()},
+        "swaps": int((batch.partner_B != torch.arange(len(batch.partner_B))).sum()) if case in TAGGERS else 0,
         "images": batch.image_id_B.tolist() if isinstance(batch, PairBatch) else [],
         "gradients": gradients,
         "after": {name: p.detach().numpy().copy() for name, p in built.model.named_parameters()},
@@ -93,7 +144,11 @@ def update(still, case):
 
 def updates(still):
     with one_thread(), own_cache(still):
-        return {case: update(still, case) for case in STEPS}
+        return {case: update(still, case) for case in (*STEPS, *TAGGERS)}
+
+
+def flags_of(keys):
+    return [text for key, value in keys.items() for text in (f"--{key}", json.dumps(value, default=str))]
 
 
 def patched(recipe, change, *arguments):
@@ -186,7 +241,9 @@ def everything(still, tiny, output):
 
 @pytest.fixture(scope="module")
 def still(tmp_path_factory):
-    return build_tiny_run(tmp_path_factory.mktemp("still"), dropout=0.0)
+    folder = tmp_path_factory.mktemp("still")
+    build_tiny_tweets(folder.with_name(f"{folder.name}_tweets"), dropout=0.0)
+    return build_tiny_run(folder, dropout=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -206,12 +263,12 @@ def one(still):
     return updates(still)
 
 
-@pytest.mark.parametrize("case", STEPS)
+@pytest.mark.parametrize("case", [*STEPS, *TAGGERS])
 def test_two_processes_make_the_update_of_one(case, one, two):
     whole, halves = one[case], [result["updates"][case] for result in two]
     assert not whole["wrapped"]
     assert all(half["wrapped"] for half in halves)
-    assert all(half["terms"] == whole["terms"] == TERMS[case] for half in halves)
+    assert all(half["terms"] == whole["terms"] == (TERMS | TAGGER_TERMS)[case] for half in halves)
     for name, count in whole["counts"].items():
         assert sum(half["counts"][name] for half in halves) == count
     assert np.mean([half["loss"] for half in halves]) == pytest.approx(whole["loss"], abs=1e-10)
@@ -234,7 +291,55 @@ def test_the_cases_are_hard_enough(one, two):
     for name in heads:
         assert not one["mcse text alone"]["gradients"][name].any()
         assert one["mcse pairs"]["gradients"][name].any()
-    assert one["simcse"]["loss"] == pytest.approx(one["simcse in chunks"]["loss"], abs=1e-10)
+    for case in ("simcse in chunks", "simcse packed", "simcse cached"):
+        assert one["simcse"]["loss"] == pytest.approx(one[case]["loss"], abs=1e-10), case
+    assert one["mcse pairs"]["loss"] == pytest.approx(one["mcse pairs cached"]["loss"], abs=1e-10)
+    counts = [half["maf"]["counts"] for half in halves]
+    assert counts[0]["alignment"] != counts[1]["alignment"], "unequal numbers of pictures"
+    assert all(half["maf tagging on swapped"]["swaps"] for half in halves)
+    assert one["maf"]["loss"] != one["maf published"]["loss"]
+
+
+@pytest.mark.slow
+def test_four_processes_make_the_update_of_one(one, still):
+    for quarter in run_processes(updates, 4, still):
+        for case, whole in one.items():
+            for name, gradient in whole["gradients"].items():
+                np.testing.assert_allclose(
+                    quarter[case]["gradients"][name], gradient, rtol=0, atol=1e-10, err_msg=f"{case}: {name}"
+                )
+
+
+def mutated(still, mutant):
+    """Updates under one of the two classic mistakes."""
+    gather_rows = distributed.gather_rows
+
+    def own_rows_only(x_BD):
+        return x_BD, 0
+
+    def without_gradient(x_BD):
+        row_ND, offset = gather_rows(x_BD.detach())
+        # A head that only makes keys is still in the graph, as DDP demands.
+        return row_ND + 0 * x_BD.sum(), offset
+
+    gather = {"negatives of the own process only": own_rows_only, "a gather without gradient": without_gradient}[mutant]
+    for name, module in list(sys.modules.items()):
+        if name.startswith("mcse.") and name != "mcse.distributed" and hasattr(module, "gather_rows"):
+            module.gather_rows = gather
+            if gather is own_rows_only and hasattr(module, "gather_ids"):
+                module.gather_ids = lambda id_B: id_B
+    return updates(still)
+
+
+@pytest.mark.parametrize("mutant", ["negatives of the own process only", "a gather without gradient"])
+def test_the_classic_mistakes_do_not_pass(mutant, one, still):
+    """Of every case that contrasts: each mistake shows in the gradients that the tests above compare."""
+    half = run_processes(mutated, 2, still, mutant)[0]
+    for case, whole in one.items():
+        apart = max(
+            np.abs(half[case]["gradients"][name] - gradient).max() for name, gradient in whole["gradients"].items()
+        )
+        assert apart > 1e-5, case
 
 
 def test_processes_start_alike_and_draw_their_own_dropout(two):

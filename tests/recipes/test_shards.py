@@ -1,0 +1,124 @@
+"""Training from shards: the same run as from captions and features in files, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from mcse import SentenceEncoder
+from mcse.data.training_text import UnknownTrainingTextError, read_training_text
+from tests.fixtures.launch import assert_same_run, entries, losses, own_cache, run
+from tests.fixtures.tiny_run import build_tiny_run
+from tests.fixtures.tiny_shards import npy, shards_of_tiny_run, write_tar
+
+SHARDS = {"data.captions": "shards/pairs-{000..003}.tar", "data.features": None}
+ALL = {"data.captions_per_image": "all", "train.log_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = build_tiny_run(tmp_path_factory.mktemp("tiny"))
+    assert shards_of_tiny_run(folder) == SHARDS["data.captions"]
+    return folder
+
+
+def test_shards_train_what_files_train(tiny, tmp_path):
+    assert run(tiny, "mcse", tmp_path / "files", ALL) == 0
+    assert run(tiny, "mcse", tmp_path / "shards", ALL | SHARDS) == 0
+    assert losses(tmp_path / "shards", "loss.text_image")
+    assert_same_run(tmp_path / "files", tmp_path / "shards")
+    control = ALL | {"controls.images": "shuffled_images", "controls.num_pairs": 40}
+    assert run(tiny, "mcse", tmp_path / "files control", control) == 0
+    assert run(tiny, "mcse", tmp_path / "shards control", control | SHARDS) == 0
+    assert_same_run(tmp_path / "files control", tmp_path / "shards control")
+    assert losses(tmp_path / "shards control") != losses(tmp_path / "shards")
+
+
+def test_captions_of_shards_are_text_for_simcse(tiny, tmp_path):
+    for name, captions in (("files", "captions.csv"), ("shards", SHARDS["data.captions"])):
+        assert run(tiny, "simcse", tmp_path / name, ALL | {"data.captions": captions, "mix.schedule": "every"}) == 0
+    assert_same_run(tmp_path / "files", tmp_path / "shards")
+
+
+def test_a_tower_reads_the_pictures_of_shards(tiny, tmp_path):
+    keys = ALL | SHARDS | {"image.tower": "pixels:4", "data.shuffle": "shards", "data.shuffle_window": 20}
+    assert run(tiny, "mcse", tmp_path / "run", keys) == 0
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["facts"]["pairs"] == 96
+    assert facts["facts"]["pictures"] == 48
+    assert facts["facts"]["image tower"] == "pixels:4, frozen"
+    assert {file["role"] for file in facts["data"]} == {"sentences", "captions", "pictures"}
+    assert len({file["digest"] for file in facts["data"] if file["role"] != "sentences"}) == 1
+    assert losses(tmp_path / "run", "loss.text_image")
+    assert SentenceEncoder.from_pretrained(str(tmp_path / "run")).encode(["a dog runs"]).shape == (1, 32)
+
+
+def test_orders_differ_and_each_resumes(tiny, tmp_path):
+    seen = {}
+    for shuffle in ("global", "shards"):
+        keys = ALL | SHARDS | {"data.shuffle": shuffle}
+        assert run(tiny, "mcse", tmp_path / shuffle, keys) == 0
+        seen[shuffle] = losses(tmp_path / shuffle)
+    assert seen["global"] != seen["shards"]
+
+
+def test_unreadable_rows_stop_a_run_or_are_left_out(tiny, tmp_path, capsys):
+    bad = npy(np.array([np.nan] * 12, dtype=np.float32))
+    write_tar(
+        tiny / "bad" / "p-1.tar", {"x.txt": b"the dog runs", "x.npy": bad} | {f"{n}.txt": b"a cat" for n in range(2)}
+    )
+    (tiny / "bad" / "p-0.tar").write_bytes((tiny / "shards" / "pairs-003.tar").read_bytes())
+    keys = SHARDS | {"data.captions": "bad"}
+    assert run(tiny, "mcse", tmp_path / "run", keys) == 2
+    assert "p-1.tar: 0.txt: its sample has no .npy row; data.on_bad_image skip" in capsys.readouterr().err
+    write_tar(tiny / "bad" / "p-1.tar", {"x.txt": b"the dog runs", "x.npy": bad})
+    assert run(tiny, "mcse", tmp_path / "run", keys | {"train.max_steps": 20}) == 2
+    assert "p-1.tar: x.npy: NaN or infinity in the row" in capsys.readouterr().err
+    skip = keys | {"data.on_bad_image": "skip"}
+    assert run(tiny, "mcse", tmp_path / "skipped", skip) == 0
+    facts = json.loads((tmp_path / "skipped" / "run.json").read_text())["facts"]
+    assert (facts["pairs"], facts["pictures left out"]) == (21, 1)
+
+
+def test_training_text_is_found_again_in_shards(tiny, tmp_path):
+    assert run(tiny, "mcse", tmp_path / "files", {"train.max_steps": 1}) == 0
+    assert run(tiny, "mcse", tmp_path / "shards", SHARDS | {"train.max_steps": 1}) == 0
+    with own_cache(tiny):
+        assert read_training_text(tmp_path / "shards") == read_training_text(tmp_path / "files")
+        write_tar(tiny / "other" / "pairs-000.tar", {"0.txt": b"a", "0.npy": npy(np.ones(12, dtype=np.float16))})
+        run_json = tmp_path / "shards" / "run.json"
+        run_json.write_text(run_json.read_text().replace("shards/pairs-{000..003}.tar", "other/pairs-000.tar"))
+        with pytest.raises(UnknownTrainingTextError, match="has changed since"):
+            read_training_text(tmp_path / "shards")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"data.features": "features.hdf5"},
+            "data.features: 'features.hdf5' would do nothing, since data.captions are",
+        ),
+        ({"data.images": "list.txt"}, "data.images: 'list.txt' would do nothing"),
+        ({"data.captions": "shards/pairs-{000..009}.tar"}, "6 of 10 tars are not there"),
+        ({"data.captions": "nowhere-*.tar"}, "no tar fits nowhere-*.tar"),
+        ({"data.shuffle_window": 5}, "data.shuffle_window: 5 would do nothing, since data.shuffle is 'global'"),
+        (
+            {"data.captions": "captions.csv", "data.features": "features.hdf5", "data.shuffle": "shards"},
+            "data.shuffle: ",
+        ),
+    ],
+)
+def test_what_does_not_fit_shards_is_refused(tiny, tmp_path, capsys, keys, message):
+    assert run(tiny, "mcse", tmp_path / "run", SHARDS | keys) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_says_what_it_reads(tiny, tmp_path):
+    assert run(tiny, "mcse", tmp_path / "run", SHARDS) == 0
+    assert len(entries(tmp_path / "run")) > 0
+    card = (tmp_path / "run" / "best" / "mcse.json").read_text()
+    assert "rows of shards" in json.loads(card)["feature_store"]
