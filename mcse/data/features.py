@@ -39,6 +39,7 @@ _FEATURES, _NAMES, _META, _PROGRESS = "features.npy", "names.json", "meta.json",
 _SCHEMA = 1
 _HEADER_BYTES = 128
 _SCAN_BYTES = 64 * 2**20
+_MOMENT_ROWS = 4096
 # Compressed HDF5 decompresses whole chunks for every row, so files up to this size are unpacked into memory once.
 _IN_MEMORY_BYTES = 2 * 2**30
 
@@ -97,6 +98,16 @@ class FeatureStore:
             return np.ascontiguousarray(stored[index], dtype=np.float32)
         unique, inverse = np.unique(index, return_inverse=True)  # h5py wants increasing indices without repeats
         return np.asarray(stored[unique], dtype=np.float32)[inverse]
+
+    def moments(self, index_B: NDArray[np.int64]) -> tuple[FloatRows, FloatRows]:
+        """(F,) mean and standard deviation over the rows ``index_B``; 1 in place of a deviation of 0."""
+        sums_2F = np.zeros((2, self.width))
+        for start in range(0, len(index_B), _MOMENT_ROWS):
+            row_BF = self.rows(index_B[start : start + _MOMENT_ROWS]).astype(np.float64)
+            sums_2F += (row_BF.sum(0), np.square(row_BF).sum(0))
+        mean_F, square_F = sums_2F / len(index_B)
+        std_F = np.sqrt(np.maximum(square_F - mean_F**2, 0))
+        return mean_F.astype(np.float32), np.where(std_F < 1e-6, 1.0, std_F).astype(np.float32)
 
     def _open(self) -> _Stored:
         # An HDF5 handle must not be shared with a forked child; arrays and memory maps may be.

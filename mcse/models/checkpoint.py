@@ -51,7 +51,7 @@ _POOLING_KEYS = {
 }
 """Our poolings as sentence-transformers' older schema names them; those that it cannot express are absent."""
 
-_TOWER = "image_tower.safetensors"
+IMAGE_TOWER_FILE = "image_tower.safetensors"
 
 _HEAD_KINDS: dict[type[nn.Module], str] = {TanhHead: "tanh", nn.Linear: "linear"}
 
@@ -161,7 +161,7 @@ def save_checkpoint(
     if info.image_tower_trained != (image_tower is not None):
         raise ValueError(f"image_tower_trained is {info.image_tower_trained}, but the weights given say otherwise")
     heads = {**({} if text_head is None else {"text_head": text_head}), **image_heads}
-    kinds = {name: _head_kind(name, head) for name, head in heads.items()}
+    kinds = {name: head_kind(name, head) for name, head in heads.items()}
     folder.mkdir(parents=True, exist_ok=True)
 
     pooler = text_head if info.pooling == "cls_with_head" else None
@@ -172,8 +172,14 @@ def save_checkpoint(
         state = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.state_dict().items()}
         save_tensors(folder / "heads.safetensors", state)
     if image_tower is not None:
-        save_tensors(folder / _TOWER, image_tower.state_dict())
+        save_tensors(folder / IMAGE_TOWER_FILE, image_tower.state_dict())
     write_json(folder / "mcse.json", {**asdict(info), "heads": kinds, DIGESTS: weight_digests(folder)})
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def save_info(folder: Path, info: CheckpointInfo, *, card: str) -> None:
+    """Writes ``mcse.json`` and the card alone, for models whose other files are not those of a sentence encoder."""
+    write_json(folder / "mcse.json", asdict(info))
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -188,9 +194,9 @@ def load_checkpoint(folder: Path) -> LoadedCheckpoint:
     Raises:
         ValueError: The folder is no checkpoint, or a file in it is missing, damaged or of a newer version.
     """
-    info, kinds = _read_info(folder)
+    info, kinds = read_info(folder)
     wanted = ["config.json", "model.safetensors", "tokenizer_config.json", *(["heads.safetensors"] if kinds else [])]
-    wanted += [_TOWER] if info.image_tower_trained else []
+    wanted += [IMAGE_TOWER_FILE] if info.image_tower_trained else []
     if missing := [name for name in wanted if not (folder / name).is_file()]:
         raise ValueError(f"{folder} is not a complete checkpoint: it lacks {', '.join(missing)}")
     if kinds:
@@ -200,7 +206,7 @@ def load_checkpoint(folder: Path) -> LoadedCheckpoint:
         state = load_file(folder / "heads.safetensors") if kinds else {}
     except SafetensorError as error:
         raise ValueError(f"{folder}: damaged weights: {error}") from None
-    heads = {name: _rebuild_head(folder, name, kind=kind, state=state) for name, kind in kinds.items()}
+    heads = {name: rebuild_head(folder, name, kind=kind, state=state) for name, kind in kinds.items()}
     text_head = heads.pop("text_head", None)
     if text_head is not None and not isinstance(text_head, TanhHead):
         raise ValueError(f"{folder / 'mcse.json'}: text_head must be of kind 'tanh'")
@@ -217,7 +223,7 @@ def load_checkpoint_tower(folder: Path) -> ImageTower:
     Raises:
         ValueError: The checkpoint names no tower, or its weights are damaged, not to be had, or no longer the same.
     """
-    info, _ = _read_info(folder)
+    info, _ = read_info(folder)
     if info.image_tower is None:
         raise ValueError(
             f"{folder / 'mcse.json'} names no image tower (its features came from a file that does not say), so give "
@@ -225,11 +231,11 @@ def load_checkpoint_tower(folder: Path) -> ImageTower:
         )
     tower = load_image_tower(info.image_tower, weights=not info.image_tower_trained)
     if info.image_tower_trained:
-        check_weights(folder, _TOWER)
+        check_weights(folder, IMAGE_TOWER_FILE)
         try:
-            tower.load_state_dict(load_file(folder / _TOWER))
+            tower.load_state_dict(load_file(folder / IMAGE_TOWER_FILE))
         except (SafetensorError, OSError, RuntimeError) as error:
-            raise ValueError(f"{folder / _TOWER}: no weights of {info.image_tower}: {error}") from None
+            raise ValueError(f"{folder / IMAGE_TOWER_FILE}: no weights of {info.image_tower}: {error}") from None
     elif info.image_weights is not None and (found := tower.digest()) != info.image_weights:
         raise ValueError(
             f"{folder}: trained with {info.image_tower} of weights {info.image_weights}; that name now gives {found}"
@@ -337,14 +343,19 @@ def _save_modules(
     write_json(folder / "config_sentence_transformers.json", settings)
 
 
-def _head_kind(name: str, head: nn.Module) -> str:
+def head_kind(name: str, head: nn.Module) -> str:
+    """What ``mcse.json`` calls the kind of a head.
+
+    Raises:
+        ValueError: It is of a kind that cannot be rebuilt from its weights.
+    """
     if type(head) not in _HEAD_KINDS:
         known = ", ".join(kind.__name__ for kind in _HEAD_KINDS)
         raise ValueError(f"head {name!r} is a {type(head).__name__}; a checkpoint stores only {known}")
     return _HEAD_KINDS[type(head)]
 
 
-def _rebuild_head(folder: Path, name: str, *, kind: str, state: Mapping[str, Tensor]) -> nn.Module:
+def rebuild_head(folder: Path, name: str, *, kind: str, state: Mapping[str, Tensor]) -> nn.Module:
     """A head from the shapes of its weights; no random draw, so that loading leaves the global generator alone."""
     own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
     weight_HD = own.get("linear.weight" if kind == "tanh" else "weight")
@@ -363,7 +374,7 @@ def _rebuild_head(folder: Path, name: str, *, kind: str, state: Mapping[str, Ten
     return head.eval()
 
 
-def _read_info(folder: Path) -> tuple[CheckpointInfo, dict[str, str]]:
+def read_info(folder: Path) -> tuple[CheckpointInfo, dict[str, str]]:
     """``mcse.json`` and the kinds of the stored heads by name."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a checkpoint: no such folder")

@@ -142,7 +142,7 @@ def load_tweets(
     train, dev = read_tagged(data.path("train")), read_tagged(data.path("dev"))
     tags = find_tags(train)
     check_types(dev, tags)
-    pictures = None if images is None else images.rows
+    pictures = None if images is None else images.unsharded
     train_rows = control_images(match_tweets(train, pictures), control, seed=seed)
     dev_rows = match_tweets(dev, pictures)
     parts = cut_tweets(train, train_rows, tags=tags, tokenizer=tokenizer, max_length=data.max_length)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mcse import distributed
+from mcse.processor import return_freed_memory
 from mcse.training.gradcache import CachedForward
 from mcse.training.journal import Journal
 from mcse.training.optim import OptimConfig, build_schedule, check_schedule, clip_gradients
@@ -135,6 +136,8 @@ class Loop:
         self.run, self.config, self.optim, self.runtime = run, config, optim, runtime
         self.folder, self.journal = folder, journal
         accelerator = runtime.accelerator
+        if config.cached_chunk_size is not None and runtime.device.type == "cpu":
+            return_freed_memory()
         self.schedule = build_schedule(run.optimizer, optim, total_steps=self.total_steps)
         self.model = accelerator.prepare_model(run.model)
         self.optimizer = accelerator.prepare_optimizer(run.optimizer)

@@ -1,6 +1,16 @@
 """Types that cross folder borders: batches, loss terms, protocols."""
 
-from mcse.types.batches import IGNORED_LABEL, MaskedTokens, PairBatch, SentenceBatch, TokenBatch, TweetBatch, to_device
+from mcse.types.batches import (
+    IGNORED_LABEL,
+    MaskedTokens,
+    MatchBatch,
+    PairBatch,
+    SentenceBatch,
+    TokenBatch,
+    TweetBatch,
+    to_device,
+)
+from mcse.types.language import Lane, LaneBatch, SampledWords, TranslationBatch
 from mcse.types.losses import LossTerm, LossTerms
 from mcse.types.protocols import (
     Encoder,
@@ -8,11 +18,16 @@ from mcse.types.protocols import (
     Evaluator,
     FloatArray,
     ImageTextEncoder,
+    KnownWords,
+    LanguageModel,
+    PictureTextEncoder,
     Score,
     Stateful,
     Stream,
     Tagger,
     Tagging,
+    Translator,
+    WordEncoder,
 )
 from mcse.types.scores import Column, ComparedScore, PairList, Sample, Statistic, SuiteScores, TaskScores, Verdict
 from mcse.types.sources import DataFile
@@ -27,12 +42,19 @@ __all__ = [
     "Evaluator",
     "FloatArray",
     "ImageTextEncoder",
+    "KnownWords",
+    "Lane",
+    "LaneBatch",
+    "LanguageModel",
     "LossTerm",
     "LossTerms",
     "MaskedTokens",
+    "MatchBatch",
     "PairBatch",
     "PairList",
+    "PictureTextEncoder",
     "Sample",
+    "SampledWords",
     "Score",
     "SentenceBatch",
     "Stateful",
@@ -43,7 +65,10 @@ __all__ = [
     "Tagging",
     "TaskScores",
     "TokenBatch",
+    "TranslationBatch",
+    "Translator",
     "TweetBatch",
     "Verdict",
+    "WordEncoder",
     "to_device",
 ]

@@ -85,6 +85,14 @@ class TweetBatch:
     image_BF: Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class MatchBatch:
+    """Captions with their pictures, and pairs of a caption and a picture that do not belong together."""
+
+    true: PairBatch
+    false: PairBatch
+
+
 def split_batch(batch: Batch, size: int) -> list[Batch]:
     """Batches of up to ``size`` examples, in order, each no wider than its longest sentence.
 

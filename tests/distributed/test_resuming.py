@@ -30,7 +30,7 @@ from tests.fixtures.tiny_shards import shards_of_tiny_run
 BATCH, WORLD = 4, 2
 EXAMPLES = 40  # sentences, and as many pairs: an epoch is 5 whole batches of each
 STEPS = 20  # two epochs
-KILLED_AT, SAVED_AT, SAVED_EVERY = 9, 6, 3
+KILLED_AT, SAVED_AT, SAVED_EVERY = 8, 6, 3
 KEYS = {
     "data.streaming": True,
     "data.captions": "shards/pairs-{000..003}.tar",

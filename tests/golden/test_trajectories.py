@@ -48,6 +48,8 @@ CASES = {
             "optim.weight_decay": 0.01,
         },
     ),
+    "elmo": ("elmo", {"loss.samples": 20}),
+    "cove": ("cove", {}),
     "mcse on shuffled images": ("mcse", {"data.captions_per_image": "all", "controls.images": "shuffled_images"}),
 }
 DROPOUT = {"without dropout": 0.0, "with dropout": 0.1}
