@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def keys_of(kills: int, processes: int) -> dict[str, object]:
-    """Saves and evaluates as often as can be; uniformity falls for long, so that ``best/`` is written often."""
+    """Saves and evaluates as often as can be; alignment falls for long, so that ``best/`` is written often."""
     return {
         "train.resume": "auto",
         "train.max_steps": STEPS_A_KILL * (kills + 1),
@@ -129,7 +129,7 @@ def keys_of(kills: int, processes: int) -> dict[str, object]:
         "train.log_steps": 1,
         "train.batch_size": 8 // processes,
         "train.accumulation_steps": 2,
-        "train.select_by": "dev.uniformity",
+        "train.select_by": "dev.alignment",
         "optim.learning_rate": 1e-4,
     }
 
