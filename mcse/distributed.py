@@ -19,8 +19,9 @@ from torch import Tensor
 
 Value = TypeVar("Value")
 
-_SIGNS = ("gloo", "nccl", "process group", "tcpstore", "connection closed", "connection reset", "timed out waiting")
-"""Words in which the libraries below say that another process is gone or does not answer."""
+_GONE = ("connection closed", "connection reset", "connection refused", "broken pipe", "remote process exited")
+_LATE = ("timed out", "timeout")
+"""Words in which the libraries below say that another process is gone, or does not answer."""
 
 
 class LostProcessError(RuntimeError):
@@ -42,16 +43,22 @@ def naming_lost_processes() -> Iterator[None]:
         if isinstance(error, LostProcessError) or size == 1 or not _is_about_processes(error):
             raise
         said = str(error).strip().splitlines()[0]
-        what = "did not answer in time" if _is_late(said) else "has ended, and its own last lines may say why"
-        raise LostProcessError(f"process {rank} of {size} stops, since another one {what}: {said}") from None
+        if _says(error, _GONE):
+            what = "another one has ended, and its own last lines may say why"
+        elif _says(error, _LATE):
+            what = "another one did not answer in time"
+        else:
+            what = "an exchange with the others failed"
+        raise LostProcessError(f"process {rank} of {size} stops, since {what}: {said}") from None
 
 
 def _is_about_processes(error: RuntimeError) -> bool:
-    return isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in _SIGNS)
+    """Gloo's errors have no class of their own."""
+    return isinstance(error, dist.DistError) or _says(error, (*_GONE, "timed out waiting", "application timeout"))
 
 
-def _is_late(said: str) -> bool:
-    return any(word in said.lower() for word in ("timed out", "timeout", "time out"))
+def _says(error: RuntimeError, words: tuple[str, ...]) -> bool:
+    return any(word in str(error).lower() for word in words)
 
 
 def join_world() -> None:

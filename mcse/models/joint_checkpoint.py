@@ -29,6 +29,8 @@ from mcse.models.checkpoint import (
     save_tokenizer,
     write_json,
 )
+from mcse.models.digests import KEY as DIGESTS
+from mcse.models.digests import check_weights, weight_digests
 from mcse.models.image_tower import ImageTower
 from mcse.models.joint_model import (
     CaptionEncoder,
@@ -100,7 +102,8 @@ def save_joint(
     # Where the run's words came from does not matter any more, and may be a path of another machine.
     encoder = {key: value for key, value in asdict(config).items() if key not in _OF_TRAINING}
     write_json(folder / _JOINT, {"encoder": encoder, "joint": space})
-    write_json(folder / "mcse.json", {**asdict(info), "heads": {name: head_kind(name, h) for name, h in heads.items()}})
+    kinds = {name: head_kind(name, head) for name, head in heads.items()}
+    write_json(folder / "mcse.json", {**asdict(info), "heads": kinds, DIGESTS: weight_digests(folder)})
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -126,6 +129,8 @@ def load_joint(folder: Path) -> LoadedJoint:
     wanted = [*own, *([_HEADS] if kinds else []), *([IMAGE_TOWER_FILE] if info.image_tower_trained else [])]
     if missing := [name for name in wanted if not (folder / name).is_file()]:
         raise ValueError(f"{folder} is not a complete checkpoint: it lacks {', '.join(missing)}")
+    for name in (_HEADS, _TEXT):
+        check_weights(folder, name)
     try:
         text, tokenizer = _load_text(folder, config, dim=space["dim"])
         state = load_file(folder / _HEADS) if kinds else {}

@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
 from mcse.models.checkpoint import FORMAT_VERSION, save_backbone, save_tensors, save_tokenizer, write_json
+from mcse.models.digests import KEY as DIGESTS
+from mcse.models.digests import check_weights, weight_digests
 from mcse.models.image_tower import ImageTower, load_image_tower
 from mcse.models.maf_model import TaggerModel, TaggerShape
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
@@ -79,7 +81,7 @@ def save_tagger(
     save_tensors(folder / _HEADS, others)
     if trained_tower is not None:
         save_tensors(folder / _TOWER, trained_tower.state_dict())
-    write_json(folder / "mcse.json", asdict(info))
+    write_json(folder / "mcse.json", {**asdict(info), DIGESTS: weight_digests(folder)})
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -93,6 +95,7 @@ def load_tagger(folder: Path) -> LoadedTagger:
     if missing := [name for name in ("config.json", "model.safetensors", _HEADS) if not (folder / name).is_file()]:
         raise ValueError(f"{folder} is not a complete checkpoint: it lacks {', '.join(missing)}")
     model = TaggerModel(load_text_encoder(str(folder), pooling=info.tagger.pooling), shape=info.tagger)
+    check_weights(folder, _HEADS)
     try:
         state = load_file(folder / _HEADS)
         lacking = model.load_state_dict(state, strict=False)
@@ -117,6 +120,7 @@ def load_tagger_tower(folder: Path, info: TaggerInfo) -> ImageTower:
         )
     tower = load_image_tower(info.image_tower, weights=not info.image_tower_trained)
     if info.image_tower_trained:
+        check_weights(folder, _TOWER)
         try:
             tower.load_state_dict(load_file(folder / _TOWER))
         except (SafetensorError, OSError, RuntimeError) as error:
@@ -139,6 +143,7 @@ def _read_info(folder: Path) -> TaggerInfo:
         if stored.get("format_version", 0) > FORMAT_VERSION:
             raise ValueError(f"format_version {stored['format_version']} is newer than this mcse reads")
         shape = stored.pop("tagger")
+        stored.pop(DIGESTS, None)
         return TaggerInfo(**stored, tagger=TaggerShape(**{**shape, "types": tuple(shape["types"])}))
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None

@@ -4,7 +4,9 @@
 every kill each checkpoint and each saved state that has its name must be whole. At the end all numbers, weights,
 optimizer and random states must equal, bit for bit, those of a run that nothing happened to.
 
-With ``--processes 2`` two processes train together. Some kills hit one of them alone: the other must end by itself.
+With ``--forked`` the child is not the command but a fork of a process that has imported everything: the same code, and
+seconds less a start. With ``--processes 2`` two processes train together. Some kills hit one of them alone: the other
+must end by itself.
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import TypeAlias
 
 from mcse.models.checkpoint import load_checkpoint
 from mcse.models.digests import weight_digests
 from mcse.training.state import _damage, saved_states
-from tests.fixtures.launch import REPOSITORY, arguments_of, assert_same_run
+from tests.fixtures.launch import REPOSITORY, arguments_of, assert_same_run, fork
 from tests.fixtures.tiny_run import build_tiny_run
 
 STEPS_A_KILL = 14
@@ -45,7 +49,31 @@ class Setting:
 
     tiny: Path
     processes: int
+    is_forked: bool
     keys: dict[str, object]
+
+    @property
+    def start_seconds(self) -> float:
+        """About what passes between a start and the first step, on an idle machine."""
+        return 2.0 if self.is_forked else 10.0
+
+
+class Forked:
+    """A forked process, with the methods of ``subprocess.Popen`` that are used here."""
+
+    def __init__(self, process: ForkServerProcess) -> None:
+        self.process, self.kill = process, process.kill
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, f"still alive after {timeout} s"
+        return self.process.exitcode
+
+
+Child: TypeAlias = "subprocess.Popen[bytes] | Forked"
 
 
 @dataclass(slots=True)
@@ -64,11 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--processes", type=int, choices=(1, 2), default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--forked", action="store_true")
     options = parser.parse_args(arguments)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mcse-faults-") as folder:
         top = Path(folder)
-        setting = Setting(build_tiny_run(top / "tiny"), options.processes, keys_of(options.kills, options.processes))
+        tiny = build_tiny_run(top / "tiny")
+        setting = Setting(tiny, options.processes, options.forked, keys_of(options.kills, options.processes))
         straight, output = top / "straight", top / "killed"
         say(
             f"the run that nothing happens to: {setting.keys['train.max_steps']} steps, {options.processes} process(es)"
@@ -90,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def keys_of(kills: int, processes: int) -> dict[str, object]:
-    """Saves and evaluates as often as can be; uniformity falls for long, so that ``best/`` is written often."""
+    """Saves and evaluates as often as can be; alignment falls for long, so that ``best/`` is written often."""
     return {
         "train.resume": "auto",
         "train.max_steps": STEPS_A_KILL * (kills + 1),
@@ -99,7 +129,7 @@ def keys_of(kills: int, processes: int) -> dict[str, object]:
         "train.log_steps": 1,
         "train.batch_size": 8 // processes,
         "train.accumulation_steps": 2,
-        "train.select_by": "dev.uniformity",
+        "train.select_by": "dev.alignment",
         "optim.learning_rate": 1e-4,
     }
 
@@ -119,7 +149,7 @@ def kill_once(setting: Setting, output: Path, *, draw: random.Random, tally: Tal
 
         def reached() -> bool:
             if moment == "the start":
-                return time.monotonic() - begun > share * 10
+                return time.monotonic() - begun > share * setting.start_seconds
             return lines(output) >= first + steps
 
         wait_until(reached, children, log)
@@ -142,7 +172,7 @@ def kill_once(setting: Setting, output: Path, *, draw: random.Random, tally: Tal
     say(f"{name}: {where} after {lines(output)} lines, aimed at {moment}, hit {hit}")
 
 
-def kill(children: Sequence[subprocess.Popen[bytes]], victim: int | None, tally: Tally, log: Path) -> None:
+def kill(children: Sequence[Child], victim: int | None, tally: Tally, log: Path) -> None:
     """SIGKILL to all children, or to one; then the other must end with a message."""
     for rank, child in enumerate(children):
         if victim in (None, rank):
@@ -199,24 +229,20 @@ def check_whole(output: Path) -> None:
 
 
 @contextmanager
-def processes_of(setting: Setting, output: Path, log: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+def processes_of(setting: Setting, output: Path, log: Path) -> Iterator[list[Child]]:
     """``train.py`` as a child, or two as a launcher starts them; none is left at the end."""
-    command = [sys.executable, str(REPOSITORY / "train.py"), *arguments_of(setting.tiny, "mcse", output, setting.keys)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(setting.tiny / "cache")}
+    world: dict[str, str] = {}
     if setting.processes > 1:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
-        environment |= {"WORLD_SIZE": str(setting.processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment |= {"ACCELERATE_USE_CPU": "true"}
-    children = []
+        world = {"WORLD_SIZE": str(setting.processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        world |= {"ACCELERATE_USE_CPU": "true"}
+    children: list[Child] = []
     try:
         for rank in range(setting.processes):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if setting.processes > 1 else {}
-            with log.with_suffix(f".{rank}").open("wb") as stream:
-                children.append(
-                    subprocess.Popen(command, cwd=REPOSITORY, env=environment | own, stdout=stream, stderr=stream)
-                )
+            own = world | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if world else {})
+            children.append(start(setting, output, log.with_suffix(f".{rank}"), own))
         yield children
     finally:
         for child in children:
@@ -224,7 +250,23 @@ def processes_of(setting: Setting, output: Path, log: Path) -> Iterator[list[sub
             child.wait()
 
 
-def wait_until(condition: Callable[[], bool], children: Sequence[subprocess.Popen[bytes]], log: Path) -> None:
+def start(setting: Setting, output: Path, log: Path, environment: dict[str, str]) -> Child:
+    """One process."""
+    arguments = arguments_of(setting.tiny, "mcse", output, setting.keys)
+    if setting.is_forked:
+        return Forked(fork(setting.tiny, arguments, log=log, environment=environment))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(setting.tiny / "cache")} | environment
+    with log.open("wb") as stream:
+        return subprocess.Popen(
+            [sys.executable, str(REPOSITORY / "train.py"), *arguments],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=stream,
+            stderr=stream,
+        )
+
+
+def wait_until(condition: Callable[[], bool], children: Sequence[Child], log: Path) -> None:
     """Looks a thousand times a second; the children must stay alive meanwhile."""
     end = time.monotonic() + PATIENCE
     while not condition():
@@ -233,7 +275,7 @@ def wait_until(condition: Callable[[], bool], children: Sequence[subprocess.Pope
         time.sleep(0.001)
 
 
-def wait_for_end(children: Sequence[subprocess.Popen[bytes]], log: Path) -> None:
+def wait_for_end(children: Sequence[Child], log: Path) -> None:
     """Until all are done, each with exit code 0."""
     codes = [child.wait(4 * PATIENCE) for child in children]
     assert not any(codes), f"exit codes {codes}:\n{said(log)}"
@@ -260,6 +302,7 @@ def report(options: argparse.Namespace, tally: Tally, *, seconds: float) -> None
     facts = {
         "kills": options.kills,
         "processes": options.processes,
+        "forked": options.forked,
         "seed": options.seed,
         "inside_a_save": saves,
         "hit": dict(tally.hit),
