@@ -30,7 +30,7 @@ from tests.fixtures.tiny_shards import shards_of_tiny_run
 BATCH, WORLD = 4, 2
 EXAMPLES = 40  # sentences, and as many pairs: an epoch is 5 whole batches of each
 STEPS = 20  # two epochs
-KILLED_AT, SAVED_AT, SAVED_EVERY = 9, 6, 3
+KILLED_AT, SAVED_AT, SAVED_EVERY = 8, 6, 3
 KEYS = {
     "data.streaming": True,
     "data.captions": "shards/pairs-{000..003}.tar",
@@ -132,7 +132,7 @@ def output(tiny, tmp_path_factory):
     with pytest.raises((mp.ProcessExitedException, ProcessError), match="SIGKILL"):
         run_processes(killed, WORLD, tiny, output, second)
     for name in (first, second):
-        (state,) = (output / name / "killed" / "run" / "state").iterdir()
+        state = max((output / name / "killed" / "run" / "state").iterdir())
         assert state.name == f"step-{SAVED_AT:08d}"
         places = json.loads((state / "state.json").read_text())["stateful"]["stream"]
         # In the middle of a window that began in the middle of a file, or will end there.
