@@ -208,7 +208,7 @@ def test_stopped_and_resumed_is_bit_for_bit(runs):
 
 def test_accelerates_silence_on_cpus_is_refused(runs):
     for seen in runs[1]:
-        assert "FSDP: Accelerate leaves it out here (MULTI_CPU on cpu)" in seen["refused"]
+        assert "FSDP: Accelerate leaves it out here (MULTI_CPU on cpu" in seen["refused"]
 
 
 def test_one_process_is_refused_too(tiny, tmp_path, capsys, monkeypatch):
