@@ -99,9 +99,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--suite", nargs="+", choices=sorted(SUITES), default=["sts"], help="suites to run (sts)")
     add("--pooling", help="overrides the model's own pooling; needed where a model states none")
     add("--data", help="SentEval folder, or one file of scored pairs (.tsv, .csv, .jsonl)")
-    add("--captions", help="retrieval: captions of images, in any layout that training reads")
-    add("--features", help="retrieval: the images' stored features")
-    add("--images", help="retrieval: a file that lists the images to use, which is the split")
+    add("--captions", help="retrieval, regularities: captions of images, in any layout that training reads")
+    add("--features", help="retrieval, regularities: the images' stored features")
+    add("--images", help="retrieval, regularities: a file that lists the images to use, which is the split")
+    add("--contents", help="regularities: what each image truly shows (contents.jsonl of a picture world)")
+    add("--folds", type=int, default=1, help="retrieval: parts of the images, each searched by itself (COCO: 5; 1)")
     add("--transfer-mode", default="test", choices=("test", "dev", "fasttest"), help="SentEval's setting (test)")
     add("--tasks", nargs="+", default=[], metavar="TASK", help="mteb: names of its tasks")
     add("--compare", action="store_true", help="exactly two models, or two parents of seeds: differences and p-values")
@@ -120,6 +122,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("the same MODEL is given twice")
     if (options.errors is not None or options.mteb_files) and "sts" not in options.suite:
         parser.error("--errors and --mteb-files need --suite sts")
+    if options.contents and "regularities" not in options.suite:
+        parser.error("--contents is for --suite regularities")
+    if options.folds != 1 and "retrieval" not in options.suite:
+        parser.error("--folds parts the images of --suite retrieval")
     if options.tasks and "mteb" not in options.suite:
         parser.error("--tasks names tasks of --suite mteb")
     if options.compare and len(options.models) != 2:
@@ -137,6 +143,8 @@ def _suite_options(options: argparse.Namespace) -> SuiteOptions:
         captions=options.captions,
         features=options.features,
         images=options.images,
+        contents=options.contents,
+        folds=options.folds,
         tasks=tuple(options.tasks),
     )
 

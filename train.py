@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mcse.config import to_yaml
 from mcse.recipes.launch import load_config, train
-from mcse.training import NotFiniteError
+from mcse.training import LostProcessError, NotFiniteError
 
 USAGE = "train.py [--config FILE] [--print-config] [--overwrite] [--key value | --group.key value ...]"
 EXIT_WRONG_INPUT = 2
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("train.py: stopped at once; nothing was saved since the last save", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except (NotFiniteError, OSError) as error:
+    except (NotFiniteError, LostProcessError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
 

@@ -331,6 +331,13 @@ def print_shares(sides: dict[str, Side], text: Text) -> None:
         print(f"  {label:16} × {factor:5.2f}   {words}")
 
 
+def print_scores(sides: dict[str, Side]) -> None:
+    print(f"\n{'Spearman × 100':16}" + "".join(f"{side:>15}" for side in sides))
+    for task in STS_TASKS:
+        print(f"{task:16}" + "".join(f"{side.scores[task]:15.2f}" for side in sides.values()))
+    print()
+
+
 def largest_change(first: Scores, second: Scores) -> float:
     return max(abs(first[task] - second[task]) for task in STS_TASKS)
 
@@ -355,6 +362,7 @@ def compare_times(options: argparse.Namespace) -> None:
     print(f"{options.model} ({options.pooling})")
     print_sides(sides, text)
     print_shares(sides, text)
+    print_scores(sides)
     toolkit, ours, half = (sides[name] for name in ("toolkit", "mcse float32", "mcse bfloat16"))
     for side in list(sides.values())[1:]:
         print(f"largest change of a score, {side.name} − toolkit: {largest_change(side.scores, toolkit.scores):.4f}")

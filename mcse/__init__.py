@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mcse.encoders.index import EmbeddingIndex as EmbeddingIndex
+    from mcse.encoders.joint_encoder import JointEncoder as JointEncoder
     from mcse.encoders.sentence_encoder import SentenceEncoder as SentenceEncoder
+    from mcse.encoders.tweet_tagger import TweetTagger as TweetTagger
 
-__all__ = ["EmbeddingIndex", "SentenceEncoder"]
+__all__ = ["EmbeddingIndex", "JointEncoder", "SentenceEncoder", "TweetTagger"]
 
 
 def __getattr__(name: str) -> object:
@@ -21,6 +23,14 @@ def __getattr__(name: str) -> object:
         from mcse.encoders.index import EmbeddingIndex
 
         return EmbeddingIndex
+    if name == "TweetTagger":
+        from mcse.encoders.tweet_tagger import TweetTagger
+
+        return TweetTagger
+    if name == "JointEncoder":
+        from mcse.encoders.joint_encoder import JointEncoder
+
+        return JointEncoder
     raise AttributeError(f"module 'mcse' has no attribute {name!r}")
 
 

@@ -21,6 +21,40 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 Value = TypeVar("Value")
 
+_SIGNS = ("gloo", "nccl", "process group", "tcpstore", "connection closed", "connection reset", "timed out waiting")
+"""Words in which the libraries below say that another process is gone or does not answer."""
+
+
+class LostProcessError(RuntimeError):
+    """Another process of this run ended, or did not answer in time."""
+
+
+@contextlib.contextmanager
+def naming_lost_processes() -> Iterator[None]:
+    """Turns the libraries' many errors about a process that is gone into one that says so.
+
+    Raises:
+        LostProcessError: An exchange with another process failed inside.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # The process group may be gone by now; what the launcher said is not.
+        rank, size = os.environ.get("RANK", "0"), int(os.environ.get("WORLD_SIZE", "1"))
+        if isinstance(error, LostProcessError) or size == 1 or not _is_about_processes(error):
+            raise
+        said = str(error).strip().splitlines()[0]
+        what = "did not answer in time" if _is_late(said) else "has ended, and its own last lines may say why"
+        raise LostProcessError(f"process {rank} of {size} stops, since another one {what}: {said}") from None
+
+
+def _is_about_processes(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in _SIGNS)
+
+
+def _is_late(said: str) -> bool:
+    return any(word in said.lower() for word in ("timed out", "timeout", "time out"))
+
 
 def join_world() -> None:
     """Joins the processes that a launcher started beside this one, for programs that no Accelerator starts.

@@ -1,10 +1,11 @@
-"""What the processor can really do: bfloat16 products, where its announcements cannot be trusted.
+"""What the processor can really do, and how its memory is handed back.
 
 Some virtual machines announce AMX and then kill the process that uses it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import logging
 import os
@@ -35,6 +36,19 @@ def ensure_bfloat16() -> None:
             f"{_WITHOUT_AMX}, or choose 32-bit floats"
         )
     logger.warning("this processor announces AMX but cannot run it: bfloat16 goes without (%s=%s)", _ISA, _WITHOUT_AMX)
+
+
+def return_freed_memory() -> None:
+    """Lets large tensors go back to the system as soon as they are freed, where the C library is glibc.
+
+    It keeps what was freed for later otherwise; parts of a batch, each of another size, do not fit into the holes that
+    earlier ones left, and the process grows to twice what is ever in use. Costs fresh pages for every large tensor.
+    """
+    m_mmap_threshold = -3
+    try:
+        ctypes.CDLL(None).mallopt(m_mmap_threshold, 2**20)
+    except (OSError, AttributeError):
+        return  # another C library, with habits of its own
 
 
 def _survives_bfloat16() -> bool:

@@ -48,7 +48,10 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--images", required=True, help="folder of pictures, or a Hugging Face dataset (id or folder)")
     parser.add_argument(
-        "--tower", required=True, help="open_clip:MODEL/PRETRAINED, timm:MODEL or pixels:N (/none: random weights)"
+        "--tower",
+        required=True,
+        help="open_clip:MODEL/PRETRAINED, timm:MODEL or pixels:N (/none: random weights); grid:timm:… and "
+        "grid:pixels:N keep the regions of the last map apart",
     )
     parser.add_argument("--output", required=True, type=Path, help="folder of the feature store")
     parser.add_argument("--names", type=Path, help="file listing the images to use, one a line (default: all)")
@@ -75,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     plan = ExtractionPlan(
         names=tuple(source.names[i] for i in index),
         width=tower.width,
+        regions=tower.regions,
         tower=tower.spec,
         preprocessing=tower.preprocessing,
         precision=args.precision,
@@ -156,7 +160,8 @@ def _batches(
 
 def _report(output: Path, writer: FeatureWriter) -> None:
     kept = writer.done - len(writer.skipped)
-    print(f"{output}: {kept} images, width {writer.plan.width}, tower {writer.plan.tower}")
+    regions = f" ({writer.plan.regions} regions)" if writer.plan.regions > 1 else ""
+    print(f"{output}: {kept} images, width {writer.plan.width}{regions}, tower {writer.plan.tower}")
     if writer.skipped:
         print(f"skipped {len(writer.skipped)} unreadable images (all in {output / 'meta.json'}):")
         for image in writer.skipped[:_LISTED]:

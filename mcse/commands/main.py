@@ -7,9 +7,19 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from mcse.commands import demo, extract_features, prepare, runs, sweep
+from mcse.commands import (
+    demo,
+    extract_features,
+    ground_words,
+    neighbors,
+    prepare,
+    runs,
+    search,
+    sweep,
+    tag,
+)
 
-COMMANDS = (demo, prepare, extract_features, sweep, runs)
+COMMANDS = (demo, prepare, extract_features, search, sweep, runs, tag, ground_words, neighbors)
 """Each has ``add_parser(subparsers)``, which sets ``run(args) -> int`` as the parser's default."""
 
 
@@ -35,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; ``args.run`` is the chosen command's function."""
     parser = argparse.ArgumentParser(
-        prog="mcse", description="The demo, data and image features for train.py, sweeps, and run folders."
+        prog="mcse",
+        description="The demo, data and image features for train.py, search among pictures, sweeps, and run folders.",
     )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     for command in COMMANDS:

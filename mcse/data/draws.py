@@ -13,4 +13,9 @@ class Draw(IntEnum):
     CAPTIONS = 3
     CONTROLS = 4
     PAIRS = 5
+    FALSE_PAIRS = 21
+    SAMPLED_WORDS = 31
+    SHUFFLED_TARGETS = 32
+    DEV_IMAGES = 40
     WINDOWS = 41
+    SWAPS = 71

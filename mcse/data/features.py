@@ -39,6 +39,7 @@ _FEATURES, _NAMES, _META, _PROGRESS = "features.npy", "names.json", "meta.json",
 _SCHEMA = 1
 _HEADER_BYTES = 128
 _SCAN_BYTES = 64 * 2**20
+_MOMENT_ROWS = 4096
 # Compressed HDF5 decompresses whole chunks for every row, so files up to this size are unpacked into memory once.
 _IN_MEMORY_BYTES = 2 * 2**30
 
@@ -46,8 +47,9 @@ _IN_MEMORY_BYTES = 2 * 2**30
 class FeatureStore:
     """The feature rows of N images, read from disk as they are asked for.
 
-    ``tower``, ``preprocessing`` and ``weights`` (a digest) say what made the rows, where the store knows it. Survives
-    fork and pickle: a copy in another process opens the file again when first used.
+    ``tower``, ``preprocessing`` and ``weights`` (a digest) say what made the rows, where the store knows it. A row
+    holds ``regions`` equal parts side by side, 1 for pooled features. Survives fork and pickle: a copy in another
+    process opens the file again when first used.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class FeatureStore:
         weights: str | None,
         skipped: tuple[SkippedImage, ...],
         files: tuple[Path, ...],
+        regions: int = 1,
     ) -> None:
         self.path = path
+        self.regions = regions
         self.names = names
         self.width = shape[1]
         self.tower = tower
@@ -94,6 +98,16 @@ class FeatureStore:
             return np.ascontiguousarray(stored[index], dtype=np.float32)
         unique, inverse = np.unique(index, return_inverse=True)  # h5py wants increasing indices without repeats
         return np.asarray(stored[unique], dtype=np.float32)[inverse]
+
+    def moments(self, index_B: NDArray[np.int64]) -> tuple[FloatRows, FloatRows]:
+        """(F,) mean and standard deviation over the rows ``index_B``; 1 in place of a deviation of 0."""
+        sums_2F = np.zeros((2, self.width))
+        for start in range(0, len(index_B), _MOMENT_ROWS):
+            row_BF = self.rows(index_B[start : start + _MOMENT_ROWS]).astype(np.float64)
+            sums_2F += (row_BF.sum(0), np.square(row_BF).sum(0))
+        mean_F, square_F = sums_2F / len(index_B)
+        std_F = np.sqrt(np.maximum(square_F - mean_F**2, 0))
+        return mean_F.astype(np.float32), np.where(std_F < 1e-6, 1.0, std_F).astype(np.float32)
 
     def _open(self) -> _Stored:
         # An HDF5 handle must not be shared with a forked child; arrays and memory maps may be.
@@ -128,6 +142,7 @@ def open_features(path: Path) -> FeatureStore:
         tower=meta.get("tower"),
         preprocessing=meta.get("preprocessing"),
         weights=meta.get("weights"),
+        regions=_regions(path, meta, width=stored.shape[1]),
         skipped=tuple(SkippedImage(**record) for record in meta.get("skipped", ())),
         files=tuple(path / name for name in (_FEATURES, _NAMES, _META)) if path.is_dir() else (path,),
     )
@@ -200,11 +215,13 @@ class ExtractionPlan:
     precision: str
     weights: str  # digest of the tower's weights
     width: int
+    regions: int = 1
 
     def identity(self) -> dict[str, str]:
-        """All of it as short strings, image names as a digest."""
+        """All of it as short strings, image names as a digest; pooled features say nothing of regions."""
         images = hashlib.sha256(json.dumps(self.names).encode()).hexdigest()
-        own = {key: str(value) for key, value in asdict(self).items() if key != "names"}
+        left_out = {"names"} | ({"regions"} if self.regions == 1 else set())
+        own = {key: str(value) for key, value in asdict(self).items() if key not in left_out}
         return {**own, "images": f"{len(self.names)} images, sha256 {images[:16]}"}
 
 
@@ -406,6 +423,13 @@ def _read_meta(folder: Path) -> dict[str, Any]:
             "run the same mcse extract-features again, it continues"
         )
     raise ValueError(f"{folder}: not a feature store (no {_META}); mcse extract-features makes one")
+
+
+def _regions(path: Path, meta: dict[str, Any], *, width: int) -> int:
+    regions = int(meta.get("regions", 1))
+    if regions < 1 or width % regions:
+        raise ValueError(f"{path / _META}: {regions} regions do not divide rows of width {width}")
+    return regions
 
 
 def _check_names(path: Path, names: tuple[str, ...] | None, count: int) -> None:

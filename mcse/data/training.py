@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -227,28 +227,20 @@ def load_pairs(
         assert not isinstance(pictures, FeatureStore | PixelRows)
         return _load_shard_pairs(config, tokenizer, controls=controls, seed=seed, pictures=pictures)
     assert not isinstance(pictures, ShardPictures)
-    listed = load_caption_table(config)
-    # Matched before anything is dropped: files without names match by order and count.
-    table, image_rows = _match_pictures(listed, pictures, config)
+    matched = match_captions(config, pictures)
+    table = matched.table
     captions, image_of_caption = select_captions(table, mode=config.captions_per_image, seed=seed)
     clean = np.flatnonzero(clean_images(table, config)[image_of_caption])
     kept = clean[choose_pairs(len(clean), controls.num_pairs, seed=seed)]
     captions = [captions[row] for row in kept]
-    image_of_caption = image_rows[image_of_caption[kept]]
-    tokens = tokenise(
-        ((caption,) for caption in captions),
-        tokenizer,
-        columns=1,
-        max_length=config.max_length,
-        digest=text_digest(captions),
-    )
+    image_of_caption = matched.row_of_image[image_of_caption[kept]]
     return Pairs(
-        captions=tokens,
+        captions=tokenise_captions(captions, tokenizer, max_length=config.max_length),
         image_of_caption=assign_images(image_of_caption, controls.images, seed=seed),
         num_images=len(np.unique(image_of_caption)),
-        num_left_out=len(listed) - len(table),
+        num_left_out=matched.num_left_out,
         texts=tuple(captions),
-        files=_caption_files(table, captions),
+        files=caption_files(table, captions),
         order=lambda share, seed: Sampler(len(captions), share, seed=seed, name="data.captions"),
     )
 
@@ -310,6 +302,33 @@ def _load_shard_pairs(
         files=(DataFile("captions", str(config.folder / str(config.captions)), shards.digest),),
         order=order,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedCaptions:
+    """Captions by image, the row of each image's picture, and how many images were left out as unreadable."""
+
+    table: CaptionTable
+    row_of_image: NDArray[np.int64]
+    num_left_out: int
+
+
+def match_captions(config: DataConfig, pictures: FeatureStore | PixelRows | None) -> MatchedCaptions:
+    """The captions of ``data.captions``, and where their pictures stand; ``None`` counts the captions' own images.
+
+    Raises:
+        ValueError: As for ``load_pairs``.
+    """
+    listed = load_caption_table(config)
+    # Matched before anything is dropped: files without names match by order and count.
+    table, row_of_image = _match_pictures(listed, pictures, config)
+    return MatchedCaptions(table, row_of_image, len(listed) - len(table))
+
+
+def tokenise_captions(captions: Sequence[str], tokenizer: Tokenizer, *, max_length: int) -> TokenTable:
+    """Ids of captions, computed once and found again by their text."""
+    rows = ((caption,) for caption in captions)
+    return tokenise(rows, tokenizer, columns=1, max_length=max_length, digest=text_digest(captions))
 
 
 def load_caption_table(config: DataConfig) -> CaptionTable:
@@ -430,6 +449,7 @@ def clean_images(table: CaptionTable, config: DataConfig) -> NDArray[np.bool_]:
     return np.asarray(clean)
 
 
-def _caption_files(table: CaptionTable, captions: list[str]) -> tuple[DataFile, ...]:
+def caption_files(table: CaptionTable, captions: Sequence[str]) -> tuple[DataFile, ...]:
+    """What was read, with digests: the files, or the captions themselves where they came from no file."""
     files = [DataFile("captions", str(path), file_digest(path)) for path in table.files]
     return tuple(files) or (DataFile("captions", table.source, text_digest(captions)),)

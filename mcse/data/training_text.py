@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,9 @@ def _normalised(config: DataConfig) -> frozenset[str]:
 
 
 def _data_config(section: Mapping[str, Any], recorded: Sequence[Mapping[str, str]]) -> DataConfig:
-    given = dict(section)
+    # Recipes have further keys of their own, which choose among the same captions.
+    known = {field.name for field in fields(DataConfig)}
+    given = {key: value for key, value in section.items() if key in known}
     root = given.pop("root", None)
     return DataConfig(root=Path(root) if root is not None else _recorded_root(given, recorded), **given)
 

@@ -78,13 +78,22 @@ class EmbeddingIndex:
         """
         given = list(range(len(self), len(self) + len(sentences))) if ids is None else list(ids)
         self._check_ids(given, number=len(sentences))
-        if not sentences:
-            return
-        rows_ND = self._encode(sentences, batch_size=batch_size)
-        self._rows_ND = rows_ND if self._rows_ND is None else np.concatenate([self._rows_ND, rows_ND])
-        self._ids += given
-        self._texts += list(sentences)
-        self._searcher = None
+        if sentences:
+            self._append(self._encode(sentences, batch_size=batch_size), given, sentences)
+
+    def add_rows(self, rows_ND: FloatArray, *, texts: Sequence[str], ids: Sequence[Id] | None = None) -> None:
+        """Adds (N, D) unit rows that stand for ``texts``, such as pictures in a space that the encoder shares.
+
+        Raises:
+            ValueError: Another number of texts or ids than rows; ids repeat or are taken; or the rows are of another
+                width than those in the index, or not finite.
+        """
+        if rows_ND.ndim != 2 or len(rows_ND) != len(texts):
+            raise ValueError(f"rows of shape {rows_ND.shape} for {len(texts)} texts")
+        given = list(range(len(self), len(self) + len(texts))) if ids is None else list(ids)
+        self._check_ids(given, number=len(texts))
+        if len(texts):
+            self._append(self._checked(rows_ND, texts), given, texts)
 
     def search(
         self, queries: str | Sequence[str], *, top_k: int = 5, threshold: float | None = None, batch_size: int = 64
@@ -100,17 +109,24 @@ class EmbeddingIndex:
         Raises:
             ValueError: The index is empty, ``top_k`` is below 1, or the encoder's rows do not fit the index.
         """
-        if self._rows_ND is None:
-            raise ValueError("the index is empty; add sentences before searching")
-        if top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        self._check_search(top_k)
         texts = [queries] if isinstance(queries, str) else list(queries)
         if not texts:
             return []
+        return self.search_rows(self._encode(texts, batch_size=batch_size), top_k=top_k, threshold=threshold)
+
+    def search_rows(self, query_QD: FloatArray, *, top_k: int = 5, threshold: float | None = None) -> list[list[Hit]]:
+        """As ``search``, for (Q, D) unit rows that were made elsewhere.
+
+        Raises:
+            ValueError: As for ``search``.
+        """
+        self._check_search(top_k)
+        assert self._rows_ND is not None
+        query_QD = self._checked(query_QD, [f"query {number}" for number in range(len(query_QD))])
         if self._searcher is None:
             self._searcher = _Searcher(self._rows_ND, use_faiss=self._use_faiss)
         found: list[list[Hit]] = []
-        query_QD = self._encode(texts, batch_size=batch_size)
         for start in range(0, len(query_QD), _QUERIES_AT_ONCE):
             block = self._searcher.search(query_QD[start : start + _QUERIES_AT_ONCE], top_k=top_k)
             found += [self._hits(scores, positions, threshold=threshold) for scores, positions in block]
@@ -169,7 +185,10 @@ class EmbeddingIndex:
         return index
 
     def _encode(self, sentences: Sequence[str], *, batch_size: int) -> FloatArray:
-        rows_ND = np.ascontiguousarray(self._encoder.encode(sentences, batch_size=batch_size), dtype=np.float32)
+        return self._checked(self._encoder.encode(sentences, batch_size=batch_size), sentences)
+
+    def _checked(self, rows: FloatArray, names: Sequence[str]) -> FloatArray:
+        rows_ND = np.ascontiguousarray(rows, dtype=np.float32)
         if self._rows_ND is not None and rows_ND.shape[1] != self._rows_ND.shape[1]:
             raise ValueError(
                 f"the index holds rows of width {self._rows_ND.shape[1]}, the encoder gives {rows_ND.shape[1]}: "
@@ -177,8 +196,20 @@ class EmbeddingIndex:
             )
         finite_N = np.isfinite(rows_ND).all(axis=1)
         if not finite_N.all():
-            raise ValueError(f"the encoder's row of {sentences[int(np.argmin(finite_N))]!r:.80} is not finite")
+            raise ValueError(f"the encoder's row of {names[int(np.argmin(finite_N))]!r:.80} is not finite")
         return rows_ND
+
+    def _append(self, rows_ND: FloatArray, ids: Sequence[Id], texts: Sequence[str]) -> None:
+        self._rows_ND = rows_ND if self._rows_ND is None else np.concatenate([self._rows_ND, rows_ND])
+        self._ids += ids
+        self._texts += texts
+        self._searcher = None
+
+    def _check_search(self, top_k: int) -> None:
+        if self._rows_ND is None:
+            raise ValueError("the index is empty; add sentences before searching")
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
 
     def _check_ids(self, ids: Sequence[Id], *, number: int) -> None:
         if len(ids) != number:

@@ -1,11 +1,13 @@
-"""What every kind of encoder takes alike: sentences and a precision."""
+"""What every kind of encoder does alike: takes sentences and a precision, and leaves a model in the mode it was in."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
+from torch import nn
 
 from mcse.processor import ensure_bfloat16
 
@@ -47,3 +49,16 @@ def autocast(device: torch.device, *, precision: Precision) -> torch.autocast:
     if check_precision(precision) == "bfloat16" and device.type == "cpu":
         ensure_bfloat16()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@contextmanager
+def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every submodule is in the mode in which it was found."""
+    training = [part for module in modules for part in module.modules() if part.training]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -11,22 +12,29 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from mcse.encoders.contextual import CoveEncoder, ElmoEncoder, best_of
 from mcse.encoders.inputs import Precision
+from mcse.encoders.joint_encoder import JointEncoder
 from mcse.encoders.open_clip_text import OpenClipEncoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.encoders.sentence_transformers_folder import fetch_json
-from mcse.encoders.word_vectors import WordVectorEncoder
+from mcse.encoders.sources import inside_run
+from mcse.encoders.word_vectors import WordVectorEncoder, vectors_file
+from mcse.models.cove_model import CoveConfig
+from mcse.models.elmo_model import ElmoConfig, is_original_release
+from mcse.models.grounded_checkpoint import find_grounded_words
+from mcse.models.joint_checkpoint import is_joint_checkpoint
 from mcse.models.open_clip_model import open_clip_source
 from mcse.models.text_encoder import resolve_name
 from mcse.text.word_vectors import is_word_vectors_name
 
-AnyEncoder: TypeAlias = SentenceEncoder | OpenClipEncoder | WordVectorEncoder
+AnyEncoder: TypeAlias = SentenceEncoder | JointEncoder | OpenClipEncoder | WordVectorEncoder | ElmoEncoder | CoveEncoder
 """Every kind has ``name``, ``pooling`` and ``dimension`` beside ``encode``."""
 
 _VECTORS, _OPEN_CLIP = "vectors:", "open_clip:"
 
 # README.md is none of them: reports are written into model cards.
-_SENTENCE_FILES = (".safetensors", ".json", ".txt", ".model", ".bin")
+_SENTENCE_FILES = (".safetensors", ".json", ".txt", ".model", ".bin", ".hdf5")
 _OPEN_CLIP_FILES = (*_SENTENCE_FILES, ".pt", ".pth")
 _RUN_FILES = ("config.yaml", "run.json")
 
@@ -44,11 +52,13 @@ def load_encoder(
     """Loads an encoder of any kind.
 
     Args:
-        name: A run folder, a checkpoint, a sentence-transformers folder, any other encoder's folder, a hub id or
-            ``package:NAME/FOLDER``; ``open_clip:MODEL/PRETRAINED`` for a text tower; ``vectors:FILE``, or the plain
-            path of a ``.txt``, ``.vec`` or ``.bin`` file, also with ``.gz``, for averaged word vectors.
+        name: A run folder or a checkpoint, of any recipe, a sentence-transformers folder, any other encoder's folder,
+            a hub id or ``package:NAME/FOLDER``; ``open_clip:MODEL/PRETRAINED`` for a text tower; ``vectors:FILE``, or
+            the plain path of a ``.txt``, ``.vec`` or ``.bin`` file, also with ``.gz``, or a run or checkpoint of
+            grounded words, for averaged word vectors. An ELMo or CoVe, or the folder of an original release, gives
+            the mean of its words' vectors.
         pooling: For the first group, where it overrides what the folder says. Word vectors know "mean" alone, open_clip
-            models only their own.
+            models only their own, contextual word vectors "mean" and "mean_layerN".
         precision: Of the matrix products. Word vectors are averaged alike under each.
         device: CUDA where there is one, by default. Word vectors stay in main memory.
 
@@ -64,11 +74,20 @@ def load_encoder(
         if pooling is not None:
             raise ValueError(f"{name!r}: pooling {pooling!r} is not to be had; an open_clip model pools in its own way")
         return OpenClipEncoder.from_pretrained(name, device=device, precision=precision)
+    if kind == "elmo":
+        return ElmoEncoder.from_pretrained(name, pooling=pooling, device=device, precision=precision)
+    if kind == "cove":
+        return CoveEncoder.from_pretrained(name, pooling=pooling, device=device, precision=precision)
     if Path(name).is_file():
         raise ValueError(
             f"{name!r} is a file, and none of word vectors (.txt, .vec, .bin, also .gz); an encoder is named by its "
             "folder"
         )
+    folder = Path(inside_run(resolve_name(name)))
+    if is_joint_checkpoint(folder):
+        if pooling not in (None, JointEncoder.pooling):
+            raise ValueError(f"{name!r}: pooling {pooling!r} is not to be had; a joint model has one row a sentence")
+        return JointEncoder.from_pretrained(name, device=device, precision=precision)
     return SentenceEncoder.from_pretrained(name, pooling=pooling, device=device, precision=precision)
 
 
@@ -85,7 +104,8 @@ def encoder_digest(name: str) -> str | None:
     """
     kind, rest = _kind(name)
     if kind == "vectors":
-        return _file_digest(Path(rest)) if Path(rest).is_file() else None
+        file = vectors_file(rest)
+        return _file_digest(file) if file.is_file() else None
     if kind == "open_clip":
         return _open_clip_digest(name, rest)
     path = Path(resolve_name(name))
@@ -99,7 +119,7 @@ def encoder_digest(name: str) -> str | None:
     return _files_digest(path, [*files, *recorded]) if files else None
 
 
-def _kind(name: str) -> tuple[Literal["vectors", "open_clip", "sentences"], str]:
+def _kind(name: str) -> tuple[Literal["vectors", "open_clip", "elmo", "cove", "sentences"], str]:
     """Of an encoder, and its name without the prefix."""
     if name.startswith(_VECTORS):
         return "vectors", name.removeprefix(_VECTORS)
@@ -107,7 +127,23 @@ def _kind(name: str) -> tuple[Literal["vectors", "open_clip", "sentences"], str]
         return "open_clip", name.removeprefix(_OPEN_CLIP)
     if is_word_vectors_name(name) and not Path(name).is_dir():
         return "vectors", name
+    if find_grounded_words(name) is not None:
+        return "vectors", name
+    model_type = _model_type(best_of(Path(name)))
+    if is_original_release(Path(name)) or model_type == ElmoConfig.model_type:
+        return "elmo", name
+    if model_type == CoveConfig.model_type:
+        return "cove", name
     return "sentences", name
+
+
+def _model_type(folder: Path) -> str | None:
+    """What ``config.json`` says, ``None`` where there is none or none that can be read."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return str(found)
 
 
 def _open_clip_digest(name: str, rest: str) -> str | None:

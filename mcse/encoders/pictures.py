@@ -1,11 +1,11 @@
-"""Pictures to feature rows, for checkpoints that know their image tower.
+"""Pictures to feature rows, for checkpoints that know their image tower; and checks of features that were stored.
 
 N pictures, B of one batch, F feature width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
@@ -46,6 +46,38 @@ def picture_features(
             pixel_B3HW = torch.stack(list(pool.map(pixels_of, range(start, stop)))).to(device)
             feature_NF[start:stop] = tower(pixel_B3HW).float().cpu().numpy()
     return feature_NF
+
+
+def checked_features(
+    features: FloatArray, *, width: int, batch_size: int, title: str, tower: str | None
+) -> Iterator[tuple[int, FloatArray]]:
+    """Stored features in blocks: the first row's number, and (B, F) float32; the shape is checked before the first.
+
+    Args:
+        features: (N, F).
+        width: F that the model was trained on.
+        batch_size: Rows of a block.
+        title: What the model is called.
+        tower: What gave the features that it was trained on, if that is known.
+
+    Raises:
+        ValueError: ``batch_size`` is below 1, the features are no matrix of that width, or a row is not finite.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if features.ndim != 2 or features.shape[1] != width:
+        source = f" features of {tower}" if tower else ""
+        raise ValueError(f"image features have shape {features.shape}; {title} was trained on (N, {width}){source}")
+    return _blocks(features, batch_size)
+
+
+def _blocks(features: FloatArray, batch_size: int) -> Iterator[tuple[int, FloatArray]]:
+    for start in range(0, len(features), batch_size):
+        block_BF = np.asarray(features[start : start + batch_size], dtype=np.float32)
+        finite_B = np.isfinite(block_BF).all(axis=1)
+        if not finite_B.all():
+            raise ValueError(f"image features: row {start + int(np.argmin(finite_B))} is not finite")
+        yield start, block_BF
 
 
 def _as_rgb(picture: Picture, place: int) -> Image.Image:

@@ -16,6 +16,7 @@ KEYS_WITHOUT_EFFECT = frozenset(
         "train.resume",
         "train.save_steps",
         "train.save_total_limit",
+        "train.timeout_minutes",
         "train.trackers",
     }
 )

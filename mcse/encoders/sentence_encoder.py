@@ -6,8 +6,7 @@ N sentences or images, M others, B of one batch, T tokens, D row width, H joint 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
@@ -21,8 +20,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from mcse import distributed
-from mcse.encoders.inputs import Precision, as_texts, autocast, check_precision
-from mcse.encoders.pictures import Picture, picture_features
+from mcse.encoders.inputs import Precision, as_texts, autocast, check_precision, evaluating
+from mcse.encoders.pictures import Picture, checked_features, picture_features
 from mcse.encoders.sources import load_parts
 from mcse.models.checkpoint import max_tokens
 from mcse.models.image_tower import ImageTower
@@ -252,18 +251,11 @@ class SentenceEncoder:
         """
         head = self._joint_head("image_head")
         wanted = next(module.in_features for module in head.modules() if isinstance(module, nn.Linear))
-        if features.ndim != 2 or features.shape[1] != wanted:
-            tower = f" features of {self.image_tower}" if self.image_tower else ""
-            raise ValueError(
-                f"image features have shape {features.shape}; {self._title()} was trained on (N, {wanted}){tower}"
-            )
+        tower = self.image_tower
+        blocks = checked_features(features, width=wanted, batch_size=batch_size, title=self._title(), tower=tower)
         joint_NH = np.empty((len(features), _width(head)), dtype=np.float32)
-        with _evaluating([head]), torch.inference_mode():
-            for start in range(0, len(features), batch_size):
-                block_BF = np.asarray(features[start : start + batch_size], dtype=np.float32)
-                finite_B = np.isfinite(block_BF).all(axis=1)
-                if not finite_B.all():
-                    raise ValueError(f"image features: row {start + int(np.argmin(finite_B))} is not finite")
+        with evaluating([head]), torch.inference_mode():
+            for start, block_BF in blocks:
                 row_BH = F.normalize(head(torch.from_numpy(block_BF).to(self.device)).float(), dim=-1)
                 joint_NH[start : start + len(block_BF)] = row_BH.cpu().numpy()
         return joint_NH
@@ -279,7 +271,7 @@ class SentenceEncoder:
         """
         tower = self._loaded_tower()
         chosen = [pictures] if isinstance(pictures, str | Path | Image.Image) else list(pictures)
-        with _evaluating([tower]):
+        with evaluating([tower]):
             return picture_features(
                 tower, chosen, batch_size=batch_size, autocast=autocast(self.device, precision=self.precision)
             )
@@ -313,7 +305,7 @@ class SentenceEncoder:
         row_ND = torch.empty(len(texts), width, device=self.device)
         bar = tqdm(total=len(texts), unit="sentence", disable=not (show_progress and distributed.is_main()))
         modules = [encoder, *([] if head is None else [head])]
-        with bar, _evaluating(modules), torch.inference_mode(), autocast(self.device, precision=precision):
+        with bar, evaluating(modules), torch.inference_mode(), autocast(self.device, precision=precision):
             for start in range(0, len(texts), _CHUNK):
                 ids = self._tokenize(texts[start : start + _CHUNK], max_length=max_length)
                 # The longest first, so that what does not fit into memory says so at once.
@@ -382,19 +374,6 @@ class SentenceEncoder:
 
     def _title(self) -> str:
         return repr(self.name) if self.name else "this encoder"
-
-
-@contextmanager
-def _evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every submodule is in the mode in which it was found."""
-    training = [part for module in modules for part in module.modules() if part.training]
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def _as_array(rows: Tensor) -> NDArray[np.float32]:

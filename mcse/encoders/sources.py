@@ -22,6 +22,7 @@ from mcse.models.checkpoint import (
     max_tokens,
 )
 from mcse.models.image_tower import ImageTower
+from mcse.models.joint_checkpoint import is_joint_checkpoint
 from mcse.models.text_encoder import TextEncoder, load_text_encoder, load_tokenizer, resolve_name
 
 
@@ -59,7 +60,7 @@ def load_parts(name_or_path: str, *, pooling: str | None) -> EncoderParts:
     """
     if pooling is not None:
         check_pooling(pooling)
-    path = _inside_run(resolve_name(name_or_path))
+    path = inside_run(resolve_name(name_or_path))
     if is_checkpoint(Path(path)):
         return _ours(Path(path), pooling=pooling)
     if (modules := fetch_json(path, "modules.json")) is not None:
@@ -74,10 +75,14 @@ def load_parts(name_or_path: str, *, pooling: str | None) -> EncoderParts:
     return EncoderParts(load_text_encoder(path, pooling=pooling), load_tokenizer(path), pooling, text_head=text_head)
 
 
-def _inside_run(path: str) -> str:
-    """The ``best/`` of a run folder; every other name as it is."""
+def inside_run(path: str) -> str:
+    """The ``best/`` of a run folder; every other name as it is.
+
+    Raises:
+        ValueError: The folder is a run without ``best/``, holds several runs, or no model.
+    """
     folder = Path(path)
-    if not folder.is_dir() or (folder / "config.json").is_file() or (folder / "modules.json").is_file():
+    if not folder.is_dir() or any((folder / name).is_file() for name in ("config.json", "modules.json", "mcse.json")):
         return path
     if (folder / "best").is_dir():
         return str(folder / "best")
@@ -89,6 +94,8 @@ def _inside_run(path: str) -> str:
 
 
 def _ours(folder: Path, *, pooling: str | None) -> EncoderParts:
+    if is_joint_checkpoint(folder):
+        raise ValueError(f"{folder} holds a joint model of captions and pictures; JointEncoder loads it")
     loaded = load_checkpoint(folder)
     chosen = pooling or loaded.info.pooling
     if chosen == "cls_with_head" and loaded.text_head is None:

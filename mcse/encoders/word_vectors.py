@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mcse.encoders.inputs import as_texts
+from mcse.models.grounded_checkpoint import VECTORS_FILE, find_grounded_words
 from mcse.text.word_vectors import WordVectors, load_word_vectors
 from mcse.types import FloatArray
 
@@ -77,7 +78,7 @@ class WordVectorEncoder:
         """Reads a file of word vectors, as ``load_word_vectors`` does.
 
         Args:
-            path: GloVe, word2vec or fastText, text or word2vec binary.
+            path: GloVe, word2vec or fastText, text or word2vec binary; a run or checkpoint of grounded words.
             sentences: Reads only what these need, so that memory stays small; other sentences then miss words.
             name: The path, by default.
 
@@ -87,7 +88,7 @@ class WordVectorEncoder:
         keep = None
         if sentences is not None:
             keep = {form for token in {t for s in sentences for t in s.split()} for form in _forms(token)}
-        return cls(load_word_vectors(path, keep=keep), name=str(path) if name is None else name)
+        return cls(load_word_vectors(vectors_file(path), keep=keep), name=str(path) if name is None else name)
 
     @property
     def dimension(self) -> int:
@@ -138,6 +139,21 @@ class WordVectorEncoder:
         index = self._vectors.index
         exact = index.get(token)  # most tokens by far
         return exact if exact is not None else next((index[form] for form in _forms(token) if form in index), None)
+
+
+def load_space(name: str | Path, *, limit: int | None = None) -> WordVectors:
+    """Word vectors of a file, or of a run or checkpoint folder of grounded words.
+
+    Raises:
+        ValueError: Nothing that can be read is there.
+    """
+    return load_word_vectors(vectors_file(name), limit=limit)
+
+
+def vectors_file(name: str | Path) -> Path:
+    """The file of word vectors that ``name`` is or holds."""
+    folder = find_grounded_words(name)
+    return Path(name) if folder is None else folder / VECTORS_FILE
 
 
 def _count(sentences: Sequence[str], known: Sequence[Sequence[int]]) -> Coverage:

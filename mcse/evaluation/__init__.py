@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mcse.distributed import broadcast_object as shared
 from mcse.distributed import fail_together, is_main, join_world, world_size
-from mcse.evaluation import geometry, mteb_suite, retrieval, sts, transfer
+from mcse.evaluation import geometry, mteb_suite, regularities, retrieval, sts, transfer, wordsim
 from mcse.evaluation.cache import KeptResult, cache_key, load_result, save_result
 from mcse.evaluation.compare import compare
 from mcse.evaluation.errors import worst_pairs
@@ -19,6 +19,8 @@ SUITES: Mapping[str, Suite] = {
     "geometry": geometry.SUITE,
     "transfer": transfer.SUITE,
     "retrieval": retrieval.SUITE,
+    "regularities": regularities.SUITE,
+    "wordsim": wordsim.SUITE,
     "mteb": mteb_suite.SUITE,
 }
 

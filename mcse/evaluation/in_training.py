@@ -1,19 +1,23 @@
-"""A dev set judged while training: correlation, alignment and uniformity of the model as it is now.
+"""Dev sets judged while training: scored pairs of sentences, or held-out images, by the model as it is now.
 
-P pairs.
+P pairs, I images, C captions, D width.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mcse.data.sts import ScoredPairs
 from mcse.evaluation.encoding import cosines, encode_distinct
+from mcse.evaluation.retrieval import RECALLS, encode_captions, pair_ranks
 from mcse.metrics.correlation import UndefinedScoreError, spearman
 from mcse.metrics.geometry import alignment, uniformity
-from mcse.types import Encoder, Score
+from mcse.metrics.retrieval import median_rank, recall_at
+from mcse.types import Encoder, FloatArray, ImageTextEncoder, Score
 
 logger = logging.getLogger(__name__)
 
@@ -61,3 +65,60 @@ class DevEvaluator:
         except UndefinedScoreError as error:
             logger.warning("%s.spearman: no score: %s", self._name, error)
         return {f"{self._name}.{metric}": score for metric, score in values.items()}
+
+
+class RetrievalEvaluator:
+    """Recalls, median ranks and rsum of held-out images and their captions, as the suite ``retrieval`` has them.
+
+    Every process must call it: they share the captions and all get the same scores. It draws nothing at random. Rows
+    that are not finite are logged and give no scores, so that they do not end a run here.
+
+    Args:
+        encoder: The model as it is now.
+        captions: All of them, image after image.
+        image_C: The image, from 0, that each caption belongs to.
+        features: Gives the images' features, in order.
+        batch_size: Captions a forward pass.
+    """
+
+    NAMES = (
+        "retrieval.rsum",
+        *(
+            f"retrieval.{task}.{metric}"
+            for task in ("image_to_text", "text_to_image")
+            for metric in (*(f"recall@{k}" for k in RECALLS), "median_rank")
+        ),
+    )
+    """Of the scores."""
+
+    def __init__(
+        self,
+        encoder: ImageTextEncoder,
+        captions: Sequence[str],
+        *,
+        image_C: NDArray[np.int64],
+        features: Callable[[], FloatArray],
+        batch_size: int = 256,
+    ) -> None:
+        self._encoder = encoder
+        self._captions = tuple(captions)
+        self._image_C = image_C
+        self._features = features
+        self._batch_size = batch_size
+
+    def __call__(self) -> dict[str, Score]:
+        """Scores by ``NAMES``; of median ranks lower is better."""
+        try:
+            caption_CD = encode_captions(self._encoder, self._captions, batch_size=self._batch_size)
+            image_ID = self._encoder.encode_images(self._features())
+            found = pair_ranks(caption_CD, image_ID, image_C=self._image_C)
+        except UndefinedScoreError as error:
+            logger.warning("retrieval: no scores: %s", error)
+            return {}
+        scores: dict[str, Score] = {}
+        for task, ranks in found.items():
+            for k in RECALLS:
+                scores[f"retrieval.{task}.recall@{k}"] = Score(recall_at(ranks.rank_Q, k))
+            scores[f"retrieval.{task}.median_rank"] = Score(median_rank(ranks.rank_Q), higher_is_better=False)
+        rsum = sum(score.value for name, score in scores.items() if "recall@" in name)
+        return {"retrieval.rsum": Score(rsum), **scores}

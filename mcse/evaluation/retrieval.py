@@ -21,7 +21,7 @@ from mcse.distributed import gather_arrays, rank, world_size
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
 from mcse.evaluation.uncertainty import add_intervals, replicate_all
 from mcse.metrics.correlation import UndefinedScoreError
-from mcse.metrics.retrieval import TIE, Ranks, best_ranks, recall_at
+from mcse.metrics.retrieval import TIE, Ranks, best_ranks, median_rank, recall_at
 from mcse.types import Column, FloatArray, ImageTextEncoder, Sample, SuiteScores
 
 RECALLS = (1, 5, 10)
@@ -100,8 +100,32 @@ def load_captioned_images(captions: str, *, features: str, images: str | None = 
     )
 
 
-def score_retrieval(subject: Subject, images: CaptionedImages, *, batch_size: int = 64) -> SuiteScores:
+def images_of_options(options: SuiteOptions, *, suite: str) -> CaptionedImages:
+    """What the command line names.
+
+    Raises:
+        FileNotFoundError: Captions, features or list of images are not there.
+        ValueError: ``--captions`` or ``--features`` is not given, or a file cannot be read.
+    """
+    given = {"--captions": options.captions, "--features": options.features}
+    if lacking := [flag for flag, value in given.items() if not value]:
+        raise ValueError(
+            f"{suite} needs {' and '.join(lacking)}: --captions and --features say which captions and image features "
+            "to judge on, --images may list the images of a split"
+        )
+    assert options.captions is not None
+    assert options.features is not None
+    return load_captioned_images(options.captions, features=options.features, images=options.images)
+
+
+def score_retrieval(subject: Subject, images: CaptionedImages, *, batch_size: int = 64, folds: int = 1) -> SuiteScores:
     """Recalls, median ranks and their sum, as far as the encoder has what they need; ``absent`` says what it lacks.
+
+    Args:
+        subject: The encoder and its rows.
+        images: What it is judged on.
+        batch_size: Captions a forward pass.
+        folds: Parts of the images, of which each is searched by itself in image ↔ text.
 
     Raises:
         ValueError: Features that the encoder was not trained on, or not one unit row a caption and image.
@@ -111,7 +135,7 @@ def score_retrieval(subject: Subject, images: CaptionedImages, *, batch_size: in
     absent: dict[str, str] = {}
     encoder = subject.encoder
     if isinstance(encoder, ImageTextEncoder) and getattr(encoder, "has_image_heads", True):
-        found |= joint_ranks(encoder, images, batch_size=batch_size)
+        found |= joint_ranks(encoder, images, batch_size=batch_size, folds=folds)
     else:
         title = getattr(encoder, "name", "") or "the encoder"
         reason = f"{title} has no image heads, so captions and images have no space in common"
@@ -122,33 +146,67 @@ def score_retrieval(subject: Subject, images: CaptionedImages, *, batch_size: in
         if not found:
             raise
         absent["retrieval.sentence_to_sentence"] = str(error)
-    return _suite_scores(found, images, absent=absent, seen=subject.seen)
+    return _suite_scores(found, images, absent=absent, seen=subject.seen, folds=folds)
 
 
-def joint_ranks(encoder: ImageTextEncoder, images: CaptionedImages, *, batch_size: int = 64) -> dict[str, FoundRanks]:
+def joint_ranks(
+    encoder: ImageTextEncoder, images: CaptionedImages, *, batch_size: int = 64, folds: int = 1
+) -> dict[str, FoundRanks]:
     """``image_to_text``, where the best of an image's captions counts, and ``text_to_image``.
+
+    With ``folds`` the images, in their order, are parted in so many; a query is compared with its own part alone.
 
     Raises:
         ValueError: Features of another image tower, or not one unit row of equal width a caption and image.
         UndefinedScoreError: Rows that are not finite.
     """
+    image_ID = joint_image_rows(encoder, images)
+    caption_CD = encode_captions(encoder, images.captions, batch_size=batch_size)
+    return pair_ranks(caption_CD, image_ID, image_C=images.image_C, folds=folds)
+
+
+def joint_image_rows(encoder: ImageTextEncoder, images: CaptionedImages) -> FloatArray:
+    """(I, D) unit rows of the images in the joint space.
+
+    Raises:
+        ValueError: Features of another image tower, or not one unit row an image.
+        UndefinedScoreError: Rows that are not finite.
+    """
     trained, stored = getattr(encoder, "image_tower", None), images.store.tower
     if trained and stored and trained != stored:
         raise ValueError(f"--features: {images.store.path} holds features of {stored}, not of {trained}")
-    caption_CD = _encode_captions(encoder, images.captions, batch_size=batch_size)
-    image_ID = np.concatenate(
+    image_ID: FloatArray = np.concatenate(
         [
             encoder.encode_images(images.store.rows(images.feature_I[start : start + _IMAGES_AT_ONCE]))
             for start in range(0, len(images), _IMAGES_AT_ONCE)
         ]
     )
-    _check_rows(image_ID, images.image_names, label="images")
-    image_I, image_C = np.arange(len(images)), images.image_C
-    to_text = best_ranks(image_ID, caption_CD, group_Q=image_I, group_T=image_C)
-    to_image = best_ranks(caption_CD, image_ID, group_Q=image_C, group_T=image_I)
+    check_rows(image_ID, images.image_names, label="images")
+    return image_ID
+
+
+def pair_ranks(
+    caption_CD: FloatArray, image_ID: FloatArray, *, image_C: NDArray[np.int64], folds: int = 1
+) -> dict[str, FoundRanks]:
+    """``image_to_text`` and ``text_to_image`` of unit rows; captions stand image after image, as ``image_C`` says.
+
+    Raises:
+        ValueError: Fewer images than ``folds``.
+        UndefinedScoreError: Rows that are not finite.
+    """
+    if not 1 <= folds <= len(image_ID):
+        raise ValueError(f"--folds must be 1 to {len(image_ID)}, the number of images, got {folds}")
+    to_text, to_image, targets = [], [], []
+    for image_J in np.array_split(np.arange(len(image_ID)), folds):
+        own_C = np.flatnonzero((image_C >= image_J[0]) & (image_C <= image_J[-1]))
+        caption, image, group = caption_CD[own_C], image_ID[image_J], image_C[own_C]
+        to_text.append(best_ranks(image, caption, group_Q=image_J, group_T=group))
+        to_image.append(best_ranks(caption, image, group_Q=group, group_T=image_J))
+        targets.append((len(own_C), len(image_J)))
+    captions, images = max(targets)
     return {
-        "image_to_text": FoundRanks(rank_Q=to_text, image_Q=image_I, targets=len(image_C)),
-        "text_to_image": FoundRanks(rank_Q=to_image, image_Q=image_C, targets=len(image_I)),
+        "image_to_text": FoundRanks(rank_Q=np.concatenate(to_text), image_Q=np.arange(len(image_ID)), targets=captions),
+        "text_to_image": FoundRanks(rank_Q=np.concatenate(to_image), image_Q=image_C, targets=images),
     }
 
 
@@ -179,34 +237,34 @@ def prepare_retrieval(options: SuiteOptions) -> PreparedSuite:
         FileNotFoundError: Captions, features or list of images are not there.
         ValueError: ``--captions`` or ``--features`` is not given, a file cannot be read, or images lack features.
     """
-    given = {"--captions": options.captions, "--features": options.features}
-    if lacking := [flag for flag, value in given.items() if not value]:
-        raise ValueError(
-            f"retrieval needs {' and '.join(lacking)}: --captions and --features say which captions and image features "
-            "to judge on, --images may list the images of a split"
-        )
-    assert options.captions is not None
-    assert options.features is not None
-    images = load_captioned_images(options.captions, features=options.features, images=options.images)
+    images = images_of_options(options, suite="retrieval")
 
     def run(subject: Subject) -> SuiteScores:
-        return score_retrieval(subject, images, batch_size=options.batch_size)
+        return score_retrieval(subject, images, batch_size=options.batch_size, folds=options.folds)
 
-    summary = f"{len(images):,} images with {len(images.captions):,} captions"
-    return PreparedSuite(summary=summary, digest=_digest(images), run=run)
+    if options.folds > len(images):
+        raise ValueError(f"--folds: {options.folds} parts of {len(images)} images")
+    parts = f" in {options.folds} folds" if options.folds > 1 else ""
+    summary = f"{len(images):,} images with {len(images.captions):,} captions{parts}"
+    return PreparedSuite(summary=summary, digest=images_digest(images, "retrieval", options.folds), run=run)
 
 
 SUITE = Suite(
     name="retrieval",
-    version=1,
-    needs="captions by --captions and their images' features by --features; --images FILE picks the split; image ↔ "
-    "sentence needs a checkpoint with image heads",
+    version=2,
+    needs="captions by --captions and their images' features by --features; --images FILE picks the split, "
+    "--folds N parts it; image ↔ sentence needs a checkpoint with image heads",
     prepare=prepare_retrieval,
 )
 
 
-def _encode_captions(encoder: ImageTextEncoder, captions: tuple[str, ...], *, batch_size: int) -> FloatArray:
-    """(C, D) rows; every distinct caption once, by one of the processes."""
+def encode_captions(encoder: ImageTextEncoder, captions: tuple[str, ...], *, batch_size: int) -> FloatArray:
+    """(C, D) rows of the joint space; every distinct caption once, by one of the processes.
+
+    Raises:
+        ValueError: Not one unit row a caption.
+        UndefinedScoreError: Rows that are not finite.
+    """
     distinct = list(dict.fromkeys(captions))
     turns = [distinct]
     if world_size() > 1 and len(distinct) >= world_size():
@@ -215,13 +273,19 @@ def _encode_captions(encoder: ImageTextEncoder, captions: tuple[str, ...], *, ba
     else:
         row_ND = encoder.encode_captions(distinct, batch_size=batch_size)
     in_turn = [caption for turn in turns for caption in turn]
-    _check_rows(row_ND, in_turn, label="captions")
+    check_rows(row_ND, in_turn, label="captions")
     index = {caption: number for number, caption in enumerate(in_turn)}
     rows: FloatArray = row_ND[[index[caption] for caption in captions]]
     return rows
 
 
-def _check_rows(row_ND: FloatArray, names: Sequence[str], *, label: str) -> None:
+def check_rows(row_ND: FloatArray, names: Sequence[str], *, label: str) -> None:
+    """Refuses what are not unit rows, one for each of ``names``; rows of zeros pass.
+
+    Raises:
+        ValueError: Another shape or norm.
+        UndefinedScoreError: Rows that are not finite.
+    """
     if row_ND.ndim != 2 or len(row_ND) != len(names):
         raise ValueError(f"the encoder returned shape {row_ND.shape} for {len(names)} {label}, expected one row each")
     norm_N = np.sqrt(np.einsum("nd,nd->n", row_ND, row_ND, dtype=np.float64))
@@ -237,7 +301,12 @@ def _check_rows(row_ND: FloatArray, names: Sequence[str], *, label: str) -> None
 
 
 def _suite_scores(
-    found: Mapping[str, FoundRanks], images: CaptionedImages, *, absent: Mapping[str, str], seen: frozenset[str] | None
+    found: Mapping[str, FoundRanks],
+    images: CaptionedImages,
+    *,
+    absent: Mapping[str, str],
+    seen: frozenset[str] | None,
+    folds: int,
 ) -> SuiteScores:
     samples: dict[str, Sample] = {}
     scores: dict[str, dict[str, float]] = {}
@@ -249,7 +318,7 @@ def _suite_scores(
         scores["rsum"] = {"score": sum(scores[task][f"recall@{k}"] for task in _JOINT for k in RECALLS)}
     return SuiteScores(
         scores={"retrieval": add_intervals(scores, replicate_all(samples, {}), suite="retrieval")},
-        protocols=_protocols(images, seen=seen),
+        protocols=_protocols(images, seen=seen, folds=folds),
         columns=_columns(scores),
         absent=absent,
         samples=samples,
@@ -259,16 +328,16 @@ def _suite_scores(
 def _metrics(ranks: FoundRanks) -> dict[str, float]:
     recalls = {f"recall@{k}": recall_at(ranks.rank_Q, k) for k in RECALLS}
     sizes = {"pairs": len(ranks.rank_Q), "queries": len(ranks.rank_Q), "targets": ranks.targets}
-    return {**recalls, "median_rank": float(np.median(ranks.rank_Q)), **sizes}
+    return {**recalls, "median_rank": median_rank(ranks.rank_Q), **sizes}
 
 
 def _samples(ranks: FoundRanks) -> dict[str, Sample]:
-    samples = {f"recall@{k}": _drawn_by_image(100.0 * (ranks.rank_Q <= k), ranks.image_Q) for k in RECALLS}
+    samples = {f"recall@{k}": drawn_by_image(100.0 * (ranks.rank_Q <= k), ranks.image_Q) for k in RECALLS}
     samples["median_rank"] = Sample(statistic="median", value_P=ranks.rank_Q.astype(np.float64))
     return samples
 
 
-def _drawn_by_image(value_Q: NDArray[np.floating], image_Q: NDArray[np.int64]) -> Sample:
+def drawn_by_image(value_Q: NDArray[np.floating], image_Q: NDArray[np.int64]) -> Sample:
     """One item an image, scaled so that their mean is that of the queries.
 
     The captions of an image are right or wrong together more often than others, so they are drawn together, and within
@@ -282,7 +351,7 @@ def _drawn_by_image(value_Q: NDArray[np.floating], image_Q: NDArray[np.int64]) -
 def _rsum_sample(to_text: FoundRanks, to_image: FoundRanks) -> Sample:
     """One item an image: its part in all six recalls, which rise and fall together."""
     parts = [
-        _drawn_by_image(100.0 * (ranks.rank_Q[:, None] <= np.array(RECALLS)).sum(1), ranks.image_Q)
+        drawn_by_image(100.0 * (ranks.rank_Q[:, None] <= np.array(RECALLS)).sum(1), ranks.image_Q)
         for ranks in (to_text, to_image)
     ]
     return Sample(statistic="mean", value_P=parts[0].value_P + parts[1].value_P, group_P=parts[1].group_P)
@@ -302,11 +371,12 @@ def _columns(scores: Mapping[str, object]) -> tuple[Column, ...]:
     return tuple(columns)
 
 
-def _protocols(images: CaptionedImages, *, seen: frozenset[str] | None) -> dict[str, str]:
+def _protocols(images: CaptionedImages, *, seen: frozenset[str] | None, folds: int) -> dict[str, str]:
     size = f"{len(images):,} images with {len(images.captions):,} captions of {images.source}"
     protocols = {
         "retrieval": f"{size}; a rank is one more than the wrong targets at least as similar as the best right one "
-        f"(within {TIE:g}), so that ties count against the encoder; rsum: sum of the six recalls of image ↔ text",
+        f"(within {TIE:g}), so that ties count against the encoder; median rank: the smallest K with "
+        f"recall@K of 50 or more; rsum: sum of the six recalls of image ↔ text{_in_folds(folds)}",
         "retrieval.sentence_to_sentence": "each caption asks for another, different one of its image among all "
         "captions but itself; rows of encode, not of the joint space",
         "retrieval intervals": "95 % percentile bootstrap, 1,000 draws of images with all their captions; of median "
@@ -318,9 +388,15 @@ def _protocols(images: CaptionedImages, *, seen: frozenset[str] | None) -> dict[
     return protocols
 
 
-def _digest(images: CaptionedImages) -> str:
-    """Of the captions and feature rows that are used, whatever files they stand in."""
+def _in_folds(folds: int) -> str:
+    if folds == 1:
+        return ""
+    return f"; image ↔ text in {folds} folds of images in their order, each searched by itself, ranks pooled"
+
+
+def images_digest(images: CaptionedImages, *settings: object) -> str:
+    """Of the captions and feature rows that are used, whatever files they stand in, and of settings."""
     content = hashlib.sha256(json.dumps([images.captions, images.image_C.tolist()]).encode())
     for start in range(0, len(images), _IMAGES_AT_ONCE):
         content.update(images.store.rows(images.feature_I[start : start + _IMAGES_AT_ONCE]).tobytes())
-    return data_digest((), "retrieval", content.hexdigest(), images.store.tower)
+    return data_digest((), content.hexdigest(), images.store.tower, *settings)

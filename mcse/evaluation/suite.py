@@ -19,7 +19,8 @@ TransferMode = Literal["test", "dev", "fasttest"]
 class SuiteOptions:
     """What the command line says to every suite.
 
-    ``captions``, ``features`` and ``images`` are what retrieval is judged on, ``tasks`` the names of mteb's tasks.
+    ``captions``, ``features`` and ``images`` are what retrieval, in ``folds`` parts, and regularities are judged on;
+    ``contents`` says what the images truly show; ``tasks`` are the names of mteb's tasks.
     """
 
     data: str | None = None
@@ -28,11 +29,15 @@ class SuiteOptions:
     captions: str | None = None
     features: str | None = None
     images: str | None = None
+    contents: str | None = None
+    folds: int = 1
     tasks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"--batch-size must be positive, got {self.batch_size}")
+        if self.folds < 1:
+            raise ValueError(f"--folds must be positive, got {self.folds}")
         if self.transfer_mode not in get_args(TransferMode):
             raise ValueError(f"--transfer-mode must be one of {', '.join(get_args(TransferMode))}")
 

@@ -73,6 +73,24 @@ def recall_at(rank_Q: Ranks, k: int) -> float:
     return float(100 * (rank_Q <= k).mean())
 
 
+def median_rank(rank_Q: Ranks) -> float:
+    """The smallest K at which at least half of the queries have a right target among their first K.
+
+    Raises:
+        UndefinedScoreError: No queries.
+    """
+    if not len(rank_Q):
+        raise UndefinedScoreError("a median rank needs at least one query")
+    return float(lower_median(rank_Q))
+
+
+def lower_median(value_P: ArrayLike) -> float:
+    """The smallest of the values that half of them do not exceed: always one of them, unlike NumPy's median."""
+    value = np.asarray(value_P, dtype=np.float64)
+    middle = (len(value) - 1) // 2
+    return float(np.partition(value, middle)[middle])
+
+
 def _check(query_QD: Rows, target_TD: Rows, group_Q: NDArray[np.int64], group_T: NDArray[np.int64]) -> None:
     if query_QD.ndim != 2 or target_TD.ndim != 2 or query_QD.shape[1] != target_TD.shape[1]:
         raise ValueError(f"retrieval needs rows of equal width, got shapes {query_QD.shape} and {target_TD.shape}")

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from mcse.metrics.retrieval import lower_median
+
 DRAWS = 1000
 LEVEL = 0.95
 POWER = 0.8
@@ -62,9 +64,9 @@ def replicate_mean(value_P: ArrayLike, count_BP: Counts) -> NDArray[np.float64]:
 
 
 def replicate_median(value_P: ArrayLike, count_BP: Counts) -> NDArray[np.float64]:
-    """(B,) medians, one for each draw."""
+    """(B,) lower medians, one for each draw."""
     value = np.asarray(value_P, dtype=np.float64)
-    return np.array([np.median(np.repeat(value, counts)) for counts in count_BP])
+    return np.array([lower_median(np.repeat(value, counts)) for counts in count_BP])
 
 
 def replicate_f1(predicted_P: ArrayLike, true_P: ArrayLike, count_BP: Counts) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 ``config.json``, ``model.safetensors`` and the tokenizer's files are what ``AutoModel`` and ``AutoTokenizer`` load;
 ``modules.json`` and the numbered folders are what sentence-transformers loads, in the older schema that its versions 3
 to 6 all read; ``mcse.json``, ``heads.safetensors`` and, of a trained image tower, ``image_tower.safetensors`` are ours;
-``README.md`` is the model card.
+``README.md`` is the model card. ``mcse.json`` holds the digests of all weights, which loading checks.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedTokenizerBase
 
+from mcse.models.digests import KEY as DIGESTS
+from mcse.models.digests import check_weights, weight_digests
 from mcse.models.image_tower import ImageTower, load_image_tower
 from mcse.models.text_encoder import (
+    NO_CODE,
     TextEncoder,
     load_text_encoder,
     load_tokenizer,
@@ -48,7 +51,7 @@ _POOLING_KEYS = {
 }
 """Our poolings as sentence-transformers' older schema names them; those that it cannot express are absent."""
 
-_TOWER = "image_tower.safetensors"
+IMAGE_TOWER_FILE = "image_tower.safetensors"
 
 _HEAD_KINDS: dict[type[nn.Module], str] = {TanhHead: "tanh", nn.Linear: "linear"}
 
@@ -158,19 +161,25 @@ def save_checkpoint(
     if info.image_tower_trained != (image_tower is not None):
         raise ValueError(f"image_tower_trained is {info.image_tower_trained}, but the weights given say otherwise")
     heads = {**({} if text_head is None else {"text_head": text_head}), **image_heads}
-    kinds = {name: _head_kind(name, head) for name, head in heads.items()}
+    kinds = {name: head_kind(name, head) for name, head in heads.items()}
     folder.mkdir(parents=True, exist_ok=True)
 
     pooler = text_head if info.pooling == "cls_with_head" else None
-    _save_backbone(folder, encoder.backbone, pooler=pooler)
-    _save_tokenizer(folder, tokenizer)
+    save_backbone(folder, encoder.backbone, pooler=pooler)
+    save_tokenizer(folder, tokenizer)
     _save_modules(folder, encoder, tokenizer=tokenizer, pooling=info.pooling, dense=pooler)
-    _write_json(folder / "mcse.json", {**asdict(info), "heads": kinds})
     if heads:
         state = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.state_dict().items()}
-        _save_tensors(folder / "heads.safetensors", state)
+        save_tensors(folder / "heads.safetensors", state)
     if image_tower is not None:
-        _save_tensors(folder / _TOWER, image_tower.state_dict())
+        save_tensors(folder / IMAGE_TOWER_FILE, image_tower.state_dict())
+    write_json(folder / "mcse.json", {**asdict(info), "heads": kinds, DIGESTS: weight_digests(folder)})
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def save_info(folder: Path, info: CheckpointInfo, *, card: str) -> None:
+    """Writes ``mcse.json`` and the card alone, for models whose other files are not those of a sentence encoder."""
+    write_json(folder / "mcse.json", asdict(info))
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -185,17 +194,19 @@ def load_checkpoint(folder: Path) -> LoadedCheckpoint:
     Raises:
         ValueError: The folder is no checkpoint, or a file in it is missing, damaged or of a newer version.
     """
-    info, kinds = _read_info(folder)
+    info, kinds = read_info(folder)
     wanted = ["config.json", "model.safetensors", "tokenizer_config.json", *(["heads.safetensors"] if kinds else [])]
-    wanted += [_TOWER] if info.image_tower_trained else []
+    wanted += [IMAGE_TOWER_FILE] if info.image_tower_trained else []
     if missing := [name for name in wanted if not (folder / name).is_file()]:
         raise ValueError(f"{folder} is not a complete checkpoint: it lacks {', '.join(missing)}")
+    if kinds:
+        check_weights(folder, "heads.safetensors")
     try:
         encoder = load_text_encoder(str(folder), pooling=info.pooling).eval()
         state = load_file(folder / "heads.safetensors") if kinds else {}
     except SafetensorError as error:
         raise ValueError(f"{folder}: damaged weights: {error}") from None
-    heads = {name: _rebuild_head(folder, name, kind=kind, state=state) for name, kind in kinds.items()}
+    heads = {name: rebuild_head(folder, name, kind=kind, state=state) for name, kind in kinds.items()}
     text_head = heads.pop("text_head", None)
     if text_head is not None and not isinstance(text_head, TanhHead):
         raise ValueError(f"{folder / 'mcse.json'}: text_head must be of kind 'tanh'")
@@ -212,7 +223,7 @@ def load_checkpoint_tower(folder: Path) -> ImageTower:
     Raises:
         ValueError: The checkpoint names no tower, or its weights are damaged, not to be had, or no longer the same.
     """
-    info, _ = _read_info(folder)
+    info, _ = read_info(folder)
     if info.image_tower is None:
         raise ValueError(
             f"{folder / 'mcse.json'} names no image tower (its features came from a file that does not say), so give "
@@ -220,10 +231,11 @@ def load_checkpoint_tower(folder: Path) -> ImageTower:
         )
     tower = load_image_tower(info.image_tower, weights=not info.image_tower_trained)
     if info.image_tower_trained:
+        check_weights(folder, IMAGE_TOWER_FILE)
         try:
-            tower.load_state_dict(load_file(folder / _TOWER))
+            tower.load_state_dict(load_file(folder / IMAGE_TOWER_FILE))
         except (SafetensorError, OSError, RuntimeError) as error:
-            raise ValueError(f"{folder / _TOWER}: no weights of {info.image_tower}: {error}") from None
+            raise ValueError(f"{folder / IMAGE_TOWER_FILE}: no weights of {info.image_tower}: {error}") from None
     elif info.image_weights is not None and (found := tower.digest()) != info.image_weights:
         raise ValueError(
             f"{folder}: trained with {info.image_tower} of weights {info.image_weights}; that name now gives {found}"
@@ -250,7 +262,7 @@ def load_stored_pooler(name_or_path: str) -> TanhHead:
     path = resolve_name(name_or_path)
     try:
         with quiet_transformers():
-            model, report = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+            model, report = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **NO_CODE)
     except (OSError, ValueError) as error:
         raise ValueError(f"encoder.name_or_path: no encoder at {name_or_path!r}: {error}") from None
     pooler = getattr(model, "pooler", None)
@@ -263,8 +275,8 @@ def load_stored_pooler(name_or_path: str) -> TanhHead:
     return head.eval()
 
 
-def _save_backbone(folder: Path, backbone: Any, *, pooler: TanhHead | None) -> None:
-    """Weights without the base model's own pooler, and with the trained head in its place where the two agree."""
+def save_backbone(folder: Path, backbone: Any, *, pooler: TanhHead | None = None) -> None:
+    """Writes the weights without the base model's pooler, and with the trained head in its place where both agree."""
     state = {key: value for key, value in backbone.state_dict().items() if not key.startswith("pooler.")}
     if pooler is not None and _has_equal_pooler(backbone, pooler):
         state["pooler.dense.weight"] = pooler.linear.weight
@@ -288,16 +300,16 @@ def _has_equal_pooler(backbone: Any, head: TanhHead) -> bool:
     )
 
 
-def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """The tokenizer's files, less what transformers leaks into them about this machine and the last call."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    _write_json(path, {key: value for key, value in config.items() if key not in ("is_local", "local_files_only")})
+    write_json(path, {key: value for key, value in config.items() if key not in ("is_local", "local_files_only")})
     path = folder / "tokenizer.json"
     if path.is_file():
         # A fast tokenizer remembers the truncation of its last call, here training's.
-        _write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "truncation": None, "padding": None})
+        write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "truncation": None, "padding": None})
 
 
 def _save_modules(
@@ -308,37 +320,42 @@ def _save_modules(
     chosen = _POOLING_KEYS[pooling]
     modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
     switches = {key: key == chosen for key in (f"pooling_mode_{mode}" for mode in modes)}
-    _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": encoder.width, **switches})
+    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": encoder.width, **switches})
     if dense is not None:
         modules.append(("2_Dense", "Dense"))
         (folder / "2_Dense").mkdir()
         shape = {"in_features": dense.linear.in_features, "out_features": dense.linear.out_features}
         activation = "torch.nn.modules.activation.Tanh"
-        _write_json(folder / "2_Dense" / "config.json", {**shape, "bias": True, "activation_function": activation})
-        _save_tensors(folder / "2_Dense" / "model.safetensors", dense.state_dict())
+        write_json(folder / "2_Dense" / "config.json", {**shape, "bias": True, "activation_function": activation})
+        save_tensors(folder / "2_Dense" / "model.safetensors", dense.state_dict())
     modules.append((f"{len(modules)}_Normalize", "Normalize"))
     # Versions before 5 do not look inside, but a folder without files would not survive git or the hub.
     (folder / modules[-1][0]).mkdir()
-    _write_json(folder / modules[-1][0] / "config.json", {})
+    write_json(folder / modules[-1][0] / "config.json", {})
     listed = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (path, kind) in enumerate(modules)
     ]
-    _write_json(folder / "modules.json", listed)
+    write_json(folder / "modules.json", listed)
     length = max_tokens(encoder, tokenizer)
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
     settings: dict[str, object] = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"}
-    _write_json(folder / "config_sentence_transformers.json", settings)
+    write_json(folder / "config_sentence_transformers.json", settings)
 
 
-def _head_kind(name: str, head: nn.Module) -> str:
+def head_kind(name: str, head: nn.Module) -> str:
+    """What ``mcse.json`` calls the kind of a head.
+
+    Raises:
+        ValueError: It is of a kind that cannot be rebuilt from its weights.
+    """
     if type(head) not in _HEAD_KINDS:
         known = ", ".join(kind.__name__ for kind in _HEAD_KINDS)
         raise ValueError(f"head {name!r} is a {type(head).__name__}; a checkpoint stores only {known}")
     return _HEAD_KINDS[type(head)]
 
 
-def _rebuild_head(folder: Path, name: str, *, kind: str, state: Mapping[str, Tensor]) -> nn.Module:
+def rebuild_head(folder: Path, name: str, *, kind: str, state: Mapping[str, Tensor]) -> nn.Module:
     """A head from the shapes of its weights; no random draw, so that loading leaves the global generator alone."""
     own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
     weight_HD = own.get("linear.weight" if kind == "tanh" else "weight")
@@ -357,7 +374,7 @@ def _rebuild_head(folder: Path, name: str, *, kind: str, state: Mapping[str, Ten
     return head.eval()
 
 
-def _read_info(folder: Path) -> tuple[CheckpointInfo, dict[str, str]]:
+def read_info(folder: Path) -> tuple[CheckpointInfo, dict[str, str]]:
     """``mcse.json`` and the kinds of the stored heads by name."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a checkpoint: no such folder")
@@ -366,10 +383,13 @@ def _read_info(folder: Path) -> tuple[CheckpointInfo, dict[str, str]]:
         raise ValueError(f"{folder} is not a checkpoint: it lacks mcse.json")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
+        if "tagger" in stored:
+            raise ValueError("a tagger of entities, no encoder of sentences; mcse.TweetTagger loads it")
         version = stored.get("format_version", 0)
         if version > FORMAT_VERSION:
             raise ValueError(f"format_version {version} is newer than this mcse, which reads up to {FORMAT_VERSION}")
         kinds = dict(stored.pop("heads", {}))
+        stored.pop(DIGESTS, None)
         info = CheckpointInfo(**stored)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
@@ -378,9 +398,11 @@ def _read_info(folder: Path) -> tuple[CheckpointInfo, dict[str, str]]:
     return info, kinds
 
 
-def _save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
+def save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Writes tensors as safetensors, from whatever device."""
     save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, path, metadata={"format": "pt"})
 
 
-def _write_json(path: Path, content: object) -> None:
+def write_json(path: Path, content: object) -> None:
+    """Writes readable JSON with a line break at its end."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -9,13 +9,17 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from mcse.models.open_clip_model import RANDOM_WEIGHTS, WHOLE_NAMES, build_open_clip, check_known, split_name
+
+_CELL = 8
 
 Preprocess = Callable[[Image.Image], Tensor]
 
@@ -24,10 +28,12 @@ class ImageTower(nn.Module):
     """Pixels to one feature row a picture.
 
     ``spec`` rebuilds it, ``width`` is F, ``preprocessing`` says in words what ``preprocess`` does to a PIL picture.
+    A row holds ``regions`` equal parts side by side: 1, unless ``spec`` begins with ``grid:``.
     """
 
     def __init__(self, body: nn.Module, *, spec: str, preprocess: Preprocess, preprocessing: str) -> None:
         super().__init__()
+        self.regions = 1
         self.body = body
         self.spec = spec
         self.preprocess = preprocess
@@ -86,17 +92,20 @@ def load_image_tower(spec: str, *, seed: int = 0, weights: bool = True) -> Image
     Without ``weights`` it is the architecture alone, for weights stored elsewhere: the named ones are not looked for,
     and need not be there.
 
+    ``grid:`` before ``timm:`` keeps the places of the last feature map apart, row by row (49 of a ResNet at 224 × 224;
+    a transformer's patches without its class token), and before ``pixels:N`` squares of 8 × 8 pixels.
+
     MCSE's own features are ``timm:resnet50.tv_in1k`` (torchvision's first ImageNet weights, resize 256, crop 224).
 
     Raises:
         ValueError: unknown kind, model or tag, or weights neither here nor to be had.
     """
     kind, _, name = spec.partition(":")
-    build = {"open_clip": _build_open_clip, "timm": _build_timm, "pixels": _build_pixels}.get(kind)
+    build = {"open_clip": _build_open_clip, "timm": _build_timm, "pixels": _build_pixels, "grid": _build_grid}.get(kind)
     if build is None or not name:
         raise ValueError(
             f"image tower {spec!r}: expected open_clip:MODEL/PRETRAINED, timm:MODEL or pixels:N "
-            "(such as open_clip:ViT-B-32/openai, timm:resnet50.tv_in1k, pixels:32)"
+            "(such as open_clip:ViT-B-32/openai, timm:resnet50.tv_in1k, pixels:32), or grid: before the last two"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -126,6 +135,52 @@ def _build_pixels(spec: str, name: str, *, weights: bool) -> ImageTower:
         raise ValueError(f"image tower {spec!r}: pixels:N needs a positive whole number")
     preprocessing = f"resize to {name}x{name} (bilinear), RGB / 255 - 0.5"
     return ImageTower(_Pixels(), spec=spec, preprocess=_SmallPicture(int(name)), preprocessing=preprocessing)
+
+
+class _Cells(nn.Module):
+    """Squares of ``_CELL`` × ``_CELL`` pixels, row by row, each as one row of values."""
+
+    def forward(self, pixel_B3HW: Tensor) -> Tensor:
+        cell_BVR = F.unfold(pixel_B3HW, kernel_size=_CELL, stride=_CELL)
+        return cell_BVR.transpose(1, 2).flatten(1)
+
+
+class _LastMap(nn.Module):
+    """The places of a timm model's last map, row by row: a convolution's, or a transformer's patches."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, pixel_B3HW: Tensor) -> Tensor:
+        body: Any = self.body
+        last: Tensor = body.forward_features(pixel_B3HW)
+        if last.ndim == 4:
+            channels_first = last.shape[1] == body.num_features
+            return (last.flatten(2).transpose(1, 2) if channels_first else last.flatten(1, 2)).flatten(1)
+        return last[:, getattr(body, "num_prefix_tokens", 0) :].flatten(1)
+
+
+def _build_grid(spec: str, name: str, *, weights: bool) -> ImageTower:
+    kind, _, inner = name.partition(":")
+    if kind == "pixels":
+        plain = _build_pixels(spec, inner, weights=weights)
+        if int(inner) % _CELL:
+            raise ValueError(f"image tower {spec!r}: {inner} is no multiple of {_CELL}, the side of a region")
+        return _with_regions(_Cells(), plain, spec=spec, width=3 * _CELL * _CELL)
+    if kind == "timm":
+        plain = _build_timm(spec, inner, weights=weights)
+        return _with_regions(_LastMap(plain.body), plain, spec=spec, width=int(plain.body.num_features))  # type: ignore[arg-type]
+    raise ValueError(f"image tower {spec!r}: grid: stands before timm:MODEL or pixels:N, whose maps have places")
+
+
+def _with_regions(body: nn.Module, plain: ImageTower, *, spec: str, width: int) -> ImageTower:
+    """The tower again with rows of several regions, each ``width`` wide."""
+    whole = ImageTower(body.eval(), spec=spec, preprocess=plain.preprocess, preprocessing=plain.preprocessing)
+    if whole.width % width:
+        raise ValueError(f"image tower {spec!r}: a map of {whole.width} values has no regions of {width}")
+    whole.regions = whole.width // width
+    return whole
 
 
 def _build_open_clip(spec: str, name: str, *, weights: bool) -> ImageTower:

@@ -111,7 +111,7 @@ class GroundedModel(nn.Module):
         image_BF = batch.image_BF
         if self.tower is not None:
             # Some towers have parameters that their features do not pass through.
-            image_BF = self.tower(image_BF) + _nothing_of(self.tower)
+            image_BF = self.tower(image_BF) + nothing_of(self.tower)
         return GroundedRows(
             text=rows,
             grounded_query_BH=self.grounding_head(rows.pooled_query_BD),
@@ -126,7 +126,7 @@ class GroundedModel(nn.Module):
         graph on every step, and which would make AdamW skip them; the original's zeroed gradients let their momentum
         run on, and so do these.
         """
-        nothing = _nothing_of(self.grounding_head, self.image_head, *([] if self.tower is None else [self.tower]))
+        nothing = nothing_of(self.grounding_head, self.image_head, *([] if self.tower is None else [self.tower]))
         return SentenceRows(
             pooled_query_BD=rows.pooled_query_BD,
             pooled_positive_BD=rows.pooled_positive_BD,
@@ -138,7 +138,7 @@ class GroundedModel(nn.Module):
         )
 
 
-def _nothing_of(*modules: nn.Module) -> Tensor | float:
+def nothing_of(*modules: nn.Module) -> Tensor | float:
     """0, on which every parameter that trains depends."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     return torch.stack([p.flatten()[0].float() for p in parameters]).sum() * 0.0 if parameters else 0.0

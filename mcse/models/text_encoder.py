@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.resources
 import inspect
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +18,14 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from mcse.nn.pooling import LAYER_POOLINGS, POOLINGS, pool
+from mcse.models.digests import check_weights
+from mcse.models.packing import ATTENTION, attention_over, find_last_layer, pack, register_attention, unpack
+from mcse.nn.dropout import use_cheap_dropout
+from mcse.nn.pooling import FIRST_TOKEN_POOLINGS, LAYER_POOLINGS, POOLINGS, pool
 from mcse.types import TokenBatch
+
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+"""Without it transformers asks on the terminal whether to run the code that a folder brings along."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +36,8 @@ class EncoderConfig:
     used after training; the text head stands on the same pooled row during training. ``attention`` must be a kernel
     that keeps attention dropout: SimCSE's positives are made of it. ``length_chunks`` cuts a training batch into that
     many parts of similar length for the forward pass, so that less padding is computed; loss and negatives stay those
-    of the whole batch. Worth it on CPUs, and on GPUs at large batches.
+    of the whole batch. Worth it on GPUs at large batches. ``packing`` trains on sentences one after the other in a
+    single row, without any padding, with the same loss: for CPUs, and for models that take ``position_ids``.
     """
 
     name_or_path: str
@@ -37,22 +45,32 @@ class EncoderConfig:
     attention: Literal["sdpa", "eager"] = "sdpa"
     gradient_checkpointing: bool = False
     length_chunks: int = 1
+    packing: bool = False
 
     def __post_init__(self) -> None:
         if self.length_chunks < 1:
             raise ValueError(f"encoder.length_chunks: must be 1 or more, got {self.length_chunks}")
+        if self.packing and self.length_chunks > 1:
+            raise ValueError("encoder.length_chunks: would do nothing, since encoder.packing leaves no padding to save")
+        if self.packing and (self.gradient_checkpointing or self.attention != "sdpa"):
+            raise ValueError("encoder.packing: needs encoder.attention sdpa and no encoder.gradient_checkpointing")
 
 
 class TextEncoder(nn.Module):
     """A Hugging Face encoder that turns a ``TokenBatch`` into (B, D) rows, before any head."""
 
-    def __init__(self, backbone: nn.Module, *, pooling: str, length_chunks: int = 1) -> None:
+    def __init__(
+        self, backbone: nn.Module, *, pooling: str, length_chunks: int = 1, first_position: int | None = None
+    ) -> None:
+        """With ``first_position``, the position id of a sentence's first token, training batches are packed."""
         super().__init__()
         if pooling not in POOLINGS:
             raise ValueError(f"encoder.pooling: unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
         self.backbone = backbone
         self.pooling = pooling
         self.length_chunks = length_chunks
+        self.first_position = first_position
+        self.last_layer = find_last_layer(backbone)
 
     @property
     def _config(self) -> Any:
@@ -76,7 +94,11 @@ class TextEncoder(nn.Module):
 
     def forward(self, tokens: TokenBatch) -> Tensor:
         """(B, D) pooled rows, not normalised."""
-        if not self.training or self.length_chunks == 1:
+        if not self.training:
+            return self._rows(tokens)
+        if self.first_position is not None:
+            return self.packed_rows(tokens, first_position=self.first_position)
+        if self.length_chunks == 1:
             return self._rows(tokens)
         length_B = tokens.attention_mask_BT.sum(1)
         order_B = length_B.argsort(stable=True)
@@ -86,6 +108,24 @@ class TextEncoder(nn.Module):
             part = TokenBatch(tokens.input_ids_BT[index, :width], tokens.attention_mask_BT[index, :width])
             parts.append(self._rows(part))
         return torch.cat(parts)[order_B.argsort()]
+
+    def packed_rows(self, tokens: TokenBatch, *, first_position: int) -> Tensor:
+        """(B, D) pooled rows of sentences that go through the model in one row of tokens."""
+        packed = pack(tokens)
+        last = self.last_layer if self.pooling in FIRST_TOKEN_POOLINGS else None
+        with attention_over(packed, last=last):
+            output = self.backbone(
+                input_ids=packed.input_ids_N[None],
+                position_ids=packed.position_N[None] + first_position,
+                output_hidden_states=self.pooling in LAYER_POOLINGS,
+            )
+        if self.pooling in FIRST_TOKEN_POOLINGS:
+            row_ND: Tensor = output.last_hidden_state[0]
+            first_BD = row_ND if last is not None else row_ND[packed.start_B]
+            return first_BD[packed.order_B.argsort()]
+        layers = output.hidden_states if self.pooling in LAYER_POOLINGS else (output.last_hidden_state,)
+        hidden = tuple(unpack(layer[0], packed, tokens.attention_mask_BT) for layer in layers)
+        return pool(hidden, tokens.attention_mask_BT, pooling=self.pooling)
 
     def _rows(self, tokens: TokenBatch) -> Tensor:
         output = self.backbone(
@@ -125,15 +165,24 @@ def load_text_encoder(
     attention: str = "sdpa",
     gradient_checkpointing: bool = False,
     length_chunks: int = 1,
+    packing: bool = False,
 ) -> TextEncoder:
     """A hub id, folder or package path as a ``TextEncoder`` in float32, without a pooler that nobody trained.
 
     Raises:
-        ValueError: Nothing loadable is there, weights are missing, or it is not an encoder-only model.
+        ValueError: Nothing loadable is there, weights are missing, a pickle of them holds more than tensors, it is not
+            an encoder-only model, it is a checkpoint of ours whose weights are not those that were saved, or
+            ``packing`` would change what it computes.
     """
     path = resolve_name(name_or_path)
     config = _load_config(path, name_or_path)
-    options: dict[str, Any] = {"attn_implementation": attention, "dtype": torch.float32}
+    check_weights(Path(path), "model.safetensors")
+    register_attention()
+    options: dict[str, Any] = {
+        "attn_implementation": ATTENTION if attention == "sdpa" else attention,
+        "dtype": torch.float32,
+        **NO_CODE,
+    }
     if takes_pooling_layer(config):
         options["add_pooling_layer"] = False
     try:
@@ -141,6 +190,9 @@ def load_text_encoder(
             backbone, report = AutoModel.from_pretrained(path, config=config, output_loading_info=True, **options)
     except SafetensorError as error:
         raise ValueError(f"encoder.name_or_path: damaged weights at {name_or_path!r}: {error}") from None
+    except pickle.UnpicklingError as error:
+        said = str(error).strip().splitlines()[0]
+        raise ValueError(f"encoder.name_or_path: weights at {name_or_path!r} are not only tensors: {said}") from None
     except OSError as error:
         raise ValueError(f"encoder.name_or_path: no weights at {name_or_path!r}: {error}") from None
     # transformers draws what it does not find at random and goes on.
@@ -153,7 +205,42 @@ def load_text_encoder(
         )
     if gradient_checkpointing:
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return TextEncoder(backbone, pooling=pooling, length_chunks=length_chunks)
+    use_cheap_dropout(backbone)
+    encoder = TextEncoder(backbone, pooling=pooling, length_chunks=length_chunks)
+    if packing:
+        encoder.first_position = _find_first_position(encoder, name_or_path)
+    return encoder
+
+
+@torch.no_grad()
+def _find_first_position(encoder: TextEncoder, name_or_path: str) -> int:
+    """The position id of first tokens, found by packing three sentences: no model says it, RoBERTa's is not 0.
+
+    Raises:
+        ValueError: With none do packed sentences get the rows that they get alone.
+    """
+    vocabulary, pad = int(encoder._config.vocab_size), encoder._config.pad_token_id or 0
+    length_B = torch.tensor([5, 2, 9])
+    mask_BT = (torch.arange(9) < length_B[:, None]).long()
+    # Any ids but the padding id, which RoBERTa counts no position for.
+    ids_BT = (torch.arange(27).reshape(3, 9) * 7 % (vocabulary - pad - 1) + pad + 1) * mask_BT + pad * (1 - mask_BT)
+    tokens = TokenBatch(ids_BT, mask_BT)
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        expected_BD = encoder(tokens)
+        for first_position in (0, pad + 1):
+            try:
+                row_BD = encoder.packed_rows(tokens, first_position=first_position)
+            except (TypeError, RuntimeError, IndexError, ValueError):
+                continue
+            if torch.allclose(row_BD, expected_BD, rtol=1e-4, atol=1e-4 * float(expected_BD.abs().max())):
+                return first_position
+    finally:
+        encoder.train(was_training)
+    raise ValueError(
+        f"encoder.packing: {name_or_path!r} gives packed sentences other rows than sentences alone; leave it false"
+    )
 
 
 def load_mlm_head(name_or_path: str, *, attention: str = "sdpa") -> nn.Module:
@@ -168,7 +255,7 @@ def load_mlm_head(name_or_path: str, *, attention: str = "sdpa") -> nn.Module:
     try:
         with quiet_transformers():
             model, report = AutoModelForMaskedLM.from_pretrained(
-                path, attn_implementation=attention, dtype=torch.float32, output_loading_info=True
+                path, attn_implementation=attention, dtype=torch.float32, output_loading_info=True, **NO_CODE
             )
     except ValueError as error:
         raise ValueError(f"loss.mlm_weight: {name_or_path!r} is no masked language model: {error}") from None
@@ -191,14 +278,14 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """
     path = resolve_name(name_or_path)
     try:
-        return AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(path, **NO_CODE)
     except (OSError, ValueError) as error:
         raise ValueError(f"encoder.name_or_path: no tokenizer at {name_or_path!r}: {error}") from None
 
 
 def _load_config(path: str, name_or_path: str) -> Any:
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, **NO_CODE)
     except (OSError, ValueError) as error:
         raise ValueError(f"encoder.name_or_path: no encoder at {name_or_path!r}: {error}") from None
     if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):

@@ -31,3 +31,24 @@ class TanhHead(nn.Module):
     def forward(self, row_BD: Tensor) -> Tensor:
         """(B, H) rows in (-1, 1)."""
         return torch.tanh(self.linear(row_BD))
+
+
+class ReluProjection(nn.Module):
+    """Two linear layers with a ReLU between them.
+
+    Args:
+        in_dim: Width of the rows that come in.
+        out_dim: Width of the rows that go out, and between the layers.
+
+    Source: MAF's projections of a text and of a picture into their joint space (Xu et al. 2022, section 3.2).
+    """
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(in_dim, out_dim)
+        self.outer = nn.Linear(out_dim, out_dim)
+
+    def forward(self, row_BD: Tensor) -> Tensor:
+        """(B, H) rows, not normalised."""
+        projected_BH: Tensor = self.outer(torch.relu(self.inner(row_BD)))
+        return projected_BH

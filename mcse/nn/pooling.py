@@ -13,6 +13,9 @@ from torch import Tensor
 POOLINGS = ("cls", "cls_with_head", "mean", "first_last_mean", "last2_mean", "max")
 """``cls_with_head`` is ``cls`` followed by the trained head; the pooling itself is the same row."""
 
+FIRST_TOKEN_POOLINGS = ("cls", "cls_with_head")
+"""Poolings that read one token's row."""
+
 LAYER_POOLINGS = ("first_last_mean", "last2_mean")
 """Poolings that need hidden states of more than the last layer."""
 
@@ -32,7 +35,7 @@ def pool(hidden_LBTD: Sequence[Tensor], mask_BT: Tensor, *, pooling: str) -> Ten
     Source: SimCSE's poolers. ``first_last_mean`` takes the first transformer layer, not the embeddings (its issue 285).
     """
     last_BTD = hidden_LBTD[-1]
-    if pooling in ("cls", "cls_with_head"):
+    if pooling in FIRST_TOKEN_POOLINGS:
         return last_BTD[:, 0]
     if pooling == "mean":
         return _masked_mean(last_BTD, mask_BT)

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from mcse.recipes import mcse, simcse
+from mcse.recipes import cove, elmo, grounded_words, maf, mcse, simcse, vse
 
-RECIPES: dict[str, ModuleType] = {"simcse": simcse, "mcse": mcse}
+RECIPES: dict[str, ModuleType] = {
+    "simcse": simcse,
+    "mcse": mcse,
+    "vse": vse,
+    "grounded_words": grounded_words,
+    "elmo": elmo,
+    "cove": cove,
+    "maf": maf,
+}

@@ -82,6 +82,17 @@ class Images:
         return self.tower.width
 
     @property
+    def unsharded(self) -> FeatureStore | PixelRows:
+        """``rows``, for recipes that need every caption before the first step.
+
+        Raises:
+            ValueError: They stand in tars.
+        """
+        if isinstance(self.rows, ShardPictures):
+            raise ValueError("data.captions: this recipe reads no shards; give a caption file")
+        return self.rows
+
+    @property
     def module(self) -> nn.Module | None:
         """What the model runs inside the step."""
         return self.tower if self.tower is None or self.trained else FrozenTower(self.tower)
@@ -154,16 +165,25 @@ def build_grounded_optimizer(
     optim: OptimConfig,
     image: ImageConfig,
 ) -> Optimizer:
-    """AdamW over the text side, and over heads and a trained tower at rates of their own."""
-    optimizer = build_optimizer(text, optim)
-    others: list[tuple[nn.Module, float | None]] = [(nn.ModuleList(heads), image.head_learning_rate)]
+    """AdamW over the text side, and over heads and a trained tower at rates of their own.
+
+    Raises:
+        ValueError: No part has parameters that train.
+    """
+    parts: list[tuple[nn.Module, float | None]] = [(text, None), (nn.ModuleList(heads), image.head_learning_rate)]
     if tower is not None and image.train:
-        others.append((tower, image.learning_rate))
-    for module, rate in others:
-        own = replace(optim, learning_rate=rate or optim.learning_rate)
-        for group in build_optimizer(module, own).param_groups:
-            optimizer.add_param_group(group)
-    return optimizer
+        parts.append((tower, image.learning_rate))
+    # A side may have nothing to learn: words that stay as they were, features that are not mapped.
+    trained = [(module, rate) for module, rate in parts if any(p.requires_grad for p in module.parameters())]
+    if not trained:
+        raise ValueError("nothing would be trained: every part of the model stays as it is")
+    optimizers = [
+        build_optimizer(module, replace(optim, learning_rate=rate or optim.learning_rate)) for module, rate in trained
+    ]
+    for other in optimizers[1:]:
+        for group in other.param_groups:
+            optimizers[0].add_param_group(group)
+    return optimizers[0]
 
 
 def _find_bad(source: ImageSource, index: Sequence[int]) -> list[SkippedImage]:

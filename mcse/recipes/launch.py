@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mcse import distributed
 from mcse.config import ConfigError, build_config, merge, read_overrides, read_yaml
 from mcse.recipes import RECIPES
 from mcse.training import check_folder, check_run, claim_folder, fit, start_runtime
@@ -24,8 +25,13 @@ def load_config(path: Path | None, overrides: Sequence[str]) -> Any:
     return build_config(RECIPES[name].Config, tree, source=str(path or "command line"))
 
 
+@distributed.naming_lost_processes()
 def train(config: Any, *, overwrite: bool, show_progress: bool = True) -> int:
-    """Builds the recipe and fits it; exit code 0 finished, 130 or 143 stopped by a signal after saving."""
+    """Builds the recipe and fits it; exit code 0 finished, 130 or 143 stopped by a signal after saving.
+
+    Raises:
+        LostProcessError: Another process of the run has ended, or hangs for ``train.timeout_minutes``.
+    """
     folder = config.output_dir
     resume = config.train.resume == "auto"
     runtime = start_runtime(
@@ -34,6 +40,7 @@ def train(config: Any, *, overwrite: bool, show_progress: bool = True) -> int:
         trackers=config.train.trackers,
         project_dir=folder,
         show_progress=show_progress,
+        timeout_minutes=config.train.timeout_minutes,
     )
     check_folder(folder, resume=resume, overwrite=overwrite)
     run = RECIPES[config.recipe].build(config, runtime)

@@ -28,7 +28,7 @@ from mcse.models.image_tower import ImageTower
 from mcse.models.sentence_model import SentenceModel, SentenceRows
 from mcse.models.text_encoder import EncoderConfig, load_mlm_head, load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
-from mcse.report.model_card import build_model_card
+from mcse.report.model_card import build_model_card, score_table
 from mcse.training import Runtime
 from mcse.types import IGNORED_LABEL, DataFile, LossTerm, LossTerms
 
@@ -72,10 +72,11 @@ def build_text_side(config: EncoderConfig, *, mlm: bool) -> TextSide:
         attention=config.attention,
         gradient_checkpointing=config.gradient_checkpointing,
         length_chunks=config.length_chunks,
+        packing=config.packing,
     )
     head = TanhHead(encoder.width, encoder.width, init_std=encoder.init_std)
-    mlm_head = load_mlm_head(config.name_or_path) if mlm else None
-    return TextSide(SentenceModel(encoder, head=head, mlm_head=mlm_head), load_tokenizer(config.name_or_path))
+    model = SentenceModel(encoder, head=head, mlm_head=load_mlm_head(config.name_or_path) if mlm else None)
+    return TextSide(model, load_tokenizer(config.name_or_path))
 
 
 def text_terms(
@@ -154,10 +155,7 @@ class StoredImageSide:
 
 @dataclass(frozen=True, slots=True)
 class Exporter:
-    """Writes the checkpoint folder that people load.
-
-    ``config`` is the recipe's whole config; ``data`` are names of what was read.
-    """
+    """Writes the folder that people load; ``config`` is the recipe's whole, ``data`` are names of what was read."""
 
     config: Any
     text: TextSide
@@ -167,14 +165,11 @@ class Exporter:
 
     def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
         """Into ``folder``, with ``scores`` in the card."""
-        table = "\n".join(
-            ["| score | value |", "|---|---|", *(f"| {name} | {value:.4g} |" for name, value in scores.items())]
-        )
         card = build_model_card(
             name="-".join(self.config.output_dir.parts[-2:]),
             base_model=self.encoder_config.name_or_path,
             recipe=self.config.recipe,
-            score_table=table if scores else "Not evaluated yet.",
+            score_table=score_table(scores),
             config_yaml=to_yaml(self.config),
             data=[f"{file.role}: {Path(file.path).name} ({file.digest})" for file in self.data],
             datasets=_hub_datasets(self.config.data),

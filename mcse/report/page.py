@@ -25,6 +25,16 @@ def write_page(path: str | Path, *, template: str, content: dict[str, Any]) -> N
 
     Text is escaped; what is markup already, such as a plot, is a ``Markup``.
     """
+    text = render_page(template, content=content)
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.part")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, target)
+
+
+def render_page(template: str, *, content: dict[str, Any]) -> str:
+    """The template's page; text is escaped, as ``write_page`` says."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mcse.report"),
         autoescape=True,
@@ -33,12 +43,7 @@ def write_page(path: str | Path, *, template: str, content: dict[str, Any]) -> N
         lstrip_blocks=True,
     )
     environment.globals["table_cells"] = table_cells
-    text = environment.get_template(template).render(content)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.part")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, target)
+    return environment.get_template(template).render(content)
 
 
 def table_cells(table: ScoreTable) -> list[tuple[str, list[Cell]]]:

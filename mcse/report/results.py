@@ -19,6 +19,7 @@ _VARIANTS = {
     "spearman_mean": "mean of subsets",
     "spearman_wmean": "weighted mean",
     "pearson": "Pearson",
+    "coverage": "coverage %",
 }
 
 
@@ -198,7 +199,8 @@ def _over_seeds(trees: Sequence[Mapping[str, TaskScores]], summary: Any) -> dict
 
 
 def _suite_table(verdict: Verdict, suite: SuiteScores) -> ScoreTable:
-    columns = suite.columns
+    # Of one model coverage stands below its score; in a contest beside it.
+    columns = [column for column in suite.columns if column.metric != "coverage"]
     rows = [ScoreRow("score", tuple(_value(verdict, column) for column in columns))]
     correlations = any(column.metric == "spearman" for column in columns)
     if correlations:
@@ -222,7 +224,9 @@ def _suite_table(verdict: Verdict, suite: SuiteScores) -> ScoreTable:
 
 
 def _suite_caption(verdict: Verdict, columns: Sequence[Column], *, has_clean: bool) -> str:
-    caption = 'Correlations × 100 over all pairs of a task together, SentEval\'s "all", which papers print.'
+    caption = "Correlations × 100 over the pairs of which both words are known; coverage is their share in percent."
+    if any(column.suite == "sts" for column in columns):
+        caption = 'Correlations × 100 over all pairs of a task together, SentEval\'s "all", which papers print.'
     if not has_clean:
         return caption
     sizes = [
@@ -279,6 +283,8 @@ def _contest(columns: Sequence[Column], rows: Sequence[ScoreRow], *, caption: st
 
 
 def _contest_caption(columns: Sequence[Column]) -> str:
+    if any(column.metric == "coverage" for column in columns):
+        return "Spearman × 100 over the pairs of which both words are known, and their share; the best is bold."
     if any(column.metric == "spearman" for column in columns):
         return 'Spearman × 100 over all pairs of a task together (SentEval\'s "all"); the best is bold.'
     return "The best is bold."

@@ -11,6 +11,9 @@ from rich.text import Text
 
 from mcse.report.tables import ScoreTable, best_rows, cell_of
 
+_ENDLESS = 10_000
+"""Characters of a line."""
+
 
 def print_table(table: ScoreTable, *, notes: Sequence[str] = (), console: Console | None = None) -> None:
     """Prints systems by scores with each column's best in bold, and ``notes`` below.
@@ -19,11 +22,26 @@ def print_table(table: ScoreTable, *, notes: Sequence[str] = (), console: Consol
     """
     console = console or Console()
     upright = _upright(table)
-    is_wide = console.measure(upright, options=console.options.update(width=10_000)).maximum > console.width
+    is_wide = console.measure(upright, options=console.options.update(width=_ENDLESS)).maximum > console.width
     console.print(_transposed(table) if is_wide and len(table.columns) > len(table.rows) else upright)
     for note in (table.caption, *notes):
         if note:
             console.print(Text(note, style="dim"))
+
+
+def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]], *, console: Console | None = None) -> None:
+    """Prints rows of text under headings: the last column to the left and never cut, the others to the right.
+
+    Where nobody looks, as in a pipe, every row is one line, however long.
+    """
+    grid = _grid("")
+    for heading in headings[:-1]:
+        grid.add_column(heading, justify="right", no_wrap=True)
+    grid.add_column(headings[-1], overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(cell) for cell in row))
+    console = console or Console()
+    console.print(grid, width=console.width if console.is_terminal else _ENDLESS)
 
 
 def _upright(table: ScoreTable) -> Table:

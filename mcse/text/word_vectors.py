@@ -1,29 +1,38 @@
-"""Word vectors' files: GloVe, word2vec and fastText, as text or in word2vec's binary format, gzipped or not.
+"""Word vectors' files (GloVe, word2vec, fastText; text or word2vec binary; ours in safetensors), read and written.
 
-V words, D width.
+Whole, or block by block where they are larger than memory.
+
+V words, N of one block, D width. A file of ours in safetensors holds ``vectors`` (V, D) and ``words``, the UTF-8 bytes
+of all words, one a line.
 """
 
 from __future__ import annotations
 
 import codecs
 import gzip
+import json
 import logging
+import os
 import zlib
 from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 logger = logging.getLogger(__name__)
 
 _Stream: TypeAlias = gzip.GzipFile | BufferedReader
+_Row: TypeAlias = tuple[str, NDArray[np.float32]]
 
 _TEXT_SUFFIXES = (".txt", ".vec")
 _BINARY_SUFFIXES = (".bin",)
+_SAFE_SUFFIXES = (".safetensors",)
 _GZIP_MAGIC = b"\x1f\x8b"
 _FASTTEXT_MAGIC = (793712314).to_bytes(4, "little")
 """The first bytes of fastText's own models."""
@@ -31,6 +40,11 @@ _FASTTEXT_MAGIC = (793712314).to_bytes(4, "little")
 _BLOCK = 1 << 20
 _LONGEST_WORD = 4096
 """In bytes: a binary file without a space for so long is not what its header says."""
+
+_BLOCK_WORDS = 8192
+_COUNT_DIGITS = 12
+"""Room for the number of words, which is known only when the last is written."""
+_SAFE_HEADER = 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +55,11 @@ class WordVectors:
     index: Mapping[str, int]
     row_VD: NDArray[np.float32]
 
+    @classmethod
+    def of(cls, words: tuple[str, ...], row_VD: NDArray[np.float32]) -> WordVectors:
+        """From words that all differ and their rows."""
+        return cls(words, {word: number for number, word in enumerate(words)}, row_VD)
+
     def __len__(self) -> int:
         return len(self.words)
 
@@ -50,13 +69,21 @@ class WordVectors:
         return int(self.row_VD.shape[1])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class WordBlock:
+    """N words and their rows."""
+
+    words: tuple[str, ...]
+    row_ND: NDArray[np.float32]
+
+
 def is_word_vectors_name(name: str) -> bool:
-    """Whether a file of this name is read as word vectors: ``.txt``, ``.vec`` or ``.bin``, also with ``.gz``."""
-    return _suffix(Path(name)) in (*_TEXT_SUFFIXES, *_BINARY_SUFFIXES)
+    """Whether a file of this name is read as word vectors: ``.txt``, ``.vec``, ``.bin``, also with ``.gz``, or ours."""
+    return _suffix(Path(name)) in (*_TEXT_SUFFIXES, *_BINARY_SUFFIXES, *_SAFE_SUFFIXES)
 
 
-def load_word_vectors(path: str | Path, *, keep: Set[str] | None = None) -> WordVectors:
-    """Reads a file of word vectors.
+def load_word_vectors(path: str | Path, *, keep: Set[str] | None = None, limit: int | None = None) -> WordVectors:
+    """Reads a file of word vectors into memory.
 
     A text line is a word and D numbers; a first line of two whole numbers is word2vec's and fastText's header, which
     GloVe does not have. Fields are parted by spaces or tabs alone, because words may hold other white space, and GloVe
@@ -64,38 +91,176 @@ def load_word_vectors(path: str | Path, *, keep: Set[str] | None = None) -> Word
     out. Both are logged.
 
     Args:
-        path: ``.txt`` or ``.vec`` for text, ``.bin`` for word2vec binary, each also with ``.gz``.
+        path: ``.txt`` or ``.vec`` for text, ``.bin`` for word2vec binary, each also with ``.gz``; ``.safetensors`` for
+            a file of ours.
         keep: Only the rows of these words are read, so that memory grows with them and not with the file. The form of
             the other lines is checked, their numbers are not.
+        limit: Stops after that many words; what follows is not looked at. Files are sorted by frequency.
 
     Raises:
         ValueError: No such file, another suffix, a model of fastText, damaged gzip, a line of another width, a number
             that is none or not finite, no word, or other than the number of words that the header promises; with the
             line, or of a binary file with the word's place.
     """
-    file = Path(path)
+    with _reading(Path(path), keep) as (width, rows):
+        words: list[str] = []
+        row_VD = np.empty((1024, width), dtype=np.float32)
+        for word, row_D in rows:
+            if len(words) == len(row_VD):
+                # In place: a copy would need the room of a large file twice.
+                row_VD.resize((len(words) + len(words) // 2, width), refcheck=False)
+            row_VD[len(words)] = row_D
+            words.append(word)
+            if len(words) == limit:
+                break
+    row_VD.resize((len(words), width), refcheck=False)
+    return WordVectors.of(tuple(words), row_VD)
+
+
+def stream_word_vectors(path: str | Path, *, block_words: int = _BLOCK_WORDS) -> Iterator[WordBlock]:
+    """The words of a file and their rows, in its order, ``block_words`` at a time; only the words stay in memory.
+
+    What is read and refused is as for ``load_word_vectors``; a fault far down the file is met only there.
+    """
+    with _reading(Path(path), None) as (width, rows):
+        words: list[str] = []
+        row_ND = np.empty((block_words, width), dtype=np.float32)
+        for word, row_D in rows:
+            row_ND[len(words)] = row_D
+            words.append(word)
+            if len(words) == block_words:
+                yield WordBlock(tuple(words), row_ND.copy())
+                words = []
+        if words:
+            yield WordBlock(tuple(words), row_ND[: len(words)].copy())
+
+
+class WordVectorWriter:
+    """Writes a file of word vectors block by block; a context manager that leaves the whole file or none.
+
+    ``.txt`` and ``.vec`` are text with the header "V D", ``.bin`` is word2vec binary, ``.safetensors`` our own. The
+    count is filled in at the end, right-aligned where the header begins. Numbers in text are the shortest that read
+    back the same. In word2vec binary a word ends at its first space: words that hold one are left out there, and
+    counted in the log.
+
+    Args:
+        path: Replaced if it exists.
+        width: D.
+
+    Raises:
+        ValueError: Another suffix; on ``append`` rows of another width or number; at the end, no word at all.
+    """
+
+    def __init__(self, path: str | Path, *, width: int) -> None:
+        self._path, self._width = Path(path), width
+        self._kind = self._path.suffix.lower()
+        if self._kind not in (*_TEXT_SUFFIXES, *_BINARY_SUFFIXES, *_SAFE_SUFFIXES):
+            raise ValueError(f"{path}: word vectors are written as .txt, .vec, .bin (word2vec binary) or .safetensors")
+        self._partial = self._path.with_name(self._path.name + ".partial")
+        self._stream: BinaryIO | None = None
+        self._words: list[bytes] = []
+        self._left_out = 0
+        self.count = 0
+
+    def __enter__(self) -> WordVectorWriter:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = self._partial.open("wb")
+        self._stream.write(self._header())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        assert self._stream is not None
+        try:
+            if kind is None:
+                self._finish(self._stream)
+            self._stream.close()
+            if kind is None:
+                os.replace(self._partial, self._path)
+        finally:
+            self._stream.close()
+            self._partial.unlink(missing_ok=True)
+
+    def append(self, block: WordBlock) -> None:
+        """Writes the next words."""
+        if block.row_ND.shape != (len(block.words), self._width):
+            raise ValueError(
+                f"{self._path}: rows of shape {block.row_ND.shape} for {len(block.words)} words of width {self._width}"
+            )
+        assert self._stream is not None
+        row_ND = np.ascontiguousarray(block.row_ND, dtype="<f4")
+        encoded = [word.encode("utf-8") for word in block.words]
+        if self._kind in _SAFE_SUFFIXES:
+            self._words += encoded
+            self._stream.write(row_ND.tobytes())
+        elif self._kind in _BINARY_SUFFIXES:
+            kept = [number for number, word in enumerate(encoded) if b" " not in word]
+            self._left_out += len(encoded) - len(kept)
+            self._stream.write(b"".join(encoded[i] + b" " + row_ND[i].tobytes() + b"\n" for i in kept))
+        else:
+            rows = row_ND.astype(str)  # numpy's shortest digits that read back the same
+            lines = (word + b" " + " ".join(row).encode() for word, row in zip(encoded, rows, strict=True))
+            self._stream.write(b"".join(line + b"\n" for line in lines))
+        self.count += len(block.words)
+
+    def _header(self) -> bytes:
+        if self._kind not in _SAFE_SUFFIXES:
+            return f"{self.count - self._left_out:>{_COUNT_DIGITS}d} {self._width}\n".encode()
+        vectors, words = 4 * self.count * self._width, len(b"\n".join(self._words))
+        content = {
+            "vectors": {"dtype": "F32", "shape": [self.count, self._width], "data_offsets": [0, vectors]},
+            "words": {"dtype": "U8", "shape": [words], "data_offsets": [vectors, vectors + words]},
+        }
+        body = json.dumps(content).ljust(_SAFE_HEADER).encode()
+        return len(body).to_bytes(8, "little") + body
+
+    def _finish(self, stream: BinaryIO) -> None:
+        if self.count == self._left_out:
+            raise ValueError(f"{self._path}: no words to write")
+        if self._kind in _SAFE_SUFFIXES:
+            stream.write(b"\n".join(self._words))
+        stream.seek(0)
+        stream.write(self._header())
+        if self._left_out:
+            logger.warning(
+                "%s: left out %d words with a space in them, which word2vec binary cannot hold",
+                self._path,
+                self._left_out,
+            )
+
+
+def save_word_vectors(path: str | Path, vectors: WordVectors) -> None:
+    """Writes vectors that are in memory, as ``WordVectorWriter`` does."""
+    with WordVectorWriter(path, width=vectors.width) as writer:
+        writer.append(WordBlock(vectors.words, vectors.row_VD))
+
+
+@contextmanager
+def _reading(file: Path, keep: Set[str] | None) -> Iterator[tuple[int, Iterator[_Row]]]:
+    """Width and rows of a file that stays open so long."""
     suffix = _suffix(file)
-    if suffix not in (*_TEXT_SUFFIXES, *_BINARY_SUFFIXES):
+    if suffix not in (*_TEXT_SUFFIXES, *_BINARY_SUFFIXES, *_SAFE_SUFFIXES):
         raise ValueError(f"{file}: word vectors are read from .txt, .vec (text) or .bin (word2vec binary), also .gz")
     if not file.is_file():
         raise ValueError(f"{file}: no such file of word vectors")
+    filter_ = _Filter(file, keep=keep)
+    if suffix in _SAFE_SUFFIXES:
+        yield _read_safe(file, filter_)
+        return
     read = _read_text if suffix in _TEXT_SUFFIXES else _read_binary
     try:
         with _open(file) as stream:
-            return read(stream, file, keep)
+            yield read(stream, file, filter_)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{file}: damaged gzip: {error}") from None
+    filter_.report()
 
 
-class _Rows:
-    """Rows as they come: the first of each word, and of the words asked for alone."""
+class _Filter:
+    """Which rows are wanted: the first of each word, and of the words asked for alone."""
 
-    def __init__(self, file: Path, *, width: int, keep: Set[str] | None) -> None:
-        self._file = file
-        self._keep = keep
-        self._row_VD = np.empty((1024, width), dtype=np.float32)
-        self._words: list[str] = []
-        self._index: dict[str, int] = {}
+    def __init__(self, file: Path, *, keep: Set[str] | None) -> None:
+        self._file, self._keep = file, keep
+        self._seen: set[str] = set()
         self._repeats = 0
         self._first_repeat = ""
         self._undecodable = 0
@@ -109,25 +274,14 @@ class _Rows:
             return None
         if self._keep is not None and word not in self._keep:
             return None
-        if word in self._index:
+        if word in self._seen:
             self._repeats += 1
             self._first_repeat = self._first_repeat or f"{word!r} at {place}"
             return None
+        self._seen.add(word)
         return word
 
-    def add(self, word: str, row_D: NDArray[np.float32], place: str) -> None:
-        if not np.isfinite(row_D).all():
-            raise ValueError(f"{place}: the vector of {word!r} holds a number that is not finite")
-        number = len(self._words)
-        if number == len(self._row_VD):
-            # In place: a copy would need the room of a large file twice.
-            self._row_VD.resize((number + number // 2, self._row_VD.shape[1]), refcheck=False)
-        self._row_VD[number] = row_D
-        self._index[word] = number
-        self._words.append(word)
-
-    def finish(self) -> WordVectors:
-        self._row_VD.resize((len(self._words), self._row_VD.shape[1]), refcheck=False)
+    def report(self) -> None:
         if self._repeats:
             logger.warning(
                 "%s: %d words come again (first %s); their first rows count",
@@ -137,7 +291,37 @@ class _Rows:
             )
         if self._undecodable:
             logger.warning("%s: %d words are not UTF-8 and left out", self._file, self._undecodable)
-        return WordVectors(tuple(self._words), self._index, self._row_VD)
+
+
+def _finite(word: str, row_D: NDArray[np.float32], place: str) -> _Row:
+    if not np.isfinite(row_D).all():
+        raise ValueError(f"{place}: the vector of {word!r} holds a number that is not finite")
+    return word, row_D
+
+
+def _read_safe(file: Path, filter_: _Filter) -> tuple[int, Iterator[_Row]]:
+    try:
+        with safe_open(file, framework="numpy") as stored:
+            if {"vectors", "words"} - set(stored.keys()):
+                raise ValueError(f"{file}: holds no word vectors of ours (tensors 'vectors' and 'words')")
+            words = stored.get_tensor("words").tobytes().split(b"\n")
+            shape = stored.get_slice("vectors").get_shape()
+    except SafetensorError as error:
+        raise ValueError(f"{file}: damaged, or no safetensors: {error}") from None
+    if len(shape) != 2 or shape[0] != len(words):
+        raise ValueError(f"{file}: vectors of shape {shape} for {len(words)} words")
+
+    def rows() -> Iterator[_Row]:
+        with safe_open(file, framework="numpy") as stored:
+            vectors = stored.get_slice("vectors")
+            for start in range(0, len(words), _BLOCK_WORDS):
+                row_ND = vectors[start : start + _BLOCK_WORDS]
+                for number, row_D in enumerate(row_ND, start=start):
+                    word = filter_.wanted(words[number], number + 1)
+                    if word is not None:
+                        yield _finite(word, row_D, f"{file} word {number + 1}")
+
+    return int(shape[1]), rows()
 
 
 def _suffix(file: Path) -> str:
@@ -151,32 +335,34 @@ def _open(file: Path) -> _Stream:
     return gzip.open(file, "rb") if packed else file.open("rb")
 
 
-def _read_text(stream: _Stream, file: Path, keep: Set[str] | None) -> WordVectors:
+def _read_text(stream: _Stream, file: Path, filter_: _Filter) -> tuple[int, Iterator[_Row]]:
     first = stream.readline().removeprefix(codecs.BOM_UTF8)
     promised, width = _text_header(first, file)
-    rows = _Rows(file, width=width, keep=keep)
-    found = 0
-    for number, line in _lines(stream, first=None if promised is not None else first):
-        place = f"{file} line {number}"
-        found += 1
-        # Most lines of most files: the numbers of a word that is not asked for are not even split.
-        if line.count(b" ") == width:
-            raw, _, numbers = line.partition(b" ")
-        else:
-            raw, numbers = _split_line(line, width, place)
-        if not raw:
-            raise ValueError(f"{place}: begins with white space, so there is no word")
-        word = rows.wanted(raw, number)
-        if word is not None:
-            rows.add(word, _numbers(numbers, width, place), place)
-    if found == 0:
-        raise ValueError(f"{file}: holds no word vectors")
-    if promised is not None and found != promised:
-        raise ValueError(
-            f"{file} line 1: promises {promised} words, but {found} follow; fetch the file again, or correct the line "
-            "if the file was shortened on purpose"
-        )
-    return rows.finish()
+
+    def rows() -> Iterator[_Row]:
+        found = 0
+        for number, line in _lines(stream, first=None if promised is not None else first):
+            place = f"{file} line {number}"
+            found += 1
+            # Most lines of most files: the numbers of a word that is not asked for are not even split.
+            if line.count(b" ") == width:
+                raw, _, numbers = line.partition(b" ")
+            else:
+                raw, numbers = _split_line(line, width, place)
+            if not raw:
+                raise ValueError(f"{place}: begins with white space, so there is no word")
+            word = filter_.wanted(raw, number)
+            if word is not None:
+                yield _finite(word, _numbers(numbers, width, place), place)
+        if found == 0:
+            raise ValueError(f"{file}: holds no word vectors")
+        if promised is not None and found != promised:
+            raise ValueError(
+                f"{file} line 1: promises {promised} words, but {found} follow; fetch the file again, or correct the "
+                "line if the file was shortened on purpose"
+            )
+
+    return width, rows()
 
 
 def _lines(stream: _Stream, *, first: bytes | None) -> Iterator[tuple[int, bytes]]:
@@ -237,7 +423,7 @@ def _is_number(field: bytes) -> bool:
     return True
 
 
-def _read_binary(stream: _Stream, file: Path, keep: Set[str] | None) -> WordVectors:
+def _read_binary(stream: _Stream, file: Path, filter_: _Filter) -> tuple[int, Iterator[_Row]]:
     header = stream.readline(_LONGEST_WORD)
     if header.startswith(_FASTTEXT_MAGIC):
         raise ValueError(
@@ -251,12 +437,14 @@ def _read_binary(stream: _Stream, file: Path, keep: Set[str] | None) -> WordVect
             "end in .txt or .vec"
         )
     promised, width = _positive(fields, file)
-    rows = _Rows(file, width=width, keep=keep)
-    for number, raw, row in _binary_records(stream, file, words=promised, width=width):
-        word = rows.wanted(raw, number)
-        if word is not None:
-            rows.add(word, np.frombuffer(row, dtype="<f4"), f"{file} word {number}")
-    return rows.finish()
+
+    def rows() -> Iterator[_Row]:
+        for number, raw, row in _binary_records(stream, file, words=promised, width=width):
+            word = filter_.wanted(raw, number)
+            if word is not None:
+                yield _finite(word, np.frombuffer(row, dtype="<f4"), f"{file} word {number}")
+
+    return width, rows()
 
 
 def _binary_records(stream: _Stream, file: Path, *, words: int, width: int) -> Iterator[tuple[int, bytes, bytes]]:

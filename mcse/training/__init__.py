@@ -1,5 +1,6 @@
 """The training loop: steps, precision, processes, checkpoints; never tasks."""
 
+from mcse.distributed import LostProcessError
 from mcse.training.fit import check_folder, claim_folder, fit
 from mcse.training.loop import Loop, NotFiniteError, TrainConfig, check_run, count_steps, total_loss
 from mcse.training.optim import OptimConfig, build_optimizer, build_schedule
@@ -8,6 +9,7 @@ from mcse.training.runtime import Runtime, start_runtime
 
 __all__ = [
     "Loop",
+    "LostProcessError",
     "NotFiniteError",
     "OptimConfig",
     "Run",

@@ -31,6 +31,7 @@ _MAY_CHANGE = frozenset(
         "train.log_steps",
         "train.save_steps",
         "train.save_total_limit",
+        "train.timeout_minutes",
         "train.resume",
         "train.trackers",
     }
@@ -92,6 +93,7 @@ def fit(run: Run, config: Any, *, runtime: Runtime, folder: Path) -> int:
     if distributed.is_main():
         write_run_facts(folder, config_yaml=to_yaml(config), runtime=runtime, data=run.data, facts=facts)
         logger.info("%s", "\n".join(f"  {name:<28} {value}" for name, value in facts.items()))
+        warn_of_accumulation(train, runtime)
     distributed.barrier()
     journal = Journal(folder, runtime, name=str(config.recipe), config=plain)
     return Loop(run, train, optim=optim, runtime=runtime, folder=folder, journal=journal).fit()
@@ -101,8 +103,9 @@ def check_resumed(folder: Path, config: Mapping[str, Any], run: Run) -> None:
     """Refuses to go on with a run under other settings or on other data.
 
     Raises:
-        ValueError: Names the first key or file that differs.
+        ValueError: Names the first key or file that differs, or a file of the run that is damaged.
     """
+    recorded = _read_facts(folder / "run.json")
     old, new = flatten(read_yaml(folder / "config.yaml")), flatten(config)
     changed = [key for key in {**old, **new} if key not in _MAY_CHANGE and old.get(key) != new.get(key)]
     if changed:
@@ -111,7 +114,6 @@ def check_resumed(folder: Path, config: Mapping[str, Any], run: Run) -> None:
             f"train.resume: {folder} was trained with {key} = {old.get(key)!r}, not {new.get(key)!r}; "
             "give it as it was, or another output_dir"
         )
-    recorded = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     if recorded["world_size"] != distributed.world_size():
         raise ValueError(
             f"train.resume: {folder} was trained by {recorded['world_size']} processes and cannot go on with "
@@ -121,6 +123,27 @@ def check_resumed(folder: Path, config: Mapping[str, Any], run: Run) -> None:
     for file in run.data:
         if (file.role, file.digest) not in before:
             raise ValueError(f"train.resume: {file.role} of {folder} have changed since; {file.path} is another file")
+
+
+def warn_of_accumulation(train: TrainConfig, runtime: Runtime) -> None:
+    """Says what accumulation does not do, and which setting does."""
+    if train.accumulation_steps > 1:
+        batch = train.batch_size * runtime.world_size
+        logger.warning(
+            "train.accumulation_steps: %d batches an update average their gradients, but a query still meets the "
+            "negatives of its own batch alone (%d examples, not %d). To contrast more at once in the same memory, "
+            "raise train.batch_size and set train.cached_chunk_size",
+            train.accumulation_steps,
+            batch,
+            batch * train.accumulation_steps,
+        )
+
+
+def _read_facts(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"train.resume: {path} is damaged, so nobody can say what was trained here: {error}") from None
 
 
 def start_facts(run: Run, train: TrainConfig, runtime: Runtime) -> Mapping[str, str | int | float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -24,7 +25,7 @@ def write_run_facts(
     folder: Path, *, config_yaml: str, runtime: Runtime, data: Sequence[DataFile], facts: Mapping[str, Any]
 ) -> None:
     """Writes the resolved config, and versions, git revision, world size and data digests."""
-    (folder / "config.yaml").write_text(config_yaml, encoding="utf-8")
+    _replace_text(folder / "config.yaml", config_yaml)
     run = {
         "versions": {"python": platform.python_version(), **_versions()},
         "git_revision": _git_revision(),
@@ -34,7 +35,7 @@ def write_run_facts(
         "facts": dict(facts),
         "data": [asdict(file) for file in data],
     }
-    (folder / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+    _replace_text(folder / "run.json", json.dumps(run, indent=2) + "\n")
 
 
 class Journal:
@@ -59,9 +60,7 @@ class Journal:
                 continue
             if entry["step"] <= step:
                 kept.append(line + "\n")
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(kept), encoding="utf-8")
-        os.replace(partial, self.path)
+        _replace_text(self.path, "".join(kept))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line; a value that is not finite is written as null, which JSON can hold."""
@@ -75,6 +74,21 @@ class Journal:
     def close(self) -> None:
         """Lets trackers finish."""
         self.runtime.accelerator.end_training()
+
+
+def _replace_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: a kill or a full disk leaves the old one, which resuming reads."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def _versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mcse import distributed
+from mcse.processor import return_freed_memory
 from mcse.training.gradcache import CachedForward
 from mcse.training.journal import Journal
 from mcse.training.optim import OptimConfig, build_schedule, check_schedule, clip_gradients
@@ -46,7 +47,8 @@ class TrainConfig:
     a time, with the loss, negatives and gradient of the whole: batches far beyond memory, for a second forward pass.
     Give ``max_steps`` or ``epochs``. ``select_by`` names the score that picks
     ``best/``; ``null`` keeps the last. ``save_steps`` is how often resuming is provided for; ``null`` as often as
-    evaluation.
+    evaluation. ``save_total_limit`` states are kept: where the newest is damaged, the one before is gone on from.
+    ``timeout_minutes`` is how long a process waits for one that hangs.
     """
 
     batch_size: int
@@ -56,7 +58,8 @@ class TrainConfig:
     cached_chunk_size: int | None = None
     eval_steps: int = 125
     save_steps: int | None = None
-    save_total_limit: int = 1
+    save_total_limit: int = 2
+    timeout_minutes: float = 30.0
     log_steps: int = 10
     precision: Precision = "fp32"
     select_by: str | None = "stsb_dev.spearman"
@@ -87,6 +90,8 @@ class TrainConfig:
             raise ValueError(f"train.epochs: must be positive, got {self.epochs}")
         if self.save_total_limit < 1:
             raise ValueError(f"train.save_total_limit: must be 1 or more, got {self.save_total_limit}")
+        if self.timeout_minutes <= 0:
+            raise ValueError(f"train.timeout_minutes: must be positive, got {self.timeout_minutes}")
 
 
 class NotFiniteError(RuntimeError):
@@ -131,6 +136,8 @@ class Loop:
         self.run, self.config, self.optim, self.runtime = run, config, optim, runtime
         self.folder, self.journal = folder, journal
         accelerator = runtime.accelerator
+        if config.cached_chunk_size is not None and runtime.device.type == "cpu":
+            return_freed_memory()
         self.schedule = build_schedule(run.optimizer, optim, total_steps=self.total_steps)
         self.model, self.optimizer = runtime.prepare(run.model, run.optimizer)
         self.progress = Progress()
@@ -185,8 +192,11 @@ class Loop:
         return 0
 
     def _stop_code(self, stop: StopRequest) -> int:
-        # Processes must agree, which costs a round trip: several of them ask every log_steps only.
-        if self.runtime.world_size > 1 and self.progress.step % self.config.log_steps:
+        # Processes must agree, which costs a round trip: several of them ask every log_steps only, and after what takes
+        # long, since whoever asked may not wait for long.
+        config = self.config
+        often = (config.log_steps, config.eval_steps, config.save_steps or config.eval_steps)
+        if self.runtime.world_size > 1 and all(self.progress.step % steps for steps in often):
             return 0
         return stop.agreed(self.runtime.device)
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import SGD, Adagrad, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mcse import distributed
@@ -15,7 +15,11 @@ from mcse import distributed
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
-    """AdamW and its schedule: ``warmup_steps`` rise linearly to the peak, ``linear`` then falls to 0 at the end."""
+    """The optimizer and its schedule: ``warmup_steps`` rise linearly to the peak, ``linear`` falls to 0 at the end.
+
+    ``optimizer``: ``adamw`` unless a published run needs another; ``beta1``, ``beta2`` and ``epsilon`` are AdamW's.
+    ``initial_accumulator`` is where ``adagrad``'s sums of squares start.
+    """
 
     learning_rate: float
     max_grad_norm: float = 1.0
@@ -25,6 +29,8 @@ class OptimConfig:
     epsilon: float = 1e-8
     schedule: Literal["linear", "constant"] = "linear"
     warmup_steps: int = 0
+    optimizer: Literal["adamw", "adagrad", "sgd"] = "adamw"
+    initial_accumulator: float = 0.0
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
@@ -33,17 +39,29 @@ class OptimConfig:
             raise ValueError(f"optim.max_grad_norm: must be positive, got {self.max_grad_norm}")
         if self.warmup_steps < 0:
             raise ValueError(f"optim.warmup_steps: must be 0 or more, got {self.warmup_steps}")
+        if self.initial_accumulator < 0 or (self.initial_accumulator and self.optimizer != "adagrad"):
+            raise ValueError(
+                f"optim.initial_accumulator: must be 0 or more, and 0 but for adagrad, got {self.initial_accumulator} "
+                f"for {self.optimizer}"
+            )
+        if self.optimizer != "adamw" and (self.beta1, self.beta2, self.epsilon) != (0.9, 0.999, 1e-8):
+            raise ValueError(f"optim.beta1, optim.beta2, optim.epsilon: {self.optimizer} has none of them")
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """AdamW over the parameters that train; biases and norm weights are not decayed."""
+    """The optimizer over the parameters that train; biases and norm weights are not decayed."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "sgd":
+        return SGD(groups, lr=config.learning_rate)
+    if config.optimizer == "adagrad":
+        return Adagrad(groups, lr=config.learning_rate, initial_accumulator_value=config.initial_accumulator)
     return AdamW(
-        [group for group in groups if group["params"]],
+        groups,
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,

@@ -7,13 +7,14 @@ import random
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import nn
 from torch.optim import Optimizer
 
@@ -73,8 +74,11 @@ def start_runtime(
     trackers: Sequence[str] = (),
     project_dir: Path | None = None,
     show_progress: bool = True,
+    timeout_minutes: float = 30.0,
 ) -> Runtime:
     """Joins the process group and seeds every generator alike, so that all processes build the same weights.
+
+    ``timeout_minutes`` is how long a process waits for another in any exchange before it gives up.
 
     Raises:
         ValueError: The precision does not exist on this device, a tracker is not installed, or the processes that the
@@ -86,6 +90,7 @@ def start_runtime(
         mixed_precision=_ACCELERATE_PRECISION[precision],
         log_with=list(trackers) or None,
         project_dir=str(project_dir) if project_dir else None,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes))],
     )
     distributed.check_world()
     _check_sharding(accelerator)

@@ -1,10 +1,13 @@
 """Saving and restoring what resuming needs, and replacing folders so that a crash at any moment loses nothing.
 
-Only safetensors and JSON are written and read: nothing in a run folder can execute code.
+Only safetensors and JSON are written and read: nothing in a run folder can execute code. The last file written into a
+state holds the SHA-256 of all the others; a state that does not agree with it is never gone on from.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -27,6 +30,8 @@ from mcse import distributed
 from mcse.types import Stateful
 
 logger = logging.getLogger(__name__)
+
+_DIGESTS = "digests.json"
 
 
 @dataclass(slots=True)
@@ -54,6 +59,9 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
     A crash leaves the old folder, the new one, or for an instant the old one as ``<name>.old``, which
     ``recover_folder`` puts back; never a half-written one.
+
+    Raises:
+        OSError: The disk is full, cannot be written to or fails; the old folder is still there.
     """
     partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
     shutil.rmtree(partial, ignore_errors=True)
@@ -61,6 +69,10 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     try:
         write(partial)
         _sync(partial)
+    except SafetensorError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        # safetensors has an error of its own for a full disk.
+        raise OSError(f"{folder} cannot be written: {error}") from None
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -68,6 +80,7 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(old, ignore_errors=True)
         os.rename(folder, old)
     os.rename(partial, folder)
+    _sync_names(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -126,10 +139,12 @@ def save_state(folder: Path, resumable: Resumable, progress: Progress, *, keep: 
             partial / "stateful.safetensors",
         )
         (partial / "state.json").write_text(json.dumps(facts), encoding="utf-8")
+        digests = {path.name: _digest(path) for path in sorted(partial.iterdir())}
+        (partial / _DIGESTS).write_text(json.dumps(digests, indent=2), encoding="utf-8")
 
     replace_folder(folder / f"step-{progress.step:08d}", write)
-    for path in saved_states(folder)[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
+    for path in [*saved_states(folder)[:-keep], *folder.glob("step-*.damaged")]:
+        _remove(path)
 
 
 def saved_states(folder: Path) -> list[Path]:
@@ -138,61 +153,123 @@ def saved_states(folder: Path) -> list[Path]:
 
 
 def restore_state(folder: Path, resumable: Resumable) -> Progress | None:
-    """Puts back the newest saved state; ``None`` if there is none.
+    """Puts back the newest saved state that is whole; ``None`` if there is none at all.
+
+    Damaged ones are warned of by file and renamed to ``step-N.damaged``, so that they no longer count as kept; the next
+    save deletes them. All processes must call this, and all take the same state.
 
     Raises:
-        ValueError: It was saved by another number of processes, whose shares of the random draws would not fit; or a
-            file of it is missing or damaged.
+        ValueError: It was saved by another number of processes, whose shares of the random draws would not fit; or
+            every saved state is damaged, with the first damaged file of each.
     """
-    saved = saved_states(folder)
-    if not saved:
-        return None
-    path = saved[-1]
-    facts = _read_json(path / "state.json")
-    if facts["world_size"] != distributed.world_size():
+    found = distributed.broadcast_object(_find_whole(folder) if distributed.is_main() else None)
+    assert found is not None
+    path, damages = found
+    if path is None:
+        if not damages:
+            return None
         raise ValueError(
-            f"train.resume: {path} was saved by {facts['world_size']} processes and cannot go on with "
-            f"{distributed.world_size()}: each process's dropout would differ"
+            f"train.resume: no saved state in {folder} is whole: {'; '.join(damages.values())}. Leave train.resume out "
+            "and give --overwrite to start over (copy best/ first if you want to keep it)"
         )
-    _load_model(resumable.model, _read_tensors(path / "model.safetensors"))
-    _load_optimizer(resumable.optimizer, _join(_read_tensors(path / "optimizer.safetensors"), facts["optimizer"]))
+    # Everything is read before anything is put back, and a process that cannot read it stops all of them.
+    content = distributed.fail_together(lambda: _read_state(path))
+    if distributed.is_main():
+        for name, damage in damages.items():
+            logger.warning("train.resume: %s; going on from %s, the state before", damage, path)
+            damaged = folder / f"{name}.damaged"
+            shutil.rmtree(damaged, ignore_errors=True)
+            os.rename(folder / name, damaged)
+    return _put_back(content, resumable)
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """The files of a saved state."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    rng: dict[str, Tensor]
+    stateful: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def _find_whole(folder: Path) -> tuple[Path | None, dict[str, str]]:
+    """The newest whole state, and what is wrong with each newer one, by the name of its folder."""
+    damages: dict[str, str] = {}
+    for path in reversed(saved_states(folder)):
+        damage = _damage(path)
+        if damage is None:
+            return path, damages
+        damages[path.name] = damage
+    return None, damages
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with the files of a saved state, naming the first such file; ``None`` if nothing is."""
+    file = path / _DIGESTS
+    try:
+        digests = json.loads(file.read_text(encoding="utf-8"))
+        for name, digest in digests.items():
+            file = path / name
+            if _digest(file) != digest:
+                return f"{file} is damaged (its SHA-256 is not the one noted when it was saved)"
+    except FileNotFoundError:
+        return f"{file} is missing"
+    except (ValueError, AttributeError, OSError) as error:
+        return f"{file} cannot be read ({error})"
+    return None
+
+
+def _read_state(path: Path) -> _Content:
+    """A whole state.
+
+    Raises:
+        ValueError: Another number of processes saved it, or it cannot be read from here.
+    """
+    try:
+        facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        if facts["world_size"] != distributed.world_size():
+            raise ValueError(
+                f"train.resume: {path} was saved by {facts['world_size']} processes and cannot go on with "
+                f"{distributed.world_size()}: each process's dropout would differ"
+            )
+        parts = {name: load_file(path / f"{name}.safetensors") for name in ("model", "optimizer", "rng", "stateful")}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"train.resume: {path} cannot be read by process {distributed.rank()}: {error}") from None
+    return _Content(**parts, facts=facts)
+
+
+def _put_back(content: _Content, resumable: Resumable) -> Progress:
+    facts, rank = content.facts, distributed.rank()
+    _load_model(resumable.model, content.model)
+    _load_optimizer(resumable.optimizer, _join(content.optimizer, facts["optimizer"]))
     resumable.schedule.last_epoch = facts["schedule"]["last_epoch"]
     _apply_schedule(resumable)
     if resumable.scaler is not None and facts["scaler"] is not None:
         resumable.scaler.load_state_dict(facts["scaler"])
-    rank = distributed.rank()
-    tensors = _read_tensors(path / "stateful.safetensors")
     for name, part in resumable.stateful.items():
-        prefix = f"{name}.{rank}."
-        own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        own = _with_prefix(content.stateful, f"{name}.{rank}.")
         part.load_state_dict({**facts["stateful"][name][rank], **own})
-    tensors = _read_tensors(path / "rng.safetensors")
-    prefix = f"{rank}."
-    own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    _set_rng_state(own, facts["rng"][rank])
+    _set_rng_state(_with_prefix(content.rng, f"{rank}."), facts["rng"][rank])
     return Progress(**facts["progress"])
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from None
-    return tensors
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise _damaged(path, error) from None
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"train.resume: {path} cannot be read ({error}); delete {path.parent} to go on from an earlier save where "
-        "there is one, or leave train.resume out and give --overwrite to start over"
-    )
+def _remove(folder: Path) -> None:
+    """Deletes a state; renamed first, so that a kill in the middle leaves no state that looks whole."""
+    partial = folder.with_name(folder.name + ".partial")
+    with contextlib.suppress(OSError):
+        os.rename(folder, partial)
+        shutil.rmtree(partial)
 
 
 def _apply_schedule(resumable: Resumable) -> None:
@@ -213,6 +290,19 @@ def _sync(folder: Path) -> None:
             path.chmod(0o666 & ~mask)
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
+        else:
+            _sync_names(path)
+    _sync_names(folder)
+
+
+def _sync_names(folder: Path) -> None:
+    """Forces to the disk which files a folder holds; some network file systems cannot, and need not."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def _unique(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

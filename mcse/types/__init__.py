@@ -1,15 +1,33 @@
 """Types that cross folder borders: batches, loss terms, protocols."""
 
-from mcse.types.batches import IGNORED_LABEL, MaskedTokens, PairBatch, SentenceBatch, TokenBatch, to_device
+from mcse.types.batches import (
+    IGNORED_LABEL,
+    MaskedTokens,
+    MatchBatch,
+    PairBatch,
+    SentenceBatch,
+    TokenBatch,
+    TweetBatch,
+    to_device,
+)
+from mcse.types.language import Lane, LaneBatch, SampledWords, TranslationBatch
 from mcse.types.losses import LossTerm, LossTerms
 from mcse.types.protocols import (
     Encoder,
+    Entity,
     Evaluator,
     FloatArray,
     ImageTextEncoder,
+    KnownWords,
+    LanguageModel,
+    PictureTextEncoder,
     Score,
     Stateful,
     Stream,
+    Tagger,
+    Tagging,
+    Translator,
+    WordEncoder,
 )
 from mcse.types.scores import Column, ComparedScore, PairList, Sample, Statistic, SuiteScores, TaskScores, Verdict
 from mcse.types.sources import DataFile
@@ -20,23 +38,37 @@ __all__ = [
     "ComparedScore",
     "DataFile",
     "Encoder",
+    "Entity",
     "Evaluator",
     "FloatArray",
     "ImageTextEncoder",
+    "KnownWords",
+    "Lane",
+    "LaneBatch",
+    "LanguageModel",
     "LossTerm",
     "LossTerms",
     "MaskedTokens",
+    "MatchBatch",
     "PairBatch",
     "PairList",
+    "PictureTextEncoder",
     "Sample",
+    "SampledWords",
     "Score",
     "SentenceBatch",
     "Stateful",
     "Statistic",
     "Stream",
     "SuiteScores",
+    "Tagger",
+    "Tagging",
     "TaskScores",
     "TokenBatch",
+    "TranslationBatch",
+    "Translator",
+    "TweetBatch",
     "Verdict",
+    "WordEncoder",
     "to_device",
 ]

@@ -65,6 +65,34 @@ class PairBatch:
     masked: MaskedTokens | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TweetBatch:
+    """Tagged tweets with or without pictures; W words of the longest.
+
+    ``first_BW`` is the place among the tokens of each word's first piece, ``tag_BW`` its tag; both are 0 where
+    ``word_mask_BW`` is false. ``image_BF`` are stored regions side by side (B, R·F), or pixels for a live tower; absent
+    where pictures are not read at all. Rows without a picture are zeros, and false in ``has_image_B``. ``partner_B``
+    names the row whose picture a row is shown to train the matching; its own where nothing is swapped.
+    """
+
+    tokens: TokenBatch
+    first_BW: Tensor
+    word_mask_BW: Tensor
+    tag_BW: Tensor
+    has_image_B: Tensor
+    image_id_B: Tensor
+    partner_B: Tensor
+    image_BF: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MatchBatch:
+    """Captions with their pictures, and pairs of a caption and a picture that do not belong together."""
+
+    true: PairBatch
+    false: PairBatch
+
+
 def split_batch(batch: Batch, size: int) -> list[Batch]:
     """Batches of up to ``size`` examples, in order, each no wider than its longest sentence.
 

@@ -38,6 +38,101 @@ class ImageTextEncoder(Protocol):
         ...
 
 
+@runtime_checkable
+class PictureTextEncoder(ImageTextEncoder, Protocol):
+    """Also takes pictures themselves: it knows the image tower whose features it was trained with."""
+
+    def encode_pictures(self, pictures: Sequence[Any], *, batch_size: int = 32) -> FloatArray:
+        """(N, D) float32 unit rows in the joint space, of PIL images or paths."""
+        ...
+
+
+@runtime_checkable
+class WordEncoder(Protocol):
+    """Turns every word of tokenised sentences into a vector."""
+
+    def embed(self, sentences: Sequence[Sequence[str]], *, batch_size: int = 64) -> list[FloatArray]:
+        """One (T, D) float32 array a sentence, row t for its token t."""
+        ...
+
+
+@runtime_checkable
+class KnownWords(Protocol):
+    """Text that is read word by word, from a vocabulary."""
+
+    def unknown_words(self, sentence: str) -> list[str]:
+        """The words of a sentence that are not known, in order."""
+        ...
+
+    def nearest_words(self, word: str, *, number: int = 5) -> list[str]:
+        """Known words that are spelt like ``word``, the nearest first."""
+        ...
+
+    def check_query(self, sentence: str) -> None:
+        """Refuses a sentence without any known word with a ``ValueError`` that suggests known ones."""
+        ...
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """Says how surprised it is by text, in one direction or the other."""
+
+    def nll(
+        self, sentences: Sequence[Sequence[str]], *, backward: bool = False, batch_size: int = 64
+    ) -> list[NDArray[np.float64]]:
+        """Nats of each word of a sentence in reading order, then of its end (``backward``: of its begin): T + 1."""
+        ...
+
+
+@runtime_checkable
+class Translator(Protocol):
+    """Turns sentences into sentences of another language."""
+
+    def translate(self, sentences: Sequence[str], *, beams: int = 1, batch_size: int = 64) -> list[str]:
+        """One translation a sentence; ``beams`` 1 is greedy."""
+        ...
+
+    def nll(
+        self, sentences: Sequence[str], translations: Sequence[str], *, batch_size: int = 64
+    ) -> list[NDArray[np.float64]]:
+        """Nats of each word of a given translation, then of its end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """Words ``start`` … ``stop - 1`` name something of type ``kind``.
+
+    ``score`` is the model's probability, in [0, 1], that exactly these words are an entity of this type.
+    """
+
+    start: int
+    stop: int
+    kind: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tagging:
+    """A tagged text: valid BIO by word, the entities, and how probable it is that text and picture belong together.
+
+    ``match`` is ``None`` where there was no picture or the model does not judge pictures.
+    """
+
+    tags: tuple[str, ...]
+    entities: tuple[Entity, ...]
+    match: float | None
+
+
+@runtime_checkable
+class Tagger(Protocol):
+    """Finds entities in texts that are given as words, with or without pictures."""
+
+    def tag(self, texts: Sequence[Sequence[str]], images: Sequence[FloatArray | None] | None = None) -> list[Tagging]:
+        """One tagging a text, in order; ``images`` are feature rows or pixels as the model takes them."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """One number of an evaluation, and which way is better."""

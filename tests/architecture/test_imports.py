@@ -56,7 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     "train.py": {"recipes", "training", "config"},
     "evaluate.py": {"recipes", "evaluation", "report", "config", "encoders"},
 }
-SHELF = {"mcse.recipes.shared", "mcse.recipes.image_side"}
+SHELF = {"mcse.recipes.shared", "mcse.recipes.image_side", "mcse.recipes.joint_side", "mcse.recipes.tagging_side"}
 LAUNCHER = "mcse.recipes.launch"
 """Not recipes: what recipes share, and what starts them. Recipes may use the first, none of them the second."""
 
@@ -70,12 +70,13 @@ HOMES: dict[str, set[str]] = {
     "timm": {"models"},
     "transformers": {"models"},
     "sentence_transformers": set(),
-    "h5py": {"data"},
+    "h5py": {"data", "models"},
     "jinja2": {"report"},
     "matplotlib": {"report"},
     "pydantic": {"config"},
     "faiss": {"encoders"},
     "mteb": {"evaluation"},
+    "sacrebleu": {"metrics"},
     "wandb": set(),
     "tensorboard": set(),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,10 +18,11 @@ from mcse import distributed
 from mcse.recipes import RECIPES
 from mcse.recipes.launch import load_config, train
 from mcse.training import NotFiniteError, start_runtime, total_loss
+from mcse.training.gradcache import CachedForward
 from mcse.training.journal import Journal
 from mcse.training.loop import Loop
 from mcse.training.optim import clip_gradients
-from mcse.types import PairBatch
+from mcse.types import MatchBatch, PairBatch, TweetBatch
 from tests.distributed.processes import run_processes
 from tests.fixtures.launch import (
     REPOSITORY,
@@ -34,50 +36,126 @@ from tests.fixtures.launch import (
     tensors,
 )
 from tests.fixtures.tiny_run import build_tiny_run
+from tests.fixtures.tiny_tweets import build_tiny_tweets, tweet_overrides
 
 WHOLE = 32
 ALL_CAPTIONS = {"data.captions_per_image": "all"}
+VSE_INFO_NCE = {"loss.kind": "info_nce", "loss.temperature": 0.1, "loss.reduction": "sum"}
+VSE_TRANSFORMER = {"encoder.kind": "transformer", "encoder.word_dim": 300, "encoder.name_or_path": "bert"}
 # Recipe, keys, step. MCSE's pairs come at even steps.
 STEPS = {
     "simcse": ("simcse", {}, 0),
     "simcse supervised": ("simcse", {"data.sentences": "nli.csv", "loss.hard_negative_weight": 0.7}, 0),
     "simcse with mlm": ("simcse", {"loss.mlm_weight": 0.1}, 2),
     "simcse in chunks": ("simcse", {"encoder.length_chunks": 3}, 0),
+    "simcse packed": ("simcse", {"encoder.packing": True}, 0),
+    "simcse cached": ("simcse", {"train.cached_chunk_size": 3}, 0),
     "mcse pairs": ("mcse", ALL_CAPTIONS, 2),
+    "mcse pairs cached": ("mcse", ALL_CAPTIONS | {"train.cached_chunk_size": 3}, 2),
     "mcse pairs with mlm": ("mcse", ALL_CAPTIONS | {"loss.mlm_weight": 0.1, "loss.image_reduction": "sum"}, 0),
     "mcse text alone": ("mcse", ALL_CAPTIONS, 1),
     "mcse text alone with mlm": ("mcse", ALL_CAPTIONS | {"loss.mlm_weight": 0.1}, 1),
+    "elmo": ("elmo", {}, 0),
+    "elmo, carried and sampled": ("elmo", {"loss.samples": 20}, 2),
+    "cove": ("cove", {}, 1),
+    "vse gru": ("vse", {}, 0),
+    "vse lstm, hardest negatives": ("vse", {"encoder.kind": "lstm", "loss.negatives": "hardest"}, 1),
+    "vse bag of words, mean": ("vse", {"encoder.kind": "bow", "loss.reduction": "mean", "loss.unit_images": False}, 2),
+    "vse bag of words, info_nce": ("vse", {"encoder.kind": "bow", **VSE_INFO_NCE}, 0),
+    "vse transformer": ("vse", VSE_TRANSFORMER, 1),
+    "grounded words": ("grounded_words", {"loss.negatives": 2, "loss.beta": 0.5, "words.max_words": 35}, 2),
+    "grounded words, tied": ("grounded_words", {"model.tie_output": True, "model.share_image_layer": False}, 1),
+    "grounded words by images": ("grounded_words", {"model.objective": "image_regression", "model.state_width": 9}, 0),
 }
+GROUNDED_TERMS = {"forward", "backward", "match", "retention"}
 TERMS = {
     "simcse": {"text_text"},
     "simcse supervised": {"text_text"},
     "simcse with mlm": {"text_text", "mlm"},
     "simcse in chunks": {"text_text"},
+    "simcse packed": {"text_text"},
+    "simcse cached": {"text_text"},
     "mcse pairs": {"text_text", "text_image"},
+    "mcse pairs cached": {"text_text", "text_image"},
     "mcse pairs with mlm": {"text_text", "text_image", "mlm"},
     "mcse text alone": {"text_text"},
     "mcse text alone with mlm": {"text_text", "mlm"},
+    "elmo": {"forward", "backward"},
+    "elmo, carried and sampled": {"forward", "backward"},
+    "cove": {"translation"},
+    "grounded words": GROUNDED_TERMS,
+    "grounded words, tied": GROUNDED_TERMS,
+    "grounded words by images": {"image"},
 }
+# Keys of maf; its tweets lack every seventh picture.
+TAGGERS = {
+    "maf": {"tagger.dropout": 0.0, "loss.num_swapped": 16},
+    "maf tagging on swapped": {"tagger.dropout": 0.0, "loss.num_swapped": 8, "loss.tag_on_swapped": True},
+    "maf published": {
+        "tagger.dropout": 0.0,
+        "loss.num_swapped": 16,
+        "tagger.matching": "published",
+        "loss.tag_on_swapped": True,
+    },
+    "maf text alone": {
+        "data.features": None,
+        "tagger.dropout": 0.0,
+        "tagger.heads": 12,
+        "loss.num_swapped": 16,
+    },
+}
+TAGGER_TERMS = {
+    "maf": {"tagging", "alignment", "matching"},
+    "maf tagging on swapped": {"tagging", "alignment", "matching"},
+    "maf published": {"tagging", "alignment", "matching"},
+    "maf text alone": {"tagging"},
+}
+TERMS |= {case: {"image_to_text", "text_to_image"} for case in STEPS if case.startswith("vse")}
 LONG = {"train.max_steps": 10, "train.eval_steps": 5, "train.log_steps": 2, "train.batch_size": 4}
 
 
 def update(still, case):
     """One step of a recipe in float64, as the loop takes it: loss, gradients, and the parameters afterwards."""
-    recipe, keys, step = STEPS[case]
-    keys = keys | {"train.batch_size": WHOLE // distributed.world_size()}
-    config = load_config(None, arguments_of(still, recipe, still / "unused", keys))
+    size = {"train.batch_size": WHOLE // distributed.world_size()}
+    if case in TAGGERS:
+        recipe, step = "maf", 0
+        tweets = still.with_name(f"{still.name}_tweets")
+        config = load_config(None, flags_of(tweet_overrides(tweets, still / "unused") | TAGGERS[case] | size))
+    else:
+        recipe, keys, step = STEPS[case]
+        if "encoder.name_or_path" in keys:
+            keys |= {"encoder.name_or_path": still / "bert"}
+        config = load_config(None, arguments_of(still, recipe, still / "unused", keys | size))
     runtime = start_runtime(precision="fp32", seed=config.seed)
     built = RECIPES[recipe].build(config, runtime)
     built.model.double()
     model = runtime.accelerator.prepare_model(built.model)
     model.train()
+    if built.state and step:
+        with torch.no_grad():  # so that a state is carried into the step
+            built.step(model, built.stream.batch(step - 1))
     batch = built.stream.batch(step)
-    if isinstance(batch, PairBatch):
-        batch = replace(batch, image_BF=batch.image_BF.double())
-    terms = built.step(model, batch)
+    if isinstance(batch, PairBatch | TweetBatch) and batch.image_BF is not None:
+        batch = in_double(batch)
+    if isinstance(batch, MatchBatch):
+        batch = MatchBatch(true=in_double(batch.true), false=in_double(batch.false))
+    accelerator = runtime.accelerator
+    forward = model
+    if chunk_size := config.train.cached_chunk_size:
+        forward = CachedForward(
+            model,
+            batch,
+            chunk_size=chunk_size,
+            device=runtime.device,
+            autocast=accelerator.autocast,
+            no_sync=lambda: accelerator.no_sync(model),
+        )
+    terms = built.step(forward, batch)
     loss = total_loss(terms, device=runtime.device)
     loss.backward()
-    gradients = {name: p.grad.numpy().copy() for name, p in built.model.named_parameters()}
+    if chunk_size:
+        forward.backward(syncs=True)
+    gradients = {name: p.grad.numpy().copy() for name, p in built.model.named_parameters() if p.requires_grad}
     clip_gradients(built.model, config.optim.max_grad_norm)
     built.optimizer.step()
     return {
@@ -85,15 +163,24 @@ def update(still, case):
         "loss": loss.item(),
         "terms": set(terms),
         "counts": {name: float(term.count) for name, term in terms.items()},
+        "swaps": int((batch.partner_B != torch.arange(len(batch.partner_B))).sum()) if case in TAGGERS else 0,
         "images": batch.image_id_B.tolist() if isinstance(batch, PairBatch) else [],
         "gradients": gradients,
         "after": {name: p.detach().numpy().copy() for name, p in built.model.named_parameters()},
     }
 
 
+def in_double(batch):
+    return replace(batch, image_BF=batch.image_BF.double())
+
+
 def updates(still):
     with one_thread(), own_cache(still):
-        return {case: update(still, case) for case in STEPS}
+        return {case: update(still, case) for case in (*STEPS, *TAGGERS)}
+
+
+def flags_of(keys):
+    return [text for key, value in keys.items() for text in (f"--{key}", json.dumps(value, default=str))]
 
 
 def patched(recipe, change, *arguments):
@@ -186,7 +273,9 @@ def everything(still, tiny, output):
 
 @pytest.fixture(scope="module")
 def still(tmp_path_factory):
-    return build_tiny_run(tmp_path_factory.mktemp("still"), dropout=0.0)
+    folder = tmp_path_factory.mktemp("still")
+    build_tiny_tweets(folder.with_name(f"{folder.name}_tweets"), dropout=0.0)
+    return build_tiny_run(folder, dropout=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -206,12 +295,12 @@ def one(still):
     return updates(still)
 
 
-@pytest.mark.parametrize("case", STEPS)
+@pytest.mark.parametrize("case", [*STEPS, *TAGGERS])
 def test_two_processes_make_the_update_of_one(case, one, two):
     whole, halves = one[case], [result["updates"][case] for result in two]
     assert not whole["wrapped"]
     assert all(half["wrapped"] for half in halves)
-    assert all(half["terms"] == whole["terms"] == TERMS[case] for half in halves)
+    assert all(half["terms"] == whole["terms"] == (TERMS | TAGGER_TERMS)[case] for half in halves)
     for name, count in whole["counts"].items():
         assert sum(half["counts"][name] for half in halves) == count
     assert np.mean([half["loss"] for half in halves]) == pytest.approx(whole["loss"], abs=1e-10)
@@ -227,14 +316,67 @@ def test_two_processes_make_the_update_of_one(case, one, two):
 def test_the_cases_are_hard_enough(one, two):
     """Unequal token counts, a picture on both processes, image heads without a gradient: mistakes show there alone."""
     halves = [result["updates"] for result in two]
-    assert halves[0]["simcse with mlm"]["counts"]["mlm"] != halves[1]["simcse with mlm"]["counts"]["mlm"]
+    for case, term in (("simcse with mlm", "mlm"), ("elmo", "forward"), ("elmo", "backward")):
+        assert halves[0][case]["counts"][term] != halves[1][case]["counts"][term]
+    assert one["elmo"]["loss"] != one["elmo, carried and sampled"]["loss"]
+    tokens = [half["grounded words"]["counts"]["forward"] for half in halves]
+    assert tokens[0] != tokens[1]
     assert set(halves[0]["mcse pairs"]["images"]) & set(halves[1]["mcse pairs"]["images"])
     heads = {name for name in one["mcse text alone"]["gradients"] if name.startswith(("image_head", "grounding_head"))}
     assert len(heads) == 4
     for name in heads:
         assert not one["mcse text alone"]["gradients"][name].any()
         assert one["mcse pairs"]["gradients"][name].any()
-    assert one["simcse"]["loss"] == pytest.approx(one["simcse in chunks"]["loss"], abs=1e-10)
+    for case in ("simcse in chunks", "simcse packed", "simcse cached"):
+        assert one["simcse"]["loss"] == pytest.approx(one[case]["loss"], abs=1e-10), case
+    assert one["mcse pairs"]["loss"] == pytest.approx(one["mcse pairs cached"]["loss"], abs=1e-10)
+    counts = [half["maf"]["counts"] for half in halves]
+    assert counts[0]["alignment"] != counts[1]["alignment"], "unequal numbers of pictures"
+    assert all(half["maf tagging on swapped"]["swaps"] for half in halves)
+    assert one["maf"]["loss"] != one["maf published"]["loss"]
+    assert set(halves[0]["vse gru"]["images"]) & set(halves[1]["vse gru"]["images"])
+
+
+@pytest.mark.slow
+def test_four_processes_make_the_update_of_one(one, still):
+    for quarter in run_processes(updates, 4, still):
+        for case, whole in one.items():
+            for name, gradient in whole["gradients"].items():
+                np.testing.assert_allclose(
+                    quarter[case]["gradients"][name], gradient, rtol=0, atol=1e-10, err_msg=f"{case}: {name}"
+                )
+
+
+def mutated(still, mutant):
+    """Updates under one of the two classic mistakes."""
+    gather_rows = distributed.gather_rows
+
+    def own_rows_only(x_BD):
+        return x_BD, 0
+
+    def without_gradient(x_BD):
+        row_ND, offset = gather_rows(x_BD.detach())
+        # A head that only makes keys is still in the graph, as DDP demands.
+        return row_ND + 0 * x_BD.sum(), offset
+
+    gather = {"negatives of the own process only": own_rows_only, "a gather without gradient": without_gradient}[mutant]
+    for name, module in list(sys.modules.items()):
+        if name.startswith("mcse.") and name != "mcse.distributed" and hasattr(module, "gather_rows"):
+            module.gather_rows = gather
+            if gather is own_rows_only and hasattr(module, "gather_ids"):
+                module.gather_ids = lambda id_B: id_B
+    return updates(still)
+
+
+@pytest.mark.parametrize("mutant", ["negatives of the own process only", "a gather without gradient"])
+def test_the_classic_mistakes_do_not_pass(mutant, one, still):
+    """Of every case that contrasts: each mistake shows in the gradients that the tests above compare."""
+    half = run_processes(mutated, 2, still, mutant)[0]
+    for case, whole in one.items():
+        apart = max(
+            np.abs(half[case]["gradients"][name] - gradient).max() for name, gradient in whole["gradients"].items()
+        )
+        assert apart > 1e-5, case
 
 
 def test_processes_start_alike_and_draw_their_own_dropout(two):

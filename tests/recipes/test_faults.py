@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -23,6 +26,7 @@ from mcse.recipes import RECIPES, shared
 from mcse.training.loop import Loop
 from tests.fixtures.launch import (
     REPOSITORY,
+    Pauses,
     arguments_of,
     assert_same_run,
     entries,
@@ -62,6 +66,10 @@ def wait_for(condition, *, process, seconds=120):
         time.sleep(0.01)
 
 
+def states(output):
+    return sorted(path.name for path in (output / "state").iterdir())
+
+
 def lines(output):
     path = output / "metrics.jsonl"
     return len(path.read_text().splitlines()) if path.exists() else 0
@@ -76,7 +84,7 @@ def lines(output):
 def test_a_signal_saves_and_says_so_and_the_run_goes_on(number, code, tiny, straight, tmp_path):
     output = tmp_path / "run"
     arguments = arguments_of(tiny, "mcse", output, RESUMABLE)
-    process = fork(tiny, arguments, log=tmp_path / "log", pause=0.1)
+    process = fork(tiny, arguments, log=tmp_path / "log", pauses=Pauses(step=0.1))
     wait_for(lambda: lines(output) >= 4, process=process)
     os.kill(process.pid, number)
     process.join(60)
@@ -86,7 +94,7 @@ def test_a_signal_saves_and_says_so_and_the_run_goes_on(number, code, tiny, stra
     assert 4 <= stopped < 24
     assert f"stopped after step {stopped} as asked" in log
     assert "Traceback" not in log
-    assert [path.name for path in (output / "state").iterdir()] == [f"step-{stopped:08d}"]
+    assert states(output)[-1] == f"step-{stopped:08d}"
     assert SentenceEncoder.from_pretrained(str(output / "last")).encode(["the dog runs"]).shape == (1, 32)
     assert run(tiny, "mcse", output, RESUMABLE) == 0
     assert_same_run(straight, output)
@@ -104,7 +112,7 @@ def test_train_py_itself_ends_with_the_promised_code(tiny, tmp_path):
     _, log = process.communicate(timeout=60)
     assert process.returncode == 143, log
     assert (output / "last" / "model.safetensors").is_file()
-    assert len(list((output / "state").iterdir())) == 1
+    assert len(states(output)) == 1
 
 
 def test_a_second_interrupt_ends_at_once(tiny, tmp_path, monkeypatch):
@@ -128,18 +136,24 @@ def test_a_second_interrupt_ends_at_once(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_twice_and_resumed_equals_uninterrupted(seed, tiny, straight, tmp_path):
+    """At a random moment, and in the middle of saving a state; ``make faults`` does it many more times."""
     draw = random.Random(seed)
     output = tmp_path / "run"
-    reached = []
-    for _ in range(2):
-        process = fork(tiny, arguments_of(tiny, "mcse", output, RESUMABLE), log=tmp_path / "log", pause=0.03)
+    for saving in (False, True):
+        pauses = Pauses(step=0.03, save=0.1 if saving else 0.0)
+        process = fork(tiny, arguments_of(tiny, "mcse", output, RESUMABLE), log=tmp_path / "log", pauses=pauses)
         start = lines(output)
         wait_for(lambda start=start: lines(output) > start, process=process)
-        time.sleep(draw.uniform(0, 0.5))
+        if saving:
+            wait_for(lambda: list((output / "state").glob("*.partial")), process=process)
+            time.sleep(draw.uniform(0, 0.3))
+        else:
+            time.sleep(draw.uniform(0, 0.5))
         process.kill()
         process.join(30)
         assert process.exitcode == -signal.SIGKILL
-        reached.append(lines(output))
+    (half,) = (output / "state").glob("*.partial")
+    assert not (half / "digests.json").exists(), "the kill did not fall into the save"
     assert run(tiny, "mcse", output, RESUMABLE) == 0
     assert_same_run(straight, output)
     leftovers = [p.name for p in (*output.iterdir(), *(output / "state").iterdir()) if p.suffix in (".partial", ".old")]
@@ -155,7 +169,7 @@ def test_killed_before_the_first_save_starts_over_cleanly(tiny, straight, tmp_pa
     (output / "state" / "step-00000003.partial").mkdir(parents=True)
     assert run(tiny, "mcse", output, RESUMABLE) == 0
     assert_same_run(straight, output)
-    assert [path.name for path in (output / "state").iterdir()] == ["step-00000024"]
+    assert states(output) == ["step-00000021", "step-00000024"]
 
 
 @pytest.mark.parametrize("part", ["best", "last", "state/step-00000024"])
@@ -232,7 +246,7 @@ def test_a_full_disk_while_saving_the_state_keeps_the_state_before(tiny, straigh
         patch.setattr(state, "save_file", full)
         assert run(tiny, "mcse", output, RESUMABLE) == 1
     assert "No space left on device" in capsys.readouterr().err
-    assert [path.name for path in (output / "state").iterdir()] == ["step-00000003"]
+    assert states(output) == ["step-00000003"]
     assert run(tiny, "mcse", output, RESUMABLE) == 0
     assert_same_run(straight, output)
 
@@ -249,44 +263,140 @@ def test_an_output_folder_that_cannot_be_made_is_named(tiny, tmp_path, capsys):
     assert str(locked / "run") in capsys.readouterr().err
 
 
+def refuse_writing(monkeypatch, place, number):
+    """Whatever would write to a path that ends in ``place`` fails with the system's error; root is refused nothing."""
+
+    def guard(function, *, writes=lambda *_, **__: True):
+        def guarded(path, *rest, **named):
+            if str(path).endswith(place) and writes(*rest, **named):
+                raise OSError(number, os.strerror(number), str(path))
+            return function(path, *rest, **named)
+
+        return guarded
+
+    def opens_to_write(mode="r", *_, **__):
+        return mode[0] in "wax"
+
+    monkeypatch.setattr(io, "open", guard(io.open, writes=opens_to_write))
+    for name in ("mkdir", "rename", "replace"):
+        monkeypatch.setattr(os, name, guard(getattr(os, name)))
+
+
+WRITTEN = {
+    "run": errno.EACCES,
+    "config.yaml.partial": errno.EROFS,
+    "run.json.partial": errno.EACCES,
+    "metrics.jsonl": errno.ENOSPC,
+    "metrics.jsonl.partial": errno.EROFS,
+    "state/step-00000006.partial": errno.EROFS,
+    "best.partial": errno.EDQUOT,
+    "last.partial": errno.EACCES,
+}
+"""Everything that a run writes into its folder, by the path that is refused first."""
+
+
+@pytest.mark.parametrize("place", WRITTEN)
+def test_what_cannot_be_written_is_named_and_nothing_is_lost(place, tiny, straight, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "run"
+    if place == "metrics.jsonl.partial":
+        shutil.copytree(straight, output)
+    with monkeypatch.context() as patch:
+        refuse_writing(patch, place, WRITTEN[place])
+        assert run(tiny, "mcse", output, RESUMABLE) == 1
+    message = capsys.readouterr().err
+    last = message.strip().splitlines()[-1]
+    assert last.startswith("train.py: ")
+    assert os.strerror(WRITTEN[place]) in last
+    assert str(output) in last
+    assert "Traceback" not in message
+    assert run(tiny, "mcse", output, RESUMABLE) == 0
+    assert_same_run(straight, output)
+
+
+def test_a_disk_that_is_really_full_loses_nothing(tiny, straight, tmp_path, capsys):
+    """The system itself refuses to let files grow, so that safetensors fails in its own way."""
+    output = tmp_path / "run"
+    shutil.copytree(straight, output)
+    shutil.rmtree(output / "state" / "step-00000024")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        assert run(tiny, "mcse", output, RESUMABLE) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    message = capsys.readouterr().err
+    assert "cannot be written" in message.strip().splitlines()[-1]
+    assert "too large" in message
+    assert "Traceback" not in message
+    assert states(output) == ["step-00000021"]
+    assert run(tiny, "mcse", output, RESUMABLE) == 0
+    assert_same_run(straight, output)
+
+
 # --- damaged states
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"])
-@pytest.mark.parametrize("damage", ["truncated", "absent"])
-def test_a_damaged_state_is_named(damage, name, tiny, straight, tmp_path, capsys):
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "absent": lambda path: path.unlink(),
+    "a flipped bit": flip_a_bit,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("model.safetensors", "truncated"), ("optimizer.safetensors", "a flipped bit"), ("state.json", "absent")],
+)
+def test_a_damaged_state_is_named_and_the_one_before_is_used(name, damage, tiny, straight, tmp_path, caplog):
     output = tmp_path / "run"
     shutil.copytree(straight, output)
-    path = output / "state" / "step-00000024" / name
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]) if damage == "truncated" else path.unlink()
+    damaged = output / "state" / "step-00000024" / name
+    DAMAGES[damage](damaged)
+    assert run(tiny, "mcse", output, RESUMABLE) == 0
+    (warning,) = [record.getMessage() for record in caplog.records if str(damaged) in record.getMessage()]
+    assert warning.startswith(f"train.resume: {damaged} is ")
+    assert f"going on from {output / 'state' / 'step-00000021'}, the state before" in warning
+    assert "resumed after step 21 of 24" in caplog.text
+    assert states(output) == ["step-00000021", "step-00000024"]
+    assert_same_run(straight, output)
+
+
+def test_without_a_whole_state_it_stops_and_touches_nothing(tiny, straight, tmp_path, capsys):
+    output = tmp_path / "run"
+    shutil.copytree(straight, output)
+    damaged = [output / "state" / name / "rng.safetensors" for name in states(output)]
+    for path in damaged:
+        flip_a_bit(path)
     before = tensors(output / "best")
     assert run(tiny, "mcse", output, RESUMABLE) == 2
     message = capsys.readouterr().err
-    assert f"train.resume: {path} cannot be read" in message
+    assert f"train.resume: no saved state in {output / 'state'} is whole" in message
+    assert all(str(path) in message for path in damaged)
     assert "--overwrite" in message
     assert "Traceback" not in message
+    assert states(output) == ["step-00000021", "step-00000024"]
     assert all(torch.equal(before[key], value) for key, value in tensors(output / "best").items())
 
 
-def test_a_damaged_state_may_be_deleted_for_the_one_before(tiny, straight, tmp_path, capsys, caplog):
+def test_a_run_that_cannot_say_what_it_was_is_named(tiny, straight, tmp_path, capsys):
     output = tmp_path / "run"
-    keys = RESUMABLE | {"train.save_total_limit": 3}
-    assert run(tiny, "mcse", output, keys) == 0
-    assert sorted(path.name for path in (output / "state").iterdir()) == [
-        "step-00000018",
-        "step-00000021",
-        "step-00000024",
-    ]
-    damaged = output / "state" / "step-00000024"
-    (damaged / "rng.safetensors").write_bytes(b"")
-    assert run(tiny, "mcse", output, keys) == 2
-    assert f"delete {damaged} to go on from an earlier save" in capsys.readouterr().err
-    shutil.rmtree(damaged)
-    assert run(tiny, "mcse", output, keys) == 0
-    assert "resumed after step 21 of 24" in caplog.text
-    for earlier in ("step-00000018", "step-00000021"):
-        shutil.rmtree(output / "state" / earlier)
-    assert_same_run(straight, output)
+    shutil.copytree(straight, output)
+    (output / "run.json").write_text('{"world_size": ')
+    assert run(tiny, "mcse", output, RESUMABLE) == 2
+    assert f"train.resume: {output / 'run.json'} is damaged" in capsys.readouterr().err
+
+
+def test_kept_states_are_the_newest(tiny, tmp_path):
+    output = tmp_path / "run"
+    assert run(tiny, "simcse", output, RESUMABLE | {"train.max_steps": 12, "train.save_total_limit": 3}) == 0
+    assert states(output) == ["step-00000006", "step-00000009", "step-00000012"]
+    assert (output / "best" / "model.safetensors").is_file()
 
 
 def test_another_number_of_processes_is_refused(tiny, straight, tmp_path, capsys):
@@ -294,6 +404,9 @@ def test_another_number_of_processes_is_refused(tiny, straight, tmp_path, capsys
     shutil.copytree(straight, output)
     path = output / "state" / "step-00000024" / "state.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "world_size": 4}))
+    digests = json.loads((path.parent / "digests.json").read_text())
+    digests["state.json"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (path.parent / "digests.json").write_text(json.dumps(digests))
     assert run(tiny, "mcse", output, RESUMABLE) == 2
     assert "was saved by 4 processes and cannot go on with 1" in capsys.readouterr().err
 
@@ -354,9 +467,7 @@ def test_nan_stops_the_run_and_keeps_what_was_good(kind, at_call, tiny, tmp_path
     assert max(entry["step"] for entry in entries(output)) < at_call
     for part in ("best", "state"):
         assert all(torch.isfinite(tensor.float()).all() for tensor in tensors(output / part).values())
-    assert {path.name for path in (output / "state").iterdir()} == {
-        "step-00000009" if at_call == 10 else "step-00000006"
-    }
+    assert states(output)[-1] == ("step-00000009" if at_call == 10 else "step-00000006")
 
 
 def test_an_absurd_learning_rate_stops_with_advice(tiny, tmp_path, capsys):

@@ -14,11 +14,12 @@ import torch
 
 import train
 from mcse.data.sts import load_scored_pairs
+from mcse.encoders.loading import load_encoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.in_training import DevEvaluator
 from mcse.recipes import RECIPES
 from mcse.recipes.launch import load_config
-from mcse.training.loop import Loop
+from mcse.training.loop import Loop, TrainConfig
 from mcse.types import Score
 from tests.fixtures.launch import (
     arguments_of,
@@ -184,6 +185,9 @@ RESUMED = {
     "simcse with mlm": ("simcse", {"loss.mlm_weight": 0.1}),
     "simcse supervised": ("simcse", {"data.sentences": "nli.csv"}),
     "mcse": ("mcse", {"image.head_learning_rate": 5e-3}),
+    "elmo": ("elmo", {}),
+    "elmo sampled": ("elmo", {"loss.samples": 20}),
+    "cove": ("cove", {}),
 }
 
 
@@ -205,7 +209,7 @@ def test_stopped_and_continued_equals_uninterrupted_bit_for_bit(case, tiny, tmp_
         assert run(tiny, recipe, tmp_path / "stopped", keys) == 143
     assert entries(tmp_path / "stopped")[-1]["step"] == 5
     assert {path.name for path in (tmp_path / "stopped" / "state").iterdir()} == {"step-00000005"}
-    assert SentenceEncoder.from_pretrained(str(tmp_path / "stopped" / "last"))
+    assert load_encoder(str(tmp_path / "stopped" / "last"))
     assert run(tiny, recipe, tmp_path / "stopped", keys) == 0
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
     # Dropout and shuffling go on: no two updates saw the same.
@@ -359,6 +363,21 @@ def test_an_epoch_and_its_schedule_count_updates(accumulation, tiny, tmp_path):
     after = [1.0 if step < 2 else (total - step) / max(1, total - 2) for step in range(1, total + 1)]
     assert rates == pytest.approx([1e-3 * factor for factor in after])
     assert rates[-1] == 0
+
+
+# --- what is said at the start
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_accumulation_says_once_that_it_adds_no_negatives(accumulation, tiny, tmp_path, caplog):
+    keys = {"train.accumulation_steps": accumulation, "train.max_steps": 2, "train.eval_steps": 2}
+    assert run(tiny, "simcse", tmp_path / "run", keys) == 0
+    said = [record.getMessage() for record in caplog.records if "train.accumulation_steps" in record.getMessage()]
+    assert len(said) == (accumulation > 1)
+    if said:
+        assert "negatives of its own batch alone (8 examples, not 24)" in said[0]
+        assert "train.cached_chunk_size" in said[0]
+        assert hasattr(TrainConfig, "cached_chunk_size"), "the setting that it names exists"
 
 
 # --- refusals and flags

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
+from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.models.checkpoint import (
     FORMAT_VERSION,
     CheckpointInfo,
@@ -231,10 +234,120 @@ def test_a_damaged_checkpoint_is_refused_by_file(base: Path, tmp_path: Path) -> 
     for name in ("heads.safetensors", "model.safetensors"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[: len(content) // 2])
-        with pytest.raises(ValueError, match="damaged weights"):
+        with pytest.raises(ValueError, match=f"{name} is damaged: its SHA-256 is not the one in .*mcse.json"):
             load_checkpoint(folder)
         (folder / name).write_bytes(content)
     load_checkpoint(folder)
+
+
+def test_a_flipped_bit_is_found_by_digest(base: Path, tmp_path: Path) -> None:
+    """A flipped bit among the numbers still is a safetensors file: only the digest knows."""
+    folder = tmp_path / "checkpoint"
+    save(base, folder, info=replace(INFO, pooling="cls_with_head"))
+    noted = json.loads((folder / "mcse.json").read_text())["sha256"]
+    assert set(noted) == {"model.safetensors", "heads.safetensors", "2_Dense/model.safetensors"}
+    for name in ("model.safetensors", "heads.safetensors"):
+        content = bytearray((folder / name).read_bytes())
+        content[-1] ^= 1
+        (folder / name).write_bytes(content)
+        assert load_file(folder / name)
+        with pytest.raises(ValueError, match=f"{folder / name} is damaged"):
+            load_checkpoint(folder)
+        if name == "model.safetensors":
+            with pytest.raises(ValueError, match=f"{folder / name} is damaged"):
+                load_text_encoder(str(folder), pooling="cls")
+        with pytest.raises(ValueError, match=f"{folder / name} is damaged"):
+            SentenceEncoder.from_pretrained(str(folder))
+        content[-1] ^= 1
+        (folder / name).write_bytes(content)
+    load_checkpoint(folder)
+    AutoModel.from_pretrained(folder)
+
+
+def test_a_checkpoint_without_digests_loads(base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    save(base, folder)
+    info = json.loads((folder / "mcse.json").read_text())
+    del info["sha256"]
+    (folder / "mcse.json").write_text(json.dumps(info))
+    load_checkpoint(folder)
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="damaged weights"):
+        load_checkpoint(folder)
+
+
+def test_digests_that_are_none_are_refused_by_name(base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    save(base, folder)
+    edit(folder / "mcse.json", sha256=["model.safetensors"])
+    with pytest.raises(ValueError, match=r"mcse\.json"):
+        load_checkpoint(folder)
+
+
+# --- nothing in a folder is executed
+
+
+class Bomb:
+    """A pickle that leaves a mark when it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.mark,)
+
+
+PICKLES = ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "heads.bin", "2_Dense/pytorch_model.bin")
+
+
+def test_a_pickle_in_a_checkpoint_is_never_read(base: Path, tmp_path: Path) -> None:
+    folder, mark = tmp_path / "checkpoint", tmp_path / "mark"
+    save(base, folder, info=replace(INFO, pooling="cls_with_head"))
+    for name in PICKLES:
+        (folder / name).write_bytes(pickle.dumps(Bomb(mark)))
+    assert SentenceEncoder.from_pretrained(str(folder)).encode(["A man plays."]).shape == (1, 32)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"lacks model\.safetensors"):
+        load_checkpoint(folder)
+    assert not mark.exists()
+    pickle.loads((folder / "heads.bin").read_bytes())
+    assert mark.exists(), "the bomb would have gone off"
+
+
+def test_a_pickle_in_the_place_of_any_encoders_weights_is_refused(base: Path, tmp_path: Path) -> None:
+    folder, mark = tmp_path / "encoder", tmp_path / "mark"
+    shutil.copytree(base, folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({"weights": Bomb(mark)}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="are not only tensors"):
+        load_text_encoder(str(folder), pooling="cls")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_that_a_folder_brings_along_is_not_run(
+    base: Path, tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*_: object) -> str:
+        raise AssertionError("asked whether to run the code")
+
+    monkeypatch.setattr("builtins.input", asked)
+    folder, mark = tmp_path / "checkpoint", tmp_path / "mark"
+    save(base, folder)
+    (folder / "own.py").write_text(f"from pathlib import Path\nPath({str(mark)!r}).touch()\nclass Own: pass\n")
+    names = ["AutoConfig", "AutoModel", "AutoModelForMaskedLM"]
+    own = {name: "own.Own" for name in names} if file == "config.json" else {"AutoTokenizer": ["own.Own", "own.Own"]}
+    edit(
+        folder / file, auto_map=own, **({"model_type": "own"} if file == "config.json" else {"tokenizer_class": "Own"})
+    )
+    if file == "config.json":
+        with pytest.raises(ValueError, match="encoder.name_or_path: no encoder at"):
+            load_checkpoint(folder)
+    else:
+        # transformers takes the tokenizer's files without the class.
+        assert type(load_checkpoint(folder).tokenizer).__name__ != "Own"
+    assert not mark.exists()
 
 
 def test_loading_leaves_the_global_generator_alone(base: Path, tmp_path: Path) -> None:
@@ -358,7 +471,7 @@ def test_tower_weights_that_are_gone_damaged_or_of_another_tower_are_refused(bas
         load_checkpoint_tower(folder)
     path.write_text(stored)
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"image_tower\.safetensors: no weights of timm:test_vit\."):
+    with pytest.raises(ValueError, match=r"image_tower\.safetensors is damaged: its SHA-256"):
         load_checkpoint_tower(folder)
     weights.unlink()
     with pytest.raises(ValueError, match=r"not a complete checkpoint: it lacks image_tower\.safetensors"):

@@ -379,7 +379,7 @@ print(len(store), store.width, float(last), opened, mib("RssAnon") - own)
 def test_a_store_of_very_many_rows_costs_no_memory(tmp_path):
     """Two gigabytes of rows, as a file with a hole: looked through when it is opened, and read at random.
 
-    What is read at random stays in the page cache, and the kernel counts it to whoever maps it; but it takes it back when
+    What is read at random stays in the page cache, and the kernel counts it to whoever maps it, but takes it back when
     somebody needs memory. So of the reading the process's own memory is what is looked at.
     """
     rows, width = 1_000_000, 512

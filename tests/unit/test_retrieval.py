@@ -11,7 +11,7 @@ import pytest
 
 from mcse import SentenceEncoder
 from mcse.data.features import ExtractionPlan, FeatureWriter
-from mcse.evaluation.retrieval import SUITE, _encode_captions, load_captioned_images, score_retrieval
+from mcse.evaluation.retrieval import SUITE, encode_captions, load_captioned_images, score_retrieval
 from mcse.evaluation.suite import Subject, SuiteOptions
 from mcse.evaluation.uncertainty import point_score, replicate
 from mcse.metrics import retrieval as metrics
@@ -186,7 +186,8 @@ def test_suite_scores_both_ways_their_sum_and_sentences(options):
     for task, ranks in wanted.items():
         for k in (1, 5, 10):
             assert scores[task][f"recall@{k}"] == pytest.approx(100 * np.mean([rank <= k for rank in ranks]))
-        assert scores[task]["median_rank"] == np.median(ranks)
+        median = scores[task]["median_rank"]
+        assert np.mean([rank <= median for rank in ranks]) >= 0.5 > np.mean([rank < median for rank in ranks])
         assert 10 < scores[task]["recall@1"] < 95
     six = [scores[task][f"recall@{k}"] for task in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
     assert scores["rsum"]["score"] == pytest.approx(sum(six))
@@ -220,7 +221,7 @@ def test_perfect_and_constant_encoders(options):
     constant = found.scores["retrieval"]
     assert constant["rsum"]["score"] == 0
     assert constant["text_to_image"]["median_rank"] == 20
-    assert constant["image_to_text"]["median_rank"] == 48.5  # behind all wrong captions, of which there are 48 or 47
+    assert constant["image_to_text"]["median_rank"] == 48  # behind all wrong captions, of which there are 48 or 47
 
 
 def test_captions_of_an_image_are_drawn_together(tmp_path):
@@ -400,7 +401,7 @@ class Counting(ImageWords):
 
 def split_captions():
     encoder = Counting()
-    return _encode_captions(encoder, tuple(f"{i % 9} {i % 9}" for i in range(20)), batch_size=4), encoder.counts
+    return encode_captions(encoder, tuple(f"{i % 9} {i % 9}" for i in range(20)), batch_size=4), encoder.counts
 
 
 def test_processes_share_the_distinct_captions():

@@ -60,7 +60,7 @@ def test_replicates_equal_scipy_on_the_items_repeated(values: tuple[np.ndarray, 
         assert ranked[number] == pytest.approx(stats.spearmanr(left, right).statistic)
         assert linear[number] == pytest.approx(stats.pearsonr(left, right).statistic)
         assert mean[number] == pytest.approx(left.mean())
-        assert median[number] == np.median(left)
+        assert median[number] == np.sort(left)[(len(left) - 1) // 2]
         assert f1[number] == pytest.approx(f1_score(right > 2, left > 2))
     assert ranked.std() > 0.01
 

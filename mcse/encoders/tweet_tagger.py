@@ -1,0 +1,295 @@
+"""``TweetTagger``: finds entities in texts with pictures, by a trained tagger.
+
+B texts of a block, W words, K tags, S spans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import PreTrainedTokenizerBase
+
+from mcse.encoders.pictures import Picture, picture_features
+from mcse.models.image_tower import ImageTower
+from mcse.models.maf_model import TaggerModel, TweetRows
+from mcse.models.tagger_checkpoint import TaggerInfo, load_tagger, load_tagger_tower, save_tagger
+from mcse.text.pieces import Part, cut_words, split_words
+from mcse.text.tags import TagSet
+from mcse.types import Entity, FloatArray, Tagging, TokenBatch, TweetBatch
+
+_SPANS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class FoundEntity:
+    """An entity in a plain text: type, the text itself, its characters ``start`` … ``end - 1``, and its probability.
+
+    ``match``: probability that text and picture belong together; ``None`` without a picture, or where the tagger does
+    not judge pictures.
+    """
+
+    kind: str
+    text: str
+    start: int
+    end: int
+    score: float
+    match: float | None
+
+
+class TweetTagger:
+    """A tagger ready for use, in evaluation mode whatever the mode of its model.
+
+    Args:
+        model: Takes stored regions, or pixels where it holds a tower.
+        tokenizer: Of its encoder.
+        info: What its checkpoint says; ``None`` while training.
+        folder: Of its checkpoint, where a trained tower lies.
+    """
+
+    def __init__(
+        self,
+        model: TaggerModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        info: TaggerInfo | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.info, self.folder = model, tokenizer, info, folder
+        self.tags = TagSet(model.shape.types)
+        self._tower: ImageTower | None = None
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu") -> TweetTagger:
+        """The tagger of a run folder (its ``best/``) or a checkpoint folder.
+
+        Raises:
+            ValueError: No tagger is there, or it is damaged.
+        """
+        folder = Path(path)
+        if not (folder / "mcse.json").is_file() and (folder / "best").is_dir():
+            folder = folder / "best"
+        loaded = load_tagger(folder)
+        loaded.model.to(device)
+        return cls(loaded.model, loaded.tokenizer, info=loaded.info, folder=folder)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes the checkpoint folder again, without its card's scores; the folder must be empty or absent."""
+        if self.info is None:
+            raise ValueError("this tagger was not loaded from a checkpoint; its run exports it")
+        trained = self.tower if self.info.image_tower_trained else None
+        card = f"# Entity tagger\n\nRecipe `{self.info.recipe}` of mcse; `mcse.TweetTagger` loads this folder.\n"
+        save_tagger(
+            Path(folder), model=self.model, tokenizer=self.tokenizer, info=self.info, card=card, trained_tower=trained
+        )
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether it was trained with pictures."""
+        return self.model.shape.regions > 0
+
+    @property
+    def tower(self) -> ImageTower:
+        """The image tower behind its regions, loaded when first asked for."""
+        if self._tower is None:
+            if self.info is None or self.folder is None:
+                raise ValueError("this tagger comes from no checkpoint and knows no image tower; give feature rows")
+            self._tower = load_tagger_tower(self.folder, self.info).to(self._device)
+        return self._tower
+
+    def __call__(
+        self, text: str | Sequence[str], image: Picture | Sequence[Picture | None] | None = None
+    ) -> list[FoundEntity] | list[list[FoundEntity]]:
+        """Entities of a plain text, or of several; ``image`` is a path or PIL picture for each, or ``None``.
+
+        Raises:
+            ValueError: Numbers of texts and pictures differ, a text holds no word, pictures for a tagger that reads
+                none, or a picture that cannot be read.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        images: list[Picture | None]
+        if image is None or isinstance(image, str | Path | Image.Image):
+            images = [image] * len(texts) if image is None or isinstance(text, str) else [image]
+        else:
+            images = list(image)
+        rows = self.picture_rows(images)
+        words = [split_words(one) for one in texts]
+        taggings = self.tag([[word for word, _, _ in own] for own in words], rows)
+        found = [
+            [
+                FoundEntity(
+                    kind=entity.kind,
+                    text=one[own[entity.start][1] : own[entity.stop - 1][2]],
+                    start=own[entity.start][1],
+                    end=own[entity.stop - 1][2],
+                    score=entity.score,
+                    match=tagging.match,
+                )
+                for entity in tagging.entities
+            ]
+            for one, own, tagging in zip(texts, words, taggings, strict=True)
+        ]
+        return found[0] if isinstance(text, str) else found
+
+    def picture_rows(self, images: Sequence[Picture | None]) -> list[FloatArray | None]:
+        """Feature rows of pictures by the tagger's own tower; ``None`` stays ``None``."""
+        given = [image for image in images if image is not None]
+        if not given:
+            return [None] * len(images)
+        if not self.reads_pictures:
+            raise ValueError("this tagger was trained on text alone and reads no pictures; give none")
+        autocast = torch.autocast(self._device.type, enabled=False)
+        rows = iter(picture_features(self.tower, given, batch_size=32, autocast=autocast))
+        return [None if image is None else next(rows) for image in images]
+
+    def tag(
+        self,
+        texts: Sequence[Sequence[str]],
+        images: Sequence[FloatArray | None] | None = None,
+        *,
+        batch_size: int = 64,
+    ) -> list[Tagging]:
+        """One tagging a text, in order. A text that is too long is tagged in parts, each with its picture.
+
+        Args:
+            texts: As words, such as a CoNLL file has them; at least one word each.
+            images: One a text: a stored row (R·F,) [or pixels, for a model with a tower inside], or ``None``.
+            batch_size: Texts a forward pass.
+
+        Raises:
+            ValueError: A text without words, other numbers of texts and images, or rows of the wrong width.
+        """
+        images = [None] * len(texts) if images is None else images
+        if len(images) != len(texts):
+            raise ValueError(f"{len(texts)} texts, but {len(images)} images; give None for a text without one")
+        if not self.reads_pictures and any(image is not None for image in images):
+            raise ValueError("this tagger was trained on text alone and reads no pictures; give none")
+        parts: list[tuple[int, Part]] = []
+        for number, words in enumerate(texts):
+            if not words:
+                raise ValueError(f"text {number} holds no words")
+            cut = cut_words(words, self.tokenizer, max_length=self.model.shape.positions)
+            parts += [(number, part) for part in cut]
+        # Neighbours in length share a batch, so that little is padded.
+        order = sorted(range(len(parts)), key=lambda row: len(parts[row][1].id_T))
+        done: dict[int, Tagging] = {}
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            for start in range(0, len(order), batch_size):
+                chosen = order[start : start + batch_size]
+                block = self._tag_parts([parts[row][1] for row in chosen], [images[parts[row][0]] for row in chosen])
+                done |= dict(zip(chosen, block, strict=True))
+        finally:
+            self.model.train(was_training)
+        return _join([number for number, _ in parts], [part for _, part in parts], done, count=len(texts))
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @torch.inference_mode()
+    def _tag_parts(self, parts: Sequence[Part], images: Sequence[FloatArray | None]) -> list[Tagging]:
+        batch = self._batch(parts, images)
+        rows: TweetRows = self.model(batch)
+        tag_BW = self.model.crf.decode(rows.emission_BWK, batch.word_mask_BW).cpu().numpy()
+        judges = self.reads_pictures and self.model.shape.matching != "none"
+        match = rows.match_B.tolist() if rows.match_B is not None and judges else [None] * len(parts)
+        spans = [_spans(tag_BW[row, : len(part)], self.tags) for row, part in enumerate(parts)]
+        scores = iter(self._span_scores(rows, batch, spans))
+        return [
+            Tagging(
+                tags=tuple(self.tags.names[tag] for tag in tag_BW[row, : len(part)]),
+                entities=tuple(Entity(start, stop, kind, next(scores)) for start, stop, kind in spans[row]),
+                match=match[row] if images[row] is not None else None,
+            )
+            for row, part in enumerate(parts)
+        ]
+
+    def _batch(self, parts: Sequence[Part], images: Sequence[FloatArray | None]) -> TweetBatch:
+        pad_id = int(self.tokenizer.pad_token_id or 0)
+        id_BT, mask_BT = _padded([part.id_T for part in parts], fill=pad_id)
+        first_BW, word_mask_BW = _padded([part.first_W for part in parts], fill=0)
+        image_BF = None
+        if self.reads_pictures:
+            known = [image for image in images if image is not None]
+            shape = self.model.shape
+            blank = np.zeros(known[0].shape if known else (shape.regions * shape.region_width,), dtype=np.float32)
+            image_BF = torch.from_numpy(np.stack([blank if image is None else image for image in images]))
+            image_BF = image_BF.to(self._device)
+        own_B = torch.arange(len(parts), device=self._device)
+        return TweetBatch(
+            tokens=TokenBatch(id_BT.to(self._device), mask_BT.long().to(self._device)),
+            first_BW=first_BW.to(self._device),
+            word_mask_BW=word_mask_BW.to(self._device),
+            tag_BW=torch.zeros_like(first_BW).to(self._device),
+            has_image_B=torch.tensor([image is not None for image in images], device=self._device),
+            image_id_B=own_B,
+            partner_B=own_B,
+            image_BF=image_BF,
+        )
+
+    def _span_scores(
+        self, rows: TweetRows, batch: TweetBatch, spans: Sequence[Sequence[tuple[int, int, str]]]
+    ) -> list[float]:
+        """The CRF's probability of every span, text after text: its tags, and no word more."""
+        flat = [(row, *span) for row, own in enumerate(spans) for span in own]
+        scores: list[float] = []
+        names = self.tags.names
+        for start in range(0, len(flat), _SPANS_AT_ONCE):
+            block = flat[start : start + _SPANS_AT_ONCE]
+            row_S = torch.tensor([row for row, *_ in block], device=self._device)
+            emission_SWK = rows.emission_BWK[row_S]
+            allowed_SWK = torch.ones_like(emission_SWK, dtype=torch.bool)
+            for place, (_, first, stop, kind) in enumerate(block):
+                inside = names.index(f"I-{kind}")
+                allowed_SWK[place, first:stop] = False
+                allowed_SWK[place, first, names.index(f"B-{kind}")] = True
+                allowed_SWK[place, first + 1 : stop, inside] = True
+                if stop < allowed_SWK.shape[1]:
+                    allowed_SWK[place, stop, inside] = False
+            scores += self.model.crf.probability(emission_SWK, batch.word_mask_BW[row_S], allowed_SWK).tolist()
+        return scores
+
+
+def _spans(tag_W: np.ndarray[tuple[int], np.dtype[np.int64]], tags: TagSet) -> list[tuple[int, int, str]]:
+    """First word, word behind the last, and type of each entity of valid BIO."""
+    names = [tags.names[tag] for tag in tag_W]
+    spans = []
+    for start, name in enumerate(names):
+        if name.startswith("B-"):
+            stop = start + 1
+            while stop < len(names) and names[stop].startswith("I-"):
+                stop += 1
+            spans.append((start, stop, name[2:]))
+    return spans
+
+
+def _padded(
+    rows: Sequence[np.ndarray[tuple[int], np.dtype[np.int64]]], *, fill: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    length_B = torch.tensor([len(row) for row in rows])
+    out = torch.full((len(rows), int(length_B.max())), fill)
+    for line, row in zip(out, rows, strict=True):
+        line[: len(row)] = torch.from_numpy(row)
+    return out, torch.arange(out.shape[1])[None] < length_B[:, None]
+
+
+def _join(numbers: Sequence[int], parts: Sequence[Part], done: dict[int, Tagging], *, count: int) -> list[Tagging]:
+    """The parts of each text as one tagging; ``match`` is that of its first part."""
+    tags: list[list[str]] = [[] for _ in range(count)]
+    entities: list[list[Entity]] = [[] for _ in range(count)]
+    match: dict[int, float | None] = {}
+    for row, (number, part) in enumerate(zip(numbers, parts, strict=True)):
+        own = done[row]
+        tags[number] += own.tags
+        entities[number] += [
+            Entity(entity.start + part.start, entity.stop + part.start, entity.kind, entity.score)
+            for entity in own.entities
+        ]
+        match.setdefault(number, own.match)
+    return [Tagging(tuple(tags[number]), tuple(entities[number]), match[number]) for number in range(count)]

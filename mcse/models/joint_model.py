@@ -1,0 +1,223 @@
+"""One space for sentences and pictures: a caption encoder of any kind and a linear map of image features.
+
+B pairs, D text width, F image feature width, H joint width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal, TypeAlias
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from mcse.models.sentence_model import nothing_of
+from mcse.models.text_encoder import TextEncoder, load_text_encoder
+from mcse.nn.bow import BowEncoder
+from mcse.nn.recurrent import RecurrentEncoder
+from mcse.text.word_tokenizer import Marks, WordTokenizer
+from mcse.types import PairBatch, TokenBatch
+
+CaptionEncoder: TypeAlias = RecurrentEncoder | BowEncoder | TextEncoder
+"""What turns a ``TokenBatch`` into (B, D) rows and has a ``width``."""
+
+CaptionTokenizer: TypeAlias = WordTokenizer | PreTrainedTokenizerBase
+
+Kind = Literal["lstm", "gru", "bow", "transformer"]
+
+_WORD_KEYS = ("word_dim", "word_vectors", "train_words", "min_count", "dropout", "marks", "init_range", "layers")
+_IDLE_KEYS = {
+    "transformer": _WORD_KEYS,
+    "bow": ("name_or_path", "pooling", "layers"),
+    "lstm": ("name_or_path", "pooling"),
+    "gru": ("name_or_path", "pooling"),
+}
+"""Keys that would do nothing under a kind."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionEncoderConfig:
+    """The text side.
+
+    ``kind``: ``lstm`` and ``gru`` read word by word, ``bow`` sums words, ``transformer`` is the encoder of
+    ``name_or_path``, as in the other recipes, with ``pooling``. Of words: ``word_dim`` is the width of an embedding;
+    ``word_vectors`` a file of GloVe's, word2vec's or fastText's that embeddings start from, below ``data.root``;
+    without ``train_words`` they stay as they are, and the vocabulary holds no other words; ``min_count`` is how often
+    the training captions must have a word; ``dropout`` that of embeddings; ``marks`` says whether ``</s>`` (``end``) or
+    ``<s>`` and ``</s>`` (``both``) count as words; ``init_range`` draws every weight from plus or minus it, ``null`` as
+    the reference code does. ``layers`` of an LSTM or GRU.
+    """
+
+    kind: Kind
+    word_dim: int = 300
+    word_vectors: str | None = None
+    train_words: bool = True
+    min_count: int = 1
+    dropout: float = 0.0
+    marks: Marks = "none"
+    init_range: float | None = None
+    layers: int = 1
+    name_or_path: str | None = None
+    pooling: Literal["cls", "mean", "max"] = "mean"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.name in _IDLE_KEYS[self.kind] and (value := getattr(self, field.name)) != field.default:
+                why = f"would do nothing under encoder.kind {self.kind}"
+                raise ValueError(f"encoder.{field.name}: {value!r} {why}")
+        if self.kind == "transformer" and self.name_or_path is None:
+            raise ValueError("encoder.name_or_path: encoder.kind transformer needs one")
+        if not self.train_words and self.word_vectors is None:
+            raise ValueError("encoder.train_words: false would keep random words; give encoder.word_vectors")
+        for key in ("word_dim", "min_count", "layers"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"encoder.{key}: must be 1 or more, got {getattr(self, key)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"encoder.dropout: must be from 0 to below 1, got {self.dropout}")
+        if self.init_range is not None and self.init_range <= 0:
+            raise ValueError(f"encoder.init_range: must be positive, got {self.init_range}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JointConfig:
+    """The space in common.
+
+    ``dim``: H. ``image_map``: ``linear``, with a bias that starts at zero, ``linear_without_bias``, or ``none``, where
+    the features themselves span the space, so that ``dim`` is their width. ``unit_features``: features are divided by
+    their length before they are mapped. ``feature_dropout``: share of them that is dropped while training.
+    """
+
+    dim: int = 1024
+    image_map: Literal["linear", "linear_without_bias", "none"] = "linear"
+    unit_features: bool = True
+    feature_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ValueError(f"joint.dim: must be 1 or more, got {self.dim}")
+        if not 0 <= self.feature_dropout < 1:
+            raise ValueError(f"joint.feature_dropout: must be from 0 to below 1, got {self.feature_dropout}")
+
+
+@dataclass(frozen=True, slots=True)
+class JointRows:
+    """Captions and their pictures in the joint space, not normalised."""
+
+    caption_BH: Tensor
+    image_BH: Tensor
+
+
+class JointModel(nn.Module):
+    """Sentences and pictures as rows of one width; cosines between them are similarities.
+
+    Args:
+        text: The caption encoder. Its rows are H wide, or ``text_head`` makes them so.
+        text_head: A linear map without bias, where widths differ.
+        image_head: A linear map of the features; ``None`` takes them as they are.
+        unit_features: Whether features are divided by their length first.
+        feature_dropout: Share of them that is dropped while training.
+        tower: Turns pixels into features inside the step; ``None`` reads stored features.
+    """
+
+    def __init__(
+        self,
+        text: CaptionEncoder,
+        *,
+        text_head: nn.Linear | None,
+        image_head: nn.Linear | None,
+        unit_features: bool = True,
+        feature_dropout: float = 0.0,
+        tower: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.text, self.text_head, self.image_head = text, text_head, image_head
+        self.unit_features, self.tower = unit_features, tower
+        self.feature_dropout = nn.Dropout(feature_dropout)
+
+    @property
+    def dim(self) -> int:
+        """H."""
+        return self.text.width if self.text_head is None else self.text_head.out_features
+
+    @property
+    def image_width(self) -> int:
+        """F, of the features that it takes."""
+        return self.dim if self.image_head is None else self.image_head.in_features
+
+    def heads(self) -> dict[str, nn.Module]:
+        """Those that there are, by name."""
+        named = {"text_head": self.text_head, "image_head": self.image_head}
+        return {name: head for name, head in named.items() if head is not None}
+
+    def captions(self, tokens: TokenBatch) -> Tensor:
+        """(B, H) rows, not normalised."""
+        row_BD: Tensor = self.text(tokens)
+        return row_BD if self.text_head is None else self.text_head(row_BD)
+
+    def images(self, feature_BF: Tensor) -> Tensor:
+        """(B, H) rows of stored features, not normalised."""
+        feature_BF = F.normalize(feature_BF, dim=-1) if self.unit_features else feature_BF
+        feature_BF = self.feature_dropout(feature_BF)
+        return feature_BF if self.image_head is None else self.image_head(feature_BF)
+
+    def forward(self, batch: PairBatch) -> JointRows:
+        """Rows of both sides."""
+        image_BF = batch.image_BF
+        if self.tower is not None:
+            # Some towers have parameters that their features do not pass through.
+            image_BF = self.tower(image_BF) + nothing_of(self.tower)
+        return JointRows(caption_BH=self.captions(batch.caption), image_BH=self.images(image_BF))
+
+
+def build_caption_encoder(config: CaptionEncoderConfig, *, vocab_size: int, dim: int) -> CaptionEncoder:
+    """A caption encoder with fresh weights, or the transformer of ``config.name_or_path`` with its own.
+
+    Raises:
+        ValueError: There is no such transformer.
+    """
+    if config.kind == "transformer":
+        return load_text_encoder(str(config.name_or_path), pooling=config.pooling)
+    if config.kind == "bow":
+        return BowEncoder(vocab_size, config.word_dim, dropout=config.dropout, init_range=config.init_range or 0.1)
+    return RecurrentEncoder(
+        vocab_size,
+        config.word_dim,
+        dim,
+        cell=config.kind,
+        layers=config.layers,
+        dropout=config.dropout,
+        init_range=config.init_range,
+    )
+
+
+def build_joint_model(
+    text: CaptionEncoder, config: JointConfig, *, image_width: int, tower: nn.Module | None = None
+) -> JointModel:
+    """A caption encoder with fresh heads, drawn as Xavier's uniform, biases zero.
+
+    Raises:
+        ValueError: Features that are not mapped are not as wide as the space.
+    """
+    if config.image_map == "none" and image_width != config.dim:
+        raise ValueError(
+            f"joint.dim: {config.dim} must be {image_width}, the width of the image features, "
+            "under joint.image_map none"
+        )
+    text_head = None if text.width == config.dim else nn.Linear(text.width, config.dim, bias=False)
+    image_head = None
+    if config.image_map != "none":
+        image_head = nn.Linear(image_width, config.dim, bias=config.image_map == "linear")
+    for head in (text_head, image_head):
+        if head is not None:
+            nn.init.xavier_uniform_(head.weight)
+            if head.bias is not None:
+                nn.init.zeros_(head.bias)
+    return JointModel(
+        text,
+        text_head=text_head,
+        image_head=image_head,
+        unit_features=config.unit_features,
+        feature_dropout=config.feature_dropout,
+        tower=tower,
+    )

@@ -1,0 +1,204 @@
+"""Sentences one after the other in a single row of tokens: nothing is computed on padding.
+
+All layers but attention look at tokens alone, so they take the packed row as it is. Attention takes sentences of equal
+length together, which stand side by side because the row is sorted by length.
+
+B sentences, C of them in a run of equal length, N real tokens of all of them, M of a run, T tokens of a sentence, A
+heads, E width of a head, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from mcse.nn.dropout import dropout, kept
+from mcse.types import TokenBatch
+
+ATTENTION = "mcse"
+"""The name that ``attend`` has among transformers' attention functions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A batch as one row of tokens, shortest sentence first.
+
+    Attributes:
+        order_B: Which sentence of the batch stands where.
+        input_ids_N: Token ids.
+        position_N: Place of each token in its sentence, from 0.
+        start_B: Where each sentence, in packed order, begins.
+        runs: Sentences of equal length that stand together: how many, and how long.
+    """
+
+    order_B: Tensor
+    input_ids_N: Tensor
+    position_N: Tensor
+    start_B: Tensor
+    runs: tuple[tuple[int, int], ...]
+
+
+def pack(tokens: TokenBatch) -> Packed:
+    """Takes the padding out. Padding must stand on the right."""
+    length_B = tokens.attention_mask_BT.sum(1)
+    order_B = length_B.argsort(stable=True)
+    sorted_B = length_B[order_B]
+    real_BT = tokens.attention_mask_BT[order_B].bool()
+    position_BT = torch.arange(real_BT.shape[1], device=real_BT.device).expand_as(real_BT)
+    lengths, counts = torch.unique_consecutive(sorted_B, return_counts=True)
+    return Packed(
+        order_B=order_B,
+        input_ids_N=tokens.input_ids_BT[order_B][real_BT],
+        position_N=position_BT[real_BT],
+        start_B=sorted_B.cumsum(0) - sorted_B,
+        runs=tuple(zip(counts.tolist(), lengths.tolist(), strict=True)),
+    )
+
+
+def unpack(row_ND: Tensor, packed: Packed, attention_mask_BT: Tensor) -> Tensor:
+    """(B, T, D) rows in the batch's own order; what stands on padding is some token's row, and to be masked."""
+    end = attention_mask_BT.shape[1]
+    index_BT = packed.start_B[:, None] + torch.arange(end, device=row_ND.device)
+    return row_ND[index_BT.clamp(max=len(row_ND) - 1)[packed.order_B.argsort()]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    packed: Packed
+    last: LastLayer | None
+
+
+_scope: ContextVar[_Scope | None] = ContextVar("_scope", default=None)
+
+
+@contextmanager
+def attention_over(packed: Packed, *, last: LastLayer | None = None) -> Iterator[None]:
+    """Lets ``attend`` know where sentences begin and end; models do not hand that through.
+
+    With ``last`` the model's last layer gives rows of first tokens alone: (1, B, D), in packed order.
+    """
+    token = _scope.set(_Scope(packed, last))
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+class LastLayer:
+    """The last layer of a model whose first tokens' rows are all that is wanted.
+
+    Other tokens are looked at there, but nobody looks at what they become, so that the projection and the feed-forward
+    part behind attention need not be computed for them: exactly the same rows, for most of a layer less work.
+    """
+
+    def __init__(self, projection: nn.Module) -> None:
+        projection.register_forward_pre_hook(self._keep_first)
+
+    def _keep_first(self, _: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """Of what attention gives, and of what is added to it."""
+        scope = _scope.get()
+        if scope is None or scope.last is not self:
+            return None
+        return tuple(row_1ND[:, scope.packed.start_B] for row_1ND in arguments)
+
+
+def find_last_layer(backbone: nn.Module) -> LastLayer | None:
+    """The last layer of a model that is built as BERT is; None of any other."""
+    try:
+        return LastLayer(backbone.get_submodule("encoder").layer[-1].attention.output)  # type: ignore[index, union-attr]
+    except (AttributeError, IndexError, TypeError):
+        return None
+
+
+def register_attention() -> None:
+    """Makes ``attend`` known to transformers under the name ``ATTENTION``; a second time changes nothing."""
+    AttentionInterface.register(ATTENTION, attend)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention for transformers: packed where a batch is, else PyTorch's own, with cheap dropout on a CPU.
+
+    Args:
+        module: The attention layer; says nothing that is needed here.
+        query: (B, A, T, E), or (1, A, N, E) packed; ``key`` and ``value`` likewise.
+        key: See ``query``.
+        value: See ``query``.
+        attention_mask: (B, 1, T, T), true where a token may look, or None.
+        dropout: Rate on the probabilities; 0 outside training.
+        scaling: Of the scores; None: one over the root of E.
+        others: What a model hands on for other functions.
+
+    Returns:
+        (B, T, A, E), and no probabilities.
+    """
+    if scope := _scope.get():
+        return _attend_packed(query, key, value, scope.packed, rate=dropout, scaling=scaling), None
+    if (
+        dropout == 0
+        or query.device.type != "cpu"
+        or torch.compiler.is_compiling()
+        or _is_special(attention_mask, others)
+    ):
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
+        )
+        return output, None
+    return _attend_padded(query, key, value, attention_mask, rate=dropout, scaling=scaling), None
+
+
+def _is_special(mask: Tensor | None, others: dict[str, Any]) -> bool:
+    """Whether a model asks for more than a mask of what may be seen."""
+    if mask is not None and mask.dtype != torch.bool:
+        return True
+    return bool(others.get("is_causal")) or others.get("position_bias") is not None
+
+
+def _attend_padded(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, rate: float, scaling: float | None
+) -> Tensor:
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    score_BATT = (query * scale) @ key.transpose(2, 3)
+    if mask is not None:
+        score_BATT = score_BATT.masked_fill(~mask, torch.finfo(score_BATT.dtype).min)
+    weight_BATT = dropout(score_BATT.softmax(-1), rate)
+    return (weight_BATT @ value).transpose(1, 2).contiguous()
+
+
+def _attend_packed(
+    query: Tensor, key: Tensor, value: Tensor, packed: Packed, *, rate: float, scaling: float | None
+) -> Tensor:
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    heads, width = query.shape[1], query.shape[3]
+    tokens = [count * length for count, length in packed.runs]
+    # Split and not sliced: the gradient of a slice is as large as the whole row.
+    by_run = zip(*(torch.split(x[0].transpose(0, 1), tokens) for x in (query * scale, key, value)), strict=True)
+    sizes = [count * heads * length * length for count, length in packed.runs]
+    # One draw for all sentences: many small ones would cost more than their bits.
+    masks = torch.split(kept((sum(sizes),), rate).to(query.dtype), sizes) if rate else [None] * len(sizes)
+    parts = []
+    for (count, length), rows_MAE, mask in zip(packed.runs, by_run, masks, strict=True):
+        query_CTAE, key_CTAE, value_CTAE = (x_MAE.reshape(count, length, heads, width) for x_MAE in rows_MAE)
+        weight_CATT = (query_CTAE.transpose(1, 2) @ key_CTAE.permute(0, 2, 3, 1)).softmax(-1)
+        if mask is not None:
+            weight_CATT = weight_CATT * mask.view_as(weight_CATT)
+        parts.append((weight_CATT @ value_CTAE.transpose(1, 2)).transpose(1, 2).flatten(0, 1))
+    return torch.cat(parts)[None]

@@ -1,0 +1,140 @@
+"""CoVe: a translation model on frozen word vectors, whose encoder is kept for its word vectors in context.
+
+Source: McCann, Bradbury, Xiong and Socher 2017, "Learned in Translation: Contextualized Word Vectors", NIPS; constants
+as in the released training code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from mcse.config import to_dict, to_yaml
+from mcse.data.translation import TranslationData, TranslationDataConfig, TranslationStream, load_translation_data
+from mcse.encoders.cove_translator import WordTranslator
+from mcse.evaluation.translation import TRANSLATION_METRICS, TranslationEvaluator
+from mcse.losses.likelihood import token_nll
+from mcse.models.checkpoint import CheckpointInfo, save_info
+from mcse.models.cove_model import CoveModel, vocab_of
+from mcse.models.cove_translator import CoveTranslator, save_translator
+from mcse.recipes import shared
+from mcse.report.model_card import build_word_model_card, score_table
+from mcse.text.vocab import Vocab
+from mcse.text.word_vectors import load_word_vectors
+from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
+from mcse.types import LossTerm, LossTerms, TranslationBatch
+
+_SUMMARY = (
+    "Contextual word vectors: the encoder of a translation model on frozen word vectors (CoVe), trained with the "
+    "recipe `cove` of mcse. The decoder lies beside it."
+)
+_USE = """
+from mcse.encoders.contextual import CoveEncoder
+encoder = CoveEncoder.from_pretrained(".")  # this folder
+rows = encoder.embed([["a", "man", "plays", "."]])  # one (T, D) float32 array a sentence: [static; CoVe]
+
+from mcse.encoders.cove_translator import WordTranslator
+WordTranslator.from_pretrained(".").translate(["A man plays ."], beams=4)
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SizeConfig:
+    """``hidden_dim`` of one direction; the decoder is twice as wide. ``target_dim``: of the target's word vectors."""
+
+    hidden_dim: int = 300
+    target_dim: int = 300
+    layers: int = 2
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        for key in ("hidden_dim", "target_dim", "layers"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"encoder.{key}: must be 1 or more, got {getattr(self, key)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"encoder.dropout: must be in [0, 1), got {self.dropout}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """``mean_over``: what the sum over target words is divided by; the released code divides by sentences."""
+
+    mean_over: Literal["words", "sentences"] = "words"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """One complete CoVe run."""
+
+    recipe: Literal["cove"]
+    output_dir: Path
+    data: TranslationDataConfig
+    optim: OptimConfig
+    train: TrainConfig
+    encoder: SizeConfig = field(default_factory=SizeConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    seed: int = 42
+
+
+def build(config: Config, runtime: Runtime) -> Run:
+    """Model, stream, step, evaluator and export of one CoVe run."""
+    vectors = load_word_vectors(config.data.path("vectors"))
+    words = vocab_of(vectors)
+    data = load_translation_data(config.data, words, seed=config.seed)
+    size = config.encoder
+    encoder = CoveModel.from_vectors(vectors, hidden_dim=size.hidden_dim, layers=size.layers, dropout=size.dropout)
+    model = CoveTranslator(encoder, target_words=len(data.target_vocab), target_dim=size.target_dim)
+    share = shared.share_of(runtime, batch_size=config.train.batch_size)
+
+    def step(model: nn.Module, batch: TranslationBatch) -> LossTerms:
+        logit_BSV = model(batch)
+        # Padding is 0, which no target is.
+        label_BS = batch.target.input_ids_BT[:, 1:]
+        nll = token_nll(logit_BSV.flatten(0, 1), label_BS.flatten(), ignored=0)
+        count = (label_BS != 0).sum() if config.loss.mean_over == "words" else len(label_BS)
+        return {"translation": LossTerm(nll, count=count)}
+
+    return Run(
+        model=model,
+        step=step,
+        stream=TranslationStream(data, share, seed=config.seed),
+        optimizer=build_optimizer(model, config.optim),
+        export=_Exporter(config, model, words, data),
+        evaluators=(
+            TranslationEvaluator(WordTranslator(model, words, data.target_vocab), data.dev_source, data.dev_target),
+        ),
+        metrics=tuple(f"dev.{metric}" for metric in TRANSLATION_METRICS),
+        facts={
+            "pairs": len(data.source),
+            "word vectors": len(vectors),
+            "source words known": round(data.known_share, 4),
+            "target vocabulary": len(data.target_vocab),
+            "targets": "shuffled" if config.data.shuffled_targets else "true",
+        },
+        data=data.files,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Exporter:
+    config: Config
+    model: CoveTranslator
+    words: Vocab
+    data: TranslationData
+
+    def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
+        save_translator(folder, self.model, self.words, self.data.target_vocab)
+        card = build_word_model_card(
+            name="-".join(self.config.output_dir.parts[-2:]),
+            recipe="cove",
+            summary=_SUMMARY,
+            use=_USE,
+            score_table=score_table(scores),
+            config_yaml=to_yaml(self.config),
+            data=[f"{file.role}: {Path(file.path).name} ({file.digest})" for file in self.data.files],
+        )
+        save_info(folder, CheckpointInfo(recipe="cove", pooling="mean", config=to_dict(self.config)), card=card)

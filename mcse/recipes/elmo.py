@@ -1,0 +1,215 @@
+"""ELMo: a character-level language model in each direction, kept for its word vectors.
+
+Source: Peters, Neumann, Iyyer, Gardner, Clark, Lee and Zettlemoyer 2018, "Deep contextualized word representations",
+NAACL; constants as in the released training code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from mcse.config import to_dict, to_yaml
+from mcse.data.lanes import LaneStream, LogUniformSampler
+from mcse.data.language import LanguageData, LanguageDataConfig, load_language_data
+from mcse.encoders.elmo_scorer import ElmoScorer
+from mcse.evaluation.language import PERPLEXITY_METRICS, PerplexityEvaluator
+from mcse.losses.likelihood import token_nll
+from mcse.losses.sampled_softmax import sampled_softmax_nll
+from mcse.models.checkpoint import CheckpointInfo, save_info
+from mcse.models.elmo_language_model import ElmoLanguageModel, Predictions, save_language_model
+from mcse.models.elmo_model import DIRECTIONS, ElmoConfig, ElmoModel, ElmoState
+from mcse.nn.projected_lstm import LSTMState
+from mcse.recipes import shared
+from mcse.report.model_card import build_word_model_card, score_table
+from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
+from mcse.types import IGNORED_LABEL, Lane, LaneBatch, LossTerm, LossTerms
+
+_SUMMARY = (
+    "Contextual word vectors: an ELMo, a character-level language model in each direction, trained with the recipe "
+    "`elmo` of mcse."
+)
+_USE = """
+from mcse.encoders.contextual import ElmoEncoder
+encoder = ElmoEncoder.from_pretrained(".")  # this folder
+rows = encoder.embed([["A", "man", "plays", "."]])  # one (T, D) float32 array a sentence
+
+from mcse.models.elmo_model import ElmoModel
+model = ElmoModel.from_pretrained(".")  # a transformers model; its input are characters' ids
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SizeConfig:
+    """The model's sizes, as ``ElmoConfig`` calls them."""
+
+    character_dim: int = 16
+    max_characters: int = 50
+    filters: tuple[tuple[int, int], ...] = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
+    highway_layers: int = 2
+    cell_dim: int = 4096
+    projection_dim: int = 512
+    layers: int = 2
+    cell_clip: float | None = 3.0
+    projection_clip: float | None = 3.0
+    skip_connections: bool = True
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for key in ("character_dim", "cell_dim", "projection_dim", "layers"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"encoder.{key}: must be 1 or more, got {getattr(self, key)}")
+        widest = max((width for width, _ in self.filters), default=0)
+        if not 1 <= widest <= self.max_characters:
+            raise ValueError(f"encoder.filters: the widest takes {widest} of {self.max_characters} characters")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"encoder.dropout: must be in [0, 1), got {self.dropout}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """``weight`` of each direction's mean (published: 0.5, times the 20 places of a step for the gradients' scale).
+
+    ``samples``: words that the softmax runs over in training, beside the true one; ``null`` for the whole vocabulary.
+    """
+
+    weight: float = 0.5
+    samples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise ValueError(f"loss.weight: must be positive, got {self.weight}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """One complete ELMo run. ``train.batch_size`` is the number of lanes of a process."""
+
+    recipe: Literal["elmo"]
+    output_dir: Path
+    data: LanguageDataConfig
+    optim: OptimConfig
+    train: TrainConfig
+    encoder: SizeConfig = field(default_factory=SizeConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    seed: int = 42
+
+
+class CarriedState:
+    """Where the lanes stand, saved with a run."""
+
+    def __init__(self) -> None:
+        self.state: ElmoState | None = None
+
+    def on(self, like: Tensor) -> ElmoState | None:
+        """The state on the device of ``like``."""
+        if self.state is None:
+            return None
+        return {
+            direction: tuple(LSTMState(s.hidden_BP.to(like.device), s.cell_BH.to(like.device)) for s in states)
+            for direction, states in self.state.items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing before the first step."""
+        return {
+            f"{direction}_{number}_{part}": getattr(state, f"{part}_{axes}")
+            for direction, states in (self.state or {}).items()
+            for number, state in enumerate(states)
+            for part, axes in (("hidden", "BP"), ("cell", "BH"))
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts back what ``state_dict`` gave."""
+        count = len(state) // (2 * len(DIRECTIONS))
+        self.state = (
+            {
+                direction: tuple(
+                    LSTMState(state[f"{direction}_{number}_hidden"], state[f"{direction}_{number}_cell"])
+                    for number in range(count)
+                )
+                for direction in DIRECTIONS
+            }
+            if count
+            else None
+        )
+
+
+def build(config: Config, runtime: Runtime) -> Run:
+    """Model, stream, step, evaluator and export of one ELMo run."""
+    data = load_language_data(config.data, max_characters=config.encoder.max_characters)
+    model = ElmoLanguageModel(ElmoModel(ElmoConfig(**asdict(config.encoder))), vocabulary_size=len(data.vocab))
+    share = shared.share_of(runtime, batch_size=config.train.batch_size)
+    sampler = None
+    if config.loss.samples is not None:
+        sampler = LogUniformSampler(size=len(data.vocab), samples=config.loss.samples, seed=config.seed)
+    carried = CarriedState()
+
+    def step(model: nn.Module, batch: LaneBatch) -> LossTerms:
+        predictions, carried.state = model(batch, carried.on(batch.character_WC))
+        lanes = {"forward": batch.forward, "backward": batch.backward}
+        return {
+            direction: _term(found, lanes[direction], size=len(data.vocab), weight=config.loss.weight)
+            for direction, found in predictions.items()
+        }
+
+    return Run(
+        model=model,
+        step=step,
+        stream=LaneStream(data.corpus, share, unroll=config.data.unroll, seed=config.seed, sampler=sampler),
+        optimizer=build_optimizer(model, config.optim),
+        export=_Exporter(config, model, data),
+        evaluators=(PerplexityEvaluator(ElmoScorer(model, data.vocab), data.dev),),
+        metrics=tuple(f"dev.{metric}" for metric in PERPLEXITY_METRICS),
+        state={"lanes": carried},
+        facts={
+            "sentences": data.corpus.sentences,
+            "words": data.corpus.tokens,
+            "vocabulary": len(data.vocab),
+            "words a step": 2 * share.global_batch_size * config.data.unroll,
+            "softmax": "whole" if sampler is None else f"{sampler.samples} sampled",
+        },
+        data=data.files,
+    )
+
+
+def _term(found: Predictions, lane: Lane, *, size: int, weight: float) -> LossTerm:
+    if found.logit_MV is not None:
+        nll = token_nll(found.logit_MV, found.label_M, ignored=IGNORED_LABEL)
+    else:
+        assert found.true_logit_M is not None
+        assert found.negative_logit_MS is not None
+        assert lane.negatives is not None
+        nll = sampled_softmax_nll(
+            found.true_logit_M,
+            found.negative_logit_MS,
+            label_M=found.label_M,
+            negative_S=lane.negatives.id_S,
+            size=size,
+            draws=lane.negatives.draws,
+        )
+    return LossTerm(nll, count=len(found.label_M), weight=weight)
+
+
+@dataclass(frozen=True, slots=True)
+class _Exporter:
+    config: Config
+    model: ElmoLanguageModel
+    data: LanguageData
+
+    def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
+        save_language_model(folder, self.model, self.data.vocab)
+        card = build_word_model_card(
+            name="-".join(self.config.output_dir.parts[-2:]),
+            recipe="elmo",
+            summary=_SUMMARY,
+            use=_USE,
+            score_table=score_table(scores),
+            config_yaml=to_yaml(self.config),
+            data=[f"{file.role}: {Path(file.path).name} ({file.digest})" for file in self.data.files],
+        )
+        save_info(folder, CheckpointInfo(recipe="elmo", pooling="mean", config=to_dict(self.config)), card=card)

@@ -1,0 +1,250 @@
+"""Visually grounded word vectors: language models and matching that share one map M, which then grounds any word.
+
+V words, D text width, C grounded width.
+
+Source: Shahmohammadi, Lensch and Baayen 2021, "Learning Zero-Shot Multifaceted Visually Grounded Word Embeddings via
+Multi-Task Training", CoNLL. No code of it was ever published: what its text leaves open is a key here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from mcse import distributed
+from mcse.config import to_dict, to_yaml
+from mcse.data.caption_vocab import CaptionVocab, WordsConfig, load_caption_vocab
+from mcse.data.controls import ControlsConfig
+from mcse.data.features import FeatureStore
+from mcse.data.matching import MatchStream
+from mcse.data.sentences import file_digest
+from mcse.data.streams import PairStream, Sampler
+from mcse.data.training import DataConfig, Pairs, load_features, load_pairs, store_digest
+from mcse.data.wordsim import load_wordsim
+from mcse.encoders.grounded_words import LiveWordEncoder
+from mcse.evaluation.wordsim import WordSimilarityEvaluator
+from mcse.losses.grounded_words import cosine_retention, match_nll
+from mcse.losses.likelihood import token_nll
+from mcse.models.grounded_checkpoint import GroundedWordsInfo, save_grounded_words
+from mcse.models.grounded_words import (
+    GroundedWordRows,
+    GroundedWordsModel,
+    ImageRegression,
+    ImageRegressionModel,
+    ModelConfig,
+    TokenPredictions,
+    WordTable,
+)
+from mcse.recipes import shared
+from mcse.report.model_card import build_word_card
+from mcse.text.caption_words import CaptionTokenizer
+from mcse.text.vocab import SPECIALS
+from mcse.text.word_map import WordMap
+from mcse.text.word_vectors import WordBlock, WordVectors, stream_word_vectors
+from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
+from mcse.types import IGNORED_LABEL, DataFile, LossTerm, LossTerms, MatchBatch, PairBatch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """Weights of the tasks (published: 1 each), ``alpha`` and ``beta`` of R(α, β), ``negatives`` false pairs a caption.
+
+    α weighs the mean over words of |β − cos(tuned, original)|; the article states neither α, β nor the negatives.
+    """
+
+    forward_weight: float = 1.0
+    backward_weight: float = 1.0
+    match_weight: float = 1.0
+    alpha: float = 1.0
+    beta: float = 1.0
+    negatives: int = 1
+
+    def __post_init__(self) -> None:
+        for key in ("forward_weight", "backward_weight", "match_weight", "alpha"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"loss.{key}: must be 0 or more, got {getattr(self, key)}")
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"loss.beta: must lie in [0, 1], got {self.beta}")
+        if self.negatives < 1:
+            raise ValueError(f"loss.negatives: must be 1 or more, got {self.negatives}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """One complete run on captions with stored features of their pictures."""
+
+    recipe: Literal["grounded_words"]
+    output_dir: Path
+    words: WordsConfig
+    data: DataConfig
+    optim: OptimConfig
+    train: TrainConfig
+    seed: int = 42
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    controls: ControlsConfig = field(default_factory=ControlsConfig)
+
+    def __post_init__(self) -> None:
+        for key in ("captions", "features"):
+            if getattr(self.data, key) is None:
+                raise ValueError(f"data.{key}: grounded_words needs captions and the stored features of their pictures")
+        shared.refuse_idle("data", self.data, keys=("sentences", "image_folder"), why="grounded_words reads captions")
+        if not self.data.decontaminate:
+            shared.refuse_idle("data", self.data, keys=("sts",), why="grounded_words selects by words.similarity")
+        if self.words.similarity is None and self.train.select_by is not None:
+            raise ValueError("train.select_by: give words.similarity to select by, or null, which keeps the last")
+        if self.model.objective == "tasks":
+            shared.refuse_idle("model", self.model, keys=("state_width",), why="only image_regression has it")
+        else:
+            why = "model.objective is image_regression"
+            keys = ("dropout", "share_image_layer", "tie_output")
+            shared.refuse_idle("model", self.model, keys=keys, why=why)
+            shared.refuse_idle("loss", self.loss, keys=[key.name for key in fields(LossConfig)], why=why)
+            shared.refuse_idle("words", self.words, keys=("ground",), why=f"{why}, which tunes no rows")
+
+
+def build(config: Config, runtime: Runtime) -> Run:
+    """Model, stream, step, evaluator and export of one run."""
+    root = config.data.folder
+    sets = () if config.words.similarity is None else load_wordsim(root / config.words.similarity).sets
+    words = load_caption_vocab(
+        config.data, config.words, also={word for pairs in sets for word in pairs.words}, seed=config.seed
+    )
+    share = shared.share_of(runtime, batch_size=config.train.batch_size)
+    seed = shared.pair_seed(config.seed)
+    features = load_features(config.data)
+    tokenizer = CaptionTokenizer(words.vocab)
+    loaded = load_pairs(config.data, tokenizer, controls=config.controls, seed=seed, pictures=features)
+    sampler = Sampler(len(loaded.captions), share, seed=seed, name="data.captions")
+    pairs = PairStream(loaded.captions, loaded.image_of_caption, features, sampler, pad_id=0)
+    is_regression = config.model.objective == "image_regression"
+    model = _build_model(config.model, words, features, loaded)
+    data = (
+        *loaded.files,
+        DataFile("features", str(features.path), store_digest(features)),
+        DataFile("word vectors", str(root / config.words.vectors), file_digest(root / config.words.vectors)),
+    )
+    exporter = Exporter(config, words, model, data)
+    evaluator = WordSimilarityEvaluator(sets, LiveWordEncoder(words.source, exporter.current_map))
+    return Run(
+        model=model,
+        step=regression_step if is_regression else TaskStep(config.loss),
+        stream=pairs if is_regression else MatchStream(pairs, negatives=config.loss.negatives, seed=seed),
+        optimizer=build_optimizer(model, config.optim),
+        export=exporter,
+        evaluators=(evaluator,) if sets else (),
+        metrics=evaluator.metrics if sets else (),
+        facts={
+            "captions": len(loaded.captions),
+            "pictures": loaded.num_images,
+            "words": len(words.vocab) - len(SPECIALS),
+            f"words without a vector ({config.words.without_vector})": words.without_vector,
+            "pictures shown": "true" if config.controls.images is True else config.controls.images,
+        },
+        data=data,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStep:
+    """The article's losses of one batch: both language models, matching, and R over all words of the vocabulary."""
+
+    loss: LossConfig
+
+    def __call__(self, model: nn.Module, batch: MatchBatch) -> LossTerms:
+        """Named terms; tokens, pairs and words are counted."""
+        rows: GroundedWordRows = model(batch)
+        # Every process has all words; each counts its share, so that the terms add up to one process's.
+        own = slice(distributed.rank(), None, distributed.world_size())
+        retained = cosine_retention(rows.tuned_VD[own], rows.original_VD[own], beta=self.loss.beta)
+        return {
+            "forward": _token_term(rows.forward, weight=self.loss.forward_weight),
+            "backward": _token_term(rows.backward, weight=self.loss.backward_weight),
+            "match": LossTerm(
+                match_nll(rows.match_logit_P, rows.match_label_P),
+                count=len(rows.match_label_P),
+                weight=self.loss.match_weight,
+            ),
+            "retention": LossTerm(retained, count=len(rows.tuned_VD[own]), weight=self.loss.alpha),
+        }
+
+
+def regression_step(model: nn.Module, batch: PairBatch) -> LossTerms:
+    """Mean squared error of the standardised features."""
+    found: ImageRegression = model(batch)
+    return {
+        "image": LossTerm((found.predicted_BF - found.image_BF).square().sum(), count=float(found.image_BF.numel()))
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    """Writes the checkpoint folder that people load."""
+
+    config: Config
+    words: CaptionVocab
+    model: GroundedWordsModel | ImageRegressionModel
+    data: tuple[DataFile, ...]
+
+    def current_map(self) -> WordMap:
+        """M as it is now, with the tuned rows where ``words.ground`` asks for them."""
+        map_DC = self.model.map_DC.detach().float().cpu().numpy()
+        if self.config.words.ground == "original":
+            return WordMap(map_DC)
+        words = self.words.vocab.words[len(SPECIALS) :]
+        return WordMap(map_DC, tuned=WordVectors.of(words, self.model.table.words()[0].detach().float().cpu().numpy()))
+
+    def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
+        """Into ``folder``, with ``scores`` in the card."""
+        *_, features, source = self.data
+        table = "\n".join(
+            ["| score | value |", "|---|---|", *(f"| {name} | {value:.4g} |" for name, value in scores.items())]
+        )
+        save_grounded_words(
+            folder,
+            self._blocks(Path(source.path)),
+            word_map=self.current_map(),
+            vocab=self.words.vocab,
+            info=GroundedWordsInfo(
+                source=Path(source.path).name,
+                source_digest=source.digest,
+                feature_store=f"{Path(features.path).name} ({features.digest})",
+                config=to_dict(self.config),
+            ),
+            card=build_word_card(
+                name="-".join(self.config.output_dir.parts[-2:]),
+                source=Path(source.path).name,
+                score_table=table if scores else "Not evaluated yet.",
+                config_yaml=to_yaml(self.config),
+                data=[f"{file.role}: {Path(file.path).name} ({file.digest})" for file in self.data],
+            ),
+        )
+
+    def _blocks(self, source: Path) -> Iterable[WordBlock]:
+        if self.config.words.export == "source":
+            return stream_word_vectors(source)
+        known = [word for word in self.words.vocab.words if word in self.words.source.index]
+        rows = self.words.source.row_VD[[self.words.source.index[word] for word in known]]
+        return (WordBlock(tuple(known), rows),)
+
+
+def _build_model(
+    config: ModelConfig, words: CaptionVocab, features: FeatureStore, loaded: Pairs
+) -> GroundedWordsModel | ImageRegressionModel:
+    text_VD = torch.from_numpy(words.text_VD)
+    if config.objective == "tasks":
+        return GroundedWordsModel(WordTable(text_VD, specials=len(SPECIALS), trains=True), config, features.width)
+    mean_F, std_F = features.moments(np.unique(loaded.image_of_caption[np.arange(len(loaded.captions))]))
+    table = WordTable(text_VD, specials=len(SPECIALS), trains=False)
+    return ImageRegressionModel(table, config, torch.from_numpy(mean_F), torch.from_numpy(std_F))
+
+
+def _token_term(tokens: TokenPredictions, *, weight: float) -> LossTerm:
+    nll = token_nll(tokens.logit_MV, tokens.label_M, ignored=IGNORED_LABEL)
+    return LossTerm(nll, count=len(tokens.label_M), weight=weight)

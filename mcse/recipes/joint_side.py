@@ -1,0 +1,176 @@
+"""What a recipe of joint models is made of beside its loss: text side, dev evaluator, export. Not a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mcse.config import to_dict, to_yaml
+from mcse.data.features import FeatureStore
+from mcse.data.joint_pairs import DevImages
+from mcse.data.sentences import file_digest
+from mcse.encoders.inputs import evaluating
+from mcse.encoders.joint_encoder import JointEncoder
+from mcse.evaluation.in_training import RetrievalEvaluator
+from mcse.models.checkpoint import CheckpointInfo
+from mcse.models.joint_checkpoint import save_joint
+from mcse.models.joint_model import (
+    CaptionEncoder,
+    CaptionEncoderConfig,
+    CaptionTokenizer,
+    JointModel,
+    build_caption_encoder,
+)
+from mcse.models.text_encoder import TextEncoder, load_tokenizer
+from mcse.models.word_init import fill_words, place_of
+from mcse.recipes.image_side import Images
+from mcse.recipes.shared import StoredImageSide
+from mcse.report.joint_card import build_joint_card
+from mcse.text.vocab import Vocab, split_words
+from mcse.text.word_tokenizer import WordTokenizer
+from mcse.text.word_vectors import WordVectors, load_word_vectors
+from mcse.types import DataFile, FloatArray
+
+_PICTURES_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionSide:
+    """A caption encoder and its tokenizer; ``facts`` for the start of a run, ``files`` that it was made from."""
+
+    config: CaptionEncoderConfig
+    encoder: CaptionEncoder
+    tokenizer: CaptionTokenizer
+    facts: Mapping[str, str | int | float]
+    files: tuple[DataFile, ...]
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the padding token."""
+        return 0 if isinstance(self.tokenizer, WordTokenizer) else int(self.tokenizer.pad_token_id or 0)
+
+    def knows_some(self, caption: str) -> bool:
+        """Whether the text side knows any word of the caption; a transformer knows pieces of all."""
+        return self.tokenizer.knows_some(caption) if isinstance(self.tokenizer, WordTokenizer) else True
+
+
+def build_captions(config: CaptionEncoderConfig, captions: Sequence[str], *, dim: int, root: Path) -> CaptionSide:
+    """The text side of ``encoder``; a vocabulary is of the training captions alone.
+
+    Args:
+        config: The ``encoder`` keys.
+        captions: Those that are trained on.
+        dim: Width of the joint space, which is that of an LSTM's or GRU's state.
+        root: Where a relative path of word vectors starts.
+
+    Raises:
+        ValueError: No such transformer; no word is frequent enough; or word vectors that cannot be read or do not fit.
+    """
+    if config.kind == "transformer":
+        encoder = build_caption_encoder(config, vocab_size=0, dim=dim)
+        return CaptionSide(config, encoder, load_tokenizer(str(config.name_or_path)), {}, ())
+    words = [split_words(caption) for caption in captions]
+    vocab = Vocab.from_sentences(words, min_count=config.min_count)
+    vectors, files = _open_vectors(config, vocab, root=root)
+    if vectors is not None and not config.train_words:
+        known = [[word for word in line if place_of(word.lower(), vectors) is not None] for line in words]
+        vocab = Vocab.from_sentences(known, min_count=config.min_count)
+    encoder = build_caption_encoder(config, vocab_size=len(vocab), dim=dim)
+    assert not isinstance(encoder, TextEncoder)
+    facts: dict[str, str | int | float] = {"words": len(vocab)}
+    if vectors is not None:
+        facts["words with vectors"] = fill_words(encoder.embedding, vocab, vectors)
+        encoder.embedding.weight.requires_grad_(config.train_words)
+    return CaptionSide(config, encoder, WordTokenizer(vocab, config.marks), facts, files)
+
+
+def dev_evaluator(
+    model: JointModel, text: CaptionSide, images: Images, dev: DevImages | None, *, precision: str
+) -> tuple[tuple[RetrievalEvaluator, ...], tuple[str, ...]]:
+    """Judges the model as it is on the held-out images, if there are any, and the names of its scores."""
+    if dev is None:
+        return (), ()
+    encoder = JointEncoder(model, text.tokenizer, precision="bfloat16" if precision == "bf16" else "float32")
+
+    def features() -> FloatArray:
+        if isinstance(images.rows, FeatureStore):
+            return images.rows.rows(dev.row_I)
+        assert model.tower is not None
+        blocks = []
+        with evaluating([model.tower]), torch.inference_mode():
+            for index in _blocks(dev.row_I):
+                pixel_B3HW = torch.from_numpy(images.rows.rows(index)).to(encoder.device)
+                blocks.append(model.tower(pixel_B3HW).float().cpu())
+        feature_IF: FloatArray = torch.cat(blocks).numpy()
+        return feature_IF
+
+    evaluator = RetrievalEvaluator(encoder, dev.captions, image_C=dev.image_C, features=features)
+    return (evaluator,), RetrievalEvaluator.NAMES
+
+
+@dataclass(frozen=True, slots=True)
+class JointExporter:
+    """Writes the checkpoint folder that ``JointEncoder`` loads; ``config`` is the recipe's whole config."""
+
+    config: Any
+    model: JointModel
+    text: CaptionSide
+    data: tuple[DataFile, ...]
+    images: StoredImageSide
+
+    def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
+        """Into ``folder``, with ``scores`` in the card."""
+        images = self.images
+        info = CheckpointInfo(
+            recipe=self.config.recipe,
+            pooling=JointEncoder.pooling,
+            image_tower=images.tower,
+            image_preprocessing=images.preprocessing,
+            image_weights=images.weights,
+            image_tower_trained=images.trained_tower is not None,
+            feature_store=images.features,
+            max_length_training=self.config.data.max_length,
+            config=to_dict(self.config),
+        )
+        card = build_joint_card(
+            name="-".join(self.config.output_dir.parts[-2:]),
+            recipe=self.config.recipe,
+            text=self.text.config.name_or_path or self.text.config.kind,
+            images=images.tower or images.features,
+            scores=scores,
+            config_yaml=to_yaml(self.config),
+            data=[f"{file.role}: {Path(file.path).name} ({file.digest})" for file in self.data],
+        )
+        save_joint(
+            folder,
+            model=self.model,
+            config=self.text.config,
+            tokenizer=self.text.tokenizer,
+            info=info,
+            card=card,
+            image_tower=images.trained_tower,
+        )
+
+
+def _open_vectors(
+    config: CaptionEncoderConfig, vocab: Vocab, *, root: Path
+) -> tuple[WordVectors | None, tuple[DataFile, ...]]:
+    if config.word_vectors is None:
+        return None, ()
+    path = root / config.word_vectors
+    keep = {form for word in vocab.words for form in (word, word.capitalize())}
+    vectors = load_word_vectors(path, keep=keep)
+    return vectors, (DataFile("word vectors", str(path), file_digest(path)),)
+
+
+def _blocks(index: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return [index[start : start + _PICTURES_AT_ONCE] for start in range(0, len(index), _PICTURES_AT_ONCE)]
+
+
+__all__ = ["CaptionSide", "JointExporter", "build_captions", "dev_evaluator"]

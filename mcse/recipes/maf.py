@@ -1,0 +1,249 @@
+"""MAF: entities in tweets with pictures, by alignment, interaction, matching, gated fusion and a CRF.
+
+B tweets of this process, N tweets of all processes, H joint width.
+
+Source: Xu, Huang, Sha and Wang 2022, "MAF: A General Matching and Alignment Framework for Multimodal Named Entity
+Recognition", WSDM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from mcse.data.controls import ControlsConfig
+from mcse.data.streams import Sampler
+from mcse.data.tagged import TaggedConfig, TweetStream
+from mcse.distributed import gather_ids, gather_rows
+from mcse.evaluation.tagging import TaggingEvaluator
+from mcse.losses.contrastive import info_nce, unit_rows
+from mcse.losses.matching import matching_loss
+from mcse.models.maf_model import Matching, TaggerModel, TaggerShape, TweetRows
+from mcse.models.text_encoder import EncoderConfig, load_text_encoder, load_tokenizer
+from mcse.recipes import shared, tagging_side
+from mcse.recipes.image_side import ImageConfig
+from mcse.training import OptimConfig, Run, Runtime, TrainConfig
+from mcse.types import LossTerm, LossTerms, TweetBatch
+
+_POOLINGS = ("cls", "mean", "max")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaggerConfig:
+    """What stands on the encoder.
+
+    ``matching``: ``corrected``, ``published`` (as released, which cannot learn), or ``none``. ``standardise``:
+    centre and scale the regions by training's mean and spread, which MAF does not. ``learning_rate``: peak
+    rate of all new layers, by default ``optim.learning_rate`` as published.
+    """
+
+    matching: Matching = "corrected"
+    standardise: bool = True
+    heads: int = 12
+    dropout: float = 0.1
+    learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.heads < 1:
+            raise ValueError(f"tagger.heads: must be 1 or more, got {self.heads}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"tagger.dropout: must be in [0, 1), got {self.dropout}")
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise ValueError(f"tagger.learning_rate: must be positive, got {self.learning_rate}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """L = ``tagging_weight`` · CRF + ``alignment_weight`` · InfoNCE + ``matching_weight`` · matching.
+
+    Published: λ = 0.62 for tagging and 1 − λ for the other two. ``alignment_weight`` 0 leaves the term out.
+    ``text_to_image_share`` is λ_c. ``num_swapped`` (2k) tweets of a global batch exchange pictures for the matching
+    loss; ``tag_on_swapped`` tags them with the wrong picture, too, as the released code does.
+    """
+
+    tagging_weight: float = 0.62
+    alignment_weight: float = 0.38
+    matching_weight: float = 0.38
+    temperature: float = 0.179
+    text_to_image_share: float = 0.7
+    num_swapped: int = 16
+    tag_on_swapped: bool = False
+
+    def __post_init__(self) -> None:
+        for key in ("tagging_weight", "temperature"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"loss.{key}: must be positive, got {getattr(self, key)}")
+        for key in ("alignment_weight", "matching_weight", "num_swapped"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"loss.{key}: must be 0 or more, got {getattr(self, key)}")
+        if not 0 <= self.text_to_image_share <= 1:
+            raise ValueError(f"loss.text_to_image_share: must be in [0, 1], got {self.text_to_image_share}")
+        if self.alignment_weight == 0:
+            why = "loss.alignment_weight is 0"
+            shared.refuse_idle("loss", self, keys=("temperature", "text_to_image_share"), why=why)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """One complete run. Without ``data.features`` and ``image.tower`` it is encoder and CRF on text alone.
+
+    ``encoder.pooling`` is the text's own row for alignment and matching: ``cls`` as published, ``mean`` or ``max``.
+    """
+
+    recipe: Literal["maf"]
+    output_dir: Path
+    encoder: EncoderConfig
+    data: TaggedConfig
+    optim: OptimConfig
+    train: TrainConfig
+    seed: int = 42
+    tagger: TaggerConfig = field(default_factory=TaggerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    controls: ControlsConfig = field(default_factory=ControlsConfig)
+
+    def __post_init__(self) -> None:
+        tagging_side.check_pictures(self.data, self.image)
+        if self.encoder.pooling not in _POOLINGS:
+            raise ValueError(f"encoder.pooling: maf takes {', '.join(_POOLINGS)}, got {self.encoder.pooling!r}")
+        shared.refuse_idle("encoder", self.encoder, keys=("length_chunks",), why="maf needs a batch's words together")
+        shared.refuse_idle("image", self.image, keys=("head_learning_rate",), why="maf has tagger.learning_rate")
+        shared.refuse_idle("controls", self.controls, keys=("num_pairs",), why="maf trains on every tweet")
+        if self.train.cached_chunk_size is not None:
+            raise ValueError("train.cached_chunk_size: maf's swaps need a whole batch in one forward pass")
+        if not self.reads_pictures:
+            why = "text alone is read (no data.features, no image.tower)"
+            if self.controls.images is not True:
+                raise ValueError(f"controls.images: {self.controls.images!r} would do nothing, since {why}")
+            shared.refuse_idle("encoder", self.encoder, keys=("pooling",), why=why)
+            shared.refuse_idle("tagger", self.tagger, keys=("matching", "heads", "standardise"), why=why)
+            keys = ("alignment_weight", "matching_weight", "temperature", "num_swapped", "tag_on_swapped")
+            shared.refuse_idle("loss", self.loss, keys=keys, why=why)
+        elif self.tagger.matching == "none":
+            own = ("matching_weight", "num_swapped", "tag_on_swapped")
+            shared.refuse_idle("loss", self.loss, keys=own, why="tagger.matching is none")
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether there are pictures at all."""
+        return self.data.features is not None or self.image.tower is not None
+
+
+def build(config: Config, runtime: Runtime) -> Run:
+    """Model, stream, step, evaluator and export of one MAF run."""
+    encoder = load_text_encoder(
+        config.encoder.name_or_path,
+        pooling=config.encoder.pooling,
+        attention=config.encoder.attention,
+        gradient_checkpointing=config.encoder.gradient_checkpointing,
+    )
+    tokenizer = load_tokenizer(config.encoder.name_or_path)
+    tagging_side.check_length(config.data.max_length, encoder, tokenizer)
+    images = tagging_side.open_images(config.data, config.image)
+    tweets = tagging_side.load_tweets(
+        config.data, tokenizer, images=images, control=config.controls.images, seed=shared.pair_seed(config.seed)
+    )
+    judges = images is not None and config.tagger.matching != "none"
+    share = shared.share_of(runtime, batch_size=config.train.batch_size)
+    stream = TweetStream(
+        tweets.parts,
+        None if images is None else images.rows,
+        Sampler(len(tweets.parts), share, seed=config.seed, name="data.train"),
+        pad_id=int(tokenizer.pad_token_id or 0),
+        num_swapped=config.loss.num_swapped if judges else 0,
+        seed=config.seed,
+        blank=() if images is None else tagging_side.blank_shape(images),
+    )
+    shape = TaggerShape(
+        types=tweets.tags.types,
+        regions=0 if images is None else tagging_side.region_shape(images)[0],
+        region_width=0 if images is None else tagging_side.region_shape(images)[1],
+        matching=config.tagger.matching if judges else "none",
+        alignment=images is not None and config.loss.alignment_weight > 0,
+        heads=config.tagger.heads,
+        dropout=config.tagger.dropout,
+        positions=config.data.max_length,
+        pooling=config.encoder.pooling,
+    )
+    tower = images.module if images is not None else None
+    model = TaggerModel(encoder, shape=shape, tower=tower, tag_on_swapped=config.loss.tag_on_swapped)
+    if model.picture is not None and images is not None and config.tagger.standardise:
+        model.picture.standardise(tagging_side.sample_regions(images, tweets.parts))
+    evaluator = TaggingEvaluator(
+        lambda: tagging_side.tagger_of(model, tokenizer),
+        tweets.dev,
+        images=None if images is None else images.rows,
+        image_row_N=tweets.dev_rows,
+    )
+    trained_tower = images.tower if images is not None and images.trained else None
+
+    def step(model: nn.Module, batch: TweetBatch) -> LossTerms:
+        return loss_terms(model(batch), batch, config.loss)
+
+    return Run(
+        model=model,
+        step=step,
+        stream=stream,
+        optimizer=tagging_side.build_tagger_optimizer(
+            model,
+            trained_tower,
+            optim=config.optim,
+            new_rate=config.tagger.learning_rate,
+            tower_rate=config.image.learning_rate,
+        ),
+        export=tagging_side.TaggerExporter(config, model, tokenizer, tweets.files, images),
+        evaluators=(evaluator,),
+        metrics=evaluator.metrics,
+        facts=tweets.facts | {"parameters": sum(p.numel() for p in model.parameters())},
+        data=tweets.files,
+    )
+
+
+def loss_terms(rows: TweetRows, batch: TweetBatch, loss: LossConfig) -> LossTerms:
+    """``tagging`` over tweets; with pictures ``alignment`` over tweets that have one, ``matching`` over pairs."""
+    weight = loss.tagging_weight if rows.match_B is not None else 1.0
+    terms = {"tagging": LossTerm(rows.nll_B.sum(), count=len(rows.nll_B), weight=weight)}
+    if rows.match_B is not None and loss.alignment_weight > 0:
+        terms["alignment"] = alignment_term(rows, batch, loss)
+    if rows.match_logit_M is not None and rows.match_label_M is not None:
+        judged = matching_loss(rows.match_logit_M, rows.match_label_M)
+        terms["matching"] = LossTerm(judged, count=len(rows.match_label_M), weight=loss.matching_weight)
+    return terms
+
+
+def alignment_term(rows: TweetRows, batch: TweetBatch, loss: LossConfig) -> LossTerm:
+    """InfoNCE in both directions between the tweets of this process and those of all processes.
+
+    Tweets without a picture are neither queries nor keys; another tweet with the same picture is no negative.
+
+    Source: Xu et al. 2022, eqs. 1–3; the order of λ_c is the released code's.
+    """
+    assert rows.text_BH is not None
+    assert rows.image_BH is not None
+    has_B, image_id_B = batch.has_image_B, batch.image_id_B
+    has_N = gather_ids(has_B.long()).bool()
+    id_N = gather_ids(image_id_B)[has_N]
+    parts = []
+    for query_BH, other_BH in ((rows.text_BH, rows.image_BH), (rows.image_BH, rows.text_BH)):
+        key_NH, offset = gather_rows(unit_rows(other_BH))
+        # An empty sum keeps the graph.
+        if not has_B.any():
+            parts.append(query_BH.sum() * 0.0 + key_NH.sum() * 0.0)
+            continue
+        parts.append(
+            info_nce(
+                unit_rows(query_BH[has_B]),
+                key_NH[has_N],
+                temperature=loss.temperature,
+                offset=int(has_N[:offset].sum()),
+                query_id_B=image_id_B[has_B],
+                key_id_N=id_N,
+            )
+        )
+    share = loss.text_to_image_share
+    total = torch.stack(parts) @ torch.tensor([share, 1 - share], dtype=parts[0].dtype, device=parts[0].device)
+    return LossTerm(total, count=has_B.sum(), weight=loss.alignment_weight)

@@ -1,0 +1,239 @@
+"""The side of tagged tweets: reading them with their pictures, the optimizer and the checkpoint. Not a recipe.
+
+N tweets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from transformers import PreTrainedTokenizerBase
+
+from mcse.config import to_dict, to_yaml
+from mcse.data.controls import ImageControl
+from mcse.data.features import FeatureStore, open_features
+from mcse.data.image_names import ABSENT
+from mcse.data.images import open_images as open_pictures
+from mcse.data.pixels import PixelRows
+from mcse.data.sentences import file_digest
+from mcse.data.tagged import (
+    TaggedConfig,
+    TaggedTexts,
+    TweetPart,
+    check_types,
+    control_images,
+    cut_tweets,
+    find_tags,
+    match_tweets,
+    read_tagged,
+)
+from mcse.encoders.tweet_tagger import TweetTagger
+from mcse.models.checkpoint import max_tokens
+from mcse.models.image_tower import ImageTower, load_image_tower
+from mcse.models.maf_model import TaggerModel
+from mcse.models.tagger_checkpoint import TaggerInfo, save_tagger
+from mcse.models.text_encoder import TextEncoder
+from mcse.recipes.image_side import ImageConfig, Images
+from mcse.report.model_card import build_tagger_card
+from mcse.text.tags import TagSet
+from mcse.training import OptimConfig, build_optimizer
+from mcse.types import DataFile
+
+_SAMPLED = 256
+
+
+def check_pictures(data: TaggedConfig, image: ImageConfig) -> None:
+    """Refuses a tower without pictures, and pictures without a tower; neither is text alone."""
+    if data.features is not None and image.tower is not None:
+        raise ValueError(f"data.features, image.tower: got {data.features!r} and {image.tower!r}; give one of them")
+    if (data.image_folder is None) != (image.tower is None):
+        raise ValueError(
+            f"data.image_folder, image.tower: got {data.image_folder!r} and {image.tower!r}; give both, or neither"
+        )
+
+
+def check_length(max_length: int, encoder: TextEncoder, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses parts that the encoder has no positions for."""
+    limit = max_tokens(encoder, tokenizer)
+    if limit is not None and max_length > limit:
+        raise ValueError(f"data.max_length: {max_length} is more than the {limit} tokens that the encoder takes")
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError("encoder.name_or_path: its tokenizer is no fast one, so it does not know its pieces' words")
+
+
+def open_images(data: TaggedConfig, image: ImageConfig) -> Images | None:
+    """The regions of ``data.features``, or the pictures of ``data.image_folder`` and their tower; else ``None``.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+        ValueError: It cannot be read, or the tower cannot be loaded.
+    """
+    if data.features is not None:
+        return Images(open_features(data.path("features")), tower=None, trained=False)
+    if image.tower is None:
+        return None
+    tower = load_image_tower(image.tower)
+    if image.train and not list(tower.parameters()):
+        raise ValueError(f"image.train: {image.tower} has no weights to train")
+    folder = data.path("image_folder")
+    rows = PixelRows(open_pictures(str(folder)), tower.preprocess, origin=str(folder))
+    return Images(rows, tower=tower, trained=image.train)
+
+
+def region_shape(images: Images) -> tuple[int, int]:
+    """How many regions a picture has, and how wide each is."""
+    regions = images.rows.regions if isinstance(images.rows, FeatureStore) else _tower(images).regions
+    return regions, images.width // regions
+
+
+def blank_shape(images: Images) -> tuple[int, ...]:
+    """Shape of what stands for a picture in batches."""
+    if isinstance(images.rows, FeatureStore):
+        return (images.width,)
+    return images.rows.rows(np.zeros(1, dtype=np.int64)).shape[1:]
+
+
+def sample_regions(images: Images, parts: Sequence[TweetPart]) -> Tensor:
+    """(N, F) regions of the first training tweets that have a picture, for their mean and spread."""
+    row_N = np.asarray([part.image_row for part in parts if part.image_row != ABSENT][:_SAMPLED], dtype=np.int64)
+    row_NF = torch.from_numpy(images.rows.rows(row_N))
+    if images.tower is not None:
+        was_training = images.tower.training
+        with torch.no_grad():
+            row_NF = images.tower.eval()(row_NF)
+        images.tower.train(was_training)
+    return row_NF.reshape(-1, region_shape(images)[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Tweets:
+    """Training tweets in parts with their pictures under a control, the dev set as it stands, and the facts of both."""
+
+    tags: TagSet
+    parts: list[TweetPart]
+    dev: TaggedTexts
+    dev_rows: NDArray[np.int64]
+    files: tuple[DataFile, ...]
+    facts: dict[str, str | int | float]
+
+
+def load_tweets(
+    data: TaggedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    images: Images | None,
+    control: ImageControl,
+    seed: int,
+) -> Tweets:
+    """Reads ``data.train`` and ``data.dev``. The control is for training alone: dev keeps its own pictures.
+
+    Raises:
+        FileNotFoundError: A file is absent.
+        ValueError: A file is damaged, dev has a type that training lacks, or no picture fits.
+    """
+    train, dev = read_tagged(data.path("train")), read_tagged(data.path("dev"))
+    tags = find_tags(train)
+    check_types(dev, tags)
+    pictures = None if images is None else images.unsharded
+    train_rows = control_images(match_tweets(train, pictures), control, seed=seed)
+    dev_rows = match_tweets(dev, pictures)
+    parts = cut_tweets(train, train_rows, tags=tags, tokenizer=tokenizer, max_length=data.max_length)
+    facts: dict[str, str | int | float] = {
+        "tweets": len(train),
+        "entity types": ", ".join(tags.types),
+        "tags repaired": f"{train.repairs.total} in training, {dev.repairs.total} in dev",
+    }
+    if len(parts) > len(train):
+        facts["parts of long tweets"] = len(parts) - len(train)
+    files: tuple[DataFile, ...] = tuple(
+        DataFile(role, str(texts.path), file_digest(texts.path)) for role, texts in (("train", train), ("dev", dev))
+    )
+    if images is not None:
+        facts |= images.facts | {
+            "regions": region_shape(images)[0],
+            "tweets without a picture": int((train_rows == ABSENT).sum()),
+            "pictures shown": "true" if control is True else control,
+        }
+        files += (images.file(train_rows[train_rows != ABSENT]),)
+    return Tweets(tags, parts, dev, dev_rows, files, facts)
+
+
+def build_tagger_optimizer(
+    model: TaggerModel,
+    tower: ImageTower | None,
+    *,
+    optim: OptimConfig,
+    new_rate: float | None,
+    tower_rate: float | None,
+) -> Optimizer:
+    """AdamW over the encoder, and over the new layers and a trained tower at rates of their own."""
+    optimizer = build_optimizer(model.encoder, optim)
+    new = [part for part in (model.picture, model.classifier, model.crf) if part is not None]
+    others: list[tuple[nn.Module, float | None]] = [(nn.ModuleList(new), new_rate)]
+    if tower is not None:
+        others.append((tower, tower_rate))
+    for module, rate in others:
+        own = replace(optim, learning_rate=rate or optim.learning_rate)
+        for group in build_optimizer(module, own).param_groups:
+            optimizer.add_param_group(group)
+    return optimizer
+
+
+def tagger_of(model: TaggerModel, tokenizer: PreTrainedTokenizerBase) -> TweetTagger:
+    """The model as it is now, for evaluation."""
+    return TweetTagger(model, tokenizer)
+
+
+@dataclass(frozen=True, slots=True)
+class TaggerExporter:
+    """Writes the checkpoint folder that ``TweetTagger`` loads; ``config`` is the recipe's whole config."""
+
+    config: Any
+    model: TaggerModel
+    tokenizer: PreTrainedTokenizerBase
+    data: tuple[DataFile, ...]
+    images: Images | None
+
+    def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
+        """Into ``folder``, with ``scores`` in the card."""
+        stored = None if self.images is None else self.images.stored(self.data[-1], heads={})
+        info = TaggerInfo(
+            recipe=self.config.recipe,
+            tagger=self.model.shape,
+            image_tower=stored.tower if stored else None,
+            image_preprocessing=stored.preprocessing if stored else None,
+            image_weights=stored.weights if stored else None,
+            image_tower_trained=stored is not None and stored.trained_tower is not None,
+            config=to_dict(self.config),
+        )
+        rows = [f"| {name} | {value:.4g} |" for name, value in scores.items()]
+        card = build_tagger_card(
+            name="-".join(self.config.output_dir.parts[-2:]),
+            base_model=self.config.encoder.name_or_path,
+            recipe=self.config.recipe,
+            types=self.model.shape.types,
+            score_table="\n".join(["| score | value |", "|---|---|", *rows]) if rows else "Not evaluated yet.",
+            config_yaml=to_yaml(self.config),
+            data=[f"{file.role}: {Path(file.path).name} ({file.digest})" for file in self.data],
+        )
+        save_tagger(
+            folder,
+            model=self.model,
+            tokenizer=self.tokenizer,
+            info=info,
+            card=card,
+            trained_tower=stored.trained_tower if stored else None,
+        )
+
+
+def _tower(images: Images) -> ImageTower:
+    assert images.tower is not None
+    return images.tower

@@ -1,0 +1,176 @@
+"""VSE: captions and pictures in one space, where a right pair is more alike than the wrong ones of the batch.
+
+B pairs of this process, N of all processes, H joint width.
+
+Source: Kiros, Salakhutdinov and Zemel 2014, "Unifying Visual-Semantic Embeddings with Multimodal Neural Language
+Models"; ``loss.negatives: hardest`` is Faghri, Fleet, Kiros and Fidler 2018, "VSE++", BMVC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor, nn
+
+from mcse.data.controls import ControlsConfig
+from mcse.data.joint_pairs import JointDataConfig, load_joint_pairs
+from mcse.data.streams import PairStream, Sampler
+from mcse.data.training import tokenise_captions
+from mcse.distributed import gather_ids, gather_rows
+from mcse.losses.contrastive import info_nce, unit_rows
+from mcse.losses.ranking import Negatives, ranking_loss
+from mcse.models.joint_model import CaptionEncoderConfig, JointConfig, JointRows, build_joint_model
+from mcse.recipes import shared
+from mcse.recipes.image_side import ImageConfig, build_grounded_optimizer, check_images, open_images
+from mcse.recipes.joint_side import JointExporter, build_captions, dev_evaluator
+from mcse.training import OptimConfig, Run, Runtime, TrainConfig
+from mcse.types import LossTerm, LossTerms, PairBatch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """``ranking``: hinges with ``margin`` over all ``negatives`` or the hardest; ``info_nce``: with ``temperature``.
+
+    ``reduction``: the published ``sum`` over the batch, to which the published learning rate and clipping belong, or
+    the ``mean`` over its pairs. ``unit_images: false`` leaves pictures' rows as long as they are while training, as
+    the reference code does; the margin then acts on scores without a bound. Evaluation always compares cosines.
+    """
+
+    kind: Literal["ranking", "info_nce"] = "ranking"
+    margin: float = 0.2
+    negatives: Negatives = "sum"
+    temperature: float = 0.05
+    reduction: Literal["sum", "mean"] = "sum"
+    unit_images: bool = True
+
+    def __post_init__(self) -> None:
+        why = f"loss.kind is {self.kind}"
+        idle = ("margin", "negatives", "unit_images") if self.kind == "info_nce" else ("temperature",)
+        shared.refuse_idle("loss", self, keys=idle, why=why)
+        for key in ("margin", "temperature"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"loss.{key}: must be positive, got {getattr(self, key)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """One complete run."""
+
+    recipe: Literal["vse"]
+    output_dir: Path
+    encoder: CaptionEncoderConfig
+    data: JointDataConfig
+    optim: OptimConfig
+    train: TrainConfig
+    seed: int = 42
+    joint: JointConfig = field(default_factory=JointConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    controls: ControlsConfig = field(default_factory=ControlsConfig)
+
+    def __post_init__(self) -> None:
+        if self.data.captions is None:
+            raise ValueError("data.captions: vse needs captions with pictures")
+        shared.refuse_idle("data", self.data, keys=("sentences",), why="vse trains on captions alone")
+        if not self.data.decontaminate:
+            why = "vse selects by data.dev_images, and data.decontaminate is off"
+            shared.refuse_idle("data", self.data, keys=("sts",), why=why)
+        if self.data.dev_images is None and self.train.select_by is not None:
+            raise ValueError(
+                f"train.select_by: {self.train.select_by!r} needs images that are held out; give data.dev_images, such "
+                "as 500, or train.select_by null"
+            )
+        check_images(self.image, self.data)
+
+
+def build(config: Config, runtime: Runtime) -> Run:
+    """Model, stream, step, evaluator and export of one run."""
+    share = shared.share_of(runtime, batch_size=config.train.batch_size)
+    images = open_images(config.image, config.data)
+    seed = shared.pair_seed(config.seed)
+    pairs = load_joint_pairs(config.data, controls=config.controls, seed=seed, pictures=images.unsharded)
+    text = build_captions(config.encoder, pairs.captions, dim=config.joint.dim, root=config.data.folder)
+    pairs, num_unknown = pairs.only(text.knows_some)
+    model = build_joint_model(text.encoder, config.joint, image_width=images.width, tower=images.module)
+    stream = PairStream(
+        tokenise_captions(pairs.captions, text.tokenizer, max_length=config.data.max_length),
+        pairs.image_of_caption,
+        images.rows,
+        Sampler(len(pairs.captions), share, seed=seed, name="data.captions"),
+        pad_id=text.pad_id,
+    )
+    files = (*pairs.files, *text.files, images.file(pairs.image_of_caption))
+    evaluators, metrics = dev_evaluator(model, text, images, pairs.dev, precision=config.train.precision)
+    facts = {
+        "pairs": len(pairs.captions),
+        "pictures": pairs.num_images,
+        **({"pictures left out": pairs.num_left_out} if pairs.num_left_out else {}),
+        **({"captions of unknown words alone": num_unknown} if num_unknown else {}),
+        "held-out images": len(pairs.dev) if pairs.dev else 0,
+        **text.facts,
+        **images.facts,
+        "pictures shown": "true" if config.controls.images is True else config.controls.images,
+        "negatives a query": shared.negatives_a_query(share, columns=1),
+    }
+
+    def step(model: nn.Module, batch: PairBatch) -> LossTerms:
+        return joint_terms(model(batch), batch.image_id_B, config.loss)
+
+    return Run(
+        model=model,
+        step=step,
+        stream=stream,
+        optimizer=build_grounded_optimizer(
+            model.text, list(model.heads().values()), images.tower, optim=config.optim, image=config.image
+        ),
+        export=JointExporter(config, model, text, files, images=images.stored(files[-1], heads=model.heads())),
+        evaluators=evaluators,
+        metrics=metrics,
+        facts=facts,
+        data=files,
+    )
+
+
+def joint_terms(rows: JointRows, image_id_B: Tensor, loss: LossConfig) -> LossTerms:
+    """Both directions: pictures ask for their captions, and captions for their pictures, of all processes.
+
+    Captions of one picture are not each other's negatives, in either direction.
+    """
+    caption_BH = unit_rows(rows.caption_BH)
+    # As wide as the captions' rows: a score in bf16 is too coarse for a margin of 0.2.
+    image_BH = unit_rows(rows.image_BH) if loss.unit_images else rows.image_BH.to(caption_BH.dtype)
+    caption_NH, offset = gather_rows(caption_BH)
+    image_NH, _ = gather_rows(image_BH)
+    key_id_N = gather_ids(image_id_B)
+    # The loop takes means over pairs; the published sum is as many times that.
+    weight = float(len(caption_NH)) if loss.reduction == "sum" else 1.0
+
+    def term(query_BH: Tensor, key_NH: Tensor) -> LossTerm:
+        if loss.kind == "info_nce":
+            total = info_nce(
+                query_BH,
+                key_NH,
+                temperature=loss.temperature,
+                offset=offset,
+                query_id_B=image_id_B,
+                key_id_N=key_id_N,
+            )
+        else:
+            total = ranking_loss(
+                query_BH,
+                key_NH,
+                margin=loss.margin,
+                negatives=loss.negatives,
+                offset=offset,
+                excluded_BN=image_id_B[:, None] == key_id_N,
+            )
+        return LossTerm(total, count=len(query_BH), weight=weight)
+
+    terms: Mapping[str, LossTerm] = {
+        "image_to_text": term(image_BH, caption_NH),
+        "text_to_image": term(caption_BH, image_NH),
+    }
+    return terms

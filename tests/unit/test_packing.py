@@ -1,0 +1,139 @@
+"""Packed sentences get the rows and gradients that they get alone; attention drops out; models it does not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import MPNetConfig, MPNetModel
+
+from mcse.models import packing
+from mcse.models.packing import attend, attention_over, pack
+from mcse.models.text_encoder import EncoderConfig, TextEncoder, load_text_encoder
+from mcse.nn.pooling import POOLINGS
+from mcse.types import TokenBatch
+from tests.fixtures.tiny_models import build_tiny_bert, build_tiny_roberta
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Without dropout, so that two routes can be compared."""
+    root = tmp_path_factory.mktemp("tiny")
+    found = {"bert": build_tiny_bert(root / "bert"), "roberta": build_tiny_roberta(root / "roberta")}
+    for folder in found.values():
+        path = folder / "config.json"
+        without = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        path.write_text(json.dumps(json.loads(path.read_text()) | without))
+    return found
+
+
+def _tokens() -> TokenBatch:
+    generator = torch.Generator().manual_seed(0)
+    length = torch.tensor([9, 3, 7, 3, 5, 12, 3])
+    mask = (torch.arange(12)[None] < length[:, None]).long()
+    # 1 is RoBERTa's padding id, for which it counts no position.
+    return TokenBatch(torch.randint(5, 60, (7, 12), generator=generator) * mask + (1 - mask), mask)
+
+
+def test_pack_takes_the_padding_out() -> None:
+    tokens = _tokens()
+    packed = pack(tokens)
+    assert packed.order_B.tolist() == [1, 3, 6, 4, 2, 0, 5]
+    assert packed.runs == ((3, 3), (1, 5), (1, 7), (1, 9), (1, 12))
+    ids = [tokens.input_ids_BT[i, : tokens.attention_mask_BT[i].sum()].tolist() for i in packed.order_B]
+    assert packed.input_ids_N.tolist() == [token for row in ids for token in row]
+    assert packed.position_N.tolist() == [place for row in ids for place in range(len(row))]
+    assert packed.start_B.tolist() == [0, 3, 6, 9, 14, 21, 30]
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize(("kind", "first_position"), [("bert", 0), ("roberta", 2)])
+def test_rows_and_gradients_are_those_of_padded_sentences(
+    kind: str, first_position: int, pooling: str, folders: dict[str, Path]
+) -> None:
+    results = []
+    for packs in (False, True):
+        encoder = load_text_encoder(str(folders[kind]), pooling=pooling, packing=packs).double().train()
+        assert encoder.first_position == (first_position if packs else None)
+        rows = encoder(_tokens())
+        (rows * torch.arange(1.0, 8.0)[:, None]).pow(2).sum().backward()
+        results.append((rows.detach(), {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}))
+    (padded, padded_gradients), (packed, packed_gradients) = results
+    torch.testing.assert_close(packed, padded, rtol=1e-10, atol=1e-12)
+    assert padded_gradients.keys() == packed_gradients.keys()
+    for name, gradient in padded_gradients.items():
+        torch.testing.assert_close(packed_gradients[name], gradient, rtol=1e-8, atol=1e-10, msg=name)
+
+
+def test_in_the_last_layer_first_tokens_alone_are_computed(folders: dict[str, Path]) -> None:
+    encoder = load_text_encoder(str(folders["bert"]), pooling="cls", packing=True).train()
+    seen: list[int] = []
+    for layer in encoder.backbone.encoder.layer:
+        layer.intermediate.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    encoder(_tokens())
+    assert seen == [42, 7]
+    seen.clear()
+    encoder.eval()(_tokens())
+    assert seen == [12, 12], "only training packs"
+
+
+def test_attention_drops_out_packed_and_padded(tmp_path: Path) -> None:
+    path = build_tiny_bert(tmp_path / "bert") / "config.json"
+    only_attention = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.5}
+    path.write_text(json.dumps(json.loads(path.read_text()) | only_attention))
+    for packs in (False, True):
+        encoder = load_text_encoder(str(path.parent), pooling="cls", packing=packs).train()
+        assert (encoder(_tokens()) != encoder(_tokens())).any(1).all()
+
+
+@pytest.mark.parametrize("packs", [False, True])
+def test_attention_equals_pytorchs_own_under_the_same_mask(packs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sentences of 3, 3 and 5 tokens; the dropout mask is one of all ones, of the shape that was asked for."""
+    generator = torch.Generator().manual_seed(1)
+    query, key, value = (torch.randn(3, 2, 5, 4, generator=generator, dtype=torch.float64) for _ in range(3))
+    mask_BT = torch.arange(5) < torch.tensor([3, 3, 5])[:, None]
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask_BT[:, None, None], scale=0.3
+    ).transpose(1, 2)
+    shapes = []
+
+    def ones(shape, p):
+        shapes.append((tuple(shape), p))
+        return torch.ones(tuple(shape))
+
+    monkeypatch.setattr(packing, "kept", ones)
+    monkeypatch.setattr("mcse.nn.dropout.kept", ones)
+    if packs:
+        rows = (x.transpose(1, 2)[mask_BT].transpose(0, 1)[None] for x in (query, key, value))
+        with attention_over(pack(TokenBatch(torch.ones(3, 5), mask_BT.long()))):
+            found, _ = attend(torch.nn.Module(), *rows, None, dropout=0.2, scaling=0.3)
+        torch.testing.assert_close(found[0], expected[mask_BT])
+        assert shapes == [((2 * (9 + 9 + 25),), 0.2)]
+    else:
+        found, _ = attend(torch.nn.Module(), query, key, value, mask_BT[:, None, None], dropout=0.2, scaling=0.3)
+        torch.testing.assert_close(found[mask_BT], expected[mask_BT])
+        assert shapes == [((3, 2, 5, 5), 0.2)]
+
+
+def test_a_model_with_relative_positions_is_refused(tmp_path: Path) -> None:
+    config = MPNetConfig(
+        vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    torch.manual_seed(0)
+    model = MPNetModel(config)
+    # As drawn the positions hardly matter.
+    torch.nn.init.normal_(model.encoder.relative_attention_bias.weight, std=2.0)
+    model.save_pretrained(tmp_path)
+    assert isinstance(load_text_encoder(str(tmp_path), pooling="cls"), TextEncoder)
+    with pytest.raises(ValueError, match=r"encoder\.packing: .* gives packed sentences other rows"):
+        load_text_encoder(str(tmp_path), pooling="cls", packing=True)
+
+
+def test_settings_that_do_not_go_with_packing_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"encoder\.length_chunks: would do nothing"):
+        EncoderConfig(name_or_path="x", packing=True, length_chunks=2)
+    for other in ({"attention": "eager"}, {"gradient_checkpointing": True}):
+        with pytest.raises(ValueError, match=r"encoder\.packing: needs"):
+            EncoderConfig(name_or_path="x", packing=True, **other)
