@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, TrainerCallback
 
-from mcse.processor import ensure_bfloat16
+from mcse.processor import ensure_bfloat16, return_freed_memory
 from mcse.recipes import RECIPES
 from mcse.recipes.launch import load_config
 from mcse.training import start_runtime
@@ -365,6 +365,8 @@ def compare_memory(options: argparse.Namespace) -> None:
 
 def memory_of(options: argparse.Namespace) -> None:
     """Peak of memory of one step of ``memory_of`` rows, above weights and optimizer, in MiB, as JSON."""
+    # As cached steps do; also for the batch that needs no cache, so that both count what is in use.
+    return_freed_memory()
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         read_data(options, scratch)

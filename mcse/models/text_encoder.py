@@ -38,6 +38,7 @@ class EncoderConfig:
     many parts of similar length for the forward pass, so that less padding is computed; loss and negatives stay those
     of the whole batch. Worth it on GPUs at large batches. ``packing`` trains on sentences one after the other in a
     single row, without any padding, with the same loss: for CPUs, and for models that take ``position_ids``.
+    ``compile`` compiles the model for any width at once, one graph for training and one for evaluation.
     """
 
     name_or_path: str
@@ -46,14 +47,18 @@ class EncoderConfig:
     gradient_checkpointing: bool = False
     length_chunks: int = 1
     packing: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.length_chunks < 1:
             raise ValueError(f"encoder.length_chunks: must be 1 or more, got {self.length_chunks}")
         if self.packing and self.length_chunks > 1:
             raise ValueError("encoder.length_chunks: would do nothing, since encoder.packing leaves no padding to save")
-        if self.packing and (self.gradient_checkpointing or self.attention != "sdpa"):
-            raise ValueError("encoder.packing: needs encoder.attention sdpa and no encoder.gradient_checkpointing")
+        if self.packing and (self.gradient_checkpointing or self.compile or self.attention != "sdpa"):
+            raise ValueError(
+                "encoder.packing: needs encoder.attention sdpa, and neither encoder.gradient_checkpointing nor "
+                "encoder.compile"
+            )
 
 
 class TextEncoder(nn.Module):

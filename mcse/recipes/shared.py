@@ -74,6 +74,9 @@ def build_text_side(config: EncoderConfig, *, mlm: bool) -> TextSide:
         length_chunks=config.length_chunks,
         packing=config.packing,
     )
+    if config.compile:
+        # In place, so that names in checkpoints stay. Widths vary from batch to batch: one graph must do for all.
+        encoder.backbone.compile(dynamic=True)
     head = TanhHead(encoder.width, encoder.width, init_std=encoder.init_std)
     model = SentenceModel(encoder, head=head, mlm_head=load_mlm_head(config.name_or_path) if mlm else None)
     return TextSide(model, load_tokenizer(config.name_or_path))

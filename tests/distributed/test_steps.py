@@ -111,7 +111,17 @@ TAGGER_TERMS = {
     "maf text alone": {"tagging"},
 }
 TERMS |= {case: {"image_to_text", "text_to_image"} for case in STEPS if case.startswith("vse")}
-LONG = {"train.max_steps": 10, "train.eval_steps": 5, "train.log_steps": 2, "train.batch_size": 4}
+# Cases whose terms compare a row with nothing of another process.
+ALONE = {"elmo", "elmo, carried and sampled", "cove", "maf text alone", "grounded words by images"} | {
+    case for case in STEPS if case.startswith("grounded words")
+}
+LONG = {
+    "train.max_steps": 10,
+    "train.eval_steps": 5,
+    "train.log_steps": 2,
+    "train.batch_size": 4,
+    "train.save_total_limit": 1,
+}
 
 
 def update(still, case):
@@ -372,7 +382,8 @@ def mutated(still, mutant):
 def test_the_classic_mistakes_do_not_pass(mutant, one, still):
     """Of every case that contrasts: each mistake shows in the gradients that the tests above compare."""
     half = run_processes(mutated, 2, still, mutant)[0]
-    for case, whole in one.items():
+    for case in sorted(one.keys() - ALONE):
+        whole = one[case]
         apart = max(
             np.abs(half[case]["gradients"][name] - gradient).max() for name, gradient in whole["gradients"].items()
         )

@@ -70,6 +70,34 @@ def test_encoding_in_chunks_changes_neither_loss_nor_gradient(recipe, keys, step
             torch.testing.assert_close(cut[name], gradient, rtol=0, atol=1e-10)
 
 
+def test_a_compiled_model_takes_the_same_steps_with_few_graphs(still, monkeypatch):
+    """Batches of many widths; the tracer and autograd are real, and code is not generated, which takes minutes."""
+    plain = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *given, **keys: plain(*given, **keys, backend="aot_eager"))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    eager, compiled = (build(still, "simcse", {"encoder.compile": value}) for value in (False, True))
+    compiled.model.load_state_dict(eager.model.state_dict())
+    widths = set()
+    for step in range(8):
+        batch = eager.stream.batch(step)
+        narrower = replace(
+            batch.query,
+            input_ids_BT=batch.query.input_ids_BT[:, : 4 + step],
+            attention_mask_BT=batch.query.attention_mask_BT[:, : 4 + step],
+        )
+        widths.add(narrower.input_ids_BT.shape[1])
+        (expected, loss), (found, value) = (
+            gradients(built, [replace(batch, query=narrower)]) for built in (eager, compiled)
+        )
+        assert value == pytest.approx(loss, rel=1e-5)
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+    assert len(widths) >= 6
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
 @pytest.mark.parametrize(
     ("recipe", "keys"), [("simcse", {}), ("simcse", {"loss.mlm_weight": 0.1}), ("mcse", {"loss.mlm_weight": 0.1})]
 )

@@ -134,6 +134,6 @@ def test_a_model_with_relative_positions_is_refused(tmp_path: Path) -> None:
 def test_settings_that_do_not_go_with_packing_are_refused() -> None:
     with pytest.raises(ValueError, match=r"encoder\.length_chunks: would do nothing"):
         EncoderConfig(name_or_path="x", packing=True, length_chunks=2)
-    for other in ({"attention": "eager"}, {"gradient_checkpointing": True}):
+    for other in ({"attention": "eager"}, {"gradient_checkpointing": True}, {"compile": True}):
         with pytest.raises(ValueError, match=r"encoder\.packing: needs"):
             EncoderConfig(name_or_path="x", packing=True, **other)
