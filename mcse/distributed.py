@@ -1,4 +1,4 @@
-"""Facts about the processes, and the few collectives: the only user of ``torch.distributed``.
+"""Facts about the processes, collectives, and weights cut over processes: the only user of ``torch.distributed``.
 
 B rows of this process, N rows of all processes, D width.
 """
@@ -8,14 +8,16 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 Value = TypeVar("Value")
 
@@ -195,6 +197,77 @@ def fail_together(attempt: Callable[[], Value]) -> Value:
     if failures := [text for text in all_gather_object(failure) if text is not None]:
         raise ValueError(failures[0])
     return cast(Value, value)
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """All of a tensor of which each process holds a part (under FSDP); another tensor itself. All must ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_state(state: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A nested state with whole tensors on the CPU, on the main process; all must ask, and the others get leftovers."""
+    whole: dict[Any, Any] = {}
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            whole[name] = whole_state(value)
+        elif isinstance(value, DTensor):
+            tensor = whole_tensor(value.detach())
+            whole[name] = tensor.cpu() if is_main() else None
+        else:
+            whole[name] = value
+    return whole
+
+
+def cut_like(whole: Tensor, model: Tensor) -> Tensor:
+    """This process's part of ``whole``, cut as ``model`` is; ``whole`` itself where that is not cut."""
+    if not isinstance(model, DTensor):
+        return whole
+    cut: Tensor = distribute_tensor(whole.to(model.device), model.device_mesh, model.placements, src_data_rank=None)
+    return cut
+
+
+@contextlib.contextmanager
+def whole_for_forward(model: nn.Module, *, cuts_again: bool) -> Iterator[None]:
+    """Inside, each process holds all weights of a model cut by FSDP, and runs parts of it without waiting for others.
+
+    Args:
+        model: The whole model, after a training step; one that is not cut is left alone.
+        cuts_again: Whether a layer's weights are cut again after each forward pass in training.
+    """
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+            # The root's weights are wanted again at once, when the backward pass begins.
+            part.set_reshard_after_forward(cuts_again and part is not model, recurse=False)
+
+
+@contextlib.contextmanager
+def whole_for_saving(model: nn.Module) -> Iterator[None]:
+    """Inside, the parameters of a model cut by FSDP are whole, on the main process; not for forward passes."""
+    cut = [
+        (module, name, parameter)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
+        if isinstance(parameter, DTensor)
+    ]
+    whole: dict[int, nn.Parameter] = {}
+    for _, _, parameter in cut:
+        if id(parameter) not in whole:  # tied weights stay tied
+            tensor = whole_tensor(parameter.detach())
+            whole[id(parameter)] = nn.Parameter(tensor.cpu() if is_main() else torch.empty(0))
+    for module, name, parameter in cut:
+        module._parameters[name] = whole[id(parameter)]
+    try:
+        yield
+    finally:
+        for module, name, parameter in cut:
+            module._parameters[name] = parameter
 
 
 def _is_running() -> bool:

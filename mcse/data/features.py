@@ -446,13 +446,24 @@ def _check_finite(path: Path, stored: _Stored, names: tuple[str, ...] | None) ->
     step = max(1, _SCAN_BYTES // (stored.shape[1] * 4))
     for start in range(0, len(stored), step):
         with np.errstate(over="ignore"):  # float64 beyond float32's range becomes infinity, which is what we look for
-            block = np.asarray(stored[start : start + step], dtype=np.float32)
+            block = np.asarray(_block(stored, start, min(start + step, len(stored))), dtype=np.float32)
         bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
         if len(bad):
             row = start + int(bad[0])
             name = "" if names is None else f" ({names[row]})"
             what = "NaN" if np.isnan(block[bad[0]]).any() else "infinity"
             raise ValueError(f"{path}: {what} in the features of row {row}{name}; extract them again")
+
+
+def _block(stored: _Stored, start: int, end: int) -> NDArray[np.floating[Any]]:
+    """Rows of a matrix. What is read through the store's own map counts as this process's memory for as long as it."""
+    if isinstance(stored, np.memmap) and stored.flags.c_contiguous and stored.filename is not None:
+        offset = stored.offset + start * stored.strides[0]
+        shape = (end - start, stored.shape[1])
+        mapped: NDArray[Any] = np.memmap(stored.filename, mode="r", dtype=stored.dtype, shape=shape, offset=offset)
+        return mapped
+    rows: NDArray[np.floating[Any]] = stored[start:end]
+    return rows
 
 
 def _lock(folder: Path) -> int:

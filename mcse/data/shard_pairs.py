@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import datasets
 import numpy as np
@@ -91,6 +91,7 @@ class ShardFeatures:
             )
         absent = shards.without("row")
         gaps = np.flatnonzero(absent != np.arange(len(absent)))
+        self._known: tuple[bytes, np.dtype[np.floating[Any]]] | None = None
         self.width = len(self._row(int(gaps[0]) if len(gaps) else len(absent), width=None))
 
     def rows(self, index: NDArray[np.int64]) -> FloatArray:
@@ -110,6 +111,11 @@ class ShardFeatures:
 
     def _row(self, sample: int, *, width: int | None) -> FloatArray:
         data = self.shards.read(sample, self.part)
+        # Nearly all rows have the header of the one before; NumPy takes fifty times longer to read it anew.
+        if (known := self._known) is not None and data.startswith(known[0]):
+            head, dtype = known
+            if len(data) == len(head) + self.width * dtype.itemsize:
+                return self._finite(np.frombuffer(data, dtype, offset=len(head)).astype(np.float32), sample)
         try:
             stored = np.load(io.BytesIO(data), allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
@@ -119,6 +125,10 @@ class ShardFeatures:
         if not row.size or row.size != max(stored.shape, default=0) or width not in (None, row.size):
             found = f"{stored.dtype} of shape {stored.shape}"
             raise BadImageError(f"{self.shards.member(sample, self.part)}: expected a row of {wanted}, found {found}")
+        self._known = data[: len(data) - stored.nbytes], stored.dtype  # one assignment, since threads read it
+        return self._finite(row, sample)
+
+    def _finite(self, row: FloatArray, sample: int) -> FloatArray:
         if not np.isfinite(row).all():
             raise BadImageError(f"{self.shards.member(sample, self.part)}: NaN or infinity in the row")
         return row
@@ -305,5 +315,7 @@ def _union(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
 
 def _read_all(read: Callable[[int], FloatArray], index: NDArray[np.int64]) -> FloatArray:
     unique, inverse = np.unique(index, return_inverse=True)
+    parts = np.array_split(unique, _THREADS)
     with ThreadPoolExecutor(_THREADS) as pool:
-        return np.stack(list(pool.map(read, unique.tolist())))[inverse]
+        read_parts = pool.map(lambda part: [read(sample) for sample in part.tolist()], parts)
+        return np.stack([row for rows in read_parts for row in rows])[inverse]

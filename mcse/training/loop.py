@@ -139,8 +139,7 @@ class Loop:
         if config.cached_chunk_size is not None and runtime.device.type == "cpu":
             return_freed_memory()
         self.schedule = build_schedule(run.optimizer, optim, total_steps=self.total_steps)
-        self.model = accelerator.prepare_model(run.model)
-        self.optimizer = accelerator.prepare_optimizer(run.optimizer)
+        self.model, self.optimizer = runtime.prepare(run.model, run.optimizer)
         self.progress = Progress()
         self.prefetcher: Prefetcher[Any] = Prefetcher(
             run.stream, end=self.total_steps * config.accumulation_steps, carried=run.carried
@@ -324,8 +323,9 @@ class Loop:
 
     def _scores(self) -> dict[str, Score]:
         scores: dict[str, Score] = {}
-        for evaluator in self.run.evaluators:
-            scores |= evaluator()
+        with self.runtime.whole_for_forward(self.run.model):
+            for evaluator in self.run.evaluators:
+                scores |= evaluator()
         return scores
 
     def _save(self, *, with_last: bool) -> None:
@@ -334,16 +334,16 @@ class Loop:
             self._export("last", {})
 
     def _export(self, name: str, scores: Mapping[str, float]) -> None:
-        if distributed.is_main():
-            replace_folder(self.folder / name, lambda folder: self.run.export(folder, scores))
+        with distributed.whole_for_saving(self.run.model):
+            if distributed.is_main():
+                replace_folder(self.folder / name, lambda folder: self.run.export(folder, scores))
         distributed.barrier()
 
     def _finish(self) -> None:
         self._save(with_last=True)
-        if distributed.is_main() and self.progress.best_step is None:
+        if self.progress.best_step is None:
             # Nothing selected: best is then the last.
-            replace_folder(self.folder / "best", lambda folder: self.run.export(folder, {}))
-        distributed.barrier()
+            self._export("best", {})
 
 
 def total_loss(terms: LossTerms, *, device: torch.device) -> Tensor:

@@ -10,6 +10,8 @@ from torch import nn
 from torch.optim import SGD, Adagrad, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from mcse import distributed
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
@@ -89,4 +91,4 @@ def build_schedule(optimizer: Optimizer, config: OptimConfig, *, total_steps: in
 
 def clip_gradients(model: nn.Module, max_norm: float) -> torch.Tensor:
     """Scales gradients to an L2 norm of at most ``max_norm``; returns the norm before, as a tensor (no host sync)."""
-    return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    return distributed.whole_tensor(torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm))

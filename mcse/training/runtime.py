@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from torch import nn
+from torch.optim import Optimizer
 
 from mcse import distributed
 from mcse.processor import ensure_bfloat16
@@ -45,6 +49,23 @@ class Runtime:
         """Number of processes."""
         return distributed.world_size()
 
+    @property
+    def cuts_weights(self) -> bool:
+        """Whether each process holds a part of the weights (FSDP)."""
+        return bool(self.accelerator.is_fsdp2)
+
+    def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Any]:
+        """The model and optimizer for these processes; under FSDP the given ones are changed in place."""
+        if self.cuts_weights:
+            prepared: tuple[nn.Module, Any] = self.accelerator.prepare(model, optimizer)
+            return prepared
+        return self.accelerator.prepare_model(model), self.accelerator.prepare_optimizer(optimizer)
+
+    def whole_for_forward(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Inside, parts of the model may be called alone; all processes must enter."""
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        return distributed.whole_for_forward(model, cuts_again=plugin is not None and plugin.reshard_after_forward)
+
 
 def start_runtime(
     *,
@@ -72,6 +93,7 @@ def start_runtime(
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes))],
     )
     distributed.check_world()
+    _check_sharding(accelerator)
     started = {str(tracker) for tracker in accelerator.log_with}
     if lacking := sorted(set(trackers) - started):
         raise ValueError(f"train.trackers: {lacking[0]} is not installed (pip install 'mcse[{lacking[0]}]')")
@@ -81,6 +103,23 @@ def start_runtime(
         ensure_bfloat16()
     seed_everything(seed)
     return Runtime(accelerator=accelerator, precision=precision, seed=seed, show_progress=show_progress)
+
+
+def _check_sharding(accelerator: Accelerator) -> None:
+    """Refuses FSDP that Accelerate would leave out without a word, or of the older kind.
+
+    Accelerate 1.15 looks at its FSDP settings only where processes have accelerators of their own; several processes on
+    CPUs get DDP.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return
+    if accelerator.distributed_type != DistributedType.FSDP:
+        raise ValueError(
+            f"FSDP: Accelerate leaves it out here ({accelerator.distributed_type.value} on {accelerator.device}), and "
+            "each process would hold all weights; it needs GPUs. Launch with another file of configs/accelerate"
+        )
+    if not accelerator.is_fsdp2:
+        raise ValueError("FSDP: fsdp_version 1 is not supported; set fsdp_version: 2 in the file that accelerate reads")
 
 
 def seed_everything(seed: int) -> None:

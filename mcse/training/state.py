@@ -106,12 +106,14 @@ def save_state(folder: Path, resumable: Resumable, progress: Progress, *, keep: 
     """
     rng = distributed.all_gather_object(_rng_state())
     parts = {name: distributed.all_gather_object(part.state_dict()) for name, part in resumable.stateful.items()}
+    model_state = distributed.whole_state(resumable.model.state_dict())
+    optimizer_state = distributed.whole_state(resumable.optimizer.state_dict())
     if not distributed.is_main():
         return
 
     def write(partial: Path) -> None:
-        save_file(_unique(resumable.model.state_dict()), partial / "model.safetensors")
-        tensors, plain = _split(resumable.optimizer.state_dict())
+        save_file(_unique(model_state), partial / "model.safetensors")
+        tensors, plain = _split(optimizer_state)
         save_file(tensors, partial / "optimizer.safetensors")
         save_file(
             {f"{rank}.{name}": t for rank, (t_by_name, _) in enumerate(rng) for name, t in t_by_name.items()},
@@ -240,8 +242,8 @@ def _read_state(path: Path) -> _Content:
 
 def _put_back(content: _Content, resumable: Resumable) -> Progress:
     facts, rank = content.facts, distributed.rank()
-    resumable.model.load_state_dict(_restore_tied(content.model, resumable.model))
-    resumable.optimizer.load_state_dict(_join(content.optimizer, facts["optimizer"]))
+    _load_model(resumable.model, content.model)
+    _load_optimizer(resumable.optimizer, _join(content.optimizer, facts["optimizer"]))
     resumable.schedule.last_epoch = facts["schedule"]["last_epoch"]
     _apply_schedule(resumable)
     if resumable.scaler is not None and facts["scaler"] is not None:
@@ -323,6 +325,23 @@ def _restore_tied(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Ten
         if name not in tensors and known in tensors:
             tensors[name] = tensors[known]
     return tensors
+
+
+def _load_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Whole tensors into a model, each process taking the part that it holds."""
+    held = model.state_dict()
+    whole = _restore_tied(tensors, model)
+    model.load_state_dict({name: distributed.cut_like(tensor, held[name]) for name, tensor in whole.items()})
+
+
+def _load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Whole tensors into an optimizer, each process taking the part of the parameters that it holds."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, entry in state["state"].items():
+        for name, value in entry.items():
+            if isinstance(value, Tensor) and value.shape == parameters[index].shape:
+                entry[name] = distributed.cut_like(value, parameters[index])
+    optimizer.load_state_dict(state)
 
 
 def _split(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
