@@ -26,7 +26,7 @@ from mcse.models.joint_model import CaptionEncoderConfig, JointConfig, JointRows
 from mcse.recipes import shared
 from mcse.recipes.image_side import ImageConfig, build_grounded_optimizer, check_images, open_images
 from mcse.recipes.joint_side import JointExporter, build_captions, dev_evaluator
-from mcse.training import OptimConfig, Run, Runtime, TrainConfig
+from mcse.training import Run, Runtime, SteppedOptimConfig, TrainConfig
 from mcse.types import LossTerm, LossTerms, PairBatch
 
 
@@ -63,7 +63,7 @@ class Config:
     output_dir: Path
     encoder: CaptionEncoderConfig
     data: JointDataConfig
-    optim: OptimConfig
+    optim: SteppedOptimConfig
     train: TrainConfig
     seed: int = 42
     joint: JointConfig = field(default_factory=JointConfig)

@@ -2,7 +2,7 @@
 
 from mcse.training.fit import check_folder, claim_folder, fit
 from mcse.training.loop import Loop, NotFiniteError, TrainConfig, check_run, count_steps, total_loss
-from mcse.training.optim import OptimConfig, build_optimizer, build_schedule
+from mcse.training.optim import OptimConfig, SteppedOptimConfig, build_optimizer, build_schedule
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime, start_runtime
 
@@ -12,6 +12,7 @@ __all__ = [
     "OptimConfig",
     "Run",
     "Runtime",
+    "SteppedOptimConfig",
     "TrainConfig",
     "build_optimizer",
     "build_schedule",

@@ -11,7 +11,8 @@ import pytest
 
 from mcse import SentenceEncoder
 from mcse.data.features import ExtractionPlan, FeatureWriter
-from mcse.evaluation.retrieval import SUITE, encode_captions, load_captioned_images, score_retrieval
+from mcse.evaluation.in_training import RetrievalEvaluator
+from mcse.evaluation.retrieval import SUITE, encode_captions, load_captioned_images, pair_ranks, score_retrieval
 from mcse.evaluation.suite import Subject, SuiteOptions
 from mcse.evaluation.uncertainty import point_score, replicate
 from mcse.metrics import retrieval as metrics
@@ -416,3 +417,76 @@ def test_processes_share_the_distinct_captions():
 def test_scores_are_json(options):
     found = SUITE.prepare(options).run(Subject.of(ImageWords()))
     assert json.loads(json.dumps(found.scores)) == found.scores
+
+
+# --- folds, and held-out images in training
+
+
+def test_folds_are_searched_by_themselves(options):
+    encoder = ImageWords(noise=0.9)
+    texts = [f"{number} of {image}" for image in range(20) for number in range(2 + image % 2)]
+    image_of = np.array([int(text.split()[-1]) for text in texts])
+    caption, picture = encoder.encode(texts), unit([direction(image) for image in range(20)])
+    found = pair_ranks(caption, picture, image_C=image_of, folds=4)
+    to_text, to_image = [], []
+    for first in range(0, 20, 5):
+        images = np.arange(first, first + 5)
+        own = np.flatnonzero(np.isin(image_of, images))
+        to_text += loop_ranks(picture[images], caption[own], images, image_of[own])
+        to_image += loop_ranks(caption[own], picture[images], image_of[own], images)
+    assert found["image_to_text"].rank_Q.tolist() == list(to_text)
+    assert found["text_to_image"].rank_Q.tolist() == list(to_image)
+    whole = pair_ranks(caption, picture, image_C=image_of)
+    assert (found["text_to_image"].rank_Q <= whole["text_to_image"].rank_Q).all()
+    assert (found["text_to_image"].rank_Q < whole["text_to_image"].rank_Q).any()
+
+    plain, folded = (SUITE.prepare(dataclasses.replace(options, folds=folds)) for folds in (1, 4))
+    assert plain.digest != folded.digest
+    scores = folded.run(Subject.of(encoder))
+    assert "4 folds" in scores.protocols["retrieval"]
+    recall = scores.scores["retrieval"]["text_to_image"]["recall@1"]
+    assert recall == pytest.approx(100 * np.mean([rank <= 1 for rank in to_image]))
+    with pytest.raises(ValueError, match="--folds: 21 parts of 20 images"):
+        SUITE.prepare(dataclasses.replace(options, folds=21))
+
+
+def test_held_out_images_are_scored_as_the_suite_scores_them(options):
+    encoder = ImageWords(noise=0.9)
+    suite = SUITE.prepare(options).run(Subject.of(encoder)).scores["retrieval"]
+    texts = [f"{number} of {image}" for image in range(20) for number in range(2 + image % 2)]
+    image_of = np.array([int(text.split()[-1]) for text in texts])
+    pictures = unit([direction(image) for image in range(20)])
+    found = RetrievalEvaluator(encoder, texts, image_C=image_of, features=lambda: pictures)()
+    assert set(found) == set(RetrievalEvaluator.NAMES)
+    assert found["retrieval.rsum"].value == pytest.approx(suite["rsum"]["score"])
+    for task in ("image_to_text", "text_to_image"):
+        for metric in ("recall@1", "recall@5", "recall@10", "median_rank"):
+            score = found[f"retrieval.{task}.{metric}"]
+            assert score.value == suite[task][metric]
+            assert score.higher_is_better == (metric != "median_rank")
+
+
+def test_rows_that_are_not_finite_give_no_scores_in_training(caplog):
+    texts = ["0 of 0", "0 of 1"]
+    evaluator = RetrievalEvaluator(
+        Broken(), texts, image_C=np.array([0, 1]), features=lambda: unit([direction(0), direction(1)])
+    )
+    assert evaluator() == {}
+    assert "retrieval: no scores" in caplog.text
+
+
+class Broken(ImageWords):
+    """Loses its head."""
+
+    def encode(self, sentences, *, batch_size=64, normalize=True):
+        return np.full((len(sentences), F), np.nan, dtype=np.float32)
+
+
+@pytest.mark.parametrize(("ranks", "median"), [([1], 1), ([1, 2], 1), ([3, 1, 2], 2), ([9, 1, 2, 3], 2), ([5, 5], 5)])
+def test_the_median_is_the_smallest_rank_that_half_of_the_queries_reach(ranks, median):
+    found = metrics.median_rank(np.array(ranks))
+    assert found == median
+    by_definition = next(k for k in range(1, 10) if recall_at(np.array(ranks), k) >= 50)
+    assert found == by_definition
+    with pytest.raises(UndefinedScoreError, match="at least one query"):
+        metrics.median_rank(np.array([], dtype=np.int64))
