@@ -193,8 +193,13 @@ def _refusal(request: Request, *, any_host: bool) -> str:
 
 def _state(parameters: Mapping[str, str]) -> PageState:
     """What the address asks, without its numbers."""
-    given = {key: parameters.get(key, "").strip() for key in ("text", "image", "upload", "minus", "plus")}
-    return PageState(**given)
+    return PageState(
+        text=parameters.get("text", "").strip(),
+        image=parameters.get("image", "").strip(),
+        upload=parameters.get("upload", "").strip(),
+        minus=parameters.get("minus", "").strip(),
+        plus=parameters.get("plus", "").strip(),
+    )
 
 
 def _numbered(state: PageState, parameters: Mapping[str, str]) -> PageState:
