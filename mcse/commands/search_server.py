@@ -12,7 +12,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -131,9 +131,9 @@ class _Site:
 
     def show(self, request: Request) -> Response:
         """The page: an answer, or pictures to leaf through."""
-        state = PageState()
+        state = _state(request.query_params)
         try:
-            state = _state(request.query_params)
+            state = _numbered(state, request.query_params)
             with self._encoding:
                 return HTMLResponse(_answer(self._search, state, self._uploads))
         except ValueError as error:
@@ -192,20 +192,24 @@ def _refusal(request: Request, *, any_host: bool) -> str:
 
 
 def _state(parameters: Mapping[str, str]) -> PageState:
-    """What the address asks.
-
-    Raises:
-        ValueError: A number that is none.
-    """
+    """What the address asks, without its numbers."""
     return PageState(
         text=parameters.get("text", "").strip(),
         image=parameters.get("image", "").strip(),
         upload=parameters.get("upload", "").strip(),
         minus=parameters.get("minus", "").strip(),
         plus=parameters.get("plus", "").strip(),
-        top=_number(parameters.get("top", "12"), "pictures", least=1, most=max(TOPS)),
-        page=_number(parameters.get("page", "1"), "page", least=1, most=10**6),
     )
+
+
+def _numbered(state: PageState, parameters: Mapping[str, str]) -> PageState:
+    """With its numbers.
+
+    Raises:
+        ValueError: One of them is none.
+    """
+    top = _number(parameters.get("top", str(state.top)), "pictures", least=1, most=max(TOPS))
+    return replace(state, top=top, page=_number(parameters.get("page", "1"), "page", least=1, most=10**6))
 
 
 def _number(text: str, name: str, *, least: int = 0, most: int) -> int:

@@ -41,7 +41,7 @@ def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]], *, consol
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
     console = console or Console()
-    console.print(grid, width=console.width if console.is_terminal else _ENDLESS)
+    (console if console.is_terminal else Console(file=console.file, width=_ENDLESS)).print(grid)
 
 
 def _upright(table: ScoreTable) -> Table:

@@ -77,6 +77,9 @@ HOMES: dict[str, set[str]] = {
     "faiss": {"encoders"},
     "mteb": {"evaluation"},
     "sacrebleu": {"metrics"},
+    "fastapi": {"commands"},
+    "starlette": {"commands"},
+    "uvicorn": {"commands"},
     "wandb": set(),
     "tensorboard": set(),
 }
@@ -287,6 +290,7 @@ PLANTED = {
     "a model in encoders": ("mcse/encoders/x.py", "import transformers"),
     "a tower in data": ("mcse/data/x.py", "import timm.data"),
     "a data set in a recipe": ("mcse/recipes/x.py", "from datasets import load_dataset"),
+    "a web page in encoders": ("mcse/encoders/x.py", "import fastapi"),
     "a print": ("mcse/training/x.py", '"""Owns it."""\ndef f():\n    print(1)'),
     "a long function": ("mcse/nn/x.py", '"""Owns it."""\ndef f():\n' + "    a = 1\n" * 60),
     "a long recipe": ("mcse/recipes/x.py", '"""Owns it."""\n' + "A = 1\n" * 250),
