@@ -7,9 +7,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from mcse.commands import demo, extract_features, ground_words, neighbors, prepare, runs, sweep
+from mcse.commands import demo, extract_features, ground_report, ground_words, neighbors, prepare, runs, sweep
 
-COMMANDS = (demo, prepare, extract_features, sweep, runs, ground_words, neighbors)
+COMMANDS = (demo, prepare, extract_features, sweep, runs, ground_words, ground_report, neighbors)
 """Each has ``add_parser(subparsers)``, which sets ``run(args) -> int`` as the parser's default."""
 
 
