@@ -1,6 +1,6 @@
 """Trains grounded word vectors on true and on shuffled pictures, several seeds, and writes the five-row reports.
 
-    python benchmarks/grounded_words.py --data ../shared/data --output runs/grounded_words --seeds 3
+    python benchmarks/grounded_words.py --data ../shared/data --output runs/grounded_words --seeds 0 1 2
 
 ``scenes`` needs no data: words there name what is seen, so that pictures must help. ``flickr8k`` is real: GloVe vectors
 and Flickr8k captions, judged by published word-similarity sets and STS. Finished runs are kept.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from mcse.commands import extract_features, ground_report
@@ -31,7 +32,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with wordvec/, flickr8k/, wordsim/ and senteval/")
     parser.add_argument("--output", type=Path, default=Path("runs/grounded_words"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    parser.add_argument("--no-report", action="store_true", help="train only, such as one seed at a time")
     parser.add_argument("--only", nargs="+", choices=(*SCENES, *FLICKR8K), default=(*SCENES, *FLICKR8K))
     args = parser.parse_args()
     world = make_world(args.output / "world") if set(args.only) & set(SCENES) else None
@@ -41,7 +43,8 @@ def main() -> None:
             parser.error(f"{name} needs --data")
         started = time.perf_counter()
         runs = train_all(args.output / name, (SCENES | FLICKR8K)[name], root=root, seeds=args.seeds)
-        report(args.output / name, runs, root=root, is_scenes=name in SCENES)
+        if not args.no_report:
+            report(args.output / name, runs, root=root, is_scenes=name in SCENES)
         print(f"{name}: {time.perf_counter() - started:.0f} s")
 
 
@@ -64,10 +67,10 @@ def make_world(folder: Path) -> Path:
     return folder
 
 
-def train_all(folder: Path, config: str, *, root: Path, seeds: int) -> dict[str, list[Path]]:
+def train_all(folder: Path, config: str, *, root: Path, seeds: Sequence[int]) -> dict[str, list[Path]]:
     """The run folders by control."""
     runs: dict[str, list[Path]] = {}
-    for seed in range(seeds):
+    for seed in seeds:
         for control, images in CONTROLS.items():
             output = folder / control / f"seed{seed}"
             runs.setdefault(control, []).append(output)
