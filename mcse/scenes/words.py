@@ -5,7 +5,7 @@ trace of the look, as text tells a little of what things look like. Gold is the 
 their RGB, of shapes their silhouette, of sizes their sign; words of different kinds have nothing in common. The third
 word of every concept is held out of the captions, so that its vector can gain only by a map learnt from other words.
 
-Source: the artificial world was thought out for this question; what topical and visual codes weigh is fixed below.
+The weights of topic and look were fixed before any model ran on these vectors, after the toy world of our notes.
 
 W words, D width of text vectors, L width of looks.
 """

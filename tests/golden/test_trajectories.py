@@ -43,7 +43,7 @@ CASES = {
             "optim.weight_decay": 0.01,
         },
     ),
-    "grounded words": ("grounded_words", {"model.dropout": 0.1, "loss.alpha": 0.5, "loss.negatives": 2}),
+    "grounded words": ("grounded_words", {"loss.alpha": 0.5, "loss.negatives": 2}),
     "grounded words by images": ("grounded_words", {"model.objective": "image_regression", "model.state_width": 9}),
     "mcse on shuffled images": ("mcse", {"data.captions_per_image": "all", "controls.images": "shuffled_images"}),
 }
