@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from mcse.commands import (
     demo,
     extract_features,
+    ground_report,
     ground_words,
     neighbors,
     prepare,
@@ -19,7 +20,7 @@ from mcse.commands import (
     tag,
 )
 
-COMMANDS = (demo, prepare, extract_features, search, sweep, runs, tag, ground_words, neighbors)
+COMMANDS = (demo, prepare, extract_features, search, sweep, runs, tag, ground_words, ground_report, neighbors)
 """Each has ``add_parser(subparsers)``, which sets ``run(args) -> int`` as the parser's default."""
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 RGB = tuple[int, int, int]
@@ -61,6 +63,15 @@ def draw_marks(marks: Sequence[Mark], *, image_size: int, rng: Random) -> Image.
         radius = mark.size * (1 + rng.uniform(-_SIZE_JITTER, _SIZE_JITTER)) * side / 2
         SHAPES[mark.shape](pen, x, y, radius, _waver(COLOURS[mark.colour], rng))
     return canvas.resize((image_size, image_size), Image.Resampling.BOX)
+
+
+def draw_silhouette(shape: str, *, side: int) -> NDArray[np.float64]:
+    """(side, side) share of each pixel that the shape covers when it fills the square, in [0, 1]."""
+    canvas = Image.new("RGB", (side * _OVERSAMPLING, side * _OVERSAMPLING), BACKGROUND)
+    middle = side * _OVERSAMPLING / 2
+    SHAPES[shape](ImageDraw.Draw(canvas), middle, middle, middle, COLOURS["white"])
+    level = np.asarray(canvas.resize((side, side), Image.Resampling.BOX), dtype=np.float64)[..., 0]
+    return (level - BACKGROUND[0]) / (COLOURS["white"][0] - BACKGROUND[0])
 
 
 def _waver(colour: RGB, rng: Random) -> RGB:

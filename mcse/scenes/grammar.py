@@ -88,7 +88,8 @@ FACTS: tuple[str, ...] = tuple(_UNSEEN_PATTERNS)
 """The unseen facts that a sentence may tell."""
 
 _RELATIONS: Mapping[Axis, tuple[str, str]] = {"horizontal": ("left_of", "right_of"), "vertical": ("above", "below")}
-_PLURALS: Mapping[str, str] = {"box": "boxes", "cross": "crosses", "plus": "pluses", "crux": "cruxes"}
+PLURALS: Mapping[str, str] = {"box": "boxes", "cross": "crosses", "plus": "pluses", "crux": "cruxes"}
+"""Plurals that are not the word and an s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ def _write_group(scene: GroupScene, dialect: Dialect, style: Style) -> str:
     noun = dialect.words[scene.shape]
     is_one = scene.count == "one"
     if not is_one:
-        noun = _PLURALS.get(noun, noun + "s")
+        noun = PLURALS.get(noun, noun + "s")
     return GROUP_PATTERNS[style.pattern].format(
         things=f"{dialect.words[scene.count]} {dialect.words[scene.colour]} {noun}",
         place=dialect.words[scene.place],

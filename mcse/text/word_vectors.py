@@ -315,7 +315,7 @@ def _read_safe(file: Path, filter_: _Filter) -> tuple[int, Iterator[_Row]]:
         with safe_open(file, framework="numpy") as stored:
             vectors = stored.get_slice("vectors")
             for start in range(0, len(words), _BLOCK_WORDS):
-                row_ND = vectors[start : start + _BLOCK_WORDS]
+                row_ND = vectors[start : min(start + _BLOCK_WORDS, len(words))]
                 for number, row_D in enumerate(row_ND, start=start):
                     word = filter_.wanted(words[number], number + 1)
                     if word is not None:

@@ -73,6 +73,8 @@ CASES = {
             "optim.decay_factor": 0.5,
         },
     ),
+    "grounded words": ("grounded_words", {"loss.alpha": 0.5, "loss.negatives": 2}),
+    "grounded words by images": ("grounded_words", {"model.objective": "image_regression", "model.state_width": 9}),
     "mcse on shuffled images": ("mcse", {"data.captions_per_image": "all", "controls.images": "shuffled_images"}),
 }
 DROPOUT = {"without dropout": 0.0, "with dropout": 0.1}

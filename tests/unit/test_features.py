@@ -396,3 +396,14 @@ def test_a_store_of_very_many_rows_costs_no_memory(tmp_path):
     assert (int(count), int(found_width), float(last)) == (rows, width, 7.0)
     assert 0 < float(opened_mib) < 200
     assert float(own_mib) < 100
+
+
+def test_moments_are_those_of_the_rows_asked_for(tmp_path):
+    rows = np.random.default_rng(0).normal(3, 2, size=(50, 4)).astype(np.float32)
+    rows[:, 2] = 7.0
+    np.save(tmp_path / "rows.npy", rows)
+    index = np.arange(10, 40)
+    mean_F, std_F = open_features(tmp_path / "rows.npy").moments(index)
+    np.testing.assert_allclose(mean_F, rows[10:40].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(std_F[[0, 1, 3]], rows[10:40].std(0)[[0, 1, 3]], rtol=1e-4)
+    assert std_F[2] == 1.0

@@ -1,0 +1,200 @@
+"""``mcse ground-report``: does grounding gain by pictures? Always five rows, because a linear map can gain without any.
+
+Text vectors; the same whitened; the same without their first components; grounded on shuffled pictures; on true ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mcse.commands.files import replacing
+from mcse.data.sts import StsTask, load_sts
+from mcse.data.wordsim import WordPairs, load_wordsim
+from mcse.encoders.word_vectors import WordVectorEncoder, load_space
+from mcse.evaluation.encoding import RowStore
+from mcse.evaluation.sts import score_sts
+from mcse.evaluation.wordsim import POLICY, WordsimScore, score_wordsim
+from mcse.metrics.correlation import UndefinedScoreError
+from mcse.models.grounded_checkpoint import VOCAB_FILE, find_grounded_words
+from mcse.text.vocab import SPECIALS, Vocab
+from mcse.text.word_spaces import all_but_the_top, whiten
+from mcse.text.word_vectors import WordVectors, load_word_vectors
+
+ROWS = ("text", "whitened text", "all-but-the-top", "shuffled images", "true images")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One number of a row: its values by seed, the pairs that it is over, and their share of those asked for, in %."""
+
+    values: tuple[float, ...]
+    pairs: int
+    coverage: float | None
+
+    @property
+    def text(self) -> str:
+        """Mean and, of several seeds, standard deviation."""
+        if not self.values:
+            return "–"
+        if len(self.values) == 1:
+            return f"{self.values[0]:.1f}"
+        return f"{statistics.fmean(self.values):.1f} ± {statistics.stdev(self.values):.1f}"
+
+
+Table = dict[str, dict[str, Cell]]
+"""Row → column → cell."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds ``ground-report`` to the command line."""
+    parser = subparsers.add_parser(
+        "ground-report", help="grounded word vectors against four controls, as Markdown and JSON", description=__doc__
+    )
+    add = parser.add_argument
+    add("--text", required=True, type=Path, help="the source file of text vectors")
+    add("--true", required=True, nargs="+", type=Path, metavar="RUN", help="runs on true pictures, one a seed")
+    add("--shuffled", required=True, nargs="+", type=Path, metavar="RUN", help="runs with controls.images shuffled_…")
+    add("--data", required=True, type=Path, help="folder or file of word-similarity sets")
+    add("--sts", type=Path, help="SentEval folder: STS by averaging vectors, too")
+    add("--components", type=int, help="that all-but-the-top removes (default: width / 100, at least 1)")
+    add("--output", required=True, type=Path, help="folder of report.md and report.json")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Judges, prints the tables and writes them; returns 0.
+
+    Raises:
+        ValueError: A run that is none of grounded_words, runs of different captions, or data that cannot be read.
+    """
+    seen = _seen_words([*args.true, *args.shuffled])
+    _check_controls(args)
+    text = load_word_vectors(args.text)
+    spaces: dict[str, list[Callable[[], WordVectors]]] = {
+        "text": [lambda: text],
+        "whitened text": [lambda: whiten(text)],
+        "all-but-the-top": [lambda: all_but_the_top(text, components=args.components)],
+        "shuffled images": [_loader(run) for run in args.shuffled],
+        "true images": [_loader(run) for run in args.true],
+    }
+    sets = load_wordsim(args.data).sets
+    tasks = load_sts(args.sts).tasks if args.sts is not None else ()
+    words: Table = {}
+    sentences: Table = {}
+    for row in ROWS:
+        judged = [_judge(load(), sets, tasks, seen=seen) for load in spaces[row]]
+        words[row] = _joined([found for found, _ in judged])
+        sentences[row] = _joined([found for _, found in judged])
+    markdown = _report(words, sentences, seen=seen, sets=sets)
+    content = {name: _plain(table) for name, table in (("wordsim", words), ("sts", sentences)) if any(table.values())}
+    _write(args.output / "report.md", markdown)
+    _write(args.output / "report.json", json.dumps({"policy": POLICY, **content}, indent=2) + "\n")
+    print(markdown)
+    return 0
+
+
+def _seen_words(runs: Sequence[Path]) -> frozenset[str]:
+    """The words of the captions that all runs read."""
+    found = {run: frozenset(Vocab.load(_folder(run) / VOCAB_FILE).words[len(SPECIALS) :]) for run in runs}
+    for run, words in found.items():
+        if words != found[runs[0]]:
+            raise ValueError(f"{runs[0]} and {run} saw different words, so seen and unseen are not the same for both")
+    return found[runs[0]]
+
+
+def _check_controls(args: argparse.Namespace) -> None:
+    """True runs saw true pictures and shuffled ones did not; a report with mixed-up rows would be believed."""
+    for run in (*args.true, *args.shuffled):
+        config = json.loads((_folder(run) / "mcse.json").read_text(encoding="utf-8"))["config"]
+        is_true = config["controls"]["images"] is True
+        if is_true != (run in args.true):
+            raise ValueError(f"{run} was trained with controls.images {config['controls']['images']}")
+
+
+def _folder(run: Path) -> Path:
+    folder = find_grounded_words(run)
+    if folder is None:
+        raise ValueError(f"{run} is no run and no checkpoint of grounded_words")
+    return folder
+
+
+def _loader(run: Path) -> Callable[[], WordVectors]:
+    return lambda: load_space(run)
+
+
+def _judge(
+    vectors: WordVectors, sets: Sequence[WordPairs], tasks: Sequence[StsTask], *, seen: frozenset[str]
+) -> tuple[dict[str, Cell], dict[str, Cell]]:
+    """Word similarity by set and part of it, and STS by task."""
+    encoder = WordVectorEncoder(vectors)
+    words: dict[str, Cell] = {}
+    for score in score_wordsim(RowStore(encoder), sets):
+        both_P = np.array(
+            [{left, right} <= seen for left, right in zip(score.pairs.word1, score.pairs.word2, strict=True)]
+        )
+        for part, among_P in (("all", None), ("seen", both_P), ("unseen", ~both_P)):
+            words[f"{score.pairs.name} {part}"] = _cell(score, among_P)
+    if not tasks:
+        return words, {}
+    result = score_sts(RowStore(encoder), tasks)
+    found = {task.name: Cell((task.spearman,), task.pairs, None) for task in result.tasks}
+    if result.average is not None:
+        found["average of seven"] = Cell((result.average,), sum(task.pairs for task in result.tasks), None)
+    return words, found
+
+
+def _cell(score: WordsimScore, among_P: np.ndarray[tuple[int], np.dtype[np.bool_]] | None) -> Cell:
+    try:
+        values: tuple[float, ...] = (score.spearman(among_P),)
+    except (ValueError, UndefinedScoreError):
+        values = ()
+    return Cell(values, score.count(among_P), score.coverage(among_P))
+
+
+def _joined(judged: Sequence[dict[str, Cell]]) -> dict[str, Cell]:
+    """Over seeds; they are judged on the same pairs, as they ground the same words."""
+    return {
+        column: Cell(tuple(value for cells in judged for value in cells[column].values), cell.pairs, cell.coverage)
+        for column, cell in judged[0].items()
+    }
+
+
+def _report(words: Table, sentences: Table, *, seen: frozenset[str], sets: Sequence[WordPairs]) -> str:
+    seeds = {row: len(next(iter(words[row].values())).values) for row in ROWS}
+    parts = [
+        "# Grounded word vectors: five rows",
+        f"{POLICY}. Seen: both words stand in the captions ({len(seen):,} different words do). Mean ± standard "
+        f"deviation over {seeds['true images']} seeds of true and {seeds['shuffled images']} of shuffled images.",
+        _markdown(words, header="vectors"),
+    ]
+    if any(sentences.values()):
+        parts += ["## STS by averaging vectors", _markdown(sentences, header="vectors")]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(table: Table, *, header: str) -> str:
+    columns = list(table["text"])
+    lines = [f"| {header} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for row, cells in table.items():
+        lines.append(f"| {row} | {' | '.join(cells[column].text for column in columns)} |")
+    sizes = [cells for cells in (table["text"][column] for column in columns)]
+    lines.append(f"| pairs | {' | '.join(f'{cell.pairs:,}' for cell in sizes)} |")
+    if any(cell.coverage is not None for cell in sizes):
+        lines.append(f"| coverage % | {' | '.join(f'{cell.coverage or 0:.1f}' for cell in sizes)} |")
+    return "\n".join(lines)
+
+
+def _plain(table: Table) -> dict[str, dict[str, object]]:
+    return {row: {column: asdict(cell) for column, cell in cells.items()} for row, cells in table.items()}
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")

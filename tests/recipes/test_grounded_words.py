@@ -1,0 +1,276 @@
+"""Grounded words as whole runs: configs build, resuming is bit for bit, the export grounds words no caption has."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from mcse.config import build_config, merge, read_overrides, read_yaml, to_dict
+from mcse.encoders.loading import load_encoder
+from mcse.encoders.word_vectors import WordVectorEncoder, load_space
+from mcse.recipes import RECIPES
+from mcse.recipes.launch import load_config
+from mcse.scenes import WorldConfig, build_world
+from mcse.scenes.words import CAPTIONS, look_similarity, visible_words, write_word_files
+from mcse.text.vocab import SPECIALS, Vocab
+from mcse.text.word_map import WordMap
+from mcse.text.word_vectors import load_word_vectors
+from mcse.training import start_runtime
+from mcse.training.loop import total_loss
+from mcse.types import MatchBatch
+from tests.fixtures.launch import arguments_of, assert_same_run, entries, run, tensors
+from tests.fixtures.tiny_run import build_tiny_run
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "grounded_words").glob("*.yaml"))
+PUBLISHED = [path for path in CONFIGS if path.stem.endswith("_coco")]
+REGRESSION = {"model.objective": "image_regression", "model.state_width": 9}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return build_tiny_run(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+# --- configs
+
+
+def _stand_in(folder: Path, tree: dict[str, dict[str, str]]) -> Path:
+    """Files of the names that a config gives: 60 pictures of 5 captions."""
+    draw = np.random.default_rng(0)
+    words = ["unknown", *(f"word{number}" for number in range(40))]
+    names = [f"{number}.jpg" for number in range(60)]
+
+    def at(key: str) -> Path:
+        path = folder / tree["data" if key in tree["data"] else "words"][key]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    rows = [f"{name},{' '.join(draw.choice(words, size=6))}" for name in names for _ in range(5)]
+    at("captions").write_text("image,caption\n" + "\n".join(rows) + "\n")
+    at("images").write_text("\n".join(names) + "\n")
+    features = at("features")
+    with h5py.File(features if features.suffix else features.with_suffix(".hdf5"), "w") as file:
+        file["features"] = draw.normal(size=(60, 12)).astype(np.float32)
+        file["image_names"] = names
+    lines = [f"{word} {' '.join(f'{x:.3f}' for x in draw.normal(size=8))}" for word in words]
+    vectors = at("vectors").with_name(at("vectors").name.removesuffix(".gz"))
+    vectors.write_text("\n".join(lines) + "\n")
+    if vectors.name != at("vectors").name:
+        vectors.rename(at("vectors"))  # a .gz name on plain text is read by its first bytes
+    if tree["words"].get("similarity"):
+        target = folder / tree["words"]["similarity"]
+        path = target if target.suffix else target / "EN-MEN-TR-3k.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pairs = [f"{a}\t{b}\t{draw.uniform():.3f}" for a, b in itertools.pairwise(words)]
+        path.write_text("\n".join(pairs) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_builds_and_takes_two_steps(path: Path, tmp_path: Path) -> None:
+    tree = read_yaml(path)
+    root = _stand_in(tmp_path / "data", tree)
+    features = tree["data"]["features"]
+    flags = ["--data.root", str(root), "--output_dir", str(tmp_path / "run"), "--data.decontaminate", "false"]
+    if not Path(features).suffix:
+        flags += ["--data.features", f"{features}.hdf5"]
+    config = build_config(RECIPES["grounded_words"].Config, merge(tree, read_overrides(flags)), source=str(path))
+    built = RECIPES["grounded_words"].build(config, start_runtime(precision="fp32", seed=config.seed))
+    before = built.model.map_DC.detach().clone()
+    built.model.train()
+    for step in (0, 1):
+        batch = built.stream.batch(step)
+        rows = batch.true if isinstance(batch, MatchBatch) else batch
+        assert len(rows.image_BF) == config.train.batch_size
+        terms = built.step(built.model, batch)
+        is_regression = config.model.objective == "image_regression"
+        assert set(terms) == ({"image"} if is_regression else {"forward", "backward", "match", "retention"})
+        loss = total_loss(terms, device=torch.device("cpu"))
+        assert torch.isfinite(loss)
+        built.optimizer.zero_grad()
+        loss.backward()
+        built.optimizer.step()
+    assert not torch.equal(before, built.model.map_DC)
+    assert built.optimizer.param_groups[0]["lr"] == config.optim.learning_rate
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_published_configs_leave_nothing_to_defaults_and_say_what_is_unsure(path: Path) -> None:
+    assert len(PUBLISHED) == 2
+    tree = read_yaml(path)
+    config = build_config(RECIPES["grounded_words"].Config, tree, source=str(path))
+
+    def keys(node: dict, prefix: str = "") -> set[str]:
+        return {
+            name
+            for key, value in node.items()
+            for name in (keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}"})
+        }
+
+    assert keys(to_dict(config)) - keys(tree) == {"controls.images", "controls.num_pairs"}
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    for part in ("# Table: ", "# Expected: ", "# Hardware: ", "# Data: ", "# Unsure: "):
+        assert any(line.startswith(part) for line in header), part
+    for key in ("alpha", "beta", "negatives", "map_start", "dropout", "share_image_layer", "tie_output", "ground"):
+        assert key in "\n".join(header), f"{key} is not stated in the article, and the header must say so"
+    assert (tree["model"]["width"], tree["words"]["max_words"]) == (1024, 10000)
+    assert (tree["optim"]["learning_rate"], tree["train"]["batch_size"], tree["train"]["epochs"]) == (1e-3, 256, 20)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"data.features": None}, "data.features: grounded_words needs"),
+        ({"data.sentences": "sentences.txt"}, "data.sentences: 'sentences.txt' would do nothing"),
+        ({"words.similarity": None}, "train.select_by: give words.similarity"),
+        ({"model.state_width": 9}, "model.state_width: 9 would do nothing"),
+        (REGRESSION | {"loss.beta": 0.5}, "loss.beta: 0.5 would do nothing"),
+        (REGRESSION | {"model.dropout": 0.1}, "model.dropout: 0.1 would do nothing"),
+        ({"loss.negatives": 0}, "loss.negatives: must be 1 or more"),
+        ({"loss.beta": 1.2}, "loss.beta: must lie in"),
+        ({"model.dropout": 1.0}, "model.dropout: must lie in"),
+        ({"words.min_count": 0}, "words.min_count: must be 1 or more"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(keys, message, tiny, tmp_path) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_config(None, arguments_of(tiny, "grounded_words", tmp_path / "run", keys))
+
+
+def test_words_without_a_vector(tiny, tmp_path) -> None:
+    """ "the" has none: it starts as "unknown", or is dropped; without "unknown" in the file that is an error."""
+
+    def build(**keys):
+        config = load_config(None, arguments_of(tiny, "grounded_words", tmp_path / "run", keys))
+        return RECIPES["grounded_words"].build(config, start_runtime(precision="fp32", seed=0))
+
+    source = load_word_vectors(tiny / "vectors.txt")
+    kept, dropped = build(), build(**{"words.without_vector": "drop"})
+    vocab = kept.export.words.vocab
+    row_D = kept.model.table.original_VD[vocab.index["the"]]
+    np.testing.assert_array_equal(row_D.numpy(), source.row_VD[source.index["unknown"]])
+    assert "the" not in dropped.export.words.vocab
+    lengths = [built.stream.batch(0).true.caption.attention_mask_BT.sum(1) for built in (kept, dropped)]
+    assert torch.equal(lengths[0] - 2, lengths[1])
+    assert kept.facts["words without a vector (unknown)"] == 1
+    lines = [line for line in (tiny / "vectors.txt").read_text().splitlines() if not line.startswith("unknown ")]
+    (tmp_path / "less.txt").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"words.without_vector: 1 words .* neither has 'unknown'"):
+        build(**{"words.vectors": str(tmp_path / "less.txt")})
+
+
+# --- runs
+
+
+@pytest.mark.parametrize("keys", [{"model.dropout": 0.2, "words.ground": "tuned"}, REGRESSION], ids=["tasks", "images"])
+def test_resuming_equals_going_on_bit_for_bit(keys, tiny, tmp_path) -> None:
+    long = keys | {"train.resume": "auto", "train.max_steps": 6, "train.eval_steps": 3, "optim.schedule": "constant"}
+    assert run(tiny, "grounded_words", tmp_path / "straight", long) == 0
+    assert run(tiny, "grounded_words", tmp_path / "cut", long | {"train.max_steps": 3}) == 0
+    assert run(tiny, "grounded_words", tmp_path / "cut", long) == 0
+    assert_same_run(tmp_path / "straight", tmp_path / "cut")
+
+
+def test_a_run_exports_every_word_of_the_source(tiny, tmp_path, caplog) -> None:
+    output = tmp_path / "run"
+    assert run(tiny, "grounded_words", output, {"words.ground": "tuned", "loss.alpha": 0.0}) == 0
+    source, grounded = load_word_vectors(tiny / "vectors.txt"), load_space(output)
+    assert grounded.words == source.words
+    word_map = WordMap.load(output / "best")
+    vocab = Vocab.load(output / "best" / "vocab.json")
+    assert word_map.tuned is not None
+    assert word_map.tuned.words == vocab.words[len(SPECIALS) :]
+    for word, seen in (("zebra", False), ("New York", False), ("dog", True)):
+        assert (word in vocab) == seen
+        wanted = source.row_VD[source.index[word]] @ word_map.map_DC
+        assert np.allclose(grounded.row_VD[grounded.index[word]], wanted, rtol=1e-5) != seen
+    with caplog.at_level(logging.ERROR):
+        encoder = load_encoder(str(output))
+    assert isinstance(encoder, WordVectorEncoder)
+    assert encoder.dimension == 10
+    info = json.loads((output / "best" / "mcse.json").read_text())
+    assert (info["recipe"], info["source"]) == ("grounded_words", "vectors.txt")
+    assert "wordsim.mean" in (output / "best" / "README.md").read_text()
+    scores = [entry["wordsim.mean"] for entry in entries(output) if "wordsim.mean" in entry]
+    assert len(scores) == 2
+    assert {file["role"] for file in json.loads((output / "run.json").read_text())["data"]} == {
+        "captions",
+        "features",
+        "word vectors",
+    }
+
+
+def test_a_checkpoint_may_hold_the_captions_words_alone(tiny, tmp_path) -> None:
+    assert run(tiny, "grounded_words", tmp_path / "run", {"words.export": "captions", "train.max_steps": 1}) == 0
+    words = load_space(tmp_path / "run").words
+    assert "dog" in words
+    assert "zebra" not in words
+    assert "the" not in words, "it has no text vector"
+
+
+def test_shuffled_pictures_are_other_pictures(tiny, tmp_path) -> None:
+    runs = {}
+    for control in (True, "shuffled_images"):
+        output = tmp_path / str(control)
+        keys = {"controls.images": control, "train.max_steps": 2}
+        assert run(tiny, "grounded_words", output, keys) == 0
+        runs[control] = tensors(output / "last")["word_map.safetensors:map"]
+    assert not torch.equal(runs[True], runs["shuffled_images"])
+
+
+# --- the picture world's words
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    sizes = {"num_train_images": 30, "num_dev_images": 8, "num_test_images": 8, "captions_per_image": 2}
+    folder = build_world(
+        tmp_path_factory.mktemp("world") / "world", config=WorldConfig(num_sentences=1, num_sts_pairs=1, **sizes)
+    )
+    write_word_files(folder)
+    return folder
+
+
+def test_held_out_words_are_in_no_caption_and_have_vectors(world) -> None:
+    spoken = set((world / CAPTIONS).read_text().replace(",", " ").split())
+    vectors = load_word_vectors(world / "word_vectors.txt")
+    words = visible_words()
+    held_out = {word.text for word in words if word.is_held_out}
+    assert len(held_out) == 14
+    assert len(words) == 42
+    assert not held_out & spoken
+    assert not {f"{word}s" for word in held_out} & spoken
+    assert {word.text for word in words} <= set(vectors.words)
+    assert len(spoken & {word.text for word in words}) > 20
+
+
+def test_gold_is_the_likeness_of_looks() -> None:
+    by_text = {word.text: word for word in visible_words()}
+    assert look_similarity(by_text["crimson"], by_text["scarlet"]) == pytest.approx(1)
+    assert look_similarity(by_text["red"], by_text["circle"]) == 0
+    assert look_similarity(by_text["small"], by_text["huge"]) == pytest.approx(-1)
+    ring = by_text["ring"]
+    assert look_similarity(ring, by_text["circle"]) > look_similarity(ring, by_text["bar"])
+    for left in by_text.values():
+        assert -1 - 1e-9 <= look_similarity(left, ring) <= 1 + 1e-9
+        assert look_similarity(left, ring) == look_similarity(ring, left)
+
+
+def test_words_follow_the_seed(world) -> None:
+    before = (world / "word_vectors.txt").read_bytes()
+    write_word_files(world, seed=1)
+    assert (world / "word_vectors.txt").read_bytes() != before
+    write_word_files(world)
+    assert (world / "word_vectors.txt").read_bytes() == before
