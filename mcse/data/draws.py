@@ -16,3 +16,5 @@ class Draw(IntEnum):
     SAMPLED_WORDS = 31
     SHUFFLED_TARGETS = 32
     SWAPS = 71
+    SUBSET = 33
+    HELD_OUT = 34

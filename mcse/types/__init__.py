@@ -1,7 +1,7 @@
 """Types that cross folder borders: batches, loss terms, protocols."""
 
 from mcse.types.batches import IGNORED_LABEL, MaskedTokens, PairBatch, SentenceBatch, TokenBatch, TweetBatch, to_device
-from mcse.types.language import Lane, LaneBatch, SampledWords, TranslationBatch
+from mcse.types.language import FeatureBatch, Lane, LaneBatch, SampledWords, TranslationBatch
 from mcse.types.losses import LossTerm, LossTerms
 from mcse.types.protocols import (
     Encoder,
@@ -29,6 +29,7 @@ __all__ = [
     "Encoder",
     "Entity",
     "Evaluator",
+    "FeatureBatch",
     "FloatArray",
     "ImageTextEncoder",
     "Lane",

@@ -20,7 +20,7 @@ from mcse.training import NotFiniteError, start_runtime, total_loss
 from mcse.training.journal import Journal
 from mcse.training.loop import Loop
 from mcse.training.optim import clip_gradients
-from mcse.types import PairBatch
+from mcse.types import FeatureBatch, PairBatch
 from tests.distributed.processes import run_processes
 from tests.fixtures.launch import (
     REPOSITORY,
@@ -50,6 +50,7 @@ STEPS = {
     "elmo": ("elmo", {}, 0),
     "elmo, carried and sampled": ("elmo", {"loss.samples": 20}, 2),
     "cove": ("cove", {}, 1),
+    "word features": ("word_features", {}, 1),
 }
 TERMS = {
     "simcse": {"text_text"},
@@ -63,6 +64,7 @@ TERMS = {
     "elmo": {"forward", "backward"},
     "elmo, carried and sampled": {"forward", "backward"},
     "cove": {"translation"},
+    "word features": {"task", "mix"},
 }
 LONG = {"train.max_steps": 10, "train.eval_steps": 5, "train.log_steps": 2, "train.batch_size": 4}
 
@@ -83,6 +85,8 @@ def update(still, case):
     batch = built.stream.batch(step)
     if isinstance(batch, PairBatch):
         batch = replace(batch, image_BF=batch.image_BF.double())
+    if isinstance(batch, FeatureBatch):
+        batch = replace(batch, static_BTE=batch.static_BTE.double(), layer_LBTD=batch.layer_LBTD.double())
     terms = built.step(model, batch)
     loss = total_loss(terms, device=runtime.device)
     loss.backward()
