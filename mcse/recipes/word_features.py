@@ -1,7 +1,8 @@
 """A tagger or a sentence classifier on frozen word features: static vectors, ELMo, CoVe, joined below or above.
 
 Source: Peters et al. 2018, sections 3.3 and 4 (mixtures, where they join); McCann et al. 2017, section 5 (features
-[GloVe; CoVe]). The task models are small ones of our own: one bidirectional LSTM, then a CRF, or pooling and a linear layer.
+[GloVe; CoVe]). The task models are small ones of our own: one bidirectional LSTM, then a CRF, or pooling and a linear
+layer.
 """
 
 from __future__ import annotations

@@ -21,10 +21,8 @@ class BesideEncoder:
     """A word is the word to its left, as a one-hot vector."""
 
     def embed(self, sentences, *, batch_size=64):
-        return [
-            np.stack([self.row(words[place - 1]) if place else self.row("") for place in range(len(words))])
-            for words in sentences
-        ]
+        lefts = [["", *words[:-1]] for words in sentences]
+        return [np.stack([self.row(word) for word in words]) for words in lefts]
 
     def row(self, word):
         return np.eye(16, dtype=np.float32)[sum(map(ord, word)) % 16]
@@ -138,9 +136,10 @@ def tagger(**changes):
     )
 
 
-@pytest.mark.parametrize(
-    ("join", "places"), [("input", {"input"}), ("output", {"output"}), ("both", {"input", "output"})]
-)
+JOINS = [("input", {"input"}), ("output", {"output"}), ("both", {"input", "output"})]
+
+
+@pytest.mark.parametrize(("join", "places"), JOINS)
 def test_mixtures_stand_where_they_join_and_train(join, places):
     model = tagger(join=join)
     assert set(model.reader.mixes) == places
