@@ -208,7 +208,7 @@ class _MixReport:
             for place, mix in self.model.reader.mixes.items()
             for name, value in [
                 *((f"layer{number}", share) for number, share in enumerate(mix.shares.tolist())),
-                ("gamma", float(mix.gamma)),
+                ("gamma", mix.gamma.item()),
             ]
         }
 

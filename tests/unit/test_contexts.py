@@ -84,7 +84,7 @@ def elmo_folder(tmp_path):
     config = ElmoConfig(character_dim=4, filters=[[1, 4], [3, 6]], cell_dim=12, projection_dim=6)
     vocab = Vocab.from_sentences(TEXT, lower_case=False)
     save_language_model(tmp_path / "elmo", ElmoLanguageModel(ElmoModel(config), vocabulary_size=len(vocab)), vocab)
-    (tmp_path / "text.txt").write_text("\n".join(" ".join(words) for words in TEXT * 3) + "\n")
+    (tmp_path / "text.txt").write_text("\n".join(" ".join(words) for words in TEXT * 4) + "\n")
     return tmp_path
 
 
@@ -92,9 +92,9 @@ def test_contexts_command(elmo_folder, capsys):
     common = ["contexts", str(elmo_folder / "elmo"), "--text", str(elmo_folder / "text.txt")]
     assert main([*common, "--query", "play", "we saw the play", "-k", "2", "--merge", "play", "one"]) == 0
     out = capsys.readouterr().out
-    assert "we saw the [play]\n  among 12 occurrences:" in out
+    assert "we saw the [play]\n  among 16 occurrences:" in out
     assert out.count("[play]") == 3
-    assert "play/one  7  8" in out
+    assert "play/one  10  10" in out
     assert main([*common, "--query", "sing", "we saw the play"]) == 2
     assert main(common) == 2
     assert "give --query" in capsys.readouterr().err
