@@ -7,9 +7,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from mcse.commands import contexts, demo, extract_features, perplexity, prepare, runs, sweep, translate
+from mcse.commands import contexts, demo, extract_features, perplexity, prepare, runs, sweep, tag, translate
 
-COMMANDS = (demo, prepare, extract_features, sweep, runs, contexts, perplexity, translate)
+COMMANDS = (demo, prepare, extract_features, sweep, runs, tag, contexts, perplexity, translate)
 """Each has ``add_parser(subparsers)``, which sets ``run(args) -> int`` as the parser's default."""
 
 

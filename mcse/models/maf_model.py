@@ -17,10 +17,38 @@ from mcse.nn.attention import CrossAttention
 from mcse.nn.crf import LinearChainCRF
 from mcse.nn.heads import ReluProjection
 from mcse.nn.matching import PairMatching, PublishedMatching
+from mcse.nn.pooling import pool
 from mcse.text.tags import TagSet
 from mcse.types import TweetBatch
 
 Matching = Literal["corrected", "published", "none"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaggerConfig:
+    """What stands on the encoder.
+
+    ``matching``: ``corrected``, ``published`` (as released, which cannot learn), or ``none``; a picture whose
+    match is below ``match_threshold`` is left out (published: 0, it is only scaled). ``standardise``:
+    centre and scale the regions by training's mean and spread, which MAF does not. ``learning_rate``: peak
+    rate of all new layers, by default ``optim.learning_rate`` as published.
+    """
+
+    matching: Matching = "corrected"
+    match_threshold: float = 0.0
+    standardise: bool = True
+    heads: int = 12
+    dropout: float = 0.1
+    learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.heads < 1:
+            raise ValueError(f"tagger.heads: must be 1 or more, got {self.heads}")
+        for key in ("dropout", "match_threshold"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ValueError(f"tagger.{key}: must be in [0, 1), got {getattr(self, key)}")
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise ValueError(f"tagger.learning_rate: must be positive, got {self.learning_rate}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +65,9 @@ class TaggerShape:
         heads: Of the cross-attention.
         dropout: On the encoder's word rows and in the cross-attention.
         positions: Tokens of the longest input, special ones included.
+        pooling: Of the text's own row.
+        match_threshold: A picture of a lower match is left out altogether. A match that only scales cannot do that:
+            where a share of training's own pairs do not belong together, a wrong picture's match tends to that share.
     """
 
     types: tuple[str, ...]
@@ -47,6 +78,8 @@ class TaggerShape:
     heads: int
     dropout: float
     positions: int
+    pooling: str = "cls"
+    match_threshold: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +88,8 @@ class TweetRows:
 
     ``emission_BWK`` are the CRF's emissions, ``nll_B`` each tweet's negative log-likelihood. ``text_BH`` and
     ``image_BH`` are not normalised; rows of tweets without a picture mean nothing. ``match_B`` is the probability that
-    scaled the picture's part. ``match_logit_M`` and ``match_label_M`` are the judged pairs of the matching loss.
+    scaled the picture's part, also where it was too low to count. ``match_logit_M`` and ``match_label_M`` are the
+    judged pairs of the matching loss.
     """
 
     emission_BWK: Tensor
@@ -73,7 +107,7 @@ class TaggerModel(nn.Module):
     A tweet without a picture gets match 0, so that its picture part is zero: the text-only fall-back.
 
     Args:
-        encoder: The text tower.
+        encoder: The text tower; its pooling gives the text's own row, [CLS] as published, for alignment and matching.
         shape: Everything else.
         tower: Turns pixels into regions inside the step, an ``ImageTower`` or a ``FrozenTower``; ``None`` reads stored
             regions.
@@ -106,9 +140,8 @@ class TaggerModel(nn.Module):
         if self.picture is None:
             emission_BWK = self.classifier(word_BWD)
             return TweetRows(emission_BWK, self.crf.nll(emission_BWK, batch.tag_BW, batch.word_mask_BW))
-        seen = self.picture(
-            token_BTD[:, 0], word_BWD, self._regions(batch), batch=batch, tag_on_swapped=self.tag_on_swapped
-        )
+        text_BD = pool((token_BTD,), batch.tokens.attention_mask_BT, pooling=self.encoder.pooling)
+        seen = self.picture(text_BD, word_BWD, self._regions(batch), batch=batch, tag_on_swapped=self.tag_on_swapped)
         emission_BWK = self.classifier(torch.cat([word_BWD, seen.part_BWD], dim=2))
         return TweetRows(
             emission_BWK,
@@ -146,11 +179,21 @@ class _Seen:
 
 
 class PictureSide(nn.Module):
-    """Alignment, interaction, matching and gated fusion: everything of MAF that a picture passes through."""
+    """Alignment, interaction, matching and gated fusion: everything of MAF that a picture passes through.
+
+    Regions are first centred by ``mean_F`` and divided by ``scale_F``, which are 0 and 1 until ``standardise`` sets
+    them: features whose constant part is large (pixels, or what stands behind a ReLU) give nearly one direction for
+    all pictures, from which cosines learn slowly.
+    """
+
+    mean_F: Tensor
+    scale_F: Tensor
 
     def __init__(self, width: int, *, shape: TaggerShape) -> None:
         super().__init__()
         self.shape = shape
+        self.register_buffer("mean_F", torch.zeros(shape.region_width))
+        self.register_buffer("scale_F", torch.ones(shape.region_width))
         self.region = nn.Linear(shape.region_width, width)
         self.interaction = CrossAttention(width, heads=shape.heads, dropout=shape.dropout)
         self.text_gate, self.picture_gate = nn.Linear(width, width), nn.Linear(width, width)
@@ -162,8 +205,14 @@ class PictureSide(nn.Module):
             PublishedMatching(width, positions=shape.positions) if shape.matching == "published" else None
         )
 
+    def standardise(self, region_NF: Tensor) -> None:
+        """Takes mean and standard deviation from sample regions; a feature that never varies is only centred."""
+        std_F = region_NF.double().std(0)
+        self.mean_F.copy_(region_NF.double().mean(0))
+        self.scale_F.copy_(torch.where(std_F > 1e-6, std_F, torch.ones_like(std_F)))
+
     def forward(
-        self, cls_BD: Tensor, word_BWD: Tensor, region_BRF: Tensor, *, batch: TweetBatch, tag_on_swapped: bool
+        self, text_BD: Tensor, word_BWD: Tensor, region_BRF: Tensor, *, batch: TweetBatch, tag_on_swapped: bool
     ) -> _Seen:
         """The picture's part of every word's row, and the rows and logits of the two losses.
 
@@ -171,7 +220,8 @@ class PictureSide(nn.Module):
         """
         has_B, partner_B = batch.has_image_B, batch.partner_B
         swapped_B = (partner_B != torch.arange(len(partner_B), device=partner_B.device)) & has_B & has_B[partner_B]
-        text_BH = self.text_projection(cls_BD) if self.text_projection is not None else None
+        region_BRF = (region_BRF - self.mean_F) / self.scale_F
+        text_BH = self.text_projection(text_BD) if self.text_projection is not None else None
         image_BH = self.image_projection(region_BRF.mean(1)) if self.image_projection is not None else None
         region_BRD = self.region(region_BRF)
         shown_BRD = region_BRD
@@ -197,7 +247,8 @@ class PictureSide(nn.Module):
             else:
                 logit_B = self.flat_matching(word_BWD, seen_BWD, batch.word_mask_BW)
             match_B = match_B * torch.sigmoid(logit_B)
-        part_BWD = match_B[:, None, None] * seen_BWD
+        kept_B = match_B * (match_B >= self.shape.match_threshold)
+        part_BWD = kept_B[:, None, None] * seen_BWD
         gate_BWD = torch.sigmoid(self.text_gate(word_BWD) + self.picture_gate(part_BWD))
         return _Seen(gate_BWD * part_BWD, match_B, text_BH, image_BH, logit_M, label_M)
 

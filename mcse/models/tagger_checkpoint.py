@@ -92,7 +92,7 @@ def load_tagger(folder: Path) -> LoadedTagger:
     info = _read_info(folder)
     if missing := [name for name in ("config.json", "model.safetensors", _HEADS) if not (folder / name).is_file()]:
         raise ValueError(f"{folder} is not a complete checkpoint: it lacks {', '.join(missing)}")
-    model = TaggerModel(load_text_encoder(str(folder), pooling="cls"), shape=info.tagger)
+    model = TaggerModel(load_text_encoder(str(folder), pooling=info.tagger.pooling), shape=info.tagger)
     try:
         state = load_file(folder / _HEADS)
         lacking = model.load_state_dict(state, strict=False)

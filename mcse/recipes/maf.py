@@ -22,34 +22,14 @@ from mcse.distributed import gather_ids, gather_rows
 from mcse.evaluation.tagging import TaggingEvaluator
 from mcse.losses.contrastive import info_nce, unit_rows
 from mcse.losses.matching import matching_loss
-from mcse.models.maf_model import Matching, TaggerModel, TaggerShape, TweetRows
+from mcse.models.maf_model import TaggerConfig, TaggerModel, TaggerShape, TweetRows
 from mcse.models.text_encoder import EncoderConfig, load_text_encoder, load_tokenizer
 from mcse.recipes import shared, tagging_side
-from mcse.recipes.image_side import ImageConfig
+from mcse.recipes.image_side import ImageConfig, Images
 from mcse.training import OptimConfig, Run, Runtime, TrainConfig
 from mcse.types import LossTerm, LossTerms, TweetBatch
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TaggerConfig:
-    """What stands on the encoder.
-
-    ``matching``: ``corrected``, ``published`` (as released, which cannot learn), or ``none``. ``learning_rate``: peak
-    rate of all new layers, by default ``optim.learning_rate`` as published.
-    """
-
-    matching: Matching = "corrected"
-    heads: int = 12
-    dropout: float = 0.1
-    learning_rate: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.heads < 1:
-            raise ValueError(f"tagger.heads: must be 1 or more, got {self.heads}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"tagger.dropout: must be in [0, 1), got {self.dropout}")
-        if self.learning_rate is not None and self.learning_rate <= 0:
-            raise ValueError(f"tagger.learning_rate: must be positive, got {self.learning_rate}")
+_POOLINGS = ("cls", "mean", "max")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +65,10 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """One complete run. Without ``data.features`` and ``image.tower`` it is encoder and CRF on text alone."""
+    """One complete run. Without ``data.features`` and ``image.tower`` it is encoder and CRF on text alone.
+
+    ``encoder.pooling`` is the text's own row for alignment and matching: ``cls`` as published, ``mean`` or ``max``.
+    """
 
     recipe: Literal["maf"]
     output_dir: Path
@@ -101,9 +84,10 @@ class Config:
 
     def __post_init__(self) -> None:
         tagging_side.check_pictures(self.data, self.image)
-        own_rows = "taggers use their words' rows, and tagger.learning_rate"
-        shared.refuse_idle("encoder", self.encoder, keys=("pooling", "length_chunks"), why=own_rows)
-        shared.refuse_idle("image", self.image, keys=("head_learning_rate",), why=own_rows)
+        if self.encoder.pooling not in _POOLINGS:
+            raise ValueError(f"encoder.pooling: maf takes {', '.join(_POOLINGS)}, got {self.encoder.pooling!r}")
+        shared.refuse_idle("encoder", self.encoder, keys=("length_chunks",), why="maf needs a batch's words together")
+        shared.refuse_idle("image", self.image, keys=("head_learning_rate",), why="maf has tagger.learning_rate")
         shared.refuse_idle("controls", self.controls, keys=("num_pairs",), why="maf trains on every tweet")
         if self.train.cached_chunk_size is not None:
             raise ValueError("train.cached_chunk_size: maf's swaps need a whole batch in one forward pass")
@@ -111,12 +95,16 @@ class Config:
             why = "text alone is read (no data.features, no image.tower)"
             if self.controls.images is not True:
                 raise ValueError(f"controls.images: {self.controls.images!r} would do nothing, since {why}")
-            shared.refuse_idle("tagger", self.tagger, keys=("matching", "heads"), why=why)
+            shared.refuse_idle("encoder", self.encoder, keys=("pooling",), why=why)
+            shared.refuse_idle(
+                "tagger", self.tagger, keys=("matching", "match_threshold", "heads", "standardise"), why=why
+            )
             keys = ("alignment_weight", "matching_weight", "temperature", "num_swapped", "tag_on_swapped")
             shared.refuse_idle("loss", self.loss, keys=keys, why=why)
         elif self.tagger.matching == "none":
             own = ("matching_weight", "num_swapped", "tag_on_swapped")
             shared.refuse_idle("loss", self.loss, keys=own, why="tagger.matching is none")
+            shared.refuse_idle("tagger", self.tagger, keys=("match_threshold",), why="tagger.matching is none")
 
     @property
     def reads_pictures(self) -> bool:
@@ -138,30 +126,12 @@ def build(config: Config, runtime: Runtime) -> Run:
     tweets = tagging_side.load_tweets(
         config.data, tokenizer, images=images, control=config.controls.images, seed=shared.pair_seed(config.seed)
     )
-    judges = images is not None and config.tagger.matching != "none"
-    share = shared.share_of(runtime, batch_size=config.train.batch_size)
-    stream = TweetStream(
-        tweets.parts,
-        None if images is None else images.rows,
-        Sampler(len(tweets.parts), share, seed=config.seed, name="data.train"),
-        pad_id=int(tokenizer.pad_token_id or 0),
-        num_swapped=config.loss.num_swapped if judges else 0,
-        seed=config.seed,
-        blank=() if images is None else tagging_side.blank_shape(images),
-    )
-    regions, region_width = (0, 0) if images is None else tagging_side.region_shape(images)
-    shape = TaggerShape(
-        types=tweets.tags.types,
-        regions=regions,
-        region_width=region_width,
-        matching=config.tagger.matching if judges else "none",
-        alignment=images is not None and config.loss.alignment_weight > 0,
-        heads=config.tagger.heads,
-        dropout=config.tagger.dropout,
-        positions=config.data.max_length,
-    )
-    tower = None if images is None else images.module
+    stream = _build_stream(config, runtime, tweets, images, pad_id=int(tokenizer.pad_token_id or 0))
+    shape = _shape_of(config, tweets, images)
+    tower = images.module if images is not None else None
     model = TaggerModel(encoder, shape=shape, tower=tower, tag_on_swapped=config.loss.tag_on_swapped)
+    if model.picture is not None and images is not None and config.tagger.standardise:
+        model.picture.standardise(tagging_side.sample_regions(images, tweets.parts))
     evaluator = TaggingEvaluator(
         lambda: tagging_side.tagger_of(model, tokenizer),
         tweets.dev,
@@ -192,6 +162,37 @@ def build(config: Config, runtime: Runtime) -> Run:
     )
 
 
+def _build_stream(
+    config: Config, runtime: Runtime, tweets: tagging_side.Tweets, images: Images | None, *, pad_id: int
+) -> TweetStream:
+    share = shared.share_of(runtime, batch_size=config.train.batch_size)
+    return TweetStream(
+        tweets.parts,
+        None if images is None else images.rows,
+        Sampler(len(tweets.parts), share, seed=config.seed, name="data.train"),
+        pad_id=pad_id,
+        num_swapped=0 if images is None or config.tagger.matching == "none" else config.loss.num_swapped,
+        seed=config.seed,
+        blank=() if images is None else tagging_side.blank_shape(images),
+    )
+
+
+def _shape_of(config: Config, tweets: tagging_side.Tweets, images: Images | None) -> TaggerShape:
+    regions, region_width = (0, 0) if images is None else tagging_side.region_shape(images)
+    return TaggerShape(
+        types=tweets.tags.types,
+        regions=regions,
+        region_width=region_width,
+        matching="none" if images is None else config.tagger.matching,
+        alignment=images is not None and config.loss.alignment_weight > 0,
+        heads=config.tagger.heads,
+        dropout=config.tagger.dropout,
+        positions=config.data.max_length,
+        pooling=config.encoder.pooling,
+        match_threshold=config.tagger.match_threshold,
+    )
+
+
 def loss_terms(rows: TweetRows, batch: TweetBatch, loss: LossConfig) -> LossTerms:
     """``tagging`` over tweets; with pictures ``alignment`` over tweets that have one, ``matching`` over pairs."""
     weight = loss.tagging_weight if rows.match_B is not None else 1.0
@@ -219,7 +220,7 @@ def alignment_term(rows: TweetRows, batch: TweetBatch, loss: LossConfig) -> Loss
     parts = []
     for query_BH, other_BH in ((rows.text_BH, rows.image_BH), (rows.image_BH, rows.text_BH)):
         key_NH, offset = gather_rows(unit_rows(other_BH))
-        # Queries are few at the end of nothing: an empty sum keeps the graph.
+        # An empty sum keeps the graph.
         if not has_B.any():
             parts.append(query_BH.sum() * 0.0 + key_NH.sum() * 0.0)
             continue

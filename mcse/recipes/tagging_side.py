@@ -5,14 +5,15 @@ N tweets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
@@ -45,6 +46,8 @@ from mcse.report.model_card import build_tagger_card
 from mcse.text.tags import TagSet
 from mcse.training import OptimConfig, build_optimizer
 from mcse.types import DataFile
+
+_SAMPLED = 256
 
 
 def check_pictures(data: TaggedConfig, image: ImageConfig) -> None:
@@ -96,6 +99,18 @@ def blank_shape(images: Images) -> tuple[int, ...]:
     if isinstance(images.rows, FeatureStore):
         return (images.width,)
     return images.rows.rows(np.zeros(1, dtype=np.int64)).shape[1:]
+
+
+def sample_regions(images: Images, parts: Sequence[TweetPart]) -> Tensor:
+    """(N, F) regions of the first training tweets that have a picture, for their mean and spread."""
+    row_N = np.asarray([part.image_row for part in parts if part.image_row != ABSENT][:_SAMPLED], dtype=np.int64)
+    row_NF = torch.from_numpy(images.rows.rows(row_N))
+    if images.tower is not None:
+        was_training = images.tower.training
+        with torch.no_grad():
+            row_NF = images.tower.eval()(row_NF)
+        images.tower.train(was_training)
+    return row_NF.reshape(-1, region_shape(images)[1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from mcse.training import NotFiniteError, start_runtime, total_loss
 from mcse.training.journal import Journal
 from mcse.training.loop import Loop
 from mcse.training.optim import clip_gradients
-from mcse.types import FeatureBatch, PairBatch
+from mcse.types import FeatureBatch, PairBatch, TweetBatch
 from tests.distributed.processes import run_processes
 from tests.fixtures.launch import (
     REPOSITORY,
@@ -34,6 +35,7 @@ from tests.fixtures.launch import (
     tensors,
 )
 from tests.fixtures.tiny_run import build_tiny_run
+from tests.fixtures.tiny_tweets import build_tiny_tweets, tweet_overrides
 
 WHOLE = 32
 ALL_CAPTIONS = {"data.captions_per_image": "all"}
@@ -66,14 +68,42 @@ TERMS = {
     "cove": {"translation"},
     "word features": {"task", "mix"},
 }
+# Keys of maf; its tweets lack every seventh picture.
+TAGGERS = {
+    "maf": {"tagger.dropout": 0.0, "loss.num_swapped": 16},
+    "maf tagging on swapped": {"tagger.dropout": 0.0, "loss.num_swapped": 8, "loss.tag_on_swapped": True},
+    "maf published": {
+        "tagger.dropout": 0.0,
+        "loss.num_swapped": 16,
+        "tagger.matching": "published",
+        "loss.tag_on_swapped": True,
+    },
+    "maf text alone": {
+        "data.features": None,
+        "tagger.dropout": 0.0,
+        "tagger.heads": 12,
+        "loss.num_swapped": 16,
+    },
+}
+TAGGER_TERMS = {
+    "maf": {"tagging", "alignment", "matching"},
+    "maf tagging on swapped": {"tagging", "alignment", "matching"},
+    "maf published": {"tagging", "alignment", "matching"},
+    "maf text alone": {"tagging"},
+}
 LONG = {"train.max_steps": 10, "train.eval_steps": 5, "train.log_steps": 2, "train.batch_size": 4}
 
 
 def update(still, case):
     """One step of a recipe in float64, as the loop takes it: loss, gradients, and the parameters afterwards."""
-    recipe, keys, step = STEPS[case]
-    keys = keys | {"train.batch_size": WHOLE // distributed.world_size()}
-    config = load_config(None, arguments_of(still, recipe, still / "unused", keys))
+    size = {"train.batch_size": WHOLE // distributed.world_size()}
+    if case in TAGGERS:
+        recipe, step = "maf", 0
+        tweets = still.with_name(f"{still.name}_tweets")
+        config = load_config(None, flags_of(tweet_overrides(tweets, still / "unused") | TAGGERS[case] | size))
+    else:
+        recipe, keys, step = STEPS[case]
+        config = load_config(None, arguments_of(still, recipe, still / "unused", keys | size))
     runtime = start_runtime(precision="fp32", seed=config.seed)
     built = RECIPES[recipe].build(config, runtime)
     built.model.double()
@@ -83,7 +113,7 @@ def update(still, case):
         with torch.no_grad():  # so that a state is carried into the step
             built.step(model, built.stream.batch(step - 1))
     batch = built.stream.batch(step)
-    if isinstance(batch, PairBatch):
+    if isinstance(batch, PairBatch | TweetBatch) and batch.image_BF is not None:
         batch = replace(batch, image_BF=batch.image_BF.double())
     if isinstance(batch, FeatureBatch):
         batch = replace(batch, static_BTE=batch.static_BTE.double(), layer_LBTD=batch.layer_LBTD.double())
@@ -98,6 +128,7 @@ def update(still, case):
         "loss": loss.item(),
         "terms": set(terms),
         "counts": {name: float(term.count) for name, term in terms.items()},
+        "swaps": int((batch.partner_B != torch.arange(len(batch.partner_B))).sum()) if case in TAGGERS else 0,
         "images": batch.image_id_B.tolist() if isinstance(batch, PairBatch) else [],
         "gradients": gradients,
         "after": {name: p.detach().numpy().copy() for name, p in built.model.named_parameters()},
@@ -106,7 +137,11 @@ def update(still, case):
 
 def updates(still):
     with one_thread(), own_cache(still):
-        return {case: update(still, case) for case in STEPS}
+        return {case: update(still, case) for case in (*STEPS, *TAGGERS)}
+
+
+def flags_of(keys):
+    return [text for key, value in keys.items() for text in (f"--{key}", json.dumps(value, default=str))]
 
 
 def patched(recipe, change, *arguments):
@@ -199,7 +234,9 @@ def everything(still, tiny, output):
 
 @pytest.fixture(scope="module")
 def still(tmp_path_factory):
-    return build_tiny_run(tmp_path_factory.mktemp("still"), dropout=0.0)
+    folder = tmp_path_factory.mktemp("still")
+    build_tiny_tweets(folder.with_name(f"{folder.name}_tweets"), dropout=0.0)
+    return build_tiny_run(folder, dropout=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -219,12 +256,12 @@ def one(still):
     return updates(still)
 
 
-@pytest.mark.parametrize("case", STEPS)
+@pytest.mark.parametrize("case", [*STEPS, *TAGGERS])
 def test_two_processes_make_the_update_of_one(case, one, two):
     whole, halves = one[case], [result["updates"][case] for result in two]
     assert not whole["wrapped"]
     assert all(half["wrapped"] for half in halves)
-    assert all(half["terms"] == whole["terms"] == TERMS[case] for half in halves)
+    assert all(half["terms"] == whole["terms"] == (TERMS | TAGGER_TERMS)[case] for half in halves)
     for name, count in whole["counts"].items():
         assert sum(half["counts"][name] for half in halves) == count
     assert np.mean([half["loss"] for half in halves]) == pytest.approx(whole["loss"], abs=1e-10)
@@ -249,6 +286,10 @@ def test_the_cases_are_hard_enough(one, two):
     for name in heads:
         assert not one["mcse text alone"]["gradients"][name].any()
         assert one["mcse pairs"]["gradients"][name].any()
+    counts = [half["maf"]["counts"] for half in halves]
+    assert counts[0]["alignment"] != counts[1]["alignment"], "unequal numbers of pictures"
+    assert all(half["maf tagging on swapped"]["swaps"] for half in halves)
+    assert one["maf"]["loss"] != one["maf published"]["loss"]
     assert one["simcse"]["loss"] == pytest.approx(one["simcse in chunks"]["loss"], abs=1e-10)
 
 

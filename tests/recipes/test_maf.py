@@ -1,0 +1,268 @@
+"""Whole tiny runs of the recipe maf: run folder, resuming, ablations, refusals, the tagger's API, and ``mcse tag``."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from mcse import TweetTagger
+from mcse.commands.main import main as mcse
+from mcse.config import ConfigError
+from mcse.data.features import open_features
+from mcse.data.image_names import ABSENT
+from mcse.data.tagged import match_tweets, read_tagged
+from mcse.encoders.loading import load_encoder
+from mcse.evaluation.tagging import score_taggings, tag_texts
+from mcse.metrics.spans import find_spans
+from mcse.recipes.launch import load_config
+from mcse.training.loop import Loop
+from mcse.types import Tagger
+from tests.fixtures.launch import assert_same_run, differing, entries, one_thread
+from tests.fixtures.tiny_tweets import REGION_WIDTH, REGIONS, build_tiny_tweets, tweet_overrides
+
+TEXT = {"data.features": None, "tagger.heads": 12, "loss.num_swapped": 16}
+LIVE = {"data.features": None, "data.image_folder": "images", "image.tower": "grid:pixels:16"}
+
+
+@pytest.fixture(scope="module")
+def tweets(tmp_path_factory):
+    return build_tiny_tweets(tmp_path_factory.mktemp("tweets"))
+
+
+def flags(tweets, output, keys=None):
+    merged = tweet_overrides(tweets, output) | (keys or {})
+    return [text for key, value in merged.items() for text in (f"--{key}", json.dumps(value, default=str))]
+
+
+def run(tweets, output, keys=None, *more):
+    with one_thread():
+        return train.main([*flags(tweets, output, keys), *more])
+
+
+@pytest.fixture(scope="module")
+def finished(tweets, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    keys = {"train.eval_steps": 3, "train.log_steps": 1}
+    assert run(tweets, folder / "full", keys) == 0
+    assert run(tweets, folder / "text", keys | TEXT) == 0
+    assert run(tweets, folder / "live", {"train.max_steps": 2, "train.eval_steps": 2} | LIVE) == 0
+    return folder
+
+
+def test_run_folder_holds_terms_scores_and_facts(finished):
+    lines = entries(finished / "full")
+    training = [line for line in lines if "loss" in line]
+    for line in training:
+        total = 0.62 * line["loss.tagging"] + 0.38 * (line["loss.alignment"] + line["loss.matching"])
+        assert line["loss"] == pytest.approx(total, rel=1e-5)
+    scores = [line for line in lines if "dev.f1" in line]
+    assert [line["step"] for line in scores] == [3, 6]
+    assert {"dev.precision", "dev.recall", "dev.f1_strict"} <= scores[0].keys()
+    facts = json.loads((finished / "full" / "run.json").read_text())
+    assert facts["facts"]["entity types"] == "LOC, OTHER, PER"
+    assert facts["facts"]["tags repaired"] == "6 in training, 2 in dev"
+    assert facts["facts"]["tweets without a picture"] == 7
+    assert facts["facts"]["regions"] == REGIONS
+    assert {file["role"] for file in facts["data"]} == {"train", "dev", "features"}
+    text = [line for line in entries(finished / "text") if "loss" in line]
+    assert all("loss.matching" not in line and line["loss"] == pytest.approx(line["loss.tagging"]) for line in text)
+
+
+def test_resuming_equals_going_on(tweets, finished, tmp_path, monkeypatch):
+    keys = {"train.eval_steps": 3, "train.log_steps": 1, "train.resume": "auto"}
+    plain = Loop._step
+
+    def stopped(self, *rest):
+        if self.progress.step == 4:
+            raise KeyboardInterrupt
+        plain(self, *rest)
+
+    monkeypatch.setattr(Loop, "_step", stopped)
+    assert run(tweets, tmp_path / "full", keys) == 130
+    monkeypatch.setattr(Loop, "_step", plain)
+    assert run(tweets, tmp_path / "full", keys) == 0
+    assert_same_run(finished / "full", tmp_path / "full")
+
+
+def test_another_seed_and_shuffled_images_train_something_else(tweets, finished, tmp_path):
+    keys = {"train.eval_steps": 3, "train.log_steps": 1}
+    assert run(tweets, tmp_path / "seed", keys | {"seed": 1}) == 0
+    assert differing(finished / "full" / "last", tmp_path / "seed" / "last")
+    assert run(tweets, tmp_path / "shuffled", keys | {"controls.images": "shuffled_images"}) == 0
+    assert differing(finished / "full" / "last", tmp_path / "shuffled" / "last")
+
+
+@pytest.mark.parametrize("matching", ["published", "none"])
+def test_ablations_train(tweets, tmp_path, matching):
+    keys = {"tagger.matching": matching, "loss.alignment_weight": 0, "loss.temperature": 0.179}
+    keys |= {"loss.num_swapped": 16} if matching == "none" else {}
+    assert run(tweets, tmp_path / "run", keys | {"train.max_steps": 2, "train.eval_steps": 2}) == 0
+    line = entries(tmp_path / "run")[0]
+    assert "loss.alignment" not in line
+    assert ("loss.matching" in line) == (matching == "published")
+    assert TweetTagger.from_pretrained(tmp_path / "run").model.picture.text_projection is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (TEXT | {"controls.images": "random"}, "controls.images: 'random' would do nothing"),
+        (TEXT | {"tagger.matching": "none"}, "tagger.matching: 'none' would do nothing"),
+        ({"tagger.matching": "none"}, "loss.num_swapped: 4 would do nothing"),
+        ({"image.tower": "pixels:8"}, "data.image_folder, image.tower: got None and 'pixels:8'|give one of them"),
+        (TEXT | {"encoder.pooling": "mean"}, "encoder.pooling: 'mean' would do nothing"),
+        ({"encoder.pooling": "first_last_mean"}, "encoder.pooling: maf takes cls, mean, max, got 'first_last_mean'"),
+        ({"loss.alignment_weight": 0, "loss.temperature": 0.2}, "loss.temperature: 0.2 would do nothing"),
+        ({"loss.text_to_image_share": 2}, "loss.text_to_image_share: must be in"),
+        ({"controls.num_pairs": 3}, "controls.num_pairs: 3 would do nothing"),
+        ({"train.cached_chunk_size": 2}, "train.cached_chunk_size"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(tweets, tmp_path, keys, message):
+    with pytest.raises((ConfigError, ValueError), match=message):
+        load_config(None, flags(tweets, tmp_path / "run", keys))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"data.train": "absent.txt"}, "data.train: nothing at"),
+        ({"data.max_length": 512}, "data.max_length: 512 is more than the 128 tokens"),
+        ({"tagger.heads": 5}, "tagger.heads: 5 do not divide"),
+        ({"train.batch_size": 6, "loss.num_swapped": 8}, "loss.num_swapped: 8 swapped tweets of 6"),
+    ],
+)
+def test_runs_that_cannot_be_built_say_why(tweets, tmp_path, capsys, keys, message):
+    assert run(tweets, tmp_path / "run", keys) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_tagger_is_reloaded_as_it_was(tweets, finished, tmp_path):
+    tagger = TweetTagger.from_pretrained(finished / "full")
+    assert isinstance(tagger, Tagger)
+    texts, store = read_tagged(tweets / "dev.txt"), open_features(tweets / "regions")
+    rows = match_tweets(texts, store)
+    taggings = tag_texts(tagger, texts.words, store, rows)
+    scores = score_taggings(texts.tags, [tagging.tags for tagging in taggings])
+    best = max((line for line in entries(finished / "full") if "dev.f1" in line), key=lambda line: line["dev.f1"])
+    assert scores.lenient.f1 == pytest.approx(best["dev.f1"])
+    assert scores.strict.f1 == pytest.approx(best["dev.f1_strict"])
+    for words, row, tagging in zip(texts.words, rows, taggings, strict=True):
+        assert len(tagging.tags) == len(words)
+        assert (tagging.match is None) == (row == ABSENT)
+        spans = [(span.start, span.stop, span.kind) for span in find_spans(tagging.tags, "strict")]
+        assert [(e.start, e.stop, e.kind) for e in tagging.entities] == spans
+        assert all(0 < entity.score <= 1 for entity in tagging.entities)
+    tagger.save_pretrained(tmp_path / "again")
+    again = TweetTagger.from_pretrained(tmp_path / "again")
+    assert tag_texts(again, texts.words, store, rows) == taggings
+
+
+def test_one_text_alone_is_tagged_as_in_a_batch_and_a_long_one_in_parts(tweets, finished):
+    tagger = TweetTagger.from_pretrained(finished / "full")
+    texts = read_tagged(tweets / "dev.txt").words
+    image = np.ones(REGIONS * REGION_WIDTH, dtype=np.float32)
+    together = tagger.tag(texts, [image] * len(texts))
+    for text, tagging in zip(texts, together, strict=True):
+        (alone,) = tagger.tag([text], [image])
+        assert alone.tags == tagging.tags
+        assert alone.match == pytest.approx(tagging.match, abs=1e-6)
+    long = list(texts[0]) * 30
+    (tagging,) = tagger.tag([long], [image])
+    assert len(tagging.tags) == len(long)
+    assert tagger.tag([texts[0]], [None])[0].match is None
+    with pytest.raises(ValueError, match="text 0 holds no words"):
+        tagger.tag([[]])
+    with pytest.raises(ValueError, match="2 texts, but 1 images"):
+        tagger.tag(texts[:2], [None])
+
+
+def test_pipeline_call_gives_characters_and_scores(tweets, finished):
+    tagger = TweetTagger.from_pretrained(finished / "live")
+    text = "The Kelo runs in park, the tor sabel!"
+    image = tweets / "images" / "dev4.png"
+    found = tagger(text, image)
+    for entity in found:
+        assert text[entity.start : entity.end] == entity.text
+        assert 0 < entity.match < 1
+    many = tagger([text, text], [image, None])
+    assert many[0] == found
+    assert all(entity.match is None for entity in many[1])
+    with pytest.raises(ValueError, match="reads no pictures"):
+        TweetTagger.from_pretrained(finished / "text")(text, image)
+    with pytest.raises(ValueError, match="cannot be read"):
+        tagger(text, tweets / "dev.txt")
+
+
+def test_live_tower_and_its_stored_regions_agree(tweets, finished, tmp_path):
+    """The regions that a tower gives inside the step are those that mcse extract-features stores."""
+    store = tmp_path / "store"
+    command = ["extract-features", "--images", str(tweets / "images"), "--tower", "grid:pixels:16"]
+    assert mcse([*command, "--output", str(store)]) == 0
+    assert open_features(store).regions == 4
+    keys = {"train.max_steps": 2, "train.eval_steps": 2, "data.features": str(store)}
+    assert run(tweets, tmp_path / "stored", keys) == 0
+    assert not differing(finished / "live" / "last", tmp_path / "stored" / "last")
+
+
+def test_tag_command_writes_spans_and_scores(tweets, finished, tmp_path, capsys):
+    def tag(model, *more):
+        return mcse(["tag", str(finished / model), str(tweets / "dev.txt"), *more])
+
+    output = tmp_path / "out"
+    assert tag("full", "--features", str(tweets / "regions"), "--output", str(output)) == 0
+    lines = [json.loads(line) for line in (output / "tagged.jsonl").read_text().splitlines()]
+    texts = read_tagged(tweets / "dev.txt")
+    assert [line["words"] for line in lines] == [list(words) for words in texts.words]
+    assert any(line["match"] is not None for line in lines)
+    conll = read_tagged(output / "tagged.conll")
+    results = json.loads((output / "results.json").read_text())
+    scores = score_taggings(texts.tags, conll.tags)
+    assert results["scores"]["ner_lenient"]["all"]["f1"] == pytest.approx(scores.lenient.f1)
+    assert results["scores"]["ner_strict"]["all"]["gold"] == scores.strict.gold < scores.lenient.gold
+    assert set(results["scores"]["ner_lenient"]) >= {"all", "LOC", "PER"}
+    assert "all, lenient" in capsys.readouterr().out
+    assert tag("full", "--features", str(tweets / "regions"), "--output", str(output)) == 2
+    assert "is there already" in capsys.readouterr().err
+    shuffled = ("--features", str(tweets / "regions"), "--shuffle-images", "0", "--output", str(tmp_path / "sh"))
+    assert tag("full", *shuffled) == 0
+    other = [json.loads(line)["match"] for line in (tmp_path / "sh" / "tagged.jsonl").read_text().splitlines()]
+    assert other != [line["match"] for line in lines]
+    assert tag("full", "--output", str(tmp_path / "x")) == 2
+    assert "give --features or --images" in capsys.readouterr().err
+    assert tag("full", "--no-images", "--output", str(tmp_path / "none")) == 0
+    assert tag("text", "--output", str(tmp_path / "text")) == 0
+    assert tag("live", "--images", str(tweets / "images"), "--output", str(tmp_path / "live")) == 0
+
+
+def test_a_tagger_is_no_sentence_encoder_and_the_other_way_round(tweets, finished, tmp_path):
+    with pytest.raises(ValueError, match="a tagger of entities.*TweetTagger loads it"):
+        load_encoder(str(finished / "full"))
+    with pytest.raises(ValueError, match="lacks mcse.json"):
+        TweetTagger.from_pretrained(tweets / "bert")
+    weights = finished / "text" / "last" / "heads.safetensors"
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in (finished / "text" / "last").iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    (broken / "heads.safetensors").write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ValueError, match="damaged"):
+        TweetTagger.from_pretrained(broken)
+
+
+def test_encoder_loads_with_transformers_alone(finished):
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = finished / "full" / "best"
+    tokens = AutoTokenizer.from_pretrained(folder)("the kelo runs", return_tensors="pt")
+    own = TweetTagger.from_pretrained(folder).model.encoder.backbone
+    with torch.no_grad():
+        theirs = AutoModel.from_pretrained(folder).eval()(**tokens).last_hidden_state
+        torch.testing.assert_close(own(**tokens).last_hidden_state, theirs)
+    assert not any(math.isnan(value) for value in theirs.flatten().tolist())
