@@ -32,7 +32,12 @@ from mcse.scenes import TweetWorldConfig, build_tweet_world
 from mcse.types import Tagging
 
 CONFIG = Path("configs/maf/scenes_cpu.yaml")
-NO_MATCHING = {"tagger.matching": "none", "loss.matching_weight": 0.38, "loss.num_swapped": 16}
+NO_MATCHING = {
+    "tagger.matching": "none",
+    "tagger.match_threshold": 0.0,
+    "loss.matching_weight": 0.38,
+    "loss.num_swapped": 16,
+}
 NO_ALIGNMENT = {"loss.alignment_weight": 0, "loss.temperature": 0.179}
 VARIANTS: dict[str, dict[str, object]] = {
     "full": {},
@@ -40,6 +45,7 @@ VARIANTS: dict[str, dict[str, object]] = {
         "data.features": None,
         "encoder.pooling": "cls",
         "tagger.heads": 12,
+        "tagger.match_threshold": 0.0,
         "loss.alignment_weight": 0.38,
         "loss.matching_weight": 0.38,
         "loss.temperature": 0.179,
@@ -52,6 +58,7 @@ VARIANTS: dict[str, dict[str, object]] = {
         "loss.num_swapped": 16,
         "loss.tag_on_swapped": True,
     },
+    "without threshold": {"tagger.match_threshold": 0.0},
     "without alignment": NO_ALIGNMENT,
     "without matching": NO_MATCHING,
     "without both": NO_ALIGNMENT | NO_MATCHING,

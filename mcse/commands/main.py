@@ -8,19 +8,36 @@ import sys
 from collections.abc import Sequence
 
 from mcse.commands import (
+    contexts,
     demo,
     extract_features,
     ground_report,
     ground_words,
     neighbors,
+    perplexity,
     prepare,
     runs,
     search,
     sweep,
     tag,
+    translate,
 )
 
-COMMANDS = (demo, prepare, extract_features, search, sweep, runs, tag, ground_words, ground_report, neighbors)
+COMMANDS = (
+    demo,
+    prepare,
+    extract_features,
+    search,
+    sweep,
+    runs,
+    ground_words,
+    ground_report,
+    neighbors,
+    contexts,
+    perplexity,
+    translate,
+    tag,
+)
 """Each has ``add_parser(subparsers)``, which sets ``run(args) -> int`` as the parser's default."""
 
 

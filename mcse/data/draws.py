@@ -19,3 +19,5 @@ class Draw(IntEnum):
     DEV_IMAGES = 40
     WINDOWS = 41
     SWAPS = 71
+    SUBSET = 33
+    HELD_OUT = 34

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from mcse.data.contamination import normalise
-from mcse.data.sentences import file_digest, open_sentences
+from mcse.data.sentences import file_digest, open_sentences, read_lines
 from mcse.data.shards import is_shards, open_shards
 from mcse.data.streaming import open_texts
 from mcse.data.training import (
@@ -26,6 +26,9 @@ from mcse.data.training import (
 MOST_SENTENCES = 20_000_000
 """What evaluation looks through: some gigabytes of memory. Streamed text may be far more."""
 
+_LINE_ROLES = {"elmo": ("sentences",), "cove": ("source",)}
+"""Of recipes that train on lines of files as they stand: the roles of the files, all of whose lines count as read."""
+
 
 class UnknownTrainingTextError(ValueError):
     """A run's training text is not to be had any more, or is not what the run read."""
@@ -38,17 +41,26 @@ def read_training_text(run: Path) -> frozenset[str]:
         UnknownTrainingTextError: The run folder does not say what it read, the files are gone, or have changed.
     """
     try:
-        section = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["data"]
+        written = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        roles, section = _LINE_ROLES.get(written["recipe"]), written["data"]
         recorded = json.loads((run / "run.json").read_text(encoding="utf-8"))["data"]
-        config = _data_config(section, recorded)
+        config = None if roles else _data_config(section, recorded)
     except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise UnknownTrainingTextError(f"{run} does not say what it was trained on ({error})") from None
     try:
         for file in recorded:
-            _check_unchanged(file, streaming=config.streaming)
+            _check_unchanged(file, streaming=config is not None and config.streaming)
+        if config is None:
+            paths = tuple(Path(file["path"]) for file in recorded if file["role"] in (roles or ()))
+            return _normalised_lines(paths)
         return _normalised(config)
     except (OSError, ValueError) as error:
         raise UnknownTrainingTextError(f"{run}: its training text cannot be read again: {error}") from None
+
+
+@functools.lru_cache(maxsize=2)
+def _normalised_lines(paths: tuple[Path, ...]) -> frozenset[str]:
+    return frozenset(normalise(line) for path in paths for line in read_lines(path) if line)
 
 
 @functools.lru_cache(maxsize=2)
@@ -91,7 +103,7 @@ def _check_unchanged(file: Mapping[str, str], *, streaming: bool) -> None:
         if open_texts(file["path"], root=Path()).digest != file["digest"]:
             raise ValueError(f"{path} have changed since")
         return
-    if file["role"] not in ("sentences", "captions") or _is_hub_name(file["path"]):
+    if file["role"] not in ("sentences", "captions", "source") or _is_hub_name(file["path"]):
         return
     if not path.is_file():
         raise FileNotFoundError(f"{path} is gone")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ class ContextualEncoder(ABC):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         *,
         name: str,
         pooling: str | None,
@@ -77,7 +78,8 @@ class ContextualEncoder(ABC):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self._model.parameters()).device
+        device: torch.device = next(self._model.parameters()).device
+        return device
 
     @property
     @abstractmethod
@@ -95,6 +97,13 @@ class ContextualEncoder(ABC):
     @abstractmethod
     def chosen(self, layers: Sequence[Tensor]) -> Tensor:
         """(B, T, D): what ``pooling`` takes of the layers."""
+
+    def redraw(self) -> None:
+        """Draws every trainable weight anew by the constructor's rules: an untrained control; word vectors stay."""
+        fresh = type(self._model)(self._model.config)
+        frozen = {name for name, parameter in self._model.named_parameters() if not parameter.requires_grad}
+        state = {name: value for name, value in fresh.state_dict().items() if name not in frozen}
+        self._model.load_state_dict(state, strict=False)
 
     def embed(self, sentences: Sequence[Sequence[str]], *, batch_size: int = 64) -> list[FloatArray]:
         """One (T, D) float32 array a tokenised sentence; a sentence's rows do not depend on the others.

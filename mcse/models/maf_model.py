@@ -25,6 +25,33 @@ Matching = Literal["corrected", "published", "none"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TaggerConfig:
+    """What stands on the encoder.
+
+    ``matching``: ``corrected``, ``published`` (as released, which cannot learn), or ``none``; a picture whose
+    match is below ``match_threshold`` is left out (published: 0, it is only scaled). ``standardise``:
+    centre and scale the regions by training's mean and spread, which MAF does not. ``learning_rate``: peak
+    rate of all new layers, by default ``optim.learning_rate`` as published.
+    """
+
+    matching: Matching = "corrected"
+    match_threshold: float = 0.0
+    standardise: bool = True
+    heads: int = 12
+    dropout: float = 0.1
+    learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.heads < 1:
+            raise ValueError(f"tagger.heads: must be 1 or more, got {self.heads}")
+        for key in ("dropout", "match_threshold"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ValueError(f"tagger.{key}: must be in [0, 1), got {getattr(self, key)}")
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise ValueError(f"tagger.learning_rate: must be positive, got {self.learning_rate}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TaggerShape:
     """What decides the weights of a tagger beside its encoder; stored in its checkpoint.
 
@@ -39,6 +66,8 @@ class TaggerShape:
         dropout: On the encoder's word rows and in the cross-attention.
         positions: Tokens of the longest input, special ones included.
         pooling: Of the text's own row.
+        match_threshold: A picture of a lower match is left out altogether. A match that only scales cannot do that:
+            where a share of training's own pairs do not belong together, a wrong picture's match tends to that share.
     """
 
     types: tuple[str, ...]
@@ -50,6 +79,7 @@ class TaggerShape:
     dropout: float
     positions: int
     pooling: str = "cls"
+    match_threshold: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +88,8 @@ class TweetRows:
 
     ``emission_BWK`` are the CRF's emissions, ``nll_B`` each tweet's negative log-likelihood. ``text_BH`` and
     ``image_BH`` are not normalised; rows of tweets without a picture mean nothing. ``match_B`` is the probability that
-    scaled the picture's part. ``match_logit_M`` and ``match_label_M`` are the judged pairs of the matching loss.
+    scaled the picture's part, also where it was too low to count. ``match_logit_M`` and ``match_label_M`` are the
+    judged pairs of the matching loss.
     """
 
     emission_BWK: Tensor
@@ -216,7 +247,8 @@ class PictureSide(nn.Module):
             else:
                 logit_B = self.flat_matching(word_BWD, seen_BWD, batch.word_mask_BW)
             match_B = match_B * torch.sigmoid(logit_B)
-        part_BWD = match_B[:, None, None] * seen_BWD
+        kept_B = match_B * (match_B >= self.shape.match_threshold)
+        part_BWD = kept_B[:, None, None] * seen_BWD
         gate_BWD = torch.sigmoid(self.text_gate(word_BWD) + self.picture_gate(part_BWD))
         return _Seen(gate_BWD * part_BWD, match_B, text_BH, image_BH, logit_M, label_M)
 

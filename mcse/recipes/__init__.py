@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from mcse.recipes import cove, elmo, grounded_words, maf, mcse, simcse, vse
+from mcse.recipes import cove, elmo, grounded_words, maf, mcse, simcse, vse, word_features
 
 RECIPES: dict[str, ModuleType] = {
     "simcse": simcse,
@@ -13,5 +13,6 @@ RECIPES: dict[str, ModuleType] = {
     "grounded_words": grounded_words,
     "elmo": elmo,
     "cove": cove,
+    "word_features": word_features,
     "maf": maf,
 }

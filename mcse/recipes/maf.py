@@ -22,38 +22,14 @@ from mcse.distributed import gather_ids, gather_rows
 from mcse.evaluation.tagging import TaggingEvaluator
 from mcse.losses.contrastive import info_nce, unit_rows
 from mcse.losses.matching import matching_loss
-from mcse.models.maf_model import Matching, TaggerModel, TaggerShape, TweetRows
+from mcse.models.maf_model import TaggerConfig, TaggerModel, TaggerShape, TweetRows
 from mcse.models.text_encoder import EncoderConfig, load_text_encoder, load_tokenizer
 from mcse.recipes import shared, tagging_side
-from mcse.recipes.image_side import ImageConfig
+from mcse.recipes.image_side import ImageConfig, Images
 from mcse.training import OptimConfig, Run, Runtime, TrainConfig
 from mcse.types import LossTerm, LossTerms, TweetBatch
 
 _POOLINGS = ("cls", "mean", "max")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TaggerConfig:
-    """What stands on the encoder.
-
-    ``matching``: ``corrected``, ``published`` (as released, which cannot learn), or ``none``. ``standardise``:
-    centre and scale the regions by training's mean and spread, which MAF does not. ``learning_rate``: peak
-    rate of all new layers, by default ``optim.learning_rate`` as published.
-    """
-
-    matching: Matching = "corrected"
-    standardise: bool = True
-    heads: int = 12
-    dropout: float = 0.1
-    learning_rate: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.heads < 1:
-            raise ValueError(f"tagger.heads: must be 1 or more, got {self.heads}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"tagger.dropout: must be in [0, 1), got {self.dropout}")
-        if self.learning_rate is not None and self.learning_rate <= 0:
-            raise ValueError(f"tagger.learning_rate: must be positive, got {self.learning_rate}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,12 +96,15 @@ class Config:
             if self.controls.images is not True:
                 raise ValueError(f"controls.images: {self.controls.images!r} would do nothing, since {why}")
             shared.refuse_idle("encoder", self.encoder, keys=("pooling",), why=why)
-            shared.refuse_idle("tagger", self.tagger, keys=("matching", "heads", "standardise"), why=why)
+            shared.refuse_idle(
+                "tagger", self.tagger, keys=("matching", "match_threshold", "heads", "standardise"), why=why
+            )
             keys = ("alignment_weight", "matching_weight", "temperature", "num_swapped", "tag_on_swapped")
             shared.refuse_idle("loss", self.loss, keys=keys, why=why)
         elif self.tagger.matching == "none":
             own = ("matching_weight", "num_swapped", "tag_on_swapped")
             shared.refuse_idle("loss", self.loss, keys=own, why="tagger.matching is none")
+            shared.refuse_idle("tagger", self.tagger, keys=("match_threshold",), why="tagger.matching is none")
 
     @property
     def reads_pictures(self) -> bool:
@@ -147,28 +126,8 @@ def build(config: Config, runtime: Runtime) -> Run:
     tweets = tagging_side.load_tweets(
         config.data, tokenizer, images=images, control=config.controls.images, seed=shared.pair_seed(config.seed)
     )
-    judges = images is not None and config.tagger.matching != "none"
-    share = shared.share_of(runtime, batch_size=config.train.batch_size)
-    stream = TweetStream(
-        tweets.parts,
-        None if images is None else images.rows,
-        Sampler(len(tweets.parts), share, seed=config.seed, name="data.train"),
-        pad_id=int(tokenizer.pad_token_id or 0),
-        num_swapped=config.loss.num_swapped if judges else 0,
-        seed=config.seed,
-        blank=() if images is None else tagging_side.blank_shape(images),
-    )
-    shape = TaggerShape(
-        types=tweets.tags.types,
-        regions=0 if images is None else tagging_side.region_shape(images)[0],
-        region_width=0 if images is None else tagging_side.region_shape(images)[1],
-        matching=config.tagger.matching if judges else "none",
-        alignment=images is not None and config.loss.alignment_weight > 0,
-        heads=config.tagger.heads,
-        dropout=config.tagger.dropout,
-        positions=config.data.max_length,
-        pooling=config.encoder.pooling,
-    )
+    stream = _build_stream(config, runtime, tweets, images, pad_id=int(tokenizer.pad_token_id or 0))
+    shape = _shape_of(config, tweets, images)
     tower = images.module if images is not None else None
     model = TaggerModel(encoder, shape=shape, tower=tower, tag_on_swapped=config.loss.tag_on_swapped)
     if model.picture is not None and images is not None and config.tagger.standardise:
@@ -200,6 +159,37 @@ def build(config: Config, runtime: Runtime) -> Run:
         metrics=evaluator.metrics,
         facts=tweets.facts | {"parameters": sum(p.numel() for p in model.parameters())},
         data=tweets.files,
+    )
+
+
+def _build_stream(
+    config: Config, runtime: Runtime, tweets: tagging_side.Tweets, images: Images | None, *, pad_id: int
+) -> TweetStream:
+    share = shared.share_of(runtime, batch_size=config.train.batch_size)
+    return TweetStream(
+        tweets.parts,
+        None if images is None else images.rows,
+        Sampler(len(tweets.parts), share, seed=config.seed, name="data.train"),
+        pad_id=pad_id,
+        num_swapped=0 if images is None or config.tagger.matching == "none" else config.loss.num_swapped,
+        seed=config.seed,
+        blank=() if images is None else tagging_side.blank_shape(images),
+    )
+
+
+def _shape_of(config: Config, tweets: tagging_side.Tweets, images: Images | None) -> TaggerShape:
+    regions, region_width = (0, 0) if images is None else tagging_side.region_shape(images)
+    return TaggerShape(
+        types=tweets.tags.types,
+        regions=regions,
+        region_width=region_width,
+        matching="none" if images is None else config.tagger.matching,
+        alignment=images is not None and config.loss.alignment_weight > 0,
+        heads=config.tagger.heads,
+        dropout=config.tagger.dropout,
+        positions=config.data.max_length,
+        pooling=config.encoder.pooling,
+        match_threshold=config.tagger.match_threshold,
     )
 
 

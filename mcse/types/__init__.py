@@ -10,7 +10,7 @@ from mcse.types.batches import (
     TweetBatch,
     to_device,
 )
-from mcse.types.language import Lane, LaneBatch, SampledWords, TranslationBatch
+from mcse.types.language import FeatureBatch, Lane, LaneBatch, SampledWords, TranslationBatch
 from mcse.types.losses import LossTerm, LossTerms
 from mcse.types.protocols import (
     Encoder,
@@ -40,6 +40,7 @@ __all__ = [
     "Encoder",
     "Entity",
     "Evaluator",
+    "FeatureBatch",
     "FloatArray",
     "ImageTextEncoder",
     "KnownWords",

@@ -48,3 +48,17 @@ class TranslationBatch:
 
     source: TokenBatch
     target: TokenBatch
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureBatch:
+    """Sentences as frozen features, B × T words.
+
+    ``static_BTE`` are static vectors, ``layer_LBTD`` a contextual model's layers; either may be absent. ``mask_BT`` is
+    true on words. ``label`` are (B, T) tags, or (B,) classes.
+    """
+
+    static_BTE: Tensor | None
+    layer_LBTD: Tensor | None
+    mask_BT: Tensor
+    label: Tensor

@@ -22,7 +22,7 @@ from mcse.training.gradcache import CachedForward
 from mcse.training.journal import Journal
 from mcse.training.loop import Loop
 from mcse.training.optim import clip_gradients
-from mcse.types import MatchBatch, PairBatch, TweetBatch
+from mcse.types import FeatureBatch, MatchBatch, PairBatch, TweetBatch
 from tests.distributed.processes import run_processes
 from tests.fixtures.launch import (
     REPOSITORY,
@@ -66,6 +66,7 @@ STEPS = {
     "grounded words": ("grounded_words", {"loss.negatives": 2, "loss.beta": 0.5, "words.max_words": 35}, 2),
     "grounded words, tied": ("grounded_words", {"model.tie_output": True, "model.share_image_layer": False}, 1),
     "grounded words by images": ("grounded_words", {"model.objective": "image_regression", "model.state_width": 9}, 0),
+    "word features": ("word_features", {}, 1),
 }
 GROUNDED_TERMS = {"forward", "backward", "match", "retention"}
 TERMS = {
@@ -86,6 +87,7 @@ TERMS = {
     "grounded words": GROUNDED_TERMS,
     "grounded words, tied": GROUNDED_TERMS,
     "grounded words by images": {"image"},
+    "word features": {"task", "mix"},
 }
 # Keys of maf; its tweets lack every seventh picture.
 TAGGERS = {
@@ -112,7 +114,7 @@ TAGGER_TERMS = {
 }
 TERMS |= {case: {"image_to_text", "text_to_image"} for case in STEPS if case.startswith("vse")}
 # Cases whose terms compare a row with nothing of another process.
-ALONE = {"elmo", "elmo, carried and sampled", "cove", "maf text alone", "grounded words by images"} | {
+ALONE = {"word features", "elmo", "elmo, carried and sampled", "cove", "maf text alone", "grounded words by images"} | {
     case for case in STEPS if case.startswith("grounded words")
 }
 LONG = {
@@ -149,6 +151,8 @@ def update(still, case):
         batch = in_double(batch)
     if isinstance(batch, MatchBatch):
         batch = MatchBatch(true=in_double(batch.true), false=in_double(batch.false))
+    if isinstance(batch, FeatureBatch):
+        batch = replace(batch, static_BTE=batch.static_BTE.double(), layer_LBTD=batch.layer_LBTD.double())
     accelerator = runtime.accelerator
     forward = model
     if chunk_size := config.train.cached_chunk_size:

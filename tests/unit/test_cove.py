@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -42,6 +43,16 @@ def model(vectors):
 def translator(model):
     torch.manual_seed(1)
     return CoveTranslator(model, target_words=7, target_dim=3).eval()
+
+
+@pytest.fixture
+def sharp(translator):
+    """Larger weights, so that translations differ in more than rounding."""
+    with torch.no_grad():
+        for name, parameter in translator.named_parameters():
+            if parameter.requires_grad:
+                parameter.mul_(0 if "bias" in name else 12)
+    return translator
 
 
 def batch_of(rows):
@@ -135,7 +146,8 @@ def test_attention_equals_its_definition_and_skips_padding():
         torch.testing.assert_close(fed[row], torch.tanh(attention.combine.weight @ context))
 
 
-def test_logits_do_not_depend_on_padding_nor_on_later_words(translator):
+def test_logits_do_not_depend_on_padding_nor_on_later_words(sharp):
+    translator = sharp
     source, target = batch_of([[4, 5, 6], [8]]), batch_of([[2, 4, 5, 3], [2, 6, 3]])
     both = translator(TranslationBatch(source, target))
     alone = translator(TranslationBatch(batch_of([[8]]), batch_of([[2, 6, 3]])))
@@ -164,17 +176,7 @@ def mean_logp(translator, source, words):
     """The score by which the search ranks a translation."""
     target = batch_of([[2, *words, 3]])
     logp = torch.log_softmax(translator(TranslationBatch(source, target))[0], dim=-1)
-    return float(logp[torch.arange(len(words) + 1), target.input_ids_BT[0, 1:]].mean())
-
-
-@pytest.fixture
-def sharp(translator):
-    """Larger weights, so that translations differ in more than rounding."""
-    with torch.no_grad():
-        for part in (translator.words, translator.cells, translator.attention, translator.softmax):
-            for parameter in part.parameters():
-                parameter.mul_(12)
-    return translator
+    return logp[torch.arange(len(words) + 1), target.input_ids_BT[0, 1:]].mean().item()
 
 
 def test_a_wide_search_finds_the_best_of_all_translations(sharp):
@@ -289,10 +291,7 @@ def test_pairs_stay_pairs_and_shuffled_targets_do_not(config, vectors, tmp_path)
     names = [data.target_vocab.words[row[2]] for row in data.target]
     assert names == [str(n) for n in range(40)]
     assert data.target[0][[0, -1]].tolist() == [2, 3]
-    control = TranslationDataConfig(
-        **{key: getattr(config, key) for key in config.__dataclass_fields__} | {"shuffled_targets": True}
-    )
-    shuffled = load_translation_data(control, source_words, seed=0)
+    shuffled = load_translation_data(replace(config, shuffled_targets=True), source_words, seed=0)
     others = [data.target_vocab.words[row[2]] for row in shuffled.target]
     assert sorted(others) == sorted(names)
     assert sum(a == b for a, b in zip(names, others, strict=True)) < 5

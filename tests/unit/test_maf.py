@@ -126,6 +126,20 @@ def test_without_a_picture_nothing_of_it_counts(bert, matching):
         assert len(rows.match_logit_M) == 3
 
 
+def test_a_picture_below_the_threshold_is_left_out_and_its_match_is_told(bert):
+    tweets = batch()
+    low = float(build(bert)(tweets).match_B.detach().sort().values[1:3].mean())
+    plain, model = build(bert), build(bert)
+    model.picture.shape = replace(model.shape, match_threshold=low)
+    rows, scaled = model(tweets), plain(tweets)
+    alone = plain(replace(tweets, has_image_B=torch.zeros(4, dtype=torch.bool)))
+    torch.testing.assert_close(rows.match_B, scaled.match_B)
+    kept = rows.match_B >= low
+    assert kept.sum() == 2
+    torch.testing.assert_close(rows.emission_BWK[kept], scaled.emission_BWK[kept])
+    torch.testing.assert_close(rows.emission_BWK[~kept], alone.emission_BWK[~kept])
+
+
 @pytest.mark.parametrize("matching", ["corrected", "published", "none"])
 def test_padding_and_order_change_nothing(bert, matching):
     model, tweets = build(bert, matching=matching), batch()

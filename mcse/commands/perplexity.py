@@ -1,0 +1,77 @@
+"""``mcse perplexity``: an ELMo run beside the n-gram models of its own training text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mcse.config import build_config
+from mcse.data.language import LanguageDataConfig, dev_sentences, training_sentences
+from mcse.encoders.contextual import best_of
+from mcse.encoders.elmo_scorer import ElmoScorer
+from mcse.metrics.perplexity import TrigramModel, UnigramModel, perplexity
+from mcse.text.vocab import BEGIN, END, Vocab
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser(
+        "perplexity",
+        help="an ELMo's perplexity each way, beside unigrams, trigrams and shuffled words",
+        description="Judges an ELMo run on its held-out sentences: both directions, the same with every sentence's "
+        "words shuffled, and an add-one unigram and a Kneser-Ney trigram model of the run's own training text, each "
+        "way. All share the run's vocabulary; words outside it count as the unknown word.",
+    )
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder or checkpoint of the recipe elmo")
+    parser.add_argument("--data", type=Path, help="where the run's relative data paths start; by default as in the run")
+    parser.add_argument("--seed", type=int, default=0, help="of the shuffled words")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints a table; exit code 0."""
+    folder = best_of(args.run_folder)
+    scorer = ElmoScorer.from_pretrained(folder)
+    config = _data_config(folder, root=args.data)
+    dev = dev_sentences(config)
+    generator = np.random.default_rng(args.seed)
+    shuffled = [[words[number] for number in generator.permutation(len(words))] for words in dev]
+    print(f"{'':28s}{'forward':>10s}{'backward':>10s}")
+    for name, sentences in (("ELMo", dev), ("ELMo, shuffled words", shuffled)):
+        _row(name, [perplexity(np.concatenate(scorer.nll(sentences, backward=way))) for way in (False, True)])
+    training = list(training_sentences(config))
+    for name, kind in (("unigram, one added", UnigramModel), ("trigram, Kneser-Ney", TrigramModel)):
+        values = []
+        for way in (False, True):
+            model = kind(_ids(training, scorer.vocab, backward=way), size=len(scorer.vocab))
+            values.append(perplexity(np.concatenate(model.nll(_ids(dev, scorer.vocab, backward=way)))))
+        _row(name, values)
+    events = _ids(dev, scorer.vocab, backward=False)
+    unknown = np.mean(np.concatenate([np.asarray(row) for row in events]) == 1)
+    print(f"{sum(map(len, events)):,} words and ends of {len(dev):,} sentences, {100 * unknown:.1f}% unknown")
+    return 0
+
+
+def _row(name: str, values: Sequence[float]) -> None:
+    print(f"{name:28s}" + "".join(f"{value:10.1f}" for value in values))
+
+
+def _data_config(folder: Path, *, root: Path | None) -> LanguageDataConfig:
+    path = folder / "mcse.json"
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))["config"]["data"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: does not say what the model was trained on ({error})") from None
+    config = build_config(LanguageDataConfig, tree, source=str(path))
+    return config if root is None else replace(config, root=root)
+
+
+def _ids(sentences: Sequence[Sequence[str]], vocab: Vocab, *, backward: bool) -> list[list[int]]:
+    """What a direction predicts: a sentence's words in its order, then the mark at its other end."""
+    closing = vocab.index[BEGIN if backward else END]
+    return [[*vocab.ids(words[::-1] if backward else words).tolist(), closing] for words in sentences]

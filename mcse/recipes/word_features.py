@@ -1,0 +1,240 @@
+"""A tagger or a sentence classifier on frozen word features: static vectors, ELMo, CoVe, joined below or above.
+
+Source: Peters et al. 2018, sections 3.3 and 4 (mixtures, where they join); McCann et al. 2017, section 5 (features
+[GloVe; CoVe]). The task models are small ones of our own: one bidirectional LSTM, then a CRF, or pooling and a linear
+layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mcse.config import to_dict, to_yaml
+from mcse.data.streams import Sampler
+from mcse.data.word_features import (
+    FeatureStream,
+    LabelledData,
+    LabelledDataConfig,
+    LabelledWords,
+    WordFeatures,
+    feature_batch,
+    load_labelled,
+)
+from mcse.encoders.contextual import evaluating
+from mcse.encoders.frozen_features import FeatureSource, load_feature_source
+from mcse.evaluation.word_tasks import AccuracyEvaluator, SpanF1Evaluator
+from mcse.models.checkpoint import CheckpointInfo, save_info, save_tensors, write_json
+from mcse.models.feature_model import FeatureClassifier, FeatureSizes, FeatureTagger
+from mcse.recipes import shared
+from mcse.report.model_card import build_word_model_card, score_table
+from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
+from mcse.types import FeatureBatch, LossTerm, LossTerms, Score, to_device
+
+_PARTS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeaturesConfig:
+    """What the words are. ``vectors``: a file of static vectors, below ``data.root`` unless absolute.
+
+    ``contextual``: an ELMo or CoVe by any name that ``load_encoder`` takes; ``untrained`` draws its weights anew, the
+    control. ``join``: its mixture beside the static vectors at the ``input`` of the task's LSTM, at its ``output``, or
+    ``both``, each with weights and γ of its own. ``layer_norm``: of the layers before they are mixed.
+    """
+
+    vectors: str | None = None
+    contextual: str | None = None
+    untrained: bool = False
+    join: Literal["input", "output", "both"] = "input"
+    layer_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.vectors is None and self.contextual is None:
+            raise ValueError("features.vectors, features.contextual: give at least one of them")
+        if self.contextual is None:
+            why = "there is no features.contextual"
+            shared.refuse_idle("features", self, keys=("untrained", "join", "layer_norm"), why=why)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """``hidden_dim`` of one direction of the task's LSTM, and the dropout before and behind it."""
+
+    hidden_dim: int = 100
+    dropout: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """``mix_penalty``: weight of Σ w² over the mixtures' weights (typical for ELMo: 0.001)."""
+
+    mix_penalty: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """One complete run of a tagger or classifier."""
+
+    recipe: Literal["word_features"]
+    output_dir: Path
+    data: LabelledDataConfig
+    features: FeaturesConfig
+    optim: OptimConfig
+    train: TrainConfig
+    encoder: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if self.features.contextual is None:
+            shared.refuse_idle("loss", self.loss, keys=("mix_penalty",), why="there is no features.contextual")
+
+
+def build(config: Config, runtime: Runtime) -> Run:
+    """Features, model, stream, step, evaluators and export of one run."""
+    data = load_labelled(config.data, seed=config.seed)
+    vectors = None if config.features.vectors is None else str(config.data.folder / config.features.vectors)
+    source = load_feature_source(
+        vectors=vectors,
+        contextual=config.features.contextual,
+        is_untrained=config.features.untrained,
+        seed=config.seed,
+    )
+    features = {part: _features(source, data.parts[part]) for part in _PARTS}
+    model, sizes = _build_model(config, data, features["train"])
+    share = shared.share_of(runtime, batch_size=config.train.batch_size)
+    sampler = Sampler(len(data.parts["train"]), share, seed=config.seed, name="data.train")
+    judges = [_Judge(model, features[part], data.parts[part], data) for part in _PARTS[1:]]
+    evaluators = [judge.evaluator(name) for judge, name in zip(judges, _PARTS[1:], strict=True)]
+
+    mixes = model.reader.mixes
+
+    def step(model: nn.Module, batch: FeatureBatch) -> LossTerms:
+        nll_B = model(batch)
+        terms = {"task": LossTerm(nll_B.sum(), count=len(nll_B))}
+        if config.loss.mix_penalty:
+            # The same on every process, so that a mean over processes is the term itself.
+            penalty = torch.stack([mix.penalty() for mix in mixes.values()]).sum()
+            terms["mix"] = LossTerm(penalty, count=1, weight=config.loss.mix_penalty)
+        return terms
+
+    metric = "f1" if data.tags is not None else "accuracy"
+    return Run(
+        model=model,
+        step=step,
+        stream=FeatureStream(features["train"], data.parts["train"], sampler),
+        optimizer=build_optimizer(model, config.optim),
+        export=_Exporter(config, model, sizes, data),
+        evaluators=(*evaluators, _MixReport(model)),
+        metrics=tuple(f"{part}.{metric}" for part in _PARTS[1:]),
+        facts={part: len(data.parts[part]) for part in _PARTS} | {"layers": sizes.layers, "join": sizes.join},
+        data=data.files,
+    )
+
+
+def _features(source: FeatureSource, labelled: LabelledWords) -> WordFeatures:
+    return WordFeatures(source.static(labelled.words), source.layers(labelled.words))
+
+
+def _build_model(
+    config: Config, data: LabelledData, features: WordFeatures
+) -> tuple[FeatureTagger | FeatureClassifier, FeatureSizes]:
+    sizes = FeatureSizes(
+        static_dim=features.static[0].shape[1] if features.static else 0,
+        layers=features.layers[0].shape[0] if features.layers else 0,
+        layer_dim=features.layers[0].shape[2] if features.layers else 0,
+        hidden_dim=config.encoder.hidden_dim,
+        classes=data.classes,
+        join=config.features.join,
+        layer_norm=config.features.layer_norm,
+        dropout=config.encoder.dropout,
+    )
+    if data.tags is None:
+        return FeatureClassifier(sizes), sizes
+    follow, start = torch.from_numpy(data.tags.may_follow()), torch.from_numpy(data.tags.may_start())
+    return FeatureTagger(sizes, may_follow_KK=follow, may_start_K=start), sizes
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """Predictions of the model as it is, on one part. Every process makes all of them: they are few."""
+
+    model: FeatureTagger | FeatureClassifier
+    features: WordFeatures
+    labelled: LabelledWords
+    data: LabelledData
+
+    def evaluator(self, name: str) -> SpanF1Evaluator | AccuracyEvaluator:
+        if self.data.tags is not None:
+            return SpanF1Evaluator(self.labelled.gold, self.tags, name=name)
+        return AccuracyEvaluator([int(label) for label in self.labelled.labels], self.classes, name=name)
+
+    def tags(self) -> Sequence[Sequence[str]]:
+        assert self.data.tags is not None
+        names = self.data.tags.names
+        return [[names[tag] for tag in row.tolist()] for row in self._predicted()]
+
+    def classes(self) -> Sequence[int]:
+        return [int(label) for label in self._predicted()]
+
+    def _predicted(self) -> list[Tensor]:
+        order = sorted(range(len(self.labelled)), key=lambda row: len(self.labelled.words[row]))
+        found: dict[int, Tensor] = {}
+        device = next(self.model.parameters()).device
+        with evaluating(self.model), torch.inference_mode():
+            for first in range(0, len(order), 64):
+                rows = order[first : first + 64]
+                batch = to_device(feature_batch(self.features, self.labelled, rows), device)
+                for row, label in zip(rows, self.model.predict(batch).cpu(), strict=True):
+                    found[row] = label[: len(self.labelled.words[row])] if label.ndim else label
+        return [found[row] for row in range(len(order))]
+
+
+@dataclass(frozen=True, slots=True)
+class _MixReport:
+    """The mixtures' shares and γ, as numbers beside the scores."""
+
+    model: FeatureTagger | FeatureClassifier
+
+    def __call__(self) -> Mapping[str, Score]:
+        return {
+            f"mix_{place}.{name}": Score(value)
+            for place, mix in self.model.reader.mixes.items()
+            for name, value in [
+                *((f"layer{number}", share) for number, share in enumerate(mix.shares.tolist())),
+                ("gamma", mix.gamma.item()),
+            ]
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Exporter:
+    config: Config
+    model: FeatureTagger | FeatureClassifier
+    sizes: FeatureSizes
+    data: LabelledData
+
+    def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_tensors(folder / "model.safetensors", self.model.state_dict())
+        types = None if self.data.tags is None else list(self.data.tags.types)
+        write_json(folder / "feature_model.json", {"sizes": asdict(self.sizes), "types": types})
+        kind = "sentence classifier" if types is None else f"tagger of {', '.join(types)}"
+        card = build_word_model_card(
+            name="-".join(self.config.output_dir.parts[-2:]),
+            recipe="word_features",
+            summary=f"A {kind} on frozen word features, trained with the recipe `word_features` of mcse.",
+            use='from mcse.models.feature_model import load_feature_model\nmodel = load_feature_model(".")',
+            score_table=score_table(scores),
+            config_yaml=to_yaml(self.config),
+            data=[f"{file.role}: {Path(file.path).name} ({file.digest})" for file in self.data.files],
+        )
+        save_info(
+            folder, CheckpointInfo(recipe="word_features", pooling="none", config=to_dict(self.config)), card=card
+        )
