@@ -5,6 +5,7 @@ B texts of a block, W words, K tags, S spans.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from mcse.text.tags import TagSet
 from mcse.types import Entity, FloatArray, Tagging, TokenBatch, TweetBatch
 
 _SPANS_AT_ONCE = 256
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,14 @@ class TweetTagger:
                 raise ValueError(f"text {number} holds no words")
             cut = cut_words(words, self.tokenizer, max_length=self.model.shape.positions)
             parts += [(number, part) for part in cut]
+        if (more := len(parts) - len(texts)) > 0:
+            positions = self.model.shape.positions
+            logger.warning(
+                "texts longer than %d tokens were cut between words into %d further parts; an entity across a cut is "
+                "found as two, or not at all",
+                positions,
+                more,
+            )
         # Neighbours in length share a batch, so that little is padded.
         order = sorted(range(len(parts)), key=lambda row: len(parts[row][1].id_T))
         done: dict[int, Tagging] = {}

@@ -164,7 +164,7 @@ def test_tagger_is_reloaded_as_it_was(tweets, finished, tmp_path):
     assert tag_texts(again, texts.words, store, rows) == taggings
 
 
-def test_one_text_alone_is_tagged_as_in_a_batch_and_a_long_one_in_parts(tweets, finished):
+def test_one_text_alone_is_tagged_as_in_a_batch_and_a_long_one_in_parts(tweets, finished, caplog):
     tagger = TweetTagger.from_pretrained(finished / "full")
     texts = read_tagged(tweets / "dev.txt").words
     image = np.ones(REGIONS * REGION_WIDTH, dtype=np.float32)
@@ -174,8 +174,10 @@ def test_one_text_alone_is_tagged_as_in_a_batch_and_a_long_one_in_parts(tweets, 
         assert alone.tags == tagging.tags
         assert alone.match == pytest.approx(tagging.match, abs=1e-6)
     long = list(texts[0]) * 30
+    assert not caplog.records
     (tagging,) = tagger.tag([long], [image])
     assert len(tagging.tags) == len(long)
+    assert "longer than 32 tokens were cut between words" in caplog.text
     assert tagger.tag([texts[0]], [None])[0].match is None
     with pytest.raises(ValueError, match="text 0 holds no words"):
         tagger.tag([[]])
