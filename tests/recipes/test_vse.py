@@ -318,11 +318,7 @@ def test_other_loaders_say_what_the_folder_is(finished, tmp_path):
 def test_damaged_checkpoints_are_refused(finished, tmp_path):
     for name, change, message in (
         ("lacks", lambda folder: (folder / "vocab.json").unlink(), r"not a complete checkpoint: it lacks vocab\.json"),
-        (
-            "weights",
-            lambda folder: (folder / "text.safetensors").write_bytes(b"x" * 64),
-            r"text\.safetensors is damaged",
-        ),
+        ("weights", lambda folder: (folder / "text.safetensors").write_bytes(b"x" * 64), "safetensors is damaged"),
         ("joint", lambda folder: (folder / "joint.json").write_text("{}"), r"joint\.json: damaged"),
         ("heads", lambda folder: (folder / "heads.safetensors").unlink(), r"it lacks heads\.safetensors"),
     ):
