@@ -78,8 +78,11 @@ class WordBlock:
 
 
 def is_word_vectors_name(name: str) -> bool:
-    """Whether a file of this name is read as word vectors: ``.txt``, ``.vec``, ``.bin``, also with ``.gz``, or ours."""
-    return _suffix(Path(name)) in (*_TEXT_SUFFIXES, *_BINARY_SUFFIXES, *_SAFE_SUFFIXES)
+    """Whether a name alone says word vectors: ``.txt``, ``.vec`` or ``.bin``, also with ``.gz``.
+
+    Models end in ``.safetensors``, too, so that ending says nothing.
+    """
+    return _suffix(Path(name)) in (*_TEXT_SUFFIXES, *_BINARY_SUFFIXES)
 
 
 def load_word_vectors(path: str | Path, *, keep: Set[str] | None = None, limit: int | None = None) -> WordVectors:
