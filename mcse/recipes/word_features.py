@@ -119,9 +119,9 @@ def build(config: Config, runtime: Runtime) -> Run:
         nll_B = model(batch)
         terms = {"task": LossTerm(nll_B.sum(), count=len(nll_B))}
         if config.loss.mix_penalty:
-            # The same on every process, so that a mean over processes is the term itself.
+            # Once a sentence, so that the mean over all sentences is the penalty itself.
             penalty = torch.stack([mix.penalty() for mix in mixes.values()]).sum()
-            terms["mix"] = LossTerm(penalty, count=1, weight=config.loss.mix_penalty)
+            terms["mix"] = LossTerm(penalty * len(nll_B), count=len(nll_B), weight=config.loss.mix_penalty)
         return terms
 
     metric = "f1" if data.tags is not None else "accuracy"
