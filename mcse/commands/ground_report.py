@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mcse.commands.files import replacing
-from mcse.data.sts import StsTask, load_sts
+from mcse.data.sts import STS_TASKS, StsTask, load_sts
 from mcse.data.wordsim import WordPairs, load_wordsim
 from mcse.encoders.word_vectors import WordVectorEncoder, load_space
 from mcse.evaluation.encoding import RowStore
@@ -146,7 +146,9 @@ def _judge(
     result = score_sts(RowStore(encoder), tasks)
     found = {task.name: Cell((task.spearman,), task.pairs, None) for task in result.tasks}
     if result.average is not None:
-        found["average of seven"] = Cell((result.average,), sum(task.pairs for task in result.tasks), None)
+        found["average of seven"] = Cell(
+            (result.average,), sum(task.pairs for task in result.tasks if task.name in STS_TASKS), None
+        )
     return words, found
 
 
