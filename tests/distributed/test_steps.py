@@ -122,7 +122,6 @@ LONG = {
     "train.eval_steps": 5,
     "train.log_steps": 2,
     "train.batch_size": 4,
-    "train.save_total_limit": 1,
 }
 
 

@@ -421,7 +421,7 @@ def test_published_maf_config_is_complete_and_has_its_constants(path, tweet_root
 
 # --- launching
 
-LAUNCHES = {"cpu": 1, "cpu_two_processes": 2, "one_gpu": 1, "several_gpus": 4, "several_nodes": 8}
+LAUNCHES = {"cpu": 1, "cpu_two_processes": 2, "one_gpu": 1, "several_gpus": 4, "several_nodes": 8, "fsdp": 4}
 
 
 def test_launch_files_are_what_accelerate_reads():

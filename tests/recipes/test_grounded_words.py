@@ -156,7 +156,7 @@ def test_words_without_a_vector(tiny, tmp_path) -> None:
         config = load_config(None, arguments_of(tiny, "grounded_words", tmp_path / "run", keys))
         return RECIPES["grounded_words"].build(config, start_runtime(precision="fp32", seed=0))
 
-    source = load_word_vectors(tiny / "vectors.txt")
+    source = load_word_vectors(tiny / "grounding.txt")
     kept, dropped = build(), build(**{"words.without_vector": "drop"})
     vocab = kept.export.words.vocab
     row_D = kept.model.table.original_VD[vocab.index["the"]]
@@ -165,7 +165,7 @@ def test_words_without_a_vector(tiny, tmp_path) -> None:
     lengths = [built.stream.batch(0).true.caption.attention_mask_BT.sum(1) for built in (kept, dropped)]
     assert torch.equal(lengths[0] - 2, lengths[1])
     assert kept.facts["words without a vector (unknown)"] == 1
-    lines = [line for line in (tiny / "vectors.txt").read_text().splitlines() if not line.startswith("unknown ")]
+    lines = [line for line in (tiny / "grounding.txt").read_text().splitlines() if not line.startswith("unknown ")]
     (tmp_path / "less.txt").write_text("\n".join(lines) + "\n")
     with pytest.raises(ValueError, match=r"words.without_vector: 1 words .* neither has 'unknown'"):
         build(**{"words.vectors": str(tmp_path / "less.txt")})
@@ -186,7 +186,7 @@ def test_resuming_equals_going_on_bit_for_bit(keys, tiny, tmp_path) -> None:
 def test_a_run_exports_every_word_of_the_source(tiny, tmp_path, caplog) -> None:
     output = tmp_path / "run"
     assert run(tiny, "grounded_words", output, {"words.ground": "tuned", "loss.alpha": 0.0}) == 0
-    source, grounded = load_word_vectors(tiny / "vectors.txt"), load_space(output)
+    source, grounded = load_word_vectors(tiny / "grounding.txt"), load_space(output)
     assert grounded.words == source.words
     word_map = WordMap.load(output / "best")
     vocab = Vocab.load(output / "best" / "vocab.json")
@@ -201,7 +201,7 @@ def test_a_run_exports_every_word_of_the_source(tiny, tmp_path, caplog) -> None:
     assert isinstance(encoder, WordVectorEncoder)
     assert encoder.dimension == 10
     info = json.loads((output / "best" / "mcse.json").read_text())
-    assert (info["recipe"], info["source"]) == ("grounded_words", "vectors.txt")
+    assert (info["recipe"], info["source"]) == ("grounded_words", "grounding.txt")
     assert "wordsim.mean" in (output / "best" / "README.md").read_text()
     scores = [entry["wordsim.mean"] for entry in entries(output) if "wordsim.mean" in entry]
     assert len(scores) == 2
