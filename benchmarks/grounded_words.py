@@ -18,9 +18,15 @@ from mcse.data.sts import find_senteval
 from mcse.recipes.launch import load_config, train
 from mcse.scenes import WorldConfig, build_world
 from mcse.scenes.words import SIMILARITY, VECTORS, write_word_files
+from mcse.text.word_spaces import whiten
+from mcse.text.word_vectors import load_word_vectors, save_word_vectors
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "grounded_words"
-SCENES = {"scenes": "scenes.yaml", "scenes_regression": "scenes_regression.yaml"}
+SCENES = {
+    "scenes": "scenes.yaml",
+    "scenes_regression": "scenes_regression.yaml",
+    "scenes_whitened": "scenes_whitened.yaml",
+}
 FLICKR8K = {
     "flickr8k": "glove_flickr8k_cpu.yaml",
     "flickr8k_regression": "glove_flickr8k_regression_cpu.yaml",
@@ -64,6 +70,7 @@ def make_world(folder: Path) -> Path:
             )
         )
     write_word_files(folder)
+    save_word_vectors(folder / "word_vectors_whitened.txt", whiten(load_word_vectors(folder / VECTORS)))
     return folder
 
 
