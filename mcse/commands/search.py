@@ -142,9 +142,9 @@ def _add_query(parts: Subparsers) -> None:
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--text", help="a sentence")
     start.add_argument("--image", type=Path, metavar="FILE", help="a picture; not found itself, if it is in the index")
-    words = {"nargs": "+", "action": "extend", "default": [], "metavar": "WORD"}
-    parser.add_argument("--minus", help="words to take away, any number", **words)  # type: ignore[arg-type]
-    parser.add_argument("--plus", help="words to add, any number", **words)  # type: ignore[arg-type]
+    for flag, meaning in (("--minus", "words to take away"), ("--plus", "words to add")):
+        text = f"{meaning}, any number"
+        parser.add_argument(flag, help=text, nargs="+", action="extend", default=[], metavar="WORD")
     parser.add_argument("--top", type=int, default=12, metavar="K", help="pictures to find (12)")
     parser.add_argument(
         "--rerank",

@@ -368,11 +368,9 @@ class _OpenFiles:
         self._files: OrderedDict[Path, io.FileIO] = OrderedDict()
         self._lock = Lock()
 
-    def __getstate__(self) -> dict[str, object]:
-        return {}
-
-    def __setstate__(self, _: dict[str, object]) -> None:
-        self.__init__()  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type[_OpenFiles], tuple[()]]:
+        """Open files stay behind: a copy in another process opens its own."""
+        return _OpenFiles, ()
 
     def read(self, path: Path, *, offset: int, size: int) -> bytes:
         with self._lock:

@@ -215,6 +215,29 @@ def load_checkpoint(folder: Path) -> LoadedCheckpoint:
     return LoadedCheckpoint(encoder, load_tokenizer(str(folder)), info, text_head, heads)
 
 
+def load_stored_tower(folder: Path, name: str | None, *, is_trained: bool, weights: str | None) -> ImageTower:
+    """The tower ``name``, with weights out of ``folder`` if it was trained; else those with the digest ``weights``.
+
+    Raises:
+        ValueError: There is no name, or the weights are damaged, not to be had, or no longer the same.
+    """
+    if name is None:
+        raise ValueError(
+            f"{folder / 'mcse.json'} names no image tower (its features came from a file that does not say), so give "
+            "features, not pictures"
+        )
+    tower = load_image_tower(name, weights=not is_trained)
+    if is_trained:
+        check_weights(folder, IMAGE_TOWER_FILE)
+        try:
+            tower.load_state_dict(load_file(folder / IMAGE_TOWER_FILE))
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise ValueError(f"{folder / IMAGE_TOWER_FILE}: no weights of {name}: {error}") from None
+    elif weights is not None and (found := tower.digest()) != weights:
+        raise ValueError(f"{folder}: trained with {name} of weights {weights}; that name now gives {found}")
+    return tower
+
+
 def load_checkpoint_tower(folder: Path) -> ImageTower:
     """The image tower that the checkpoint's image head was trained with, on the CPU, in evaluation mode.
 
@@ -224,22 +247,7 @@ def load_checkpoint_tower(folder: Path) -> ImageTower:
         ValueError: The checkpoint names no tower, or its weights are damaged, not to be had, or no longer the same.
     """
     info, _ = read_info(folder)
-    if info.image_tower is None:
-        raise ValueError(
-            f"{folder / 'mcse.json'} names no image tower (its features came from a file that does not say), so give "
-            "features, not pictures"
-        )
-    tower = load_image_tower(info.image_tower, weights=not info.image_tower_trained)
-    if info.image_tower_trained:
-        check_weights(folder, IMAGE_TOWER_FILE)
-        try:
-            tower.load_state_dict(load_file(folder / IMAGE_TOWER_FILE))
-        except (SafetensorError, OSError, RuntimeError) as error:
-            raise ValueError(f"{folder / IMAGE_TOWER_FILE}: no weights of {info.image_tower}: {error}") from None
-    elif info.image_weights is not None and (found := tower.digest()) != info.image_weights:
-        raise ValueError(
-            f"{folder}: trained with {info.image_tower} of weights {info.image_weights}; that name now gives {found}"
-        )
+    tower = load_stored_tower(folder, info.image_tower, is_trained=info.image_tower_trained, weights=info.image_weights)
     if info.image_preprocessing not in (None, tower.preprocessing):
         logger.warning(
             "%s: trained with preprocessing %s, but %s now has %s",

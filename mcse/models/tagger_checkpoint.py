@@ -18,16 +18,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
-from mcse.models.checkpoint import FORMAT_VERSION, save_backbone, save_tensors, save_tokenizer, write_json
+from mcse.models.checkpoint import (
+    FORMAT_VERSION,
+    IMAGE_TOWER_FILE,
+    load_stored_tower,
+    save_backbone,
+    save_tensors,
+    save_tokenizer,
+    write_json,
+)
 from mcse.models.digests import KEY as DIGESTS
 from mcse.models.digests import check_weights, weight_digests
-from mcse.models.image_tower import ImageTower, load_image_tower
+from mcse.models.image_tower import ImageTower
 from mcse.models.maf_model import TaggerModel, TaggerShape
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-_HEADS, _TOWER = "heads.safetensors", "image_tower.safetensors"
+_HEADS = "heads.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,7 @@ def save_tagger(
     }
     save_tensors(folder / _HEADS, others)
     if trained_tower is not None:
-        save_tensors(folder / _TOWER, trained_tower.state_dict())
+        save_tensors(folder / IMAGE_TOWER_FILE, trained_tower.state_dict())
     write_json(folder / "mcse.json", {**asdict(info), DIGESTS: weight_digests(folder)})
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -113,23 +121,7 @@ def load_tagger_tower(folder: Path, info: TaggerInfo) -> ImageTower:
     Raises:
         ValueError: None is named, or its weights are not to be had or no longer the same.
     """
-    if info.image_tower is None:
-        raise ValueError(
-            f"{folder / 'mcse.json'} names no image tower (its features came from a file that does not say), so give "
-            "feature rows, not pictures"
-        )
-    tower = load_image_tower(info.image_tower, weights=not info.image_tower_trained)
-    if info.image_tower_trained:
-        check_weights(folder, _TOWER)
-        try:
-            tower.load_state_dict(load_file(folder / _TOWER))
-        except (SafetensorError, OSError, RuntimeError) as error:
-            raise ValueError(f"{folder / _TOWER}: no weights of {info.image_tower}: {error}") from None
-    elif info.image_weights is not None and (found := tower.digest()) != info.image_weights:
-        raise ValueError(
-            f"{folder}: trained with {info.image_tower} of weights {info.image_weights}; that name now gives {found}"
-        )
-    return tower
+    return load_stored_tower(folder, info.image_tower, is_trained=info.image_tower_trained, weights=info.image_weights)
 
 
 def _read_info(folder: Path) -> TaggerInfo:

@@ -86,7 +86,8 @@ class Config:
         tagging_side.check_pictures(self.data, self.image)
         if self.encoder.pooling not in _POOLINGS:
             raise ValueError(f"encoder.pooling: maf takes {', '.join(_POOLINGS)}, got {self.encoder.pooling!r}")
-        shared.refuse_idle("encoder", self.encoder, keys=("length_chunks",), why="maf needs a batch's words together")
+        why = "maf needs a batch's words side by side, as they are"
+        shared.refuse_idle("encoder", self.encoder, keys=("length_chunks", "packing", "compile"), why=why)
         shared.refuse_idle("image", self.image, keys=("head_learning_rate",), why="maf has tagger.learning_rate")
         shared.refuse_idle("controls", self.controls, keys=("num_pairs",), why="maf trains on every tweet")
         if self.train.cached_chunk_size is not None:
