@@ -19,6 +19,7 @@ from random import Random
 
 import torch
 
+from benchmarks.maf_scenes import CONFIG, TEXT
 from mcse.data.features import open_features
 from mcse.data.tagged import control_images, match_tweets, read_tagged
 from mcse.encoders.tweet_tagger import TweetTagger
@@ -26,7 +27,6 @@ from mcse.evaluation.tagging import score_taggings, tag_texts
 from mcse.models.small_encoder import build_small_encoder
 from mcse.recipes.launch import load_config, train
 
-CONFIG = Path("configs/maf/scenes_cpu.yaml")
 NOUNS = {
     "PERSON": ("man", "woman", "boy", "girl", "child", "person", "lady", "guy", "toddler", "baby", "skateboarder"),
     "ANIMAL": ("dog", "cat", "horse", "puppy", "bird", "greyhound", "cow", "poodle", "bulldog"),
@@ -40,16 +40,7 @@ TELLING = re.compile(
     re.IGNORECASE,
 )
 VARIANTS: dict[str, dict[str, object]] = {
-    "text": {
-        "data.features": None,
-        "encoder.pooling": "cls",
-        "tagger.heads": 12,
-        "tagger.match_threshold": 0.0,
-        "loss.alignment_weight": 0.38,
-        "loss.matching_weight": 0.38,
-        "loss.temperature": 0.179,
-        "loss.num_swapped": 16,
-    },
+    "text": TEXT,
     "full": {},
     "shuffled in training": {"controls.images": "shuffled_images"},
 }
@@ -87,7 +78,7 @@ def run_one(data: Path, output: Path, name: str, *, seed: int) -> dict[str, obje
     encoder = output / "encoders" / f"seed{seed}"
     if not encoder.is_dir():
         words = [" ".join(text.words) for text in read_tagged(output / "files" / "train.txt").texts]
-        build_small_encoder(encoder, texts=words, width=64, layers=2, heads=4, seed=seed)
+        build_small_encoder(encoder, texts=words, width=64, layers=2, heads=4, init_std=0.1, seed=seed)
     folder = output / "runs" / f"{name.replace(' ', '_')}_seed{seed}"
     keys = {
         "output_dir": folder,

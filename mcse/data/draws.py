@@ -21,3 +21,4 @@ class Draw(IntEnum):
     SWAPS = 71
     SUBSET = 33
     HELD_OUT = 34
+    FRESH_STARTS = 35

@@ -9,6 +9,7 @@ import math
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,9 +116,9 @@ class LogUniformSampler:
 class LaneStream:
     """Steps of both directions, each over sentences shuffled on its own every epoch.
 
-    A lane goes on where it stopped at the step before, so that the model's state can be carried; the last places, which
-    do not fill a step of every lane, are left out. World size enters only by the number of lanes: two processes with
-    half of them read what one reads.
+    A lane goes on where it stopped at the step before, so that the model's state can be carried; a share of the
+    sentences, ``fresh_share``, starts anew instead. The last places, which do not fill a step of every lane, are left
+    out. World size enters only by the number of lanes: two processes with half of them read what one reads.
     """
 
     def __init__(
@@ -128,8 +129,10 @@ class LaneStream:
         unroll: int,
         seed: int,
         sampler: LogUniformSampler | None = None,
+        fresh_share: float = 0.0,
     ) -> None:
         self.corpus, self.share, self.unroll, self.seed, self.sampler = corpus, share, unroll, seed, sampler
+        self.fresh_share = fresh_share
         places = corpus.tokens + 2 * corpus.sentences
         self.lane_length = (places - 1) // share.global_batch_size
         self.steps_per_epoch = self.lane_length // unroll
@@ -139,15 +142,18 @@ class LaneStream:
                 f"{unroll} (train.batch_size, data.unroll)"
             )
         self._epoch = -1
-        self._packed: dict[bool, NDArray[np.int32]] = {}
+        # Of the forward and the backward direction.
+        self._packed: tuple[NDArray[np.int32], ...] = ()
+        self._fresh: tuple[NDArray[np.bool_], ...] = ()
 
     def batch(self, step: int) -> LaneBatch:
         """This process's lanes of ``step``."""
         epoch, within = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._packed = {backward: self._pack(epoch, backward=backward) for backward in (False, True)}
+            self._packed = tuple(self._pack(epoch, backward=backward) for backward in (False, True))
+            self._fresh = tuple(self._starts(epoch, backward=backward) for backward in (False, True))
             self._epoch = epoch
-        taken = [self._cut(within, backward=backward) for backward in (False, True)]
+        taken = [self._cut(packed, within) for packed in self._packed]
         used, word = np.unique(np.stack([form_BT1[:, :-1] for form_BT1 in taken]), return_inverse=True)
         word = word.reshape(2, self.share.batch_size, self.unroll)
         lanes = [
@@ -155,6 +161,7 @@ class LaneStream:
                 word_BT=torch.from_numpy(word[part]),
                 target_BT=torch.from_numpy(self._targets(form_BT1[:, 1:], backward=bool(part))),
                 negatives=None if self.sampler is None else self.sampler.draw(step, part=part),
+                fresh_BT=torch.from_numpy(self._cut(self._fresh[part], within)[:, :-1]) if self.fresh_share else None,
             )
             for part, form_BT1 in enumerate(taken)
         ]
@@ -165,11 +172,18 @@ class LaneStream:
         generator = np.random.default_rng([self.seed, Draw.ORDER, epoch, int(backward)])
         return self.corpus.packed(generator.permutation(self.corpus.sentences), backward=backward)
 
-    def _cut(self, within: int, *, backward: bool) -> NDArray[np.int32]:
+    def _starts(self, epoch: int, *, backward: bool) -> NDArray[np.bool_]:
+        """Where a sentence is read from a zero state."""
+        packed = self._packed[backward]
+        generator = np.random.default_rng([self.seed, Draw.FRESH_STARTS, epoch, int(backward)])
+        is_start: NDArray[np.bool_] = packed == (_END if backward else _BEGIN)
+        return is_start & (generator.random(len(packed)) < self.fresh_share)
+
+    def _cut(self, packed: NDArray[Any], within: int) -> NDArray[Any]:
         first = self.share.rank * self.share.batch_size
         start_B = (first + np.arange(self.share.batch_size)) * self.lane_length + within * self.unroll
-        form_BT1: NDArray[np.int32] = self._packed[backward][start_B[:, None] + np.arange(self.unroll + 1)]
-        return form_BT1
+        cut_BT1: NDArray[Any] = packed[start_B[:, None] + np.arange(self.unroll + 1)]
+        return cut_BT1
 
     def _targets(self, form_BT: NDArray[np.int32], *, backward: bool) -> Ids:
         """Ids of what follows; that a sentence starts after another has ended is nothing to predict."""

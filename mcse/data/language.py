@@ -29,7 +29,9 @@ class LanguageDataConfig:
     out. ``max_sentences``: how many are trained on, all by default. ``splitting``: ``words`` parts marks from words,
     ``spaces`` takes tokenised text as it is. ``vocabulary_size`` and ``min_count``: which words are predicted; others
     count as the unknown word, but are read by their characters all the same. ``unroll``: places a step
-    back-propagates through.
+    back-propagates through. ``fresh_share``: share of sentences that are read from a zero state, not from where the
+    sentence before them ended; 0 as published. A model that always carries on meets the zero state of a sentence by
+    itself for the first time when it is used.
     """
 
     sentences: str
@@ -41,12 +43,15 @@ class LanguageDataConfig:
     vocabulary_size: int | None = None
     min_count: int = 1
     unroll: int = 20
+    fresh_share: float = 0.0
 
     def __post_init__(self) -> None:
         for key in ("dev_sentences", "max_sentences", "vocabulary_size", "min_count", "unroll"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"data.{key}: must be 1 or more, got {value}")
+        if not 0 <= self.fresh_share <= 1:
+            raise ValueError(f"data.fresh_share: must be in [0, 1], got {self.fresh_share}")
 
     @property
     def folder(self) -> Path:

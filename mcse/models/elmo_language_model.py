@@ -64,7 +64,8 @@ class ElmoLanguageModel(nn.Module):
         for direction in DIRECTIONS:
             lane = batch.forward if direction == "forward" else batch.backward
             before = None if state is None else state[direction]
-            outputs, ends = self.elmo.read(direction, look_up(word_WP, lane.word_BT), state=before)
+            rows_BTP = look_up(word_WP, lane.word_BT)
+            outputs, ends = self.elmo.read(direction, rows_BTP, state=before, fresh_BT=lane.fresh_BT)
             after[direction] = tuple(end.detach() for end in ends)
             counts_BT = lane.target_BT != IGNORED_LABEL
             top_MP, label_M = outputs[-1][counts_BT], lane.target_BT[counts_BT]

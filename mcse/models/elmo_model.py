@@ -183,6 +183,7 @@ class ElmoModel(PreTrainedModel):  # type: ignore[misc]  # the library has no ty
         *,
         mask_BT: Tensor | None = None,
         state: tuple[LSTMState, ...] | None = None,
+        fresh_BT: Tensor | None = None,
     ) -> tuple[list[Tensor], tuple[LSTMState, ...]]:
         """Outputs (B, T, P) of each layer of one direction, and the states afterwards.
 
@@ -191,10 +192,11 @@ class ElmoModel(PreTrainedModel):  # type: ignore[misc]  # the library has no ty
             word_BTP: Words' own vectors in the order in which this direction reads them.
             mask_BT: 1 on words; all are, by default.
             state: Of each layer; zeros by default.
+            fresh_BT: True on words before which the state is set to zero; none by default.
         """
         input_BTP, outputs, after = self.dropout(word_BTP), [], []
         for number, layer in enumerate(self.reader(direction)):
-            output_BTP, end = layer(input_BTP, mask_BT, None if state is None else state[number])
+            output_BTP, end = layer(input_BTP, mask_BT, None if state is None else state[number], fresh_BT=fresh_BT)
             # The first layer's input is the word itself, which the released models do not add.
             if number and self.config.skip_connections:
                 output_BTP = output_BTP + input_BTP

@@ -68,7 +68,12 @@ class ProjectedLSTM(nn.Module):
         return LSTMState(like_BTD.new_zeros(batch, self.out_dim), like_BTD.new_zeros(batch, self.cell_dim))
 
     def forward(
-        self, input_BTD: Tensor, mask_BT: Tensor | None = None, state: LSTMState | None = None
+        self,
+        input_BTD: Tensor,
+        mask_BT: Tensor | None = None,
+        state: LSTMState | None = None,
+        *,
+        fresh_BT: Tensor | None = None,
     ) -> tuple[Tensor, LSTMState]:
         """(B, T, P) outputs and the state after each sequence's last token.
 
@@ -76,14 +81,18 @@ class ProjectedLSTM(nn.Module):
             input_BTD: What comes in, in reading order.
             mask_BT: 1 on real tokens. Where it is 0 the state stays and the output is 0.
             state: Where the sequences stand; zeros by default.
+            fresh_BT: True on tokens before which the state is set to zero; none by default.
         """
         state = self.start(input_BTD) if state is None else state
         hidden_BP, cell_BH = state.hidden_BP, state.cell_BH
         # One product for all tokens; only the recurrent half must wait for its turn.
         fed_BT4H = self.input(input_BTD)
         keep_TB1 = None if mask_BT is None or bool(mask_BT.all()) else mask_BT.bool().T.unsqueeze(-1)
+        carry_TB1 = None if fresh_BT is None else (~fresh_BT).to(fed_BT4H).T.unsqueeze(-1)
         outputs = []
         for step, fed_B4H in enumerate(fed_BT4H.unbind(dim=1)):
+            if carry_TB1 is not None:
+                hidden_BP, cell_BH = hidden_BP * carry_TB1[step], cell_BH * carry_TB1[step]
             new_BP, new_BH = self._step(fed_B4H, hidden_BP, cell_BH)
             if keep_TB1 is None:
                 hidden_BP, cell_BH = new_BP, new_BH

@@ -160,7 +160,14 @@ def build(config: Config, runtime: Runtime) -> Run:
     return Run(
         model=model,
         step=step,
-        stream=LaneStream(data.corpus, share, unroll=config.data.unroll, seed=config.seed, sampler=sampler),
+        stream=LaneStream(
+            data.corpus,
+            share,
+            unroll=config.data.unroll,
+            seed=config.seed,
+            sampler=sampler,
+            fresh_share=config.data.fresh_share,
+        ),
         optimizer=build_optimizer(model, config.optim),
         export=_Exporter(config, model, data),
         evaluators=(PerplexityEvaluator(ElmoScorer(model, data.vocab), data.dev),),

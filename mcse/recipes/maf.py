@@ -97,9 +97,8 @@ class Config:
             if self.controls.images is not True:
                 raise ValueError(f"controls.images: {self.controls.images!r} would do nothing, since {why}")
             shared.refuse_idle("encoder", self.encoder, keys=("pooling",), why=why)
-            shared.refuse_idle(
-                "tagger", self.tagger, keys=("matching", "match_threshold", "heads", "standardise"), why=why
-            )
+            keys = ("matching", "match_threshold", "picture_dropout", "heads", "standardise")
+            shared.refuse_idle("tagger", self.tagger, keys=keys, why=why)
             keys = ("alignment_weight", "matching_weight", "temperature", "num_swapped", "tag_on_swapped")
             shared.refuse_idle("loss", self.loss, keys=keys, why=why)
         elif self.tagger.matching == "none":
@@ -130,7 +129,13 @@ def build(config: Config, runtime: Runtime) -> Run:
     stream = _build_stream(config, runtime, tweets, images, pad_id=int(tokenizer.pad_token_id or 0))
     shape = _shape_of(config, tweets, images)
     tower = images.module if images is not None else None
-    model = TaggerModel(encoder, shape=shape, tower=tower, tag_on_swapped=config.loss.tag_on_swapped)
+    model = TaggerModel(
+        encoder,
+        shape=shape,
+        tower=tower,
+        tag_on_swapped=config.loss.tag_on_swapped,
+        picture_dropout=config.tagger.picture_dropout,
+    )
     if model.picture is not None and images is not None and config.tagger.standardise:
         model.picture.standardise(tagging_side.sample_regions(images, tweets.parts))
     evaluator = TaggingEvaluator(

@@ -25,12 +25,14 @@ class Lane:
     """One direction's part of a step, in the order in which it reads.
 
     ``word_BT`` are rows of the batch's ``character_WC``; ``target_BT`` are the vocabulary's ids of the words that
-    follow, ``IGNORED_LABEL`` where what follows is the mark that every sentence starts with.
+    follow, ``IGNORED_LABEL`` where what follows is the mark that every sentence starts with. ``fresh_BT`` is true on
+    such marks before which the state is set to zero; ``None`` if it is always carried on.
     """
 
     word_BT: Tensor
     target_BT: Tensor
     negatives: SampledWords | None = None
+    fresh_BT: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

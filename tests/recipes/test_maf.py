@@ -121,6 +121,8 @@ def test_ablations_train(tweets, tmp_path, matching):
         ({"loss.alignment_weight": 0, "loss.temperature": 0.2}, "loss.temperature: 0.2 would do nothing"),
         ({"loss.text_to_image_share": 2}, "loss.text_to_image_share: must be in"),
         ({"controls.num_pairs": 3}, "controls.num_pairs: 3 would do nothing"),
+        ({"encoder.packing": True}, "encoder.packing: True would do nothing"),
+        (TEXT | {"tagger.picture_dropout": 0.5}, "tagger.picture_dropout: 0.5 would do nothing"),
         ({"train.cached_chunk_size": 2}, "train.cached_chunk_size"),
     ],
 )

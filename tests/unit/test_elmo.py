@@ -166,6 +166,17 @@ def test_a_masked_token_leaves_the_state():
     torch.testing.assert_close(state.cell_BH, torch.cat([after_short.cell_BH, after_late.cell_BH]))
 
 
+def test_a_fresh_token_is_read_as_the_first_of_a_sequence():
+    layer, x = lstm(cell_clip=0.5), torch.randn(2, 5, 5).double()
+    fresh = torch.tensor([[False, False, True, False, False], [True, False, False, False, True]])
+    _, before = layer(x)
+    found, state = layer(x, state=before, fresh_BT=fresh)
+    torch.testing.assert_close(found[0, 2:], layer(x[:1, 2:])[0][0])
+    torch.testing.assert_close(found[1, :4], layer(x[1:, :4])[0][0])
+    torch.testing.assert_close(state.cell_BH[1:], layer(x[1:, 4:])[1].cell_BH)
+    torch.testing.assert_close(found[0, :2], layer(x, state=before)[0][0, :2])
+
+
 def test_scalar_mix_is_a_weighted_sum_and_trains():
     mix = ScalarMix(3).double()
     layers = [torch.randn(2, 4, 5, dtype=torch.float64) for _ in range(3)]

@@ -97,6 +97,24 @@ def test_two_processes_read_the_lanes_of_one(corpus):
             assert torch.equal(getattr(half, direction).negatives.id_S, getattr(whole, direction).negatives.id_S)
 
 
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_a_share_of_the_sentences_starts_anew(direction, corpus):
+    start = "<s>" if direction == "forward" else "</s>"
+    marked = {}
+    for share in (0.0, 0.5, 1.0):
+        stream = LaneStream(corpus, Share(batch_size=2), unroll=5, seed=5, fresh_share=share)
+        epochs = [stream.batch(step) for step in range(40 * stream.steps_per_epoch)]
+        if share == 0:
+            assert all(getattr(batch, direction).fresh_BT is None for batch in epochs)
+            continue
+        fresh = [flag for batch in epochs for flag in getattr(batch, direction).fresh_BT[0].tolist()]
+        seen, _ = read(corpus, epochs, direction, 0)
+        assert not any(flag and word != start for word, flag in zip(seen, fresh, strict=True))
+        marked[share] = sum(fresh) / seen.count(start)
+    assert marked[1.0] == 1
+    assert 0.3 < marked[0.5] < 0.7
+
+
 def test_a_text_too_short_for_its_lanes_is_refused(corpus):
     with pytest.raises(ValueError, match="do not fill 64 lanes of 20"):
         LaneStream(corpus, Share(batch_size=64), unroll=20, seed=0)

@@ -140,6 +140,22 @@ def test_a_picture_below_the_threshold_is_left_out_and_its_match_is_told(bert):
     torch.testing.assert_close(rows.emission_BWK[~kept], alone.emission_BWK[~kept])
 
 
+def test_picture_dropout_tags_a_share_without_pictures_in_training_alone(bert):
+    model, tweets = build(bert), batch(lengths=(4,) * 200)
+    with_all, without_any = (model(replace(tweets, has_image_B=torch.full((200,), has))) for has in (True, False))
+    model.picture.picture_dropout = 0.3
+    assert torch.equal(model(tweets).emission_BWK, with_all.emission_BWK)
+    model.picture.train()  # The encoder and the words' dropout stay as they are.
+    model.picture.interaction.eval()
+    dropped = model(tweets)
+    is_out = (dropped.emission_BWK == without_any.emission_BWK).all((1, 2))
+    is_in = (dropped.emission_BWK == with_all.emission_BWK).all((1, 2))
+    assert (is_out ^ is_in).all()
+    assert 30 < is_out.sum() < 90
+    torch.testing.assert_close(dropped.match_B, with_all.match_B)
+    torch.testing.assert_close(dropped.match_logit_M, with_all.match_logit_M)
+
+
 @pytest.mark.parametrize("matching", ["corrected", "published", "none"])
 def test_padding_and_order_change_nothing(bert, matching):
     model, tweets = build(bert, matching=matching), batch()
