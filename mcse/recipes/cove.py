@@ -13,16 +13,13 @@ from typing import Literal
 
 from torch import nn
 
-from mcse.config import to_dict, to_yaml
 from mcse.data.translation import TranslationData, TranslationDataConfig, TranslationStream, load_translation_data
 from mcse.encoders.cove_translator import WordTranslator
 from mcse.evaluation.translation import TRANSLATION_METRICS, TranslationEvaluator
 from mcse.losses.likelihood import token_nll
-from mcse.models.checkpoint import CheckpointInfo, save_info
 from mcse.models.cove_model import CoveModel, vocab_of
 from mcse.models.cove_translator import CoveTranslator, save_translator
 from mcse.recipes import shared
-from mcse.report.model_card import build_word_model_card, score_table
 from mcse.text.vocab import Vocab
 from mcse.text.word_vectors import load_word_vectors
 from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
@@ -128,13 +125,6 @@ class _Exporter:
 
     def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
         save_translator(folder, self.model, self.words, self.data.target_vocab)
-        card = build_word_model_card(
-            name="-".join(self.config.output_dir.parts[-2:]),
-            recipe="cove",
-            summary=_SUMMARY,
-            use=_USE,
-            score_table=score_table(scores),
-            config_yaml=to_yaml(self.config),
-            data=[f"{file.role}: {Path(file.path).name} ({file.digest})" for file in self.data.files],
+        shared.save_word_model_info(
+            folder, self.config, pooling="mean", summary=_SUMMARY, use=_USE, scores=scores, data=self.data.files
         )
-        save_info(folder, CheckpointInfo(recipe="cove", pooling="mean", config=to_dict(self.config)), card=card)

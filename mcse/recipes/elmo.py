@@ -13,19 +13,16 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from mcse.config import to_dict, to_yaml
 from mcse.data.lanes import LaneStream, LogUniformSampler
 from mcse.data.language import LanguageData, LanguageDataConfig, load_language_data
 from mcse.encoders.elmo_scorer import ElmoScorer
 from mcse.evaluation.language import PERPLEXITY_METRICS, PerplexityEvaluator
 from mcse.losses.likelihood import token_nll
 from mcse.losses.sampled_softmax import sampled_softmax_nll
-from mcse.models.checkpoint import CheckpointInfo, save_info
 from mcse.models.elmo_language_model import ElmoLanguageModel, Predictions, save_language_model
 from mcse.models.elmo_model import DIRECTIONS, ElmoConfig, ElmoModel, ElmoState
 from mcse.nn.projected_lstm import LSTMState
 from mcse.recipes import shared
-from mcse.report.model_card import build_word_model_card, score_table
 from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
 from mcse.types import IGNORED_LABEL, Lane, LaneBatch, LossTerm, LossTerms
 
@@ -210,13 +207,6 @@ class _Exporter:
 
     def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
         save_language_model(folder, self.model, self.data.vocab)
-        card = build_word_model_card(
-            name="-".join(self.config.output_dir.parts[-2:]),
-            recipe="elmo",
-            summary=_SUMMARY,
-            use=_USE,
-            score_table=score_table(scores),
-            config_yaml=to_yaml(self.config),
-            data=[f"{file.role}: {Path(file.path).name} ({file.digest})" for file in self.data.files],
+        shared.save_word_model_info(
+            folder, self.config, pooling="mean", summary=_SUMMARY, use=_USE, scores=scores, data=self.data.files
         )
-        save_info(folder, CheckpointInfo(recipe="elmo", pooling="mean", config=to_dict(self.config)), card=card)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from mcse import distributed
-from mcse.config import to_dict, to_yaml
+from mcse.config import to_dict
 from mcse.data.caption_vocab import CaptionVocab, WordsConfig, load_caption_vocab
 from mcse.data.controls import ControlsConfig
 from mcse.data.features import FeatureStore
@@ -42,7 +42,7 @@ from mcse.models.grounded_words import (
     WordTable,
 )
 from mcse.recipes import shared
-from mcse.report.model_card import build_word_card
+from mcse.report.model_card import word_card
 from mcse.text.caption_words import CaptionTokenizer
 from mcse.text.vocab import SPECIALS
 from mcse.text.word_map import WordMap
@@ -203,9 +203,6 @@ class Exporter:
     def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
         """Into ``folder``, with ``scores`` in the card."""
         *_, features, source = self.data
-        table = "\n".join(
-            ["| score | value |", "|---|---|", *(f"| {name} | {value:.4g} |" for name, value in scores.items())]
-        )
         save_grounded_words(
             folder,
             self._blocks(Path(source.path)),
@@ -217,12 +214,8 @@ class Exporter:
                 feature_store=f"{Path(features.path).name} ({features.digest})",
                 config=to_dict(self.config),
             ),
-            card=build_word_card(
-                name="-".join(self.config.output_dir.parts[-2:]),
-                source=Path(source.path).name,
-                score_table=table if scores else "Not evaluated yet.",
-                config_yaml=to_yaml(self.config),
-                data=[f"{file.role}: {Path(file.path).name} ({file.digest})" for file in self.data],
+            card=word_card(
+                shared.card_facts(self.config, scores=scores, data=self.data), source=Path(source.path).name
             ),
         )
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mcse.config import to_dict, to_yaml
+from mcse.config import to_dict
 from mcse.data.features import FeatureStore
 from mcse.data.joint_pairs import DevImages
 from mcse.data.sentences import file_digest
@@ -29,9 +29,10 @@ from mcse.models.joint_model import (
 )
 from mcse.models.text_encoder import TextEncoder, load_tokenizer
 from mcse.models.word_init import fill_words, place_of
+from mcse.recipes import shared
 from mcse.recipes.image_side import Images
 from mcse.recipes.shared import StoredImageSide
-from mcse.report.joint_card import build_joint_card
+from mcse.report.model_card import joint_card
 from mcse.text.vocab import Vocab, split_words
 from mcse.text.word_tokenizer import WordTokenizer
 from mcse.text.word_vectors import WordVectors, load_word_vectors
@@ -138,14 +139,10 @@ class JointExporter:
             max_length_training=self.config.data.max_length,
             config=to_dict(self.config),
         )
-        card = build_joint_card(
-            name="-".join(self.config.output_dir.parts[-2:]),
-            recipe=self.config.recipe,
+        card = joint_card(
+            shared.card_facts(self.config, scores=scores, data=self.data),
             text=self.text.config.name_or_path or self.text.config.kind,
             images=images.tower or images.features,
-            scores=scores,
-            config_yaml=to_yaml(self.config),
-            data=[f"{file.role}: {Path(file.path).name} ({file.digest})" for file in self.data],
         )
         save_joint(
             folder,

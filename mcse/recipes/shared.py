@@ -5,7 +5,7 @@ B queries of this process, N rows of all processes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.in_training import DevEvaluator
 from mcse.losses.contrastive import info_nce, info_nce_with_hard_negatives, unit_rows
 from mcse.losses.likelihood import token_nll
-from mcse.models.checkpoint import CheckpointInfo, check_exportable, save_checkpoint
+from mcse.models.checkpoint import CheckpointInfo, check_exportable, save_checkpoint, save_info
 from mcse.models.image_tower import ImageTower
 from mcse.models.sentence_model import SentenceModel, SentenceRows
 from mcse.models.text_encoder import EncoderConfig, load_mlm_head, load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
-from mcse.report.model_card import build_model_card, score_table
+from mcse.report.model_card import CardFacts, sentence_card, word_model_card
 from mcse.training import Runtime
 from mcse.types import IGNORED_LABEL, DataFile, LossTerm, LossTerms
 
@@ -140,6 +140,32 @@ def build_dev_evaluator(config: DataConfig, text: TextSide, *, precision: str) -
     )
 
 
+def card_facts(config: Any, *, scores: Mapping[str, float], data: Sequence[DataFile]) -> CardFacts:
+    """What a model card tells of a run of any recipe; ``config`` is the recipe's whole."""
+    return CardFacts(
+        name="-".join(config.output_dir.parts[-2:]),
+        recipe=config.recipe,
+        scores=scores,
+        config_yaml=to_yaml(config),
+        data=data,
+    )
+
+
+def save_word_model_info(
+    folder: Path,
+    config: Any,
+    *,
+    pooling: str,
+    summary: str,
+    use: str,
+    scores: Mapping[str, float],
+    data: Sequence[DataFile],
+) -> None:
+    """Writes ``mcse.json`` and the card of a model of words in context into ``folder``."""
+    card = word_model_card(card_facts(config, scores=scores, data=data), summary=summary, use=use)
+    save_info(folder, CheckpointInfo(recipe=config.recipe, pooling=pooling, config=to_dict(config)), card=card)
+
+
 @dataclass(frozen=True, slots=True)
 class StoredImageSide:
     """What a checkpoint keeps of the image side.
@@ -168,13 +194,9 @@ class Exporter:
 
     def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
         """Into ``folder``, with ``scores`` in the card."""
-        card = build_model_card(
-            name="-".join(self.config.output_dir.parts[-2:]),
+        card = sentence_card(
+            card_facts(self.config, scores=scores, data=self.data),
             base_model=self.encoder_config.name_or_path,
-            recipe=self.config.recipe,
-            score_table=score_table(scores),
-            config_yaml=to_yaml(self.config),
-            data=[f"{file.role}: {Path(file.path).name} ({file.digest})" for file in self.data],
             datasets=_hub_datasets(self.config.data),
         )
         images = self.images

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
-from mcse.config import to_dict, to_yaml
+from mcse.config import to_dict
 from mcse.data.controls import ImageControl
 from mcse.data.features import FeatureStore, open_features
 from mcse.data.image_names import ABSENT
@@ -41,8 +41,9 @@ from mcse.models.image_tower import ImageTower, load_image_tower
 from mcse.models.maf_model import TaggerModel
 from mcse.models.tagger_checkpoint import TaggerInfo, save_tagger
 from mcse.models.text_encoder import TextEncoder
+from mcse.recipes import shared
 from mcse.recipes.image_side import ImageConfig, Images
-from mcse.report.model_card import build_tagger_card
+from mcse.report.model_card import tagger_card
 from mcse.text.tags import TagSet
 from mcse.training import OptimConfig, build_optimizer
 from mcse.types import DataFile
@@ -214,15 +215,10 @@ class TaggerExporter:
             image_tower_trained=stored is not None and stored.trained_tower is not None,
             config=to_dict(self.config),
         )
-        rows = [f"| {name} | {value:.4g} |" for name, value in scores.items()]
-        card = build_tagger_card(
-            name="-".join(self.config.output_dir.parts[-2:]),
+        card = tagger_card(
+            shared.card_facts(self.config, scores=scores, data=self.data),
             base_model=self.config.encoder.name_or_path,
-            recipe=self.config.recipe,
             types=self.model.shape.types,
-            score_table="\n".join(["| score | value |", "|---|---|", *rows]) if rows else "Not evaluated yet.",
-            config_yaml=to_yaml(self.config),
-            data=[f"{file.role}: {Path(file.path).name} ({file.digest})" for file in self.data],
         )
         save_tagger(
             folder,

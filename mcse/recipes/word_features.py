@@ -15,7 +15,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mcse.config import to_dict, to_yaml
 from mcse.data.streams import Sampler
 from mcse.data.word_features import (
     FeatureStream,
@@ -29,10 +28,9 @@ from mcse.data.word_features import (
 from mcse.encoders.contextual import evaluating
 from mcse.encoders.frozen_features import FeatureSource, load_feature_source
 from mcse.evaluation.word_tasks import AccuracyEvaluator, SpanF1Evaluator
-from mcse.models.checkpoint import CheckpointInfo, save_info, save_tensors, write_json
+from mcse.models.checkpoint import save_tensors, write_json
 from mcse.models.feature_model import FeatureClassifier, FeatureSizes, FeatureTagger
 from mcse.recipes import shared
-from mcse.report.model_card import build_word_model_card, score_table
 from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
 from mcse.types import FeatureBatch, LossTerm, LossTerms, Score, to_device
 
@@ -226,15 +224,12 @@ class _Exporter:
         types = None if self.data.tags is None else list(self.data.tags.types)
         write_json(folder / "feature_model.json", {"sizes": asdict(self.sizes), "types": types})
         kind = "sentence classifier" if types is None else f"tagger of {', '.join(types)}"
-        card = build_word_model_card(
-            name="-".join(self.config.output_dir.parts[-2:]),
-            recipe="word_features",
+        shared.save_word_model_info(
+            folder,
+            self.config,
+            pooling="none",
             summary=f"A {kind} on frozen word features, trained with the recipe `word_features` of mcse.",
             use='from mcse.models.feature_model import load_feature_model\nmodel = load_feature_model(".")',
-            score_table=score_table(scores),
-            config_yaml=to_yaml(self.config),
-            data=[f"{file.role}: {Path(file.path).name} ({file.digest})" for file in self.data.files],
-        )
-        save_info(
-            folder, CheckpointInfo(recipe="word_features", pooling="none", config=to_dict(self.config)), card=card
+            scores=scores,
+            data=self.data.files,
         )

@@ -1,33 +1,48 @@
-"""The model card of a checkpoint: what the model is, how it scores, how to load it, how it was trained."""
+"""Model cards: what a model is, how it scores, how to load it, what it read, how it was trained."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
+from mcse.types import DataFile
 
-def build_model_card(
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CardFacts:
+    """What every card tells of its run.
+
+    Attributes:
+        name: The model's title.
+        recipe: Such as ``mcse``.
+        scores: By name; none where nothing was judged yet.
+        config_yaml: The resolved configuration.
+        data: What was read.
+    """
+
+    name: str
+    recipe: str
+    scores: Mapping[str, float]
+    config_yaml: str
+    data: Sequence[DataFile]
+
+
+def sentence_card(
+    run: CardFacts,
     *,
-    name: str,
     base_model: str,
-    recipe: str,
-    score_table: str,
-    config_yaml: str,
-    data: Sequence[str],
     datasets: Sequence[str] = (),
     languages: Sequence[str] = ("en",),
     license_name: str | None = None,
 ) -> str:
-    """Markdown with the front matter that the hub reads.
+    """The card of a sentence encoder, Markdown with the front matter that the hub reads, as all cards are.
 
     Args:
-        name: The model's title.
+        run: What was run.
         base_model: Hub id, folder or package path of the encoder that training started from.
-        recipe: Such as ``mcse``.
-        score_table: A Markdown table, or a sentence that there is none yet.
-        config_yaml: The resolved configuration of the run.
-        data: One line for each thing that was read.
         datasets: Hub ids of those that the hub has.
         languages: ISO codes.
         license_name: The hub's name of the licence; left out where nobody chose one.
@@ -39,145 +54,91 @@ def build_model_card(
         pipeline_tag="sentence-similarity",
         datasets=list(datasets) or None,
         base_model=base_model if _is_hub_id(base_model) else None,
-        tags=["sentence-transformers", "feature-extraction", "sentence-similarity", "mcse", f"recipe:{recipe}"],
+        tags=["sentence-transformers", "feature-extraction", "sentence-similarity", *_tags(run)],
     )
-    parts = [
-        f"---\n{front.to_yaml()}\n---",
-        f"# {name}",
-        f"Sentence embeddings trained with the recipe `{recipe}` of mcse from `{base_model}`.",
-        "## Scores",
-        score_table.strip(),
-        "## Use",
-        _use(name),
-        "## Data",
-        "\n".join(f"- {line}" for line in data) or "Not recorded.",
-        "## Configuration",
-        f"```yaml\n{config_yaml.strip()}\n```",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def build_word_card(*, name: str, source: str, score_table: str, config_yaml: str, data: Sequence[str]) -> str:
-    """Markdown for a folder of grounded word vectors, with the front matter that the hub reads.
-
-    Args:
-        name: The title.
-        source: Name of the file of text vectors that were grounded.
-        score_table: A Markdown table, or a sentence that there is none yet.
-        config_yaml: The resolved configuration of the run.
-        data: One line for each thing that was read.
-    """
-    front = ModelCardData(language=["en"], tags=["word-vectors", "mcse", "recipe:grounded_words"])
+    # All three ways to load the folder that the card lies in; they give the same rows.
     use = f"""```python
-from mcse.text.word_vectors import load_word_vectors
-vectors = load_word_vectors("{name}/vectors.safetensors")  # this folder
+from mcse import SentenceEncoder
+encoder = SentenceEncoder.from_pretrained("{run.name}")  # this folder
+rows = encoder.encode(["A man plays the guitar."])  # (N, D) float32, unit norm
+
+from sentence_transformers import SentenceTransformer
+rows = SentenceTransformer("{run.name}").encode(["A man plays the guitar."])  # the same rows
 ```
 
-`python evaluate.py {name} --suite wordsim sts` judges them; `mcse ground-words {name} --vectors {source} --output
-grounded.bin` grounds every word of the source, for example for gensim's `KeyedVectors.load_word2vec_format`."""
-    parts = [
-        f"---\n{front.to_yaml()}\n---",
-        f"# {name}",
-        f"Word vectors of `{source}`, visually grounded with the recipe `grounded_words` of mcse.",
-        "## Scores",
-        score_table.strip(),
-        "## Use",
-        use,
-        "## Data",
-        "\n".join(f"- {line}" for line in data),
-        "## Configuration",
-        f"```yaml\n{config_yaml.strip()}\n```",
-    ]
-    return "\n\n".join(parts) + "\n"
+`transformers.AutoModel` loads the folder too; its rows still have to be pooled as `mcse.json` says."""
+    summary = f"Sentence embeddings trained with the recipe `{run.recipe}` of mcse from `{base_model}`."
+    return _card(front, run, summary=summary, use=use)
 
 
-def build_tagger_card(
-    *,
-    name: str,
-    base_model: str,
-    recipe: str,
-    types: Sequence[str],
-    score_table: str,
-    config_yaml: str,
-    data: Sequence[str],
-) -> str:
-    """The card of a tagger of entities; arguments as those of ``build_model_card``, ``types`` are the entity types."""
+def joint_card(run: CardFacts, *, text: str, images: str) -> str:
+    """The card of a joint model of captions and pictures.
+
+    Args:
+        run: What was run.
+        text: What the text side is.
+        images: What the image features are of.
+    """
+    tags = ["image-text-retrieval", "visual-semantic-embedding", *_tags(run)]
+    use = f"""```python
+from mcse import JointEncoder
+encoder = JointEncoder.from_pretrained("{run.name}")  # this folder
+captions = encoder.encode_captions(["A dog runs."])  # (N, H) float32, unit norm
+images = encoder.encode_images(features)  # from (N, F) features; encode_pictures(paths) where the tower is known
+similarity = captions @ images.T
+```"""
+    summary = f"Captions ({text}) and pictures ({images}) in one space, trained with the recipe `{run.recipe}` of mcse."
+    front = ModelCardData(language=["en"], pipeline_tag="feature-extraction", tags=tags)
+    return _card(front, run, summary=summary, use=use)
+
+
+def word_card(run: CardFacts, *, source: str) -> str:
+    """The card of a folder of grounded word vectors; ``source`` names the file of text vectors that were grounded."""
+    use = f"""```python
+from mcse.text.word_vectors import load_word_vectors
+vectors = load_word_vectors("{run.name}/vectors.safetensors")  # this folder
+```
+
+`python evaluate.py {run.name} --suite wordsim sts` judges them; `mcse ground-words {run.name} --vectors {source}
+--output grounded.bin` grounds every word of the source, say for gensim's `KeyedVectors.load_word2vec_format`."""
+    summary = f"Word vectors of `{source}`, visually grounded with the recipe `{run.recipe}` of mcse."
+    return _card(ModelCardData(language=["en"], tags=["word-vectors", *_tags(run)]), run, summary=summary, use=use)
+
+
+def tagger_card(run: CardFacts, *, base_model: str, types: Sequence[str]) -> str:
+    """The card of a tagger of entities of these types, trained from ``base_model``."""
     front = ModelCardData(
         language=["en"],
         pipeline_tag="token-classification",
         base_model=base_model if _is_hub_id(base_model) else None,
-        tags=["token-classification", "named-entity-recognition", "mcse", f"recipe:{recipe}"],
+        tags=["token-classification", "named-entity-recognition", *_tags(run)],
     )
-    parts = [
-        f"---\n{front.to_yaml()}\n---",
-        f"# {name}",
-        f"Finds {', '.join(types)} in tweets; trained with the recipe `{recipe}` of mcse from `{base_model}`.",
-        "## Scores",
-        score_table.strip(),
-        "## Use",
-        f"""```python
+    use = f"""```python
 from mcse import TweetTagger
-tagger = TweetTagger.from_pretrained("{name}")  # this folder
+tagger = TweetTagger.from_pretrained("{run.name}")  # this folder
 for entity in tagger("Kevin Durant enters Oracle Arena"):  # image="photo.jpg" where it was trained with pictures
     print(entity.kind, entity.text, entity.score)
-```""",
-        "## Data",
-        "\n".join(f"- {line}" for line in data) or "Not recorded.",
-        "## Configuration",
-        f"```yaml\n{config_yaml.strip()}\n```",
-    ]
-    return "\n\n".join(parts) + "\n"
+```"""
+    summary = f"Finds {', '.join(types)} in tweets; trained with the recipe `{run.recipe}` of mcse from `{base_model}`."
+    return _card(front, run, summary=summary, use=use)
 
 
-def build_word_model_card(
-    *,
-    name: str,
-    recipe: str,
-    summary: str,
-    use: str,
-    score_table: str,
-    config_yaml: str,
-    data: Sequence[str],
-    languages: Sequence[str] = ("en",),
-) -> str:
-    """The card of a model of words in context, Markdown with the front matter that the hub reads.
+def word_model_card(run: CardFacts, *, summary: str, use: str, languages: Sequence[str] = ("en",)) -> str:
+    """The card of a model of words in context.
 
     Args:
-        name: The model's title.
-        recipe: Such as ``elmo``.
+        run: What was run.
         summary: A sentence or two on what the model is.
         use: Python that loads it from the current folder.
-        score_table: A Markdown table, or a sentence that there is none yet.
-        config_yaml: The resolved configuration of the run.
-        data: One line for each thing that was read.
         languages: ISO codes.
     """
     front = ModelCardData(
         language=list(languages),
         library_name="transformers",
         pipeline_tag="feature-extraction",
-        tags=["feature-extraction", "contextual-word-vectors", "mcse", f"recipe:{recipe}"],
+        tags=["feature-extraction", "contextual-word-vectors", *_tags(run)],
     )
-    parts = [
-        f"---\n{front.to_yaml()}\n---",
-        f"# {name}",
-        summary,
-        "## Scores",
-        score_table.strip(),
-        "## Use",
-        f"```python\n{use.strip()}\n```",
-        "## Data",
-        "\n".join(f"- {line}" for line in data) or "Not recorded.",
-        "## Configuration",
-        f"```yaml\n{config_yaml.strip()}\n```",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def score_table(scores: Mapping[str, float]) -> str:
-    """Scores by name as a Markdown table, or the sentence that there are none yet."""
-    lines = ["| score | value |", "|---|---|", *(f"| {name} | {value:.4g} |" for name, value in scores.items())]
-    return "\n".join(lines) if scores else "Not evaluated yet."
+    return _card(front, run, summary=summary, use=f"```python\n{use.strip()}\n```")
 
 
 def with_scores(card: str, score_table: str) -> str:
@@ -187,18 +148,26 @@ def with_scores(card: str, score_table: str) -> str:
     return f"{before}{heading}\n{score_table.strip()}\n{use}{after}" if use else card
 
 
-def _use(name: str) -> str:
-    """All three ways to load the folder that the card lies in, which give the same rows."""
-    return f"""```python
-from mcse import SentenceEncoder
-encoder = SentenceEncoder.from_pretrained("{name}")  # this folder
-rows = encoder.encode(["A man plays the guitar."])  # (N, D) float32, unit norm
+def _card(front: ModelCardData, run: CardFacts, *, summary: str, use: str) -> str:
+    scores = ["| score | value |", "|---|---|", *(f"| {name} | {value:.4g} |" for name, value in run.scores.items())]
+    parts = [
+        f"---\n{front.to_yaml()}\n---",
+        f"# {run.name}",
+        summary,
+        "## Scores",
+        "\n".join(scores) if run.scores else "Not evaluated yet.",
+        "## Use",
+        use,
+        "## Data",
+        "\n".join(f"- {file.role}: {Path(file.path).name} ({file.digest})" for file in run.data) or "Not recorded.",
+        "## Configuration",
+        f"```yaml\n{run.config_yaml.strip()}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
 
-from sentence_transformers import SentenceTransformer
-rows = SentenceTransformer("{name}").encode(["A man plays the guitar."])  # the same rows
-```
 
-`transformers.AutoModel` loads the folder too; its rows still have to be pooled as `mcse.json` says."""
+def _tags(run: CardFacts) -> tuple[str, str]:
+    return "mcse", f"recipe:{run.recipe}"
 
 
 def _is_hub_id(base_model: str) -> bool:
