@@ -44,6 +44,7 @@ TEXT = {
     "tagger.heads": 12,
     "tagger.match_threshold": 0.0,
     "tagger.picture_dropout": 0.0,
+    "tagger.image_row": "project_mean",
     "loss.alignment_weight": 0.38,
     "loss.matching_weight": 0.38,
     "loss.temperature": 0.179,
@@ -64,9 +65,10 @@ VARIANTS: dict[str, dict[str, object]] = {
     },
     "without threshold": {"tagger.match_threshold": 0.0},
     "without picture dropout": {"tagger.picture_dropout": 0.0},
+    "mean of regions projected": {"tagger.image_row": "project_mean"},
     "without alignment": NO_ALIGNMENT,
     "without matching": NO_MATCHING,
-    "without both": NO_ALIGNMENT | NO_MATCHING,
+    "without both": NO_ALIGNMENT | NO_MATCHING | {"tagger.image_row": "project_mean"},
 }
 NOISE, TEMPERATURES = (0.0, 0.1, 0.3, 0.5), (0.05, 0.1, 0.18)
 

@@ -22,6 +22,7 @@ from mcse.text.tags import TagSet
 from mcse.types import TweetBatch
 
 Matching = Literal["corrected", "published", "none"]
+ImageRow = Literal["project_mean", "mean_projected"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +31,9 @@ class TaggerConfig:
 
     ``matching``: ``corrected``, ``published`` (as released, which cannot learn), or ``none``; a picture whose
     match is below ``match_threshold`` is left out (published: 0, it is only scaled). ``picture_dropout``: share of
-    training's tweets that are tagged without their picture (published: 0). ``standardise``:
+    training's tweets that are tagged without their picture (published: 0). ``image_row``: the picture's own row for
+    alignment and matching, ``project_mean`` of its regions (published), or ``mean_projected``, which sees what is
+    together in one region even if the regions are as plain as pixels. ``standardise``:
     centre and scale the regions by training's mean and spread, which MAF does not. ``learning_rate``: peak
     rate of all new layers, by default ``optim.learning_rate`` as published.
     """
@@ -38,6 +41,7 @@ class TaggerConfig:
     matching: Matching = "corrected"
     match_threshold: float = 0.0
     picture_dropout: float = 0.0
+    image_row: ImageRow = "project_mean"
     standardise: bool = True
     heads: int = 12
     dropout: float = 0.1
@@ -70,6 +74,7 @@ class TaggerShape:
         pooling: Of the text's own row.
         match_threshold: A picture of a lower match is left out altogether. A match that only scales cannot do that:
             where a share of training's own pairs do not belong together, a wrong picture's match tends to that share.
+        image_row: How the picture's own row comes from its regions, see ``TaggerConfig``.
     """
 
     types: tuple[str, ...]
@@ -82,6 +87,7 @@ class TaggerShape:
     positions: int
     pooling: str = "cls"
     match_threshold: float = 0.0
+    image_row: ImageRow = "project_mean"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +238,7 @@ class PictureSide(nn.Module):
         swapped_B = (partner_B != torch.arange(len(partner_B), device=partner_B.device)) & has_B & has_B[partner_B]
         region_BRF = (region_BRF - self.mean_F) / self.scale_F
         text_BH = self.text_projection(text_BD) if self.text_projection is not None else None
-        image_BH = self.image_projection(region_BRF.mean(1)) if self.image_projection is not None else None
+        image_BH = self._image_row(region_BRF)
         region_BRD = self.region(region_BRF)
         shown_BRD = region_BRD
         if self.pair_matching is not None and tag_on_swapped:
@@ -263,6 +269,15 @@ class PictureSide(nn.Module):
         part_BWD = kept_B[:, None, None] * seen_BWD
         gate_BWD = torch.sigmoid(self.text_gate(word_BWD) + self.picture_gate(part_BWD))
         return _Seen(gate_BWD * part_BWD, match_B, text_BH, image_BH, logit_M, label_M)
+
+    def _image_row(self, region_BRF: Tensor) -> Tensor | None:
+        if self.image_projection is None:
+            return None
+        if self.shape.image_row == "mean_projected":
+            projected_BRH: Tensor = self.image_projection(region_BRF)
+            return projected_BRH.mean(1)
+        image_BH: Tensor = self.image_projection(region_BRF.mean(1))
+        return image_BH
 
 
 def _initialise(module: nn.Module, *, std: float) -> None:

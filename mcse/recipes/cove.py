@@ -19,7 +19,7 @@ from mcse.evaluation.translation import TRANSLATION_METRICS, TranslationEvaluato
 from mcse.losses.likelihood import token_nll
 from mcse.models.cove_model import CoveModel, vocab_of
 from mcse.models.cove_translator import CoveTranslator, save_translator
-from mcse.recipes import shared
+from mcse.recipes import export, shared
 from mcse.text.vocab import Vocab
 from mcse.text.word_vectors import load_word_vectors
 from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
@@ -125,6 +125,6 @@ class _Exporter:
 
     def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
         save_translator(folder, self.model, self.words, self.data.target_vocab)
-        shared.save_word_model_info(
+        export.save_word_model_info(
             folder, self.config, pooling="mean", summary=_SUMMARY, use=_USE, scores=scores, data=self.data.files
         )

@@ -22,7 +22,7 @@ from mcse.losses.sampled_softmax import sampled_softmax_nll
 from mcse.models.elmo_language_model import ElmoLanguageModel, Predictions, save_language_model
 from mcse.models.elmo_model import DIRECTIONS, ElmoConfig, ElmoModel, ElmoState
 from mcse.nn.projected_lstm import LSTMState
-from mcse.recipes import shared
+from mcse.recipes import export, shared
 from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
 from mcse.types import IGNORED_LABEL, Lane, LaneBatch, LossTerm, LossTerms
 
@@ -207,6 +207,6 @@ class _Exporter:
 
     def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
         save_language_model(folder, self.model, self.data.vocab)
-        shared.save_word_model_info(
+        export.save_word_model_info(
             folder, self.config, pooling="mean", summary=_SUMMARY, use=_USE, scores=scores, data=self.data.files
         )

@@ -41,7 +41,7 @@ from mcse.models.grounded_words import (
     TokenPredictions,
     WordTable,
 )
-from mcse.recipes import shared
+from mcse.recipes import export, shared
 from mcse.report.model_card import word_card
 from mcse.text.caption_words import CaptionTokenizer
 from mcse.text.vocab import SPECIALS
@@ -215,7 +215,7 @@ class Exporter:
                 config=to_dict(self.config),
             ),
             card=word_card(
-                shared.card_facts(self.config, scores=scores, data=self.data), source=Path(source.path).name
+                export.card_facts(self.config, scores=scores, data=self.data), source=Path(source.path).name
             ),
         )
 

@@ -17,7 +17,8 @@ from mcse.data.shard_pairs import ShardFeatures, ShardPictures, ShardPixels
 from mcse.data.streams import RowNumbers
 from mcse.data.training import DataConfig, load_features, open_caption_shards, open_pixels, store_digest
 from mcse.models.image_tower import FrozenTower, ImageTower, load_image_tower
-from mcse.recipes.shared import StoredImageSide, refuse_idle
+from mcse.recipes.export import StoredImageSide
+from mcse.recipes.shared import refuse_idle
 from mcse.training import OptimConfig, build_optimizer
 from mcse.types import DataFile
 

@@ -29,9 +29,9 @@ from mcse.models.joint_model import (
 )
 from mcse.models.text_encoder import TextEncoder, load_tokenizer
 from mcse.models.word_init import fill_words, place_of
-from mcse.recipes import shared
+from mcse.recipes import export
+from mcse.recipes.export import StoredImageSide
 from mcse.recipes.image_side import Images
-from mcse.recipes.shared import StoredImageSide
 from mcse.report.model_card import joint_card
 from mcse.text.vocab import Vocab, split_words
 from mcse.text.word_tokenizer import WordTokenizer
@@ -140,7 +140,7 @@ class JointExporter:
             config=to_dict(self.config),
         )
         card = joint_card(
-            shared.card_facts(self.config, scores=scores, data=self.data),
+            export.card_facts(self.config, scores=scores, data=self.data),
             text=self.text.config.name_or_path or self.text.config.kind,
             images=images.tower or images.features,
         )

@@ -97,11 +97,15 @@ class Config:
             if self.controls.images is not True:
                 raise ValueError(f"controls.images: {self.controls.images!r} would do nothing, since {why}")
             shared.refuse_idle("encoder", self.encoder, keys=("pooling",), why=why)
-            keys = ("matching", "match_threshold", "picture_dropout", "heads", "standardise")
+            keys = ("matching", "match_threshold", "picture_dropout", "image_row", "heads", "standardise")
             shared.refuse_idle("tagger", self.tagger, keys=keys, why=why)
             keys = ("alignment_weight", "matching_weight", "temperature", "num_swapped", "tag_on_swapped")
             shared.refuse_idle("loss", self.loss, keys=keys, why=why)
-        elif self.tagger.matching == "none":
+            return
+        if self.loss.alignment_weight == 0 and self.tagger.matching != "corrected":
+            why = "neither alignment nor corrected matching reads it"
+            shared.refuse_idle("tagger", self.tagger, keys=("image_row",), why=why)
+        if self.tagger.matching == "none":
             own = ("matching_weight", "num_swapped", "tag_on_swapped")
             shared.refuse_idle("loss", self.loss, keys=own, why="tagger.matching is none")
             shared.refuse_idle("tagger", self.tagger, keys=("match_threshold",), why="tagger.matching is none")
@@ -196,6 +200,7 @@ def _shape_of(config: Config, tweets: tagging_side.Tweets, images: Images | None
         positions=config.data.max_length,
         pooling=config.encoder.pooling,
         match_threshold=config.tagger.match_threshold,
+        image_row=config.tagger.image_row,
     )
 
 

@@ -23,7 +23,7 @@ from mcse.distributed import gather_ids, gather_rows
 from mcse.losses.contrastive import info_nce, unit_rows
 from mcse.models.sentence_model import GroundedModel, GroundedRows
 from mcse.models.text_encoder import EncoderConfig
-from mcse.recipes import shared
+from mcse.recipes import export, shared
 from mcse.recipes.image_side import ImageConfig, Images, build_grounded_optimizer, check_images, open_images
 from mcse.training import OptimConfig, Run, Runtime, TrainConfig
 from mcse.types import DataFile, LossTerm, LossTerms, PairBatch, SentenceBatch, Stream
@@ -103,7 +103,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         optimizer=build_grounded_optimizer(
             model.text, list(heads.values()), images.tower, optim=config.optim, image=config.image
         ),
-        export=shared.Exporter(config, text, config.encoder, data, images=images.stored(data[-1], heads=heads)),
+        export=export.Exporter(config, text, config.encoder, data, images=images.stored(data[-1], heads=heads)),
         evaluators=(evaluator,),
         metrics=metrics,
         facts=facts,

@@ -5,15 +5,12 @@ B queries of this process, N rows of all processes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from mcse.config import to_dict, to_yaml
 from mcse.data.mixing import MixConfig
 from mcse.data.streaming import StreamedSentences
 from mcse.data.streams import Sampler, SentenceStream, Share, TokenMasker
@@ -23,12 +20,10 @@ from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.in_training import DevEvaluator
 from mcse.losses.contrastive import info_nce, info_nce_with_hard_negatives, unit_rows
 from mcse.losses.likelihood import token_nll
-from mcse.models.checkpoint import CheckpointInfo, check_exportable, save_checkpoint, save_info
-from mcse.models.image_tower import ImageTower
+from mcse.models.checkpoint import check_exportable
 from mcse.models.sentence_model import SentenceModel, SentenceRows
 from mcse.models.text_encoder import EncoderConfig, load_mlm_head, load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
-from mcse.report.model_card import CardFacts, sentence_card, word_model_card
 from mcse.training import Runtime
 from mcse.types import IGNORED_LABEL, DataFile, LossTerm, LossTerms
 
@@ -140,89 +135,6 @@ def build_dev_evaluator(config: DataConfig, text: TextSide, *, precision: str) -
     )
 
 
-def card_facts(config: Any, *, scores: Mapping[str, float], data: Sequence[DataFile]) -> CardFacts:
-    """What a model card tells of a run of any recipe; ``config`` is the recipe's whole."""
-    return CardFacts(
-        name="-".join(config.output_dir.parts[-2:]),
-        recipe=config.recipe,
-        scores=scores,
-        config_yaml=to_yaml(config),
-        data=data,
-    )
-
-
-def save_word_model_info(
-    folder: Path,
-    config: Any,
-    *,
-    pooling: str,
-    summary: str,
-    use: str,
-    scores: Mapping[str, float],
-    data: Sequence[DataFile],
-) -> None:
-    """Writes ``mcse.json`` and the card of a model of words in context into ``folder``."""
-    card = word_model_card(card_facts(config, scores=scores, data=data), summary=summary, use=use)
-    save_info(folder, CheckpointInfo(recipe=config.recipe, pooling=pooling, config=to_dict(config)), card=card)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredImageSide:
-    """What a checkpoint keeps of the image side.
-
-    The heads by name; which tower gave the features, after which preprocessing, by which weights (a digest), as far as
-    that is known; a description of the features; and the tower itself where it was trained.
-    """
-
-    heads: Mapping[str, nn.Module]
-    tower: str | None
-    preprocessing: str | None
-    weights: str | None
-    features: str
-    trained_tower: ImageTower | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Exporter:
-    """Writes the folder that people load; ``config`` is the recipe's whole, ``data`` are names of what was read."""
-
-    config: Any
-    text: TextSide
-    encoder_config: EncoderConfig
-    data: tuple[DataFile, ...]
-    images: StoredImageSide | None = None
-
-    def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
-        """Into ``folder``, with ``scores`` in the card."""
-        card = sentence_card(
-            card_facts(self.config, scores=scores, data=self.data),
-            base_model=self.encoder_config.name_or_path,
-            datasets=_hub_datasets(self.config.data),
-        )
-        images = self.images
-        info = CheckpointInfo(
-            recipe=self.config.recipe,
-            pooling=self.encoder_config.pooling,
-            image_tower=images.tower if images else None,
-            image_preprocessing=images.preprocessing if images else None,
-            image_weights=images.weights if images else None,
-            image_tower_trained=images is not None and images.trained_tower is not None,
-            feature_store=images.features if images else None,
-            max_length_training=self.config.data.max_length,
-            config=to_dict(self.config),
-        )
-        save_checkpoint(
-            folder,
-            encoder=self.text.model.encoder,
-            tokenizer=self.text.tokenizer,
-            info=info,
-            text_head=self.text.model.head,
-            image_heads=images.heads if images else {},
-            card=card,
-            image_tower=images.trained_tower if images else None,
-        )
-
-
 def refuse_idle(group: str, config: Any, *, keys: Collection[str], why: str) -> None:
     """Refuses settings that would do nothing: ``keys`` of a config group that are not at their defaults."""
     values = asdict(config)
@@ -248,10 +160,3 @@ def share_of(runtime: Runtime, *, batch_size: int) -> Share:
 def negatives_a_query(share: Share, *, columns: int) -> int:
     """Wrong keys that a query is compared with: the other positives, and all contradictions if there are any."""
     return share.global_batch_size - 1 + (share.global_batch_size if columns == 3 else 0)
-
-
-def _hub_datasets(data: DataConfig) -> list[str]:
-    """Ids of the datasets that the configuration names as the hub's; ``a/b`` may as well be a local path."""
-    prefix = "hf://datasets/"
-    named = [source for source in (data.sentences, data.captions) if source is not None and source.startswith(prefix)]
-    return ["/".join(source.removeprefix(prefix).split("/")[:2]) for source in named]

@@ -17,7 +17,7 @@ from mcse.data.streaming import StreamedSentences
 from mcse.data.streams import SentenceStream, Share
 from mcse.data.training import DataConfig, load_pairs
 from mcse.models.text_encoder import EncoderConfig
-from mcse.recipes import shared
+from mcse.recipes import export, shared
 from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
 from mcse.types import DataFile, LossTerms, SentenceBatch, Stream
 
@@ -93,7 +93,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         stream=stream,
         carried=carried_part(stream),
         optimizer=build_optimizer(text.model, config.optim),
-        export=shared.Exporter(config, text, config.encoder, data),
+        export=export.Exporter(config, text, config.encoder, data),
         evaluators=(evaluator,),
         metrics=metrics,
         facts=facts,

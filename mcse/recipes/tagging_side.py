@@ -41,7 +41,7 @@ from mcse.models.image_tower import ImageTower, load_image_tower
 from mcse.models.maf_model import TaggerModel
 from mcse.models.tagger_checkpoint import TaggerInfo, save_tagger
 from mcse.models.text_encoder import TextEncoder
-from mcse.recipes import shared
+from mcse.recipes import export
 from mcse.recipes.image_side import ImageConfig, Images
 from mcse.report.model_card import tagger_card
 from mcse.text.tags import TagSet
@@ -216,7 +216,7 @@ class TaggerExporter:
             config=to_dict(self.config),
         )
         card = tagger_card(
-            shared.card_facts(self.config, scores=scores, data=self.data),
+            export.card_facts(self.config, scores=scores, data=self.data),
             base_model=self.config.encoder.name_or_path,
             types=self.model.shape.types,
         )

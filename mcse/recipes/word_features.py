@@ -30,7 +30,7 @@ from mcse.encoders.frozen_features import FeatureSource, load_feature_source
 from mcse.evaluation.word_tasks import AccuracyEvaluator, SpanF1Evaluator
 from mcse.models.checkpoint import save_tensors, write_json
 from mcse.models.feature_model import FeatureClassifier, FeatureSizes, FeatureTagger
-from mcse.recipes import shared
+from mcse.recipes import export, shared
 from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
 from mcse.types import FeatureBatch, LossTerm, LossTerms, Score, to_device
 
@@ -224,7 +224,7 @@ class _Exporter:
         types = None if self.data.tags is None else list(self.data.tags.types)
         write_json(folder / "feature_model.json", {"sizes": asdict(self.sizes), "types": types})
         kind = "sentence classifier" if types is None else f"tagger of {', '.join(types)}"
-        shared.save_word_model_info(
+        export.save_word_model_info(
             folder,
             self.config,
             pooling="none",

@@ -56,7 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     "train.py": {"recipes", "training", "config"},
     "evaluate.py": {"recipes", "evaluation", "report", "config", "encoders"},
 }
-SHELF = {"mcse.recipes.shared", "mcse.recipes.image_side", "mcse.recipes.joint_side", "mcse.recipes.tagging_side"}
+SHELF = {f"mcse.recipes.{name}" for name in ("shared", "export", "image_side", "joint_side", "tagging_side")}
 LAUNCHER = "mcse.recipes.launch"
 """Not recipes: what recipes share, and what starts them. Recipes may use the first, none of them the second."""
 

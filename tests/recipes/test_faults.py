@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mcse.encoders.sentence_encoder import SentenceEncoder
-from mcse.recipes import RECIPES, shared
+from mcse.recipes import RECIPES, export
 from mcse.training.loop import Loop
 from tests.fixtures.launch import (
     REPOSITORY,
@@ -189,7 +189,7 @@ def test_killed_between_the_two_renames_loses_nothing(part, tiny, straight, tmp_
 
 def fill_disk(monkeypatch, *, at_export):
     """The n-th export writes half a checkpoint and finds the disk full."""
-    plain, count = shared.Exporter.__call__, iter(range(1, 100))
+    plain, count = export.Exporter.__call__, iter(range(1, 100))
 
     def full(self, folder, scores):
         plain(self, folder, scores)
@@ -197,7 +197,7 @@ def fill_disk(monkeypatch, *, at_export):
             (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "model.safetensors"))
 
-    monkeypatch.setattr(shared.Exporter, "__call__", full)
+    monkeypatch.setattr(export.Exporter, "__call__", full)
 
 
 def test_a_full_disk_leaves_the_previous_best(tiny, tmp_path, monkeypatch, capsys):

@@ -140,6 +140,23 @@ def test_a_picture_below_the_threshold_is_left_out_and_its_match_is_told(bert):
     torch.testing.assert_close(rows.emission_BWK[~kept], alone.emission_BWK[~kept])
 
 
+def test_an_image_row_of_projected_regions_tells_what_is_together(bert):
+    mixed = replace(build(bert).shape, image_row="mean_projected")
+    torch.manual_seed(0)
+    model = TaggerModel(load_text_encoder(str(bert), pooling="cls"), shape=mixed).double().eval()
+    tweets = batch()
+    regions = tweets.image_BF.reshape(4, REGIONS, REGION_WIDTH)
+    expected = torch.stack([model.picture.image_projection(regions[:, r]) for r in range(REGIONS)]).mean(0)
+    torch.testing.assert_close(model(tweets).image_BH, expected)
+    # Two regions exchange one feature: their mean is the same, what stands together is not.
+    exchanged = regions.clone()
+    exchanged[:, [0, 1], 2] = regions[:, [1, 0], 2]
+    other = replace(tweets, image_BF=exchanged.flatten(1))
+    assert not torch.allclose(model(other).image_BH, expected)
+    plain = build(bert)
+    torch.testing.assert_close(plain(other).image_BH, plain(tweets).image_BH)
+
+
 def test_picture_dropout_tags_a_share_without_pictures_in_training_alone(bert):
     model, tweets = build(bert), batch(lengths=(4,) * 200)
     with_all, without_any = (model(replace(tweets, has_image_B=torch.full((200,), has))) for has in (True, False))

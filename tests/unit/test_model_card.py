@@ -7,7 +7,7 @@ from dataclasses import replace
 import yaml
 
 from mcse.data.training import DataConfig
-from mcse.recipes.shared import _hub_datasets
+from mcse.recipes.export import _hub_datasets
 from mcse.report.model_card import CardFacts, sentence_card
 from mcse.types import DataFile
 
