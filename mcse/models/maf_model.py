@@ -255,11 +255,10 @@ class PictureSide(nn.Module):
             label_M = torch.cat([torch.ones_like(true_B[has_B]), torch.zeros_like(other_B[swapped_B])])
             match_B = match_B * torch.sigmoid(other_B if tag_on_swapped else true_B)
         elif self.flat_matching is not None:
-            judged_BWD = seen_BWD[partner_B]
-            judged_B = self.flat_matching(word_BWD, judged_BWD, batch.word_mask_BW)
+            judged_B = self.flat_matching(word_BWD, seen_BWD, batch.word_mask_BW, partner_B=partner_B)
             logit_M, label_M = judged_B[has_B], (~swapped_B[has_B]).to(judged_B)
             if tag_on_swapped:
-                seen_BWD, logit_B = judged_BWD, judged_B
+                seen_BWD, logit_B = seen_BWD[partner_B], judged_B
             else:
                 logit_B = self.flat_matching(word_BWD, seen_BWD, batch.word_mask_BW)
             match_B = match_B * torch.sigmoid(logit_B)

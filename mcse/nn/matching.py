@@ -34,9 +34,20 @@ class PublishedMatching(nn.Module):
         self.positions = positions
         self.linear = nn.Linear(2 * width * positions, 1)
 
-    def forward(self, word_BWD: Tensor, seen_BWD: Tensor, mask_BW: Tensor) -> Tensor:
-        """(B,) logits that text and picture belong together."""
-        both_BWD = torch.cat([word_BWD, seen_BWD], dim=2) * mask_BW[..., None]
+    def forward(
+        self, word_BWD: Tensor, seen_BWD: Tensor, mask_BW: Tensor, *, partner_B: Tensor | None = None
+    ) -> Tensor:
+        """(B,) logits that text and picture belong together.
+
+        Args:
+            word_BWD: T.
+            seen_BWD: C of the same tweets, as attention gave it.
+            mask_BW: 1 on words.
+            partner_B: Whose C each tweet is judged with, its own by default. C keeps the places of its own words:
+                masked by the receiver's, the lengths of two tweets would tell a swap.
+        """
+        word_BWD, seen_BWD = word_BWD * mask_BW[..., None], seen_BWD * mask_BW[..., None]
+        both_BWD = torch.cat([word_BWD, seen_BWD if partner_B is None else seen_BWD[partner_B]], dim=2)
         if both_BWD.shape[1] > self.positions:
             raise ValueError(f"{both_BWD.shape[1]} words, but the matching head has {self.positions} places")
         padded = F.pad(both_BWD, (0, 0, 0, self.positions - both_BWD.shape[1]))

@@ -232,16 +232,28 @@ def test_published_head_cannot_tell_swapped_pairs():
     torch.manual_seed(0)
     head = PublishedMatching(6, positions=9).double()
     text, seen = torch.randn(2, 16, 7, 6, dtype=torch.float64)
-    mask = torch.ones(16, 7, dtype=torch.bool)
+    mask = torch.arange(7)[None] < torch.tensor([7, 2, 5, 3] * 4)[:, None]
     partner = torch.arange(16)
     partner[:4] = torch.tensor([1, 0, 3, 2])
-    straight, crossed = head(text, seen, mask), head(text, seen[partner], mask)
+    straight, crossed = head(text, seen, mask), head(text, seen, mask, partner_B=partner)
     assert not torch.allclose(straight[:4], crossed[:4])
     torch.testing.assert_close(straight[:4].sum(), crossed[:4].sum())
+    # By the formula: a(T_i) + b(C_j), each over the places of its own words.
+    weight, first = head.linear.weight[0].reshape(9, 12), int(mask[0].sum())
+    own, other = (weight[:first, :6] * text[0, :first]).sum(), (weight[:2, 6:] * seen[1, :2]).sum()
+    torch.testing.assert_close(crossed[0], own + other + head.linear.bias[0])
     # Trained on fresh pairs that share a code, as true pairs do.
     floor = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
     assert floor == pytest.approx(0.562, abs=1e-3)
     assert mean_loss(head, as_published) > floor - 0.02
+
+
+def test_lengths_do_not_tell_the_published_model_a_swap(bert):
+    model = build(bert, matching="published")
+    plain, swapped = batch((8, 3, 5, 2)), batch((8, 3, 5, 2), partner=[1, 0, 3, 2])
+    straight, crossed = model(plain).match_logit_M, model(swapped).match_logit_M
+    assert not torch.allclose(straight, crossed)
+    torch.testing.assert_close(straight.sum(), crossed.sum())
 
 
 def test_corrected_head_learns_what_the_published_cannot():
@@ -250,10 +262,10 @@ def test_corrected_head_learns_what_the_published_cannot():
 
 
 def as_published(head, code_T, code_V, partner):
-    count = len(code_T)
-    mask = torch.ones(count, 1, dtype=torch.bool)
-    # What attention made of a picture also holds the words, as in MAF.
-    return head(code_T[:, None], torch.tanh(code_V + code_T)[partner][:, None], mask)
+    # Tweets of one and of two words; what attention made of a picture also holds the words, as in MAF.
+    mask = torch.tensor([[True, False], [True, True]]).repeat(len(code_T) // 2, 1)
+    text, seen = (row[:, None].expand(-1, 2, -1) for row in (code_T, torch.tanh(code_V + code_T)))
+    return head(text, seen, mask, partner_B=partner)
 
 
 def as_corrected(head, code_T, code_V, partner):
