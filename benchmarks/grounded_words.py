@@ -98,6 +98,7 @@ def report(folder: Path, runs: dict[str, list[Path]], *, root: Path, is_scenes: 
             shuffled=runs["shuffled"],
             data=root / (SIMILARITY if is_scenes else "wordsim"),
             sts=None if is_scenes else find_senteval(root),
+            ground_text=False,
             components=None,
             output=folder / "report",
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mcse.commands.files import replacing
+from mcse.commands.ground_words import check_source
 from mcse.data.sts import STS_TASKS, StsTask, load_sts
 from mcse.data.wordsim import WordPairs, load_wordsim
 from mcse.encoders.word_vectors import WordVectorEncoder, load_space
@@ -22,10 +23,11 @@ from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.sts import score_sts
 from mcse.evaluation.wordsim import POLICY, WordsimScore, score_wordsim
 from mcse.metrics.correlation import UndefinedScoreError
-from mcse.models.grounded_checkpoint import VOCAB_FILE, find_grounded_words
+from mcse.models.grounded_checkpoint import VOCAB_FILE, find_grounded_words, read_info
 from mcse.text.vocab import SPECIALS, Vocab
+from mcse.text.word_map import WordMap
 from mcse.text.word_spaces import all_but_the_top, whiten
-from mcse.text.word_vectors import WordVectors, load_word_vectors
+from mcse.text.word_vectors import WordBlock, WordVectors, load_word_vectors
 
 ROWS = ("text", "whitened text", "all-but-the-top", "shuffled images", "true images")
 
@@ -63,6 +65,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--shuffled", required=True, nargs="+", type=Path, metavar="RUN", help="runs with controls.images shuffled_…")
     add("--data", required=True, type=Path, help="folder or file of word-similarity sets")
     add("--sts", type=Path, help="SentEval folder: STS by averaging vectors, too")
+    add("--ground-text", action="store_true", help="ground all of --text by the runs' maps, not their stored words")
     add("--components", type=int, help="that all-but-the-top removes (default: width / 100, at least 1)")
     add("--output", required=True, type=Path, help="folder of report.md and report.json")
     parser.set_defaults(run=run)
@@ -72,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
     """Judges, prints the tables and writes them; returns 0.
 
     Raises:
-        ValueError: A run that is none of grounded_words, runs of different captions, or data that cannot be read.
+        ValueError: A run that is none of grounded_words, runs of different captions, rows that are judged on different
+            pairs, or data that cannot be read.
     """
     seen = _seen_words([*args.true, *args.shuffled])
     _check_controls(args)
@@ -81,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
         "text": [lambda: text],
         "whitened text": [lambda: whiten(text)],
         "all-but-the-top": [lambda: all_but_the_top(text, components=args.components)],
-        "shuffled images": [_loader(run) for run in args.shuffled],
-        "true images": [_loader(run) for run in args.true],
+        "shuffled images": [_loader(run, text if args.ground_text else None) for run in args.shuffled],
+        "true images": [_loader(run, text if args.ground_text else None) for run in args.true],
     }
     sets = load_wordsim(args.data).sets
     tasks = load_sts(args.sts).tasks if args.sts is not None else ()
@@ -90,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
     sentences: Table = {}
     for row in ROWS:
         judged = [_judge(load(), sets, tasks, seen=seen) for load in spaces[row]]
+        for found, _ in judged:
+            _check_pairs(words["text"] if words else found, found, row)
         words[row] = _joined([found for found, _ in judged])
         sentences[row] = _joined([found for _, found in judged])
     markdown = _report(words, sentences, seen=seen, sets=sets)
@@ -110,12 +116,27 @@ def _seen_words(runs: Sequence[Path]) -> frozenset[str]:
 
 
 def _check_controls(args: argparse.Namespace) -> None:
-    """True runs saw true pictures and shuffled ones did not; a report with mixed-up rows would be believed."""
-    for run in (*args.true, *args.shuffled):
-        config = json.loads((_folder(run) / "mcse.json").read_text(encoding="utf-8"))["config"]
-        is_true = config["controls"]["images"] is True
-        if is_true != (run in args.true):
-            raise ValueError(f"{run} was trained with controls.images {config['controls']['images']}")
+    """True runs saw true pictures, the others shuffled ones: a report with mixed-up rows would be believed."""
+    for row, runs, wanted in (
+        ("--true", args.true, (True,)),
+        ("--shuffled", args.shuffled, ("shuffled_images", "shuffled_pairs")),
+    ):
+        for run in runs:
+            found = read_info(_folder(run)).config["controls"]["images"]
+            if found not in wanted:
+                raise ValueError(f"{row}: {run} was trained with controls.images {found}")
+            if args.ground_text:
+                check_source(_folder(run), args.text, hint="its map is of no use here")
+
+
+def _check_pairs(text: dict[str, Cell], cells: dict[str, Cell], row: str) -> None:
+    """Every row is judged on the pairs of the first: other pairs are another task."""
+    for column, cell in cells.items():
+        if text[column].pairs != cell.pairs:
+            raise ValueError(
+                f"{column}: --text has vectors for {text[column].pairs} pairs, a run of {row} for {cell.pairs}; runs "
+                "with words.export captions store few words, --ground-text grounds all of --text"
+            )
 
 
 def _folder(run: Path) -> Path:
@@ -125,8 +146,12 @@ def _folder(run: Path) -> Path:
     return folder
 
 
-def _loader(run: Path) -> Callable[[], WordVectors]:
-    return lambda: load_space(run)
+def _loader(run: Path, text: WordVectors | None) -> Callable[[], WordVectors]:
+    """A run's own vectors, or ``text`` by its map."""
+    if text is None:
+        return lambda: load_space(run)
+    block = WordBlock(text.words, text.row_VD)
+    return lambda: WordVectors.of(text.words, WordMap.load(_folder(run)).ground(block).row_ND)
 
 
 def _judge(
@@ -161,7 +186,7 @@ def _cell(score: WordsimScore, among_P: np.ndarray[tuple[int], np.dtype[np.bool_
 
 
 def _joined(judged: Sequence[dict[str, Cell]]) -> dict[str, Cell]:
-    """Over seeds; they are judged on the same pairs, as they ground the same words."""
+    """Over seeds, all judged on the same pairs."""
     return {
         column: Cell(tuple(value for cells in judged for value in cells[column].values), cell.pairs, cell.coverage)
         for column, cell in judged[0].items()

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mcse.commands.search_index import file_digest, is_inside
+from mcse.commands.search_index import is_inside
 from mcse.data.images import BadImageError, load_image
 from mcse.encoders.image_index import ImageIndex, check_same_model
 from mcse.encoders.index import Hit
 from mcse.encoders.loading import load_encoder
 from mcse.metrics.regularities import arithmetic_row, rerank
+from mcse.models.digests import file_sha256
 from mcse.types import FloatArray, ImageTextEncoder, KnownWords, PictureTextEncoder
 
 MAX_TOP = 1000
@@ -38,6 +39,7 @@ class Question:
         place: Position of a picture of the index, which is then not found.
         picture: File of a picture; a copy of one in the index counts as that one.
         row: Unit row of a picture that was encoded before.
+        row_sha256: Digest of that picture's file; its copies in the index are not found.
         minus: Words, or phrases, to take away.
         plus: Words to add.
         top: How many pictures are wanted.
@@ -48,6 +50,7 @@ class Question:
     place: int | None = None
     picture: Path | None = None
     row: FloatArray | None = None
+    row_sha256: str | None = None
     minus: tuple[str, ...] = ()
     plus: tuple[str, ...] = ()
     top: int = 12
@@ -159,7 +162,7 @@ class PictureSearch:
     def _start(self, question: Question, notes: list[str]) -> tuple[FloatArray, set[int]]:
         """The row to start from, and the pictures that are the question's own."""
         if question.row is not None:
-            return question.row, set()
+            return question.row, set() if question.row_sha256 is None else self._copies(question.row_sha256)
         if question.text is not None:
             return self._sentence_row(question.text, notes), set()
         if question.place is not None:
@@ -168,7 +171,7 @@ class PictureSearch:
         assert question.picture is not None
         if not question.picture.is_file():
             raise BadImageError(f"no picture at {question.picture}")
-        own = self._copies(file_digest(question.picture))
+        own = self._copies(file_sha256(question.picture))
         return self.index.rows_ND[min(own)] if own else self.picture_row(question.picture), own
 
     def _sentence_row(self, text: str, notes: list[str]) -> FloatArray:

@@ -5,7 +5,6 @@ N pictures, B of one batch, D row width.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import time
@@ -28,6 +27,7 @@ from mcse.encoders.image_index import (
     SkippedPicture,
     is_image_index,
 )
+from mcse.models.digests import file_sha256
 from mcse.types import FloatArray, ImageTextEncoder, PictureTextEncoder
 
 _SAVE_SECONDS = 30.0
@@ -206,12 +206,6 @@ class _Builder:
         return kept, self._encoder.encode_images(store.rows(feature_B[has]))
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def is_inside(root: Path, name: str) -> bool:
     """Whether ``name`` below ``root`` is a file of that very folder, once all links are followed."""
     try:
@@ -223,9 +217,7 @@ def is_inside(root: Path, name: str) -> bool:
 
 def _open_store(features: Path, encoder: ImageTextEncoder) -> FeatureStore:
     store = open_features(features)
-    trained = getattr(encoder, "image_tower", None)
-    if trained and store.tower and trained != store.tower:
-        raise ValueError(f"--features: {features} holds features of {store.tower}, not of {trained}")
+    store.check_tower(getattr(encoder, "image_tower", None))
     if store.names is None:
         raise ValueError(f"--features: {features} has no image names, so nothing says whose features they are")
     return store
@@ -281,7 +273,7 @@ def _look_up(root: Path, name: str, known: _Known) -> tuple[IndexedPicture, Floa
         before = known.by_path.get(name)
         if before is not None and (before[0].num_bytes, before[0].mtime_ns) == (stat.st_size, stat.st_mtime_ns):
             return before
-        digest = file_digest(path)
+        digest = file_sha256(path)
     except OSError as error:
         return SkippedPicture(path=name, reason=error.strerror or str(error))
     picture = IndexedPicture(path=name, num_bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=digest)

@@ -6,6 +6,7 @@ file leaves as it is, and nothing that lies outside the indexed folder is opened
 
 from __future__ import annotations
 
+import hashlib
 import io
 import ipaddress
 import secrets
@@ -54,6 +55,7 @@ class _Upload:
 
     name: str
     row_D: FloatArray
+    sha256: str
     thumbnail: bytes
 
 
@@ -81,7 +83,7 @@ class _Uploads:
 
 def serve(search: PictureSearch, *, host: str, port: int) -> None:
     """Serves the page until the process is stopped."""
-    app = build_app(search, any_host=not is_loopback(host))
+    app = build_app(search, names=_LOCAL_NAMES | {f"[{host}]" if ":" in host else host} if is_loopback(host) else None)
     uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
 
 
@@ -95,13 +97,13 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def build_app(search: PictureSearch, *, any_host: bool = False) -> FastAPI:
+def build_app(search: PictureSearch, *, names: frozenset[str] | None = _LOCAL_NAMES) -> FastAPI:
     """The application.
 
     Args:
         search: Index and encoder.
-        any_host: Answers under every name. Otherwise only under those of this machine: a page elsewhere whose name is
-            made to point here would read the pictures.
+        names: Hosts that requests may ask for, ``None`` for any. By default those of this machine: a page elsewhere
+            whose name is made to point here would read the pictures.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     site = _Site(search)
@@ -113,7 +115,7 @@ def build_app(search: PictureSearch, *, any_host: bool = False) -> FastAPI:
 
     @app.middleware("http")
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        refused = _refusal(request, any_host=any_host)
+        refused = _refusal(request, names=names)
         response = PlainTextResponse(refused, status_code=403) if refused else await call_next(request)
         response.headers.update(_HEADERS)
         return response
@@ -176,15 +178,16 @@ class _Site:
     def _read(self, name: str, content: bytes) -> _Upload:
         picture = _opened(name, content)
         with self._encoding:
-            return _Upload(name, self._search.picture_row(picture), _thumbnail(picture))
+            row_D = self._search.picture_row(picture)
+        return _Upload(name, row_D, hashlib.sha256(content).hexdigest(), _thumbnail(picture))
 
 
-def _refusal(request: Request, *, any_host: bool) -> str:
+def _refusal(request: Request, *, names: frozenset[str] | None) -> str:
     """Why a request is not answered; empty where it is."""
     name = request.headers.get("host", "")
     name = name[: name.index("]") + 1] if name.startswith("[") and "]" in name else name.partition(":")[0]
-    if not any_host and name.lower() not in _LOCAL_NAMES:
-        return f"This page answers under {', '.join(sorted(_LOCAL_NAMES))} alone."
+    if names is not None and name.lower() not in names:
+        return f"This page answers under {', '.join(sorted(names))} alone."
     # Browsers say where a request comes from; another site has no business here.
     if request.method != "GET" and request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         return "Forms of other sites are not answered."
@@ -226,10 +229,12 @@ def _answer(search: PictureSearch, state: PageState, uploads: _Uploads) -> str:
             raise ValueError("Words are added to a sentence or a picture: write one, or choose one below.")
         return _page(search, state)
     place = _number(state.image, "image", most=len(search.index) - 1) if state.image else None
+    upload = uploads.get(state.upload) if state.upload else None
     question = Question(
         text=None if state.has_picture else state.text,
         place=place,
-        row=uploads.get(state.upload).row_D if state.upload else None,
+        row=upload.row_D if upload else None,
+        row_sha256=upload.sha256 if upload else None,
         minus=minus,
         plus=plus,
         top=state.top,

@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     args.output.mkdir(parents=True, exist_ok=True)
     written[0].write_text("".join(_conll(texts, taggings)), encoding="utf-8")
     written[1].write_text("".join(_json_lines(texts, taggings)), encoding="utf-8")
+    # Scores of another file would be taken for those of this one.
+    written[2].unlink(missing_ok=True)
     if has_gold:
         scores = score_taggings(texts.tags, [tagging.tags for tagging in taggings])
         results = _results(scores, texts, args, without_picture=int((row_N == ABSENT).sum()))
@@ -105,15 +107,18 @@ def _images(tagger: TweetTagger, args: argparse.Namespace) -> FeatureStore | Pix
         return None
     if args.images is not None:
         return PixelRows(open_images(args.images), tagger.tower.preprocess, origin=args.images)
-    return open_features(args.features)
+    store = open_features(args.features)
+    store.check_tower(None if tagger.info is None else tagger.info.image_tower)
+    return store
 
 
 def _conll(texts: TaggedTexts, taggings: Sequence[Tagging]) -> list[str]:
-    """Word, gold and predicted tag a line, in the file's own layout."""
+    """Word, gold tag if the file has tags, and predicted tag a line, in the file's own layout."""
     blocks = []
     for text, tagging in zip(texts.texts, taggings, strict=True):
         lines = [f"IMGID:{text.image}"] if text.image is not None else []
-        lines += ["\t".join(row) for row in zip(text.words, text.tags, tagging.tags, strict=True)]
+        columns = (text.words, text.tags, tagging.tags) if texts.has_tags else (text.words, tagging.tags)
+        lines += ["\t".join(row) for row in zip(*columns, strict=True)]
         blocks.append("\n".join(lines) + "\n\n")
     return blocks
 

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcse.data.training import DataConfig, clean_images, load_caption_table
-from mcse.text.caption_words import caption_words
-from mcse.text.vocab import SPECIALS, Vocab
+from mcse.text.vocab import SPECIALS, Vocab, plain_words
 from mcse.text.word_vectors import WordVectors, load_word_vectors
 
 STAND_IN = "unknown"
@@ -77,7 +76,7 @@ def load_caption_vocab(
     """
     table = load_caption_table(config)
     clean = compress(table.captions, clean_images(table, config))
-    texts = (caption_words(caption) for captions in clean for caption in captions)
+    texts = (plain_words(caption) for captions in clean for caption in captions)
     vocab = Vocab.from_sentences(texts, min_count=words.min_count, max_size=words.max_words)
     vectors = config.folder / words.vectors
     source = load_word_vectors(vectors, keep=frozenset((*vocab.words, STAND_IN)) | also)

@@ -78,6 +78,15 @@ class FeatureStore:
         self._rows: _Stored | None = None
         self._process = -1
 
+    def check_tower(self, trained: str | None) -> None:
+        """Refuses the rows for a model that was trained on those of another tower; of unknown towers nothing is said.
+
+        Raises:
+            ValueError: Another tower than ``trained``.
+        """
+        if trained and self.tower and trained != self.tower:
+            raise ValueError(f"--features: {self.path} holds features of {self.tower}, not of {trained}")
+
     def __len__(self) -> int:
         return self._length
 

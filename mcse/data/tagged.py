@@ -24,7 +24,7 @@ from mcse.data.images import find_bad_images
 from mcse.data.pixels import PixelRows
 from mcse.data.streams import ImageRows, Sampler, pad
 from mcse.text.pieces import Part, WordTokenizer, cut_words
-from mcse.text.tags import Repairs, TagSet, check_tag, repair_tags, types_of
+from mcse.text.tags import OUTSIDE, Repairs, TagSet, check_tag, repair_tags, types_of
 from mcse.types import FloatArray, TokenBatch, TweetBatch
 
 _IMAGE_LINE = "IMGID:"
@@ -86,10 +86,11 @@ class TaggedText:
 
 @dataclass(frozen=True, slots=True)
 class TaggedTexts:
-    """The texts of one file, in order."""
+    """The texts of one file, in order; ``has_tags``: the file has a column of tags."""
 
     path: Path
     texts: tuple[TaggedText, ...]
+    has_tags: bool = True
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -127,7 +128,7 @@ def read_tagged(path: Path) -> TaggedTexts:
         reader.close(number + 1)
     if not reader.texts:
         raise ValueError(f"{path}: no texts in it")
-    return TaggedTexts(path, tuple(reader.texts))
+    return TaggedTexts(path, tuple(reader.texts), has_tags=reader.has_tags)
 
 
 class _Reader:
@@ -137,6 +138,7 @@ class _Reader:
         self.path = path
         self.texts: list[TaggedText] = []
         self.rows: list[tuple[str, str]] = []
+        self.has_tags = False
         self.start = 0
         self.image: str | None = None
         self.image_line: int | None = None
@@ -153,7 +155,9 @@ class _Reader:
             self.image, self.image_line = line[len(_IMAGE_LINE) :].strip() or None, number
         elif not line.startswith(_DOCUMENT_LINE):
             self.start = self.start if self.rows else number
-            self.rows.append(_word_and_tag(line, where=where))
+            word, tag = _word_and_tag(line, where=where)
+            self.has_tags |= tag is not None
+            self.rows.append((word, tag or OUTSIDE))
 
     def close(self, number: int) -> None:
         """Ends a text before line ``number``."""
@@ -165,9 +169,11 @@ class _Reader:
         self.rows, self.image, self.image_line = [], None, None
 
 
-def _word_and_tag(line: str, *, where: str) -> tuple[str, str]:
+def _word_and_tag(line: str, *, where: str) -> tuple[str, str | None]:
     columns = line.split("\t") if "\t" in line else line.split()
-    tag = columns[-1].strip() if len(columns) > 1 else "O"
+    if len(columns) == 1:
+        return columns[0], None
+    tag = columns[-1].strip()
     check_tag(tag, where=where)
     return columns[0], tag
 

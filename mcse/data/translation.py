@@ -32,7 +32,8 @@ class TranslationDataConfig:
     ``source``, ``target``, ``dev_source``, ``dev_target``: text files, plain or gzip, aligned by line. ``vectors``: the
     word vectors that the source is read through. ``max_length``: longer pairs, in words of either side, are left out.
     ``min_count`` and ``vocabulary_size``: which target words are predicted. ``max_pairs``: how many are trained on.
-    ``shuffled_targets``: the control in which every source gets another's translation.
+    ``lower_case``: the source is lower-cased even if the vectors have capitals. ``shuffled_targets``: the control in
+    which every source gets another's translation.
     """
 
     source: str
@@ -45,6 +46,7 @@ class TranslationDataConfig:
     min_count: int = 1
     vocabulary_size: int | None = 50_000
     max_pairs: int | None = None
+    lower_case: bool = False
     shuffled_targets: bool = False
 
     def __post_init__(self) -> None:

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mcse.encoders.inputs import Precision, as_texts, autocast, check_precision
+from mcse.encoders.inputs import Precision, as_texts, autocast, best_of, check_precision, evaluating
 from mcse.models.cove_model import CoveModel, load_cove
 from mcse.models.elmo_language_model import load_elmo
 from mcse.models.elmo_model import ElmoModel, ElmoState, is_original_release
@@ -152,7 +151,7 @@ class ContextualEncoder(ABC):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         order = sorted((n for n, words in enumerate(sentences) if words), key=lambda n: -len(sentences[n]))
-        with evaluating(self._model), torch.inference_mode(), autocast(self.device, precision=self.precision):
+        with evaluating([self._model]), torch.inference_mode(), autocast(self.device, precision=self.precision):
             for first in range(0, len(order), batch_size):
                 numbers = order[first : first + batch_size]
                 yield numbers, self.word_layers([sentences[n] for n in numbers])
@@ -220,7 +219,7 @@ class ElmoEncoder(ContextualEncoder):
         if state is not None and len(state["forward"][0].hidden_BP) != len(sentences):
             raise ValueError(f"{len(sentences)} sentences cannot follow {len(state['forward'][0].hidden_BP)}")
         ids_BTC = character_ids(sentences, length=self._elmo.config.max_characters, marks=True)
-        with evaluating(self._elmo), torch.inference_mode():
+        with evaluating([self._elmo]), torch.inference_mode():
             output = self._elmo(torch.from_numpy(ids_BTC).to(self.device), state=state)
         length_B = torch.tensor([len(words) for words in sentences], device=self.device)
         mask_BT = (torch.arange(ids_BTC.shape[1] - 2, device=self.device)[None] < length_B[:, None]).long()
@@ -293,19 +292,3 @@ class CoveEncoder(ContextualEncoder):
     def chosen(self, layers: Sequence[Tensor]) -> Tensor:
         """The static vectors beside the last layer, or the one layer that the pooling names."""
         return torch.cat([layers[0], layers[-1]], dim=-1) if self.layer is None else layers[self.layer]
-
-
-def best_of(folder: Path) -> Path:
-    """The ``best/`` of a run folder; another folder as it is."""
-    return folder / "best" if (folder / "best").is_dir() and not (folder / "config.json").is_file() else folder
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout; the mode is restored."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

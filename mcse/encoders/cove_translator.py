@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mcse.encoders.contextual import best_of, evaluating
+from mcse.encoders.inputs import best_of, evaluating
 from mcse.models.cove_translator import CoveTranslator, load_translator
 from mcse.text.vocab import BEGIN, END, PAD, UNKNOWN, Vocab, split_words
 from mcse.types import TokenBatch, TranslationBatch
@@ -106,7 +106,7 @@ class WordTranslator:
         lengths = [len(split_words(sentence)) for sentence in sentences]
         order = sorted((n for n, length in enumerate(lengths) if length), key=lambda n: -lengths[n])
         found = [empty] * len(sentences)
-        with evaluating(self._model), torch.inference_mode():
+        with evaluating([self._model]), torch.inference_mode():
             for first in range(0, len(order), batch_size):
                 numbers = order[first : first + batch_size]
                 for number, result in zip(numbers, work(numbers), strict=True):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from mcse.encoders.contextual import best_of, evaluating
+from mcse.encoders.inputs import best_of, evaluating
 from mcse.models.elmo_language_model import ElmoLanguageModel, load_language_model
 from mcse.models.elmo_model import Direction
 from mcse.text.characters import character_ids
@@ -55,7 +55,7 @@ class ElmoScorer:
         """
         order = sorted(range(len(sentences)), key=lambda n: -len(sentences[n]))
         found: list[NDArray[np.float64]] = [np.empty(0)] * len(sentences)
-        with evaluating(self._model), torch.inference_mode():
+        with evaluating([self._model]), torch.inference_mode():
             for first in range(0, len(order), batch_size):
                 numbers = order[first : first + batch_size]
                 for number, nll_T in zip(

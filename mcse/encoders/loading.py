@@ -12,8 +12,8 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from mcse.encoders.contextual import CoveEncoder, ElmoEncoder, best_of
-from mcse.encoders.inputs import Precision
+from mcse.encoders.contextual import CoveEncoder, ElmoEncoder
+from mcse.encoders.inputs import Precision, best_of
 from mcse.encoders.joint_encoder import JointEncoder
 from mcse.encoders.open_clip_text import OpenClipEncoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
@@ -21,6 +21,7 @@ from mcse.encoders.sentence_transformers_folder import fetch_json
 from mcse.encoders.sources import inside_run
 from mcse.encoders.word_vectors import WordVectorEncoder, vectors_file
 from mcse.models.cove_model import CoveConfig
+from mcse.models.digests import file_sha256
 from mcse.models.elmo_model import ElmoConfig, is_original_release
 from mcse.models.grounded_checkpoint import find_grounded_words
 from mcse.models.joint_checkpoint import is_joint_checkpoint
@@ -105,7 +106,7 @@ def encoder_digest(name: str) -> str | None:
     kind, rest = _kind(name)
     if kind == "vectors":
         file = vectors_file(rest)
-        return _file_digest(file) if file.is_file() else None
+        return file_sha256(file) if file.is_file() else None
     if kind == "open_clip":
         return _open_clip_digest(name, rest)
     path = Path(resolve_name(name))
@@ -155,7 +156,7 @@ def _open_clip_digest(name: str, rest: str) -> str | None:
         return _digest([source.architecture]) if source.is_random else None
     if source.path.is_dir():
         return _files_digest(source.path, _listed(source.path, _OPEN_CLIP_FILES))
-    return _digest([source.architecture, _file_digest(source.path)]) if source.path.is_file() else None
+    return _digest([source.architecture, file_sha256(source.path)]) if source.path.is_file() else None
 
 
 def _model_files(folder: Path) -> Iterator[Path]:
@@ -182,13 +183,8 @@ def _commit(repository: str, files: Iterable[str]) -> str | None:
 
 
 def _files_digest(folder: Path, files: Iterable[Path]) -> str | None:
-    lines = sorted(f"{file.relative_to(folder).as_posix()} {_file_digest(file)}" for file in set(files))
+    lines = sorted(f"{file.relative_to(folder).as_posix()} {file_sha256(file)}" for file in set(files))
     return _digest(lines) if lines else None
-
-
-def _file_digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
+from mcse.encoders.inputs import best_of, evaluating
 from mcse.encoders.pictures import Picture, picture_features
 from mcse.models.image_tower import ImageTower
 from mcse.models.maf_model import TaggerModel, TweetRows
@@ -73,9 +74,7 @@ class TweetTagger:
         Raises:
             ValueError: No tagger is there, or it is damaged.
         """
-        folder = Path(path)
-        if not (folder / "mcse.json").is_file() and (folder / "best").is_dir():
-            folder = folder / "best"
+        folder = best_of(Path(path))
         loaded = load_tagger(folder)
         loaded.model.to(device)
         return cls(loaded.model, loaded.tokenizer, info=loaded.info, folder=folder)
@@ -188,15 +187,11 @@ class TweetTagger:
         # Neighbours in length share a batch, so that little is padded.
         order = sorted(range(len(parts)), key=lambda row: len(parts[row][1].id_T))
         done: dict[int, Tagging] = {}
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        with evaluating([self.model]):
             for start in range(0, len(order), batch_size):
                 chosen = order[start : start + batch_size]
                 block = self._tag_parts([parts[row][1] for row in chosen], [images[parts[row][0]] for row in chosen])
                 done |= dict(zip(chosen, block, strict=True))
-        finally:
-            self.model.train(was_training)
         return _join([number for number, _ in parts], [part for _, part in parts], done, count=len(texts))
 
     @property

@@ -172,9 +172,7 @@ def joint_image_rows(encoder: ImageTextEncoder, images: CaptionedImages) -> Floa
         ValueError: Features of another image tower, or not one unit row an image.
         UndefinedScoreError: Rows that are not finite.
     """
-    trained, stored = getattr(encoder, "image_tower", None), images.store.tower
-    if trained and stored and trained != stored:
-        raise ValueError(f"--features: {images.store.path} holds features of {stored}, not of {trained}")
+    images.store.check_tower(getattr(encoder, "image_tower", None))
     image_ID: FloatArray = np.concatenate(
         [
             encoder.encode_images(images.store.rows(images.feature_I[start : start + _IMAGES_AT_ONCE]))

@@ -1,6 +1,6 @@
-"""Losses of visually grounded word vectors: does a picture belong to a caption, and how far may vectors move.
+"""A loss of visually grounded word vectors: how far may they move from where they were.
 
-P pairs, V words, D width.
+V words, D width.
 """
 
 from __future__ import annotations
@@ -8,16 +8,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-def match_nll(logit_P: Tensor, label_P: Tensor) -> Tensor:
-    """Binary cross-entropy of "these belong together" (label 1) against "they do not" (0).
-
-    Returns:
-        Scalar sum over the pairs, in nats, in float32 or wider.
-    """
-    logit_P = logit_P if logit_P.dtype == torch.float64 else logit_P.float()
-    return F.binary_cross_entropy_with_logits(logit_P, label_P.to(logit_P.dtype), reduction="sum")
 
 
 def cosine_retention(tuned_VD: Tensor, original_VD: Tensor, *, beta: float) -> Tensor:

@@ -15,7 +15,7 @@ def matching_loss(logit_M: Tensor, label_M: Tensor) -> Tensor:
     Returns:
         Scalar sum over the pairs, in nats, in float32 or wider; 0, with a gradient, where there are none.
 
-    Source: Xu et al. 2022 (MAF), eq. 8.
+    Source: Xu et al. 2022 (MAF), eq. 8; Shahmohammadi et al. 2021, the matching task.
     """
     wide_M = logit_M.double() if logit_M.element_size() == 8 else logit_M.float()
     return F.binary_cross_entropy_with_logits(wide_M, label_M.to(wide_M), reduction="sum")

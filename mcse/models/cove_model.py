@@ -135,7 +135,8 @@ class CoveModel(PreTrainedModel):  # type: ignore[misc]  # the library has no ty
 
         Args:
             weights: A PyTorch file of tensors; nothing else in it is read.
-            vectors: GloVe 840B, 300 wide, for the published weights.
+            vectors: GloVe 840B, 300 wide, for the published weights, which take words as
+                ``vocab_of(vectors, lower_case=True)`` numbers them.
 
         Raises:
             ValueError: The file holds no such weights, or they are for vectors of another width.
@@ -156,10 +157,17 @@ class CoveModel(PreTrainedModel):  # type: ignore[misc]  # the library has no ty
         """Nothing: the constructor has drawn the initial values."""
 
 
-def vocab_of(vectors: WordVectors) -> Vocab:
-    """The words of the vectors after a vocabulary's specials; in lower case if the vectors have no capitals."""
+def vocab_of(vectors: WordVectors, *, lower_case: bool = False) -> Vocab:
+    """The words of the vectors after a vocabulary's specials.
+
+    Args:
+        vectors: Cased or not.
+        lower_case: Text is lower-cased before it is looked up, as it was for the published weights although their
+            vectors are cased; always so where the vectors have no capitals.
+    """
     words = [word for word in vectors.words if word not in SPECIALS]
-    return Vocab((*SPECIALS, *words), lower_case=not any(word != word.lower() for word in words))
+    has_capitals = any(word != word.lower() for word in words)
+    return Vocab((*SPECIALS, *words), lower_case=lower_case or not has_capitals)
 
 
 def save_cove(folder: Path, model: CoveModel, words: Vocab) -> None:

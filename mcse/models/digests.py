@@ -15,7 +15,7 @@ KEY = "sha256"
 
 def weight_digests(folder: Path) -> dict[str, str]:
     """The SHA-256 of every safetensors file of a folder, as hexadecimal digits, by name."""
-    return {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(folder.rglob("*.safetensors"))}
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in sorted(folder.rglob("*.safetensors"))}
 
 
 def check_weights(folder: Path, name: str) -> None:
@@ -40,13 +40,14 @@ def check_weights(folder: Path, name: str) -> None:
     file = folder / name
     if not file.is_file():
         raise ValueError(f"{file} is missing, though {path} lists it")
-    if _sha256(file) != noted:
+    if file_sha256(file) != noted:
         raise ValueError(
             f"{file} is damaged: its SHA-256 is not the one in {path}, noted when it was saved (was it changed on "
             f"purpose? then delete its line under {KEY!r} there)"
         )
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,12 @@ def save_grounded_words(
     text = json.dumps(asdict(info), indent=2, ensure_ascii=False)
     (folder / "mcse.json").write_text(text + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def read_info(folder: Path) -> GroundedWordsInfo:
+    """``mcse.json`` of a checkpoint folder."""
+    found = json.loads((folder / "mcse.json").read_text(encoding="utf-8"))
+    return GroundedWordsInfo(**{field.name: found[field.name] for field in fields(GroundedWordsInfo)})
 
 
 def find_grounded_words(name: str | Path) -> Path | None:

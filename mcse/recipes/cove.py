@@ -80,7 +80,7 @@ class Config:
 def build(config: Config, runtime: Runtime) -> Run:
     """Model, stream, step, evaluator and export of one CoVe run."""
     vectors = load_word_vectors(config.data.path("vectors"))
-    words = vocab_of(vectors)
+    words = vocab_of(vectors, lower_case=config.data.lower_case)
     data = load_translation_data(config.data, words, seed=config.seed)
     size = config.encoder
     encoder = CoveModel.from_vectors(vectors, hidden_dim=size.hidden_dim, layers=size.layers, dropout=size.dropout)

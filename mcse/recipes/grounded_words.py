@@ -29,8 +29,9 @@ from mcse.data.training import DataConfig, Pairs, load_features, load_pairs, sto
 from mcse.data.wordsim import load_wordsim
 from mcse.encoders.grounded_words import LiveWordEncoder
 from mcse.evaluation.wordsim import WordSimilarityEvaluator
-from mcse.losses.grounded_words import cosine_retention, match_nll
+from mcse.losses.grounded_words import cosine_retention
 from mcse.losses.likelihood import token_nll
+from mcse.losses.matching import matching_loss
 from mcse.models.grounded_checkpoint import GroundedWordsInfo, save_grounded_words
 from mcse.models.grounded_words import (
     GroundedWordRows,
@@ -167,7 +168,7 @@ class TaskStep:
             "forward": _token_term(rows.forward, weight=self.loss.forward_weight),
             "backward": _token_term(rows.backward, weight=self.loss.backward_weight),
             "match": LossTerm(
-                match_nll(rows.match_logit_P, rows.match_label_P),
+                matching_loss(rows.match_logit_P, rows.match_label_P),
                 count=len(rows.match_label_P),
                 weight=self.loss.match_weight,
             ),

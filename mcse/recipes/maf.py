@@ -97,8 +97,8 @@ class Config:
             if self.controls.images is not True:
                 raise ValueError(f"controls.images: {self.controls.images!r} would do nothing, since {why}")
             shared.refuse_idle("encoder", self.encoder, keys=("pooling",), why=why)
-            keys = ("matching", "match_threshold", "picture_dropout", "image_row", "heads", "standardise")
-            shared.refuse_idle("tagger", self.tagger, keys=keys, why=why)
+            of_pictures = ("matching", "match_threshold", "picture_dropout", "image_row", "heads", "standardise")
+            shared.refuse_idle("tagger", self.tagger, keys=of_pictures, why=why)
             keys = ("alignment_weight", "matching_weight", "temperature", "num_swapped", "tag_on_swapped")
             shared.refuse_idle("loss", self.loss, keys=keys, why=why)
             return

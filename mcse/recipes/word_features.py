@@ -25,8 +25,8 @@ from mcse.data.word_features import (
     feature_batch,
     load_labelled,
 )
-from mcse.encoders.contextual import evaluating
 from mcse.encoders.frozen_features import FeatureSource, load_feature_source
+from mcse.encoders.inputs import evaluating
 from mcse.evaluation.word_tasks import AccuracyEvaluator, SpanF1Evaluator
 from mcse.models.checkpoint import save_tensors, write_json
 from mcse.models.feature_model import FeatureClassifier, FeatureSizes, FeatureTagger
@@ -185,7 +185,7 @@ class _Judge:
         order = sorted(range(len(self.labelled)), key=lambda row: len(self.labelled.words[row]))
         found: dict[int, Tensor] = {}
         device = next(self.model.parameters()).device
-        with evaluating(self.model), torch.inference_mode():
+        with evaluating([self.model]), torch.inference_mode():
             for first in range(0, len(order), 64):
                 rows = order[first : first + 64]
                 batch = to_device(feature_batch(self.features, self.labelled, rows), device)

@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mcse.text.vocab import BEGIN, END, Vocab, split_words
-
-
-def caption_words(caption: str) -> list[str]:
-    """The words of a caption without punctuation marks."""
-    return [token for token in split_words(caption) if any(letter.isalnum() for letter in token)]
+from mcse.text.vocab import BEGIN, END, Vocab, plain_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,5 +32,5 @@ class CaptionTokenizer:
         return {**self.vocab.index, "<known words of captions>": -1}
 
     def _known(self, caption: str) -> list[int]:
-        known = (word for word in caption_words(caption) if word in self.vocab)
+        known = (word for word in plain_words(caption) if word in self.vocab)
         return [int(number) for number in self.vocab.ids(known)]

@@ -101,3 +101,8 @@ class Vocab:
 def split_words(text: str) -> list[str]:
     """Words and punctuation marks; a hyphen or apostrophe between letters stays inside its word."""
     return _TOKEN.findall(text)
+
+
+def plain_words(text: str) -> list[str]:
+    """What ``split_words`` gives, without the punctuation marks."""
+    return [token for token in split_words(text) if any(letter.isalnum() for letter in token)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mcse.text.vocab import BEGIN, END, SPECIALS, UNKNOWN, Vocab, split_words
+from mcse.text.vocab import BEGIN, END, SPECIALS, UNKNOWN, Vocab, plain_words, split_words
 
 Marks = Literal["none", "end", "both"]
 """Which sentence marks stand around the words: none, ``</s>`` behind them, or ``<s>`` before them, too."""
@@ -37,12 +37,12 @@ class WordTokenizer:
         return {**self.vocab.index, f"<marks: {self.marks}, lower case: {self.vocab.lower_case}>": -1}
 
     def knows_some(self, sentence: str) -> bool:
-        """Whether any word of the sentence is in the vocabulary."""
-        return any(is_known(word, self.vocab) for word in split_words(sentence))
+        """Whether any word of the sentence is in the vocabulary; a punctuation mark is no word."""
+        return any(is_known(word, self.vocab) for word in plain_words(sentence))
 
     def unknown_words(self, sentence: str) -> list[str]:
-        """The words of the sentence that are not in the vocabulary, in order."""
-        return [word for word in split_words(sentence) if not is_known(word, self.vocab)]
+        """The words of the sentence that are not in the vocabulary, in order; no punctuation marks."""
+        return [word for word in plain_words(sentence) if not is_known(word, self.vocab)]
 
     def nearest_words(self, word: str, *, number: int = 5) -> list[str]:
         """Known words that are spelt like ``word``, the nearest first; a word that is known comes first itself."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -247,6 +248,25 @@ def test_tag_command_writes_spans_and_scores(tweets, finished, tmp_path, capsys)
     assert tag("full", "--no-images", "--output", str(tmp_path / "none")) == 0
     assert tag("text", "--output", str(tmp_path / "text")) == 0
     assert tag("live", "--images", str(tweets / "images"), "--output", str(tmp_path / "live")) == 0
+    capsys.readouterr()
+    other_tower = tmp_path / "other_tower"
+    shutil.copytree(tweets / "regions", other_tower)
+    meta = json.loads((other_tower / "meta.json").read_text())
+    (other_tower / "meta.json").write_text(json.dumps(meta | {"tower": "grid:timm:another"}))
+    assert tag("full", "--features", str(other_tower), "--output", str(tmp_path / "y")) == 2
+    assert "holds features of grid:timm:another, not of grid:pixels" in capsys.readouterr().err
+
+
+def test_a_file_without_tags_gets_no_gold_and_no_old_scores(tweets, finished, tmp_path):
+    (tmp_path / "plain.txt").write_text("Kelo\nlaughs\n\nat\nred\nring\n")
+    output = tmp_path / "out"
+    model = str(finished / "text")
+    assert mcse(["tag", model, str(tweets / "dev.txt"), "--output", str(output)]) == 0
+    assert mcse(["tag", model, str(tmp_path / "plain.txt"), "--output", str(output), "--overwrite"]) == 0
+    rows = [line.split("\t") for line in (output / "tagged.conll").read_text().splitlines() if line]
+    assert [row[0] for row in rows] == ["Kelo", "laughs", "at", "red", "ring"]
+    assert {len(row) for row in rows} == {2}
+    assert not (output / "results.json").exists()
 
 
 def test_a_tagger_is_no_sentence_encoder_and_the_other_way_round(tweets, finished, tmp_path):

@@ -223,7 +223,7 @@ def test_a_live_tower_gives_pictures_rows(tiny, tmp_path):
 def test_unknown_words_alone_are_skipped_in_training_and_refused_as_a_query(tiny, tmp_path, finished):
     root = build_tiny_run(tmp_path / "tiny")
     lines = (root / "captions.csv").read_text().splitlines()
-    lines[5] = lines[5].split(",")[0] + ",xyzzy plugh"
+    lines[5] = lines[5].split(",")[0] + ",xyzzy plugh ."
     (root / "captions.csv").write_text("\n".join(lines) + "\n")
     assert run(root, "vse", tmp_path / "run", {"encoder.min_count": 2, "data.dev_images": 2}) == 0
     facts = json.loads((tmp_path / "run" / "run.json").read_text())["facts"]
@@ -237,6 +237,9 @@ def test_unknown_words_alone_are_skipped_in_training_and_refused_as_a_query(tiny
         encoder.check_query("dogge")
     with pytest.raises(ValueError, match=r"knows no word of ''$"):
         encoder.check_query("")
+    with pytest.raises(ValueError, match=r"knows no word of 'xyzzy plugh \.'"):
+        encoder.check_query("xyzzy plugh .")
+    assert not encoder.encode("xyzzy plugh .").any()
 
 
 @pytest.mark.parametrize(

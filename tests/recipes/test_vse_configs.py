@@ -32,6 +32,7 @@ PUBLISHED_SETTINGS = {
     "coco_gru": CODE,
     "flickr8k_lstm": ("lstm", 300, 300, 40, 1.0, 15, "sum", True),
     "flickr30k_lstm": ("lstm", 300, 300, 100, 1.0, 15, "sum", True),
+    "flickr8k_max_violation": ("gru", 300, 1024, 128, 2e-4, 30, "hardest", True),
     "flickr30k_max_violation": ("gru", 300, 1024, 128, 2e-4, 30, "hardest", True),
     "coco_max_violation": ("gru", 300, 1024, 128, 2e-4, 30, "hardest", True),
 }

@@ -135,6 +135,14 @@ def test_published_constants_of_elmo():
     assert written["loss.weight"] == 0.5 * written["data.unroll"]
 
 
+@pytest.mark.parametrize("name", ["elmo/one_billion_word", "cove/multi30k", "cove/wmt17"])
+def test_published_runs_leave_nothing_to_defaults(name):
+    path = CONFIGS / f"{name}.yaml"
+    tree = read_yaml(path)
+    config = build_config(RECIPES[tree["recipe"]].Config, tree, source=str(path))
+    assert set(flat(to_dict(config))) <= set(flat(tree))
+
+
 @pytest.mark.parametrize("name", ["multi30k", "wmt17"])
 def test_published_constants_of_cove(name):
     written = flat(read_yaml(CONFIGS / "cove" / f"{name}.yaml"))

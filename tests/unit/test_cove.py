@@ -95,6 +95,12 @@ def test_padding_and_order_change_nothing_and_unknown_words_are_zeros(model, vec
         encoder.word_layers([[]])
 
 
+def test_text_may_be_lower_cased_for_cased_vectors(model):
+    cased = WordVectors.of(("Park", "park"), np.eye(2, 5, dtype=np.float32))
+    assert vocab_of(cased).ids(["Park", "PARK"]).tolist() == [4, 1]
+    assert vocab_of(cased, lower_case=True).ids(["Park", "PARK", "park"]).tolist() == [5, 5, 5]
+
+
 def test_the_word_vectors_are_frozen(model):
     assert not model.vectors.weight.requires_grad
     assert all(parameter.requires_grad for parameter in model.readers.parameters())

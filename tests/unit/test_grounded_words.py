@@ -14,11 +14,13 @@ import torch
 
 from mcse.commands.main import main
 from mcse.data.matching import MatchStream
+from mcse.data.sentences import file_digest
 from mcse.data.streams import PairStream, Sampler, Share
 from mcse.encoders.grounded_words import LiveWordEncoder
 from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.encoders.word_vectors import WordVectorEncoder
-from mcse.losses.grounded_words import cosine_retention, match_nll
+from mcse.losses.grounded_words import cosine_retention
+from mcse.losses.matching import matching_loss
 from mcse.models.grounded_checkpoint import GroundedWordsInfo, save_grounded_words
 from mcse.models.grounded_words import (
     GroundedWordsModel,
@@ -28,8 +30,8 @@ from mcse.models.grounded_words import (
     last_states,
     reverse,
 )
-from mcse.text.caption_words import CaptionTokenizer, caption_words
-from mcse.text.vocab import SPECIALS, Vocab
+from mcse.text.caption_words import CaptionTokenizer
+from mcse.text.vocab import SPECIALS, Vocab, plain_words
 from mcse.text.word_map import WordMap, ground_file
 from mcse.text.word_spaces import all_but_the_top, compare_neighbours, whiten
 from mcse.text.word_vectors import (
@@ -175,7 +177,7 @@ def test_match_and_retention_are_their_definitions() -> None:
     logit = torch.tensor([0.3, -1.2, 2.0], dtype=torch.float64)
     label = torch.tensor([1.0, 0.0, 0.0])
     p = 1 / (1 + np.exp(-logit.numpy()))
-    assert match_nll(logit, label).item() == pytest.approx(-np.log(p[0]) - np.log(1 - p[1]) - np.log(1 - p[2]))
+    assert matching_loss(logit, label).item() == pytest.approx(-np.log(p[0]) - np.log(1 - p[1]) - np.log(1 - p[2]))
     tuned = torch.tensor([[1.0, 0.0], [3.0, 4.0], [-1.0, 0.0]], dtype=torch.float64)
     original = torch.tensor([[2.0, 0.0], [1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
     assert cosine_retention(tuned, original, beta=1.0).item() == pytest.approx(0 + 0.4 + 2)
@@ -190,7 +192,7 @@ def test_match_and_retention_are_their_definitions() -> None:
 def test_captions_become_known_words_between_marks() -> None:
     vocab = Vocab.from_sentences([["a", "dog", "runs"]])
     tokenizer = CaptionTokenizer(vocab)
-    assert caption_words("A black-and-white dog, it's here .") == ["A", "black-and-white", "dog", "it's", "here"]
+    assert plain_words("A black-and-white dog, it's here .") == ["A", "black-and-white", "dog", "it's", "here"]
     ids = tokenizer(["A dog, unheard, RUNS .", "zzz"], truncation=True, max_length=8)["input_ids"]
     assert [[vocab.words[i] for i in row] for row in ids] == [["<s>", "a", "dog", "runs", "</s>"], ["<s>", "</s>"]]
     cut = tokenizer(["a dog runs"], truncation=True, max_length=4)["input_ids"][0]
@@ -373,7 +375,9 @@ def test_the_live_encoder_follows_the_map() -> None:
 def test_ground_words_and_neighbors_commands(checkpoint: Path, tmp_path: Path, capsys) -> None:
     save_word_vectors(tmp_path / "text.txt", VECTORS)
     arguments = ["ground-words", str(checkpoint.parent), "--vectors", str(tmp_path / "text.txt")]
-    assert main([*arguments, "--output", str(tmp_path / "out.bin")]) == 0
+    assert main([*arguments, "--output", str(tmp_path / "out.bin")]) == 2
+    assert "was trained with another file, text.txt, than" in capsys.readouterr().err
+    assert main([*arguments, "--output", str(tmp_path / "out.bin"), "--other-vectors"]) == 0
     assert load_word_vectors(tmp_path / "out.bin").words == ("dog", "café", "zebra")
     assert "grounded 4 words" in capsys.readouterr().out
     assert main(["ground-words", str(tmp_path), "--vectors", "x.txt", "--output", "y.bin"]) == 2
@@ -460,3 +464,48 @@ def test_report_has_five_rows_and_refuses_mixed_up_runs(checkpoint: Path, tmp_pa
     swapped = ["--true", *runs["shuffled_images"], "--shuffled", *runs[True]]
     assert main([*arguments, *swapped]) == 2
     assert "was trained with controls.images" in capsys.readouterr().err
+
+
+def test_report_refuses_other_pairs_and_random_pictures_and_grounds_text(
+    checkpoint: Path, tmp_path: Path, capsys
+) -> None:
+    draw = np.random.default_rng(0)
+    words = tuple(f"w{number}" for number in range(12))
+    text = WordVectors.of(words, draw.normal(size=(12, 3)).astype(np.float32))
+    save_word_vectors(tmp_path / "text.txt", text)
+    lines = [f"{left}\t{right}\t{draw.uniform():.3f}" for left, right in itertools.pairwise(words)]
+    (tmp_path / "own.tsv").write_text("\n".join(lines) + "\n")
+
+    def save(name: str, control: object, count: int, digest: str) -> str:
+        folder = tmp_path / name
+        save_grounded_words(
+            folder,
+            [WordBlock(words[:count], text.row_VD[:count])],
+            word_map=WordMap(np.random.default_rng(3).normal(size=(3, 4)).astype(np.float32)),
+            vocab=Vocab((*SPECIALS, *words[:6])),
+            info=GroundedWordsInfo(
+                source="text.txt", source_digest=digest, feature_store="", config={"controls": {"images": control}}
+            ),
+            card="",
+        )
+        return str(folder)
+
+    digest = file_digest(tmp_path / "text.txt")
+    true, few = save("true", True, 12, digest), save("few", True, 6, digest)
+    shuffled, drawn = save("shuffled", "shuffled_pairs", 12, digest), save("drawn", "random", 12, digest)
+    other = save("other", True, 12, "another")
+    arguments = ["ground-report", "--text", str(tmp_path / "text.txt"), "--data", str(tmp_path / "own.tsv")]
+    arguments += ["--output", str(tmp_path / "report")]
+    assert main([*arguments, "--true", few, "--shuffled", shuffled]) == 2
+    assert "--text has vectors for 11 pairs, a run of true images for 5" in capsys.readouterr().err
+    assert main([*arguments, "--true", true, few, "--shuffled", shuffled]) == 2
+    assert main([*arguments, "--true", true, "--shuffled", drawn]) == 2
+    assert "drawn was trained with controls.images random" in capsys.readouterr().err
+    found = {}
+    for name, more in (("stored", [true]), ("grounded", [few, "--ground-text"])):
+        assert main([*arguments, "--shuffled", shuffled, "--true", *more]) == 0
+        report = json.loads((tmp_path / "report" / "report.json").read_text())["wordsim"]
+        found[name] = report["true images"]["own all"]["values"]
+    assert found["grounded"] == pytest.approx(found["stored"])
+    assert main([*arguments, "--shuffled", shuffled, "--true", other, "--ground-text"]) == 2
+    assert "trained with another file" in capsys.readouterr().err

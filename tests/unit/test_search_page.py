@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 from mcse.commands import search_server
 from mcse.commands.main import main
 from mcse.commands.search_engine import open_search
-from mcse.commands.search_server import MAX_UPLOAD_MB, build_app, is_loopback
+from mcse.commands.search_server import MAX_UPLOAD_MB, build_app, is_loopback, serve
 from tests.fixtures.colour_model import COLOURS, build_colour_model, draw_colours
 
 HOME = "http://127.0.0.1:8765"
@@ -255,8 +255,27 @@ def test_names_of_this_machine_are_answered(client, host):
     assert client.get("/", headers={"host": host}).status_code == 200
 
 
+def test_the_address_that_was_asked_for_is_answered(search, monkeypatch):
+    apps = []
+    monkeypatch.setattr("mcse.commands.search_server.uvicorn.run", lambda app, **_: apps.append(app))
+    serve(search, host="127.0.0.2", port=1)
+    client = TestClient(apps[0], base_url="http://127.0.0.2:1")
+    assert client.get("/").status_code == 200
+    assert client.get("/", headers={"host": "evil.example"}).status_code == 403
+
+
+def test_an_uploaded_copy_of_a_picture_does_not_find_itself(client, search, folder):
+    name = search.index.pictures[0].path
+    content = (search.folder / name).read_bytes()
+    shown = [
+        names(client.post("/upload", files={"picture": ("copy.png", sent, "image/png")}).text)
+        for sent in (content, png("blue"))
+    ]
+    assert [name in found for found in shown] == [False, True]
+
+
 def test_every_name_is_answered_where_the_person_asked_for_it(search):
-    client = TestClient(build_app(search, any_host=True), base_url="http://pictures.example")
+    client = TestClient(build_app(search, names=None), base_url="http://pictures.example")
     assert client.get("/").status_code == 200
 
 
