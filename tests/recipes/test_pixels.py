@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mcse import SentenceEncoder, distributed
 from mcse.commands.main import main
+from mcse.commands.search_engine import Question, open_search
 from mcse.config import ConfigError
 from mcse.data.images import open_images
 from mcse.models.image_tower import FrozenTower, ImageTower, load_image_tower
@@ -159,6 +160,22 @@ def test_pictures_are_encoded_through_the_stored_tower(tiny, trained):
     np.testing.assert_allclose(encoder.encode_images(encoder.picture_features(paths)), rows, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(encoder.encode_pictures(paths[1]), rows[1:2], rtol=1e-4, atol=1e-5)
     assert encoder.encode_pictures([]).shape == (0, rows.shape[1])
+
+
+def test_pictures_are_searched_by_an_mcse_run(tiny, trained, tmp_path, capsys):
+    index = tmp_path / "index"
+    with one_thread(), own_cache(tiny):
+        command = ["search", "index", str(tiny / "pictures"), "--model", str(trained), "--output", str(index)]
+        assert main(command) == 0
+        search = open_search(index)
+        sentence = "the dog runs in the park number 3"
+        found = search.ask(Question(text=sentence, plus=("cat",), top=3)).hits
+    encoder = SentenceEncoder.from_pretrained(str(trained))
+    rows = encoder.encode_pictures(pictures_of(tiny, *range(48)))
+    query = encoder.encode_captions([sentence])[0] + encoder.encode_captions(["cat"])[0]
+    best = np.argsort(-rows @ query, kind="stable")[:3]
+    assert [hit.text for hit in found] == [f"{number:04d}.png" for number in best]
+    np.testing.assert_allclose([hit.score for hit in found], rows[best] @ query / np.linalg.norm(query), atol=1e-5)
 
 
 def test_wrong_pictures_and_features_are_refused_by_name(tiny, trained, tmp_path):
