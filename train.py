@@ -40,7 +40,11 @@ def main(arguments: Sequence[str]) -> int:
         print(f"train.py: {error}", file=sys.stderr)
         return EXIT_WRONG_INPUT
     except KeyboardInterrupt:
-        print("train.py: stopped at once; nothing was saved since the last save", file=sys.stderr)
+        print(
+            "train.py: stopped at once; nothing was saved since the last save, if there was one. "
+            "--train.resume auto goes on, or begins anew",
+            file=sys.stderr,
+        )
         return EXIT_INTERRUPTED
     except (NotFiniteError, LostProcessError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)

@@ -1,6 +1,6 @@
 """MAF's claims on the tweet world: trains every variant over seeds and judges matched and mismatched pairs apart.
 
-    python -m benchmarks.maf_scenes --output runs/maf_scenes --seeds 3 [--variants full text ...] [--noise]
+    python -m benchmarks.maf_scenes --output runs/maf_scenes --seeds 0 1 2 [--variants full text] [--noise]
 
 Writes results.json (every run), table.md (means over seeds) and, with --page, examples.md with pictures and spans.
 """

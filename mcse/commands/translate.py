@@ -20,7 +20,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder or checkpoint of the recipe cove")
     parser.add_argument("source", type=Path, help="sentences, one a line, plain or gzip")
     parser.add_argument("--reference", type=Path, help="their translations, aligned by line")
-    parser.add_argument("--output", type=Path, help="where the translations go; by default they are printed")
+    parser.add_argument(
+        "--output", type=Path, help="where the translations go; by default they are printed, if there is no --reference"
+    )
     parser.add_argument("--beams", type=int, default=1, help="1 (default) is greedy")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.set_defaults(run=run)

@@ -128,6 +128,14 @@ def read_tagged(path: Path) -> TaggedTexts:
         reader.close(number + 1)
     if not reader.texts:
         raise ValueError(f"{path}: no texts in it")
+    if reader.has_tags and reader.untagged:
+        logger.warning(
+            "%s: %d lines have no tag and count as %s, line %d first",
+            path,
+            len(reader.untagged),
+            OUTSIDE,
+            reader.untagged[0],
+        )
     return TaggedTexts(path, tuple(reader.texts), has_tags=reader.has_tags)
 
 
@@ -139,6 +147,7 @@ class _Reader:
         self.texts: list[TaggedText] = []
         self.rows: list[tuple[str, str]] = []
         self.has_tags = False
+        self.untagged: list[int] = []
         self.start = 0
         self.image: str | None = None
         self.image_line: int | None = None
@@ -157,6 +166,8 @@ class _Reader:
             self.start = self.start if self.rows else number
             word, tag = _word_and_tag(line, where=where)
             self.has_tags |= tag is not None
+            if tag is None:
+                self.untagged.append(number)
             self.rows.append((word, tag or OUTSIDE))
 
     def close(self, number: int) -> None:
@@ -197,11 +208,12 @@ def check_types(texts: TaggedTexts, tags: TagSet) -> None:
         ValueError: Names the type, file and line.
     """
     for text in texts.texts:
-        if unknown := set(types_of([text.tags])) - set(tags.types):
-            raise ValueError(
-                f"{texts.path}, line {text.line}: type {sorted(unknown)[0]!r} in this text, but the tagger knows "
-                f"{', '.join(tags.types)}"
-            )
+        for place, tag in enumerate(text.tags):
+            if unknown := set(types_of([[tag]])) - set(tags.types):
+                raise ValueError(
+                    f"{texts.path}, line {text.line + place}: type {unknown.pop()!r}, but the tagger knows "
+                    f"{', '.join(tags.types)}"
+                )
 
 
 @dataclass(frozen=True, slots=True)

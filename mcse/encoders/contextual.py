@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcse.encoders.inputs import Precision, as_texts, autocast, best_of, check_precision, evaluating
+from mcse.encoders.inputs import Precision, as_texts, autocast, best_of, check_precision, check_word_lists, evaluating
 from mcse.models.cove_model import CoveModel, load_cove
 from mcse.models.elmo_language_model import load_elmo
 from mcse.models.elmo_model import ElmoModel, ElmoState, is_original_release
@@ -150,6 +150,7 @@ class ContextualEncoder(ABC):
         """Sentences that have words, the longest first, with their numbers."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        check_word_lists(sentences)
         order = sorted((n for n, words in enumerate(sentences) if words), key=lambda n: -len(sentences[n]))
         with evaluating([self._model]), torch.inference_mode(), autocast(self.device, precision=self.precision):
             for first in range(0, len(order), batch_size):

@@ -30,6 +30,19 @@ def as_texts(sentences: str | Sequence[str], *, batch_size: int) -> list[str]:
     return texts
 
 
+def check_word_lists(texts: Sequence[Sequence[str]]) -> None:
+    """Refuses a text as one string where lists of words are wanted: it would be read as a list of letters.
+
+    Raises:
+        ValueError: A text is a string.
+    """
+    for number, words in enumerate(texts):
+        if isinstance(words, str):
+            raise ValueError(
+                f"text {number} is one string, {words!r:.80}; give its words, such as {words.split()!r:.80}"
+            )
+
+
 def check_precision(precision: Precision) -> Precision:
     """The precision itself.
 
@@ -66,5 +79,11 @@ def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def best_of(folder: Path) -> Path:
-    """The ``best/`` of a run folder; another folder as it is."""
+    """The ``best/`` of a run folder; another folder as it is.
+
+    Raises:
+        ValueError: Nothing is there.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"there is no run and no checkpoint at {folder}")
     return folder / "best" if (folder / "best").is_dir() and not (folder / "config.json").is_file() else folder

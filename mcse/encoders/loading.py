@@ -130,7 +130,7 @@ def _kind(name: str) -> tuple[Literal["vectors", "open_clip", "elmo", "cove", "s
         return "vectors", name
     if find_grounded_words(name) is not None:
         return "vectors", name
-    model_type = _model_type(best_of(Path(name)))
+    model_type = _model_type(best_of(Path(name))) if Path(name).is_dir() else None
     if is_original_release(Path(name)) or model_type == ElmoConfig.model_type:
         return "elmo", name
     if model_type == CoveConfig.model_type:

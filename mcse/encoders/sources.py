@@ -66,11 +66,10 @@ def load_parts(name_or_path: str, *, pooling: str | None) -> EncoderParts:
     if (modules := fetch_json(path, "modules.json")) is not None:
         return _sentence_transformers(path, modules, pooling=pooling)
     if pooling is None:
-        lost = "" if Path(path).is_dir() else "is no folder here, and as a hub id "
-        raise ValueError(
-            f"{name_or_path!r} {lost}does not say how its rows are pooled; "
-            f"choose pooling from {', '.join(KNOWN_POOLINGS)}"
-        )
+        unsaid = f"does not say how its rows are pooled; choose pooling from {', '.join(KNOWN_POOLINGS)}"
+        if Path(path).is_dir():
+            raise ValueError(f"{name_or_path!r} {unsaid}")
+        raise ValueError(f"there is no folder {name_or_path!r} here; as a model of the hub it {unsaid}")
     text_head = load_stored_pooler(path) if pooling == "cls_with_head" else None
     return EncoderParts(load_text_encoder(path, pooling=pooling), load_tokenizer(path), pooling, text_head=text_head)
 

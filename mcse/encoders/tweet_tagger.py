@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
-from mcse.encoders.inputs import best_of, evaluating
+from mcse.encoders.inputs import best_of, check_word_lists, evaluating
 from mcse.encoders.pictures import Picture, picture_features
 from mcse.models.image_tower import ImageTower
 from mcse.models.maf_model import TaggerModel, TweetRows
@@ -165,6 +165,7 @@ class TweetTagger:
         Raises:
             ValueError: A text without words, other numbers of texts and images, or rows of the wrong width.
         """
+        check_word_lists(texts)
         images = [None] * len(texts) if images is None else images
         if len(images) != len(texts):
             raise ValueError(f"{len(texts)} texts, but {len(images)} images; give None for a text without one")

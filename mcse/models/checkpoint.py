@@ -224,7 +224,7 @@ def load_stored_tower(folder: Path, name: str | None, *, is_trained: bool, weigh
     if name is None:
         raise ValueError(
             f"{folder / 'mcse.json'} names no image tower (its features came from a file that does not say), so give "
-            "features, not pictures"
+            "features, not pictures (mcse search index has --features STORE)"
         )
     tower = load_image_tower(name, weights=not is_trained)
     if is_trained:

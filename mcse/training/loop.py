@@ -189,6 +189,7 @@ class Loop:
                     return code
             # Inside, so that a signal cannot cut the last save short.
             self._finish()
+        self._tell_result()
         return 0
 
     def _stop_code(self, stop: StopRequest) -> int:
@@ -344,6 +345,16 @@ class Loop:
         if self.progress.best_step is None:
             # Nothing selected: best is then the last.
             self._export("best", {})
+
+    def _tell_result(self) -> None:
+        progress = self.progress
+        if distributed.is_main():
+            best = (
+                ""
+                if progress.best_step is None
+                else (f"; best {self.config.select_by} {progress.best_score:.4g} after step {progress.best_step}")
+            )
+            logger.info("finished after step %d%s; kept in %s", progress.step, best, self.folder / "best")
 
 
 def total_loss(terms: LossTerms, *, device: torch.device) -> Tensor:

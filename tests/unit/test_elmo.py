@@ -261,6 +261,18 @@ def test_dropout_acts_in_training_alone():
     assert model.training, "the mode is restored"
 
 
+def test_a_sentence_as_one_string_is_no_list_of_words(model):
+    with pytest.raises(ValueError, match=r"text 1 is one string, 'He plays .'; give its words, such as \['He', "):
+        ElmoEncoder(model).embed([["He"], "He plays ."])
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(ValueError, match="there is no run and no checkpoint at .*absent"):
+        ElmoEncoder.from_pretrained(tmp_path / "absent")
+    with pytest.raises(ValueError, match="there is no folder 'absent/run' here"):
+        load_encoder("absent/run")
+
+
 def test_encode_is_the_mean_of_embed(model):
     for pooling in (None, "mean_layer0", "mean_layer2"):
         encoder = ElmoEncoder(model, pooling=pooling)

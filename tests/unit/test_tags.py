@@ -149,10 +149,20 @@ def test_damaged_files_are_refused_by_line(tmp_path, text, message):
         read_tagged(write(tmp_path, text))
 
 
+def test_a_line_without_a_tag_in_a_tagged_file_is_said(tmp_path, caplog):
+    assert read_tagged(write(tmp_path, "the\tO\ncat\nsat\tB-X\n")).tags == [("O", "O", "B-X")]
+    assert "1 lines have no tag and count as O, line 2 first" in caplog.text
+    caplog.clear()
+    assert not read_tagged(write(tmp_path, "the\ncat\n")).has_tags
+    assert not caplog.text
+
+
 def test_types_that_training_lacks_are_refused(tmp_path):
     texts = read_tagged(write(tmp_path))
-    with pytest.raises(ValueError, match="line 7: type 'PER' in this text, but the tagger knows LOC, MISC"):
+    with pytest.raises(ValueError, match="line 7: type 'PER', but the tagger knows LOC, MISC"):
         check_types(texts, TagSet(("LOC", "MISC")))
+    with pytest.raises(ValueError, match="line 3: type 'XYZ'"):
+        check_types(read_tagged(write(tmp_path, "the\tO\nbig\tB-LOC\ncat\tB-XYZ\n")), TagSet(("LOC", "MISC")))
     with pytest.raises(ValueError, match="every tag is O"):
         find_tags(read_tagged(write(tmp_path, "cat\tO\n")))
 
