@@ -3,48 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
-from collections.abc import Sequence
-
-from mcse.commands import (
-    contexts,
-    demo,
-    extract_features,
-    ground_report,
-    ground_words,
-    neighbors,
-    perplexity,
-    prepare,
-    runs,
-    search,
-    sweep,
-    tag,
-    translate,
-)
+from collections.abc import Iterable, Sequence
 
 COMMANDS = (
-    demo,
-    prepare,
-    extract_features,
-    search,
-    sweep,
-    runs,
-    ground_words,
-    ground_report,
-    neighbors,
-    contexts,
-    perplexity,
-    translate,
-    tag,
+    "demo",
+    "prepare",
+    "extract-features",
+    "search",
+    "sweep",
+    "runs",
+    "ground-words",
+    "ground-report",
+    "neighbors",
+    "contexts",
+    "perplexity",
+    "translate",
+    "tag",
 )
-"""Each has ``add_parser(subparsers)``, which sets ``run(args) -> int`` as the parser's default."""
+"""Each module has ``add_parser(subparsers)``, which sets ``run(args) -> int`` as the parser's default."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 2 wrong arguments or data, 1 a failing disk or network, 130 stopped by Ctrl-C."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    # Only the module of the command that is meant: all of them together take seconds to import.
+    parser = build_parser([name for name in COMMANDS if arguments[:1] == [name]] or COMMANDS)
+    args = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     if args.command is None:
         parser.print_help(sys.stderr)
@@ -60,15 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; ``args.run`` is the chosen command's function."""
+def build_parser(commands: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of these commands; ``args.run`` is the chosen command's function."""
     parser = argparse.ArgumentParser(
         prog="mcse",
         description="The demo, data and image features for train.py, search among pictures, sweeps, and run folders.",
     )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(subparsers)
+    for name in commands:
+        importlib.import_module(f"mcse.commands.{name.replace('-', '_')}").add_parser(subparsers)
     return parser
 
 

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from mcse.commands import main as script
+from mcse.commands import prepare
 from mcse.commands.main import COMMANDS, build_parser, main
 
 
 def test_every_command_is_offered_and_sets_its_own_run(capsys):
     assert main([]) == 2
     offered = capsys.readouterr().err
-    assert len(COMMANDS) >= 2
-    for command in COMMANDS:
-        name = command.__name__.rsplit(".", 1)[1].replace("_", "-")
+    modules = {path.stem.replace("_", "-") for path in Path(script.__file__).parent.glob("*.py")}
+    assert set(COMMANDS) <= modules
+    for name in COMMANDS:
         assert name in offered
         with pytest.raises(SystemExit) as stopped:
             build_parser().parse_args([name, "--help"])
         assert stopped.value.code == 0
+
+
+def test_a_command_imports_no_other():
+    code = "import sys; from mcse.commands.main import main; main(['runs', '.'])\n"
+    code += "print('mcse.commands.demo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_unknown_command_is_refused(capsys):
@@ -38,7 +47,7 @@ def test_errors_become_one_line_and_an_exit_code(monkeypatch, capsys, error, cod
     def fails(args):
         raise error
 
-    monkeypatch.setattr(script.prepare, "run", fails)
+    monkeypatch.setattr(prepare, "run", fails)
     assert main(["prepare", "sts"]) == code
     out, err = capsys.readouterr()
     assert out == ""
