@@ -123,7 +123,7 @@ def group_seeds(listed: Sequence[Listed]) -> list[Group]:
     """The runs grouped, in the order in which each group's first run is listed."""
     groups: list[list[Listed]] = []
     for one in listed:
-        home = next((group for group in groups if _belongs(one, group[0])), None)
+        home = next((group for group in groups if _belongs(one, group)), None)
         if home is None:
             groups.append([one])
         else:
@@ -134,9 +134,13 @@ def group_seeds(listed: Sequence[Listed]) -> list[Group]:
     ]
 
 
-def _belongs(one: Listed, other: Listed) -> bool:
-    return one.run.folder.parent == other.run.folder.parent and not differing_keys(
-        one.run.config, other.run.config, across_seeds=True
+def _belongs(one: Listed, group: Sequence[Listed]) -> bool:
+    """Whether a run is a further seed of the group; the same seed again is no further draw."""
+    first = group[0].run
+    return (
+        one.run.folder.parent == first.folder.parent
+        and all(one.run.seed != member.run.seed for member in group)
+        and not differing_keys(one.run.config, first.config, across_seeds=True)
     )
 
 

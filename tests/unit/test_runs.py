@@ -132,6 +132,14 @@ def test_groups_of_seeds_and_single_runs(tmp_path, capsys):
     assert by_folder[str(tmp_path / "mcse" / "seed3")]["state"] == "stopped"
 
 
+def test_the_same_seed_again_is_no_further_seed(tmp_path, capsys):
+    for name, seed in (("first", 0), ("again", 0), ("second", 1)):
+        make_run(tmp_path / name, seed=seed)
+    (group,) = listed(capsys, tmp_path)["groups"]
+    assert len(group["runs"]) == 2
+    assert str(tmp_path / "second") in group["runs"]
+
+
 def test_the_table(tmp_path, capsys):
     for seed in range(2):
         make_run(tmp_path / "mcse" / f"seed{seed}", seed=seed, scores=(80.0 + seed,), sts=70.0 if seed else None)
