@@ -151,7 +151,8 @@ class LaneStream:
         epoch, within = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._packed = tuple(self._pack(epoch, backward=backward) for backward in (False, True))
-            self._fresh = tuple(self._starts(epoch, backward=backward) for backward in (False, True))
+            if self.fresh_share:
+                self._fresh = tuple(self._starts(epoch, backward=backward) for backward in (False, True))
             self._epoch = epoch
         taken = [self._cut(packed, within) for packed in self._packed]
         used, word = np.unique(np.stack([form_BT1[:, :-1] for form_BT1 in taken]), return_inverse=True)
@@ -176,8 +177,9 @@ class LaneStream:
         """Where a sentence is read from a zero state."""
         packed = self._packed[backward]
         generator = np.random.default_rng([self.seed, Draw.FRESH_STARTS, epoch, int(backward)])
-        is_start: NDArray[np.bool_] = packed == (_END if backward else _BEGIN)
-        return is_start & (generator.random(len(packed)) < self.fresh_share)
+        fresh: NDArray[np.bool_] = packed == (_END if backward else _BEGIN)
+        fresh[fresh] = generator.random(int(fresh.sum())) < self.fresh_share
+        return fresh
 
     def _cut(self, packed: NDArray[Any], within: int) -> NDArray[Any]:
         first = self.share.rank * self.share.batch_size
