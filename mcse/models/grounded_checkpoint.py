@@ -55,9 +55,16 @@ def save_grounded_words(
 
 
 def read_info(folder: Path) -> GroundedWordsInfo:
-    """``mcse.json`` of a checkpoint folder."""
-    found = json.loads((folder / "mcse.json").read_text(encoding="utf-8"))
-    return GroundedWordsInfo(**{field.name: found[field.name] for field in fields(GroundedWordsInfo)})
+    """``mcse.json`` of a checkpoint folder.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    try:
+        found = json.loads((folder / "mcse.json").read_text(encoding="utf-8"))
+        return GroundedWordsInfo(**{field.name: found[field.name] for field in fields(GroundedWordsInfo)})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'mcse.json'}: damaged, or of no grounded words ({error!r})") from None
 
 
 def find_grounded_words(name: str | Path) -> Path | None:
