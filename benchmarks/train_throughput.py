@@ -34,6 +34,7 @@ from mcse.recipes.launch import load_config
 from mcse.training import start_runtime
 from mcse.training.journal import Journal
 from mcse.training.loop import Loop
+from mcse.training.runtime import Precision
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 WARM_UP = 2
@@ -61,10 +62,10 @@ class Side:
 # Ours: the real loop on a built recipe, without evaluation.
 
 
-def build(keys: dict[str, Any], precision: str) -> tuple[Any, Any, Any]:
+def build(keys: dict[str, Any], precision: Precision) -> tuple[Any, Any, Any]:
     arguments = [text for key, value in keys.items() for text in (f"--{key}", str(value))]
     config = load_config(None, arguments)
-    runtime = start_runtime(precision=precision, seed=config.seed, show_progress=False)  # type: ignore[arg-type]
+    runtime = start_runtime(precision=precision, seed=config.seed, show_progress=False)
     return config, runtime, RECIPES[config.recipe].build(config, runtime)
 
 
@@ -363,6 +364,13 @@ def compare_memory(options: argparse.Namespace) -> None:
     print(json.dumps({"cached_memory_ratio": round(large / small, 4)}))
 
 
+class _Unsaved(Loop):
+    """The loop without its last save, which is no part of a step."""
+
+    def _finish(self) -> None:
+        pass
+
+
 def memory_of(options: argparse.Namespace) -> None:
     """Peak of memory of one step of ``memory_of`` rows, above weights and optimizer, in MiB, as JSON."""
     # As cached steps do; also for the batch that needs no cache, so that both count what is in use.
@@ -382,7 +390,7 @@ def memory_of(options: argparse.Namespace) -> None:
         run.optimizer.zero_grad()
         train = replace(config.train, max_steps=1, select_by=None)
         journal = Journal(scratch, runtime, name="memory", config={})
-        loop = Loop(
+        loop = _Unsaved(
             replace(run, evaluators=(), metrics=()),
             train,
             optim=config.optim,
@@ -391,7 +399,6 @@ def memory_of(options: argparse.Namespace) -> None:
             journal=journal,
         )
         before = reset_peak(options.device)
-        loop._finish = lambda: None  # type: ignore[method-assign]
         loop.fit()
         print(json.dumps({"batch": options.memory_of, "resident": before, "peak": peak(options.device) - before}))
 

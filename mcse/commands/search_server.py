@@ -12,7 +12,7 @@ import ipaddress
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 import uvicorn
@@ -303,7 +303,7 @@ def _words(text: str) -> tuple[str, ...]:
 async def _uploaded_file(request: Request) -> tuple[str, bytes]:
     """Name and content of the file of a form; no more than ``MAX_UPLOAD_MB`` are read."""
 
-    async def limited() -> AsyncIterator[bytes]:
+    async def limited() -> AsyncGenerator[bytes, None]:
         total = 0
         async for chunk in request.stream():
             total += len(chunk)
@@ -312,7 +312,7 @@ async def _uploaded_file(request: Request) -> tuple[str, bytes]:
             yield chunk
 
     try:
-        form = await MultiPartParser(request.headers, limited(), max_files=1, max_fields=4).parse()  # type: ignore[arg-type]
+        form = await MultiPartParser(request.headers, limited(), max_files=1, max_fields=4).parse()
     except (MultiPartException, KeyError) as error:
         raise ValueError("The form holds no file.") from error
     file = form.get("picture")

@@ -24,7 +24,7 @@ _VOCAB = "vocab.json"
 _RELEASED = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-class CoveConfig(PretrainedConfig):  # type: ignore[misc]  # the library has no types
+class CoveConfig(PretrainedConfig):
     """Sizes; the defaults are those of the published encoder on GloVe. ``dropout`` acts in training."""
 
     model_type = "mcse_cove"
@@ -45,7 +45,7 @@ class CoveConfig(PretrainedConfig):  # type: ignore[misc]  # the library has no 
 
 
 @dataclass
-class CoveOutput(ModelOutput):  # type: ignore[misc]  # the library has no types
+class CoveOutput(ModelOutput):
     """What ``CoveModel`` gives.
 
     Attributes:
@@ -61,7 +61,7 @@ class CoveOutput(ModelOutput):  # type: ignore[misc]  # the library has no types
     attention_mask: Tensor | None = None
 
 
-class CoveModel(PreTrainedModel):  # type: ignore[misc]  # the library has no types
+class CoveModel(PreTrainedModel):
     """MT-LSTM: layers of bidirectional LSTMs over word vectors that are never trained; unknown words are zeros.
 
     Source: McCann, Bradbury, Xiong and Socher 2017, "Learned in Translation: Contextualized Word Vectors", NIPS.

@@ -33,7 +33,7 @@ _WEIGHTS = "*weights.hdf5"
 _PUBLISHED_FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
 
 
-class ElmoConfig(PretrainedConfig):  # type: ignore[misc]  # the library has no types
+class ElmoConfig(PretrainedConfig):
     """Sizes of an ELMo; the defaults are those of the published 93.6M model.
 
     ``filters`` are (width, number) pairs. ``cell_clip`` and ``projection_clip`` may be ``None``. ``dropout`` acts on
@@ -70,7 +70,7 @@ class ElmoConfig(PretrainedConfig):  # type: ignore[misc]  # the library has no 
 
 
 @dataclass
-class ElmoOutput(ModelOutput):  # type: ignore[misc]  # the library has no types
+class ElmoOutput(ModelOutput):
     """What ``ElmoModel`` gives.
 
     Attributes:
@@ -86,7 +86,7 @@ class ElmoOutput(ModelOutput):  # type: ignore[misc]  # the library has no types
     state: ElmoState | None = None
 
 
-class ElmoModel(PreTrainedModel):  # type: ignore[misc]  # the library has no types
+class ElmoModel(PreTrainedModel):
     """A two-way language model without its softmax.
 
     Source: Peters et al. 2018, "Deep contextualized word representations", NAACL; the released weights' exact cell.

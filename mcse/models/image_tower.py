@@ -170,7 +170,8 @@ def _build_grid(spec: str, name: str, *, weights: bool) -> ImageTower:
         return _with_regions(_Cells(), plain, spec=spec, width=3 * _CELL * _CELL)
     if kind == "timm":
         plain = _build_timm(spec, inner, weights=weights)
-        return _with_regions(_LastMap(plain.body), plain, spec=spec, width=int(plain.body.num_features))  # type: ignore[arg-type]
+        body: Any = plain.body  # timm's own attribute follows
+        return _with_regions(_LastMap(body), plain, spec=spec, width=int(body.num_features))
     raise ValueError(f"image tower {spec!r}: grid: stands before timm:MODEL or pixels:N, whose maps have places")
 
 

@@ -97,13 +97,14 @@ def load_open_clip_tokenizer(name: str, *, title: str) -> Tokenize:
     import open_clip
 
     try:
-        tokenizer: Tokenize = open_clip.get_tokenizer(split_name(name)[0])
+        tokenizer: Any = open_clip.get_tokenizer(split_name(name)[0])
     except _UNREADABLE as error:
         raise ValueError(f"{title}: its tokenizer cannot be loaded: {error}") from error
     if getattr(tokenizer, "reduction_fn", None) is not None:
         # Training's way to cut long sentences draws at random; without it they are cut at the end.
-        tokenizer.reduction_fn = None  # type: ignore[attr-defined]
-    return tokenizer
+        tokenizer.reduction_fn = None
+    loaded: Tokenize = tokenizer
+    return loaded
 
 
 def open_clip_source(name: str, *, title: str) -> OpenClipSource:

@@ -114,7 +114,8 @@ class LastLayer:
 def find_last_layer(backbone: nn.Module) -> LastLayer | None:
     """The last layer of a model that is built as BERT is; None of any other."""
     try:
-        return LastLayer(backbone.get_submodule("encoder").layer[-1].attention.output)  # type: ignore[index, union-attr]
+        encoder: Any = backbone.get_submodule("encoder")
+        return LastLayer(encoder.layer[-1].attention.output)
     except (AttributeError, IndexError, TypeError):
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -18,7 +18,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.exit_code = 0
-        self._previous: dict[signal.Signals, object] = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         for number in _EXIT_CODES:
@@ -27,7 +27,7 @@ class StopRequest:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.exit_code == 130 and number == signal.SIGINT:
