@@ -20,11 +20,11 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from mcse.data.sts import load_sts_from_senteval
+from mcse.cpu import ensure_bfloat16
+from mcse.data.test_sets.sts import load_sts_from_senteval
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.models.checkpoint import CheckpointInfo, save_checkpoint
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
-from mcse.processor import ensure_bfloat16
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 BATCHES = (32, 64, 128)

@@ -27,7 +27,7 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from transformers import AutoModel, AutoTokenizer
 
-from mcse.data.sts import (
+from mcse.data.test_sets.sts import (
     SENTEVAL_SUBSETS,
     STS_TASKS,
     ScoredPairs,
@@ -442,7 +442,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     options = parse()
     # Few pairs are meant where there are few.
-    logging.getLogger("mcse.data.sts").setLevel(logging.ERROR)
+    logging.getLogger("mcse.data.test_sets.sts").setLevel(logging.ERROR)
     if options.memory_of:
         memory_of(options)
     elif options.memory:

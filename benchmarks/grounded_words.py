@@ -1,8 +1,8 @@
-"""Trains grounded word vectors on true and on shuffled pictures, several seeds, and writes the five-row reports.
+"""Trains grounded word vectors on true and on shuffled images, several seeds, and writes the five-row reports.
 
     python benchmarks/grounded_words.py --data ../shared/data --output runs/grounded_words --seeds 0 1 2
 
-``scenes`` needs no data: words there name what is seen, so that pictures must help. ``flickr8k`` is real: GloVe vectors
+``scenes`` needs no data: words there name what is seen, so that images must help. ``flickr8k`` is real: GloVe vectors
 and Flickr8k captions, judged by published word-similarity sets and STS. Finished runs are kept.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mcse.commands import extract_features, ground_report
-from mcse.data.sts import find_senteval
+from mcse.data.test_sets.sts import find_senteval
 from mcse.recipes.launch import load_config, train
 from mcse.scenes import WorldConfig, build_world
 from mcse.scenes.words import SIMILARITY, VECTORS, write_word_files
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def make_world(folder: Path) -> Path:
-    """A small picture world with its words and its pictures' pixels as features."""
+    """A small picture world with its words and its images' pixels as features."""
     if not (folder / "features" / "meta.json").is_file():
         sizes = {"num_train_images": 2000, "num_dev_images": 8, "num_test_images": 8, "captions_per_image": 3}
         build_world(folder, config=WorldConfig(num_sentences=1, num_sts_pairs=1, **sizes))

@@ -3,8 +3,8 @@
     python -m benchmarks.maf_flickr8k --data DATA --output runs/maf_flickr8k --seeds 0 1 2
 
 Takes captions that begin with an article and, within three words, a noun of one kind, and puts a name in their place.
-Trains text alone, with the stored picture vector as one region, with pictures left out whose match is unsure, and with
-shuffled pictures. One caption a picture; the last thousand training pictures are test, the dev split is dev. Writes
+Trains text alone, with the stored image vector as one region, with images left out whose match is unsure, and with
+shuffled images. One caption an image; the last thousand training images are test, the dev split is dev. Writes
 results.json and table.md.
 """
 
@@ -21,8 +21,8 @@ from random import Random
 import torch
 
 from benchmarks.maf_scenes import CONFIG, TEXT
-from mcse.data.features import open_features
-from mcse.data.tagged import control_images, match_tweets, read_tagged
+from mcse.data.conll import control_images, match_tweets, read_tagged
+from mcse.data.images.features import open_features
 from mcse.encoders.tweet_tagger import TweetTagger
 from mcse.evaluation.tagging import score_taggings, tag_texts
 from mcse.models.small_encoder import build_small_encoder
@@ -41,17 +41,17 @@ TELLING = re.compile(
     re.IGNORECASE,
 )
 # Every photograph belongs to its caption, so there is nothing to leave out.
-TRUSTING: dict[str, object] = {"tagger.match_threshold": 0.0, "tagger.picture_dropout": 0.0}
+TRUSTING: dict[str, object] = {"tagger.match_threshold": 0.0, "tagger.image_dropout": 0.0}
 VARIANTS: dict[str, dict[str, object]] = {
     "text": TEXT,
     "full": TRUSTING,
-    "full, unsure pictures left out": {},
+    "full, unsure images left out": {},
     "shuffled in training": TRUSTING | {"controls.images": "shuffled_images"},
 }
 
 
 def build_files(data: Path, folder: Path, *, seed: int = 0) -> None:
-    """CoNLL files of the captions that fit, the first of each picture."""
+    """CoNLL files of the captions that fit, the first of each image."""
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, tuple[str, str]] = {}
     with (data / "captions.txt").open(encoding="utf-8") as stream:
@@ -98,7 +98,7 @@ def run_one(data: Path, output: Path, name: str, *, seed: int) -> dict[str, obje
     assert train(load_config(CONFIG, flags), overwrite=folder.exists(), show_progress=False) == 0
     tagger = TweetTagger.from_pretrained(folder)
     texts = read_tagged(output / "files" / "test.txt")
-    store = open_features(features) if tagger.reads_pictures else None
+    store = open_features(features) if tagger.reads_images else None
     rows = match_tweets(texts, store)
 
     def f1(own_rows: object) -> float:
@@ -129,7 +129,7 @@ def main() -> None:
                 results.append(run_one(data, args.output, name, seed=seed))
                 path.write_text(json.dumps(results, indent=1) + "\n")
                 print(json.dumps(results[-1]), flush=True)
-    lines = ["| variant | seeds | F1 | F1, shuffled test pictures |", "|---|---|---|---|"]
+    lines = ["| variant | seeds | F1 | F1, shuffled test images |", "|---|---|---|---|"]
     for name in VARIANTS:
         own = [r for r in results if r["name"] == name]
         cells = []

@@ -2,7 +2,7 @@
 
     python -m benchmarks.maf_scenes --output runs/maf_scenes --seeds 0 1 2 [--variants full text] [--noise]
 
-Writes results.json (every run), table.md (means over seeds) and, with --page, examples.md with pictures and spans.
+Writes results.json (every run), table.md (means over seeds) and, with --page, examples.md with images and spans.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from mcse.commands.main import main as mcse
-from mcse.data.features import open_features
-from mcse.data.tagged import control_images, match_tweets, read_tagged
+from mcse.data.conll import control_images, match_tweets, read_tagged
+from mcse.data.images.features import open_features
 from mcse.encoders.tweet_tagger import TweetTagger
 from mcse.evaluation.tagging import score_taggings, tag_texts
 from mcse.metrics.spans import Span, find_spans
@@ -43,14 +43,14 @@ TEXT = {
     "encoder.pooling": "cls",
     "tagger.heads": 12,
     "tagger.match_threshold": 0.0,
-    "tagger.picture_dropout": 0.0,
+    "tagger.image_dropout": 0.0,
     "tagger.image_row": "project_mean",
     "loss.alignment_weight": 0.38,
     "loss.matching_weight": 0.38,
     "loss.temperature": 0.179,
     "loss.num_swapped": 16,
 }
-"""Text alone: every key of the pictures at its default."""
+"""Text alone: every key of the images at its default."""
 NO_ALIGNMENT = {"loss.alignment_weight": 0, "loss.temperature": 0.179}
 VARIANTS: dict[str, dict[str, object]] = {
     "full": {},
@@ -64,7 +64,7 @@ VARIANTS: dict[str, dict[str, object]] = {
         "loss.tag_on_swapped": True,
     },
     "without threshold": {"tagger.match_threshold": 0.0},
-    "without picture dropout": {"tagger.picture_dropout": 0.0},
+    "without image dropout": {"tagger.image_dropout": 0.0},
     "mean of regions projected": {"tagger.image_row": "project_mean"},
     "without alignment": NO_ALIGNMENT,
     "without matching": NO_MATCHING,
@@ -124,11 +124,11 @@ def train_one(output: Path, world: Path, name: str, keys: dict[str, object], *, 
 
 
 def judge(folder: Path, world: Path, regions: Path) -> dict[str, float]:
-    """F1 on the test split, on its matched and mismatched pairs, and with shuffled pictures; the matching's AUC."""
+    """F1 on the test split, on its matched and mismatched pairs, and with shuffled images; the matching's AUC."""
     tagger = TweetTagger.from_pretrained(folder)
     texts = read_tagged(world / "test.txt")
     pairs = read_pairs(world)
-    store = open_features(regions) if tagger.reads_pictures else None
+    store = open_features(regions) if tagger.reads_images else None
     rows = match_tweets(texts, store)
     started = time.process_time()
     taggings = tag_texts(tagger, texts.words, store, rows)
@@ -210,19 +210,19 @@ def table(results: list[dict[str, object]]) -> str:
 
 
 def page(output: Path, *, seed: int = 0, noise: float = 0.3, count: int = 16) -> None:
-    """examples.md and its pictures: the first test tweets, gold, and what the full model and text alone say."""
+    """examples.md and its images: the first test tweets, gold, and what the full model and text alone say."""
     world = world_of(output, seed, noise)
     texts, pairs = read_tagged(world / "test.txt"), read_pairs(world)
     (output / "examples").mkdir(exist_ok=True)
     taggings = {}
     for name in ("full", "text"):
         tagger = TweetTagger.from_pretrained(output / "runs" / world.name / name)
-        store = open_features(output / "regions" / world.name) if tagger.reads_pictures else None
+        store = open_features(output / "regions" / world.name) if tagger.reads_images else None
         taggings[name] = tag_texts(tagger, texts.words[:count], store, match_tweets(texts, store)[:count])
-    lines = ["| picture | tweet | gold | picture is | full model | match | text alone |", "|---" * 7 + "|"]
+    lines = ["| image | tweet | gold | image is | full model | match | text alone |", "|---" * 7 + "|"]
     for number, text in enumerate(texts.texts[:count]):
-        with Image.open(world / "images" / f"{text.image}.png") as picture:
-            picture.resize((96, 96), Image.Resampling.NEAREST).save(output / "examples" / f"{text.image}.png")
+        with Image.open(world / "images" / f"{text.image}.png") as image:
+            image.resize((96, 96), Image.Resampling.NEAREST).save(output / "examples" / f"{text.image}.png")
         gold = find_spans(text.tags, "lenient")[0]
         inside = range(gold.start, gold.stop)
         words = " ".join(f"**{word}**" if place in inside else word for place, word in enumerate(text.words))

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, TrainerCallback
 
-from mcse.processor import ensure_bfloat16, return_freed_memory
+from mcse.cpu import ensure_bfloat16, return_freed_memory
 from mcse.recipes import RECIPES
 from mcse.recipes.launch import load_config
 from mcse.training import start_runtime
@@ -242,7 +242,7 @@ def plain_side(sentences: list[str], pairs: Pairs, options: argparse.Namespace) 
 
 @dataclass
 class Pairs:
-    """Captions, and for each the row of its picture's features."""
+    """Captions, and for each the row of its image's features."""
 
     captions: list[str]
     row: np.ndarray[Any, Any]

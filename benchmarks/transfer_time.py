@@ -26,7 +26,7 @@ from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedKFold
 from torch import nn
 
-from mcse.data.transfer import TRANSFER_TASKS, LabelledText, TransferTask, find_transfer, load_transfer_task
+from mcse.data.test_sets.transfer import TRANSFER_TASKS, LabelledText, TransferTask, find_transfer, load_transfer_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.transfer import score_transfer
@@ -406,7 +406,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     options = parse()
     # Few sentences are meant where there are few.
-    logging.getLogger("mcse.data.transfer").setLevel(logging.ERROR)
+    logging.getLogger("mcse.data.test_sets.transfer").setLevel(logging.ERROR)
     compare_times(options)
 
 

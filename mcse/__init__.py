@@ -1,14 +1,14 @@
-"""mcse: train and judge sentence embeddings that have seen pictures."""
+"""mcse: train and judge sentence embeddings that have seen images."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mcse.encoders.index import EmbeddingIndex as EmbeddingIndex
     from mcse.encoders.joint_encoder import JointEncoder as JointEncoder
     from mcse.encoders.sentence_encoder import SentenceEncoder as SentenceEncoder
     from mcse.encoders.tweet_tagger import TweetTagger as TweetTagger
+    from mcse.search.embedding_index import EmbeddingIndex as EmbeddingIndex
 
 __all__ = ["EmbeddingIndex", "JointEncoder", "SentenceEncoder", "TweetTagger"]
 
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> object:
 
         return SentenceEncoder
     if name == "EmbeddingIndex":
-        from mcse.encoders.index import EmbeddingIndex
+        from mcse.search.embedding_index import EmbeddingIndex
 
         return EmbeddingIndex
     if name == "TweetTagger":

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mcse.data.language import SPLITS
-from mcse.data.sentences import read_lines
+from mcse.data.sentences.files import read_lines
 from mcse.encoders.contextual import ContextualEncoder
 from mcse.encoders.loading import load_encoder
 from mcse.evaluation.contexts import (

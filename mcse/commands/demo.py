@@ -1,7 +1,7 @@
 """``mcse demo``: the main job on the embedded picture world, from nothing to a report, without a download.
 
-It trains SimCSE on captions as text, MCSE on captions with their pictures, and MCSE with the pictures shuffled, several
-seeds each, and judges them by scored sentence pairs about pictures that no training saw.
+It trains SimCSE on captions as text, MCSE on captions with their images, and MCSE with the images shuffled, several
+seeds each, and judges them by scored sentence pairs about images that no training saw.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ import torch
 from tqdm import tqdm
 
 from mcse.commands import extract_features
-from mcse.data.captions import load_captions
-from mcse.data.features import open_features
-from mcse.data.image_names import match_names
-from mcse.data.sts import load_own_task
+from mcse.data.captions.table import load_captions
+from mcse.data.images.features import open_features
+from mcse.data.images.names import match_names
+from mcse.data.test_sets.sts import load_own_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.sts import evaluate_sts
 from mcse.models.small_encoder import build_small_encoder
 from mcse.recipes.launch import load_config, train
-from mcse.report.html import write_demo_report
+from mcse.report.demo_page import write_demo_report
 from mcse.report.tables import Caption, Curve, Gallery, ScoreColumn, ScoreRow, ScoreTable
 from mcse.report.terminal import print_table
 from mcse.scenes import WorldConfig, build_world
@@ -52,7 +52,7 @@ TITLES = {
     "mcse": "MCSE",
     "mcse_shuffled": "MCSE, shuffled images",
 }
-_GALLERY_PICTURES = 6
+_GALLERY_IMAGES = 6
 _GALLERY_CAPTIONS = 3
 
 
@@ -75,7 +75,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--seeds", type=int, default=3, help="runs of each system (default: 3)")
     parser.add_argument("--world-seed", type=int, default=0, help="seed of the picture world (default: 0)")
     parser.add_argument(
-        "--gold", choices=("pixels", "null"), default="pixels", help="null: gold that no picture shows (a control)"
+        "--gold", choices=("pixels", "null"), default="pixels", help="null: gold that no image shows (a control)"
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at a time (default: one a core)")
     parser.add_argument("--max-steps", type=int, help="steps of each run (default: as the configs say)")
@@ -193,10 +193,10 @@ def _report(
     }
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     table = ScoreTable(
-        title="The picture world" if args.gold == "pixels" else "The null world: gold that no picture shows",
+        title="The picture world" if args.gold == "pixels" else "The null world: gold that no image shows",
         columns=(ScoreColumn("Spearman × 100"),),
         rows=tuple(ScoreRow(TITLES[system], (tuple(values),)) for system, values in scores.items()),
-        caption="Test pairs about unseen pictures"
+        caption="Test pairs about unseen images"
         + (f"; mean ± standard deviation over {args.seeds} seeds." if args.seeds > 1 else "; one seed."),
     )
     print_table(table)
@@ -210,7 +210,7 @@ def _report(
 
 
 def _notes(scores: Mapping[str, list[float]]) -> list[str]:
-    """Whether pictures helped, by more than seeds differ."""
+    """Whether images helped, by more than seeds differ."""
     notes = []
     for other in ("simcse", "mcse_shuffled"):
         gain = statistics.fmean(scores["mcse"]) - statistics.fmean(scores[other])
@@ -238,36 +238,36 @@ def _curves(job: Job) -> list[Curve]:
 
 
 def _galleries(world: Path, jobs: Sequence[Job]) -> list[Gallery]:
-    """Test pictures, and the test captions that the two MCSE systems of the first seed find nearest to each."""
+    """Test images, and the test captions that the two MCSE systems of the first seed find nearest to each."""
     table = load_captions(str(world / "captions.csv"), images=world / "test_images.txt")
     assert table.image_names is not None
     store = open_features(world / "features")
     assert store.names is not None
-    features = store.rows(match_names(table.image_names, store.names, where="the demo's test pictures"))
+    features = store.rows(match_names(table.image_names, store.names, where="the demo's test images"))
     captions = [caption for several in table.captions for caption in several]
     owner = np.repeat(np.arange(len(table)), [len(several) for several in table.captions])
     finders: dict[str, Callable[[int], list[Caption]]] = {}
     for job in jobs:
         if job.seed == 0 and job.system != "simcse":
             encoder = SentenceEncoder.from_pretrained(str(job.folder), device="cpu")
-            score_MN = encoder.encode_images(features) @ encoder.encode_captions(captions).T
+            score_MN = encoder.encode_image_features(features) @ encoder.encode_captions(captions).T
             finders[TITLES[job.system]] = _finder(score_MN, captions, owner)
-    pictures = range(0, len(table), max(1, len(table) // _GALLERY_PICTURES))
+    images = range(0, len(table), max(1, len(table) // _GALLERY_IMAGES))
     return [
         Gallery(
-            title=table.image_names[picture],
-            image=(world / "images" / table.image_names[picture]).read_bytes(),
-            captions={system: find(picture) for system, find in finders.items()},
+            title=table.image_names[image],
+            image=(world / "images" / table.image_names[image]).read_bytes(),
+            captions={system: find(image) for system, find in finders.items()},
         )
-        for picture in list(pictures)[:_GALLERY_PICTURES]
+        for image in list(images)[:_GALLERY_IMAGES]
     ]
 
 
 def _finder(
     score_MN: np.ndarray[Any, Any], captions: Sequence[str], owner: np.ndarray[Any, Any]
 ) -> Callable[[int], list[Caption]]:
-    def find(picture: int) -> list[Caption]:
-        nearest = np.argsort(-score_MN[picture], kind="stable")[:_GALLERY_CAPTIONS]
-        return [Caption(captions[row], is_right=bool(owner[row] == picture)) for row in nearest]
+    def find(image: int) -> list[Caption]:
+        nearest = np.argsort(-score_MN[image], kind="stable")[:_GALLERY_CAPTIONS]
+        return [Caption(captions[row], is_right=bool(owner[row] == image)) for row in nearest]
 
     return find

@@ -1,6 +1,6 @@
-"""``mcse extract-features``: runs a frozen image tower over pictures once, into a feature store.
+"""``mcse extract-features``: runs a frozen image tower over images once, into a feature store.
 
-B pictures of a batch, F feature width.
+B images of a batch, F feature width.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mcse.data.features import ExtractionPlan, FeatureWriter
-from mcse.data.images import (
+from mcse.cpu import ensure_bfloat16
+from mcse.data.images.features import ExtractionPlan, FeatureWriter
+from mcse.data.images.sources import (
     BadImageError,
     ImageSource,
     OnBadImage,
@@ -30,7 +31,6 @@ from mcse.data.images import (
     read_name_list,
 )
 from mcse.models.image_tower import ImageTower, load_image_tower
-from mcse.processor import ensure_bfloat16
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -43,10 +43,10 @@ def add_parser(subparsers: Subparsers) -> None:
     """Adds ``extract-features`` to the command line."""
     parser = subparsers.add_parser(
         "extract-features",
-        help="run a frozen image tower over pictures once, into a feature store",
-        description="Runs a frozen image tower over pictures once. Killed, it continues when started again.",
+        help="run a frozen image tower over images once, into a feature store",
+        description="Runs a frozen image tower over images once. Killed, it continues when started again.",
     )
-    parser.add_argument("--images", required=True, help="folder of pictures, or a Hugging Face dataset (id or folder)")
+    parser.add_argument("--images", required=True, help="folder of images, or a Hugging Face dataset (id or folder)")
     parser.add_argument(
         "--tower",
         required=True,

@@ -1,6 +1,6 @@
-"""``mcse ground-report``: does grounding gain by pictures? Always five rows, because a linear map can gain without any.
+"""``mcse ground-report``: does grounding gain by images? Always five rows, because a linear map can gain without any.
 
-Text vectors; the same whitened; the same without their first components; grounded on shuffled pictures; on true ones.
+Text vectors; the same whitened; the same without their first components; grounded on shuffled images; on true ones.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mcse.commands.files import replacing
+from mcse.commands.downloads import replacing
 from mcse.commands.ground_words import check_source
-from mcse.data.sts import STS_TASKS, StsTask, load_sts
-from mcse.data.wordsim import WordPairs, load_wordsim
+from mcse.data.test_sets.sts import STS_TASKS, StsTask, load_sts
+from mcse.data.test_sets.wordsim import WordPairs, load_wordsim
 from mcse.encoders.word_vectors import WordVectorEncoder, load_space
 from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.sts import score_sts
@@ -61,7 +61,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add = parser.add_argument
     add("--text", required=True, type=Path, help="the source file of text vectors")
-    add("--true", required=True, nargs="+", type=Path, metavar="RUN", help="runs on true pictures, one a seed")
+    add("--true", required=True, nargs="+", type=Path, metavar="RUN", help="runs on true images, one a seed")
     add("--shuffled", required=True, nargs="+", type=Path, metavar="RUN", help="runs with controls.images shuffled_…")
     add("--data", required=True, type=Path, help="folder or file of word-similarity sets")
     add("--sts", type=Path, help="SentEval folder: STS by averaging vectors, too")
@@ -116,7 +116,7 @@ def _seen_words(runs: Sequence[Path]) -> frozenset[str]:
 
 
 def _check_controls(args: argparse.Namespace) -> None:
-    """True runs saw true pictures, the others shuffled ones: a report with mixed-up rows would be believed."""
+    """True runs saw true images, the others shuffled ones: a report with mixed-up rows would be believed."""
     for row, runs, wanted in (
         ("--true", args.true, (True,)),
         ("--shuffled", args.shuffled, ("shuffled_images", "shuffled_pairs")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mcse.data.sentences import file_digest
+from mcse.data.sentences.files import file_digest
 from mcse.models.grounded_checkpoint import find_grounded_words, read_info
 from mcse.text.word_map import WordMap, ground_file
 

@@ -24,7 +24,7 @@ from typing import Literal
 
 import torch
 
-from mcse.commands.files import replacing
+from mcse.commands.downloads import replacing
 from mcse.commands.run_folders import read_run
 from mcse.training.signals import StopRequest
 

@@ -51,7 +51,7 @@ def build_parser(commands: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
     """The parser of these commands; ``args.run`` is the chosen command's function."""
     parser = argparse.ArgumentParser(
         prog="mcse",
-        description="The demo, data and image features for train.py, search among pictures, sweeps, and run folders.",
+        description="The demo, data and image features for train.py, search among images, sweeps, and run folders.",
     )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name in commands:

@@ -18,13 +18,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcse.commands.files import Fetch, HubFile, copy_file, fetch_from_folder, fetch_from_hub, replacing, sha256, unpack
-from mcse.data.captions import CaptionTable, load_captions
-from mcse.data.features import match_features, open_features
-from mcse.data.image_names import ABSENT, match_names
-from mcse.data.images import open_images
-from mcse.data.sentences import open_sentences, read_lines
-from mcse.data.sts import (
+from mcse.commands.downloads import (
+    Fetch,
+    HubFile,
+    copy_file,
+    fetch_from_folder,
+    fetch_from_hub,
+    replacing,
+    sha256,
+    unpack,
+)
+from mcse.data.captions.table import CaptionTable, load_captions
+from mcse.data.images.features import match_features, open_features
+from mcse.data.images.names import ABSENT, match_names
+from mcse.data.images.sources import open_images
+from mcse.data.sentences.files import open_sentences, read_lines
+from mcse.data.test_sets.sts import (
     EXPECTED_PAIRS,
     SENTEVAL_SUBSETS,
     STS_TASKS,
@@ -53,8 +62,8 @@ class Sentences:
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
-    """A captioned picture collection whose files are downloaded by hand.
+class Images:
+    """A captioned image collection whose files are downloaded by hand.
 
     Attributes:
         name: Its folder under the root.
@@ -65,7 +74,7 @@ class Pictures:
         hub: Captions that ``--from-hub`` fetches.
         own: MCSE's own caption and feature files, which serve as they are.
         captions_by_hand: What to download, from where, and where to put it; ``{folder}`` is filled in.
-        pictures_by_hand: The same for the pictures.
+        images_by_hand: The same for the images.
     """
 
     name: str
@@ -76,7 +85,7 @@ class Pictures:
     hub: HubFile | None
     own: tuple[str, str]
     captions_by_hand: str
-    pictures_by_hand: str
+    images_by_hand: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +139,8 @@ STS_DIGESTS: Mapping[str, str] = {
 
 _MCSE_README = "https://github.com/uds-lsv/MCSE"
 
-PICTURES: Mapping[str, Pictures] = {
-    "flickr30k": Pictures(
+IMAGES: Mapping[str, Images] = {
+    "flickr30k": Images(
         name="flickr30k",
         count=29_783,
         ids="train.txt",
@@ -144,12 +153,12 @@ PICTURES: Mapping[str, Pictures] = {
             "https://github.com/BryanPlummer/flickr30k_entities into {folder}\n"
             "or captions of 31,014 of the 31,783 images (Karpathy's selection): --from-hub, with --ids FILE"
         ),
-        pictures_by_hand=(
-            "pictures (for MCSE; SimCSE on captions needs none): fill in the form for the Flickr30k images at "
+        images_by_hand=(
+            "images (for MCSE; SimCSE on captions needs none): fill in the form for the Flickr30k images at "
             "https://shannon.cs.illinois.edu/DenotationGraph/ and unpack flickr30k-images.tar.gz into {folder}/images"
         ),
     ),
-    "coco": Pictures(
+    "coco": Images(
         name="coco",
         count=82_783,
         ids=None,
@@ -161,8 +170,8 @@ PICTURES: Mapping[str, Pictures] = {
             'captions: download "2014 Train/Val annotations" (annotations_trainval2014.zip) from '
             "https://cocodataset.org/#download into {folder}"
         ),
-        pictures_by_hand=(
-            'pictures (for MCSE; SimCSE on captions needs none): download "2014 Train images" (train2014.zip, 13 GB) '
+        images_by_hand=(
+            'images (for MCSE; SimCSE on captions needs none): download "2014 Train images" (train2014.zip, 13 GB) '
             "from https://cocodataset.org/#download and unpack it into {folder}/images"
         ),
     ),
@@ -176,7 +185,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="fetch and verify training and test data, so that runs need no network",
         description="Fetches what may be fetched, says what to download by hand, verifies counts and checksums.",
     )
-    parser.add_argument("dataset", choices=(*SENTENCES, *PICTURES, "sts"))
+    parser.add_argument("dataset", choices=(*SENTENCES, *IMAGES, "sts"))
     parser.add_argument(
         "--root", type=Path, default=os.environ.get("MCSE_DATA"), help="data folder (default: $MCSE_DATA)"
     )
@@ -195,17 +204,17 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.root is None:
         raise ValueError("--root: say where the data shall lie, or set MCSE_DATA")
-    if args.dataset not in PICTURES and args.ids is not None:
-        raise ValueError(f"--ids selects images of {' or '.join(PICTURES)}; {args.dataset} has none")
-    if args.from_hub and (args.dataset not in PICTURES or PICTURES[args.dataset].hub is None):
+    if args.dataset not in IMAGES and args.ids is not None:
+        raise ValueError(f"--ids selects images of {' or '.join(IMAGES)}; {args.dataset} has none")
+    if args.from_hub and (args.dataset not in IMAGES or IMAGES[args.dataset].hub is None):
         raise ValueError(f"--from-hub: the hub has no captions for {args.dataset}")
     fetch = fetch_from_hub if args.mirror is None else fetch_from_folder(args.mirror)
     args.root.mkdir(parents=True, exist_ok=True)
     if args.dataset in SENTENCES:
         prepared = prepare_sentences(args.root, SENTENCES[args.dataset], fetch=fetch)
-    elif args.dataset in PICTURES:
+    elif args.dataset in IMAGES:
         captions_from = fetch if args.from_hub else None
-        prepared = prepare_pictures(args.root, PICTURES[args.dataset], ids=args.ids, fetch=captions_from)
+        prepared = prepare_images(args.root, IMAGES[args.dataset], ids=args.ids, fetch=captions_from)
     else:
         prepared = prepare_sts(args.root, fetch=fetch)
         if args.mirror is None:
@@ -283,8 +292,8 @@ def cache_hub_sts() -> tuple[str, ...]:
     return (f"not in the hub's local cache: {', '.join(missing)}",) if missing else ()
 
 
-def prepare_pictures(root: Path, spec: Pictures, *, ids: Path | None, fetch: Fetch | None) -> Prepared:
-    """``captions.csv`` and ``train_images.txt`` of the chosen images; pictures and features are checked where present.
+def prepare_images(root: Path, spec: Images, *, ids: Path | None, fetch: Fetch | None) -> Prepared:
+    """``captions.csv`` and ``train_images.txt`` of the chosen images; images and features are checked where present.
 
     Args:
         root: The data folder.
@@ -293,7 +302,7 @@ def prepare_pictures(root: Path, spec: Pictures, *, ids: Path | None, fetch: Fet
         fetch: Fetches captions from the hub; ``None`` wants them in the folder.
 
     Raises:
-        ValueError: Other counts than the published ones, ids without captions, or pictures or features missing.
+        ValueError: Other counts than the published ones, ids without captions, or images or features missing.
         FileNotFoundError: Captions or ids are not there; the message says what to download.
     """
     folder = root / spec.name
@@ -365,7 +374,7 @@ def _task_files(folder: Path, name: str) -> tuple[Path, ...]:
     return tuple(home / f"STS.{part}.{subset}.txt" for subset in SENTEVAL_SUBSETS[name] for part in ("input", "gs"))
 
 
-def _find_captions(folder: Path, spec: Pictures, *, fetch: Fetch | None) -> Path | None:
+def _find_captions(folder: Path, spec: Images, *, fetch: Fetch | None) -> Path | None:
     for name in spec.captions:
         if (folder / name).exists():
             return folder / name
@@ -379,7 +388,7 @@ def _find_captions(folder: Path, spec: Pictures, *, fetch: Fetch | None) -> Path
     return None
 
 
-def _check_own(folder: Path, spec: Pictures) -> Prepared | None:
+def _check_own(folder: Path, spec: Images) -> Prepared | None:
     """MCSE's own files: a caption a line, and features in the same order without names."""
     captions, features = (folder / name for name in spec.own)
     if not captions.is_file():
@@ -424,16 +433,16 @@ def _write_selection(folder: Path, table: CaptionTable) -> tuple[tuple[Path, Pat
     return (captions, names), len(rows)
 
 
-def _check_images(folder: Path, table: CaptionTable, spec: Pictures) -> tuple[str, ...]:
+def _check_images(folder: Path, table: CaptionTable, spec: Images) -> tuple[str, ...]:
     assert table.image_names is not None
     images = folder / "images"
     if not images.is_dir():
-        return (_indented(f"no pictures in {images}", spec.pictures_by_hand.format(folder=folder)),)
+        return (_indented(f"no images in {images}", spec.images_by_hand.format(folder=folder)),)
     names = open_images(str(images)).names
     missing = np.flatnonzero(match_names(table.image_names, names, where=str(images)) == ABSENT)
     if len(missing):
         first = table.image_names[int(missing[0])]
-        raise ValueError(f"{images}: {len(missing):,} of {len(table):,} pictures are missing, first {first!r}")
+        raise ValueError(f"{images}: {len(missing):,} of {len(table):,} images are missing, first {first!r}")
     return ()
 
 
@@ -448,9 +457,9 @@ def _check_features(folder: Path, table: CaptionTable) -> tuple[str, ...]:
     return ()
 
 
-def _captions_to_do(what: str, folder: Path, spec: Pictures) -> str:
+def _captions_to_do(what: str, folder: Path, spec: Images) -> str:
     own = f"or, ready-made, {' and '.join(spec.own)}, linked in the README of {_MCSE_README}, into {folder}"
-    return _indented(what, f"{spec.captions_by_hand}\n{spec.pictures_by_hand}\n".format(folder=folder) + own)
+    return _indented(what, f"{spec.captions_by_hand}\n{spec.images_by_hand}\n".format(folder=folder) + own)
 
 
 def _indented(what: str, lines: str) -> str:

@@ -1,4 +1,4 @@
-"""``mcse search``: an index of a folder of pictures, asked by sentences, or pictures, plus and minus words."""
+"""``mcse search``: an index of a folder of images, asked by sentences, or images, plus and minus words."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mcse.commands.search_engine import Answer, PictureSearch, Question, check_joint, open_search
-from mcse.commands.search_index import IndexReport, build_index
-from mcse.data.images import BadImageError, load_image
+from mcse.data.images.sources import BadImageError, load_image
 from mcse.encoders.loading import encoder_digest, load_encoder
-from mcse.report.contact_sheet import SheetCell, contact_sheet
 from mcse.report.terminal import print_rows
+from mcse.search.builder import IndexReport, build_index
+from mcse.search.contact_sheet import SheetCell, contact_sheet
+from mcse.search.engine import Answer, ImageSearch, Question, check_joint, open_search
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,9 +28,9 @@ def add_parser(subparsers: Subparsers) -> None:
     """Adds ``search`` with its three parts to the command line."""
     parser = subparsers.add_parser(
         "search",
-        help="search a folder of pictures by sentences, by pictures, and by pictures plus and minus words",
-        description="Searches pictures in the space that a checkpoint of mcse or vse, or an open_clip model, shares "
-        "between sentences and pictures.",
+        help="search a folder of images by sentences, by images, and by images plus and minus words",
+        description="Searches images in the space that a checkpoint of mcse or vse, or an open_clip model, shares "
+        "between sentences and images.",
     )
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     _add_index(parts)
@@ -42,7 +42,7 @@ def run_index(args: argparse.Namespace) -> int:
     """``mcse search index``; 0, or 130 after Ctrl-C.
 
     Raises:
-        ValueError: A model without a joint space, no pictures, or an index of something else in ``--output``.
+        ValueError: A model without a joint space, no images, or an index of something else in ``--output``.
     """
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be positive, got {args.batch_size}")
@@ -69,16 +69,16 @@ def run_query(args: argparse.Namespace) -> int:
     """
     question = Question(
         text=args.text,
-        picture=args.image,
+        image=args.image,
         minus=tuple(args.minus),
         plus=tuple(args.plus),
         top=args.top,
         rerank=args.rerank,
     )
-    search = open_search(args.index, model=args.model, pictures=args.images)
+    search = open_search(args.index, model=args.model, images=args.images)
     answer = search.ask(question)
     print_rows(
-        ("rank", "score", "picture"),
+        ("rank", "score", "image"),
         [(str(rank), f"{hit.score:.4f}", str(search.folder / hit.text)) for rank, hit in enumerate(answer.hits, 1)],
     )
     for note in answer.notes:
@@ -98,19 +98,17 @@ def run_serve(args: argparse.Namespace) -> int:
     if not 1 <= args.port <= 65535:
         raise ValueError(f"--port must be from 1 to 65535, got {args.port}")
     try:
-        from mcse.commands.search_server import is_loopback, serve
+        from mcse.search.server import is_loopback, serve
     except ModuleNotFoundError as error:
         raise ValueError(f"the page needs {error.name}: pip install 'mcse[search]'") from error
-    search = open_search(args.index, model=args.model, pictures=args.images)
+    search = open_search(args.index, model=args.model, images=args.images)
     if not is_loopback(args.host):
         print(
-            f"ATTENTION: {args.host} is no loopback address. Everybody who reaches this machine sees the pictures of "
+            f"ATTENTION: {args.host} is no loopback address. Everybody who reaches this machine sees the images of "
             f"{search.folder}; there is no password.",
             file=sys.stderr,
         )
-    print(
-        f"{len(search.index)} pictures of {search.folder}: http://{_in_address(args.host)}:{args.port}/ (Ctrl-C ends)"
-    )
+    print(f"{len(search.index)} images of {search.folder}: http://{_in_address(args.host)}:{args.port}/ (Ctrl-C ends)")
     serve(search, host=args.host, port=args.port)
     return 0
 
@@ -118,17 +116,17 @@ def run_serve(args: argparse.Namespace) -> int:
 def _add_index(parts: Subparsers) -> None:
     parser = parts.add_parser(
         "index",
-        help="encode a folder of pictures once",
-        description="Encodes a folder of pictures once. Run again, it takes over what has not changed; killed, it goes "
+        help="encode a folder of images once",
+        description="Encodes a folder of images once. Run again, it takes over what has not changed; killed, it goes "
         "on.",
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="pictures, searched to any depth")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="images, searched to any depth")
     parser.add_argument(
         "--model", required=True, help="checkpoint or run of mcse or vse, or open_clip:MODEL/PRETRAINED"
     )
     parser.add_argument("--output", required=True, type=Path, metavar="INDEX", help="folder of the index")
     parser.add_argument(
-        "--features", type=Path, help="store of the pictures' features, for models whose tower is not to be had"
+        "--features", type=Path, help="store of the images' features, for models whose tower is not to be had"
     )
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
@@ -137,15 +135,15 @@ def _add_index(parts: Subparsers) -> None:
 
 
 def _add_query(parts: Subparsers) -> None:
-    parser = parts.add_parser("query", help="find pictures", description="Finds the pictures nearest to a query.")
+    parser = parts.add_parser("query", help="find images", description="Finds the images nearest to a query.")
     _add_open(parser)
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--text", help="a sentence")
-    start.add_argument("--image", type=Path, metavar="FILE", help="a picture; not found itself, if it is in the index")
+    start.add_argument("--image", type=Path, metavar="FILE", help="an image; not found itself, if it is in the index")
     for flag, meaning in (("--minus", "words to take away"), ("--plus", "words to add")):
         text = f"{meaning}, any number"
         parser.add_argument(flag, help=text, nargs="+", action="extend", default=[], metavar="WORD")
-    parser.add_argument("--top", type=int, default=12, metavar="K", help="pictures to find (12)")
+    parser.add_argument("--top", type=int, default=12, metavar="K", help="images to find (12)")
     parser.add_argument(
         "--rerank",
         type=int,
@@ -153,9 +151,7 @@ def _add_query(parts: Subparsers) -> None:
         metavar="N",
         help="find N first, and sort them by their closeness to their mean",
     )
-    parser.add_argument(
-        "--sheet", type=Path, metavar="FILE.png", help="write the pictures found as a contact sheet, too"
-    )
+    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="write the images found as a contact sheet, too")
     parser.set_defaults(run=run_query)
 
 
@@ -174,7 +170,7 @@ def _add_serve(parts: Subparsers) -> None:
 def _add_open(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("index", type=Path, metavar="INDEX", help="folder of the index")
     parser.add_argument("--model", help="where the model lies now, if it was moved; it must be the same")
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="where the pictures lie now, if they were moved")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="where the images lie now, if they were moved")
 
 
 def _absolute(model: str) -> str:
@@ -185,13 +181,11 @@ def _absolute(model: str) -> str:
 def _say_indexed(output: Path, report: IndexReport) -> None:
     index = report.index
     kept = len(index) - report.encoded
-    print(
-        f"{output}: {len(index)} pictures, {report.encoded} encoded now, {kept} taken over, model {index.origin.model}"
-    )
+    print(f"{output}: {len(index)} images, {report.encoded} encoded now, {kept} taken over, model {index.origin.model}")
     if index.skipped:
-        print(f"left out {len(index.skipped)} pictures (all in {output / 'index.json'}):")
-        for picture in index.skipped[:_LISTED]:
-            print(f"  {picture.path}: {picture.reason}")
+        print(f"left out {len(index.skipped)} images (all in {output / 'index.json'}):")
+        for image in index.skipped[:_LISTED]:
+            print(f"  {image.path}: {image.reason}")
     if report.was_stopped:
         print("stopped; the same command goes on", file=sys.stderr)
 
@@ -201,9 +195,9 @@ def _title(args: argparse.Namespace) -> str:
     return " ".join([start, *(f"- {word}" for word in args.minus), *(f"+ {word}" for word in args.plus)])
 
 
-def _write_sheet(path: Path, search: PictureSearch, answer: Answer, *, args: argparse.Namespace) -> None:
+def _write_sheet(path: Path, search: ImageSearch, answer: Answer, *, args: argparse.Namespace) -> None:
     cells = [
-        SheetCell(_picture_or_none(search, int(hit.id)), f"{rank}.  {hit.score:.3f}", hit.text)
+        SheetCell(_image_or_none(search, int(hit.id)), f"{rank}.  {hit.score:.3f}", hit.text)
         for rank, hit in enumerate(answer.hits, start=1)
     ]
     if args.image is not None:
@@ -212,9 +206,9 @@ def _write_sheet(path: Path, search: PictureSearch, answer: Answer, *, args: arg
     contact_sheet(cells, title=_title(args)).save(path, format="PNG")
 
 
-def _picture_or_none(search: PictureSearch, place: int) -> Image.Image | None:
+def _image_or_none(search: ImageSearch, place: int) -> Image.Image | None:
     try:
-        return search.open_picture(place)
+        return search.open_image(place)
     except BadImageError:
         return None
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from mcse.commands.files import replacing
+from mcse.commands.downloads import replacing
 from mcse.commands.launchers import (
     Failure,
     Task,

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.features import FeatureStore, open_features
-from mcse.data.image_names import ABSENT
-from mcse.data.images import open_images
-from mcse.data.pixels import PixelRows
-from mcse.data.tagged import TaggedTexts, check_types, control_images, match_tweets, read_tagged
+from mcse.data.conll import TaggedTexts, check_types, control_images, match_tweets, read_tagged
+from mcse.data.images.features import FeatureStore, open_features
+from mcse.data.images.names import ABSENT
+from mcse.data.images.pixels import PixelRows
+from mcse.data.images.sources import open_images
 from mcse.encoders.tweet_tagger import TweetTagger
 from mcse.evaluation.tagging import TaggingScores, score_taggings, tag_texts
 from mcse.metrics.spans import SpanScores
@@ -33,10 +33,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("model", help="run folder or checkpoint of the recipe maf")
     parser.add_argument("file", type=Path, help="CoNLL: word TAB tag a line, IMGID:name before a text; tags may lack")
-    parser.add_argument("--features", type=Path, help="the pictures' stored regions (mcse extract-features)")
-    parser.add_argument("--images", help="the pictures themselves, read by the tagger's own tower")
-    parser.add_argument("--no-images", action="store_true", help="a tagger of pictures on text alone")
-    parser.add_argument("--shuffle-images", type=int, metavar="SEED", help="control: every text with a wrong picture")
+    parser.add_argument("--features", type=Path, help="the images' stored regions (mcse extract-features)")
+    parser.add_argument("--images", help="the images themselves, read by the tagger's own tower")
+    parser.add_argument("--no-images", action="store_true", help="a tagger of images on text alone")
+    parser.add_argument("--shuffle-images", type=int, metavar="SEED", help="control: every text with a wrong image")
     parser.add_argument(
         "--output", type=Path, required=True, help="folder for tagged.conll, tagged.jsonl, results.json"
     )
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         FileNotFoundError: No file or features there.
-        ValueError: No tagger, a damaged file, pictures missing for a tagger that reads them, or files in the way.
+        ValueError: No tagger, a damaged file, images missing for a tagger that reads them, or files in the way.
     """
     written = [args.output / name for name in ("tagged.conll", "tagged.jsonl", "results.json")]
     if not args.overwrite and (there := [path for path in written if path.exists()]):
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     row_N = match_tweets(texts, images)
     if args.shuffle_images is not None:
         row_N = control_images(row_N, "shuffled_images", seed=args.shuffle_images)
-    rows = _Pictures(images, tagger) if isinstance(images, PixelRows) else images
+    rows = _Images(images, tagger) if isinstance(images, PixelRows) else images
     taggings = tag_texts(tagger, texts.words, rows, row_N)
     args.output.mkdir(parents=True, exist_ok=True)
     written[0].write_text("".join(_conll(texts, taggings)), encoding="utf-8")
@@ -73,34 +73,34 @@ def run(args: argparse.Namespace) -> int:
     written[2].unlink(missing_ok=True)
     if has_gold:
         scores = score_taggings(texts.tags, [tagging.tags for tagging in taggings])
-        results = _results(scores, texts, args, without_picture=int((row_N == ABSENT).sum()))
+        results = _results(scores, texts, args, without_image=int((row_N == ABSENT).sum()))
         written[2].write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         print_table(_table(scores, args.file))
     print(f"wrote {written[0]} and tagged.jsonl", file=sys.stderr)
     return 0
 
 
-class _Pictures:
-    """Pictures of a folder as the tagger's feature rows."""
+class _Images:
+    """Images of a folder as the tagger's feature rows."""
 
     def __init__(self, pixels: PixelRows, tagger: TweetTagger) -> None:
         self._pixels, self._tagger = pixels, tagger
 
     def rows(self, index: NDArray[np.int64]) -> FloatArray:
-        pictures = [self._pixels.source.load(int(row)) for row in index]
-        return np.stack([row for row in self._tagger.picture_rows(pictures) if row is not None])
+        images = [self._pixels.source.load(int(row)) for row in index]
+        return np.stack([row for row in self._tagger.image_rows(images) if row is not None])
 
 
 def _images(tagger: TweetTagger, args: argparse.Namespace) -> FeatureStore | PixelRows | None:
     given = [name for name in ("features", "images", "no_images") if getattr(args, name)]
     if len(given) > 1:
         raise ValueError(f"give one of --features, --images and --no-images, got {len(given)}")
-    if not tagger.reads_pictures:
+    if not tagger.reads_images:
         if given or args.shuffle_images is not None:
             raise ValueError(f"{args.model} was trained on text alone, so --features, --images and such do nothing")
         return None
     if not given:
-        raise ValueError(f"{args.model} reads pictures: give --features or --images, or --no-images on purpose")
+        raise ValueError(f"{args.model} reads images: give --features or --images, or --no-images on purpose")
     if args.no_images:
         if args.shuffle_images is not None:
             raise ValueError("--no-images leaves nothing for --shuffle-images")
@@ -149,14 +149,14 @@ def _json_lines(texts: TaggedTexts, taggings: Sequence[Tagging]) -> list[str]:
 
 
 def _results(
-    scores: TaggingScores, texts: TaggedTexts, args: argparse.Namespace, *, without_picture: int
+    scores: TaggingScores, texts: TaggedTexts, args: argparse.Namespace, *, without_image: int
 ) -> dict[str, Any]:
     return {
         "schema": 1,
         "model": args.model,
         "file": str(args.file),
         "texts": len(texts),
-        "texts without a picture": without_picture,
+        "texts without an image": without_image,
         "shuffled images": args.shuffle_images is not None,
         "tags that are no valid BIO": texts.repairs.total,
         "scores": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mcse.data.sentences import read_lines
+from mcse.data.sentences.files import read_lines
 from mcse.encoders.cove_translator import WordTranslator
 from mcse.metrics.bleu import corpus_bleu
 

@@ -1,4 +1,4 @@
-"""Controls: which picture a caption is shown with, when the question is whether pictures matter."""
+"""Controls: which image a caption is shown with, when the question is whether images matter."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.draws import Draw
+from mcse.data.seeds import Draw
 
 ImageControl = Literal[True, "shuffled_images", "shuffled_pairs", "random"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ControlsConfig:
-    """``images``: true pictures, or a control of ``assign_images``; ``num_pairs``: a random subset of captions."""
+    """``images``: true images, or a control of ``assign_images``; ``num_pairs``: a random subset of captions."""
 
     images: ImageControl = True
     num_pairs: int | None = None
@@ -26,25 +26,25 @@ class ControlsConfig:
 
 
 def assign_images(image_of_caption: NDArray[np.int64], control: ImageControl, *, seed: int) -> NDArray[np.int64]:
-    """The picture shown with each caption.
+    """The image shown with each caption.
 
     Args:
-        image_of_caption: Each caption's own picture.
-        control: ``True`` keeps them. ``shuffled_images`` permutes the pictures so that no picture stays in place; a
-            picture's captions stay together. ``shuffled_pairs`` permutes the captions' pictures so that each caption
-            gets a wrong one and a picture's captions part. ``random`` draws a picture for each
+        image_of_caption: Each caption's own image.
+        control: ``True`` keeps them. ``shuffled_images`` permutes the images so that no image stays in place; a
+            image's captions stay together. ``shuffled_pairs`` permutes the captions' images so that each caption
+            gets a wrong one and an image's captions part. ``random`` draws an image for each
             caption, with replacement.
         seed: Names the draw.
 
     Raises:
-        ValueError: There is no wrong picture to give: fewer than two, or one that holds more than half the captions.
+        ValueError: There is no wrong image to give: fewer than two, or one that holds more than half the captions.
     """
     if control is True:
         return image_of_caption
     generator = np.random.default_rng([seed, Draw.CONTROLS])
     images, own = np.unique(image_of_caption, return_inverse=True)
     if len(images) < 2:
-        raise ValueError(f"controls.images: {control} needs two pictures or more, found {len(images)}")
+        raise ValueError(f"controls.images: {control} needs two images or more, found {len(images)}")
     if control == "shuffled_images":
         return images[_derangement(np.arange(len(images)), generator)][own]
     if control == "shuffled_pairs":
@@ -68,9 +68,7 @@ def choose_pairs(num_captions: int, num_pairs: int | None, *, seed: int) -> NDAr
 def _derangement(own: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
     """A random permutation of ``own`` in which no place keeps its value."""
     if np.bincount(own).max() * 2 > len(own):
-        raise ValueError(
-            "controls.images: one picture holds more than half the captions, so some cannot get a wrong one"
-        )
+        raise ValueError("controls.images: one image holds more than half the captions, so some cannot get a wrong one")
     shuffled = generator.permutation(own)
     # Each clash swaps with a random place where neither side clashes afterwards; expected a handful of rounds.
     while len(clashes := np.flatnonzero(shuffled == own)):

@@ -1,4 +1,4 @@
-"""Captions and pictures to train one space on, and images held out to select the checkpoint by.
+"""Captions and images to train one space on, and images held out to select the checkpoint by.
 
 I held-out images, C their captions.
 """
@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.captions import select_captions
+from mcse.data.captions.table import select_captions
 from mcse.data.controls import ControlsConfig, assign_images, choose_pairs
-from mcse.data.draws import Draw
-from mcse.data.features import FeatureStore
-from mcse.data.pixels import PixelRows
-from mcse.data.training import DataConfig, MatchedCaptions, caption_files, clean_images, match_captions
+from mcse.data.images.features import FeatureStore
+from mcse.data.images.pixels import PixelRows
+from mcse.data.load import DataConfig, MatchedCaptions, caption_files, clean_images, match_captions
+from mcse.data.seeds import Draw
 from mcse.types import DataFile
 
 
@@ -40,7 +40,7 @@ class JointDataConfig(DataConfig):
 
 @dataclass(frozen=True, slots=True)
 class DevImages:
-    """Held-out images: all their captions, image after image, the image of each, and the row of each picture."""
+    """Held-out images: all their captions, image after image, the image of each, and the row of each image."""
 
     captions: tuple[str, ...]
     image_C: NDArray[np.int64]
@@ -53,9 +53,9 @@ class DevImages:
 
 @dataclass(frozen=True, slots=True)
 class JointPairs:
-    """Captions to train on, the row of the picture that each is shown with, and the held-out images.
+    """Captions to train on, the row of the image that each is shown with, and the held-out images.
 
-    ``num_left_out``: images whose pictures nobody could read. ``files`` are what was read.
+    ``num_left_out``: images whose images nobody could read. ``files`` are what was read.
     """
 
     captions: tuple[str, ...]
@@ -80,19 +80,19 @@ class JointPairs:
 
 
 def load_joint_pairs(
-    config: JointDataConfig, *, controls: ControlsConfig, seed: int, pictures: FeatureStore | PixelRows
+    config: JointDataConfig, *, controls: ControlsConfig, seed: int, images: FeatureStore | PixelRows
 ) -> JointPairs:
-    """Captions with pictures, less those of the held-out images, as ``controls`` say.
+    """Captions with images, less those of the held-out images, as ``controls`` say.
 
     Controls change the training pairs alone: held-out images keep their own captions.
 
     Raises:
         FileNotFoundError: ``data.dev_images`` names a file that is not there.
-        ValueError: Images without pictures; ``data.dev_images`` lists images without captions, or leaves none to train
+        ValueError: Images without images; ``data.dev_images`` lists images without captions, or leaves none to train
             on.
     """
-    matched = match_captions(config, pictures)
-    dev = _held_out(config, matched, seed=seed, pictures=pictures)
+    matched = match_captions(config, images)
+    dev = _held_out(config, matched, seed=seed, images=images)
     table = matched if dev is None else _part(matched, ~np.isin(matched.row_of_image, dev.row_of_image))
     captions, image_of_caption = select_captions(table.table, mode=config.captions_per_image, seed=seed)
     clean = np.flatnonzero(clean_images(table.table, config)[image_of_caption])
@@ -111,19 +111,19 @@ def load_joint_pairs(
 
 
 def _held_out(
-    config: JointDataConfig, matched: MatchedCaptions, *, seed: int, pictures: FeatureStore | PixelRows
+    config: JointDataConfig, matched: MatchedCaptions, *, seed: int, images: FeatureStore | PixelRows
 ) -> MatchedCaptions | None:
     """The images of ``data.dev_images``; of a number of them only images with captions."""
     if config.dev_images is None:
         return None
     if isinstance(config.dev_images, str) and config.dev_images.startswith("::"):
         source = str(config.captions).partition("::")[0]
-        return match_captions(replace(config, captions=source + config.dev_images, images=None), pictures)
+        return match_captions(replace(config, captions=source + config.dev_images, images=None), images)
     if isinstance(config.dev_images, str):
         path = config.folder / config.dev_images
         if not path.is_file():
             raise config.absent(config.dev_images, f"data.dev_images: no file at {path}")
-        return match_captions(replace(config, images=config.dev_images), pictures)
+        return match_captions(replace(config, images=config.dev_images), images)
     with_captions = np.flatnonzero([len(several) > 0 for several in matched.table.captions])
     if config.dev_images >= len(with_captions):
         raise ValueError(

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mcse.data.draws import Draw
+from mcse.data.seeds import Draw
 from mcse.data.streams import Share
 from mcse.text.characters import BEGIN_SENTENCE, END_SENTENCE, MAX_CHARACTERS, word_characters
 from mcse.text.vocab import BEGIN, END, Vocab

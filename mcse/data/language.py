@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from mcse.data.lanes import Corpus
-from mcse.data.sentences import file_digest, read_lines
+from mcse.data.sentences.files import file_digest, read_lines
 from mcse.text.vocab import Vocab, split_words
 from mcse.types import DataFile
 

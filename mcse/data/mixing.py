@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from mcse.data.streaming import StreamedSentences
+from mcse.data.sentences.streaming import StreamedSentences
 from mcse.types import PairBatch, SentenceBatch, Stateful, Stream
 
 Captions = TypeVar("Captions", bound=PairBatch | SentenceBatch)

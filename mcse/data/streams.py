@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mcse.data.draws import Draw
+from mcse.data.seeds import Draw
 from mcse.types import IGNORED_LABEL, FloatArray, MaskedTokens, PairBatch, SentenceBatch, TokenBatch
 
 
@@ -215,7 +215,7 @@ def sentence_batch(
 
 
 class ImageRows(Protocol):
-    """Where pictures come from: a feature store, or image files read as pixels."""
+    """Where images come from: a feature store, or image files read as pixels."""
 
     def rows(self, index: NDArray[np.int64]) -> FloatArray:
         """(B, F) features, or (B, 3, height, width) pixels."""
@@ -223,12 +223,12 @@ class ImageRows(Protocol):
 
 
 class PairStream:
-    """Batches of captions with their pictures.
+    """Batches of captions with their images.
 
     Args:
         captions: Tokenised captions, one column.
         image_of_caption: For every caption, the row of ``images`` it is shown with.
-        images: The pictures.
+        images: The images.
         sampler: Draws captions.
         pad_id: The tokenizer's padding id.
         masker: Draws masks for the language-model term.
@@ -253,7 +253,7 @@ class PairStream:
         return self.sampler.steps_per_epoch
 
     def batch(self, step: int) -> PairBatch:
-        """This process's captions and pictures of ``step``."""
+        """This process's captions and images of ``step``."""
         index = self.sampler.index(step)
         ids = self.captions.ids(index)
         image_id_B = self.image_of_caption[index]

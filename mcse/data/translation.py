@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.draws import Draw
-from mcse.data.sentences import file_digest, read_lines
+from mcse.data.seeds import Draw
+from mcse.data.sentences.files import file_digest, read_lines
 from mcse.data.streams import Share, pad
 from mcse.text.vocab import BEGIN, END, Vocab, split_words
 from mcse.types import DataFile, TranslationBatch

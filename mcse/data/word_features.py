@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mcse.data.draws import Draw
-from mcse.data.sentences import file_digest
+from mcse.data.conll import read_tagged
+from mcse.data.seeds import Draw
+from mcse.data.sentences.files import file_digest
 from mcse.data.streams import Sampler
-from mcse.data.tagged import read_tagged
-from mcse.data.transfer import find_transfer, load_transfer_task
+from mcse.data.test_sets.transfer import find_transfer, load_transfer_task
 from mcse.text.tags import TagSet, repair_tags, types_of
 from mcse.types import DataFile, FeatureBatch, FloatArray
 

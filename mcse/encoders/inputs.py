@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from mcse.processor import ensure_bfloat16
+from mcse.cpu import ensure_bfloat16
 
 Precision = Literal["float32", "bfloat16"]
 

@@ -1,4 +1,4 @@
-"""``JointEncoder``: sentences and pictures to rows of one space, for checkpoints of the recipe vse.
+"""``JointEncoder``: sentences and images to rows of one space, for checkpoints of the recipe vse.
 
 N sentences or images, M others, B of one batch, F image feature width, H joint width.
 """
@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from mcse.encoders.images import ImageInput, checked_features, image_features
 from mcse.encoders.inputs import Precision, as_texts, autocast, check_precision, evaluating
-from mcse.encoders.pictures import Picture, checked_features, picture_features
 from mcse.encoders.sources import inside_run
 from mcse.models.checkpoint import load_checkpoint_tower, max_tokens
 from mcse.models.image_tower import ImageTower
@@ -47,7 +47,7 @@ class JointEncoder:
         tokenizer: The text side's.
         name: What to call the encoder in messages and reports.
         image_tower: Names what gave the image features that the model was trained with.
-        load_tower: Loads it, the first time that pictures are encoded.
+        load_tower: Loads it, the first time that images are encoded.
         precision: ``bfloat16`` runs matrix products in it; rows come out as float32 all the same.
 
     Raises:
@@ -116,7 +116,7 @@ class JointEncoder:
 
     @property
     def image_width(self) -> int:
-        """F, of the image features that ``encode_images`` takes."""
+        """F, of the image features that ``encode_image_features`` takes."""
         return self._model.image_width
 
     @property
@@ -155,11 +155,11 @@ class JointEncoder:
         """
         return self.encode([sentences] if isinstance(sentences, str) else sentences, batch_size=batch_size)
 
-    def encode_images(self, features: FloatArray, *, batch_size: int = 256) -> FloatArray:
+    def encode_image_features(self, features: FloatArray, *, batch_size: int = 256) -> FloatArray:
         """(N, H) float32 unit rows of images in the space shared with sentences.
 
         Args:
-            features: (N, F) features of ``image_tower``, such as ``picture_features`` gives.
+            features: (N, F) features of ``image_tower``, such as ``image_features`` gives.
             batch_size: Images at a time.
 
         Raises:
@@ -174,29 +174,29 @@ class JointEncoder:
                 row_NH[start : start + len(block_BF)] = F.normalize(row_BH, dim=-1).cpu().numpy()
         return row_NH
 
-    def picture_features(self, pictures: Picture | Sequence[Picture], *, batch_size: int = 32) -> FloatArray:
-        """(N, F) float32 features of pictures (PIL images, or paths) by ``image_tower``, loaded with the first.
+    def image_features(self, images: ImageInput | Sequence[ImageInput], *, batch_size: int = 32) -> FloatArray:
+        """(N, F) float32 features of images (PIL images, or paths) by ``image_tower``, loaded with the first.
 
         Raises:
-            ValueError: No tower is known, its weights are not to be had or have changed, or a picture cannot be read.
+            ValueError: No tower is known, its weights are not to be had or have changed, or an image cannot be read.
         """
         tower = self._loaded_tower()
-        chosen = [pictures] if isinstance(pictures, str | Path | Image.Image) else list(pictures)
+        chosen = [images] if isinstance(images, str | Path | Image.Image) else list(images)
         mode = autocast(self.device, precision=self.precision)
         with evaluating([tower]):
-            return picture_features(tower, chosen, batch_size=batch_size, autocast=mode)
+            return image_features(tower, chosen, batch_size=batch_size, autocast=mode)
 
-    def encode_pictures(self, pictures: Picture | Sequence[Picture], *, batch_size: int = 32) -> FloatArray:
-        """(N, H) float32 unit rows of pictures (PIL images, or paths) in the space shared with sentences.
+    def encode_images(self, images: ImageInput | Sequence[ImageInput], *, batch_size: int = 32) -> FloatArray:
+        """(N, H) float32 unit rows of images (PIL images, or paths) in the space shared with sentences.
 
         Raises:
-            ValueError: As for ``picture_features``.
+            ValueError: As for ``image_features``.
         """
-        return self.encode_images(self.picture_features(pictures, batch_size=batch_size))
+        return self.encode_image_features(self.image_features(images, batch_size=batch_size))
 
     def image_similarity(self, sentences: str | Sequence[str], features: FloatArray) -> FloatArray:
         """(N, M) cosines between N sentences and M images, given by their features."""
-        return self.encode_captions(sentences) @ self.encode_images(features).T
+        return self.encode_captions(sentences) @ self.encode_image_features(features).T
 
     def unknown_words(self, sentence: str) -> list[str]:
         """The words of a sentence that the text side does not know, in order; none for a transformer."""
@@ -266,7 +266,7 @@ class JointEncoder:
     def _loaded_tower(self) -> ImageTower:
         if self._tower is None:
             if self._load_tower is None:
-                raise ValueError(f"{self._title()} knows no image tower, so it takes image features, not pictures")
+                raise ValueError(f"{self._title()} knows no image tower, so it takes image features, not images")
             self._tower = self._load_tower().to(self.device)
         return self._tower
 

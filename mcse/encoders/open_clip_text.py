@@ -1,4 +1,4 @@
-"""``OpenClipEncoder``: the text tower of an open_clip model, and its pictures' features in the same space.
+"""``OpenClipEncoder``: the text tower of an open_clip model, and its images' features in the same space.
 
 N sentences or images, B of one batch, D joint width.
 """
@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from mcse.encoders.images import ImageInput, image_features
 from mcse.encoders.inputs import Precision, as_texts, autocast
-from mcse.encoders.pictures import Picture, picture_features
 from mcse.models.image_tower import ImageTower, load_image_tower
 from mcse.models.open_clip_text import OpenClipText, load_open_clip_text, used_positions
 from mcse.types import FloatArray
@@ -24,7 +24,7 @@ _CHUNK = 32768
 
 
 class OpenClipEncoder:
-    """Sentences to rows of the space that an open_clip model shares with pictures.
+    """Sentences to rows of the space that an open_clip model shares with images.
 
     ``encode`` and ``encode_captions`` give the same rows: there are no heads. ``pooling`` is "joint", since the tower
     pools in its own way and projects.
@@ -32,7 +32,7 @@ class OpenClipEncoder:
     Args:
         text: The text tower, on its device and in evaluation mode.
         name: What to call the encoder in messages and reports.
-        load_tower: Loads the image side, the first time that pictures are encoded.
+        load_tower: Loads the image side, the first time that images are encoded.
         precision: ``bfloat16`` runs matrix products in it; rows come out as float32 all the same.
 
     Raises:
@@ -84,7 +84,7 @@ class OpenClipEncoder:
 
     @property
     def dimension(self) -> int:
-        """D, the width of the rows of sentences and pictures alike."""
+        """D, the width of the rows of sentences and images alike."""
         return self._text.width
 
     def encode(self, sentences: str | Sequence[str], *, batch_size: int = 64, normalize: bool = True) -> FloatArray:
@@ -111,11 +111,11 @@ class OpenClipEncoder:
         return row_ND[0] if isinstance(sentences, str) else row_ND
 
     def encode_captions(self, sentences: str | Sequence[str], *, batch_size: int = 64) -> FloatArray:
-        """(N, D) float32 unit rows of sentences in the space shared with pictures: those of ``encode``."""
+        """(N, D) float32 unit rows of sentences in the space shared with images: those of ``encode``."""
         return self.encode([sentences] if isinstance(sentences, str) else sentences, batch_size=batch_size)
 
-    def encode_images(self, features: FloatArray, *, batch_size: int = 256) -> FloatArray:
-        """(N, D) float32 unit rows of pictures, from (N, D) features of the same model, which need only their norm.
+    def encode_image_features(self, features: FloatArray, *, batch_size: int = 256) -> FloatArray:
+        """(N, D) float32 unit rows of images, from (N, D) features of the same model, which need only their norm.
 
         ``mcse extract-features --tower`` with this encoder's name gives them; those of another model of equal width
         cannot be told apart.
@@ -140,16 +140,16 @@ class OpenClipEncoder:
             row_ND[start : start + len(block_BD)] = block_BD / np.where(norm_B1 == 0, 1.0, norm_B1)
         return row_ND
 
-    def encode_pictures(self, pictures: Picture | Sequence[Picture], *, batch_size: int = 32) -> FloatArray:
-        """(N, D) float32 unit rows of pictures (PIL images, or paths) in the space shared with sentences.
+    def encode_images(self, images: ImageInput | Sequence[ImageInput], *, batch_size: int = 32) -> FloatArray:
+        """(N, D) float32 unit rows of images (PIL images, or paths) in the space shared with sentences.
 
         Raises:
-            ValueError: The encoder was made without its image side, or a picture cannot be read.
+            ValueError: The encoder was made without its image side, or an image cannot be read.
         """
         if self._tower is None:
             if self._load_tower is None:
                 raise ValueError(f"{self.name!r} was made without its image side, so it takes image features")
             self._tower = self._load_tower().to(self.device).eval()
-        chosen = [pictures] if isinstance(pictures, str | Path | Image.Image) else list(pictures)
+        chosen = [images] if isinstance(images, str | Path | Image.Image) else list(images)
         mode = autocast(self.device, precision=self.precision)
-        return self.encode_images(picture_features(self._tower, chosen, batch_size=batch_size, autocast=mode))
+        return self.encode_image_features(image_features(self._tower, chosen, batch_size=batch_size, autocast=mode))

@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from mcse import distributed
+from mcse.encoders.images import ImageInput, checked_features, image_features
 from mcse.encoders.inputs import Precision, as_texts, autocast, check_precision, evaluating
-from mcse.encoders.pictures import Picture, checked_features, picture_features
 from mcse.encoders.sources import load_parts
 from mcse.models.checkpoint import max_tokens
 from mcse.models.image_tower import ImageTower
@@ -46,7 +46,7 @@ class SentenceEncoder:
         heads: ``grounding_head`` and ``image_head`` for the joint space, both or neither.
         joint_pooling: Which row the grounding head was trained on; ``pooling`` by default.
         image_tower: Names what gave the image features that the image head was trained with.
-        load_tower: Loads it, the first time that pictures are encoded.
+        load_tower: Loads it, the first time that images are encoded.
         name: What to call the encoder in messages and reports.
         max_length: Longest input in tokens; the model's own maximum by default, which it cannot exceed.
         precision: ``bfloat16`` runs matrix products in it; rows come out as float32 all the same.
@@ -136,7 +136,7 @@ class SentenceEncoder:
 
     @property
     def has_image_heads(self) -> bool:
-        """Whether ``encode_captions`` and ``encode_images`` can work."""
+        """Whether ``encode_captions`` and ``encode_image_features`` can work."""
         return {"grounding_head", "image_head"} <= self._heads.keys()
 
     def to(self, device: str | torch.device) -> SentenceEncoder:
@@ -238,11 +238,11 @@ class SentenceEncoder:
         )
         return _as_array(F.normalize(row_NH, dim=-1))
 
-    def encode_images(self, features: FloatArray, *, batch_size: int = 256) -> FloatArray:
+    def encode_image_features(self, features: FloatArray, *, batch_size: int = 256) -> FloatArray:
         """(N, H) float32 unit rows of images in the space shared with sentences.
 
         Args:
-            features: (N, F) features of ``image_tower``, such as ``picture_features`` gives.
+            features: (N, F) features of ``image_tower``, such as ``image_features`` gives.
             batch_size: Images at a time.
 
         Raises:
@@ -260,34 +260,34 @@ class SentenceEncoder:
                 joint_NH[start : start + len(block_BF)] = row_BH.cpu().numpy()
         return joint_NH
 
-    def picture_features(self, pictures: Picture | Sequence[Picture], *, batch_size: int = 32) -> FloatArray:
-        """(N, F) float32 features of pictures (PIL images, or paths) by ``image_tower``.
+    def image_features(self, images: ImageInput | Sequence[ImageInput], *, batch_size: int = 32) -> FloatArray:
+        """(N, F) float32 features of images (PIL images, or paths) by ``image_tower``.
 
-        It is loaded with the first pictures: one that was trained from the checkpoint folder, a frozen one from where
+        It is loaded with the first images: one that was trained from the checkpoint folder, a frozen one from where
         ``mcse extract-features`` takes it.
 
         Raises:
-            ValueError: No tower is known, its weights are not to be had or have changed, or a picture cannot be read.
+            ValueError: No tower is known, its weights are not to be had or have changed, or an image cannot be read.
         """
         tower = self._loaded_tower()
-        chosen = [pictures] if isinstance(pictures, str | Path | Image.Image) else list(pictures)
+        chosen = [images] if isinstance(images, str | Path | Image.Image) else list(images)
         with evaluating([tower]):
-            return picture_features(
+            return image_features(
                 tower, chosen, batch_size=batch_size, autocast=autocast(self.device, precision=self.precision)
             )
 
-    def encode_pictures(self, pictures: Picture | Sequence[Picture], *, batch_size: int = 32) -> FloatArray:
-        """(N, H) float32 unit rows of pictures (PIL images, or paths) in the space shared with sentences.
+    def encode_images(self, images: ImageInput | Sequence[ImageInput], *, batch_size: int = 32) -> FloatArray:
+        """(N, H) float32 unit rows of images (PIL images, or paths) in the space shared with sentences.
 
         Raises:
-            ValueError: As for ``picture_features``, or the encoder has no image heads.
+            ValueError: As for ``image_features``, or the encoder has no image heads.
         """
         self._joint_head("image_head")  # before anything is loaded
-        return self.encode_images(self.picture_features(pictures, batch_size=batch_size))
+        return self.encode_image_features(self.image_features(images, batch_size=batch_size))
 
     def image_similarity(self, sentences: str | Sequence[str], features: FloatArray) -> FloatArray:
         """(N, M) cosines between N sentences and M images, given by their features."""
-        return self.encode_captions(sentences) @ self.encode_images(features).T
+        return self.encode_captions(sentences) @ self.encode_image_features(features).T
 
     def _rows(
         self,
@@ -358,7 +358,7 @@ class SentenceEncoder:
     def _loaded_tower(self) -> ImageTower:
         if self._tower is None:
             if self._load_tower is None:
-                raise ValueError(f"{self._title()} knows no image tower, so it takes image features, not pictures")
+                raise ValueError(f"{self._title()} knows no image tower, so it takes image features, not images")
             self._tower = self._load_tower().to(self.device)
         return self._tower
 

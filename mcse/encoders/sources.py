@@ -94,7 +94,7 @@ def inside_run(path: str) -> str:
 
 def _ours(folder: Path, *, pooling: str | None) -> EncoderParts:
     if is_joint_checkpoint(folder):
-        raise ValueError(f"{folder} holds a joint model of captions and pictures; JointEncoder loads it")
+        raise ValueError(f"{folder} holds a joint model of captions and images; JointEncoder loads it")
     loaded = load_checkpoint(folder)
     chosen = pooling or loaded.info.pooling
     if chosen == "cls_with_head" and loaded.text_head is None:

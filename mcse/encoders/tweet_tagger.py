@@ -1,4 +1,4 @@
-"""``TweetTagger``: finds entities in texts with pictures, by a trained tagger.
+"""``TweetTagger``: finds entities in texts with images, by a trained tagger.
 
 B texts of a block, W words, K tags, S spans.
 """
@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
+from mcse.encoders.images import ImageInput, image_features
 from mcse.encoders.inputs import best_of, check_word_lists, evaluating
-from mcse.encoders.pictures import Picture, picture_features
 from mcse.models.image_tower import ImageTower
 from mcse.models.maf_model import TaggerModel, TweetRows
 from mcse.models.tagger_checkpoint import TaggerInfo, load_tagger, load_tagger_tower, save_tagger
-from mcse.text.pieces import Part, cut_words, split_words
 from mcse.text.tags import TagSet
+from mcse.text.word_pieces import Part, cut_words, split_words
 from mcse.types import Entity, FloatArray, Tagging, TokenBatch, TweetBatch
 
 _SPANS_AT_ONCE = 256
@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 class FoundEntity:
     """An entity in a plain text: type, the text itself, its characters ``start`` … ``end - 1``, and its probability.
 
-    ``match``: probability that text and picture belong together; ``None`` without a picture, or where the tagger does
-    not judge pictures.
+    ``match``: probability that text and image belong together; ``None`` without an image, or where the tagger does
+    not judge images.
     """
 
     kind: str
@@ -90,8 +90,8 @@ class TweetTagger:
         )
 
     @property
-    def reads_pictures(self) -> bool:
-        """Whether it was trained with pictures."""
+    def reads_images(self) -> bool:
+        """Whether it was trained with images."""
         return self.model.shape.regions > 0
 
     @property
@@ -104,21 +104,21 @@ class TweetTagger:
         return self._tower
 
     def __call__(
-        self, text: str | Sequence[str], image: Picture | Sequence[Picture | None] | None = None
+        self, text: str | Sequence[str], image: ImageInput | Sequence[ImageInput | None] | None = None
     ) -> list[FoundEntity] | list[list[FoundEntity]]:
-        """Entities of a plain text, or of several; ``image`` is a path or PIL picture for each, or ``None``.
+        """Entities of a plain text, or of several; ``image`` is a path or PIL image for each, or ``None``.
 
         Raises:
-            ValueError: Numbers of texts and pictures differ, a text holds no word, pictures for a tagger that reads
-                none, or a picture that cannot be read.
+            ValueError: Numbers of texts and images differ, a text holds no word, images for a tagger that reads
+                none, or an image that cannot be read.
         """
         texts = [text] if isinstance(text, str) else list(text)
-        images: list[Picture | None]
+        images: list[ImageInput | None]
         if image is None or isinstance(image, str | Path | Image.Image):
             images = [image] * len(texts) if image is None or isinstance(text, str) else [image]
         else:
             images = list(image)
-        rows = self.picture_rows(images)
+        rows = self.image_rows(images)
         words = [split_words(one) for one in texts]
         taggings = self.tag([[word for word, _, _ in own] for own in words], rows)
         found = [
@@ -137,15 +137,15 @@ class TweetTagger:
         ]
         return found[0] if isinstance(text, str) else found
 
-    def picture_rows(self, images: Sequence[Picture | None]) -> list[FloatArray | None]:
-        """Feature rows of pictures by the tagger's own tower; ``None`` stays ``None``."""
+    def image_rows(self, images: Sequence[ImageInput | None]) -> list[FloatArray | None]:
+        """Feature rows of images by the tagger's own tower; ``None`` stays ``None``."""
         given = [image for image in images if image is not None]
         if not given:
             return [None] * len(images)
-        if not self.reads_pictures:
-            raise ValueError("this tagger was trained on text alone and reads no pictures; give none")
+        if not self.reads_images:
+            raise ValueError("this tagger was trained on text alone and reads no images; give none")
         autocast = torch.autocast(self._device.type, enabled=False)
-        rows = iter(picture_features(self.tower, given, batch_size=32, autocast=autocast))
+        rows = iter(image_features(self.tower, given, batch_size=32, autocast=autocast))
         return [None if image is None else next(rows) for image in images]
 
     def tag(
@@ -155,7 +155,7 @@ class TweetTagger:
         *,
         batch_size: int = 64,
     ) -> list[Tagging]:
-        """One tagging a text, in order. A text that is too long is tagged in parts, each with its picture.
+        """One tagging a text, in order. A text that is too long is tagged in parts, each with its image.
 
         Args:
             texts: As words, such as a CoNLL file has them; at least one word each.
@@ -169,8 +169,8 @@ class TweetTagger:
         images = [None] * len(texts) if images is None else images
         if len(images) != len(texts):
             raise ValueError(f"{len(texts)} texts, but {len(images)} images; give None for a text without one")
-        if not self.reads_pictures and any(image is not None for image in images):
-            raise ValueError("this tagger was trained on text alone and reads no pictures; give none")
+        if not self.reads_images and any(image is not None for image in images):
+            raise ValueError("this tagger was trained on text alone and reads no images; give none")
         parts: list[tuple[int, Part]] = []
         for number, words in enumerate(texts):
             if not words:
@@ -204,7 +204,7 @@ class TweetTagger:
         batch = self._batch(parts, images)
         rows: TweetRows = self.model(batch)
         tag_BW = self.model.crf.decode(rows.emission_BWK, batch.word_mask_BW).cpu().numpy()
-        judges = self.reads_pictures and self.model.shape.matching != "none"
+        judges = self.reads_images and self.model.shape.matching != "none"
         match = rows.match_B.tolist() if rows.match_B is not None and judges else [None] * len(parts)
         spans = [_spans(tag_BW[row, : len(part)], self.tags) for row, part in enumerate(parts)]
         scores = iter(self._span_scores(rows, batch, spans))
@@ -222,7 +222,7 @@ class TweetTagger:
         id_BT, mask_BT = _padded([part.id_T for part in parts], fill=pad_id)
         first_BW, word_mask_BW = _padded([part.first_W for part in parts], fill=0)
         image_BF = None
-        if self.reads_pictures:
+        if self.reads_images:
             known = [image for image in images if image is not None]
             shape = self.model.shape
             blank = np.zeros(known[0].shape if known else (shape.regions * shape.region_width,), dtype=np.float32)

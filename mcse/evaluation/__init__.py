@@ -10,7 +10,7 @@ from mcse.evaluation import geometry, mteb_suite, regularities, retrieval, sts, 
 from mcse.evaluation.cache import KeptResult, cache_key, load_result, save_result
 from mcse.evaluation.compare import compare
 from mcse.evaluation.errors import worst_pairs
-from mcse.evaluation.seen import contaminated_pairs, seen_by
+from mcse.evaluation.seen_text import contaminated_pairs, seen_by
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions
 from mcse.types import Column, ComparedScore, Encoder, SuiteScores, Verdict
 

@@ -1,4 +1,4 @@
-"""Questions for arithmetic with pictures: a picture of a blue car, without blue, with red; and which pictures answer.
+"""Questions for arithmetic with images: an image of a blue car, without blue, with red; and which images answer.
 
 I images, Q questions.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.image_names import ABSENT, match_names
+from mcse.data.images.names import ABSENT, match_names
 
 COLOURS = (
     *("black", "white", "red", "blue", "green", "yellow", "orange", "brown", "tan", "pink", "purple"),
@@ -76,7 +76,7 @@ class ColourSwaps:
 def swaps_by_contents(
     path: Path, image_names: Sequence[str], captions: Sequence[str], *, k: int, seed: int = 0
 ) -> ColourSwaps:
-    """Questions judged by what pictures truly show, as a picture world writes it down.
+    """Questions judged by what images truly show, as a picture world writes it down.
 
     Args:
         path: JSON lines, each with ``image`` and, anywhere inside, things with ``colour`` and ``shape``.
@@ -109,7 +109,7 @@ def swaps_by_contents(
         captions=captions,
         images=len(looks_I),
         seed=seed,
-        rule="the picture shows what the question's picture shows, but for the one colour",
+        rule="the image shows what the question's image shows, but for the one colour",
         source=str(path),
     )
 
@@ -140,7 +140,7 @@ def swaps_by_captions(captions: Sequence[str], image_C: NDArray[np.int64], *, k:
             for new in colours_of[thing]:
                 if not _same_colour(old, new) and not any(_same_colour(c, new) for c, t in looks if t == thing):
                     found.append((image, old, new, thing, by_look[new, thing]))
-    rule = "a caption of the picture has the new colour right before the same word as a caption of the question's"
+    rule = "a caption of the image has the new colour right before the same word as a caption of the question's"
     return _swaps(found, captions=captions, images=len(looks_I), seed=seed, rule=rule, source="the captions")
 
 

@@ -10,8 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.contamination import unseen
-from mcse.data.sts import HUB_REPOSITORIES, ScoredPairs, load_scored_pairs, load_sts_from_hub, load_stsbenchmark
+from mcse.data.test_sets.contamination import unseen
+from mcse.data.test_sets.sts import (
+    HUB_REPOSITORIES,
+    ScoredPairs,
+    load_scored_pairs,
+    load_sts_from_hub,
+    load_stsbenchmark,
+)
 from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, pairs_digest
 from mcse.evaluation.uncertainty import add_intervals, replicate_all

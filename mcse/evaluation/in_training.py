@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.sts import ScoredPairs
+from mcse.data.test_sets.sts import ScoredPairs
 from mcse.evaluation.encoding import cosines, encode_distinct
 from mcse.evaluation.retrieval import RECALLS, encode_captions, pair_ranks
 from mcse.metrics.correlation import UndefinedScoreError, spearman
 from mcse.metrics.geometry import alignment, uniformity
 from mcse.metrics.retrieval import median_rank, recall_at
-from mcse.types import Encoder, FloatArray, ImageTextEncoder, Score
+from mcse.types import Encoder, FeatureTextEncoder, FloatArray, Score
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class RetrievalEvaluator:
 
     def __init__(
         self,
-        encoder: ImageTextEncoder,
+        encoder: FeatureTextEncoder,
         captions: Sequence[str],
         *,
         image_C: NDArray[np.int64],
@@ -110,7 +110,7 @@ class RetrievalEvaluator:
         """Scores by ``NAMES``; of median ranks lower is better."""
         try:
             caption_CD = encode_captions(self._encoder, self._captions, batch_size=self._batch_size)
-            image_ID = self._encoder.encode_images(self._features())
+            image_ID = self._encoder.encode_image_features(self._features())
             found = pair_ranks(caption_CD, image_ID, image_C=self._image_C)
         except UndefinedScoreError as error:
             logger.warning("retrieval: no scores: %s", error)

@@ -18,8 +18,8 @@ from typing import Any
 import huggingface_hub.constants
 import numpy as np
 
-from mcse.data.contamination import unseen
-from mcse.data.sts import load_scored_pairs
+from mcse.data.test_sets.contamination import unseen
+from mcse.data.test_sets.sts import load_scored_pairs
 from mcse.evaluation.encoding import RowStore, cosines
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
 from mcse.evaluation.uncertainty import add_intervals, replicate_all

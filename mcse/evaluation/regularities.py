@@ -1,4 +1,4 @@
-"""The regularities suite: does a picture, without one colour word and with another, lie near pictures of that colour?
+"""The regularities suite: does an image, without one colour word and with another, lie near images of that colour?
 
 Q questions, I images, W words, D joint width, K images found.
 """
@@ -23,7 +23,7 @@ from mcse.evaluation.retrieval import (
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
 from mcse.evaluation.uncertainty import add_intervals, replicate_all
 from mcse.metrics.regularities import Marks, Positions, arithmetic_row, nearest, precision_at, rerank
-from mcse.types import Column, FloatArray, ImageTextEncoder, SuiteScores
+from mcse.types import Column, FeatureTextEncoder, FloatArray, SuiteScores
 
 K = 4
 """How many of the images found are looked at, as the paper shows them."""
@@ -55,7 +55,7 @@ def score_regularities(subject: Subject, gallery: Gallery) -> SuiteScores:
         UndefinedScoreError: Rows that are not finite, or words that cancel an image.
     """
     encoder = subject.encoder
-    if not isinstance(encoder, ImageTextEncoder) or not getattr(encoder, "has_image_heads", True):
+    if not isinstance(encoder, FeatureTextEncoder) or not getattr(encoder, "has_image_heads", True):
         title = getattr(encoder, "name", "") or "the encoder"
         raise ValueError(f"regularities: {title} has no image heads, so words and images have no space in common")
     images, swaps = gallery.images, gallery.swaps
@@ -143,7 +143,7 @@ def _queries(
     )
 
 
-def _word_rows(encoder: ImageTextEncoder, swaps: ColourSwaps) -> tuple[dict[str, FloatArray], list[str]]:
+def _word_rows(encoder: FeatureTextEncoder, swaps: ColourSwaps) -> tuple[dict[str, FloatArray], list[str]]:
     """Unit rows of all words as sentences of one word, and the words that the encoder does not know (rows of zeros)."""
     drawn = [word for pair in swaps.random_words for word in pair]
     words = sorted({*swaps.old, *swaps.new, *drawn})

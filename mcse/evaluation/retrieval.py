@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.captions import load_captions
-from mcse.data.contamination import normalise
-from mcse.data.features import FeatureStore, match_features, open_features
+from mcse.data.captions.table import load_captions
+from mcse.data.images.features import FeatureStore, match_features, open_features
+from mcse.data.test_sets.contamination import normalise
 from mcse.distributed import gather_arrays, rank, world_size
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
 from mcse.evaluation.uncertainty import add_intervals, replicate_all
 from mcse.metrics.correlation import UndefinedScoreError
 from mcse.metrics.retrieval import TIE, Ranks, best_ranks, median_rank, recall_at
-from mcse.types import Column, FloatArray, ImageTextEncoder, Sample, SuiteScores
+from mcse.types import Column, FeatureTextEncoder, FloatArray, Sample, SuiteScores
 
 RECALLS = (1, 5, 10)
 
@@ -134,7 +134,7 @@ def score_retrieval(subject: Subject, images: CaptionedImages, *, batch_size: in
     found: dict[str, FoundRanks] = {}
     absent: dict[str, str] = {}
     encoder = subject.encoder
-    if isinstance(encoder, ImageTextEncoder) and getattr(encoder, "has_image_heads", True):
+    if isinstance(encoder, FeatureTextEncoder) and getattr(encoder, "has_image_heads", True):
         found |= joint_ranks(encoder, images, batch_size=batch_size, folds=folds)
     else:
         title = getattr(encoder, "name", "") or "the encoder"
@@ -150,7 +150,7 @@ def score_retrieval(subject: Subject, images: CaptionedImages, *, batch_size: in
 
 
 def joint_ranks(
-    encoder: ImageTextEncoder, images: CaptionedImages, *, batch_size: int = 64, folds: int = 1
+    encoder: FeatureTextEncoder, images: CaptionedImages, *, batch_size: int = 64, folds: int = 1
 ) -> dict[str, FoundRanks]:
     """``image_to_text``, where the best of an image's captions counts, and ``text_to_image``.
 
@@ -165,7 +165,7 @@ def joint_ranks(
     return pair_ranks(caption_CD, image_ID, image_C=images.image_C, folds=folds)
 
 
-def joint_image_rows(encoder: ImageTextEncoder, images: CaptionedImages) -> FloatArray:
+def joint_image_rows(encoder: FeatureTextEncoder, images: CaptionedImages) -> FloatArray:
     """(I, D) unit rows of the images in the joint space.
 
     Raises:
@@ -175,7 +175,7 @@ def joint_image_rows(encoder: ImageTextEncoder, images: CaptionedImages) -> Floa
     images.store.check_tower(getattr(encoder, "image_tower", None))
     image_ID: FloatArray = np.concatenate(
         [
-            encoder.encode_images(images.store.rows(images.feature_I[start : start + _IMAGES_AT_ONCE]))
+            encoder.encode_image_features(images.store.rows(images.feature_I[start : start + _IMAGES_AT_ONCE]))
             for start in range(0, len(images), _IMAGES_AT_ONCE)
         ]
     )
@@ -256,7 +256,7 @@ SUITE = Suite(
 )
 
 
-def encode_captions(encoder: ImageTextEncoder, captions: tuple[str, ...], *, batch_size: int) -> FloatArray:
+def encode_captions(encoder: FeatureTextEncoder, captions: tuple[str, ...], *, batch_size: int) -> FloatArray:
     """(C, D) rows of the joint space; every distinct caption once, by one of the processes.
 
     Raises:

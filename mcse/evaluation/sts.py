@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.contamination import unseen
-from mcse.data.sts import SICK_ALL_SPLITS, STS_TASKS, ScoredPairs, StsData, StsTask, load_sts
+from mcse.data.test_sets.contamination import unseen
+from mcse.data.test_sets.sts import SICK_ALL_SPLITS, STS_TASKS, ScoredPairs, StsData, StsTask, load_sts
 from mcse.evaluation.encoding import RowStore, cosines
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, pairs_digest
 from mcse.evaluation.uncertainty import add_intervals, clean_part, point_score, replicate_all

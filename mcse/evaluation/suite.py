@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from mcse.data.sts import ScoredPairs
+from mcse.data.test_sets.sts import ScoredPairs
 from mcse.evaluation.encoding import RowStore
 from mcse.types import Encoder, SuiteScores
 

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcse import distributed
-from mcse.data.image_names import ABSENT
+from mcse.data.conll import TaggedTexts
+from mcse.data.images.names import ABSENT
 from mcse.data.streams import ImageRows
-from mcse.data.tagged import TaggedTexts
 from mcse.metrics.spans import SpanScores, span_scores
 from mcse.types import FloatArray, Score, Tagger, Tagging
 
 BLOCK = 256
-"""Texts whose pictures are in memory at a time."""
+"""Texts whose images are in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ def tag_texts(
     Args:
         tagger: Under evaluation.
         words: Of each text.
-        images: Pictures, read a block of texts at a time.
-        image_row_N: Each text's row of ``images``; ``ABSENT`` where it has no picture.
+        images: Images, read a block of texts at a time.
+        image_row_N: Each text's row of ``images``; ``ABSENT`` where it has no image.
     """
     own = range(distributed.rank(), len(words), distributed.world_size())
     taggings: dict[int, Tagging] = {}
@@ -74,7 +74,7 @@ class TaggingEvaluator:
     Args:
         tagger: The model as it is now; a function, so that nothing is kept of an earlier state.
         texts: The dev set.
-        images: Its pictures.
+        images: Its images.
         image_row_N: Each text's row of ``images``.
         name: Before the scores' names.
     """

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.transfer import TRANSFER_TASKS, LabelledText, TransferData, TransferTask, load_transfer
+from mcse.data.test_sets.transfer import TRANSFER_TASKS, LabelledText, TransferData, TransferTask, load_transfer
 from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.softmax import DECAYS, Fit, Labels, Training, best_decay, fit_all, stratified_folds
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, TransferMode, data_digest

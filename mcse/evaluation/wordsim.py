@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.wordsim import EXPECTED_PAIRS, WORDSIM_SETS, WordPairs, WordsimData, load_wordsim
+from mcse.data.test_sets.wordsim import EXPECTED_PAIRS, WORDSIM_SETS, WordPairs, WordsimData, load_wordsim
 from mcse.evaluation.encoding import RowStore, cosines
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
 from mcse.evaluation.uncertainty import add_intervals, replicate_all

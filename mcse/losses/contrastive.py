@@ -34,7 +34,7 @@ def info_nce(
         key_ND: Unit-norm keys; the other N - 1 rows are the query's negatives.
         temperature: Divides the cosine; dimensionless, > 0 (SimCSE: 0.05).
         offset: Row of ``key_ND`` paired with ``query_BD[0]`` (see ``mcse.distributed.gather_rows``).
-        query_id_B: What each query shows, such as its picture. A key of the same id is no negative of the query; its
+        query_id_B: What each query shows, such as its image. A key of the same id is no negative of the query; its
             own positive always counts. Given together with ``key_id_N`` or not at all.
         key_id_N: What each key shows.
         logits_at_once: Above this many logits, blocks of queries take turns. Same loss and gradient, but for rounding.

@@ -1,6 +1,6 @@
-"""Arithmetic with pictures in a joint space: queries, the nearest pictures, and their share of right ones.
+"""Arithmetic with images in a joint space: queries, the nearest images, and their share of right ones.
 
-Q queries, N pictures, W words of one query, K pictures found, D joint width.
+Q queries, N images, W words of one query, K images found, D joint width.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def arithmetic_row(row_D: Rows, *, minus_WD: Rows, plus_WD: Rows) -> NDArray[np.
     """(D,) ``row - sum(minus) + sum(plus)``, divided by its length.
 
     Args:
-        row_D: The picture, or the sentence, to start from; a unit row.
+        row_D: The image, or the sentence, to start from; a unit row.
         minus_WD: Unit rows of the words to take away; none is (0, D).
         plus_WD: Unit rows of the words to add.
 
@@ -47,20 +47,20 @@ def arithmetic_row(row_D: Rows, *, minus_WD: Rows, plus_WD: Rows) -> NDArray[np.
 def nearest(
     query_QD: Rows, image_ND: Rows, *, top: int, own_Q: Positions | None = None, right_QN: Marks | None = None
 ) -> Positions:
-    """(Q, K) positions of each query's most similar pictures, the most similar first; K is ``top``.
+    """(Q, K) positions of each query's most similar images, the most similar first; K is ``top``.
 
-    Similarities closer than ``TIE`` are one. Among them wrong pictures come first, where ``right_QN`` says which are
+    Similarities closer than ``TIE`` are one. Among them wrong images come first, where ``right_QN`` says which are
     right, so that a constant encoder finds none; then earlier ones.
 
     Args:
         query_QD: Unit rows.
         image_ND: Unit rows.
         top: How many are wanted.
-        own_Q: The picture that each query starts from, which is not to be found.
-        right_QN: Which pictures are right.
+        own_Q: The image that each query starts from, which is not to be found.
+        right_QN: Which images are right.
 
     Raises:
-        ValueError: Rows of different width, or fewer than ``top`` pictures to be found.
+        ValueError: Rows of different width, or fewer than ``top`` images to be found.
         UndefinedScoreError: Rows that are not finite.
     """
     _check(query_QD, image_ND, top=top, others=0 if own_Q is None else 1)
@@ -75,11 +75,11 @@ def nearest(
 
 
 def rerank(found_QK: Positions, image_ND: Rows, *, right_QN: Marks | None = None) -> Positions:
-    """(Q, K) the same pictures of each query, the closest to the centroid of their K unit rows first; ties as above.
+    """(Q, K) the same images of each query, the closest to the centroid of their K unit rows first; ties as above.
 
     How many are found (K here, the paper's N) and how many of them are then looked at is the caller's to choose.
 
-    Source: Kiros et al. 2014, section 3.2: the nearest pictures are sorted anew by their closeness to their mean. Its
+    Source: Kiros et al. 2014, section 3.2: the nearest images are sorted anew by their closeness to their mean. Its
     released demo has one number for how many are found and how many are shown, so that nothing drops out.
     """
     again_QK = np.empty_like(found_QK)
@@ -92,7 +92,7 @@ def rerank(found_QK: Positions, image_ND: Rows, *, right_QN: Marks | None = None
 
 
 def precision_at(found_QK: Positions, right_QN: Marks, *, k: int) -> NDArray[np.float64]:
-    """(Q,) share × 100 of right pictures among each query's first ``k``.
+    """(Q,) share × 100 of right images among each query's first ``k``.
 
     Raises:
         ValueError: ``k`` is below 1, or fewer are found.
@@ -120,8 +120,8 @@ def _check(query_QD: Rows, image_ND: Rows, *, top: int, others: int) -> None:
     if query_QD.ndim != 2 or image_ND.ndim != 2 or query_QD.shape[1] != image_ND.shape[1]:
         raise ValueError(f"rows of equal width are needed, got shapes {query_QD.shape} and {image_ND.shape}")
     if not 1 <= top <= len(image_ND) - others:
-        raise ValueError(f"top must be from 1 to the {len(image_ND) - others} pictures to be found, got {top}")
-    for label, row_ND in (("query", query_QD), ("picture", image_ND)):
+        raise ValueError(f"top must be from 1 to the {len(image_ND) - others} images to be found, got {top}")
+    for label, row_ND in (("query", query_QD), ("image", image_ND)):
         finite_N = np.isfinite(row_ND).all(1)
         if not finite_N.all():
             first = int(np.argmin(finite_N))

@@ -60,9 +60,9 @@ _HEAD_KINDS: dict[type[nn.Module], str] = {TanhHead: "tanh", nn.Linear: "linear"
 class CheckpointInfo:
     """``mcse.json``: what the weights are, and how they came about.
 
-    ``image_tower`` names the network behind the image features, ``image_preprocessing`` says what it does to a picture
+    ``image_tower`` names the network behind the image features, ``image_preprocessing`` says what it does to an image
     first, and ``image_weights`` is a digest of a frozen one's weights; a trained one's are in the folder.
-    ``feature_store`` describes the features themselves (file, width, digest), or the pictures. All are absent in
+    ``feature_store`` describes the features themselves (file, width, digest), or the images. All are absent in
     text-only recipes. ``max_length_training`` is where training cut sentences, in tokens; inference does not.
     ``config`` is the resolved configuration of the run.
     """
@@ -224,7 +224,7 @@ def load_stored_tower(folder: Path, name: str | None, *, is_trained: bool, weigh
     if name is None:
         raise ValueError(
             f"{folder / 'mcse.json'} names no image tower (its features came from a file that does not say), so give "
-            "features, not pictures (mcse search index has --features STORE)"
+            "features, not images (mcse search index has --features STORE)"
         )
     tower = load_image_tower(name, weights=not is_trained)
     if is_trained:

@@ -26,7 +26,7 @@ class ModelConfig:
 
     ``width``: C, of grounded vectors and of every GRU's state. ``map_start``: M with orthonormal rows or columns, or
     Glorot's. ``state_width``: H, of the regression's LSTM (published: 2048). Of the three tasks alone: ``dropout`` on
-    words' grounded vectors and before the output layer; ``share_image_layer``, one layer from picture to first state
+    words' grounded vectors and before the output layer; ``share_image_layer``, one layer from image to first state
     for all GRUs, or one each; ``tie_output``, words are predicted by their own vectors, not by a matrix apart. The
     article states none of ``map_start``, ``dropout``, ``share_image_layer`` and ``tie_output``.
     """
@@ -100,8 +100,8 @@ class WordTable(nn.Module):
 class GroundedWordsModel(nn.Module):
     """Three tasks over one map M from text vectors to grounded ones: two language models and matching.
 
-    Each task has a GRU of its own, whose first state is made of the picture. The language models predict through M
-    transposed, so that M must carry words into a space where the picture helps, and back.
+    Each task has a GRU of its own, whose first state is made of the image. The language models predict through M
+    transposed, so that M must carry words into a space where the image helps, and back.
 
     Args:
         table: The words.
@@ -174,12 +174,12 @@ class ImageRegression:
 
 
 class ImageRegressionModel(nn.Module):
-    """The follow-up's simplest variant: from frozen text vectors times M, an LSTM tells the picture's features.
+    """The follow-up's simplest variant: from frozen text vectors times M, an LSTM tells the image's features.
 
     Args:
         table: The words, which do not train.
         config: Its keys of the regression.
-        image_mean_F: Of the training pictures, to standardise features by.
+        image_mean_F: Of the training images, to standardise features by.
         image_std_F: Likewise; positive.
 
     Source: the code of Shahmohammadi et al. 2023 ("V2"). There the LSTM's bounded state itself is the prediction of
@@ -199,7 +199,7 @@ class ImageRegressionModel(nn.Module):
         self.register_buffer("image_std_F", image_std_F)
 
     def forward(self, batch: PairBatch) -> ImageRegression:
-        """The pictures' features as the captions tell them."""
+        """The images' features as the captions tell them."""
         state_BTH, _ = self.lstm(self.table(batch.caption.input_ids_BT) @ self.map_DC)
         return ImageRegression(
             predicted_BF=self.head(last_states(state_BTH, batch.caption)),

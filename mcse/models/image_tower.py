@@ -1,6 +1,6 @@
 """Image towers: frozen for stored features, or trained end to end; the user of timm's image models.
 
-B pictures, F feature width.
+B images, F feature width.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Preprocess = Callable[[Image.Image], Tensor]
 
 
 class ImageTower(nn.Module):
-    """Pixels to one feature row a picture.
+    """Pixels to one feature row an image.
 
-    ``spec`` rebuilds it, ``width`` is F, ``preprocessing`` says in words what ``preprocess`` does to a PIL picture.
+    ``spec`` rebuilds it, ``width`` is F, ``preprocessing`` says in words what ``preprocess`` does to a PIL image.
     A row holds ``regions`` equal parts side by side: 1, unless ``spec`` begins with ``grid:``.
     """
 
@@ -46,11 +46,11 @@ class ImageTower(nn.Module):
         body.train(was_training)
 
     def forward(self, pixel_B3HW: Tensor) -> Tensor:
-        """(B, F) features of preprocessed pictures, not normalised."""
+        """(B, F) features of preprocessed images, not normalised."""
         output = self.body(pixel_B3HW)
         feature_BF: Tensor = output[0] if isinstance(output, tuple) else output  # CoCa also gives its patch tokens
         if feature_BF.ndim != 2:
-            raise ValueError(f"{self.spec}: expected one row a picture, got shape {tuple(feature_BF.shape)}")
+            raise ValueError(f"{self.spec}: expected one row an image, got shape {tuple(feature_BF.shape)}")
         return feature_BF
 
     def digest(self) -> str:
@@ -87,7 +87,7 @@ def load_image_tower(spec: str, *, seed: int = 0, weights: bool = True) -> Image
 
     ``open_clip:MODEL/PRETRAINED`` and ``timm:MODEL`` or ``timm:MODEL/PRETRAINED``, where PRETRAINED is a tag of
     open_clip, the path of a checkpoint, or ``none`` for random weights (drawn by ``seed``, so always the same); also
-    ``open_clip:hf-hub:…`` and ``local-dir:…``. ``pixels:N`` is the picture at N × N, RGB in [0, 1] minus one half.
+    ``open_clip:hf-hub:…`` and ``local-dir:…``. ``pixels:N`` is the image at N × N, RGB in [0, 1] minus one half.
 
     Without ``weights`` it is the architecture alone, for weights stored elsewhere: the named ones are not looked for,
     and need not be there.
@@ -118,14 +118,14 @@ class _Pixels(nn.Module):
         return pixel_B3HW.flatten(1)
 
 
-class _SmallPicture:
+class _SmallImage:
     """Resizes to N × N and centres; a class so that it can be pickled."""
 
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def __call__(self, picture: Image.Image) -> Tensor:
-        small = picture.convert("RGB").resize((self.size, self.size), Image.Resampling.BILINEAR)
+    def __call__(self, image: Image.Image) -> Tensor:
+        small = image.convert("RGB").resize((self.size, self.size), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.asarray(small, dtype=np.float32) / 255 - 0.5).permute(2, 0, 1).contiguous()
 
 
@@ -134,7 +134,7 @@ def _build_pixels(spec: str, name: str, *, weights: bool) -> ImageTower:
     if not name.isdecimal() or int(name) == 0:
         raise ValueError(f"image tower {spec!r}: pixels:N needs a positive whole number")
     preprocessing = f"resize to {name}x{name} (bilinear), RGB / 255 - 0.5"
-    return ImageTower(_Pixels(), spec=spec, preprocess=_SmallPicture(int(name)), preprocessing=preprocessing)
+    return ImageTower(_Pixels(), spec=spec, preprocess=_SmallImage(int(name)), preprocessing=preprocessing)
 
 
 class _Cells(nn.Module):

@@ -1,4 +1,4 @@
-"""The checkpoint folder of a joint model: captions and pictures of one space.
+"""The checkpoint folder of a joint model: captions and images of one space.
 
 ``joint.json`` says how the model is built and ``mcse.json`` how it came about; ``vocab.json`` and ``text.safetensors``
 are a word-level text side, the files of ``AutoModel`` and ``AutoTokenizer`` a transformer; ``heads.safetensors`` are

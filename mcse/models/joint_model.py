@@ -1,4 +1,4 @@
-"""One space for sentences and pictures: a caption encoder of any kind and a linear map of image features.
+"""One space for sentences and images: a caption encoder of any kind and a linear map of image features.
 
 B pairs, D text width, F image feature width, H joint width, V vocabulary.
 """
@@ -102,14 +102,14 @@ class JointConfig:
 
 @dataclass(frozen=True, slots=True)
 class JointRows:
-    """Captions and their pictures in the joint space, not normalised."""
+    """Captions and their images in the joint space, not normalised."""
 
     caption_BH: Tensor
     image_BH: Tensor
 
 
 class JointModel(nn.Module):
-    """Sentences and pictures as rows of one width; cosines between them are similarities.
+    """Sentences and images as rows of one width; cosines between them are similarities.
 
     Args:
         text: The caption encoder. Its rows are H wide, or ``text_head`` makes them so.

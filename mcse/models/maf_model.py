@@ -1,4 +1,4 @@
-"""MAF's tagger: word rows of any Hugging Face encoder, a picture's regions, how far the two match, and a CRF on top.
+"""MAF's tagger: word rows of any Hugging Face encoder, an image's regions, how far the two match, and a CRF on top.
 
 B tweets, T tokens, W words, D width, R regions, F region width, H joint width (= D), K tags, M judged pairs.
 """
@@ -16,7 +16,7 @@ from mcse.models.text_encoder import TextEncoder
 from mcse.nn.attention import CrossAttention
 from mcse.nn.crf import LinearChainCRF
 from mcse.nn.heads import ReluProjection
-from mcse.nn.matching import PairMatching, PublishedMatching
+from mcse.nn.match_head import PairMatching, PublishedMatching
 from mcse.nn.pooling import pool
 from mcse.text.tags import TagSet
 from mcse.types import TweetBatch
@@ -29,9 +29,9 @@ ImageRow = Literal["project_mean", "mean_projected"]
 class TaggerConfig:
     """What stands on the encoder.
 
-    ``matching``: ``corrected``, ``published`` (as released, which cannot learn), or ``none``; a picture whose
-    match is below ``match_threshold`` is left out (published: 0, it is only scaled). ``picture_dropout``: share of
-    training's tweets that are tagged without their picture (published: 0). ``image_row``: the picture's own row for
+    ``matching``: ``corrected``, ``published`` (as released, which cannot learn), or ``none``; an image whose
+    match is below ``match_threshold`` is left out (published: 0, it is only scaled). ``image_dropout``: share of
+    training's tweets that are tagged without their image (published: 0). ``image_row``: the image's own row for
     alignment and matching, ``project_mean`` of its regions (published), or ``mean_projected``, which sees what is
     together in one region even if the regions are as plain as pixels. ``standardise``:
     centre and scale the regions by training's mean and spread, which MAF does not. ``learning_rate``: peak
@@ -40,7 +40,7 @@ class TaggerConfig:
 
     matching: Matching = "corrected"
     match_threshold: float = 0.0
-    picture_dropout: float = 0.0
+    image_dropout: float = 0.0
     image_row: ImageRow = "project_mean"
     standardise: bool = True
     heads: int = 12
@@ -50,7 +50,7 @@ class TaggerConfig:
     def __post_init__(self) -> None:
         if self.heads < 1:
             raise ValueError(f"tagger.heads: must be 1 or more, got {self.heads}")
-        for key in ("dropout", "match_threshold", "picture_dropout"):
+        for key in ("dropout", "match_threshold", "image_dropout"):
             if not 0 <= getattr(self, key) < 1:
                 raise ValueError(f"tagger.{key}: must be in [0, 1), got {getattr(self, key)}")
         if self.learning_rate is not None and self.learning_rate <= 0:
@@ -63,18 +63,18 @@ class TaggerShape:
 
     Attributes:
         types: Entity types.
-        regions: R; 0 for a tagger that reads no pictures.
+        regions: R; 0 for a tagger that reads no images.
         region_width: F.
-        matching: ``corrected`` judges from the texts' and pictures' own rows, ``published`` as released (which cannot
-            learn, see ``PublishedMatching``), ``none`` takes every picture as it comes.
+        matching: ``corrected`` judges from the texts' and images' own rows, ``published`` as released (which cannot
+            learn, see ``PublishedMatching``), ``none`` takes every image as it comes.
         alignment: Whether there are projections for the contrastive term; ``corrected`` matching has them in any case.
         heads: Of the cross-attention.
         dropout: On the encoder's word rows and in the cross-attention.
         positions: Tokens of the longest input, special ones included.
         pooling: Of the text's own row.
-        match_threshold: A picture of a lower match is left out altogether. A match that only scales cannot do that:
-            where a share of training's own pairs do not belong together, a wrong picture's match tends to that share.
-        image_row: How the picture's own row comes from its regions, see ``TaggerConfig``.
+        match_threshold: An image of a lower match is left out altogether. A match that only scales cannot do that:
+            where a share of training's own pairs do not belong together, a wrong image's match tends to that share.
+        image_row: How the image's own row comes from its regions, see ``TaggerConfig``.
     """
 
     types: tuple[str, ...]
@@ -95,8 +95,8 @@ class TweetRows:
     """What the model makes of a batch.
 
     ``emission_BWK`` are the CRF's emissions, ``nll_B`` each tweet's negative log-likelihood. ``text_BH`` and
-    ``image_BH`` are not normalised; rows of tweets without a picture mean nothing. ``match_B`` is the probability that
-    scaled the picture's part, also where it was too low to count. ``match_logit_M`` and ``match_label_M`` are the
+    ``image_BH`` are not normalised; rows of tweets without an image mean nothing. ``match_B`` is the probability that
+    scaled the image's part, also where it was too low to count. ``match_logit_M`` and ``match_label_M`` are the
     judged pairs of the matching loss.
     """
 
@@ -110,22 +110,22 @@ class TweetRows:
 
 
 class TaggerModel(nn.Module):
-    """Text [and picture] to emissions. Without regions it is an encoder, one linear layer and a CRF.
+    """Text [and image] to emissions. Without regions it is an encoder, one linear layer and a CRF.
 
-    A tweet without a picture gets match 0, so that its picture part is zero: the text-only fall-back.
+    A tweet without an image gets match 0, so that its image part is zero: the text-only fall-back.
 
     Args:
         encoder: The text tower; its pooling gives the text's own row, [CLS] as published, for alignment and matching.
         shape: Everything else.
         tower: Turns pixels into regions inside the step, an ``ImageTower`` or a ``FrozenTower``; ``None`` reads stored
             regions.
-        tag_on_swapped: Whether a swapped tweet is also tagged with its partner's picture, as the released code does.
-        picture_dropout: Share of training's tweets that are tagged without their picture. Where pictures tell nearly
-            everything, the words learn next to nothing, and a tweet whose picture is left out is tagged badly.
+        tag_on_swapped: Whether a swapped tweet is also tagged with its partner's image, as the released code does.
+        image_dropout: Share of training's tweets that are tagged without their image. Where images tell nearly
+            everything, the words learn next to nothing, and a tweet whose image is left out is tagged badly.
 
     Source: Xu, Huang, Sha and Wang 2022, "MAF: A General Matching and Alignment Framework for Multimodal Named Entity
     Recognition", WSDM. Departures: the CRF runs over words, not word pieces; no labels X, [CLS] and [SEP]; matching
-    ``corrected``; pictures enter through a tower in evaluation mode.
+    ``corrected``; images enter through a tower in evaluation mode.
     """
 
     def __init__(
@@ -135,29 +135,29 @@ class TaggerModel(nn.Module):
         shape: TaggerShape,
         tower: nn.Module | None = None,
         tag_on_swapped: bool = False,
-        picture_dropout: float = 0.0,
+        image_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         width = encoder.width
         tags = TagSet(shape.types)
         self.encoder, self.shape, self.tower, self.tag_on_swapped = encoder, shape, tower, tag_on_swapped
-        self.picture = PictureSide(width, shape=shape, picture_dropout=picture_dropout) if shape.regions else None
-        self.classifier = nn.Linear(width * (2 if self.picture is not None else 1), len(tags))
+        self.image = ImageSide(width, shape=shape, image_dropout=image_dropout) if shape.regions else None
+        self.classifier = nn.Linear(width * (2 if self.image is not None else 1), len(tags))
         self.crf = LinearChainCRF(torch.from_numpy(tags.may_follow()), torch.from_numpy(tags.may_start()))
-        for module in (self.picture, self.classifier):
+        for module in (self.image, self.classifier):
             if module is not None:
                 module.apply(lambda layer: _initialise(layer, std=encoder.init_std))
 
     def forward(self, batch: TweetBatch) -> TweetRows:
-        """Emissions and likelihoods; with pictures also what the alignment and matching losses need."""
+        """Emissions and likelihoods; with images also what the alignment and matching losses need."""
         token_BTD = self.encoder.token_rows(batch.tokens)
         index_BWD = batch.first_BW[..., None].expand(-1, -1, token_BTD.shape[2])
         word_BWD = F.dropout(token_BTD, self.shape.dropout, self.training).gather(1, index_BWD)
-        if self.picture is None:
+        if self.image is None:
             emission_BWK = self.classifier(word_BWD)
             return TweetRows(emission_BWK, self.crf.nll(emission_BWK, batch.tag_BW, batch.word_mask_BW))
         text_BD = pool((token_BTD,), batch.tokens.attention_mask_BT, pooling=self.encoder.pooling)
-        seen = self.picture(text_BD, word_BWD, self._regions(batch), batch=batch, tag_on_swapped=self.tag_on_swapped)
+        seen = self.image(text_BD, word_BWD, self._regions(batch), batch=batch, tag_on_swapped=self.tag_on_swapped)
         emission_BWK = self.classifier(torch.cat([word_BWD, seen.part_BWD], dim=2))
         return TweetRows(
             emission_BWK,
@@ -171,13 +171,13 @@ class TaggerModel(nn.Module):
 
     def _regions(self, batch: TweetBatch) -> Tensor:
         if batch.image_BF is None:
-            raise ValueError("this tagger reads pictures: give images, None for a text that has none")
-        # Two dimensions are regions already, such as the blank rows of texts without a picture.
+            raise ValueError("this tagger reads images: give images, None for a text that has none")
+        # Two dimensions are regions already, such as the blank rows of texts without an image.
         is_stored = self.tower is None or batch.image_BF.ndim == 2
         image_BF = batch.image_BF if is_stored or self.tower is None else self.tower(batch.image_BF)
         if image_BF.shape[1] != self.shape.regions * self.shape.region_width:
             raise ValueError(
-                f"picture rows are {image_BF.shape[1]} wide, but this tagger reads {self.shape.regions} regions of "
+                f"image rows are {image_BF.shape[1]} wide, but this tagger reads {self.shape.regions} regions of "
                 f"{self.shape.region_width}"
             )
         region_BRF: Tensor = image_BF.unflatten(1, (self.shape.regions, self.shape.region_width))
@@ -194,25 +194,25 @@ class _Seen:
     match_label_M: Tensor | None
 
 
-class PictureSide(nn.Module):
-    """Alignment, interaction, matching and gated fusion: everything of MAF that a picture passes through.
+class ImageSide(nn.Module):
+    """Alignment, interaction, matching and gated fusion: everything of MAF that an image passes through.
 
     Regions are first centred by ``mean_F`` and divided by ``scale_F``, which are 0 and 1 until ``standardise`` sets
     them: features whose constant part is large (pixels, or what stands behind a ReLU) give nearly one direction for
-    all pictures, from which cosines learn slowly.
+    all images, from which cosines learn slowly.
     """
 
     mean_F: Tensor
     scale_F: Tensor
 
-    def __init__(self, width: int, *, shape: TaggerShape, picture_dropout: float = 0.0) -> None:
+    def __init__(self, width: int, *, shape: TaggerShape, image_dropout: float = 0.0) -> None:
         super().__init__()
-        self.shape, self.picture_dropout = shape, picture_dropout
+        self.shape, self.image_dropout = shape, image_dropout
         self.register_buffer("mean_F", torch.zeros(shape.region_width))
         self.register_buffer("scale_F", torch.ones(shape.region_width))
         self.region = nn.Linear(shape.region_width, width)
         self.interaction = CrossAttention(width, heads=shape.heads, dropout=shape.dropout)
-        self.text_gate, self.picture_gate = nn.Linear(width, width), nn.Linear(width, width)
+        self.text_gate, self.image_gate = nn.Linear(width, width), nn.Linear(width, width)
         projects = shape.alignment or shape.matching == "corrected"
         self.text_projection = ReluProjection(width, width) if projects else None
         self.image_projection = ReluProjection(shape.region_width, width) if projects else None
@@ -230,9 +230,9 @@ class PictureSide(nn.Module):
     def forward(
         self, text_BD: Tensor, word_BWD: Tensor, region_BRF: Tensor, *, batch: TweetBatch, tag_on_swapped: bool
     ) -> _Seen:
-        """The picture's part of every word's row, and the rows and logits of the two losses.
+        """The image's part of every word's row, and the rows and logits of the two losses.
 
-        ``corrected`` exchanges the pictures themselves, ``published`` what the attention made of them.
+        ``corrected`` exchanges the images themselves, ``published`` what the attention made of them.
         """
         has_B, partner_B = batch.has_image_B, batch.partner_B
         swapped_B = (partner_B != torch.arange(len(partner_B), device=partner_B.device)) & has_B & has_B[partner_B]
@@ -263,10 +263,10 @@ class PictureSide(nn.Module):
                 logit_B = self.flat_matching(word_BWD, seen_BWD, batch.word_mask_BW)
             match_B = match_B * torch.sigmoid(logit_B)
         kept_B = match_B * (match_B >= self.shape.match_threshold)
-        if self.training and self.picture_dropout:
-            kept_B = kept_B * (torch.rand_like(kept_B) >= self.picture_dropout)
+        if self.training and self.image_dropout:
+            kept_B = kept_B * (torch.rand_like(kept_B) >= self.image_dropout)
         part_BWD = kept_B[:, None, None] * seen_BWD
-        gate_BWD = torch.sigmoid(self.text_gate(word_BWD) + self.picture_gate(part_BWD))
+        gate_BWD = torch.sigmoid(self.text_gate(word_BWD) + self.image_gate(part_BWD))
         return _Seen(gate_BWD * part_BWD, match_B, text_BH, image_BH, logit_M, label_M)
 
     def _image_row(self, region_BRF: Tensor) -> Tensor | None:

@@ -55,7 +55,7 @@ def check_known(model_name: str, known: Iterable[str], *, title: str) -> None:
 
 
 def build_open_clip(name: str, *, title: str, weights: bool = True) -> tuple[Any, Callable[[Image.Image], Tensor]]:
-    """The whole model and its evaluation transform of pictures, on the CPU.
+    """The whole model and its evaluation transform of images, on the CPU.
 
     Args:
         name: ``MODEL/PRETRAINED`` (a tag of open_clip, the path of a checkpoint, or ``none`` for random weights, drawn

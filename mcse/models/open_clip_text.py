@@ -1,4 +1,4 @@
-"""The text side of an open_clip model: sentences to rows of the space that it shares with pictures.
+"""The text side of an open_clip model: sentences to rows of the space that it shares with images.
 
 B sentences, T token positions, D joint width.
 """

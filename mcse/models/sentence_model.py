@@ -75,7 +75,7 @@ class SentenceModel(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class GroundedRows:
-    """Text rows, and on paired batches both views of the captions and the pictures in the joint space."""
+    """Text rows, and on paired batches both views of the captions and the images in the joint space."""
 
     text: SentenceRows
     grounded_query_BH: Tensor | None

@@ -40,7 +40,7 @@ _HEADS = "heads.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class TaggerInfo:
-    """``mcse.json``: the weights' shape, what gave the pictures' regions, and the run's resolved configuration.
+    """``mcse.json``: the weights' shape, what gave the images' regions, and the run's resolved configuration.
 
     ``image_weights`` is a digest of a frozen tower's weights; a trained one's are in the folder.
     """

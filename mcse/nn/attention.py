@@ -1,4 +1,4 @@
-"""Cross-attention from words to picture regions.
+"""Cross-attention from words to image regions.
 
 B examples, W words, R regions, D width.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class CrossAttention(nn.Module):
     """One BERT-style layer whose queries are words and whose keys and values are regions.
 
-    The residual carries the words, so the result holds text and picture both.
+    The residual carries the words, so the result holds text and image both.
 
     Args:
         width: D of words and regions alike.

@@ -40,7 +40,7 @@ class ReluProjection(nn.Module):
         in_dim: Width of the rows that come in.
         out_dim: Width of the rows that go out, and between the layers.
 
-    Source: MAF's projections of a text and of a picture into their joint space (Xu et al. 2022, section 3.2).
+    Source: MAF's projections of a text and of an image into their joint space (Xu et al. 2022, section 3.2).
     """
 
     def __init__(self, in_dim: int, out_dim: int) -> None:

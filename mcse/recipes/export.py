@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from mcse.config import to_dict, to_yaml
-from mcse.data.training import DataConfig
+from mcse.data.load import DataConfig
 from mcse.models.checkpoint import CheckpointInfo, save_checkpoint, save_info
 from mcse.models.image_tower import ImageTower
 from mcse.models.text_encoder import EncoderConfig

@@ -19,19 +19,19 @@ from torch import nn
 
 from mcse import distributed
 from mcse.config import to_dict
-from mcse.data.caption_vocab import CaptionVocab, WordsConfig, load_caption_vocab
+from mcse.data.captions.vocabulary import CaptionVocab, WordsConfig, load_caption_vocab
 from mcse.data.controls import ControlsConfig
-from mcse.data.features import FeatureStore
-from mcse.data.matching import MatchStream
-from mcse.data.sentences import file_digest
+from mcse.data.false_pairs import MatchStream
+from mcse.data.images.features import FeatureStore
+from mcse.data.load import DataConfig, Pairs, load_features, load_pairs, store_digest
+from mcse.data.sentences.files import file_digest
 from mcse.data.streams import PairStream, Sampler
-from mcse.data.training import DataConfig, Pairs, load_features, load_pairs, store_digest
-from mcse.data.wordsim import load_wordsim
+from mcse.data.test_sets.wordsim import load_wordsim
 from mcse.encoders.grounded_words import LiveWordEncoder
 from mcse.evaluation.wordsim import WordSimilarityEvaluator
 from mcse.losses.grounded_words import cosine_retention
 from mcse.losses.likelihood import token_nll
-from mcse.losses.matching import matching_loss
+from mcse.losses.pair_matching import matching_loss
 from mcse.models.grounded_checkpoint import GroundedWordsInfo, save_grounded_words
 from mcse.models.grounded_words import (
     GroundedWordRows,
@@ -78,7 +78,7 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """One complete run on captions with stored features of their pictures."""
+    """One complete run on captions with stored features of their images."""
 
     recipe: Literal["grounded_words"]
     output_dir: Path
@@ -94,7 +94,7 @@ class Config:
     def __post_init__(self) -> None:
         for key in ("captions", "features"):
             if getattr(self.data, key) is None:
-                raise ValueError(f"data.{key}: grounded_words needs captions and the stored features of their pictures")
+                raise ValueError(f"data.{key}: grounded_words needs captions and the stored features of their images")
         shared.refuse_idle("data", self.data, keys=("sentences", "image_folder"), why="grounded_words reads captions")
         if not self.data.decontaminate:
             shared.refuse_idle("data", self.data, keys=("sts",), why="grounded_words selects by words.similarity")
@@ -121,7 +121,7 @@ def build(config: Config, runtime: Runtime) -> Run:
     seed = shared.pair_seed(config.seed)
     features = load_features(config.data)
     tokenizer = CaptionTokenizer(words.vocab)
-    loaded = load_pairs(config.data, tokenizer, controls=config.controls, seed=seed, pictures=features)
+    loaded = load_pairs(config.data, tokenizer, controls=config.controls, seed=seed, images=features)
     sampler = Sampler(len(loaded.captions), share, seed=seed, name="data.captions")
     pairs = PairStream(loaded.captions, loaded.image_of_caption, features, sampler, pad_id=0)
     is_regression = config.model.objective == "image_regression"
@@ -143,10 +143,10 @@ def build(config: Config, runtime: Runtime) -> Run:
         metrics=evaluator.metrics if sets else (),
         facts={
             "captions": len(loaded.captions),
-            "pictures": loaded.num_images,
+            "images": loaded.num_images,
             "words": len(words.vocab) - len(SPECIALS),
             f"words without a vector ({config.words.without_vector})": words.without_vector,
-            "pictures shown": "true" if config.controls.images is True else config.controls.images,
+            "images shown": "true" if config.controls.images is True else config.controls.images,
         },
         data=data,
     )

@@ -1,4 +1,4 @@
-"""The image side that recipes share: stored features, or a tower that reads pictures inside the step. Not a recipe."""
+"""The image side that recipes share: stored features, or a tower that reads images inside the step. Not a recipe."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mcse import distributed
-from mcse.data.features import FeatureStore
-from mcse.data.images import ImageSource, SkippedImage, find_bad_images
-from mcse.data.pixels import PixelRows
-from mcse.data.shard_pairs import ShardFeatures, ShardPictures, ShardPixels
+from mcse.data.images.features import FeatureStore
+from mcse.data.images.pixels import PixelRows
+from mcse.data.images.sources import ImageSource, SkippedImage, find_bad_images
+from mcse.data.load import DataConfig, load_features, open_caption_shards, open_pixels, store_digest
+from mcse.data.shards.pairs import ShardFeatures, ShardImages, ShardPixels
 from mcse.data.streams import RowNumbers
-from mcse.data.training import DataConfig, load_features, open_caption_shards, open_pixels, store_digest
 from mcse.models.image_tower import FrozenTower, ImageTower, load_image_tower
 from mcse.recipes.export import StoredImageSide
 from mcse.recipes.shared import refuse_idle
@@ -51,26 +51,26 @@ class ImageConfig:
 
 
 def check_images(image: ImageConfig, data: DataConfig) -> None:
-    """Refuses keys that give no pictures, or give them twice; shards hold pictures, or rows where there is no tower."""
+    """Refuses keys that give no images, or give them twice; shards hold images, or rows where there is no tower."""
     if data.captions_are_shards:
         return
     if (data.features is None) == (image.tower is None):
         found = "got neither" if data.features is None else f"got {data.features!r} and {image.tower!r}"
         raise ValueError(
-            f"data.features, image.tower: {found}; give exactly one, the pictures' stored features ('mcse "
+            f"data.features, image.tower: {found}; give exactly one, the images' stored features ('mcse "
             "extract-features' makes them) or a tower that reads data.image_folder"
         )
     if image.tower is None:
         refuse_idle("data", data, keys=("image_folder",), why="there is no image.tower to read it")
     elif data.image_folder is None:
-        raise ValueError(f"data.image_folder: image.tower {image.tower!r} needs the pictures themselves")
+        raise ValueError(f"data.image_folder: image.tower {image.tower!r} needs the images themselves")
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Where the pictures of a run come from; ``tower`` reads those that are given as pixels."""
+    """Where the images of a run come from; ``tower`` reads those that are given as pixels."""
 
-    rows: FeatureStore | PixelRows | ShardPictures
+    rows: FeatureStore | PixelRows | ShardImages
     tower: ImageTower | None
     trained: bool
 
@@ -89,7 +89,7 @@ class Images:
         Raises:
             ValueError: They stand in tars.
         """
-        if isinstance(self.rows, ShardPictures):
+        if isinstance(self.rows, ShardImages):
             raise ValueError("data.captions: this recipe reads no shards; give a caption file")
         return self.rows
 
@@ -106,14 +106,14 @@ class Images:
         return {"image tower": f"{self.tower.spec}, {'trained' if self.trained else 'frozen'}"}
 
     def file(self, image_of_caption: RowNumbers) -> DataFile:
-        """What was read: the store, the shards, or the pictures of these captions."""
+        """What was read: the store, the shards, or the images of these captions."""
         if isinstance(self.rows, FeatureStore):
             return DataFile("features", str(self.rows.path), store_digest(self.rows))
-        if isinstance(self.rows, ShardPictures):
-            role = "features" if isinstance(self.rows, ShardFeatures) else "pictures"
+        if isinstance(self.rows, ShardImages):
+            role = "features" if isinstance(self.rows, ShardFeatures) else "images"
             return DataFile(role, str(self.rows.shards.paths[0].parent), self.rows.shards.digest)
         assert isinstance(image_of_caption, np.ndarray)
-        return DataFile("pictures", self.rows.origin, self.rows.digest(np.unique(image_of_caption)))
+        return DataFile("images", self.rows.origin, self.rows.digest(np.unique(image_of_caption)))
 
     def stored(self, file: DataFile, *, heads: Mapping[str, nn.Module]) -> StoredImageSide:
         """What a checkpoint keeps; ``file`` is what ``self.file`` gave."""
@@ -135,13 +135,13 @@ class Images:
             tower=self.tower.spec,
             preprocessing=self.tower.preprocessing,
             weights=None if self.trained else self.tower.digest(),
-            features=f"pictures ({file.digest}), read in training, {self.width} wide",
+            features=f"images ({file.digest}), read in training, {self.width} wide",
             trained_tower=self.tower if self.trained else None,
         )
 
 
 def open_images(image: ImageConfig, data: DataConfig) -> Images:
-    """The features of ``data.features``, or the pictures of ``data.image_folder`` and their tower.
+    """The features of ``data.features``, or the images of ``data.image_folder`` and their tower.
 
     Raises:
         FileNotFoundError: Nothing is there.

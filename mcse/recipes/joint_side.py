@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from mcse.config import to_dict
-from mcse.data.features import FeatureStore
+from mcse.data.images.features import FeatureStore
 from mcse.data.joint_pairs import DevImages
-from mcse.data.sentences import file_digest
+from mcse.data.sentences.files import file_digest
 from mcse.encoders.inputs import evaluating
 from mcse.encoders.joint_encoder import JointEncoder
 from mcse.evaluation.in_training import RetrievalEvaluator
@@ -38,7 +38,7 @@ from mcse.text.word_tokenizer import WordTokenizer
 from mcse.text.word_vectors import WordVectors, load_word_vectors
 from mcse.types import DataFile, FloatArray
 
-_PICTURES_AT_ONCE = 64
+_IMAGES_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def _open_vectors(
 
 
 def _blocks(index: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    return [index[start : start + _PICTURES_AT_ONCE] for start in range(0, len(index), _PICTURES_AT_ONCE)]
+    return [index[start : start + _IMAGES_AT_ONCE] for start in range(0, len(index), _IMAGES_AT_ONCE)]
 
 
 __all__ = ["CaptionSide", "JointExporter", "build_captions", "dev_evaluator"]

@@ -1,4 +1,4 @@
-"""MAF: entities in tweets with pictures, by alignment, interaction, matching, gated fusion and a CRF.
+"""MAF: entities in tweets with images, by alignment, interaction, matching, gated fusion and a CRF.
 
 B tweets of this process, N tweets of all processes, H joint width.
 
@@ -15,13 +15,13 @@ from typing import Literal
 import torch
 from torch import nn
 
+from mcse.data.conll import TaggedConfig, TweetStream
 from mcse.data.controls import ControlsConfig
 from mcse.data.streams import Sampler
-from mcse.data.tagged import TaggedConfig, TweetStream
 from mcse.distributed import gather_ids, gather_rows
 from mcse.evaluation.tagging import TaggingEvaluator
 from mcse.losses.contrastive import info_nce, unit_rows
-from mcse.losses.matching import matching_loss
+from mcse.losses.pair_matching import matching_loss
 from mcse.models.maf_model import TaggerConfig, TaggerModel, TaggerShape, TweetRows
 from mcse.models.text_encoder import EncoderConfig, load_text_encoder, load_tokenizer
 from mcse.recipes import shared, tagging_side
@@ -37,8 +37,8 @@ class LossConfig:
     """L = ``tagging_weight`` · CRF + ``alignment_weight`` · InfoNCE + ``matching_weight`` · matching.
 
     Published: λ = 0.62 for tagging and 1 − λ for the other two. ``alignment_weight`` 0 leaves the term out.
-    ``text_to_image_share`` is λ_c. ``num_swapped`` (2k) tweets of a global batch exchange pictures for the matching
-    loss; ``tag_on_swapped`` tags them with the wrong picture, too, as the released code does.
+    ``text_to_image_share`` is λ_c. ``num_swapped`` (2k) tweets of a global batch exchange images for the matching
+    loss; ``tag_on_swapped`` tags them with the wrong image, too, as the released code does.
     """
 
     tagging_weight: float = 0.62
@@ -83,7 +83,7 @@ class Config:
     controls: ControlsConfig = field(default_factory=ControlsConfig)
 
     def __post_init__(self) -> None:
-        tagging_side.check_pictures(self.data, self.image)
+        tagging_side.check_images(self.data, self.image)
         if self.encoder.pooling not in _POOLINGS:
             raise ValueError(f"encoder.pooling: maf takes {', '.join(_POOLINGS)}, got {self.encoder.pooling!r}")
         why = "maf needs a batch's words side by side, as they are"
@@ -92,13 +92,13 @@ class Config:
         shared.refuse_idle("controls", self.controls, keys=("num_pairs",), why="maf trains on every tweet")
         if self.train.cached_chunk_size is not None:
             raise ValueError("train.cached_chunk_size: maf's swaps need a whole batch in one forward pass")
-        if not self.reads_pictures:
+        if not self.reads_images:
             why = "text alone is read (no data.features, no image.tower)"
             if self.controls.images is not True:
                 raise ValueError(f"controls.images: {self.controls.images!r} would do nothing, since {why}")
             shared.refuse_idle("encoder", self.encoder, keys=("pooling",), why=why)
-            of_pictures = ("matching", "match_threshold", "picture_dropout", "image_row", "heads", "standardise")
-            shared.refuse_idle("tagger", self.tagger, keys=of_pictures, why=why)
+            of_images = ("matching", "match_threshold", "image_dropout", "image_row", "heads", "standardise")
+            shared.refuse_idle("tagger", self.tagger, keys=of_images, why=why)
             keys = ("alignment_weight", "matching_weight", "temperature", "num_swapped", "tag_on_swapped")
             shared.refuse_idle("loss", self.loss, keys=keys, why=why)
             return
@@ -111,8 +111,8 @@ class Config:
             shared.refuse_idle("tagger", self.tagger, keys=("match_threshold",), why="tagger.matching is none")
 
     @property
-    def reads_pictures(self) -> bool:
-        """Whether there are pictures at all."""
+    def reads_images(self) -> bool:
+        """Whether there are images at all."""
         return self.data.features is not None or self.image.tower is not None
 
 
@@ -138,10 +138,10 @@ def build(config: Config, runtime: Runtime) -> Run:
         shape=shape,
         tower=tower,
         tag_on_swapped=config.loss.tag_on_swapped,
-        picture_dropout=config.tagger.picture_dropout,
+        image_dropout=config.tagger.image_dropout,
     )
-    if model.picture is not None and images is not None and config.tagger.standardise:
-        model.picture.standardise(tagging_side.sample_regions(images, tweets.parts))
+    if model.image is not None and images is not None and config.tagger.standardise:
+        model.image.standardise(tagging_side.sample_regions(images, tweets.parts))
     evaluator = TaggingEvaluator(
         lambda: tagging_side.tagger_of(model, tokenizer),
         tweets.dev,
@@ -205,7 +205,7 @@ def _shape_of(config: Config, tweets: tagging_side.Tweets, images: Images | None
 
 
 def loss_terms(rows: TweetRows, batch: TweetBatch, loss: LossConfig) -> LossTerms:
-    """``tagging`` over tweets; with pictures ``alignment`` over tweets that have one, ``matching`` over pairs."""
+    """``tagging`` over tweets; with images ``alignment`` over tweets that have one, ``matching`` over pairs."""
     weight = loss.tagging_weight if rows.match_B is not None else 1.0
     terms = {"tagging": LossTerm(rows.nll_B.sum(), count=len(rows.nll_B), weight=weight)}
     if rows.match_B is not None and loss.alignment_weight > 0:
@@ -219,7 +219,7 @@ def loss_terms(rows: TweetRows, batch: TweetBatch, loss: LossConfig) -> LossTerm
 def alignment_term(rows: TweetRows, batch: TweetBatch, loss: LossConfig) -> LossTerm:
     """InfoNCE in both directions between the tweets of this process and those of all processes.
 
-    Tweets without a picture are neither queries nor keys; another tweet with the same picture is no negative.
+    Tweets without an image are neither queries nor keys; another tweet with the same image is no negative.
 
     Source: Xu et al. 2022, eqs. 1–3; the order of λ_c is the released code's.
     """

@@ -1,4 +1,4 @@
-"""MCSE: SimCSE's text term plus λ · sentence→image InfoNCE on the sentences that have a picture.
+"""MCSE: SimCSE's text term plus λ · sentence→image InfoNCE on the sentences that have an image.
 
 B queries of this process, N rows of all processes, H joint width.
 
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from mcse.data.controls import ControlsConfig
+from mcse.data.load import DataConfig, load_pairs
 from mcse.data.mixing import MixConfig, MixedStream, carried_part, plan_mixture
 from mcse.data.streams import PairStream, Share
-from mcse.data.training import DataConfig, load_pairs
 from mcse.distributed import gather_ids, gather_rows
 from mcse.losses.contrastive import info_nce, unit_rows
 from mcse.models.sentence_model import GroundedModel, GroundedRows
@@ -71,7 +71,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.data.captions is None:
-            raise ValueError("data.captions: mcse needs captions with pictures")
+            raise ValueError("data.captions: mcse needs captions with images")
         check_images(self.image, self.data)
         shared.check_mix(self.mix, self.data)
 
@@ -112,9 +112,9 @@ def build(config: Config, runtime: Runtime) -> Run:
 
 
 def image_term(rows: GroundedRows, image_id_B: Tensor, loss: LossConfig) -> LossTerm:
-    """Sentence→image InfoNCE of both dropout views against the pictures of all processes.
+    """Sentence→image InfoNCE of both dropout views against the images of all processes.
 
-    Another caption's copy of the query's own picture is no negative: its key is left out by image id.
+    Another caption's copy of the query's own image is no negative: its key is left out by image id.
 
     Source: eq. 4, averaged over the views unless ``loss.image_reduction`` says ``sum``.
     """
@@ -143,7 +143,7 @@ def _build_stream(
     config: Config, text: shared.TextSide, share: Share, images: Images
 ) -> tuple[Stream[SentenceBatch | PairBatch], tuple[DataFile, ...], dict[str, str | int | float]]:
     seed = shared.pair_seed(config.seed)
-    loaded = load_pairs(config.data, text.tokenizer, controls=config.controls, seed=seed, pictures=images.rows)
+    loaded = load_pairs(config.data, text.tokenizer, controls=config.controls, seed=seed, images=images.rows)
     pairs = PairStream(
         loaded.captions,
         loaded.image_of_caption,
@@ -152,20 +152,20 @@ def _build_stream(
         pad_id=text.pad_id,
         masker=text.masker(seed=seed),
     )
-    pictures = images.file(loaded.image_of_caption)
+    image_file = images.file(loaded.image_of_caption)
     facts: dict[str, str | int | float] = {
         "pairs": len(loaded.captions),
-        "pictures": loaded.num_images,
-        **({"pictures left out": loaded.num_left_out} if loaded.num_left_out else {}),
+        "images": loaded.num_images,
+        **({"images left out": loaded.num_left_out} if loaded.num_left_out else {}),
         **images.facts,
-        "pictures shown": "true" if config.controls.images is True else config.controls.images,
+        "images shown": "true" if config.controls.images is True else config.controls.images,
         "negatives a query": shared.negatives_a_query(share, columns=1),
     }
     if config.data.sentences is None:
-        return pairs, (*loaded.files, pictures), facts
+        return pairs, (*loaded.files, image_file), facts
     sentences, files = shared.build_sentence_stream(config.data, text, share=share, seed=config.seed)
     if sentences.columns != 1:
         raise ValueError("data.sentences: mcse takes plain sentences, not supervised triplets")
     mixture = plan_mixture(config.mix, sentence_steps=sentences.steps_per_epoch, pair_steps=pairs.steps_per_epoch)
     facts = {**sentences.facts, **facts, **mixture.drawn_an_epoch(share.global_batch_size)}
-    return MixedStream(sentences, pairs, mixture), (*files, *loaded.files, pictures), facts
+    return MixedStream(sentences, pairs, mixture), (*files, *loaded.files, image_file), facts

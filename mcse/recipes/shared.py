@@ -11,10 +11,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from mcse.data.load import DataConfig, load_dev_pairs, load_sentences, stream_sentences
 from mcse.data.mixing import MixConfig
-from mcse.data.streaming import StreamedSentences
+from mcse.data.sentences.streaming import StreamedSentences
 from mcse.data.streams import Sampler, SentenceStream, Share, TokenMasker
-from mcse.data.training import DataConfig, load_dev_pairs, load_sentences, stream_sentences
 from mcse.distributed import gather_rows
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.in_training import DevEvaluator

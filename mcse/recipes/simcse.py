@@ -12,10 +12,10 @@ from typing import Literal
 from torch import nn
 
 from mcse.data.controls import ControlsConfig
+from mcse.data.load import DataConfig, load_pairs
 from mcse.data.mixing import MixConfig, MixedStream, carried_part, plan_mixture
-from mcse.data.streaming import StreamedSentences
+from mcse.data.sentences.streaming import StreamedSentences
 from mcse.data.streams import SentenceStream, Share
-from mcse.data.training import DataConfig, load_pairs
 from mcse.models.text_encoder import EncoderConfig
 from mcse.recipes import export, shared
 from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
@@ -44,8 +44,8 @@ class LossConfig:
 class Config:
     """One complete SimCSE run.
 
-    With ``data.captions`` captions are trained on as text, on the batches that MCSE would pair with pictures: the fair
-    baseline. Settings that would do nothing, such as ``controls.images``, since no picture is read, are refused.
+    With ``data.captions`` captions are trained on as text, on the batches that MCSE would pair with images: the fair
+    baseline. Settings that would do nothing, such as ``controls.images``, since no image is read, are refused.
     """
 
     recipe: Literal["simcse"]
@@ -61,10 +61,10 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.controls.images is not True:
-            raise ValueError(f"controls.images: simcse reads no pictures, so {self.controls.images!r} would do nothing")
+            raise ValueError(f"controls.images: simcse reads no images, so {self.controls.images!r} would do nothing")
         # Of shards it also says what becomes of samples without a caption.
         unread = ("features", "image_folder", *(() if self.data.captions_are_shards else ("on_bad_image",)))
-        shared.refuse_idle("data", self.data, keys=unread, why="simcse reads no pictures")
+        shared.refuse_idle("data", self.data, keys=unread, why="simcse reads no images")
         if self.data.captions is None:
             why = "there is no data.captions"
             shared.refuse_idle("data", self.data, keys=("images", "captions_per_image"), why=why)
@@ -117,7 +117,7 @@ def _build_stream(
         if columns != 1:
             raise ValueError("data.captions: cannot be mixed with supervised sentences")
         pairs = load_pairs(
-            config.data, text.tokenizer, controls=config.controls, seed=shared.pair_seed(config.seed), pictures=None
+            config.data, text.tokenizer, controls=config.controls, seed=shared.pair_seed(config.seed), images=None
         )
         order = pairs.order(share, shared.pair_seed(config.seed))
         masker = text.masker(seed=shared.pair_seed(config.seed))

@@ -1,4 +1,4 @@
-"""The side of tagged tweets: reading them with their pictures, the optimizer and the checkpoint. Not a recipe.
+"""The side of tagged tweets: reading them with their images, the optimizer and the checkpoint. Not a recipe.
 
 N tweets.
 """
@@ -18,13 +18,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from mcse.config import to_dict
-from mcse.data.controls import ImageControl
-from mcse.data.features import FeatureStore, open_features
-from mcse.data.image_names import ABSENT
-from mcse.data.images import open_images as open_pictures
-from mcse.data.pixels import PixelRows
-from mcse.data.sentences import file_digest
-from mcse.data.tagged import (
+from mcse.data.conll import (
     TaggedConfig,
     TaggedTexts,
     TweetPart,
@@ -35,6 +29,12 @@ from mcse.data.tagged import (
     match_tweets,
     read_tagged,
 )
+from mcse.data.controls import ImageControl
+from mcse.data.images.features import FeatureStore, open_features
+from mcse.data.images.names import ABSENT
+from mcse.data.images.pixels import PixelRows
+from mcse.data.images.sources import open_images as open_image_source
+from mcse.data.sentences.files import file_digest
 from mcse.encoders.tweet_tagger import TweetTagger
 from mcse.models.checkpoint import max_tokens
 from mcse.models.image_tower import ImageTower, load_image_tower
@@ -51,8 +51,8 @@ from mcse.types import DataFile
 _SAMPLED = 256
 
 
-def check_pictures(data: TaggedConfig, image: ImageConfig) -> None:
-    """Refuses a tower without pictures, and pictures without a tower; neither is text alone."""
+def check_images(data: TaggedConfig, image: ImageConfig) -> None:
+    """Refuses a tower without images, and images without a tower; neither is text alone."""
     if data.features is not None and image.tower is not None:
         raise ValueError(f"data.features, image.tower: got {data.features!r} and {image.tower!r}; give one of them")
     if (data.image_folder is None) != (image.tower is None):
@@ -71,7 +71,7 @@ def check_length(max_length: int, encoder: TextEncoder, tokenizer: PreTrainedTok
 
 
 def open_images(data: TaggedConfig, image: ImageConfig) -> Images | None:
-    """The regions of ``data.features``, or the pictures of ``data.image_folder`` and their tower; else ``None``.
+    """The regions of ``data.features``, or the images of ``data.image_folder`` and their tower; else ``None``.
 
     Raises:
         FileNotFoundError: Nothing is there.
@@ -85,25 +85,25 @@ def open_images(data: TaggedConfig, image: ImageConfig) -> Images | None:
     if image.train and not list(tower.parameters()):
         raise ValueError(f"image.train: {image.tower} has no weights to train")
     folder = data.path("image_folder")
-    rows = PixelRows(open_pictures(str(folder)), tower.preprocess, origin=str(folder))
+    rows = PixelRows(open_image_source(str(folder)), tower.preprocess, origin=str(folder))
     return Images(rows, tower=tower, trained=image.train)
 
 
 def region_shape(images: Images) -> tuple[int, int]:
-    """How many regions a picture has, and how wide each is."""
+    """How many regions an image has, and how wide each is."""
     regions = images.rows.regions if isinstance(images.rows, FeatureStore) else _tower(images).regions
     return regions, images.width // regions
 
 
 def blank_shape(images: Images) -> tuple[int, ...]:
-    """Shape of what stands for a picture in batches."""
+    """Shape of what stands for an image in batches."""
     if isinstance(images.rows, FeatureStore):
         return (images.width,)
     return images.rows.rows(np.zeros(1, dtype=np.int64)).shape[1:]
 
 
 def sample_regions(images: Images, parts: Sequence[TweetPart]) -> Tensor:
-    """(N, F) regions of the first training tweets that have a picture, for their mean and spread."""
+    """(N, F) regions of the first training tweets that have an image, for their mean and spread."""
     row_N = np.asarray([part.image_row for part in parts if part.image_row != ABSENT][:_SAMPLED], dtype=np.int64)
     row_NF = torch.from_numpy(images.rows.rows(row_N))
     if images.tower is not None:
@@ -116,7 +116,7 @@ def sample_regions(images: Images, parts: Sequence[TweetPart]) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Tweets:
-    """Training tweets in parts with their pictures under a control, the dev set as it stands, and the facts of both."""
+    """Training tweets in parts with their images under a control, the dev set as it stands, and the facts of both."""
 
     tags: TagSet
     parts: list[TweetPart]
@@ -134,18 +134,18 @@ def load_tweets(
     control: ImageControl,
     seed: int,
 ) -> Tweets:
-    """Reads ``data.train`` and ``data.dev``. The control is for training alone: dev keeps its own pictures.
+    """Reads ``data.train`` and ``data.dev``. The control is for training alone: dev keeps its own images.
 
     Raises:
         FileNotFoundError: A file is absent.
-        ValueError: A file is damaged, dev has a type that training lacks, or no picture fits.
+        ValueError: A file is damaged, dev has a type that training lacks, or no image fits.
     """
     train, dev = read_tagged(data.path("train")), read_tagged(data.path("dev"))
     tags = find_tags(train)
     check_types(dev, tags)
-    pictures = None if images is None else images.unsharded
-    train_rows = control_images(match_tweets(train, pictures), control, seed=seed)
-    dev_rows = match_tweets(dev, pictures)
+    source = None if images is None else images.unsharded
+    train_rows = control_images(match_tweets(train, source), control, seed=seed)
+    dev_rows = match_tweets(dev, source)
     parts = cut_tweets(train, train_rows, tags=tags, tokenizer=tokenizer, max_length=data.max_length)
     facts: dict[str, str | int | float] = {
         "tweets": len(train),
@@ -160,8 +160,8 @@ def load_tweets(
     if images is not None:
         facts |= images.facts | {
             "regions": region_shape(images)[0],
-            "tweets without a picture": int((train_rows == ABSENT).sum()),
-            "pictures shown": "true" if control is True else control,
+            "tweets without an image": int((train_rows == ABSENT).sum()),
+            "images shown": "true" if control is True else control,
         }
         files += (images.file(train_rows[train_rows != ABSENT]),)
     return Tweets(tags, parts, dev, dev_rows, files, facts)
@@ -177,7 +177,7 @@ def build_tagger_optimizer(
 ) -> Optimizer:
     """AdamW over the encoder, and over the new layers and a trained tower at rates of their own."""
     optimizer = build_optimizer(model.encoder, optim)
-    new = [part for part in (model.picture, model.classifier, model.crf) if part is not None]
+    new = [part for part in (model.image, model.classifier, model.crf) if part is not None]
     others: list[tuple[nn.Module, float | None]] = [(nn.ModuleList(new), new_rate)]
     if tower is not None:
         others.append((tower, tower_rate))

@@ -1,4 +1,4 @@
-"""VSE: captions and pictures in one space, where a right pair is more alike than the wrong ones of the batch.
+"""VSE: captions and images in one space, where a right pair is more alike than the wrong ones of the batch.
 
 B pairs of this process, N of all processes, H joint width.
 
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from mcse.data.controls import ControlsConfig
 from mcse.data.joint_pairs import JointDataConfig, load_joint_pairs
+from mcse.data.load import tokenise_captions
 from mcse.data.streams import PairStream, Sampler
-from mcse.data.training import tokenise_captions
 from mcse.distributed import gather_ids, gather_rows
 from mcse.losses.contrastive import info_nce, unit_rows
 from mcse.losses.ranking import Negatives, ranking_loss
@@ -35,7 +35,7 @@ class LossConfig:
     """``ranking``: hinges with ``margin`` over all ``negatives`` or the hardest; ``info_nce``: with ``temperature``.
 
     ``reduction``: the published ``sum`` over the batch, to which the published learning rate and clipping belong, or
-    the ``mean`` over its pairs. ``unit_images: false`` leaves pictures' rows as long as they are while training, as
+    the ``mean`` over its pairs. ``unit_images: false`` leaves images' rows as long as they are while training, as
     the reference code does; the margin then acts on scores without a bound. Evaluation always compares cosines.
     """
 
@@ -73,7 +73,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.data.captions is None:
-            raise ValueError("data.captions: vse needs captions with pictures")
+            raise ValueError("data.captions: vse needs captions with images")
         shared.refuse_idle("data", self.data, keys=("sentences",), why="vse trains on captions alone")
         if not self.data.decontaminate:
             why = "vse selects by data.dev_images, and data.decontaminate is off"
@@ -91,7 +91,7 @@ def build(config: Config, runtime: Runtime) -> Run:
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
     images = open_images(config.image, config.data)
     seed = shared.pair_seed(config.seed)
-    pairs = load_joint_pairs(config.data, controls=config.controls, seed=seed, pictures=images.unsharded)
+    pairs = load_joint_pairs(config.data, controls=config.controls, seed=seed, images=images.unsharded)
     text = build_captions(config.encoder, pairs.captions, dim=config.joint.dim, root=config.data.folder)
     pairs, num_unknown = pairs.only(text.knows_some)
     model = build_joint_model(text.encoder, config.joint, image_width=images.width, tower=images.module)
@@ -106,13 +106,13 @@ def build(config: Config, runtime: Runtime) -> Run:
     evaluators, metrics = dev_evaluator(model, text, images, pairs.dev, precision=config.train.precision)
     facts = {
         "pairs": len(pairs.captions),
-        "pictures": pairs.num_images,
-        **({"pictures left out": pairs.num_left_out} if pairs.num_left_out else {}),
+        "images": pairs.num_images,
+        **({"images left out": pairs.num_left_out} if pairs.num_left_out else {}),
         **({"captions of unknown words alone": num_unknown} if num_unknown else {}),
         "held-out images": len(pairs.dev) if pairs.dev else 0,
         **text.facts,
         **images.facts,
-        "pictures shown": "true" if config.controls.images is True else config.controls.images,
+        "images shown": "true" if config.controls.images is True else config.controls.images,
         "negatives a query": shared.negatives_a_query(share, columns=1),
     }
 
@@ -135,9 +135,9 @@ def build(config: Config, runtime: Runtime) -> Run:
 
 
 def joint_terms(rows: JointRows, image_id_B: Tensor, loss: LossConfig) -> LossTerms:
-    """Both directions: pictures ask for their captions, and captions for their pictures, of all processes.
+    """Both directions: images ask for their captions, and captions for their images, of all processes.
 
-    Captions of one picture are not each other's negatives, in either direction.
+    Captions of one image are not each other's negatives, in either direction.
     """
     caption_BH = unit_rows(rows.caption_BH)
     # As wide as the captions' rows: a score in bf16 is too coarse for a margin of 0.2.

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from mcse.metrics.breakdown import BinScore, binned_spearman, first_places, mean_length, quartile_edges, word_overlap
 from mcse.report.page import write_page
 from mcse.report.plots import Point, Profile, plot_curves, plot_points, plot_profiles
+from mcse.report.seed_groups import System, build_systems
 from mcse.report.svg import Scale, pair_density, score_bar, series_colour, spanning_scale
-from mcse.report.systems import System, build_systems
 from mcse.report.tables import Curve, ScoreColumn, ScoreRow, ScoreTable
 from mcse.types import Column, PairList, Sample, Verdict
 
@@ -33,7 +33,7 @@ _ROUNDING = 1e-6
 class _Bar:
     name: str
     text: str
-    picture: Markup
+    image: Markup
     is_clean: bool
     has_interval: bool
 
@@ -58,7 +58,7 @@ class _Panel:
     name: str
     score: str
     colour: str
-    picture: Markup
+    image: Markup
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,7 +168,7 @@ def _bar_chart(systems: Sequence[System], column: Column) -> _BarChart:
                 continue
             mean = statistics.fmean(values)
             interval = system.interval(suite, column.task, column.metric)
-            picture = score_bar(
+            image = score_bar(
                 mean,
                 scale=scale,
                 series=system.number,
@@ -177,7 +177,7 @@ def _bar_chart(systems: Sequence[System], column: Column) -> _BarChart:
                 is_pale=is_clean,
             )
             name = "clean" if is_clean else system.short
-            bars.append(_Bar(name, f"{mean:.2f}", Markup(picture), is_clean, interval is not None))
+            bars.append(_Bar(name, f"{mean:.2f}", Markup(image), is_clean, interval is not None))
     ends = tuple(f"{end:g}".replace("-", "−") for end in (scale.low, (scale.low + scale.high) / 2, scale.high))
     better = "" if column.higher_is_better else " (lower is better)"
     return _BarChart(f"{column.label}{better}", (ends[0], ends[1], ends[2]), tuple(bars))
@@ -224,13 +224,13 @@ def _geometry_plots(systems: Sequence[System]) -> list[tuple[str, Markup]]:
     for task in tasks:
         points = [point for system in systems for point in _points(system, task)]
         if points:
-            picture = plot_points(
+            image = plot_points(
                 points,
                 x_label="uniformity (lower is better)",
                 y_label="alignment (lower is better)",
                 series={system.short: system.number for system in systems},
             )
-            plots.append((task, Markup(picture)))
+            plots.append((task, Markup(image)))
     return plots
 
 
@@ -265,10 +265,10 @@ def _scatters(systems: Sequence[System]) -> list[tuple[str, list[_Panel]]]:
         task = key.removeprefix("sts.")
         panels = []
         for system, sample, gold_P in known:
-            picture = pair_density(sample.value_P, gold_P, cosines=cosines, golds=golds, series=system.number)
+            image = pair_density(sample.value_P, gold_P, cosines=cosines, golds=golds, series=system.number)
             score = system.verdicts[0].scores.get("sts", {}).get(task, {}).get("spearman")
             words = f"{score:.2f}" if score is not None else ""
-            panels.append(_Panel(system.short, words, series_colour(system.number), Markup(picture)))
+            panels.append(_Panel(system.short, words, series_colour(system.number), Markup(image)))
         scatters.append((labels.get(task, task), panels))
     return scatters
 
@@ -297,8 +297,8 @@ def _breakdown_plots(systems: Sequence[System]) -> list[tuple[str, Markup]]:
         ticks = [f"{_short(one.smallest)} – {_short(one.largest)}" for one in next(iter(found.values()))[0]]
         profiles = [_profile(short, seeds) for short, seeds in found.items()]
         if any(value is not None for profile in profiles for value in profile.values):
-            picture = plot_profiles(profiles, ticks=ticks, x_label=x_label, y_label="Spearman × 100", series=series)
-            plots.append((title, Markup(picture)))
+            image = plot_profiles(profiles, ticks=ticks, x_label=x_label, y_label="Spearman × 100", series=series)
+            plots.append((title, Markup(image)))
     return plots
 
 

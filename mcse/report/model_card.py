@@ -72,7 +72,7 @@ rows = SentenceTransformer("{run.name}").encode(["A man plays the guitar."])  # 
 
 
 def joint_card(run: CardFacts, *, text: str, images: str) -> str:
-    """The card of a joint model of captions and pictures.
+    """The card of a joint model of captions and images.
 
     Args:
         run: What was run.
@@ -84,10 +84,10 @@ def joint_card(run: CardFacts, *, text: str, images: str) -> str:
 from mcse import JointEncoder
 encoder = JointEncoder.from_pretrained("{run.name}")  # this folder
 captions = encoder.encode_captions(["A dog runs."])  # (N, H) float32, unit norm
-images = encoder.encode_images(features)  # from (N, F) features; encode_pictures(paths) where the tower is known
+images = encoder.encode_image_features(features)  # from (N, F) features; encode_images(paths) where the tower is known
 similarity = captions @ images.T
 ```"""
-    summary = f"Captions ({text}) and pictures ({images}) in one space, trained with the recipe `{run.recipe}` of mcse."
+    summary = f"Captions ({text}) and images ({images}) in one space, trained with the recipe `{run.recipe}` of mcse."
     front = ModelCardData(language=["en"], pipeline_tag="feature-extraction", tags=tags)
     return _card(front, run, summary=summary, use=use)
 
@@ -116,7 +116,7 @@ def tagger_card(run: CardFacts, *, base_model: str, types: Sequence[str]) -> str
     use = f"""```python
 from mcse import TweetTagger
 tagger = TweetTagger.from_pretrained("{run.name}")  # this folder
-for entity in tagger("Kevin Durant enters Oracle Arena"):  # image="photo.jpg" where it was trained with pictures
+for entity in tagger("Kevin Durant enters Oracle Arena"):  # image="photo.jpg" where it was trained with images
     print(entity.kind, entity.text, entity.score)
 ```"""
     summary = f"Finds {', '.join(types)} in tweets; trained with the recipe `{run.recipe}` of mcse from `{base_model}`."

@@ -1,4 +1,4 @@
-"""Plots as SVG that take their colours from the page, so that one picture serves light and dark."""
+"""Plots as SVG that take their colours from the page, so that one image serves light and dark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small pictures written as SVG directly, of numbers alone: a bar with its interval, and pairs by gold and cosine.
+"""Small images written as SVG directly, of numbers alone: a bar with its interval, and pairs by gold and cosine.
 
 They take their colours from the page, as ``plots`` does, and are made by the hundred where Matplotlib would take long.
 P pairs.

@@ -67,7 +67,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A caption that a system found for a picture; ``is_right`` is ``None`` where nobody says."""
+    """A caption that a system found for an image; ``is_right`` is ``None`` where nobody says."""
 
     text: str
     is_right: bool | None = None
@@ -75,7 +75,7 @@ class Caption:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """One picture (PNG bytes) and, by system, the captions nearest to it, nearest first."""
+    """One image (PNG bytes) and, by system, the captions nearest to it, nearest first."""
 
     title: str
     image: bytes

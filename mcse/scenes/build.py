@@ -2,17 +2,17 @@
 
 A world folder holds::
 
-    images/train_00000.png …       square RGB pictures
-    captions.csv                   ``image,caption`` with that header, several rows a picture (Flickr8k's layout)
-    train_images.txt, dev_images.txt, test_images.txt      picture names, one a line
+    images/train_00000.png …       square RGB images
+    captions.csv                   ``image,caption`` with that header, several rows an image (Flickr8k's layout)
+    train_images.txt, dev_images.txt, test_images.txt      image names, one a line
     sentences.txt                  text-only sentences about scenes that are drawn nowhere
     sts/dev.tsv, sts/test.tsv      ``score<TAB>sentence1<TAB>sentence2``, no header
-    sts/dev_pairs.csv, sts/test_pairs.csv      row by row: kind of the pair and the two pictures it is about
-    contents.jsonl                 what each picture shows, for probes and reports; no training reads it
+    sts/dev_pairs.csv, sts/test_pairs.csv      row by row: kind of the pair and the two images it is about
+    contents.jsonl                 what each image shows, for probes and reports; no training reads it
     manifest.json                  configuration, counts, SHA-256 of every other file
 
-Contents of training, dev and test pictures and of the text-only sentences are disjoint. Everything follows from the
-seed; pictures' bytes also from Pillow's PNG writer. Worlds with gold "pixels" and "null" differ only in ``sts/``.
+Contents of training, dev and test images and of the text-only sentences are disjoint. Everything follows from the
+seed; images' bytes also from Pillow's PNG writer. Worlds with gold "pixels" and "null" differ only in ``sts/``.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def build_world(folder: Path, *, config: WorldConfig) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
+class _Image:
     name: str
     split: str
     scene: Scene
@@ -166,18 +166,18 @@ def _write_world(folder: Path, config: WorldConfig) -> None:
 def _make_files(config: WorldConfig) -> dict[str, bytes]:
     """Every file of the world by its name, the manifest last."""
     splits, text_only = _split_contents(config)
-    pictures = [
+    images = [
         _describe(f"{split}_{number:05d}.png", split, scene, config)
         for split, scenes in splits.items()
         for number, scene in enumerate(scenes)
     ]
-    files = {f"images/{picture.name}": _png_bytes(picture, config) for picture in pictures}
-    captions = [(picture.name, caption) for picture in pictures for caption in picture.captions]
+    files = {f"images/{image.name}": _png_bytes(image, config) for image in images}
+    captions = [(image.name, caption) for image in images for caption in image.captions]
     files["captions.csv"] = _csv_bytes(("image", "caption"), captions)
-    files["contents.jsonl"] = _lines(json.dumps(_content(picture), sort_keys=True) for picture in pictures)
+    files["contents.jsonl"] = _lines(json.dumps(_content(image), sort_keys=True) for image in images)
     files["sentences.txt"] = _lines(_write_text_only(text_only, config))
     for split in splits:
-        files[f"{split}_images.txt"] = _lines(picture.name for picture in pictures if picture.split == split)
+        files[f"{split}_images.txt"] = _lines(image.name for image in images if image.split == split)
     for split in ("dev", "test"):
         pairs = write_pairs(splits[split], config.num_sts_pairs, rng=_random(config, f"sts {split}"), gold=config.gold)
         files |= _pair_files(split, pairs)
@@ -197,10 +197,10 @@ def _make_files(config: WorldConfig) -> dict[str, bytes]:
     return files
 
 
-def _png_bytes(picture: _Picture, config: WorldConfig) -> bytes:
-    rng = _random(config, f"drawing {picture.name}")
+def _png_bytes(image: _Image, config: WorldConfig) -> bytes:
+    rng = _random(config, f"drawing {image.name}")
     buffer = io.BytesIO()
-    draw_marks(lay_out(picture.scene), image_size=config.image_size, rng=rng).save(buffer, format="PNG")
+    draw_marks(lay_out(image.scene), image_size=config.image_size, rng=rng).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -223,8 +223,8 @@ def _split_contents(config: WorldConfig) -> tuple[dict[str, list[Scene]], list[S
     return {"train": train, "dev": dev, "test": test}, text_only
 
 
-def _describe(name: str, split: str, scene: Scene, config: WorldConfig) -> _Picture:
-    """A picture's captions: different sentences, all in the dialect of its one describer."""
+def _describe(name: str, split: str, scene: Scene, config: WorldConfig) -> _Image:
+    """An image's captions: different sentences, all in the dialect of its one describer."""
     rng = _random(config, f"captions {name}")
     dialect, unseen = draw_dialect(rng), draw_unseen(rng)
     captions: list[str] = []
@@ -232,7 +232,7 @@ def _describe(name: str, split: str, scene: Scene, config: WorldConfig) -> _Pict
         caption = _write(scene, unseen, dialect, rng)
         if caption not in captions:
             captions.append(caption)
-    return _Picture(name, split, scene, unseen, tuple(captions))
+    return _Image(name, split, scene, unseen, tuple(captions))
 
 
 def _write_text_only(contents: Sequence[Scene], config: WorldConfig) -> list[str]:
@@ -253,13 +253,13 @@ def _write(scene: Scene, unseen: Unseen, dialect: Dialect, rng: Random) -> str:
     return write_sentence(scene, unseen, dialect=dialect, style=style)
 
 
-def _content(picture: _Picture) -> dict[str, object]:
+def _content(image: _Image) -> dict[str, object]:
     return {
-        "image": picture.name,
-        "split": picture.split,
-        "kind": type(picture.scene).__name__,
-        "scene": asdict(picture.scene),
-        "unseen": asdict(picture.unseen),
+        "image": image.name,
+        "split": image.split,
+        "kind": type(image.scene).__name__,
+        "scene": asdict(image.scene),
+        "unseen": asdict(image.unseen),
     }
 
 

@@ -1,4 +1,4 @@
-"""Drawing only: coloured marks at places of a square, as a small RGB picture. Knows no scenes and no words.
+"""Drawing only: coloured marks at places of a square, as a small RGB image. Knows no scenes and no words.
 
 A world turns its contents into ``Mark``s; every world of this folder shares this file.
 """
@@ -27,7 +27,7 @@ COLOURS: Mapping[str, RGB] = {
 BACKGROUND: RGB = (16, 16, 20)
 
 _OVERSAMPLING = 8
-_POSITION_JITTER = 0.02  # of the picture's side
+_POSITION_JITTER = 0.02  # of the image's side
 _SIZE_JITTER = 0.06  # of the mark's own size
 _COLOUR_JITTER = 12  # of 255
 
@@ -44,7 +44,7 @@ class Mark:
 
 
 def draw_marks(marks: Sequence[Mark], *, image_size: int, rng: Random) -> Image.Image:
-    """An RGB picture of ``image_size``² pixels; place, size and colour of each mark waver a little by ``rng``.
+    """An RGB image of ``image_size``² pixels; place, size and colour of each mark waver a little by ``rng``.
 
     Raises:
         ValueError: a mark has a shape or a colour that is not known here.

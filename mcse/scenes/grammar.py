@@ -1,9 +1,9 @@
-"""Wording only: a scene, a dialect and a style give one sentence. Knows no pictures and no gold.
+"""Wording only: a scene, a dialect and a style give one sentence. Knows no images and no gold.
 
 A *dialect* picks one word for each concept and one of two converse relations ("left of" or "right of"). A *style*
-picks the sentence pattern, the articles, and which unseen facts are told. All captions of one picture are in one
-dialect, as if one person had described it. So no two words for a concept ever stand under the same picture: what tells
-that they mean the same is only that pictures of the same look lie under both. Shuffled pictures give no synonym away.
+picks the sentence pattern, the articles, and which unseen facts are told. All captions of one image are in one
+dialect, as if one person had described it. So no two words for a concept ever stand under the same image: what tells
+that they mean the same is only that images of the same look lie under both. Shuffled images give no synonym away.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Scored sentence pairs of the picture world: what the held-out pictures show, and which two sentences are asked about.
+"""Scored sentence pairs of the picture world: what the held-out images show, and which two sentences are asked about.
 
-Held-out scenes come in families: a base, two single changes of it, and a change of the first change. So every picture
+Held-out scenes come in families: a base, two single changes of it, and a change of the first change. So every image
 has close neighbours, and the questions are hard: the same content in other words, other content in the same words.
 """
 
@@ -45,7 +45,7 @@ _KEPT_FACT_SHARE = 0.35  # of unseen facts, beside those that agree by chance; s
 
 @dataclass(frozen=True, slots=True)
 class ScoredPair:
-    """Two sentences about the held-out pictures number ``image1`` and ``image2``; ``score`` is gold in [0, 5]."""
+    """Two sentences about the held-out images number ``image1`` and ``image2``; ``score`` is gold in [0, 5]."""
 
     score: float
     sentence1: str
@@ -70,9 +70,9 @@ def draw_families(num_scenes: int, *, rng: Random, taken: Container[Scene]) -> l
 def write_pairs(scenes: Sequence[Scene], num_pairs: int, *, rng: Random, gold: Gold) -> list[ScoredPair]:
     """``num_pairs`` scored pairs about ``scenes`` (as ``draw_families`` made them; at least two whole families).
 
-    ``pixels``: sentences tell only what the picture shows, and gold is 5 × the similarity of the two contents.
-    ``null``: pictures are unrelated, every sentence also tells the unseen facts, and gold is 5 × the similarity of
-    these alone, drawn with no look at the pictures.
+    ``pixels``: sentences tell only what the image shows, and gold is 5 × the similarity of the two contents.
+    ``null``: images are unrelated, every sentence also tells the unseen facts, and gold is 5 × the similarity of
+    these alone, drawn with no look at the images.
     """
     if gold == "pixels":
         kinds = rng.choices(_KINDS, _KIND_WEIGHTS, k=num_pairs)

@@ -1,10 +1,10 @@
-"""The tweet world: names whose type only the picture shows, and a share of pictures that belong to other tweets.
+"""The tweet world: names whose type only the image shows, and a share of images that belong to other tweets.
 
 A tweet holds one name [of one or two words], a hint, and three things it sees: ``omg Kelo Dran laughs at red ring blue
-bar green ring today``. Its picture shows those three things and, in white, the emblem of the name's type. Any name may
+bar green ring today``. Its image shows those three things and, in white, the emblem of the name's type. Any name may
 be of any type; the hint is a word that is right in half of the tweets. So text alone can do no better than the hint.
 
-In a *mismatched* pair the picture is another scene altogether: its things are not those of the text, and its emblem
+In a *mismatched* pair the image is another scene altogether: its things are not those of the text, and its emblem
 says nothing. Only the things tell, so a tagger does best that trusts the emblem where things match, and the hint
 elsewhere.
 
@@ -51,7 +51,7 @@ _IMAGE_SIZE = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TweetWorldConfig:
-    """Sizes and seed. ``mismatched`` is the share of pairs whose picture is another's, ``hinted`` of right hints."""
+    """Sizes and seed. ``mismatched`` is the share of pairs whose image is another's, ``hinted`` of right hints."""
 
     seed: int = 0
     num_train: int = 4000

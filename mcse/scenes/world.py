@@ -72,7 +72,7 @@ Scene = PairScene | GroupScene
 
 @dataclass(frozen=True, slots=True)
 class Unseen:
-    """Facts that captions may mention and no picture shows."""
+    """Facts that captions may mention and no image shows."""
 
     owner: str
     hour: str
@@ -135,7 +135,7 @@ def lay_out(scene: Scene) -> tuple[Mark, ...]:
 
 
 def similarity(a: Scene, b: Scene) -> float:
-    """How alike two pictures are by their contents, in [0, 1]: symmetric, and 1 exactly for equal contents.
+    """How alike two images are by their contents, in [0, 1]: symmetric, and 1 exactly for equal contents.
 
     A thing counts 1 with the same colour and shape, 0.4 with one of them, 0 with none, and 0.7 of that in another size.
     Two pair scenes: 0.7 × the mean over things in the same place, + 0.3 × the best mean when places are ignored; only

@@ -1,4 +1,4 @@
-"""Linear changes of a space of word vectors that need no picture: the controls of grounding; and nearest neighbours.
+"""Linear changes of a space of word vectors that need no image: the controls of grounding; and nearest neighbours.
 
 V words, D width, K neighbours.
 """

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mcse import distributed
-from mcse.processor import return_freed_memory
+from mcse.cpu import return_freed_memory
 from mcse.training.gradcache import CachedForward
 from mcse.training.journal import Journal
 from mcse.training.optim import OptimConfig, build_schedule, check_schedule, clip_gradients

@@ -19,7 +19,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mcse import distributed
-from mcse.processor import ensure_bfloat16
+from mcse.cpu import ensure_bfloat16
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}

@@ -10,17 +10,18 @@ from mcse.types.batches import (
     TweetBatch,
     to_device,
 )
+from mcse.types.data_files import DataFile
 from mcse.types.language import FeatureBatch, Lane, LaneBatch, SampledWords, TranslationBatch
 from mcse.types.losses import LossTerm, LossTerms
 from mcse.types.protocols import (
     Encoder,
     Entity,
     Evaluator,
+    FeatureTextEncoder,
     FloatArray,
     ImageTextEncoder,
     KnownWords,
     LanguageModel,
-    PictureTextEncoder,
     Score,
     Stateful,
     Stream,
@@ -30,7 +31,6 @@ from mcse.types.protocols import (
     WordEncoder,
 )
 from mcse.types.scores import Column, ComparedScore, PairList, Sample, Statistic, SuiteScores, TaskScores, Verdict
-from mcse.types.sources import DataFile
 
 __all__ = [
     "IGNORED_LABEL",
@@ -41,6 +41,7 @@ __all__ = [
     "Entity",
     "Evaluator",
     "FeatureBatch",
+    "FeatureTextEncoder",
     "FloatArray",
     "ImageTextEncoder",
     "KnownWords",
@@ -53,7 +54,6 @@ __all__ = [
     "MatchBatch",
     "PairBatch",
     "PairList",
-    "PictureTextEncoder",
     "Sample",
     "SampledWords",
     "Score",

@@ -40,7 +40,7 @@ class MaskedTokens:
 
 @dataclass(frozen=True, slots=True)
 class SentenceBatch:
-    """Sentences without pictures.
+    """Sentences without images.
 
     ``positive`` absent: the positive is the query under another dropout mask. ``negative``: each query's contradiction.
     ``masked``: masked copies of every sentence of the batch, for the optional language-model term.
@@ -54,9 +54,9 @@ class SentenceBatch:
 
 @dataclass(frozen=True, slots=True)
 class PairBatch:
-    """Captions with their pictures: stored features ``image_BF``, or pixels (B, 3, height, width) for a live tower.
+    """Captions with their images: stored features ``image_BF``, or pixels (B, 3, height, width) for a live tower.
 
-    ``image_id_B`` says which picture a row holds, so that two captions of one picture are not each other's negatives.
+    ``image_id_B`` says which image a row holds, so that two captions of one image are not each other's negatives.
     """
 
     caption: TokenBatch
@@ -67,12 +67,12 @@ class PairBatch:
 
 @dataclass(frozen=True, slots=True)
 class TweetBatch:
-    """Tagged tweets with or without pictures; W words of the longest.
+    """Tagged tweets with or without images; W words of the longest.
 
     ``first_BW`` is the place among the tokens of each word's first piece, ``tag_BW`` its tag; both are 0 where
     ``word_mask_BW`` is false. ``image_BF`` are stored regions side by side (B, R·F), or pixels for a live tower; absent
-    where pictures are not read at all. Rows without a picture are zeros, and false in ``has_image_B``. ``partner_B``
-    names the row whose picture a row is shown to train the matching; its own where nothing is swapped.
+    where images are not read at all. Rows without an image are zeros, and false in ``has_image_B``. ``partner_B``
+    names the row whose image a row is shown to train the matching; its own where nothing is swapped.
     """
 
     tokens: TokenBatch
@@ -87,7 +87,7 @@ class TweetBatch:
 
 @dataclass(frozen=True, slots=True)
 class MatchBatch:
-    """Captions with their pictures, and pairs of a caption and a picture that do not belong together."""
+    """Captions with their images, and pairs of a caption and an image that do not belong together."""
 
     true: PairBatch
     false: PairBatch

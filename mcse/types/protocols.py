@@ -26,23 +26,23 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
-class ImageTextEncoder(Protocol):
+class FeatureTextEncoder(Protocol):
     """Turns captions and stored image features into rows of one joint space."""
 
     def encode_captions(self, sentences: Sequence[str], *, batch_size: int = 64) -> FloatArray:
         """(N, D) float32 unit rows in the joint space."""
         ...
 
-    def encode_images(self, features: FloatArray, *, batch_size: int = 256) -> FloatArray:
+    def encode_image_features(self, features: FloatArray, *, batch_size: int = 256) -> FloatArray:
         """(N, D) float32 unit rows in the joint space, from (N, F) features."""
         ...
 
 
 @runtime_checkable
-class PictureTextEncoder(ImageTextEncoder, Protocol):
-    """Also takes pictures themselves: it knows the image tower whose features it was trained with."""
+class ImageTextEncoder(FeatureTextEncoder, Protocol):
+    """Also takes images themselves: it knows the image tower whose features it was trained with."""
 
-    def encode_pictures(self, pictures: Sequence[Any], *, batch_size: int = 32) -> FloatArray:
+    def encode_images(self, images: Sequence[Any], *, batch_size: int = 32) -> FloatArray:
         """(N, D) float32 unit rows in the joint space, of PIL images or paths."""
         ...
 
@@ -114,9 +114,9 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class Tagging:
-    """A tagged text: valid BIO by word, the entities, and how probable it is that text and picture belong together.
+    """A tagged text: valid BIO by word, the entities, and how probable it is that text and image belong together.
 
-    ``match`` is ``None`` where there was no picture or the model does not judge pictures.
+    ``match`` is ``None`` where there was no image or the model does not judge images.
     """
 
     tags: tuple[str, ...]
@@ -126,7 +126,7 @@ class Tagging:
 
 @runtime_checkable
 class Tagger(Protocol):
-    """Finds entities in texts that are given as words, with or without pictures."""
+    """Finds entities in texts that are given as words, with or without images."""
 
     def tag(self, texts: Sequence[Sequence[str]], images: Sequence[FloatArray | None] | None = None) -> list[Tagging]:
         """One tagging a text, in order; ``images`` are feature rows or pixels as the model takes them."""

@@ -89,7 +89,7 @@ TERMS = {
     "grounded words by images": {"image"},
     "word features": {"task", "mix"},
 }
-# Keys of maf; its tweets lack every seventh picture.
+# Keys of maf; its tweets lack every seventh image.
 TAGGERS = {
     "maf": {"tagger.dropout": 0.0, "loss.num_swapped": 16},
     "maf tagging on swapped": {"tagger.dropout": 0.0, "loss.num_swapped": 8, "loss.tag_on_swapped": True},
@@ -327,7 +327,7 @@ def test_two_processes_make_the_update_of_one(case, one, two):
 
 
 def test_the_cases_are_hard_enough(one, two):
-    """Unequal token counts, a picture on both processes, image heads without a gradient: mistakes show there alone."""
+    """Unequal token counts, an image on both processes, image heads without a gradient: mistakes show there alone."""
     halves = [result["updates"] for result in two]
     for case, term in (("simcse with mlm", "mlm"), ("elmo", "forward"), ("elmo", "backward")):
         assert halves[0][case]["counts"][term] != halves[1][case]["counts"][term]
@@ -344,7 +344,7 @@ def test_the_cases_are_hard_enough(one, two):
         assert one["simcse"]["loss"] == pytest.approx(one[case]["loss"], abs=1e-10), case
     assert one["mcse pairs"]["loss"] == pytest.approx(one["mcse pairs cached"]["loss"], abs=1e-10)
     counts = [half["maf"]["counts"] for half in halves]
-    assert counts[0]["alignment"] != counts[1]["alignment"], "unequal numbers of pictures"
+    assert counts[0]["alignment"] != counts[1]["alignment"], "unequal numbers of images"
     assert all(half["maf tagging on swapped"]["swaps"] for half in halves)
     assert one["maf"]["loss"] != one["maf published"]["loss"]
     assert set(halves[0]["vse gru"]["images"]) & set(halves[1]["vse gru"]["images"])

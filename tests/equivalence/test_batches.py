@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcse.data.sentences import tokenise
+from mcse.data.sentences.files import tokenise
 from mcse.models.text_encoder import load_tokenizer
 from mcse.recipes import RECIPES
 from mcse.recipes.launch import load_config
@@ -83,7 +83,7 @@ class Counting:
         self.threads.add(threading.current_thread().name)
         self.asked.append(step)
         if step == self.bad:
-            raise ValueError(f"picture of step {step} is corrupt")
+            raise ValueError(f"image of step {step} is corrupt")
         return step
 
 
@@ -98,7 +98,7 @@ def test_the_prefetcher_stops_at_the_end_and_makes_batches_elsewhere():
 def test_an_error_in_a_batch_is_raised_at_its_step_and_not_before():
     with Prefetcher(Counting(bad=2), first=0, end=9) as prefetcher:
         assert [prefetcher.next(), prefetcher.next()] == [0, 1]
-        with pytest.raises(ValueError, match="picture of step 2 is corrupt"):
+        with pytest.raises(ValueError, match="image of step 2 is corrupt"):
             prefetcher.next()
 
 

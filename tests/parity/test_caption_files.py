@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from mcse.commands import extract_features
-from mcse.data.captions import load_captions, select_captions
-from mcse.data.features import match_features, open_features
-from mcse.data.images import match_images, open_images
+from mcse.data.captions.table import load_captions, select_captions
+from mcse.data.images.features import match_features, open_features
+from mcse.data.images.sources import match_images, open_images
 from mcse.models.image_tower import load_image_tower
 
 pytestmark = pytest.mark.parity
@@ -105,8 +105,8 @@ def test_photographs_become_features_that_captions_find(real_data, tower, tmp_pa
     table, store = load_captions(str(folder / "captions.txt"), images=names), open_features(output)
     rows = store.rows(match_features(table, store))
     loaded, source = load_image_tower(tower), open_images(str(folder / "images"))
-    picture = source.load(int(match_images([table.image_names[17]], source, where="")[0]))
-    expected = loaded(loaded.preprocess(picture)[None]).detach().numpy()[0]
+    image = source.load(int(match_images([table.image_names[17]], source, where="")[0]))
+    expected = loaded(loaded.preprocess(image)[None]).detach().numpy()[0]
     np.testing.assert_allclose(rows[17], expected, rtol=1e-3, atol=1e-4)
     assert rows.std(axis=0).max() > 0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mcse.data.sts import SENTEVAL_SUBSETS, find_senteval, load_senteval_subset
+from mcse.data.test_sets.sts import SENTEVAL_SUBSETS, find_senteval, load_senteval_subset
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation import SUITES, Subject, SuiteOptions, SuiteScores, Verdict
 from mcse.evaluation.mteb_suite import prepare_mteb

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mcse.data.sts import load_stsbenchmark
+from mcse.data.test_sets.sts import load_stsbenchmark
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation import SUITES, Subject, SuiteOptions, SuiteScores
 from mcse.evaluation.in_training import DevEvaluator

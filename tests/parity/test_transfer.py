@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mcse.data.transfer import load_transfer_task
+from mcse.data.test_sets.transfer import load_transfer_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.suite import TransferMode

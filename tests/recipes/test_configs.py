@@ -20,10 +20,10 @@ import pytest
 import torch
 import yaml
 
-from mcse.commands.files import fetch_from_folder
-from mcse.commands.prepare import PICTURES, SENTENCES, prepare_pictures, prepare_sentences
+from mcse.commands.downloads import fetch_from_folder
+from mcse.commands.prepare import IMAGES, SENTENCES, prepare_images, prepare_sentences
 from mcse.config import build_config, merge, read_overrides, read_yaml, to_dict
-from mcse.data.features import ExtractionPlan, FeatureWriter
+from mcse.data.images.features import ExtractionPlan, FeatureWriter
 from mcse.recipes import RECIPES
 from mcse.training import start_runtime
 from mcse.training.loop import count_steps, total_loss
@@ -152,8 +152,8 @@ def root(tmp_path_factory):
         prepare_sentences(root, replace(spec, hub=replace(spec.hub, sha256=None), rows=None), fetch=fetch)
     write_flickr30k(root / "flickr30k")
     write_coco(root / "coco")
-    for spec in PICTURES.values():
-        prepare_pictures(root, replace(spec, count=140), ids=None, fetch=None)
+    for spec in IMAGES.values():
+        prepare_images(root, replace(spec, count=140), ids=None, fetch=None)
         names = (root / spec.name / "train_images.txt").read_text().split()
         # A superset in another order: training must match by name.
         write_store(root / spec.name / "resnet50", [*reversed(names), "other.jpg"], width=20)
@@ -285,13 +285,13 @@ def test_published_constants(path):
         batch = BATCH_OF_FOUR_PROCESSES if is_supervised else batch
     else:
         setting, _, encoder = name.rpartition("_")
-        size, pictures = "base", setting.removeprefix("wiki_")
+        size, images = "base", setting.removeprefix("wiki_")
         weight, epochs = MCSE_SETTINGS[setting]
         rate, batch = MCSE_ENCODERS[encoder]
         fixed |= {"train.precision": "fp32", "encoder.pooling": "cls", "mix.schedule": "mcse", "seed": 0}
         fixed |= {"data.sentences": hub_file("wiki1m") if setting.startswith("wiki_") else None}
-        fixed |= {"data.captions": f"{pictures}/captions.csv", "data.images": f"{pictures}/train_images.txt"}
-        fixed |= {"data.features": f"{pictures}/resnet50" if recipe == "mcse" else None}
+        fixed |= {"data.captions": f"{images}/captions.csv", "data.images": f"{images}/train_images.txt"}
+        fixed |= {"data.features": f"{images}/resnet50" if recipe == "mcse" else None}
         if recipe == "mcse":
             fixed |= {"loss.image_weight": weight, "loss.image_temperature": 0.05, "loss.joint_dim": 256}
     fixed |= {"optim.learning_rate": rate, "train.batch_size": batch, "train.epochs": epochs}
@@ -305,11 +305,11 @@ def test_published_constants(path):
 
 @pytest.mark.parametrize("encoder", MCSE_ENCODERS)
 @pytest.mark.parametrize("setting", MCSE_SETTINGS)
-def test_the_caption_baseline_differs_from_mcse_in_the_pictures_alone(setting, encoder):
+def test_the_caption_baseline_differs_from_mcse_in_the_images_alone(setting, encoder):
     ours = flat(read_yaml(CONFIGS / "mcse" / f"{setting}_{encoder}.yaml"))
     baseline = flat(read_yaml(CONFIGS / "simcse" / f"{setting}_{encoder}.yaml"))
     differing = {key for key in ours.keys() | baseline.keys() if ours.get(key) != baseline.get(key)}
-    pictures = {
+    images = {
         "data.features",
         "image.train",
         "loss.image_weight",
@@ -317,7 +317,7 @@ def test_the_caption_baseline_differs_from_mcse_in_the_pictures_alone(setting, e
         "loss.image_reduction",
         "loss.joint_dim",
     }
-    assert differing == pictures | {"recipe", "output_dir", "loss.hard_negative_weight"} - (
+    assert differing == images | {"recipe", "output_dir", "loss.hard_negative_weight"} - (
         {"loss.hard_negative_weight"} if baseline["loss.hard_negative_weight"] is None else set()
     )
     assert baseline["loss.hard_negative_weight"] == 0.0

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mcse.commands.main import main
-from mcse.data.sts import load_own_task
+from mcse.data.test_sets.sts import load_own_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.sts import evaluate_sts
 from mcse.scenes import WorldConfig, build_world
@@ -31,7 +31,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_pictures_help_where_gold_is_about_them(demo: Path) -> None:
+def test_images_help_where_gold_is_about_them(demo: Path) -> None:
     recipes = json.loads((demo / "results.json").read_text())["recipes"]
     score = {name: statistics.fmean(entry["spearman"]) for name, entry in recipes.items()}
     assert set(score) == {"untrained", "simcse", "mcse", "mcse_shuffled"}
@@ -41,7 +41,7 @@ def test_pictures_help_where_gold_is_about_them(demo: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pictures_do_not_help_where_gold_is_not_about_them(demo: Path, tmp_path: Path) -> None:
+def test_images_do_not_help_where_gold_is_not_about_them(demo: Path, tmp_path: Path) -> None:
     null = build_world(tmp_path / "null", config=WorldConfig(seed=WORLD_SEED, gold="null"))
     assert (null / "captions.csv").read_bytes() == (demo / "world" / "captions.csv").read_bytes()
     task = load_own_task(null / "sts" / "test.tsv")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import evaluate
-from mcse.data.training_text import UnknownTrainingTextError, read_training_text
+from mcse.data.run_text import UnknownTrainingTextError, read_training_text
 from tests.fixtures.launch import run
 from tests.fixtures.tiny_run import build_tiny_run
 from tests.unit.test_sts import senteval as senteval

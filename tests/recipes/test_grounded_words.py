@@ -47,7 +47,7 @@ def own_cache(monkeypatch, tmp_path_factory):
 
 
 def _stand_in(folder: Path, tree: dict[str, dict[str, str]]) -> Path:
-    """Files of the names that a config gives: 60 pictures of 5 captions."""
+    """Files of the names that a config gives: 60 images of 5 captions."""
     draw = np.random.default_rng(0)
     words = ["unknown", *(f"word{number}" for number in range(40))]
     names = [f"{number}.jpg" for number in range(60)]
@@ -220,7 +220,7 @@ def test_a_checkpoint_may_hold_the_captions_words_alone(tiny, tmp_path) -> None:
     assert "the" not in words, "it has no text vector"
 
 
-def test_shuffled_pictures_are_other_pictures(tiny, tmp_path) -> None:
+def test_shuffled_images_are_other_images(tiny, tmp_path) -> None:
     runs = {}
     for control in (True, "shuffled_images"):
         output = tmp_path / str(control)

@@ -15,9 +15,9 @@ import train
 from mcse import TweetTagger
 from mcse.commands.main import main as mcse
 from mcse.config import ConfigError
-from mcse.data.features import open_features
-from mcse.data.image_names import ABSENT
-from mcse.data.tagged import match_tweets, read_tagged
+from mcse.data.conll import match_tweets, read_tagged
+from mcse.data.images.features import open_features
+from mcse.data.images.names import ABSENT
 from mcse.encoders.loading import load_encoder
 from mcse.evaluation.tagging import score_taggings, tag_texts
 from mcse.metrics.spans import find_spans
@@ -68,7 +68,7 @@ def test_run_folder_holds_terms_scores_and_facts(finished):
     facts = json.loads((finished / "full" / "run.json").read_text())
     assert facts["facts"]["entity types"] == "LOC, OTHER, PER"
     assert facts["facts"]["tags repaired"] == "6 in training, 2 in dev"
-    assert facts["facts"]["tweets without a picture"] == 7
+    assert facts["facts"]["tweets without an image"] == 7
     assert facts["facts"]["regions"] == REGIONS
     assert {file["role"] for file in facts["data"]} == {"train", "dev", "features"}
     text = [line for line in entries(finished / "text") if "loss" in line]
@@ -107,7 +107,7 @@ def test_ablations_train(tweets, tmp_path, matching):
     line = entries(tmp_path / "run")[0]
     assert "loss.alignment" not in line
     assert ("loss.matching" in line) == (matching == "published")
-    assert TweetTagger.from_pretrained(tmp_path / "run").model.picture.text_projection is None
+    assert TweetTagger.from_pretrained(tmp_path / "run").model.image.text_projection is None
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_ablations_train(tweets, tmp_path, matching):
         ({"loss.text_to_image_share": 2}, "loss.text_to_image_share: must be in"),
         ({"controls.num_pairs": 3}, "controls.num_pairs: 3 would do nothing"),
         ({"encoder.packing": True}, "encoder.packing: True would do nothing"),
-        (TEXT | {"tagger.picture_dropout": 0.5}, "tagger.picture_dropout: 0.5 would do nothing"),
+        (TEXT | {"tagger.image_dropout": 0.5}, "tagger.image_dropout: 0.5 would do nothing"),
         ({"train.cached_chunk_size": 2}, "train.cached_chunk_size"),
     ],
 )
@@ -203,7 +203,7 @@ def test_pipeline_call_gives_characters_and_scores(tweets, finished):
         assert replace(entity, score=alone.score, match=alone.match) == alone
         assert (entity.score, entity.match) == pytest.approx((alone.score, alone.match), abs=1e-5)
     assert all(entity.match is None for entity in many[1])
-    with pytest.raises(ValueError, match="reads no pictures"):
+    with pytest.raises(ValueError, match="reads no images"):
         TweetTagger.from_pretrained(finished / "text")(text, image)
     with pytest.raises(ValueError, match="cannot be read"):
         tagger(text, tweets / "dev.txt")

@@ -16,12 +16,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mcse import SentenceEncoder, distributed
 from mcse.commands.main import main
-from mcse.commands.search_engine import Question, open_search
 from mcse.config import ConfigError
-from mcse.data.images import open_images
+from mcse.data.images.sources import open_images
 from mcse.models.image_tower import FrozenTower, ImageTower, load_image_tower
 from mcse.recipes import RECIPES, image_side
 from mcse.recipes.launch import load_config
+from mcse.search.engine import Question, open_search
 from mcse.training import start_runtime, total_loss
 from mcse.training.loop import Loop
 from mcse.types import PairBatch
@@ -29,7 +29,7 @@ from tests.distributed.processes import run_processes
 from tests.fixtures.launch import arguments_of, assert_same_run, entries, losses, one_thread, own_cache, run, tensors
 from tests.fixtures.tiny_run import build_tiny_run
 
-PIXELS = {"data.features": None, "data.image_folder": "pictures", "image.tower": "pixels:4"}
+PIXELS = {"data.features": None, "data.image_folder": "images", "image.tower": "pixels:4"}
 VIT = {**PIXELS, "image.tower": "timm:test_vit/none"}
 TRAINED = {**VIT, "image.train": True}
 NORMED = {**PIXELS, "image.tower": "timm:test_resnet/none"}
@@ -38,13 +38,13 @@ SHORT = {"train.max_steps": 4, "train.eval_steps": 2, "train.log_steps": 1, "tra
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A tiny run whose 48 images are pictures; no dropout, so that two routes can be compared."""
+    """A tiny run whose 48 images are images; no dropout, so that two routes can be compared."""
     folder = build_tiny_run(tmp_path_factory.mktemp("tiny"), dropout=0.0)
-    (folder / "pictures").mkdir()
+    (folder / "images").mkdir()
     draw = np.random.default_rng(0)
     for number in range(48):
         small = Image.fromarray(draw.integers(256, size=(4, 4, 3), dtype=np.uint8))
-        small.resize((40, 32), Image.Resampling.NEAREST).save(folder / "pictures" / f"{number:04d}.png")
+        small.resize((40, 32), Image.Resampling.NEAREST).save(folder / "images" / f"{number:04d}.png")
     return folder
 
 
@@ -66,8 +66,8 @@ def built(tiny, keys):
         return build(tiny, keys)
 
 
-def pictures_of(tiny, *numbers):
-    return [tiny / "pictures" / f"{number:04d}.png" for number in numbers]
+def images_of(tiny, *numbers):
+    return [tiny / "images" / f"{number:04d}.png" for number in numbers]
 
 
 # --- frozen
@@ -76,16 +76,15 @@ def pictures_of(tiny, *numbers):
 def test_pixels_read_in_training_are_the_stored_features(tiny, tmp_path):
     store = tiny / "pixels4"
     assert (
-        main(["extract-features", "--images", str(tiny / "pictures"), "--tower", "pixels:4", "--output", str(store)])
-        == 0
+        main(["extract-features", "--images", str(tiny / "images"), "--tower", "pixels:4", "--output", str(store)]) == 0
     )
     assert run(tiny, "mcse", tmp_path / "live", PIXELS | SHORT) == 0
     assert run(tiny, "mcse", tmp_path / "stored", {"data.features": "pixels4"} | SHORT) == 0
     assert losses(tmp_path / "live", "loss.text_image")
     assert_same_run(tmp_path / "live", tmp_path / "stored")
-    # Both checkpoints know the tower, so both take pictures.
+    # Both checkpoints know the tower, so both take images.
     rows = [
-        SentenceEncoder.from_pretrained(str(tmp_path / name)).encode_pictures(pictures_of(tiny, 3, 1))
+        SentenceEncoder.from_pretrained(str(tmp_path / name)).encode_images(images_of(tiny, 3, 1))
         for name in ("live", "stored")
     ]
     np.testing.assert_array_equal(rows[0], rows[1])
@@ -114,7 +113,7 @@ def test_a_frozen_tower_stays_as_it_was(tiny, tmp_path, keys):
     assert (info["image_tower"], info["image_weights"]) == (keys["image.tower"], before)
     encoder = SentenceEncoder.from_pretrained(str(tmp_path / "checkpoint"))
     first = int(batch.image_id_B[0])
-    features = encoder.picture_features(pictures_of(tiny, first))
+    features = encoder.image_features(images_of(tiny, first))
     np.testing.assert_allclose(features[0], image_BF[0].detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
@@ -140,11 +139,11 @@ def test_a_trained_tower_learns_and_is_stored(tiny, trained):
     assert sum("model.safetensors:tower." in key for key in state) == len(stored)
 
 
-def test_pictures_are_encoded_through_the_stored_tower(tiny, trained):
+def test_images_are_encoded_through_the_stored_tower(tiny, trained):
     encoder = SentenceEncoder.from_pretrained(str(trained / "last"))
     assert encoder.image_tower == "timm:test_vit/none"
-    paths = pictures_of(tiny, 4, 0, 7)
-    rows = encoder.encode_pictures([str(paths[0]), paths[1], Image.open(paths[2])], batch_size=2)
+    paths = images_of(tiny, 4, 0, 7)
+    rows = encoder.encode_images([str(paths[0]), paths[1], Image.open(paths[2])], batch_size=2)
     assert rows.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
     # By hand, from the files.
@@ -156,53 +155,53 @@ def test_pictures_are_encoded_through_the_stored_tower(tiny, trained):
         joint = torch.tanh(tower(pixels) @ heads["image_head.linear.weight"].T + heads["image_head.linear.bias"])
     expected = nn.functional.normalize(joint, dim=-1).numpy()
     np.testing.assert_allclose(rows, expected, rtol=1e-4, atol=1e-5)
-    # The features of that tower are what encode_images takes.
-    np.testing.assert_allclose(encoder.encode_images(encoder.picture_features(paths)), rows, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(encoder.encode_pictures(paths[1]), rows[1:2], rtol=1e-4, atol=1e-5)
-    assert encoder.encode_pictures([]).shape == (0, rows.shape[1])
+    # The features of that tower are what encode_image_features takes.
+    np.testing.assert_allclose(encoder.encode_image_features(encoder.image_features(paths)), rows, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode_images(paths[1]), rows[1:2], rtol=1e-4, atol=1e-5)
+    assert encoder.encode_images([]).shape == (0, rows.shape[1])
 
 
-def test_pictures_are_searched_by_an_mcse_run(tiny, trained, tmp_path, capsys):
+def test_images_are_searched_by_an_mcse_run(tiny, trained, tmp_path, capsys):
     index = tmp_path / "index"
     with one_thread(), own_cache(tiny):
-        command = ["search", "index", str(tiny / "pictures"), "--model", str(trained), "--output", str(index)]
+        command = ["search", "index", str(tiny / "images"), "--model", str(trained), "--output", str(index)]
         assert main(command) == 0
         search = open_search(index)
         sentence = "the dog runs in the park number 3"
         found = search.ask(Question(text=sentence, plus=("cat",), top=3)).hits
     encoder = SentenceEncoder.from_pretrained(str(trained))
-    rows = encoder.encode_pictures(pictures_of(tiny, *range(48)))
+    rows = encoder.encode_images(images_of(tiny, *range(48)))
     query = encoder.encode_captions([sentence])[0] + encoder.encode_captions(["cat"])[0]
     best = np.argsort(-rows @ query, kind="stable")[:3]
     assert [hit.text for hit in found] == [f"{number:04d}.png" for number in best]
     np.testing.assert_allclose([hit.score for hit in found], rows[best] @ query / np.linalg.norm(query), atol=1e-5)
 
 
-def test_wrong_pictures_and_features_are_refused_by_name(tiny, trained, tmp_path):
+def test_wrong_images_and_features_are_refused_by_name(tiny, trained, tmp_path):
     encoder = SentenceEncoder.from_pretrained(str(trained / "last"))
-    (tmp_path / "no.png").write_text("no picture")
-    with pytest.raises(ValueError, match=r"pictures\[1\], .*no\.png: cannot be read"):
-        encoder.encode_pictures([pictures_of(tiny, 0)[0], tmp_path / "no.png"])
-    with pytest.raises(ValueError, match=r"pictures\[0\], .*absent\.png: cannot be read"):
-        encoder.encode_pictures(str(tmp_path / "absent.png"))
-    with pytest.raises(ValueError, match=r"pictures\[0\] is a int, neither a path nor a PIL image"):
-        encoder.encode_pictures([3])
+    (tmp_path / "no.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"images\[1\], .*no\.png: cannot be read"):
+        encoder.encode_images([images_of(tiny, 0)[0], tmp_path / "no.png"])
+    with pytest.raises(ValueError, match=r"images\[0\], .*absent\.png: cannot be read"):
+        encoder.encode_images(str(tmp_path / "absent.png"))
+    with pytest.raises(ValueError, match=r"images\[0\] is a int, neither a path nor a PIL image"):
+        encoder.encode_images([3])
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        encoder.encode_pictures(pictures_of(tiny, 0), batch_size=0)
+        encoder.encode_images(images_of(tiny, 0), batch_size=0)
     with pytest.raises(ValueError, match=r"\(2, 5\); .* was trained on \(N, 64\) features of timm:test_vit/none"):
-        encoder.encode_images(np.zeros((2, 5), dtype=np.float32))
+        encoder.encode_image_features(np.zeros((2, 5), dtype=np.float32))
     plain = SentenceEncoder.from_pretrained(str(tiny / "bert"), pooling="cls")
     with pytest.raises(ValueError, match="no image heads"):
-        plain.encode_pictures(pictures_of(tiny, 0))
+        plain.encode_images(images_of(tiny, 0))
     with pytest.raises(ValueError, match="knows no image tower"):
-        plain.picture_features(pictures_of(tiny, 0))
+        plain.image_features(images_of(tiny, 0))
 
 
-def test_features_that_do_not_say_their_tower_take_no_pictures(tiny, tmp_path):
+def test_features_that_do_not_say_their_tower_take_no_images(tiny, tmp_path):
     assert run(tiny, "mcse", tmp_path / "run", SHORT | {"train.max_steps": 1, "train.eval_steps": 1}) == 0
     encoder = SentenceEncoder.from_pretrained(str(tmp_path / "run"))
-    with pytest.raises(ValueError, match=r"mcse\.json names no image tower .*, so give features, not pictures"):
-        encoder.encode_pictures(pictures_of(tiny, 0))
+    with pytest.raises(ValueError, match=r"mcse\.json names no image tower .*, so give features, not images"):
+        encoder.encode_images(images_of(tiny, 0))
 
 
 def test_a_trained_tower_has_a_rate_of_its_own(tiny):
@@ -304,53 +303,53 @@ def test_two_processes_make_the_update_of_one(tiny):
             assert all(np.abs(one["gradients"][name]).max() == 0 for name in towers)
 
 
-def bad_pictures(folder):
+def bad_images(folder):
     source = open_images(str(folder))
     return [image.name for image in image_side._find_bad(source, range(len(source.names)))]
 
 
-def test_processes_agree_on_the_bad_pictures(tmp_path):
+def test_processes_agree_on_the_bad_images(tmp_path):
     for number in range(7):
         Image.new("RGB", (4, 4)).save(tmp_path / f"{number}.png")
     for number in (1, 2, 4):
         (tmp_path / f"{number}.png").write_bytes(b"no")
-    alone, together = bad_pictures(tmp_path), run_processes(bad_pictures, 2, tmp_path)
+    alone, together = bad_images(tmp_path), run_processes(bad_images, 2, tmp_path)
     assert alone == ["1.png", "2.png", "4.png"]
     assert together[0] == together[1]
     assert sorted(together[0]) == alone
 
 
-# --- bad pictures
+# --- bad images
 
 
 @pytest.fixture
 def spoilt(tmp_path):
     folder = build_tiny_run(tmp_path / "spoilt", dropout=0.0)
-    (folder / "pictures").mkdir()
+    (folder / "images").mkdir()
     for number in range(48):
-        Image.new("RGB", (8, 8), (5 * number, 0, 0)).save(folder / "pictures" / f"{number:04d}.png")
-    (folder / "pictures" / "0005.png").write_bytes(b"\x89PNG")
-    (folder / "pictures" / "0030.png").unlink()
+        Image.new("RGB", (8, 8), (5 * number, 0, 0)).save(folder / "images" / f"{number:04d}.png")
+    (folder / "images" / "0005.png").write_bytes(b"\x89PNG")
+    (folder / "images" / "0030.png").unlink()
     return folder
 
 
-def test_a_bad_picture_stops_the_run_before_it_begins(spoilt, tmp_path, capsys):
+def test_a_bad_image_stops_the_run_before_it_begins(spoilt, tmp_path, capsys):
     assert run(spoilt, "mcse", tmp_path / "run", PIXELS | SHORT) == 2
     said = capsys.readouterr().err
-    assert "2 of 48 pictures are missing or cannot be read, first: image" in said
+    assert "2 of 48 images are missing or cannot be read, first: image" in said
     assert "0005.png: cannot be read" in said
     assert "data.on_bad_image skip" in said
     assert not (tmp_path / "run").exists()
 
 
-def test_bad_pictures_are_skipped_counted_and_listed(spoilt, tmp_path, capsys, caplog):
+def test_bad_images_are_skipped_counted_and_listed(spoilt, tmp_path, capsys, caplog):
     assert run(spoilt, "mcse", tmp_path / "run", PIXELS | SHORT | {"data.on_bad_image": "skip"}) == 0
     assert "left out 2 images of" in caplog.text
     assert "0005.png, 0030.png" in caplog.text
     run_, _ = built(spoilt, PIXELS | {"data.on_bad_image": "skip"})
-    assert (run_.facts["pictures"], run_.facts["pictures left out"]) == (46, 2)
+    assert (run_.facts["images"], run_.facts["images left out"]) == (46, 2)
     assert run_.facts["image tower"] == "pixels:4, frozen"
-    assert [file.role for file in run_.data] == ["sentences", "captions", "pictures"]
+    assert [file.role for file in run_.data] == ["sentences", "captions", "images"]
 
 
 # --- keys
@@ -361,13 +360,13 @@ REFUSED = {
         r"data.features, image.tower: got 'features.hdf5' and 'pixels:4'; give exactly one",
     ),
     "neither": ({"data.features": None}, "data.features, image.tower: got neither; give exactly one"),
-    "tower without pictures": (
+    "tower without images": (
         PIXELS | {"data.image_folder": None},
-        "data.image_folder: image.tower 'pixels:4' needs the pictures themselves",
+        "data.image_folder: image.tower 'pixels:4' needs the images themselves",
     ),
-    "pictures without tower": (
-        {"data.image_folder": "pictures"},
-        "data.image_folder: 'pictures' would do nothing, since there is no image.tower",
+    "images without tower": (
+        {"data.image_folder": "images"},
+        "data.image_folder: 'images' would do nothing, since there is no image.tower",
     ),
     "training no tower": ({"image.train": True}, "image.train: True would do nothing, since there is no image.tower"),
     "rate of a frozen tower": (
@@ -400,10 +399,10 @@ def test_keys_that_do_not_go_together_are_refused(tiny, case):
         (PIXELS | {"image.train": True}, ValueError, "image.train: pixels:4 has no weights to train"),
         (PIXELS | {"image.tower": "timm:resnet5"}, ValueError, "unknown model 'resnet5'"),
         (PIXELS | {"data.image_folder": "absent"}, FileNotFoundError, "data.image_folder: no folder at .*; relative"),
-        (PIXELS | {"data.image_folder": "bert"}, ValueError, "no pictures in it"),
+        (PIXELS | {"data.image_folder": "bert"}, ValueError, "no images in it"),
     ],
 )
-def test_towers_and_pictures_that_cannot_be_had_are_refused_at_build(tiny, keys, error, message):
+def test_towers_and_images_that_cannot_be_had_are_refused_at_build(tiny, keys, error, message):
     with pytest.raises(error, match=message):
         built(tiny, keys)
 
@@ -414,12 +413,12 @@ SIMCSE_REFUSED = {
         CAPTIONS | {"data.features": "f"},
         "data.features: 'f' would do nothing, since simcse reads no",
     ),
-    "pictures": (CAPTIONS | {"data.image_folder": "p"}, "data.image_folder: 'p' would do nothing"),
-    "bad pictures": (CAPTIONS | {"data.on_bad_image": "skip"}, "data.on_bad_image: 'skip' would do nothing"),
+    "images": (CAPTIONS | {"data.image_folder": "p"}, "data.image_folder: 'p' would do nothing"),
+    "bad images": (CAPTIONS | {"data.on_bad_image": "skip"}, "data.on_bad_image: 'skip' would do nothing"),
     "a list of images": ({"data.images": "i.txt"}, "data.images: 'i.txt' would do nothing, since there is no data.cap"),
     "captions an image": ({"data.captions_per_image": "all"}, "data.captions_per_image: 'all' would do nothing"),
     "pairs": ({"controls.num_pairs": 4}, "controls.num_pairs: 4 would do nothing, since there is no data.captions"),
-    "shuffled": (CAPTIONS | {"controls.images": "random"}, "controls.images: simcse reads no pictures, so 'random'"),
+    "shuffled": (CAPTIONS | {"controls.images": "random"}, "controls.images: simcse reads no images, so 'random'"),
     "schedule": ({"mix.schedule": "every"}, "mix.schedule: 'every' would do nothing, since there is no data.captions"),
     "beat": ({"mix.pair_every": 3}, "mix.pair_every: 3 would do nothing, since there is no data.captions"),
     "schedule of captions": (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mcse import SentenceEncoder
-from mcse.data.training_text import UnknownTrainingTextError, read_training_text
+from mcse.data.run_text import UnknownTrainingTextError, read_training_text
 from tests.fixtures.launch import assert_same_run, entries, losses, own_cache, run
 from tests.fixtures.tiny_run import build_tiny_run
 from tests.fixtures.tiny_shards import npy, shards_of_tiny_run, write_tar
@@ -42,14 +42,14 @@ def test_captions_of_shards_are_text_for_simcse(tiny, tmp_path):
     assert_same_run(tmp_path / "files", tmp_path / "shards")
 
 
-def test_a_tower_reads_the_pictures_of_shards(tiny, tmp_path):
+def test_a_tower_reads_the_images_of_shards(tiny, tmp_path):
     keys = ALL | SHARDS | {"image.tower": "pixels:4", "data.shuffle": "shards", "data.shuffle_window": 20}
     assert run(tiny, "mcse", tmp_path / "run", keys) == 0
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["facts"]["pairs"] == 96
-    assert facts["facts"]["pictures"] == 48
+    assert facts["facts"]["images"] == 48
     assert facts["facts"]["image tower"] == "pixels:4, frozen"
-    assert {file["role"] for file in facts["data"]} == {"sentences", "captions", "pictures"}
+    assert {file["role"] for file in facts["data"]} == {"sentences", "captions", "images"}
     assert len({file["digest"] for file in facts["data"] if file["role"] != "sentences"}) == 1
     assert losses(tmp_path / "run", "loss.text_image")
     assert SentenceEncoder.from_pretrained(str(tmp_path / "run")).encode(["a dog runs"]).shape == (1, 32)
@@ -79,7 +79,7 @@ def test_unreadable_rows_stop_a_run_or_are_left_out(tiny, tmp_path, capsys):
     skip = keys | {"data.on_bad_image": "skip"}
     assert run(tiny, "mcse", tmp_path / "skipped", skip) == 0
     facts = json.loads((tmp_path / "skipped" / "run.json").read_text())["facts"]
-    assert (facts["pairs"], facts["pictures left out"]) == (21, 1)
+    assert (facts["pairs"], facts["images left out"]) == (21, 1)
 
 
 def test_training_text_is_found_again_in_shards(tiny, tmp_path):

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from mcse.data import training
-from mcse.data.training_text import UnknownTrainingTextError, read_training_text
+from mcse.data import load as training
+from mcse.data.run_text import UnknownTrainingTextError, read_training_text
 from tests.fixtures.launch import assert_same_run, entries, losses, run
 from tests.fixtures.tiny_run import build_tiny_run
 from tests.recipes.test_training import stop_after

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import train
-from mcse.data.sts import load_scored_pairs
+from mcse.data.test_sets.sts import load_scored_pairs
 from mcse.encoders.loading import load_encoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.in_training import DevEvaluator
@@ -301,7 +301,7 @@ def test_controls_change_the_image_term_and_nothing_before_it(tiny, tmp_path):
         assert run(tiny, "mcse", output, keys | {"controls.images": control}) == 0
         terms[control] = losses(output, "loss.text_image")[0]
         assert losses(output, "loss.text_text")[0] == losses(tmp_path / "True", "loss.text_text")[0]
-        assert json.loads((output / "run.json").read_text())["facts"]["pictures shown"] == str(control).lower()
+        assert json.loads((output / "run.json").read_text())["facts"]["images shown"] == str(control).lower()
     assert len(set(terms.values())) == 4
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 import evaluate
 from mcse import JointEncoder, SentenceEncoder
 from mcse.data.controls import ControlsConfig
-from mcse.data.features import open_features
+from mcse.data.images.features import open_features
 from mcse.data.joint_pairs import JointDataConfig, load_joint_pairs
 from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.evaluation.retrieval import load_captioned_images, pair_ranks, score_retrieval
@@ -63,8 +63,8 @@ def build(tiny, output, keys):
 
 def pairs_of(tiny, **keys):
     config = JointDataConfig(root=tiny, captions="captions.csv", features="features.hdf5", **keys)
-    pictures = open_features(tiny / "features.hdf5")
-    return load_joint_pairs(config, controls=ControlsConfig(), seed=3, pictures=pictures)
+    images = open_features(tiny / "features.hdf5")
+    return load_joint_pairs(config, controls=ControlsConfig(), seed=3, images=images)
 
 
 # --- runs
@@ -86,7 +86,10 @@ def test_a_run_trains_selects_and_loads(name, tiny, finished):
         assert 1 <= entry["retrieval.text_to_image.median_rank"] <= 10
     encoder = load_encoder(str(folder))
     assert isinstance(encoder, JointEncoder)
-    captions, images = encoder.encode_captions(QUERIES), encoder.encode_images(np.ones((3, 12), dtype=np.float32))
+    captions, images = (
+        encoder.encode_captions(QUERIES),
+        encoder.encode_image_features(np.ones((3, 12), dtype=np.float32)),
+    )
     assert captions.shape == (2, 16)
     assert images.shape == (3, 16)
     np.testing.assert_allclose(np.linalg.norm(np.concatenate([captions, images]), axis=1), 1, rtol=1e-5)
@@ -106,14 +109,14 @@ def test_best_is_what_was_judged(name, tiny, finished):
     best = max(judged, key=lambda entry: entry["retrieval.rsum"])
     encoder = JointEncoder.from_pretrained(finished / name)
     config = load_config(finished / name / "config.yaml", [])
-    pictures = open_features(tiny / "features.hdf5")
+    images = open_features(tiny / "features.hdf5")
     seed = config.seed + 1_000_003
-    pairs = load_joint_pairs(config.data, controls=config.controls, seed=seed, pictures=pictures)
+    pairs = load_joint_pairs(config.data, controls=config.controls, seed=seed, images=images)
     assert len(pairs.dev) == 10
     assert not set(pairs.dev.row_I) & set(pairs.image_of_caption)
     ranks = pair_ranks(
         encoder.encode_captions(pairs.dev.captions),
-        encoder.encode_images(pictures.rows(pairs.dev.row_I)),
+        encoder.encode_image_features(images.rows(pairs.dev.row_I)),
         image_C=pairs.dev.image_C,
     )
     recalls = [100 * float((found.rank_Q <= k).mean()) for found in ranks.values() for k in (1, 5, 10)]
@@ -123,8 +126,8 @@ def test_best_is_what_was_judged(name, tiny, finished):
 def test_the_vocabulary_is_of_the_training_captions_alone(tiny, finished):
     vocabulary = set(JointEncoder.from_pretrained(finished / "gru").vocabulary)
     config = load_config(finished / "gru" / "config.yaml", [])
-    pictures = open_features(tiny / "features.hdf5")
-    pairs = load_joint_pairs(config.data, controls=config.controls, seed=config.seed + 1_000_003, pictures=pictures)
+    images = open_features(tiny / "features.hdf5")
+    pairs = load_joint_pairs(config.data, controls=config.controls, seed=config.seed + 1_000_003, images=images)
     words = {word for caption in pairs.captions for word in caption.split()}
     held_out = {word for caption in pairs.dev.captions for word in caption.split()}
     assert vocabulary - {"<pad>", "<unk>", "<s>", "</s>"} == words
@@ -140,7 +143,9 @@ def test_a_reloaded_model_gives_the_rows_of_the_one_that_was_saved(tiny, tmp_pat
         loaded.encode(QUERIES, normalize=False), evaluator._encoder.encode(QUERIES, normalize=False), atol=1e-6
     )
     feature = np.random.default_rng(0).normal(size=(4, 12)).astype(np.float32)
-    np.testing.assert_allclose(loaded.encode_images(feature), evaluator._encoder.encode_images(feature), atol=1e-6)
+    np.testing.assert_allclose(
+        loaded.encode_image_features(feature), evaluator._encoder.encode_image_features(feature), atol=1e-6
+    )
     card = (tmp_path / "checkpoint" / "README.md").read_text()
     assert "Not evaluated yet." in card
     assert "JointEncoder.from_pretrained" in card
@@ -194,26 +199,26 @@ def test_evaluate_judges_a_run(tiny, finished, tmp_path, capsys):
 # --- a tower inside the step
 
 
-def test_a_live_tower_gives_pictures_rows(tiny, tmp_path):
+def test_a_live_tower_gives_images_rows(tiny, tmp_path):
     root = build_tiny_run(tmp_path / "tiny")
     draw = np.random.default_rng(0)
-    (root / "pictures").mkdir()
+    (root / "images").mkdir()
     for number in range(48):
         pixels = draw.integers(256, size=(32, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / "pictures" / f"{number:04d}.png")
+        Image.fromarray(pixels).save(root / "images" / f"{number:04d}.png")
     keys = {
         "data.features": None,
-        "data.image_folder": "pictures",
+        "data.image_folder": "images",
         "image.tower": "timm:test_vit/none",
         "image.train": True,
         "train.max_steps": 2,
     }
     assert run(root, "vse", tmp_path / "run", keys | {"train.eval_steps": 1}) == 0
     encoder = load_encoder(str(tmp_path / "run"))
-    paths = sorted((root / "pictures").iterdir())[:3]
-    rows = encoder.encode_pictures(paths)
+    paths = sorted((root / "images").iterdir())[:3]
+    rows = encoder.encode_images(paths)
     assert rows.shape == (3, 16)
-    np.testing.assert_allclose(encoder.encode_images(encoder.picture_features(paths)), rows, atol=1e-6)
+    np.testing.assert_allclose(encoder.encode_image_features(encoder.image_features(paths)), rows, atol=1e-6)
     assert (tmp_path / "run" / "best" / "image_tower.safetensors").is_file()
 
 
@@ -251,7 +256,7 @@ def test_unknown_words_alone_are_skipped_in_training_and_refused_as_a_query(tiny
         ({"data.dev_images": "none.txt"}, "data.dev_images: no file at .*none.txt"),
         ({"data.sentences": "sentences.txt"}, "data.sentences: 'sentences.txt' would do nothing"),
         ({"data.sts": "dev.tsv"}, "data.sts: 'dev.tsv' would do nothing"),
-        ({"data.captions": None, "data.sentences": "sentences.txt"}, "data.captions: vse needs captions with pictures"),
+        ({"data.captions": None, "data.sentences": "sentences.txt"}, "data.captions: vse needs captions with images"),
         ({"loss.temperature": 0.1}, "loss.temperature: 0.1 would do nothing, since loss.kind is ranking"),
         ({"loss.kind": "info_nce", "loss.margin": 0.1}, "loss.margin: 0.1 would do nothing"),
         ({"loss.margin": 0}, "loss.margin: must be positive, got 0"),
@@ -267,7 +272,7 @@ def test_wrong_configurations_are_refused(keys, message, tiny, tmp_path, capsys)
     assert not (tmp_path / "run").exists()
 
 
-def test_pictures_without_captions_and_the_reverse(tmp_path, capsys):
+def test_images_without_captions_and_the_reverse(tmp_path, capsys):
     root = build_tiny_run(tmp_path / "tiny")
     (root / "images.txt").write_text("0000.png\n0001.png\nnone.png\n")
     assert run(root, "vse", tmp_path / "run", {"data.images": "images.txt"}) == 2
@@ -281,13 +286,13 @@ def test_pictures_without_captions_and_the_reverse(tmp_path, capsys):
 def test_features_of_another_tower_width_or_not_finite_are_refused(tiny, tmp_path, finished):
     encoder = JointEncoder.from_pretrained(finished / "gru")
     with pytest.raises(ValueError, match=r"shape \(2, 5\); '.*gru' was trained on \(N, 12\)"):
-        encoder.encode_images(np.ones((2, 5), dtype=np.float32))
+        encoder.encode_image_features(np.ones((2, 5), dtype=np.float32))
     broken = np.ones((3, 12), dtype=np.float32)
     broken[1, 2] = np.nan
     with pytest.raises(ValueError, match="row 1 is not finite"):
-        encoder.encode_images(broken)
+        encoder.encode_image_features(broken)
     with pytest.raises(ValueError, match="names no image tower"):
-        encoder.encode_pictures([tmp_path / "x.png"])
+        encoder.encode_images([tmp_path / "x.png"])
     names = [f"{number:04d}.png" for number in range(48)]
     write_store(tmp_path / "store", names, width=12)
     assert run(tiny, "vse", tmp_path / "run", {"data.features": str(tmp_path / "store")}) == 0
@@ -309,7 +314,7 @@ def test_features_that_are_not_finite_stop_a_run_before_it_begins(tmp_path, caps
 
 
 def test_other_loaders_say_what_the_folder_is(finished, tmp_path):
-    with pytest.raises(ValueError, match="holds a joint model of captions and pictures; JointEncoder loads it"):
+    with pytest.raises(ValueError, match="holds a joint model of captions and images; JointEncoder loads it"):
         SentenceEncoder.from_pretrained(str(finished / "gru"))
     with pytest.raises(ValueError, match="pooling 'cls' is not to be had"):
         load_encoder(str(finished / "gru"), pooling="cls")
@@ -361,12 +366,12 @@ def test_a_split_of_the_captions_is_held_out(tmp_path):
     ]
     (root / "captions.json").write_text(json.dumps({"images": images}))
     config = JointDataConfig(root=root, captions="captions.json::train", features="features.hdf5", dev_images="::val")
-    pictures = open_features(root / "features.hdf5")
-    pairs = load_joint_pairs(config, controls=ControlsConfig(), seed=3, pictures=pictures)
+    images = open_features(root / "features.hdf5")
+    pairs = load_joint_pairs(config, controls=ControlsConfig(), seed=3, images=images)
     assert pairs.dev.row_I.tolist() == list(range(2, 48, 4))
     assert set(pairs.image_of_caption.tolist()) == {n for n in range(48) if n % 4 < 2}
     with pytest.raises(ValueError, match="no split 'none'"):
-        load_joint_pairs(replace(config, dev_images="::none"), controls=ControlsConfig(), seed=3, pictures=pictures)
+        load_joint_pairs(replace(config, dev_images="::none"), controls=ControlsConfig(), seed=3, images=images)
 
 
 def test_controls_leave_the_held_out_images_alone(tiny, tmp_path):
@@ -383,7 +388,7 @@ def test_controls_leave_the_held_out_images_alone(tiny, tmp_path):
 # --- the step
 
 
-def test_captions_of_one_picture_are_no_negatives_of_each_other(tiny, tmp_path):
+def test_captions_of_one_image_are_no_negatives_of_each_other(tiny, tmp_path):
     built = build(tiny, tmp_path / "run", {"loss.margin": 5.0, "loss.reduction": "mean"})
     batch = built.stream.batch(0)
     same = replace(batch, image_id_B=torch.zeros_like(batch.image_id_B))

@@ -1,0 +1,1 @@
+"""Captions by image, from files, hub data sets and vocabularies."""

@@ -1,0 +1,98 @@
+"""The vocabulary of a run's captions, and the text vectors that its words start from.
+
+V words of the vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from itertools import compress
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcse.data.load import DataConfig, clean_images, load_caption_table
+from mcse.text.vocab import SPECIALS, Vocab, plain_words
+from mcse.text.word_vectors import WordVectors, load_word_vectors
+
+STAND_IN = "unknown"
+"""The word whose vector words without one take, in the follow-up's code."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WordsConfig:
+    """Which words, and what is written of them. Relative paths start at ``data.root``.
+
+    ``vectors``: the source, any file of word vectors. ``max_words``, ``min_count``: the captions' most frequent words.
+    ``without_vector``: words that the source lacks are dropped from captions, or start as its word "unknown".
+    ``ground``: whether words of the captions are grounded from their ``original`` rows, one map for all, or ``tuned``.
+    ``export``: a checkpoint holds the grounded vectors of the whole ``source`` or of the ``captions``' words; ``mcse
+    ground-words`` makes the others. ``similarity``: word-similarity sets judged in training, a folder or a file.
+    """
+
+    vectors: str
+    max_words: int = 10_000
+    min_count: int = 1
+    without_vector: Literal["drop", "unknown"] = "unknown"
+    ground: Literal["original", "tuned"] = "original"
+    export: Literal["source", "captions"] = "source"
+    similarity: str | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("max_words", "min_count"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"words.{key}: must be 1 or more, got {getattr(self, key)}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CaptionVocab:
+    """Words by id, their (V, D) text vectors, the specials' among them, and the source's rows of all words asked for.
+
+    ``without_vector`` counts the words of captions that the source does not know: those that were dropped, or that took
+    the vector of "unknown".
+    """
+
+    vocab: Vocab
+    text_VD: NDArray[np.float32]
+    source: WordVectors
+    without_vector: int
+
+
+def load_caption_vocab(
+    config: DataConfig, words: WordsConfig, *, also: Set[str] = frozenset(), seed: int
+) -> CaptionVocab:
+    """The most frequent words of the captions and their vectors, read from a file of any size.
+
+    Args:
+        config: The ``data`` keys; every caption of its images counts, drawn or not. Captions are lower-cased.
+        words: The ``words`` keys.
+        also: Further words whose vectors are read, for evaluation.
+        seed: Draws the specials' rows, as large as words' own are on average.
+
+    Raises:
+        ValueError: No word of the captions has a vector, or "unknown" is needed and has none.
+    """
+    table = load_caption_table(config)
+    clean = compress(table.captions, clean_images(table, config))
+    texts = (plain_words(caption) for captions in clean for caption in captions)
+    vocab = Vocab.from_sentences(texts, min_count=words.min_count, max_size=words.max_words)
+    vectors = config.folder / words.vectors
+    source = load_word_vectors(vectors, keep=frozenset((*vocab.words, STAND_IN)) | also)
+    known = [word for word in vocab.words[len(SPECIALS) :] if word in source.index]
+    if not known:
+        raise ValueError(f"words.vectors: {vectors} has no vector for any word of {config.captions}")
+    lacking = len(vocab) - len(SPECIALS) - len(known)
+    if words.without_vector == "drop":
+        vocab = replace(vocab, words=(*SPECIALS, *known))
+    elif lacking and STAND_IN not in source.index:
+        raise ValueError(
+            f"words.without_vector: {lacking} words of the captions have no vector, and neither has {STAND_IN!r} in "
+            f"{vectors}; take 'drop'"
+        )
+    rows = [source.index[word if word in source.index else STAND_IN] for word in vocab.words[len(SPECIALS) :]]
+    row_VD = source.row_VD[rows]
+    special = np.random.default_rng(seed).normal(size=(len(SPECIALS), source.width)) * row_VD.std()
+    text_VD = np.concatenate([special.astype(np.float32), row_VD])
+    return CaptionVocab(vocab=vocab, text_VD=text_VD, source=source, without_vector=lacking)

@@ -1,0 +1,1 @@
+"""Images and their stored features, matched to captions by name."""

@@ -1,0 +1,82 @@
+"""Which of the names one file uses for its images are the same images as those of another file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+"""Endings that mark a file as an image, in lower case."""
+
+ABSENT = -1
+
+_COCO_STEM = re.compile(r"(?:COCO_[a-z]+\d{4}_)?(\d+)")
+_COLLISION = -2
+
+
+def stem(name: str) -> str:
+    """The name without folders and without an image's ending: ``val/12.jpg`` and ``12`` are both ``12``."""
+    base = PurePosixPath(name).name
+    for suffix in IMAGE_SUFFIXES:
+        if base.lower().endswith(suffix):
+            return base[: -len(suffix)]
+    return base
+
+
+def match_names(wanted: Sequence[str], available: Sequence[str], *, where: str) -> NDArray[np.int64]:
+    """The position in ``available`` of each wanted image, or ``ABSENT``.
+
+    Names are compared whole, then without folders, then also without ending (ids), then as COCO's numbers
+    (``391895`` is ``COCO_train2014_000000391895.jpg``). The first of these that finds an image decides.
+
+    Raises:
+        ValueError: a name fits several images, or two wanted names are one image; ``where`` opens the message.
+    """
+    found = np.full(len(wanted), ABSENT, dtype=np.int64)
+    levels: tuple[Callable[[str], Hashable], ...] = (str, _base, stem, _number)
+    for key in levels:
+        missing = np.flatnonzero(found == ABSENT)
+        if len(missing) == 0:
+            break
+        index = _index(available, key)
+        for i in missing:
+            found[i] = index.get(key(wanted[int(i)]), ABSENT)
+        if (found == _COLLISION).any():
+            first = wanted[int(np.flatnonzero(found == _COLLISION)[0])]
+            raise ValueError(f"{where}: {first!r} fits several images there; write names with their folders")
+    _refuse_doubles(found, wanted, where=where)
+    return found
+
+
+def _index(names: Sequence[str], key: Callable[[str], Hashable]) -> dict[Hashable, int]:
+    index: dict[Hashable, int] = {}
+    for position, name in enumerate(names):
+        value = key(name)
+        if value is not None:
+            index[value] = _COLLISION if value in index else position
+    return index
+
+
+def _base(name: str) -> str:
+    return PurePosixPath(name).name
+
+
+def _number(name: str) -> int | None:
+    match = _COCO_STEM.fullmatch(stem(name))
+    return int(match.group(1)) if match else None
+
+
+def _refuse_doubles(found: NDArray[np.int64], wanted: Sequence[str], *, where: str) -> None:
+    first_with: dict[int, str] = {}
+    for row, name in zip(found.tolist(), wanted, strict=True):
+        if row == ABSENT:
+            continue
+        if row in first_with:
+            raise ValueError(
+                f"{where}: {first_with[row]!r} and {name!r} are the same image there; list each image once"
+            )
+        first_with[row] = name

@@ -1,0 +1,114 @@
+"""Images read as pixels while training runs, for image towers that work inside the step.
+
+B images of a batch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from mcse.data.captions.table import CaptionTable, without_images
+from mcse.data.images.names import ABSENT, match_names
+from mcse.data.images.sources import (
+    BadImageError,
+    ImageFolder,
+    ImageSource,
+    OnBadImage,
+    SkippedImage,
+    find_bad_images,
+)
+from mcse.data.sentences.files import text_digest
+from mcse.types import FloatArray
+
+FindBad: TypeAlias = Callable[[ImageSource, Sequence[int]], list[SkippedImage]]
+
+_logger = logging.getLogger(__name__)
+
+
+class PixelRows:
+    """Images read and preprocessed when a batch asks for them.
+
+    Args:
+        source: The images.
+        preprocess: An image to (3, height, width), as the image tower wants it.
+        origin: Where the images are, for messages.
+        find_bad: Those of the images that cannot be read; several processes may share the work.
+        threads: How many images are decoded at a time.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        preprocess: Callable[[Image.Image], Tensor],
+        *,
+        origin: str,
+        find_bad: FindBad = find_bad_images,
+        threads: int = 4,
+    ) -> None:
+        self.source, self.preprocess, self.origin = source, preprocess, origin
+        self.find_bad, self.threads = find_bad, threads
+
+    def rows(self, index: NDArray[np.int64]) -> FloatArray:
+        """(B, 3, height, width) float32; an image that is asked for twice is read once.
+
+        Raises:
+            BadImageError: One cannot be read, by name.
+        """
+        unique, inverse = np.unique(index, return_inverse=True)
+        with ThreadPoolExecutor(self.threads) as pool:
+            pixels = np.stack(list(pool.map(self._read, unique.tolist())))
+        return pixels[inverse]
+
+    def digest(self, index: NDArray[np.int64]) -> str:
+        """A name for the images at ``index``: by their names, in a folder also by their sizes in bytes."""
+        names = [self.source.names[row] for row in index.tolist()]
+        if isinstance(self.source, ImageFolder):
+            names = [f"{name} {(self.source.root / name).stat().st_size}" for name in names]
+        return text_digest(sorted(names))
+
+    def _read(self, row: int) -> FloatArray:
+        pixels: FloatArray = self.preprocess(self.source.load(row)).numpy()
+        return pixels
+
+
+def match_pixels(
+    table: CaptionTable, pixels: PixelRows, *, on_bad_image: OnBadImage
+) -> tuple[CaptionTable, NDArray[np.int64]]:
+    """The captions whose images can be read, and the row of each one's image; every image is decoded once here.
+
+    Raises:
+        ValueError: The captions have no image names; images are missing or cannot be read, under ``error`` any (count
+            and first), under ``skip`` all.
+    """
+    where = f"data.image_folder {pixels.origin} against {table.source}"
+    if table.image_names is None:
+        raise ValueError(
+            f"{where}: these captions have no image names, so nothing says which image is whose; "
+            "give captions with names, or stored features (data.features)"
+        )
+    _logger.warning("%s: looking whether all %d images can be read", where, len(table))
+    rows = match_names(table.image_names, pixels.source.names, where=where).tolist()
+    found = pixels.find_bad(pixels.source, [row for row in rows if row != ABSENT])
+    reasons = {image.name: image.reason for image in found}
+    bad: dict[str, str] = {}
+    for name, row in zip(table.image_names, rows, strict=True):
+        if row == ABSENT:
+            bad[name] = f"image {name}: not in {pixels.origin}"
+        elif pixels.source.names[row] in reasons:
+            bad[name] = reasons[pixels.source.names[row]]
+    if bad and on_bad_image == "error":
+        raise BadImageError(
+            f"{where}: {len(bad)} of {len(table)} images are missing or cannot be read, first: "
+            f"{next(iter(bad.values()))}; data.on_bad_image skip leaves out their captions"
+        )
+    names = table.image_names
+    table = without_images(table, bad, where=f"data.image_folder {pixels.origin}")
+    return table, np.asarray([row for name, row in zip(names, rows, strict=True) if name not in bad], dtype=np.int64)

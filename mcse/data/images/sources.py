@@ -1,0 +1,196 @@
+"""Images by name: from a folder tree, or from the image column of a Hugging Face dataset."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
+
+import datasets
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mcse.data.captions.files import read_text
+from mcse.data.captions.hub import find_columns, image_names, load_split
+from mcse.data.images.names import ABSENT, IMAGE_SUFFIXES, match_names
+
+OnBadImage: TypeAlias = Literal["error", "skip"]
+
+_logger = logging.getLogger(__name__)
+_UNREADABLE = (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError)
+
+
+class BadImageError(ValueError):
+    """An image is missing, corrupt or cut off; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedImage:
+    """An image that could not be read, and why."""
+
+    name: str
+    reason: str
+
+
+class ImageSource(Protocol):
+    """Images that have names and are read one at a time. Safe to use from several threads, and to pickle."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One name an image, no two alike."""
+        ...
+
+    def load(self, index: int) -> Image.Image:
+        """The image in RGB, upright; ``BadImageError`` where it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFolder:
+    """The image files below ``root``, sorted; a name is the path below ``root``."""
+
+    root: Path
+    names: tuple[str, ...]
+
+    def load(self, index: int) -> Image.Image:
+        """The image in RGB, upright; ``BadImageError`` where it cannot be read."""
+        return load_image(self.root / self.names[index])
+
+
+class HubImages:
+    """The images of a Hugging Face dataset; rows of one name are one image."""
+
+    def __init__(self, dataset: datasets.Dataset, names: Sequence[str], *, column: str) -> None:
+        first_row: dict[str, int] = {}
+        for row, name in enumerate(names):
+            first_row.setdefault(name, row)
+        self.names = tuple(first_row)
+        self._rows = tuple(first_row.values())
+        self._column = column
+        self._dataset = dataset.cast_column(column, datasets.Image(decode=False))
+
+    def load(self, index: int) -> Image.Image:
+        """The image in RGB, upright; ``BadImageError`` where it cannot be read."""
+        stored = self._dataset[self._rows[index]][self._column]
+        if stored is None or not (stored["bytes"] or stored["path"]):
+            raise BadImageError(f"image {self.names[index]}: the dataset's cell is empty")
+        if stored["bytes"] is None:
+            return load_image(Path(stored["path"]))
+        return decode_image(io.BytesIO(stored["bytes"]), name=self.names[index])
+
+
+def load_image(path: Path) -> Image.Image:
+    """The image in RGB, turned upright as its EXIF data says.
+
+    Raises:
+        BadImageError: missing, corrupt or cut off.
+    """
+    if not path.is_file():
+        raise BadImageError(f"image {path}: no such file")
+    return decode_image(path, name=str(path))
+
+
+def decode_image(file: Path | io.BytesIO, *, name: str) -> Image.Image:
+    """The image of an encoded file in RGB, upright; ``BadImageError`` names it by ``name`` where that fails."""
+    try:
+        with Image.open(file) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except _UNREADABLE as error:
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise BadImageError(f"image {name}: cannot be read: {reason}") from error
+
+
+def open_images(source: str) -> ImageSource:
+    """The images of a folder (searched to any depth), or of a Hugging Face dataset (``folder-or-id::split``).
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no images in it, or a dataset without an image and a caption column.
+    """
+    path_part, _, split = source.partition("::")
+    root = Path(path_part)
+    if root.is_file():
+        raise ValueError(f"images {root}: a file; give the folder that holds the images")
+    if not root.is_dir() and (not path_part.count("/") == 1 or path_part.startswith((".", "/"))):
+        raise FileNotFoundError(f"images {root}: no such folder")
+    if root.is_dir():
+        names = tuple(sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if _is_image(p)))
+        if names and not split:
+            return ImageFolder(root, names)
+        if not any(p.suffix in (".parquet", ".arrow") for p in root.rglob("*")):
+            reason = "no splits in a folder of images; remove '::" + split + "'" if names else "no images in it"
+            raise ValueError(f"images {root}: {reason} (looked for {', '.join(IMAGE_SUFFIXES)} and .parquet)")
+    dataset = load_split(path_part, split=split or None)
+    columns = find_columns(dataset, source=source)
+    return HubImages(dataset, image_names(dataset, columns), column=columns.image)
+
+
+def match_images(wanted: Sequence[str], source: ImageSource, *, where: str) -> NDArray[np.int64]:
+    """The position in ``source`` of each wanted image; names may lack folders and ending.
+
+    Raises:
+        ValueError: images that are not there (count and first), or a name fits several; ``where`` opens the message.
+    """
+    rows = match_names(wanted, source.names, where=where)
+    missing = np.flatnonzero(rows == ABSENT)
+    if len(missing):
+        first = wanted[int(missing[0])]
+        raise ValueError(f"{where}: {len(missing)} of {len(wanted)} images are not there, first {first!r}")
+    return rows
+
+
+def read_name_list(path: Path) -> list[str]:
+    """The names in a file, one a line, blank lines left out."""
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
+
+
+def read_images(
+    source: ImageSource, index: Sequence[int], *, on_bad_image: OnBadImage, threads: int = 1
+) -> tuple[list[Image.Image], list[SkippedImage]]:
+    """The images at ``index`` in order, and those left out because they cannot be read (``skip``).
+
+    Raises:
+        BadImageError: one cannot be read, under ``error``.
+    """
+    if on_bad_image not in ("error", "skip"):
+        raise ValueError(f"on_bad_image must be 'error' or 'skip', got {on_bad_image!r}")
+    with ThreadPoolExecutor(threads) as pool:
+        loaded = list(pool.map(lambda i: _load_or_reason(source, i), index))
+    images: list[Image.Image] = []
+    skipped: list[SkippedImage] = []
+    for item in loaded:
+        if isinstance(item, Image.Image):
+            images.append(item)
+        elif on_bad_image == "error":
+            raise BadImageError(f"{item.reason}; on_bad_image 'skip' leaves such images out")
+        else:
+            _logger.warning("skipped %s", item.reason)
+            skipped.append(item)
+    return images, skipped
+
+
+def find_bad_images(source: ImageSource, index: Sequence[int], *, threads: int = 4) -> list[SkippedImage]:
+    """Those of the images at ``index`` that cannot be read: decodes every one, so minutes for a large set."""
+    with ThreadPoolExecutor(threads) as pool:
+        return [bad for bad in pool.map(lambda i: _reason(source, i), index) if bad is not None]
+
+
+def _load_or_reason(source: ImageSource, index: int) -> Image.Image | SkippedImage:
+    try:
+        return source.load(index)
+    except BadImageError as error:
+        return SkippedImage(source.names[index], str(error))
+
+
+def _reason(source: ImageSource, index: int) -> SkippedImage | None:
+    loaded = _load_or_reason(source, index)  # the image itself is let go at once: all of them would not fit
+    return loaded if isinstance(loaded, SkippedImage) else None
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()

@@ -1,0 +1,455 @@
+"""A run's training text and images, found, checked and tokenised as its ``data`` keys say.
+
+The captions a seed selects do not depend on whether their images are read, so that SimCSE on captions and MCSE see
+identical batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from mcse.data.captions.table import CaptionTable, load_captions, select_captions
+from mcse.data.controls import ControlsConfig, assign_images, choose_pairs
+from mcse.data.images.features import FeatureStore, match_features, open_features, without_skipped
+from mcse.data.images.pixels import FindBad, PixelRows, match_pixels
+from mcse.data.images.sources import find_bad_images, open_images
+from mcse.data.sentences.files import Tokenizer, TokenTable, file_digest, open_sentences, text_digest, tokenise
+from mcse.data.sentences.streaming import StreamedSentences, open_texts
+from mcse.data.shards.pairs import PairRows, ShardCaptions, ShardImages, unusable_samples
+from mcse.data.shards.tars import ShardSet, is_shards, open_shards
+from mcse.data.streams import Order, RowNumbers, Sampler, ShardSampler, Share, TokenMasker, TokenRows
+from mcse.data.test_sets.contamination import normalise, test_sentences
+from mcse.data.test_sets.sts import (
+    SICK_ALL_SPLITS,
+    STS_TASKS,
+    ScoredPairs,
+    find_senteval,
+    load_hub_dev,
+    load_scored_pairs,
+    load_sts,
+    load_stsbenchmark,
+)
+from mcse.types import DataFile
+
+logger = logging.getLogger(__name__)
+
+_SHUFFLE_WINDOW = 65_536
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """What is read. Relative paths start at ``root``, by default the environment variable ``MCSE_DATA``.
+
+    ``sentences``: text file, SimCSE's supervised CSV, ``hf://datasets/OWNER/NAME/FILE``, or a hub dataset.
+    With ``streaming`` it is a text or parquet file, a glob or a folder of such, or a hub dataset, read as training goes
+    on, without a copy, in parts permuted by epoch and ``shuffle_window`` sentences at a time.
+    ``captions``, ``features``: any caption source, and the stored features of its images; supersets are legal.
+    ``images``: a file listing the images to use. ``image_folder``: the images themselves, a folder searched to any
+    depth or a hub dataset, to train from pixels. ``on_bad_image``: whether images that cannot be read, now or when
+    the features were extracted, stop the run or lose their captions.
+    Shards: ``captions`` may be tars in WebDataset's layout (``pairs-{000..099}.tar``, a glob, or a folder of tars) that
+    hold captions with images or feature rows; ``shuffle`` then says whether all pairs are permuted (8 bytes a pair in
+    memory) or ``shards`` and, within them, ``shuffle_window`` rows at a time, in constant memory.
+    ``captions_per_image``: one drawn at random, once, or all of them. ``max_length``: tokens a training sentence keeps.
+    ``decontaminate``: drop sentences, and images any of whose captions, occur in the STS test files.
+    ``sts``: SentEval's folder, or a file of scored pairs to select by; by default the folder below ``root``, else the
+    hub's.
+    """
+
+    root: Path | None = None
+    sentences: str | None = None
+    streaming: bool = False
+    captions: str | None = None
+    features: str | None = None
+    images: str | None = None
+    image_folder: str | None = None
+    on_bad_image: Literal["error", "skip"] = "error"
+    captions_per_image: Literal["one", "all"] = "one"
+    shuffle: Literal["global", "shards"] = "global"
+    shuffle_window: int = _SHUFFLE_WINDOW
+    max_length: int = 32
+    decontaminate: bool = False
+    sts: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_length < 3:
+            raise ValueError(f"data.max_length: must hold a token and two special ones, got {self.max_length}")
+        if self.sentences is None and self.captions is None:
+            raise ValueError("data.sentences, data.captions: give at least one of them")
+        if self.shuffle_window < 1:
+            raise ValueError(f"data.shuffle_window: must be 1 or more, got {self.shuffle_window}")
+        self._refuse_idle()
+
+    def _refuse_idle(self) -> None:
+        """Refuses keys of shards and streams where there are none, and keys that shards do not have."""
+        if self.captions_are_shards:
+            for key in ("features", "images", "image_folder"):
+                if getattr(self, key) is not None:
+                    raise ValueError(
+                        f"data.{key}: {getattr(self, key)!r} would do nothing, since data.captions are shards, which "
+                        "hold their own images"
+                    )
+        elif self.shuffle != "global":
+            raise ValueError(f"data.shuffle: {self.shuffle!r} would do nothing, since data.captions are not shards")
+        if self.shuffle_window != _SHUFFLE_WINDOW and self.shuffle == "global" and not self.streaming:
+            raise ValueError(
+                f"data.shuffle_window: {self.shuffle_window} would do nothing, since data.shuffle is 'global' and "
+                "data.streaming is false"
+            )
+        if self.streaming and self.sentences is None:
+            raise ValueError("data.streaming: true would do nothing, since there is no data.sentences")
+
+    @property
+    def captions_are_shards(self) -> bool:
+        """Whether ``captions`` are tars."""
+        return self.captions is not None and is_shards(self.captions, root=self.folder)
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths start."""
+        return self.root if self.root is not None else Path(os.environ.get("MCSE_DATA", "."))
+
+    def absent(self, given: str, reason: str) -> FileNotFoundError:
+        """The error that ``reason`` tells, with where the search for a relative path began."""
+        if Path(given).is_absolute():
+            return FileNotFoundError(reason)
+        start = "" if self.root is not None else " (neither data.root nor MCSE_DATA is set)"
+        if self.root is None and "MCSE_DATA" in os.environ:
+            start = " (from the environment variable MCSE_DATA)"
+        return FileNotFoundError(f"{reason}; relative paths start at data.root = {self.folder}{start}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sentences:
+    """Tokenised sentences and where they came from."""
+
+    table: TokenTable
+    files: tuple[DataFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Tokenised captions; ``image_of_caption`` are rows of the images (of the caption file where none are read).
+
+    ``num_left_out``: images without captions here because nobody could read them. ``texts`` are the captions, where
+    they are in memory. ``order`` draws captions, given the process's share and a seed.
+    """
+
+    captions: TokenRows
+    image_of_caption: RowNumbers
+    num_images: int
+    num_left_out: int
+    texts: tuple[str, ...]
+    files: tuple[DataFile, ...]
+    order: Callable[[Share, int], Order]
+
+
+def load_sentences(config: DataConfig, tokenizer: Tokenizer) -> Sentences:
+    """The training sentences of ``data.sentences``."""
+    assert config.sentences is not None
+    try:
+        opened = open_sentences(config.sentences, root=config.folder)
+    except FileNotFoundError as error:
+        raise config.absent(config.sentences, str(error)) from error
+    known = sts_test_sentences(config)
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        dropped = 0
+        for row in opened.rows():
+            if known and any(normalise(sentence) in known for sentence in row):
+                dropped += 1
+                continue
+            yield row
+        if known:
+            logger.warning("%s: dropped %d sentences that stand in STS test files", opened.source, dropped)
+
+    digest = opened.digest + (f"-without-{text_digest(sorted(known))}" if known else "")
+    table = tokenise(rows(), tokenizer, columns=opened.columns, max_length=config.max_length, digest=digest)
+    return Sentences(table, (DataFile("sentences", opened.source, opened.digest),))
+
+
+def stream_sentences(
+    config: DataConfig, tokenizer: Tokenizer, *, share: Share, seed: int, pad_id: int, masker: TokenMasker | None
+) -> tuple[StreamedSentences, tuple[DataFile, ...]]:
+    """The training sentences of ``data.sentences``, read as training goes on."""
+    assert config.sentences is not None
+    try:
+        texts = open_texts(config.sentences, root=config.folder)
+    except FileNotFoundError as error:
+        raise config.absent(config.sentences, str(error)) from error
+    known = sts_test_sentences(config)
+    stream = StreamedSentences(
+        texts,
+        tokenizer,
+        share,
+        seed=seed,
+        window=config.shuffle_window,
+        max_length=config.max_length,
+        pad_id=pad_id,
+        masker=masker,
+        wanted=(lambda sentence: normalise(sentence) not in known) if known else bool,
+    )
+    return stream, (DataFile("sentences", texts.source, texts.digest),)
+
+
+def load_pairs(
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    *,
+    controls: ControlsConfig,
+    seed: int,
+    images: FeatureStore | PixelRows | ShardImages | None,
+) -> Pairs:
+    """The training captions, and the image that each is shown with under ``controls``.
+
+    Args:
+        config: The ``data`` keys.
+        tokenizer: Of the text encoder.
+        controls: Which images, how many pairs.
+        seed: Draws captions, pairs and controls.
+        images: Matched by name; ``None`` reads captions alone.
+
+    Raises:
+        ValueError: Images without images or, where there are no names, unequal counts.
+    """
+    if config.captions_are_shards:
+        assert not isinstance(images, FeatureStore | PixelRows)
+        return _load_shard_pairs(config, tokenizer, controls=controls, seed=seed, images=images)
+    assert not isinstance(images, ShardImages)
+    matched = match_captions(config, images)
+    table = matched.table
+    captions, image_of_caption = select_captions(table, mode=config.captions_per_image, seed=seed)
+    clean = np.flatnonzero(clean_images(table, config)[image_of_caption])
+    kept = clean[choose_pairs(len(clean), controls.num_pairs, seed=seed)]
+    captions = [captions[row] for row in kept]
+    image_of_caption = matched.row_of_image[image_of_caption[kept]]
+    return Pairs(
+        captions=tokenise_captions(captions, tokenizer, max_length=config.max_length),
+        image_of_caption=assign_images(image_of_caption, controls.images, seed=seed),
+        num_images=len(np.unique(image_of_caption)),
+        num_left_out=matched.num_left_out,
+        texts=tuple(captions),
+        files=caption_files(table, captions),
+        order=lambda share, seed: Sampler(len(captions), share, seed=seed, name="data.captions"),
+    )
+
+
+def open_caption_shards(config: DataConfig) -> ShardSet:
+    """The tars of ``data.captions``.
+
+    Raises:
+        FileNotFoundError: One is not there.
+        ValueError: One is damaged, or there is no caption in them.
+    """
+    assert config.captions is not None
+    try:
+        return open_shards(config.captions, root=config.folder)
+    except FileNotFoundError as error:
+        raise config.absent(config.captions, str(error)) from None
+
+
+def _load_shard_pairs(
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    *,
+    controls: ControlsConfig,
+    seed: int,
+    images: ShardImages | None,
+) -> Pairs:
+    """``load_pairs`` out of tars; nothing but a control keeps a number a pair in memory."""
+    shards = images.shards if images is not None else open_caption_shards(config)
+    dropped = unusable_samples(
+        shards,
+        images,
+        on_bad_image=config.on_bad_image,
+        known=sts_test_sentences(config),
+        normalise=normalise,
+    )
+    rows = PairRows(shards, mode=config.captions_per_image, seed=seed, dropped=dropped)
+    image_of_caption: RowNumbers = rows
+    chosen, first = None, rows.shard_first
+    if controls.num_pairs is not None:
+        chosen = choose_pairs(len(rows), controls.num_pairs, seed=seed)
+        image_of_caption, first = rows[chosen], np.searchsorted(chosen, first)
+    if controls.images is not True:
+        own = rows[np.arange(len(rows)) if chosen is None else chosen]
+        image_of_caption = assign_images(own, controls.images, seed=seed)
+    captions = ShardCaptions(rows, tokenizer, max_length=config.max_length, chosen=chosen)
+    window = config.shuffle_window
+
+    def order(share: Share, seed: int) -> Order:
+        if config.shuffle == "shards":
+            return ShardSampler(first, share, seed=seed, name="data.captions", window=window)
+        return Sampler(len(captions), share, seed=seed, name="data.captions")
+
+    return Pairs(
+        captions=captions,
+        image_of_caption=image_of_caption,
+        num_images=len(shards) - len(dropped) if chosen is None else len(np.unique(rows[chosen])),
+        num_left_out=len(dropped),
+        texts=(),
+        files=(DataFile("captions", str(config.folder / str(config.captions)), shards.digest),),
+        order=order,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedCaptions:
+    """Captions by image, the row of each image's image, and how many images were left out as unreadable."""
+
+    table: CaptionTable
+    row_of_image: NDArray[np.int64]
+    num_left_out: int
+
+
+def match_captions(config: DataConfig, images: FeatureStore | PixelRows | None) -> MatchedCaptions:
+    """The captions of ``data.captions``, and where their images stand; ``None`` counts the captions' own images.
+
+    Raises:
+        ValueError: As for ``load_pairs``.
+    """
+    listed = load_caption_table(config)
+    # Matched before anything is dropped: files without names match by order and count.
+    table, row_of_image = _match_images(listed, images, config)
+    return MatchedCaptions(table, row_of_image, len(listed) - len(table))
+
+
+def tokenise_captions(captions: Sequence[str], tokenizer: Tokenizer, *, max_length: int) -> TokenTable:
+    """Ids of captions, computed once and found again by their text."""
+    rows = ((caption,) for caption in captions)
+    return tokenise(rows, tokenizer, columns=1, max_length=max_length, digest=text_digest(captions))
+
+
+def load_caption_table(config: DataConfig) -> CaptionTable:
+    """Captions by image, of the images that ``data.images`` lists."""
+    assert config.captions is not None
+    source, _, split = config.captions.partition("::")
+    path = config.folder / source
+    images = config.folder / config.images if config.images is not None else None
+    if images is not None and not images.is_file():
+        raise config.absent(str(config.images), f"data.images: no file at {images}")
+    try:
+        return load_captions(str(path) if path.exists() else source, images=images, split=split or None)
+    except FileNotFoundError:
+        reason = f"data.captions: no file at {path}, and no hub dataset {source!r}"
+        raise config.absent(source, reason) from None
+
+
+def load_features(config: DataConfig) -> FeatureStore:
+    """The features of ``data.features``.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+    """
+    assert config.features is not None
+    path = config.folder / config.features
+    if not path.exists():
+        reason = f"data.features: nothing at {path} ('mcse extract-features' makes them from images)"
+        raise config.absent(config.features, reason)
+    return open_features(path)
+
+
+def open_pixels(
+    config: DataConfig, preprocess: Callable[[Image.Image], Tensor], *, find_bad: FindBad = find_bad_images
+) -> PixelRows:
+    """The images of ``data.image_folder``, as the image tower's ``preprocess`` gives them.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+        ValueError: It holds no images.
+    """
+    assert config.image_folder is not None
+    source, _, split = config.image_folder.partition("::")
+    path = config.folder / source
+    origin = (str(path) if path.exists() else source) + (f"::{split}" if split else "")
+    try:
+        return PixelRows(open_images(origin), preprocess, origin=origin, find_bad=find_bad)
+    except FileNotFoundError:
+        reason = f"data.image_folder: no folder at {path}, and no hub dataset {source!r}"
+        raise config.absent(source, reason) from None
+
+
+def load_dev_pairs(config: DataConfig) -> ScoredPairs:
+    """The scored pairs that select the best checkpoint: STS-B dev, or the file that ``data.sts`` names."""
+    if config.sts is not None:
+        path = config.folder / config.sts
+        if path.is_file():
+            return load_scored_pairs(path)
+        if not path.is_dir():
+            raise config.absent(config.sts, f"data.sts: neither a folder nor a file at {path}")
+        return load_stsbenchmark(path, split="dev")
+    try:
+        folder = find_senteval(config.folder)
+    except FileNotFoundError as error:
+        try:
+            return load_hub_dev()
+        except FileNotFoundError as absent:
+            raise config.absent("", f"{absent}; {error}") from absent
+    return load_stsbenchmark(folder, split="dev")
+
+
+def store_digest(store: FeatureStore) -> str:
+    """A name for the content of a feature store."""
+    digests = [file_digest(path) for path in store.files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+
+
+def _match_images(
+    table: CaptionTable, images: FeatureStore | PixelRows | None, config: DataConfig
+) -> tuple[CaptionTable, NDArray[np.int64]]:
+    """The captions of images that have an image, and the row of each image's image."""
+    if images is None:
+        return table, np.arange(len(table))
+    if isinstance(images, PixelRows):
+        return match_pixels(table, images, on_bad_image=config.on_bad_image)
+    table = without_skipped(table, images, on_bad_image=config.on_bad_image)
+    return table, match_features(table, images)
+
+
+def sts_test_sentences(config: DataConfig) -> frozenset[str]:
+    """The normalised STS test sentences that ``data.decontaminate`` keeps out of training; none where it is off.
+
+    Raises:
+        ValueError: It is on, and an STS test file is absent.
+    """
+    if not config.decontaminate:
+        return frozenset()
+    folder = config.folder / config.sts if config.sts is not None else config.folder
+    try:
+        # A file of scored pairs selects checkpoints; it is not the test set.
+        data = load_sts(find_senteval(folder if folder.is_dir() else config.folder))
+    except FileNotFoundError:
+        data = load_sts(None)
+    found = {task.name for task in data.tasks}
+    # The hub's SICK-R of 9,927 pairs holds SentEval's 4,927.
+    found |= {"SICKRelatedness"} if SICK_ALL_SPLITS in found else set()
+    if lacking := [name for name in STS_TASKS if name not in found]:
+        why = data.absent[lacking[0]]
+        raise ValueError(f"data.decontaminate: needs all STS test files, and {lacking[0]} is absent: {why}")
+    return test_sentences(data.tasks)
+
+
+def clean_images(table: CaptionTable, config: DataConfig) -> NDArray[np.bool_]:
+    """Which images have no caption, the unused ones included, that ``data.decontaminate`` keeps out of training."""
+    known = sts_test_sentences(config)
+    clean = [not any(normalise(caption) in known for caption in several) for several in table.captions]
+    if known:
+        logger.warning("%s: dropped %d images whose captions stand in STS test files", table.source, clean.count(False))
+    return np.asarray(clean)
+
+
+def caption_files(table: CaptionTable, captions: Sequence[str]) -> tuple[DataFile, ...]:
+    """What was read, with digests: the files, or the captions themselves where they came from no file."""
+    files = [DataFile("captions", str(path), file_digest(path)) for path in table.files]
+    return tuple(files) or (DataFile("captions", table.source, text_digest(captions)),)

@@ -1,0 +1,1 @@
+"""Sentences out of files and hub data sets, tokenised once or streamed."""

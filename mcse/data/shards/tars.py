@@ -1,0 +1,384 @@
+"""Image–text shards: tars of samples in WebDataset's layout, scanned once and then read at random.
+
+A sample is the members of one tar whose names share all up to the base name's first dot: ``0001.txt`` or ``0001.json``
+(``caption`` or ``captions``) with ``0001.jpg`` (any image) or ``0001.npy`` (a feature row), or both.
+
+N samples of all shards, S shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import logging
+import os
+import re
+import shutil
+import tarfile
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from threading import Lock
+from typing import Literal, TypeAlias
+
+import datasets
+import numpy as np
+from numpy.typing import NDArray
+
+from mcse.data.images.names import IMAGE_SUFFIXES
+
+logger = logging.getLogger(__name__)
+
+Part: TypeAlias = Literal["text", "image", "row"]
+"""What a sample may hold: its captions, its image, its feature row."""
+
+_FORMAT = "1"
+_BLOCK = 512
+_OPEN_FILES = 128
+_PARTS: tuple[Part, ...] = ("text", "image", "row")
+# Members of a tar begin at blocks of 512 bytes, so 32 bits reach 2 TiB; a size of 0 means that there is none.
+_SAMPLE = np.dtype([(f"{part}_{what}", "<u4") for part in _PARTS for what in ("block", "size")] + [("is_json", "u1")])
+
+
+def is_shards(source: str, *, root: Path) -> bool:
+    """Whether ``source`` names tars: by its ending, or as a folder that holds some."""
+    if source.endswith((".tar", ".tar.gz", ".tgz")):
+        return True
+    folder = root / source
+    return folder.is_dir() and any(folder.glob("*.tar"))
+
+
+def find_shards(source: str, *, root: Path) -> tuple[Path, ...]:
+    """The tars that a brace range (``pairs-{000..099}.tar``, ``{a,b}.tar``), a glob, a folder or a path names.
+
+    Raises:
+        FileNotFoundError: None is there, or one that a range names is not.
+        ValueError: They are compressed.
+    """
+    if source.endswith((".gz", ".tgz")):
+        raise ValueError(f"data.captions: {source}: compressed tars cannot be read at random; unpack them to .tar")
+    if (root / source).is_dir():
+        return tuple(sorted((root / source).glob("*.tar")))
+    paths: list[Path] = []
+    for name in _braces(source):
+        if any(sign in name for sign in "*?["):
+            folder = Path(name) if Path(name).is_absolute() else root / name
+            paths += sorted(Path(folder.anchor).glob(str(folder.relative_to(folder.anchor))))
+        else:
+            paths.append(root / name)
+    if not paths:
+        raise FileNotFoundError(f"data.captions: no tar fits {source}")
+    if absent := [path for path in paths if not path.is_file()]:
+        raise FileNotFoundError(f"data.captions: {len(absent)} of {len(paths)} tars are not there, first {absent[0]}")
+    return tuple(paths)
+
+
+@dataclass(frozen=True, slots=True)
+class _TarIndex:
+    """Where the parts of a tar's samples lie, how many captions each has, and a name for it all."""
+
+    samples: NDArray[np.void]
+    counts: NDArray[np.int64]
+    digest: str
+
+
+class ShardSet:
+    """The samples of all shards, numbered through, from a memory-mapped index.
+
+    ``first`` (N + 1) counts the captions before each sample, ``shard_first`` (S + 1) the samples before each shard.
+    ``lacking`` says how many samples have no caption, image or row. ``digest`` names the members, their sizes and the
+    captions; ``key`` also depends on where and how old the tars are. Reads are safe from several threads, and after a
+    fork.
+    """
+
+    def __init__(self, paths: Sequence[Path], folder: Path) -> None:
+        self.paths = tuple(paths)
+        self.key = folder.name
+        self.samples: NDArray[np.void] = np.load(folder / "samples.npy", mmap_mode="r")
+        self.first: NDArray[np.int64] = np.load(folder / "first.npy", mmap_mode="r")
+        self.shard_first: NDArray[np.int64] = np.load(folder / "shards.npy")
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        self.digest: str = meta["digest"]
+        self.lacking: dict[Part, int] = meta["lacking"]
+        self._files = _OpenFiles()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def captions(self, sample: int) -> tuple[str, ...]:
+        """The captions of a sample, each on one line; none where the tar holds none."""
+        record = self.samples[sample]
+        if not record["text_size"]:
+            return ()
+        return _captions(self.read(sample, "text"), is_json=bool(record["is_json"]))
+
+    def read(self, sample: int, part: Part) -> bytes:
+        """The bytes of one part.
+
+        Raises:
+            ValueError: It is not there, or the tar has changed since the scan; names tar and member.
+        """
+        record = self.samples[sample]
+        size = int(record[f"{part}_size"])
+        if not size:
+            raise ValueError(self.lacks(sample, part))
+        path = self.paths[self._shard(sample)]
+        data = self._files.read(path, offset=int(record[f"{part}_block"]) * _BLOCK, size=size)
+        if len(data) != size:
+            raise ValueError(f"{self.member(sample, part)}: cut off; {path} has changed since it was scanned")
+        return data
+
+    def without(self, part: Part) -> NDArray[np.int64]:
+        """The samples that have no such part, in order."""
+        if not self.lacking[part]:
+            return np.empty(0, dtype=np.int64)
+        step = 2**20
+        if part == "text":  # a file may be there and hold no caption
+            blocks = (np.diff(self.first[start : start + step + 1]) for start in range(0, len(self), step))
+        else:
+            blocks = (self.samples[start : start + step][f"{part}_size"] for start in range(0, len(self), step))
+        return np.concatenate([np.flatnonzero(block == 0) + number * step for number, block in enumerate(blocks)])
+
+    def lacks(self, sample: int, part: Part) -> str:
+        """In words, that a sample has no such part."""
+        wanted = {"text": "caption (.txt, or .json with 'caption')", "image": "image (.jpg, .png)", "row": ".npy row"}
+        there = next((other for other in _PARTS if self.samples[sample][f"{other}_size"]), part)
+        return f"{self.member(sample, there)}: its sample has no {wanted[part]}"
+
+    def member(self, sample: int, part: Part) -> str:
+        """``tar: member`` of a part that is there; looks it up in the tar, for messages."""
+        path = self.paths[self._shard(sample)]
+        offset = int(self.samples[sample][f"{part}_block"]) * _BLOCK
+        try:
+            with tarfile.open(path, "r:") as tar:
+                found = next(member.name for member in tar if member.offset_data == offset)
+        except (tarfile.TarError, OSError, StopIteration):
+            return f"{path}, byte {offset}"
+        return f"{path}: {found}"
+
+    def _shard(self, sample: int) -> int:
+        return int(np.searchsorted(self.shard_first, sample, side="right")) - 1
+
+
+def open_shards(source: str, *, root: Path) -> ShardSet:
+    """The shards that ``source`` names, scanned where the cache does not know them.
+
+    The scan reads each tar's headers and captions. It is kept by path, size and time of change, tar by tar: processes
+    that start together share the work, since each begins elsewhere and skips what another has done.
+
+    Raises:
+        FileNotFoundError: No such tar.
+        ValueError: One is truncated or damaged, names a part twice, or holds a caption that cannot be read (names tar
+            and member); or there is no sample.
+    """
+    paths = find_shards(source, root=root)
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "mcse" / "shards"
+    cache.mkdir(parents=True, exist_ok=True)
+    keys = [_key(path) for path in paths]
+    begin = os.getpid() % len(paths)
+    lacking = 0
+    for place in [*range(begin, len(paths)), *range(begin)]:
+        scanned = cache / f"{keys[place]}.npz"
+        if not scanned.exists():
+            lacking += 1
+            if lacking == 1:
+                logger.warning("%s: scanning tars (once; %d in all)", source, len(paths))
+            _save_scan(scanned, _scan(paths[place]))
+    folder = cache / hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
+    if not folder.is_dir():
+        _join(folder, [cache / f"{key}.npz" for key in keys], source=source)
+    return ShardSet(paths, folder)
+
+
+def _scan(path: Path) -> _TarIndex:
+    """Reads every header and caption of one tar."""
+    found: dict[str, _Members] = {}
+    with path.open("rb") as file:
+        last = "its start"
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    last = member.name
+                    if member.isreg():
+                        _note(found, member, path)
+                end = tar.offset
+        except tarfile.TarError as error:
+            raise ValueError(f"{path}: truncated or damaged at {last} ({error})") from None
+        # A tar that was cut off between members, or whose next header is damaged, ends without a block of zeros.
+        if os.pread(file.fileno(), _BLOCK, end) != bytes(_BLOCK):
+            raise ValueError(f"{path}: truncated or damaged after {last} (no end mark at byte {end})")
+        return _index(found, file, path)
+
+
+@dataclass(slots=True)
+class _Members:
+    """The members of one sample."""
+
+    parts: dict[Part, tarfile.TarInfo] = field(default_factory=dict)
+    json: tarfile.TarInfo | None = None
+
+
+def _note(found: dict[str, _Members], member: tarfile.TarInfo, path: Path) -> None:
+    name = PurePosixPath(member.name)
+    stem, _, ending = name.name.partition(".")
+    suffix = f".{ending.lower()}"
+    part: Part | None = None
+    if suffix in (".txt", ".json"):
+        part = "text"
+    elif suffix in IMAGE_SUFFIXES:
+        part = "image"
+    elif suffix == ".npy":
+        part = "row"
+    if part is None or not stem:
+        return
+    sample = found.setdefault(str(name.parent / stem), _Members())
+    if suffix == ".json":
+        sample.json = member
+        return
+    if part in sample.parts:
+        raise ValueError(f"{path}: {member.name} and {sample.parts[part].name} are the same sample's")
+    sample.parts[part] = member
+
+
+def _index(found: dict[str, _Members], file: io.BufferedReader, path: Path) -> _TarIndex:
+    samples = np.zeros(len(found), dtype=_SAMPLE)
+    counts = np.zeros(len(found), dtype=np.int64)
+    digest = hashlib.sha256()
+    for number, (key, members) in enumerate(found.items()):
+        # A text file is the caption; a JSON file beside it is other people's metadata.
+        is_json = "text" not in members.parts and members.json is not None
+        if is_json and members.json is not None:
+            members.parts["text"] = members.json
+        captions: tuple[str, ...] = ()
+        for part, member in members.parts.items():
+            samples[number][f"{part}_block"] = member.offset_data // _BLOCK
+            samples[number][f"{part}_size"] = member.size
+        if "text" in members.parts:
+            samples[number]["is_json"] = is_json
+            text = members.parts["text"]
+            try:
+                captions = _captions(os.pread(file.fileno(), text.size, text.offset_data), is_json=is_json)
+            except ValueError as error:
+                raise ValueError(f"{path}: {text.name}: {error}") from None
+        counts[number] = len(captions)
+        sizes = {part: members.parts[part].size for part in _PARTS if part in members.parts}
+        digest.update(json.dumps([key, captions, sizes]).encode())
+    return _TarIndex(samples, counts, digest.hexdigest())
+
+
+def _captions(data: bytes, *, is_json: bool) -> tuple[str, ...]:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    if not is_json:
+        return tuple(filter(None, [" ".join(text.split())]))
+    try:
+        loaded = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"broken JSON ({error})") from None
+    given = loaded.get("captions", loaded.get("caption", ())) if isinstance(loaded, dict) else ()
+    several = [given] if isinstance(given, str) else given or ()
+    if not isinstance(several, list | tuple) or not all(isinstance(caption, str) for caption in several):
+        raise ValueError(f"'caption' must be text and 'captions' a list of texts, got {given!r}")
+    return tuple(filter(None, (" ".join(caption.split()) for caption in several)))
+
+
+def _key(path: Path) -> str:
+    stat = path.stat()
+    text = f"{_FORMAT} {path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _save_scan(path: Path, index: _TarIndex) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.savez(file, samples=index.samples, counts=index.counts, digest=np.asarray(index.digest))
+    os.replace(partial, path)
+
+
+def _join(folder: Path, scans: Sequence[Path], *, source: str) -> None:
+    """One index of all tars, written beside its place and renamed, so that several processes may do it at once."""
+    partial = folder.with_suffix(f".{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    shard_first = [0]
+    digest = hashlib.sha256()
+    lacking = dict.fromkeys(_PARTS, 0)
+    with (partial / "samples.raw").open("wb") as samples, (partial / "first.raw").open("wb") as first:
+        captions = 0
+        first.write(np.zeros(1, dtype="<i8").tobytes())
+        for scan in scans:
+            with np.load(scan) as loaded:
+                part, counts = loaded["samples"], loaded["counts"]
+                digest.update(str(loaded["digest"]).encode())
+            samples.write(part.tobytes())
+            first.write((captions + np.cumsum(counts)).astype("<i8").tobytes())
+            captions += int(counts.sum())
+            shard_first.append(shard_first[-1] + len(part))
+            lacking["text"] += int((counts == 0).sum())
+            for name in ("image", "row"):
+                lacking[name] += int((part[f"{name}_size"] == 0).sum())
+    if not captions:
+        shutil.rmtree(partial)
+        raise ValueError(
+            f"data.captions: {source}: no sample of the tars has a caption (.txt, or .json with 'caption')"
+        )
+    _with_header(partial / "samples", _SAMPLE, shard_first[-1])
+    _with_header(partial / "first", np.dtype("<i8"), shard_first[-1] + 1)
+    np.save(partial / "shards.npy", np.asarray(shard_first, dtype=np.int64))
+    meta = {"digest": digest.hexdigest()[:16], "lacking": lacking}
+    (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    try:
+        os.rename(partial, folder)
+    except OSError:  # another process was first
+        shutil.rmtree(partial)
+
+
+def _with_header(path: Path, dtype: np.dtype[np.void] | np.dtype[np.int64], length: int) -> None:
+    """``path.raw`` as ``path.npy``; the length was not known when the rows were written."""
+    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
+    with path.with_suffix(".npy").open("wb") as whole, path.with_suffix(".raw").open("rb") as raw:
+        np.lib.format.write_array_header_1_0(whole, fields)
+        shutil.copyfileobj(raw, whole, 2**22)
+    path.with_suffix(".raw").unlink()
+
+
+def _braces(source: str) -> Iterator[str]:
+    """``a-{08..10}-{x,y}`` as ``a-08-x``, ``a-08-y``, ``a-09-x`` …; a range counts with its first number's width."""
+    parts = re.split(r"\{([^{}]*)\}", source)
+    choices = [_choices(part) if place % 2 else [part] for place, part in enumerate(parts)]
+    return ("".join(chosen) for chosen in itertools.product(*choices))
+
+
+def _choices(inside: str) -> list[str]:
+    if match := re.fullmatch(r"(\d+)\.\.(\d+)", inside):
+        low, high = match.groups()
+        return [str(number).zfill(len(low)) for number in range(int(low), int(high) + 1)]
+    return inside.split(",")
+
+
+class _OpenFiles:
+    """The files read last, kept open; one that is read while it is dropped is closed by the last who holds it."""
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[Path, io.FileIO] = OrderedDict()
+        self._lock = Lock()
+
+    def __reduce__(self) -> tuple[type[_OpenFiles], tuple[()]]:
+        """Open files stay behind: a copy in another process opens its own."""
+        return _OpenFiles, ()
+
+    def read(self, path: Path, *, offset: int, size: int) -> bytes:
+        with self._lock:
+            file = self._files.pop(path, None) or io.FileIO(path)
+            self._files[path] = file
+            if len(self._files) > _OPEN_FILES:
+                self._files.popitem(last=False)
+        return os.pread(file.fileno(), size, offset)
+
+
+__all__ = ["Part", "ShardSet", "find_shards", "is_shards", "open_shards"]

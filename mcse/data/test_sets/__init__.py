@@ -1,0 +1,1 @@
+"""Test sets of the published protocols, and whether training text holds them."""

@@ -1,0 +1,283 @@
+"""Making the index of ``mcse search``: each image of a folder encoded once, what is unchanged taken over.
+
+N images, B of one batch, D row width.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from mcse.data.images.features import FeatureStore, open_features
+from mcse.data.images.names import ABSENT, match_names
+from mcse.data.images.sources import BadImageError, ImageFolder, load_image, open_images
+from mcse.models.digests import file_sha256
+from mcse.search.image_index import (
+    ImageIndex,
+    IndexedImage,
+    IndexOrigin,
+    SkippedImage,
+    is_image_index,
+)
+from mcse.types import FeatureTextEncoder, FloatArray, ImageTextEncoder
+
+_SAVE_SECONDS = 30.0
+"""What a kill loses at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexReport:
+    """What indexing did: images now in the index, those encoded by this call, those left out."""
+
+    index: ImageIndex
+    encoded: int
+    was_stopped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Rows of an earlier index, by path and by digest."""
+
+    by_path: dict[str, tuple[IndexedImage, FloatArray]]
+    by_digest: dict[str, FloatArray]
+
+
+def build_index(
+    folder: Path,
+    output: Path,
+    *,
+    encoder: FeatureTextEncoder,
+    model: str,
+    model_digest: str | None,
+    features: Path | None = None,
+    batch_size: int = 32,
+    is_new: bool = False,
+) -> IndexReport:
+    """Encodes the images below ``folder`` that ``output`` does not hold yet, and writes ``output``.
+
+    An image counts as unchanged by its size and time, else by its bytes. Images that cannot be read are named and
+    left out; so are links that lead out of the folder. Killed, the next call goes on.
+
+    Args:
+        folder: Searched to any depth.
+        output: The index, kept where it is of this very folder and model.
+        encoder: Has a joint space; without ``features`` it must also take images.
+        model: Its name, as the index records it.
+        model_digest: Its digest; with ``None``, the name must do.
+        features: A store of the images' features, instead of the model's own tower.
+        batch_size: Images at a time.
+        is_new: Replaces an index in ``output``, whatever it is of.
+
+    Raises:
+        FileNotFoundError: No such folder.
+        ValueError: No images, none that can be read, features of another tower, or ``output`` is of another folder
+            or model.
+    """
+    source = open_images(str(folder))
+    if not isinstance(source, ImageFolder):
+        raise ValueError(f"{folder}: mcse search takes a folder of image files, not a data set")
+    store = None if features is None else _open_store(features, encoder)
+    if store is None and not isinstance(encoder, ImageTextEncoder):
+        raise ValueError(f"{model} takes stored features alone; name their store by --features")
+    origin = IndexOrigin(
+        folder=str(folder.resolve()),
+        model=model,
+        model_digest=model_digest,
+        tower=getattr(encoder, "image_tower", None),
+        features=None if features is None else str(features.resolve()),
+    )
+    known = _known(output, origin, is_new=is_new)
+    builder = _Builder(origin, output, encoder, store)
+    names, outside = _inside(source)
+    builder.skipped += outside
+    bar = tqdm(total=len(source.names), initial=len(outside), unit="image", file=sys.stderr, desc=str(folder))
+    was_stopped = False
+    with bar:
+        try:
+            for start in range(0, len(names), batch_size):
+                builder.add(names[start : start + batch_size], known)
+                bar.update(len(names[start : start + batch_size]))
+        except KeyboardInterrupt:
+            was_stopped = True
+    index = builder.save(is_complete=not was_stopped)
+    return IndexReport(index=index, encoded=builder.encoded, was_stopped=was_stopped)
+
+
+class _Builder:
+    """An index as it grows."""
+
+    def __init__(
+        self, origin: IndexOrigin, output: Path, encoder: FeatureTextEncoder, store: FeatureStore | None
+    ) -> None:
+        self._origin, self._output, self._encoder, self._store = origin, output, encoder, store
+        self._root = Path(origin.folder)
+        self._images: list[IndexedImage] = []
+        self._rows: list[FloatArray] = []
+        self._saved = time.monotonic()
+        self.skipped: list[SkippedImage] = []
+        self.encoded = 0
+
+    def add(self, names: Sequence[str], known: _Known) -> None:
+        """The images of these names, encoded together where they are not known."""
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            found = list(pool.map(lambda name: _look_up(self._root, name, known), names))
+        new: list[tuple[IndexedImage, FloatArray | None]] = []
+        for item in found:
+            if isinstance(item, SkippedImage):
+                self.skipped.append(item)
+            else:
+                new.append(item)
+        rows = self._encode([image for image, row in new if row is None])
+        for image, row in new:
+            row = rows.get(image.path) if row is None else row
+            if row is not None:  # else it has just been skipped
+                self._images.append(image)
+                self._rows.append(row)
+        if rows and time.monotonic() - self._saved > _SAVE_SECONDS:
+            self.save(is_complete=False)
+
+    def save(self, *, is_complete: bool) -> ImageIndex:
+        """Writes what there is.
+
+        Raises:
+            ValueError: There is nothing.
+        """
+        if not self._rows:
+            why = f", first {self.skipped[0].path}: {self.skipped[0].reason}" if self.skipped else ""
+            raise ValueError(f"{self._root}: none of {len(self.skipped)} images could be indexed{why}")
+        index = ImageIndex(
+            origin=self._origin,
+            images=tuple(self._images),
+            rows_ND=np.stack(self._rows),
+            skipped=tuple(self.skipped),
+            is_complete=is_complete,
+        )
+        index.save(self._output)
+        self._saved = time.monotonic()
+        return index
+
+    def _encode(self, images: Sequence[IndexedImage]) -> dict[str, FloatArray]:
+        names = [image.path for image in images]
+        if self._store is None:
+            names, row_BD = self._encode_images(names)
+        else:
+            names, row_BD = self._encode_features(names, self._store)
+        self.encoded += len(names)
+        return dict(zip(names, row_BD, strict=True))
+
+    def _encode_images(self, names: Sequence[str]) -> tuple[list[str], FloatArray]:
+        assert isinstance(self._encoder, ImageTextEncoder)
+
+        def load(name: str) -> Image.Image | SkippedImage:
+            try:
+                return load_image(self._root / name)
+            except BadImageError as error:
+                return SkippedImage(path=name, reason=_short(error, self._root / name))
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            loaded = list(zip(names, pool.map(load, names), strict=True))
+        self.skipped += [item for _, item in loaded if isinstance(item, SkippedImage)]
+        read = [(name, item) for name, item in loaded if isinstance(item, Image.Image)]
+        if not read:
+            return [], np.zeros((0, 0), dtype=np.float32)
+        row_BD = self._encoder.encode_images([image for _, image in read], batch_size=len(read))
+        return [name for name, _ in read], row_BD
+
+    def _encode_features(self, names: Sequence[str], store: FeatureStore) -> tuple[list[str], FloatArray]:
+        assert store.names is not None
+        where = f"{self._root} against {store.path}"
+        feature_B = match_names(names, store.names, where=where) if names else np.zeros(0, dtype=np.int64)
+        has = feature_B != ABSENT
+        self.skipped += [
+            SkippedImage(path=name, reason=f"no features in {store.path}")
+            for name, is_there in zip(names, has, strict=True)
+            if not is_there
+        ]
+        kept = [name for name, is_there in zip(names, has, strict=True) if is_there]
+        return kept, self._encoder.encode_image_features(store.rows(feature_B[has]))
+
+
+def is_inside(root: Path, name: str) -> bool:
+    """Whether ``name`` below ``root`` is a file of that very folder, once all links are followed."""
+    try:
+        real = (root / name).resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):
+        return False
+    return real.is_relative_to(root.resolve()) and real.is_file()
+
+
+def _open_store(features: Path, encoder: FeatureTextEncoder) -> FeatureStore:
+    store = open_features(features)
+    store.check_tower(getattr(encoder, "image_tower", None))
+    if store.names is None:
+        raise ValueError(f"--features: {features} has no image names, so nothing says whose features they are")
+    return store
+
+
+def _inside(source: ImageFolder) -> tuple[list[str], list[SkippedImage]]:
+    names: list[str] = []
+    outside: list[SkippedImage] = []
+    for name in source.names:
+        if is_inside(source.root, name):
+            names.append(name)
+        else:
+            outside.append(SkippedImage(path=name, reason="a link that leads out of the folder"))
+    return names, outside
+
+
+def _known(output: Path, origin: IndexOrigin, *, is_new: bool) -> _Known:
+    if is_new or not is_image_index(output):
+        if output.is_dir() and any(output.iterdir()) and not is_image_index(output):
+            raise ValueError(f"--output: {output} is not empty and holds no index")
+        return _Known({}, {})
+    index = ImageIndex.load(output)
+    for name, ours, theirs in _identity(origin, index.origin):
+        if ours != theirs:
+            raise ValueError(
+                f"--output: {output} is an index with {name} {theirs}, not {ours}; choose another --output, or replace "
+                "it by --overwrite"
+            )
+    rows = list(zip(index.images, index.rows_ND, strict=True))
+    return _Known({image.path: (image, row) for image, row in rows}, {image.sha256: row for image, row in rows})
+
+
+def _identity(ours: IndexOrigin, theirs: IndexOrigin) -> Iterable[tuple[str, str | None, str | None]]:
+    yield "folder", ours.folder, theirs.folder
+    yield "tower", ours.tower, theirs.tower
+    yield "features", ours.features, theirs.features
+    if ours.model_digest is None or theirs.model_digest is None:
+        yield "model", ours.model, theirs.model
+    yield f"model {theirs.model} of digest", _start(ours.model_digest), _start(theirs.model_digest)
+
+
+def _start(digest: str | None) -> str | None:
+    return None if digest is None else digest[:12]
+
+
+def _look_up(root: Path, name: str, known: _Known) -> tuple[IndexedImage, FloatArray | None] | SkippedImage:
+    """The image as it is now, with its row where that is known."""
+    path = root / name
+    try:
+        stat = path.stat()
+        before = known.by_path.get(name)
+        if before is not None and (before[0].num_bytes, before[0].mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+            return before
+        digest = file_sha256(path)
+    except OSError as error:
+        return SkippedImage(path=name, reason=error.strerror or str(error))
+    image = IndexedImage(path=name, num_bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=digest)
+    return image, known.by_digest.get(digest)
+
+
+def _short(error: BadImageError, path: Path) -> str:
+    """Without the path, which stands beside it."""
+    return str(error).removeprefix(f"image {path}: ")

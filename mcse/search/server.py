@@ -1,0 +1,351 @@
+"""The web page of ``mcse search serve``: one page without scripts, for this machine alone unless told otherwise.
+
+An image is named by its number in the index, never by a path, and is sent as a JPEG that is made here: no byte of a
+file leaves as it is, and nothing that lies outside the indexed folder is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import ipaddress
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
+from PIL import Image, ImageOps
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from mcse.search.engine import ImageSearch, Question
+from mcse.search.page import TOPS, PageImage, PageState, SearchPage, render_search_page
+from mcse.types import FloatArray
+
+MAX_UPLOAD_MB = 10
+MAX_UPLOAD_PIXELS = 50_000_000
+"""A small file can hold an image that fills the memory."""
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_THUMBNAIL = 320
+_PAGE = 48
+_MAX_UPLOADS = 32
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    """What is kept of an uploaded image."""
+
+    name: str
+    row_D: FloatArray
+    sha256: str
+    thumbnail: bytes
+
+
+class _Uploads:
+    """The last few uploaded images, by marks that cannot be guessed."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, _Upload] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def keep(self, upload: _Upload) -> str:
+        mark = secrets.token_urlsafe(12)
+        with self._lock:
+            self._kept[mark] = upload
+            while len(self._kept) > _MAX_UPLOADS:
+                self._kept.popitem(last=False)
+        return mark
+
+    def get(self, mark: str) -> _Upload:
+        with self._lock:
+            if mark not in self._kept:
+                raise ValueError("the uploaded image is not kept any more; upload it again")
+            return self._kept[mark]
+
+
+def serve(search: ImageSearch, *, host: str, port: int) -> None:
+    """Serves the page until the process is stopped."""
+    app = build_app(search, names=_LOCAL_NAMES | {f"[{host}]" if ":" in host else host} if is_loopback(host) else None)
+    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def build_app(search: ImageSearch, *, names: frozenset[str] | None = _LOCAL_NAMES) -> FastAPI:
+    """The application.
+
+    Args:
+        search: Index and encoder.
+        names: Hosts that requests may ask for, ``None`` for any. By default those of this machine: a page elsewhere
+            whose name is made to point here would read the images.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    site = _Site(search)
+    app.add_api_route("/", site.show, methods=["GET"])
+    app.add_api_route("/image/{place}", site.image, methods=["GET"])
+    app.add_api_route("/upload/{mark}", site.uploaded, methods=["GET"])
+    app.add_api_route("/upload", site.upload, methods=["POST"])
+    app.add_exception_handler(HTTPException, site.missing)
+
+    @app.middleware("http")
+    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        refused = _refusal(request, names=names)
+        response = PlainTextResponse(refused, status_code=403) if refused else await call_next(request)
+        response.headers.update(_HEADERS)
+        return response
+
+    return app
+
+
+class _Site:
+    """The routes, and what they share."""
+
+    def __init__(self, search: ImageSearch) -> None:
+        self._search = search
+        self._uploads = _Uploads()
+        self._encoding = threading.Lock()  # towers are heavy, and not all of them can be used by two threads
+
+    def show(self, request: Request) -> Response:
+        """The page: an answer, or images to leaf through."""
+        state = _state(request.query_params)
+        try:
+            state = _numbered(state, request.query_params)
+            with self._encoding:
+                return HTMLResponse(_answer(self._search, state, self._uploads))
+        except ValueError as error:
+            page = _page(self._search, state, error=str(error), uploads=self._uploads)
+            return HTMLResponse(page, status_code=400)
+
+    def image(self, place: str) -> Response:
+        """A small copy of an image of the index."""
+        try:
+            found = self._search.open_image(_number(place, "image", most=len(self._search.index) - 1))
+        except ValueError as error:
+            return PlainTextResponse(str(error), status_code=404)
+        return _jpeg(_thumbnail(found))
+
+    def uploaded(self, mark: str) -> Response:
+        """A small copy of an uploaded image."""
+        try:
+            return _jpeg(self._uploads.get(mark).thumbnail)
+        except ValueError as error:
+            return PlainTextResponse(str(error), status_code=404)
+
+    async def upload(self, request: Request) -> Response:
+        """Takes an image, and leads to the answer."""
+        try:
+            name, content = await _uploaded_file(request)
+            mark = self._uploads.keep(await run_in_threadpool(self._read, name, content))
+        except _TooLargeError:
+            error = f"The file is larger than {MAX_UPLOAD_MB} MB."
+            return HTMLResponse(_page(self._search, PageState(), error=error), status_code=413)
+        except ValueError as error:
+            return HTMLResponse(_page(self._search, PageState(), error=str(error)), status_code=400)
+        return RedirectResponse(f"/?upload={mark}", status_code=303)
+
+    async def missing(self, request: Request, error: Exception) -> Response:
+        """The page for an address that there is none of."""
+        assert isinstance(error, HTTPException)
+        page = _page(self._search, PageState(), error=f"{request.url.path[:100]}: {error.detail}")
+        return HTMLResponse(page, status_code=error.status_code)
+
+    def _read(self, name: str, content: bytes) -> _Upload:
+        image = _opened(name, content)
+        with self._encoding:
+            row_D = self._search.image_row(image)
+        return _Upload(name, row_D, hashlib.sha256(content).hexdigest(), _thumbnail(image))
+
+
+def _refusal(request: Request, *, names: frozenset[str] | None) -> str:
+    """Why a request is not answered; empty where it is."""
+    name = request.headers.get("host", "")
+    name = name[: name.index("]") + 1] if name.startswith("[") and "]" in name else name.partition(":")[0]
+    if names is not None and name.lower() not in names:
+        return f"This page answers under {', '.join(sorted(names))} alone."
+    # Browsers say where a request comes from; another site has no business here.
+    if request.method != "GET" and request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        return "Forms of other sites are not answered."
+    return ""
+
+
+def _state(parameters: Mapping[str, str]) -> PageState:
+    """What the address asks, without its numbers."""
+    return PageState(
+        text=parameters.get("text", "").strip(),
+        image=parameters.get("image", "").strip(),
+        upload=parameters.get("upload", "").strip(),
+        minus=parameters.get("minus", "").strip(),
+        plus=parameters.get("plus", "").strip(),
+    )
+
+
+def _numbered(state: PageState, parameters: Mapping[str, str]) -> PageState:
+    """With its numbers.
+
+    Raises:
+        ValueError: One of them is none.
+    """
+    top = _number(parameters.get("top", str(state.top)), "images", least=1, most=max(TOPS))
+    return replace(state, top=top, page=_number(parameters.get("page", "1"), "page", least=1, most=10**6))
+
+
+def _number(text: str, name: str, *, least: int = 0, most: int) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and least <= int(text) <= most):
+        raise ValueError(f"{name} must be a number from {least} to {most}, got {text[:40]!r}")
+    return int(text)
+
+
+def _answer(search: ImageSearch, state: PageState, uploads: _Uploads) -> str:
+    """The page for a question, or for leafing through where nothing is asked."""
+    minus, plus = _words(state.minus), _words(state.plus)
+    if not state.text and not state.has_image:
+        if minus or plus:
+            raise ValueError("Words are added to a sentence or an image: write one, or choose one below.")
+        return _page(search, state)
+    place = _number(state.image, "image", most=len(search.index) - 1) if state.image else None
+    upload = uploads.get(state.upload) if state.upload else None
+    question = Question(
+        text=None if state.has_image else state.text,
+        place=place,
+        row=upload.row_D if upload else None,
+        row_sha256=upload.sha256 if upload else None,
+        minus=minus,
+        plus=plus,
+        top=state.top,
+    )
+    answer = search.ask(question)
+    name = _query_name(search, state, uploads)
+    asked = " ".join([name or f"“{state.text}”", *(f"− {word}" for word in minus), *(f"+ {word}" for word in plus)])
+    found = [PageImage(place=int(hit.id), name=hit.text, score=hit.score) for hit in answer.hits]
+    return render_search_page(_content(search, state, images=found, asked=asked, query_name=name, notes=answer.notes))
+
+
+def _page(search: ImageSearch, state: PageState, *, error: str = "", uploads: _Uploads | None = None) -> str:
+    """The page without an answer: images to leaf through, and what went wrong."""
+    pages = -(-len(search.index) // _PAGE)
+    start = (min(state.page, pages) - 1) * _PAGE
+    shown = search.index.images[start : start + (12 if error else _PAGE)]
+    images = [PageImage(place=start + number, name=image.path) for number, image in enumerate(shown)]
+    name = ""
+    if uploads is not None and state.has_image:
+        try:
+            name = _query_name(search, state, uploads)
+        except ValueError:  # it is what went wrong
+            name = ""
+    return render_search_page(_content(search, state, images=images, pages=pages, error=error, query_name=name))
+
+
+def _content(
+    search: ImageSearch,
+    state: PageState,
+    *,
+    images: list[PageImage],
+    pages: int = 1,
+    asked: str = "",
+    query_name: str = "",
+    error: str = "",
+    notes: tuple[str, ...] = (),
+) -> SearchPage:
+    return SearchPage(
+        state=state,
+        images=images,
+        folder=search.folder.name,
+        model="/".join(search.index.origin.model.rstrip("/").split("/")[-2:]),
+        count=len(search.index),
+        pages=pages,
+        asked=asked,
+        query_name=query_name,
+        error=error,
+        notes=notes,
+        takes_uploads=search.takes_images,
+        max_upload_mb=MAX_UPLOAD_MB,
+    )
+
+
+def _query_name(search: ImageSearch, state: PageState, uploads: _Uploads) -> str:
+    if state.upload:
+        return uploads.get(state.upload).name
+    if state.image:
+        return search.index.images[_number(state.image, "image", most=len(search.index) - 1)].path
+    return ""
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+async def _uploaded_file(request: Request) -> tuple[str, bytes]:
+    """Name and content of the file of a form; no more than ``MAX_UPLOAD_MB`` are read."""
+
+    async def limited() -> AsyncGenerator[bytes, None]:
+        total = 0
+        async for chunk in request.stream():
+            total += len(chunk)
+            if total > MAX_UPLOAD_MB * 2**20:
+                raise _TooLargeError
+            yield chunk
+
+    try:
+        form = await MultiPartParser(request.headers, limited(), max_files=1, max_fields=4).parse()
+    except (MultiPartException, KeyError) as error:
+        raise ValueError("The form holds no file.") from error
+    file = form.get("image")
+    if not isinstance(file, UploadFile) or not file.size:
+        raise ValueError("Choose a file first.")
+    content = await file.read()
+    await form.close()
+    return (file.filename or "image")[:80], content
+
+
+def _opened(name: str, content: bytes) -> Image.Image:
+    """The image in RGB, upright.
+
+    Raises:
+        ValueError: No image, or one that would fill the memory.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
+            if opened.width * opened.height > MAX_UPLOAD_PIXELS:
+                size = f"{opened.width} × {opened.height}"
+                raise ValueError(f"{name} has {size} pixels; at most {MAX_UPLOAD_PIXELS // 10**6} million are read.")
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} cannot be read as an image ({', '.join(_FORMATS)}).") from error
+
+
+def _thumbnail(image: Image.Image) -> bytes:
+    small = image.copy()
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    target = io.BytesIO()
+    small.save(target, format="JPEG", quality=88)
+    return target.getvalue()
+
+
+def _jpeg(content: bytes) -> Response:
+    return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=60"})

@@ -1,0 +1,177 @@
+"""Word-similarity sets in their authors' formats, and the suite's numbers against scipy's."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from mcse.data.test_sets.wordsim import EXPECTED_PAIRS, load_wordsim
+from mcse.encoders.word_vectors import WordVectorEncoder
+from mcse.evaluation import SUITES, Subject, SuiteOptions
+from mcse.evaluation.wordsim import WordSimilarityEvaluator
+from mcse.text.word_vectors import WordVectors, load_word_vectors
+
+PUBLISHED = {
+    "RW": ("rw/rw.txt", "squishing\tsquirt\t5.88\t7\t6\ncat\tdog\t6\t6\t6\n"),
+    "MEN": ("MEN/MEN_dataset_natural_form_full", "squishing squirt 5.880000\ncat dog 6.0\n"),
+    "WordSim-353": ("combined.csv", "Word 1,Word 2,Human (mean)\nsquishing,squirt,5.88\ncat,dog,6\n"),
+    "MTurk-771": ("MTURK-771.csv", "squishing,squirt,5.88\ncat,dog,6\n"),
+    "SimVerb-3500": ("SimVerb-3500.txt", "squishing\tsquirt\tV\t5.88\tNONE\ncat\tdog\tV\t6\tNONE\n"),
+}
+SIMLEX = (
+    "word1\tword2\tPOS\tSimLex999\tconc(w1)\tconc(w2)\tconcQ\tAssoc(USF)\tSimAssoc333\tSD(SimLex)\n"
+    "old\tnew\tA\t1.58\t2.72\t2.81\t2\t7.25\t1\t0.41\n"
+    "cat\tdog\tN\t6\t2\t2\t4\t0\t0\t1\n"
+    "go\tcome\tV\t2.5\t2\t2\t1\t0\t1\t1\n"
+)
+
+
+def _write(folder: Path, name: str, text: str) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_formats(name: str, tmp_path: Path) -> None:
+    _write(tmp_path, *PUBLISHED[name])
+    data = load_wordsim(tmp_path)
+    (pairs,) = data.sets
+    assert (pairs.name, pairs.word1, pairs.word2) == (name, ("squishing", "cat"), ("squirt", "dog"))
+    assert pairs.gold_P.tolist() == [5.88, 6.0]
+    assert set(data.absent) == set(EXPECTED_PAIRS) - {name}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("EN-MEN-TR-3k.txt", "cat\tdog\t6\n"),
+        ("MEN_dataset_lemma_form_full", "cat-n dog-n 6\n"),
+        ("EN-SimVerb-3500.txt", "cat\tdog\t6\n"),
+        ("combined.tab", "Word 1\tWord 2\tHuman (mean)\ncat\tdog\t6\n"),
+        ("EN-WS-353-ALL.txt", "cat\tdog\t6\n"),
+        ("EN-MTurk-771.txt", "cat dog 6\n"),
+    ],
+)
+def test_formats_of_collections(name: str, text: str, tmp_path: Path) -> None:
+    _write(tmp_path / "wordsim", name, text)
+    (pairs,) = load_wordsim(tmp_path).sets
+    assert (pairs.word1, pairs.word2, pairs.gold_P.tolist()) == (("cat",), ("dog",), [6.0])
+
+
+def test_simlex_has_parts_of_speech_concreteness_and_the_hard_pairs(tmp_path: Path) -> None:
+    _write(tmp_path, "SimLex-999.txt", SIMLEX)
+    (pairs,) = load_wordsim(tmp_path).sets
+    marked = {name: np.flatnonzero(mask).tolist() for name, mask in pairs.subsets.items()}
+    assert marked["adjectives"] == [0]
+    assert marked["nouns"] == [1]
+    assert marked["verbs"] == [2]
+    assert [marked[f"concreteness {number}"] for number in (1, 2, 3, 4)] == [[2], [0], [], [1]]
+    assert marked["hard"] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("own.tsv", "cat\tdog\thigh\n", "own.tsv, line 1: score 'high'"),
+        ("own.tsv", "cat\tdog\t1\ncat\n", "own.tsv, line 2: 1 columns"),
+        ("SimLex-999.txt", "a\tb\tc\td\te\tf\tg\th\ti\tj\n", "lacks POS, SimLex999"),
+        ("own.csv", "cat,dog,1\n", "no published name"),
+    ],
+)
+def test_bad_files_are_refused_by_line(name: str, text: str, message: str, tmp_path: Path) -> None:
+    _write(tmp_path, name, text)
+    with pytest.raises(ValueError, match=message):
+        load_wordsim(tmp_path / name)
+
+
+def test_a_folder_without_sets_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no word-similarity set"):
+        load_wordsim(tmp_path)
+    with pytest.raises(FileNotFoundError, match="neither a folder nor a file"):
+        load_wordsim(tmp_path / "absent")
+
+
+WORDS = tuple("abcdefgh")
+VECTORS = WordVectors.of(WORDS, np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32))
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    draw = np.random.default_rng(1)
+    lines = [f"{x}\t{y}\t{draw.uniform():.3f}\t{'even' if n % 2 else 'odd'}" for n, (x, y) in enumerate(_all_pairs())]
+    path = tmp_path / "own.tsv"
+    path.write_text("\n".join([*lines, "a\tmissing\t0.1\todd"]) + "\n")
+    return path
+
+
+def _all_pairs() -> list[tuple[str, str]]:
+    return [(x, y) for x in WORDS for y in WORDS if x < y]
+
+
+def test_the_suite_drops_pairs_of_missing_words_and_says_so(own: Path, caplog) -> None:
+    with caplog.at_level(logging.ERROR):
+        found = SUITES["wordsim"].prepare(SuiteOptions(data=str(own))).run(Subject.of(WordVectorEncoder(VECTORS)))
+    score = found.scores["wordsim"]["own"]
+    unit = VECTORS.row_VD / np.linalg.norm(VECTORS.row_VD, axis=1, keepdims=True)
+    cosine = [unit[WORDS.index(x)] @ unit[WORDS.index(y)] for x, y in _all_pairs()]
+    gold = np.random.default_rng(1).uniform(size=28).round(3)
+    assert score["spearman"] == pytest.approx(100 * spearmanr(cosine, gold).statistic)
+    assert score["pairs"] == 28
+    assert score["coverage"] == pytest.approx(100 * 28 / 29)
+    assert score["spearman_low"] < score["spearman"] < score["spearman_high"]
+    odd = found.subsets["wordsim"]["own"]["odd"]
+    assert odd["spearman"] == pytest.approx(100 * spearmanr(cosine[::2], gold[::2]).statistic)
+    assert odd["coverage"] == pytest.approx(100 * 14 / 15)
+    assert "left out and counted" in found.protocols["wordsim"]
+    assert [column.metric for column in found.columns] == ["spearman", "coverage"]
+
+
+def test_an_encoder_that_knows_too_little_is_absent_not_zero(own: Path) -> None:
+    few = WordVectors.of(("a", "zz"), VECTORS.row_VD[:2])
+    found = SUITES["wordsim"].prepare(SuiteOptions(data=str(own))).run(Subject.of(WordVectorEncoder(few)))
+    assert "own" not in found.scores["wordsim"]
+    assert "at least two pairs, got 0 (coverage 0.0 %)" in found.absent["own"]
+
+
+def test_the_evaluator_gives_each_set_and_their_mean(own: Path) -> None:
+    (pairs,) = load_wordsim(own).sets
+    evaluator = WordSimilarityEvaluator((pairs,), WordVectorEncoder(VECTORS))
+    found = evaluator()
+    assert set(found) == set(evaluator.metrics) == {"wordsim.own.spearman", "wordsim.mean"}
+    assert found["wordsim.mean"].value == found["wordsim.own.spearman"].value
+    assert WordSimilarityEvaluator((pairs,), WordVectorEncoder(WordVectors.of(("q",), VECTORS.row_VD[:1])))() == {}
+
+
+@pytest.mark.parity
+def test_real_sets_and_real_vectors(real_data: Path) -> None:
+    """Gensim-free second route: cosines in float64 by hand, scipy's Spearman."""
+    data = load_wordsim(real_data)
+    assert {pairs.name: len(pairs) for pairs in data.sets} == {
+        name: EXPECTED_PAIRS[name] for name in ("MEN", "SimVerb-3500", "SimLex-999")
+    }
+    simlex = data.sets[-1]
+    assert {name: int(mask.sum()) for name, mask in simlex.subsets.items()} == {
+        "adjectives": 111,
+        "nouns": 666,
+        "verbs": 222,
+        "concreteness 1": 249,
+        "concreteness 2": 250,
+        "concreteness 3": 250,
+        "concreteness 4": 250,
+        "hard": 333,
+    }
+    vectors = load_word_vectors(real_data / "wordvec" / "glove.100d.10k.txt.gz")
+    found = WordSimilarityEvaluator(data.sets, WordVectorEncoder(vectors))()
+    kept = [
+        i for i, (x, y) in enumerate(zip(simlex.word1, simlex.word2, strict=True)) if {x, y} <= vectors.index.keys()
+    ]
+    row = vectors.row_VD.astype(np.float64)
+    row /= np.linalg.norm(row, axis=1, keepdims=True)
+    cosine = [row[vectors.index[simlex.word1[i]]] @ row[vectors.index[simlex.word2[i]]] for i in kept]
+    wanted = 100 * spearmanr(cosine, simlex.gold_P[kept]).statistic
+    assert found["wordsim.SimLex-999.spearman"].value == pytest.approx(wanted, abs=1e-4)

@@ -1,0 +1,48 @@
+"""The model card's front matter, as the hub reads it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import yaml
+
+from mcse.data.load import DataConfig
+from mcse.recipes.export import _hub_datasets
+from mcse.report.model_card import CardFacts, sentence_card
+from mcse.types import DataFile
+
+RUN = CardFacts(
+    name="x", recipe="mcse", scores={}, config_yaml="seed: 0", data=[DataFile("sentences", "here/a.txt", "0123")]
+)
+
+
+def front_of(**changes):
+    card = sentence_card(RUN, **{"base_model": "google-bert/bert-base-uncased", **changes})
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_the_card_links_the_hubs_base_model_and_datasets():
+    front = front_of(datasets=["princeton-nlp/datasets-for-simcse"])
+    assert front["datasets"] == ["princeton-nlp/datasets-for-simcse"]
+    assert front["base_model"] == "google-bert/bert-base-uncased"
+    assert "recipe:mcse" in front["tags"]
+
+
+def test_the_card_links_no_file_of_somebodys_machine():
+    front = front_of(base_model="package:some_package/model")
+    assert "datasets" not in front
+    assert "base_model" not in front
+
+
+def test_the_card_shows_scores_and_names_what_was_read_without_its_folder():
+    assert "Not evaluated yet." in sentence_card(RUN, base_model="x")
+    card = sentence_card(replace(RUN, scores={"dev.spearman": 83.256}), base_model="x")
+    assert "| dev.spearman | 83.26 |" in card
+    assert "- sentences: a.txt (0123)" in card
+
+
+def test_only_what_is_surely_the_hubs_is_linked():
+    hub = "hf://datasets/princeton-nlp/datasets-for-simcse/wiki1m_for_simcse.txt"
+    assert _hub_datasets(DataConfig(sentences=hub)) == ["princeton-nlp/datasets-for-simcse"]
+    assert _hub_datasets(DataConfig(sentences="wiki/a.txt", captions="flickr8k/captions.txt")) == []
+    assert _hub_datasets(DataConfig(captions="flickr8k/captions.txt")) == []

@@ -1,0 +1,201 @@
+"""The index: equal to sorting all the cosines, with and without FAISS, and back from disk."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mcse.search.embedding_index as module
+from mcse import EmbeddingIndex, SentenceEncoder
+from mcse.search.embedding_index import Hit
+from mcse.types import FloatArray
+from tests.fixtures.tiny_models import TEXTS, build_tiny_bert
+
+HAS_FAISS = importlib.util.find_spec("faiss") is not None
+BOTH = [False, pytest.param(True, marks=pytest.mark.skipif(not HAS_FAISS, reason="FAISS is not installed"))]
+
+
+class HashedEncoder:
+    """Rows drawn from the sentence's own letters: equal sentences, equal rows."""
+
+    def __init__(self, width: int = 8, *, salt: int = 0) -> None:
+        self.width, self.salt = width, salt
+        self.name = f"hashed-{width}-{salt}"
+
+    def encode(self, sentences: Sequence[str], *, batch_size: int = 64, normalize: bool = True) -> FloatArray:
+        rows = [np.random.default_rng([self.salt, *text.encode()]).standard_normal(self.width) for text in sentences]
+        rows_ND = np.array(rows, dtype=np.float32).reshape(len(sentences), self.width)
+        return rows_ND / np.linalg.norm(rows_ND, axis=1, keepdims=True) if normalize else rows_ND
+
+
+SENTENCES = [f"sentence number {i}" for i in range(200)]
+
+
+def build(use_faiss: bool, sentences: Sequence[str] = SENTENCES) -> EmbeddingIndex:
+    index = EmbeddingIndex(HashedEncoder(), use_faiss=use_faiss)
+    index.add(sentences)
+    return index
+
+
+@pytest.mark.parametrize("use_faiss", BOTH)
+@pytest.mark.parametrize("top_k", [1, 5, 199, 200, 1000])
+def test_search_equals_sorting_all_cosines(use_faiss: bool, top_k: int) -> None:
+    queries = ["one", "two", "sentence number 7"]
+    found = build(use_faiss).search(queries, top_k=top_k)
+    encoder = HashedEncoder()
+    score_QN = encoder.encode(queries) @ encoder.encode(SENTENCES).T
+    for hits, score_N in zip(found, score_QN, strict=True):
+        wanted = np.argsort(-score_N)[:top_k]
+        assert [hit.id for hit in hits] == wanted.tolist()
+        assert [hit.text for hit in hits] == [SENTENCES[i] for i in wanted]
+        np.testing.assert_allclose([hit.score for hit in hits], score_N[wanted], atol=1e-6)
+    assert found[2][0].text == "sentence number 7"
+    assert found[2][0].score == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("use_faiss", BOTH)
+def test_equal_sentences_come_in_the_order_they_were_added(use_faiss: bool) -> None:
+    sentences = ["same", "other", "same", "more", "same", "same", "else"] * 9
+    wanted = [i for i, text in enumerate(sentences) if text == "same"]
+    index = build(use_faiss, sentences)
+    for top_k in (1, 2, 20, 36):
+        assert [hit.id for hit in index.search("same", top_k=top_k)[0]] == wanted[:top_k]
+
+
+class RoundingEncoder(HashedEncoder):
+    """Equal sentences differ in their last bits, the later ones upwards, as other paddings make them differ."""
+
+    def encode(self, sentences: Sequence[str], *, batch_size: int = 64, normalize: bool = True) -> FloatArray:
+        factor_N1 = 1 + 2e-9 * np.arange(len(sentences), dtype=np.float64)[:, None]
+        return (super().encode(sentences) * factor_N1).astype(np.float32)
+
+
+@pytest.mark.parametrize("use_faiss", BOTH)
+def test_differences_of_rounding_are_ties(use_faiss: bool) -> None:
+    sentences = ["same", "other"] * 100
+    index = EmbeddingIndex(RoundingEncoder(), use_faiss=use_faiss)
+    index.add(sentences)
+    assert index._rows_ND is not None
+    assert len({row.tobytes() for row in index._rows_ND[::2]}) > 1
+    for top_k in (1, 3, 50):
+        assert [hit.id for hit in index.search("same", top_k=top_k)[0]] == list(range(0, 2 * top_k, 2))
+
+
+@pytest.mark.parametrize("use_faiss", BOTH)
+def test_many_queries_are_searched_in_blocks(use_faiss: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = build(use_faiss)
+    whole = index.search(SENTENCES, top_k=3)
+    assert [hits[0].text for hits in whole] == SENTENCES
+    monkeypatch.setattr(module, "_QUERIES_AT_ONCE", 7)
+    again = index.search(SENTENCES, top_k=3)
+    assert [[hit.id for hit in hits] for hits in again] == [[hit.id for hit in hits] for hits in whole]
+
+
+@pytest.mark.parametrize("use_faiss", BOTH)
+def test_threshold_ids_and_adding(use_faiss: bool) -> None:
+    index = EmbeddingIndex(HashedEncoder(), use_faiss=use_faiss)
+    index.add(["a", "b"], ids=["first", 2])
+    assert index.search("b", top_k=1) == [[Hit(2, "b", pytest.approx(1, abs=1e-6))]]
+    index.add(["c"], ids=["third"])
+    assert len(index) == 3
+    assert index.search("c", threshold=0.999)[0][0].id == "third"
+    assert len(index.search("c", threshold=0.999)[0]) == 1
+    assert index.search("unheard of", threshold=1.0) == [[]]
+    assert index.search([]) == []
+    index.add([])
+    assert len(index) == 3
+
+
+@pytest.mark.parametrize("use_faiss", BOTH)
+def test_an_index_comes_back_from_disk(use_faiss: bool, tmp_path: Path) -> None:
+    index = EmbeddingIndex(HashedEncoder(), use_faiss=use_faiss)
+    index.add(["a", "ü", "漢"], ids=["x", 7, "z"])
+    index.save(tmp_path / "index")
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["index.json", "rows.npy"]
+    loaded = EmbeddingIndex.load(tmp_path / "index", HashedEncoder(), use_faiss=use_faiss)
+    assert loaded.search(["ü", "b"], top_k=3) == index.search(["ü", "b"], top_k=3)
+    loaded.add(["d"])
+    assert loaded.search("d", top_k=1)[0][0].id == 3
+    loaded.save(tmp_path / "index")
+    assert len(EmbeddingIndex.load(tmp_path / "index", HashedEncoder())) == 4
+
+
+def test_another_encoder_is_refused(tmp_path: Path) -> None:
+    index = EmbeddingIndex.build(HashedEncoder(), ["a", "b"])
+    index.save(tmp_path)
+    with pytest.raises(ValueError, match="rows of width 8, the encoder gives 5"):
+        EmbeddingIndex.load(tmp_path, HashedEncoder(5))
+    with pytest.raises(ValueError, match=r"built with another encoder \(hashed-8-0\)"):
+        EmbeddingIndex.load(tmp_path, HashedEncoder(salt=1))
+    index._encoder = HashedEncoder(5)
+    with pytest.raises(ValueError, match="rows of width 8, the encoder gives 5"):
+        index.search("a")
+
+
+def test_bad_calls_are_refused_by_message(tmp_path: Path) -> None:
+    empty = EmbeddingIndex(HashedEncoder())
+    with pytest.raises(ValueError, match="the index is empty; add sentences"):
+        empty.search("a")
+    with pytest.raises(ValueError, match="nothing to save"):
+        empty.save(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    index = build(False)
+    with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
+        index.search("a", top_k=0)
+    with pytest.raises(ValueError, match="2 sentences, but 1 ids"):
+        index.add(["a", "b"], ids=[900])
+    with pytest.raises(ValueError, match=r"ids\[1\] is 7, which the index holds already"):
+        index.add(["a", "b"], ids=[900, 7])
+    with pytest.raises(ValueError, match=r"ids\[1\] is 'x', which"):
+        index.add(["a", "b"], ids=["x", "x"])
+    with pytest.raises(ValueError, match=r"ids\[0\] is a float; ids are strings or integers"):
+        index.add(["a"], ids=[1.5])  # type: ignore[list-item]
+    assert len(index) == 200
+
+
+def test_rows_that_are_not_finite_are_refused_by_sentence() -> None:
+    class Broken(HashedEncoder):
+        def encode(self, sentences: Sequence[str], *, batch_size: int = 64, normalize: bool = True) -> FloatArray:
+            rows_ND = super().encode(sentences, batch_size=batch_size)
+            rows_ND[[text == "bad" for text in sentences]] = np.nan
+            return rows_ND
+
+    with pytest.raises(ValueError, match="row of 'bad' is not finite"):
+        EmbeddingIndex.build(Broken(), ["good", "bad"])
+
+
+def test_a_folder_that_is_no_index_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is not an index: it lacks index\.json, rows\.npy"):
+        EmbeddingIndex.load(tmp_path, HashedEncoder())
+    EmbeddingIndex.build(HashedEncoder(), ["a", "b"]).save(tmp_path)
+    content = json.loads((tmp_path / "index.json").read_text())
+    (tmp_path / "index.json").write_text(json.dumps({**content, "texts": ["a"]}))
+    with pytest.raises(ValueError, match="2 ids, 1 texts"):
+        EmbeddingIndex.load(tmp_path, HashedEncoder())
+    (tmp_path / "index.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not an index: 'ids'"):
+        EmbeddingIndex.load(tmp_path, HashedEncoder())
+    (tmp_path / "index.json").write_text(json.dumps(content))
+    np.save(tmp_path / "rows.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="is not an index"):
+        EmbeddingIndex.load(tmp_path, HashedEncoder())
+
+
+def test_faiss_asked_for_but_absent_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="use_faiss: FAISS is not installed"):
+        EmbeddingIndex(HashedEncoder(), use_faiss=True)
+    assert EmbeddingIndex.build(HashedEncoder(), ["a"]).search("a")[0][0].text == "a"
+
+
+def test_it_works_with_a_real_encoder(tmp_path: Path) -> None:
+    encoder = SentenceEncoder.from_pretrained(str(build_tiny_bert(tmp_path / "bert")), pooling="mean")
+    index = EmbeddingIndex.build(encoder, TEXTS)
+    assert [hits[0].text for hits in index.search(TEXTS, top_k=1)] == list(TEXTS)
+    index.save(tmp_path / "index")
+    assert len(EmbeddingIndex.load(tmp_path / "index", encoder)) == len(TEXTS)

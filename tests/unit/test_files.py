@@ -1,0 +1,129 @@
+"""Whole writes, digests and lines of text."""
+
+import errno
+import gzip
+import hashlib
+import os
+
+import pytest
+
+from mcse.files import (
+    digest_of,
+    read_json,
+    read_lines,
+    read_text,
+    recover_folder,
+    remove_folder,
+    replacing,
+    replacing_folder,
+    sha256_file,
+    write_json,
+)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with replacing(path) as draft:
+        draft.write_text("one")
+        assert not path.exists()
+    assert path.read_text() == "one"
+    assert names(path.parent) == ["a.txt"]
+
+
+def test_a_failed_block_leaves_the_file_and_no_draft(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(TypeError), replacing(path) as draft:
+        draft.write_text("half", encoding=0)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_two_writers_do_not_share_a_draft(tmp_path):
+    with replacing(tmp_path / "a") as draft:
+        draft.write_text("x")
+        assert str(os.getpid()) in draft.name
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"a\.txt cannot be written: No space left") as caught,
+        replacing(tmp_path / "a.txt"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_writes_are_forced_to_the_disk_before_they_take_their_place(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (calls.append("fsync"), fsync(number)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+    with replacing(tmp_path / "a") as draft:
+        draft.write_text("x")
+    assert calls == ["fsync", "replace", "fsync"]
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    folder = tmp_path / "f"
+    for text in ("one", "two"):
+        with replacing_folder(folder) as draft:
+            (draft / "in").mkdir()
+            (draft / "in" / "a").write_text(text)
+        assert (folder / "in" / "a").read_text() == text
+        assert names(tmp_path) == ["f"]
+    with pytest.raises(TypeError), replacing_folder(folder) as draft:
+        (draft / "b").write_text("half", encoding=0)
+    assert names(folder) == ["in"]
+    assert names(tmp_path) == ["f"]
+
+
+def test_what_a_kill_left_is_put_back(tmp_path):
+    (tmp_path / "f.old").mkdir()
+    (tmp_path / "f.partial").mkdir()
+    recover_folder(tmp_path / "f")
+    assert names(tmp_path) == ["f"]
+    remove_folder(tmp_path / "f")
+    assert names(tmp_path) == []
+
+
+def test_lines_of_text_plain_and_packed(tmp_path):
+    data = "\ufeff a \r\n\nb\u0085c\u2028d\n".encode()
+    (tmp_path / "a.txt").write_bytes(data)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(data))
+    for name in ("a.txt", "a.txt.gz"):
+        assert list(read_lines(tmp_path / name)) == ["a", "", "b\u0085c\u2028d"]
+        assert read_text(tmp_path / name) == " a \r\n\nb\u0085c\u2028d\n"
+
+
+def test_unreadable_text_names_file_and_line(tmp_path):
+    (tmp_path / "l.txt").write_bytes(b"a\nb\xe9\n")
+    with pytest.raises(ValueError, match=r"l\.txt, line 2: not UTF-8 \(byte 0xe9\)"):
+        list(read_lines(tmp_path / "l.txt"))
+    whole = gzip.compress(os.urandom(200_000).hex().encode())
+    (tmp_path / "cut.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cut\.gz, line 1: damaged gzip"):
+        list(read_lines(tmp_path / "cut.gz"))
+
+
+def test_json_names_file_and_line(tmp_path):
+    write_json(tmp_path / "a.json", {"ä": [1]})
+    assert read_json(tmp_path / "a.json") == {"ä": [1]}
+    (tmp_path / "b.json").write_text('{\n"a": }')
+    with pytest.raises(ValueError, match=r"b\.json, line 2: broken JSON"):
+        read_json(tmp_path / "b.json")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_json(tmp_path / "deep.json")
+
+
+def test_digests_are_sha256_and_tell_parts_apart(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+    assert digest_of("ab", "c") != digest_of("a", "bc") != digest_of("abc")
+    assert digest_of("ab") == digest_of(b"ab")
+    assert len(digest_of()) == 64
