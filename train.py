@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mcse.config import to_yaml
+from mcse.distributed import LostProcessError
 from mcse.recipes.launch import load_config, train
-from mcse.training import LostProcessError, NotFiniteError
+from mcse.training.meter import NotFiniteError
 
 USAGE = "train.py [--config FILE] [--print-config] [--overwrite] [--key value | --group.key value ...]"
 EXIT_WRONG_INPUT = 2

@@ -31,10 +31,10 @@ from transformers import AutoModel, AutoTokenizer, TrainerCallback
 from mcse.cpu import ensure_bfloat16, return_freed_memory
 from mcse.recipes import RECIPES
 from mcse.recipes.launch import load_config
-from mcse.training import start_runtime
+from mcse.training.config import Precision
 from mcse.training.journal import Journal
 from mcse.training.loop import Loop
-from mcse.training.runtime import Precision
+from mcse.training.runtime import start_runtime
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 WARM_UP = 2

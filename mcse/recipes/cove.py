@@ -22,7 +22,10 @@ from mcse.models.cove_translator import CoveTranslator, save_translator
 from mcse.recipes import export, shared
 from mcse.text.vocab import Vocab
 from mcse.text.word_vectors import load_word_vectors
-from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
+from mcse.training.config import OptimConfig, TrainConfig
+from mcse.training.optim import build_optimizer
+from mcse.training.run import Run
+from mcse.training.runtime import Runtime
 from mcse.types import LossTerm, LossTerms, TranslationBatch
 
 _SUMMARY = (

@@ -23,7 +23,10 @@ from mcse.models.elmo_language_model import ElmoLanguageModel, Predictions, save
 from mcse.models.elmo_model import DIRECTIONS, ElmoConfig, ElmoModel, ElmoState
 from mcse.nn.projected_lstm import LSTMState
 from mcse.recipes import export, shared
-from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
+from mcse.training.config import OptimConfig, TrainConfig
+from mcse.training.optim import build_optimizer
+from mcse.training.run import Run
+from mcse.training.runtime import Runtime
 from mcse.types import IGNORED_LABEL, Lane, LaneBatch, LossTerm, LossTerms
 
 _SUMMARY = (

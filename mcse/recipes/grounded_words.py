@@ -48,7 +48,10 @@ from mcse.text.caption_words import CaptionTokenizer
 from mcse.text.vocab import SPECIALS
 from mcse.text.word_map import WordMap
 from mcse.text.word_vectors import WordBlock, WordVectors, stream_word_vectors
-from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
+from mcse.training.config import OptimConfig, TrainConfig
+from mcse.training.optim import build_optimizer
+from mcse.training.run import Run
+from mcse.training.runtime import Runtime
 from mcse.types import IGNORED_LABEL, DataFile, LossTerm, LossTerms, MatchBatch, PairBatch
 
 

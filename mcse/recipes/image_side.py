@@ -19,7 +19,8 @@ from mcse.data.streams import RowNumbers
 from mcse.models.image_tower import FrozenTower, ImageTower, load_image_tower
 from mcse.recipes.export import StoredImageSide
 from mcse.recipes.shared import refuse_idle
-from mcse.training import OptimConfig, build_optimizer
+from mcse.training.config import OptimConfig
+from mcse.training.optim import build_optimizer
 from mcse.types import DataFile
 
 

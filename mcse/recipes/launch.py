@@ -9,7 +9,9 @@ from typing import Any
 from mcse import distributed
 from mcse.config import ConfigError, build_config, merge, read_overrides, read_yaml
 from mcse.recipes import RECIPES
-from mcse.training import check_folder, check_run, claim_folder, fit, start_runtime
+from mcse.training.fit import check_folder, claim_folder, fit
+from mcse.training.loop import check_run
+from mcse.training.runtime import start_runtime
 
 
 def load_config(path: Path | None, overrides: Sequence[str]) -> Any:

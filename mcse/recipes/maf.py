@@ -26,7 +26,9 @@ from mcse.models.maf_model import TaggerConfig, TaggerModel, TaggerShape, TweetR
 from mcse.models.text_encoder import EncoderConfig, load_text_encoder, load_tokenizer
 from mcse.recipes import shared, tagging_side
 from mcse.recipes.image_side import ImageConfig, Images
-from mcse.training import OptimConfig, Run, Runtime, TrainConfig
+from mcse.training.config import OptimConfig, TrainConfig
+from mcse.training.run import Run
+from mcse.training.runtime import Runtime
 from mcse.types import LossTerm, LossTerms, TweetBatch
 
 _POOLINGS = ("cls", "mean", "max")

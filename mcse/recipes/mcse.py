@@ -25,7 +25,9 @@ from mcse.models.sentence_model import GroundedModel, GroundedRows
 from mcse.models.text_encoder import EncoderConfig
 from mcse.recipes import export, shared
 from mcse.recipes.image_side import ImageConfig, Images, build_grounded_optimizer, check_images, open_images
-from mcse.training import OptimConfig, Run, Runtime, TrainConfig
+from mcse.training.config import OptimConfig, TrainConfig
+from mcse.training.run import Run
+from mcse.training.runtime import Runtime
 from mcse.types import DataFile, LossTerm, LossTerms, PairBatch, SentenceBatch, Stream
 
 

@@ -24,7 +24,7 @@ from mcse.models.checkpoint import check_exportable
 from mcse.models.sentence_model import SentenceModel, SentenceRows
 from mcse.models.text_encoder import EncoderConfig, load_mlm_head, load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
-from mcse.training import Runtime
+from mcse.training.runtime import Runtime
 from mcse.types import IGNORED_LABEL, DataFile, LossTerm, LossTerms
 
 

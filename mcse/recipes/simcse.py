@@ -18,7 +18,10 @@ from mcse.data.sentences.streaming import StreamedSentences
 from mcse.data.streams import SentenceStream, Share
 from mcse.models.text_encoder import EncoderConfig
 from mcse.recipes import export, shared
-from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
+from mcse.training.config import OptimConfig, TrainConfig
+from mcse.training.optim import build_optimizer
+from mcse.training.run import Run
+from mcse.training.runtime import Runtime
 from mcse.types import DataFile, LossTerms, SentenceBatch, Stream
 
 

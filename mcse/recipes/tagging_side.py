@@ -45,7 +45,8 @@ from mcse.recipes import export
 from mcse.recipes.image_side import ImageConfig, Images
 from mcse.report.model_card import tagger_card
 from mcse.text.tags import TagSet
-from mcse.training import OptimConfig, build_optimizer
+from mcse.training.config import OptimConfig
+from mcse.training.optim import build_optimizer
 from mcse.types import DataFile
 
 _SAMPLED = 256

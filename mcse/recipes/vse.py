@@ -26,7 +26,9 @@ from mcse.models.joint_model import CaptionEncoderConfig, JointConfig, JointRows
 from mcse.recipes import shared
 from mcse.recipes.image_side import ImageConfig, build_grounded_optimizer, check_images, open_images
 from mcse.recipes.joint_side import JointExporter, build_captions, dev_evaluator
-from mcse.training import Run, Runtime, SteppedOptimConfig, TrainConfig
+from mcse.training.config import SteppedOptimConfig, TrainConfig
+from mcse.training.run import Run
+from mcse.training.runtime import Runtime
 from mcse.types import LossTerm, LossTerms, PairBatch
 
 

@@ -31,7 +31,10 @@ from mcse.evaluation.word_tasks import AccuracyEvaluator, SpanF1Evaluator
 from mcse.models.checkpoint import save_tensors, write_json
 from mcse.models.feature_model import FeatureClassifier, FeatureSizes, FeatureTagger
 from mcse.recipes import export, shared
-from mcse.training import OptimConfig, Run, Runtime, TrainConfig, build_optimizer
+from mcse.training.config import OptimConfig, TrainConfig
+from mcse.training.optim import build_optimizer
+from mcse.training.run import Run
+from mcse.training.runtime import Runtime
 from mcse.types import FeatureBatch, LossTerm, LossTerms, Score, to_device
 
 _PARTS = ("train", "dev", "test")

@@ -11,9 +11,9 @@ from typing import Any
 
 from mcse import distributed
 from mcse.config import flatten, read_yaml, to_dict, to_yaml
+from mcse.training.config import OptimConfig, TrainConfig, count_steps
 from mcse.training.journal import Journal, write_run_facts
-from mcse.training.loop import Loop, TrainConfig, count_steps
-from mcse.training.optim import OptimConfig
+from mcse.training.loop import Loop
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
 from mcse.training.state import saved_states

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +15,14 @@ from tqdm import tqdm
 
 from mcse import distributed
 from mcse.cpu import return_freed_memory
+from mcse.training.config import OptimConfig, TrainConfig, count_steps
 from mcse.training.gradcache import CachedForward
 from mcse.training.journal import Journal
-from mcse.training.optim import OptimConfig, build_schedule, check_schedule, clip_gradients
+from mcse.training.meter import Meter, NotFiniteError
+from mcse.training.optim import build_schedule, check_schedule, clip_gradients
 from mcse.training.prefetch import Prefetcher
 from mcse.training.run import Run
-from mcse.training.runtime import Precision, Runtime, seed_everything
+from mcse.training.runtime import Runtime, seed_everything
 from mcse.training.signals import StopRequest
 from mcse.training.state import (
     Progress,
@@ -36,78 +36,6 @@ from mcse.training.state import (
 from mcse.types import LossTerms, Score, to_device
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    """How long, how often, and by what a run is trained and judged.
-
-    ``batch_size`` is examples a process and forward pass. ``accumulation_steps`` averages gradients over that many
-    batches; it does not add negatives. ``cached_chunk_size`` lets a batch pass through the model that many examples at
-    a time, with the loss, negatives and gradient of the whole: batches far beyond memory, for a second forward pass.
-    Give ``max_steps`` or ``epochs``. ``select_by`` names the score that picks
-    ``best/``; ``null`` keeps the last. ``save_steps`` is how often resuming is provided for; ``null`` as often as
-    evaluation. ``save_total_limit`` states are kept: where the newest is damaged, the one before is gone on from.
-    ``timeout_minutes`` is how long a process waits for one that hangs.
-    """
-
-    batch_size: int
-    max_steps: int | None = None
-    epochs: float | None = None
-    accumulation_steps: int = 1
-    cached_chunk_size: int | None = None
-    eval_steps: int = 125
-    save_steps: int | None = None
-    save_total_limit: int = 2
-    timeout_minutes: float = 30.0
-    log_steps: int = 10
-    precision: Precision = "fp32"
-    select_by: str | None = "stsb_dev.spearman"
-    resume: Literal["never", "auto"] = "never"
-    trackers: tuple[Literal["wandb", "tensorboard"], ...] = ()
-
-    def __post_init__(self) -> None:
-        if (self.max_steps is None) == (self.epochs is None):
-            raise ValueError("train.max_steps, train.epochs: give exactly one of them, and null for the other")
-        for key in (
-            "batch_size",
-            "max_steps",
-            "accumulation_steps",
-            "cached_chunk_size",
-            "eval_steps",
-            "save_steps",
-            "log_steps",
-        ):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"train.{key}: must be 1 or more, got {value}")
-        if self.cached_chunk_size is not None and self.cached_chunk_size >= self.batch_size:
-            raise ValueError(
-                f"train.cached_chunk_size: {self.cached_chunk_size} would do nothing, since train.batch_size is "
-                f"{self.batch_size}"
-            )
-        if self.epochs is not None and self.epochs <= 0:
-            raise ValueError(f"train.epochs: must be positive, got {self.epochs}")
-        if self.save_total_limit < 1:
-            raise ValueError(f"train.save_total_limit: must be 1 or more, got {self.save_total_limit}")
-        if self.timeout_minutes <= 0:
-            raise ValueError(f"train.timeout_minutes: must be positive, got {self.timeout_minutes}")
-
-
-class NotFiniteError(RuntimeError):
-    """The loss became NaN or infinite."""
-
-
-@dataclass(slots=True)
-class _Meter:
-    """Sums since the last line of ``metrics.jsonl``, kept on the device so that no step waits for it."""
-
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    counts: dict[str, Tensor] = field(default_factory=dict)
-    totals: list[tuple[int, Tensor]] = field(default_factory=list)
-    grad_norms: list[tuple[int, Tensor]] = field(default_factory=list)
-    steps: int = 0
-    started: float = field(default_factory=time.perf_counter)
 
 
 class Loop:
@@ -175,15 +103,15 @@ class Loop:
             disable=not (distributed.is_main() and self.runtime.show_progress),
         )
         with StopRequest() as stop, self.prefetcher, bar, contextlib.closing(self.journal):
-            meter = _Meter()
+            self.meter = self._new_meter()
             while self.progress.step < self.total_steps:
-                self._step(self.prefetcher, meter)
+                self._step()
                 bar.update()
-                meter = self._after_step(meter, bar)
+                self._after_step(bar)
                 if code := self._stop_code(stop):
-                    self._finite(meter)
-                    if meter.steps:
-                        self.journal.write(self.progress.step, self._numbers(meter))
+                    self._check_finite()
+                    if self.meter.steps:
+                        self.journal.write(self.progress.step, self._numbers())
                     self._save(with_last=True)
                     logger.warning("stopped after step %d as asked; train.resume=auto goes on", self.progress.step)
                     return code
@@ -201,22 +129,21 @@ class Loop:
             return 0
         return stop.agreed(self.runtime.device)
 
-    def _step(self, prefetcher: Prefetcher[Any], meter: _Meter) -> None:
+    def _step(self) -> None:
         accumulation = self.config.accumulation_steps
         accelerator = self.runtime.accelerator
         self.model.train()
         for micro in range(accumulation):
-            self._backward(prefetcher.next(), meter, share=1 / accumulation, syncs=micro == accumulation - 1)
+            self._backward(self.prefetcher.next(), share=1 / accumulation, syncs=micro == accumulation - 1)
         accelerator.unscale_gradients(self.optimizer)
-        meter.grad_norms.append((self.progress.step + 1, clip_gradients(self.run.model, self.optim.max_grad_norm)))
+        self.meter.add_step(self.progress.step + 1, clip_gradients(self.run.model, self.optim.max_grad_norm))
         self.optimizer.step()
         # Also where fp16's scaler skipped the update: the schedule follows the step number and ends where the run ends.
         self.schedule.step()
         self.optimizer.zero_grad()
         self.progress.step += 1
-        meter.steps += 1
 
-    def _backward(self, batch: Any, meter: _Meter, *, share: float, syncs: bool) -> None:
+    def _backward(self, batch: Any, *, share: float, syncs: bool) -> None:
         accelerator, device = self.runtime.accelerator, self.runtime.device
         cached = self._cached(batch) if self.config.cached_chunk_size is not None else None
         with contextlib.nullcontext() if syncs else accelerator.no_sync(self.model):
@@ -226,11 +153,7 @@ class Loop:
             accelerator.backward(loss * share)
         if cached is not None:
             cached.backward(syncs=syncs)
-        meter.totals.append((self.progress.step + 1, loss.detach()))
-        for name, term in terms.items():
-            count = torch.as_tensor(term.count, dtype=torch.float32, device=self.runtime.device)
-            meter.sums[name] = meter.sums.get(name, 0.0) + term.sum.detach().float()
-            meter.counts[name] = meter.counts.get(name, 0.0) + count
+        self.meter.add_batch(self.progress.step + 1, loss, terms)
 
     def _cached(self, batch: Any) -> CachedForward:
         assert self.config.cached_chunk_size is not None
@@ -244,40 +167,30 @@ class Loop:
             no_sync=lambda: accelerator.no_sync(self.model),
         )
 
-    def _after_step(self, meter: _Meter, bar: tqdm[Any]) -> _Meter:
+    def _after_step(self, bar: tqdm[Any]) -> None:
         step, config = self.progress.step, self.config
         is_last = step == self.total_steps
         evaluates = (step % config.eval_steps == 0 or is_last) and bool(self.run.evaluators)
         saves = step % (config.save_steps or config.eval_steps) == 0 and not is_last
         if not (evaluates or saves or is_last or step % config.log_steps == 0):
-            return meter
-        self._finite(meter)
-        values = self._numbers(meter)
+            return
+        self._check_finite()
+        values = self._numbers()
         self.journal.write(step, values)
         bar.set_postfix({name: f"{values[name]:.3g}" for name in ("loss", "learning_rate")})
         if evaluates:
             self._evaluate()
         if saves:
             self._save(with_last=False)
-        return _Meter()
+        self.meter = self._new_meter()
 
-    def _finite(self, meter: _Meter) -> None:
+    def _new_meter(self) -> Meter:
+        return Meter(watches_gradients=self.resumable.scaler is None)
+
+    def _check_finite(self) -> None:
         """Raises if a loss or gradient since the last check was not finite; before anything is saved or selected."""
-        if not meter.totals:
-            return
-        # A gradient may be NaN though its loss is not, and its step has then spoilt the weights. Under fp16 an infinite
-        # one is no fault: the scaler skips that step.
-        norms = meter.grad_norms if self.resumable.scaler is None else []
-        checked = sorted(
-            [(step, "loss", value) for step, value in meter.totals]
-            + [(step, "gradient", value) for step, value in norms],
-            key=lambda entry: entry[0],
-        )
-        # A loss may be finite on one process and not on another; all must stop together.
-        finite = torch.stack([torch.isfinite(value) for _, _, value in checked])
-        bad = distributed.sum_over_processes((~finite).float())
-        if bad.any():
-            step, kind, _ = checked[int((bad > 0).int().argmax())]
+        if found := self.meter.first_not_finite():
+            step, kind = found
             raise NotFiniteError(
                 f"the {kind} is not finite at step {step}; nothing was saved since. "
                 f"{self._kept()} Lower optim.learning_rate, or train with train.precision fp32"
@@ -287,21 +200,13 @@ class Loop:
         kept = [str(self.folder / name) for name in ("best", "last") if (self.folder / name).is_dir()]
         return f"Kept: {', '.join(kept)}." if kept else "No checkpoint had been saved yet."
 
-    def _numbers(self, meter: _Meter) -> dict[str, float]:
+    def _numbers(self) -> dict[str, float]:
         """Means over all processes since the last line."""
-        names = sorted(meter.sums)
-        sums = distributed.sum_over_processes(torch.stack([meter.sums[name] for name in names]))
-        counts = distributed.sum_over_processes(torch.stack([meter.counts[name] for name in names]))
-        seconds = time.perf_counter() - meter.started
-        examples = meter.steps * self.config.batch_size * self.config.accumulation_steps * self.runtime.world_size
-        losses = torch.stack([loss for _, loss in meter.totals]).mean()
-        return {
-            "loss": float(distributed.sum_over_processes(losses)) / self.runtime.world_size,
-            **{f"loss.{name}": float(mean) for name, mean in zip(names, sums / counts.clamp(min=1), strict=True)},
-            "learning_rate": float(self.run.optimizer.param_groups[0]["lr"]),
-            "grad_norm": float(meter.grad_norms[-1][1]),
-            "sentences_per_second": examples / seconds,
-        }
+        config = self.config
+        return self.meter.numbers(
+            learning_rate=float(self.run.optimizer.param_groups[0]["lr"]),
+            examples_per_step=config.batch_size * config.accumulation_steps * self.runtime.world_size,
+        )
 
     def _evaluate(self) -> None:
         scores = self._scores()
@@ -385,23 +290,3 @@ def check_run(run: Run, config: TrainConfig, *, optim: OptimConfig) -> int:
     total_steps = count_steps(config, steps_per_epoch=run.stream.steps_per_epoch)
     check_schedule(optim, total_steps=total_steps)
     return total_steps
-
-
-def count_steps(config: TrainConfig, *, steps_per_epoch: int | None) -> int:
-    """Optimizer steps of the whole run.
-
-    Raises:
-        ValueError: ``train.epochs`` is less than one step, or given where nobody knows how long an epoch is.
-    """
-    if config.max_steps is not None:
-        return config.max_steps
-    assert config.epochs is not None
-    if steps_per_epoch is None:
-        raise ValueError(
-            "train.epochs: data.streaming does not count the sentences, so the length of an epoch is unknown; give "
-            "train.max_steps"
-        )
-    steps = math.floor(config.epochs * steps_per_epoch / config.accumulation_steps)
-    if steps < 1:
-        raise ValueError(f"train.epochs: {config.epochs} of {steps_per_epoch} batches is less than one step")
-    return steps

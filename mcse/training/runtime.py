@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from torch.optim import Optimizer
 
 from mcse import distributed
 from mcse.cpu import ensure_bfloat16
+from mcse.training.config import Precision
 
-Precision = Literal["fp32", "bf16", "fp16"]
 _ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 

@@ -25,7 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mcse.recipes import RECIPES
 from mcse.recipes.launch import load_config
-from mcse.training import start_runtime, total_loss
+from mcse.training.loop import total_loss
+from mcse.training.runtime import start_runtime
 from tests.distributed.processes import run_processes
 from tests.fixtures.launch import arguments_of, own_cache
 from tests.fixtures.tiny_run import build_tiny_run

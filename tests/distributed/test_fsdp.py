@@ -23,9 +23,9 @@ from mcse import SentenceEncoder, distributed
 from mcse.recipes import RECIPES
 from mcse.recipes.launch import load_config, train
 from mcse.training import runtime as runtime_module
-from mcse.training import start_runtime
 from mcse.training.journal import Journal
 from mcse.training.loop import Loop
+from mcse.training.runtime import start_runtime
 from tests.distributed.processes import run_processes
 from tests.fixtures.launch import (
     REPOSITORY,

@@ -8,7 +8,7 @@ import torch
 
 from mcse import distributed
 from mcse.losses.contrastive import info_nce, unit_rows
-from mcse.training import total_loss
+from mcse.training.loop import total_loss
 from mcse.types import LossTerm
 from tests.distributed.processes import run_processes
 

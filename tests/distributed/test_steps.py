@@ -17,11 +17,12 @@ from torch.nn.parallel import DistributedDataParallel
 from mcse import distributed
 from mcse.recipes import RECIPES
 from mcse.recipes.launch import load_config, train
-from mcse.training import NotFiniteError, start_runtime, total_loss
 from mcse.training.gradcache import CachedForward
 from mcse.training.journal import Journal
-from mcse.training.loop import Loop
+from mcse.training.loop import Loop, total_loss
+from mcse.training.meter import NotFiniteError
 from mcse.training.optim import clip_gradients
+from mcse.training.runtime import start_runtime
 from mcse.types import FeatureBatch, MatchBatch, PairBatch, TweetBatch
 from tests.distributed.processes import run_processes
 from tests.fixtures.launch import (

@@ -13,8 +13,8 @@ from mcse.data.sentences.files import tokenise
 from mcse.models.text_encoder import load_tokenizer
 from mcse.recipes import RECIPES
 from mcse.recipes.launch import load_config
-from mcse.training import start_runtime
 from mcse.training.prefetch import Prefetcher
+from mcse.training.runtime import start_runtime
 from tests.fixtures.launch import arguments_of, one_thread, own_cache
 from tests.fixtures.tiny_run import build_tiny_run
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mcse.training import total_loss
 from mcse.training.gradcache import CachedForward, _join
+from mcse.training.loop import total_loss
 from mcse.types import MaskedTokens, PairBatch, SentenceBatch, TokenBatch
 from mcse.types.batches import split_batch
 from tests.equivalence.test_steps import CPU, build

@@ -11,7 +11,8 @@ import torch
 from mcse.models.text_encoder import TextEncoder
 from mcse.recipes import RECIPES
 from mcse.recipes.launch import load_config
-from mcse.training import start_runtime, total_loss
+from mcse.training.loop import total_loss
+from mcse.training.runtime import start_runtime
 from tests.fixtures.launch import arguments_of, entries, one_thread, own_cache, run, tensors
 from tests.fixtures.tiny_run import build_tiny_run
 

@@ -25,8 +25,9 @@ from mcse.commands.prepare import IMAGES, SENTENCES, prepare_images, prepare_sen
 from mcse.config import build_config, merge, read_overrides, read_yaml, to_dict
 from mcse.data.images.features import ExtractionPlan, FeatureWriter
 from mcse.recipes import RECIPES
-from mcse.training import start_runtime
-from mcse.training.loop import count_steps, total_loss
+from mcse.training.config import count_steps
+from mcse.training.loop import total_loss
+from mcse.training.runtime import start_runtime
 from mcse.types import PairBatch
 from tests.fixtures.tiny_models import build_tiny_bert, build_tiny_roberta
 from tests.fixtures.tiny_run import build_tiny_run, tiny_overrides

@@ -22,8 +22,8 @@ from mcse.scenes.words import CAPTIONS, look_similarity, visible_words, write_wo
 from mcse.text.vocab import SPECIALS, Vocab
 from mcse.text.word_map import WordMap
 from mcse.text.word_vectors import load_word_vectors
-from mcse.training import start_runtime
 from mcse.training.loop import total_loss
+from mcse.training.runtime import start_runtime
 from mcse.types import MatchBatch
 from tests.fixtures.launch import arguments_of, assert_same_run, entries, run, tensors
 from tests.fixtures.tiny_run import build_tiny_run

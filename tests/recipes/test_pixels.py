@@ -22,8 +22,8 @@ from mcse.models.image_tower import FrozenTower, ImageTower, load_image_tower
 from mcse.recipes import RECIPES, image_side
 from mcse.recipes.launch import load_config
 from mcse.search.engine import Question, open_search
-from mcse.training import start_runtime, total_loss
-from mcse.training.loop import Loop
+from mcse.training.loop import Loop, total_loss
+from mcse.training.runtime import start_runtime
 from mcse.types import PairBatch
 from tests.distributed.processes import run_processes
 from tests.fixtures.launch import arguments_of, assert_same_run, entries, losses, one_thread, own_cache, run, tensors

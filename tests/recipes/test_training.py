@@ -20,7 +20,8 @@ from mcse.evaluation.in_training import DevEvaluator
 from mcse.models.feature_model import load_feature_model
 from mcse.recipes import RECIPES
 from mcse.recipes.launch import load_config
-from mcse.training.loop import Loop, TrainConfig
+from mcse.training.config import TrainConfig
+from mcse.training.loop import Loop
 from mcse.types import Score
 from tests.fixtures.launch import (
     arguments_of,

@@ -23,7 +23,8 @@ from mcse.evaluation.retrieval import load_captioned_images, pair_ranks, score_r
 from mcse.evaluation.suite import Subject
 from mcse.recipes import RECIPES
 from mcse.recipes.launch import load_config
-from mcse.training import start_runtime, total_loss
+from mcse.training.loop import total_loss
+from mcse.training.runtime import start_runtime
 from tests.fixtures.launch import arguments_of, assert_same_run, entries, losses, one_thread, own_cache, run, tensors
 from tests.fixtures.tiny_run import build_tiny_run
 from tests.recipes.test_configs import write_store

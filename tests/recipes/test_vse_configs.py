@@ -13,8 +13,9 @@ import torch
 
 from mcse.config import build_config, merge, read_overrides, read_yaml, to_dict
 from mcse.recipes import vse
-from mcse.training import start_runtime
-from mcse.training.loop import count_steps, total_loss
+from mcse.training.config import count_steps
+from mcse.training.loop import total_loss
+from mcse.training.runtime import start_runtime
 from tests.fixtures.launch import one_thread
 from tests.recipes.test_configs import CONFIGS, flat, sentences, write_store
 

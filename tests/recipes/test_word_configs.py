@@ -15,8 +15,8 @@ import torch
 
 from mcse.config import build_config, merge, read_overrides, read_yaml, to_dict
 from mcse.recipes import RECIPES
-from mcse.training import start_runtime
 from mcse.training.loop import total_loss
+from mcse.training.runtime import start_runtime
 from tests.fixtures.tiny_run import build_tiny_run
 from tests.recipes.test_configs import flat, name_of, sentences
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mcse.training import OptimConfig, SteppedOptimConfig, build_optimizer, build_schedule
+from mcse.training.config import OptimConfig, SteppedOptimConfig
+from mcse.training.optim import build_optimizer, build_schedule
 
 
 def rates(config, *, steps):

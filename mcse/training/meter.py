@@ -1,0 +1,89 @@
+"""The meter: losses and gradients since the last line of ``metrics.jsonl``, and whether all of them were finite."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mcse import distributed
+from mcse.types import LossTerms
+
+
+class NotFiniteError(RuntimeError):
+    """The loss or a gradient became NaN or infinite."""
+
+
+class _Watched(NamedTuple):
+    """A number that must be finite, and the step it belongs to."""
+
+    step: int
+    kind: str
+    value: Tensor
+
+
+@dataclass(slots=True)
+class Meter:
+    """Sums since the last line, kept on the device so that no step waits for it.
+
+    Attributes:
+        watches_gradients: Whether a gradient that is not finite is a fault; under fp16 it is none, since the scaler
+            skips that step.
+        steps: Optimizer steps so far.
+    """
+
+    watches_gradients: bool
+    steps: int = 0
+    _sums: dict[str, Tensor] = field(default_factory=dict)
+    _counts: dict[str, Tensor] = field(default_factory=dict)
+    _losses: list[Tensor] = field(default_factory=list)
+    _grad_norm: Tensor | None = None
+    _watched: list[_Watched] = field(default_factory=list)
+    _started: float = field(default_factory=time.perf_counter)
+
+    def add_batch(self, step: int, loss: Tensor, terms: LossTerms) -> None:
+        """A forward pass of ``step``: its loss, and the terms behind it."""
+        self._losses.append(loss.detach())
+        self._watched.append(_Watched(step, "loss", loss.detach()))
+        for name, term in terms.items():
+            count = torch.as_tensor(term.count, dtype=torch.float32, device=loss.device)
+            self._sums[name] = self._sums.get(name, 0.0) + term.sum.detach().float()
+            self._counts[name] = self._counts.get(name, 0.0) + count
+
+    def add_step(self, step: int, grad_norm: Tensor) -> None:
+        """An optimizer step, with the norm of its gradient before clipping."""
+        self.steps += 1
+        self._grad_norm = grad_norm
+        # A gradient may be NaN though its loss is not, and its step has then spoilt the weights.
+        if self.watches_gradients:
+            self._watched.append(_Watched(step, "gradient", grad_norm))
+
+    def first_not_finite(self) -> tuple[int, str] | None:
+        """The step, and ``loss`` or ``gradient``, of the first that is not finite on some process; all must ask."""
+        if not self._watched:
+            return None
+        # A loss may be finite on one process and not on another; all must stop together.
+        finite = torch.stack([torch.isfinite(watched.value) for watched in self._watched])
+        bad = distributed.sum_over_processes((~finite).float())
+        if not bad.any():
+            return None
+        first = self._watched[int((bad > 0).int().argmax())]
+        return first.step, first.kind
+
+    def numbers(self, *, learning_rate: float, examples_per_step: int) -> dict[str, float]:
+        """Means over all processes, after at least one step; all must ask."""
+        assert self._grad_norm is not None
+        names = sorted(self._sums)
+        sums = distributed.sum_over_processes(torch.stack([self._sums[name] for name in names]))
+        counts = distributed.sum_over_processes(torch.stack([self._counts[name] for name in names]))
+        loss = distributed.sum_over_processes(torch.stack(self._losses).mean())
+        return {
+            "loss": float(loss) / distributed.world_size(),
+            **{f"loss.{name}": float(mean) for name, mean in zip(names, sums / counts.clamp(min=1), strict=True)},
+            "learning_rate": learning_rate,
+            "grad_norm": float(self._grad_norm),
+            "sentences_per_second": self.steps * examples_per_step / (time.perf_counter() - self._started),
+        }
