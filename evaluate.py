@@ -18,7 +18,6 @@ from typing import Any
 from rich.console import Console
 
 from mcse.encoders.loading import encoder_digest, load_encoder
-from mcse.encoders.runs import is_run, seed_runs
 from mcse.encoders.word_vectors import WordVectorEncoder
 from mcse.evaluation import (
     SUITES,
@@ -59,6 +58,7 @@ from mcse.report.results import (
 )
 from mcse.report.tables import ScoreTable
 from mcse.report.terminal import print_table
+from mcse.run_folder import BEST, EVALUATION, is_run, seed_runs
 
 _NOTHING = SuiteScores(scores={}, protocols={}, columns=())
 
@@ -322,8 +322,8 @@ def _output_folder(model: str, options: argparse.Namespace, *, is_seed: bool = F
             return Path(options.output)
         return Path(options.output) / f"{_slug(model)}-{_digest(model)[:8]}"
     path = Path(model)
-    if (path / "best").is_dir():
-        return path / "evaluation"
+    if is_run(path):
+        return path / EVALUATION
     return Path("evaluation") / (encoder_digest(model) or _digest(model))[:16]
 
 
@@ -355,7 +355,7 @@ def _write_verdict(verdict: Verdict, folder: Path, options: argparse.Namespace) 
     )
     _write(folder / "results.json", _json(results))
     print(f"wrote {folder / 'results.json'}, report.md, report.tex and report.html")
-    card = Path(verdict.model) / "best" / "README.md"
+    card = Path(verdict.model) / BEST / "README.md"
     if card.is_file() and options.pooling is None and "average" in verdict.scores.get("sts", {}):
         try:
             _write(card, with_scores(card.read_text(encoding="utf-8"), "\n".join(map(markdown_table, tables))))

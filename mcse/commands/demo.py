@@ -36,6 +36,7 @@ from mcse.evaluation.sts import evaluate_sts
 from mcse.models.small_encoder import build_small_encoder
 from mcse.recipes.launch import load_config, train
 from mcse.report.demo_page import write_demo_report
+from mcse.report.learning_curves import read_curves
 from mcse.report.tables import Caption, Curve, Gallery, ScoreColumn, ScoreRow, ScoreTable
 from mcse.report.terminal import print_table
 from mcse.scenes import WorldConfig, build_world
@@ -224,17 +225,9 @@ def _notes(scores: Mapping[str, list[float]]) -> list[str]:
 
 
 def _curves(job: Job) -> list[Curve]:
-    lines = (job.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
     panels = {"dev Spearman × 100": "dev.spearman", "alignment (lower is better)": "dev.alignment"}
     panels |= {"uniformity (lower is better)": "dev.uniformity", "text loss": "loss.text_text"}
-    curves = []
-    for panel, key in panels.items():
-        points = [(entry["step"], entry[key]) for entry in entries if entry.get(key) is not None]
-        if points:
-            steps, values = zip(*points, strict=True)
-            curves.append(Curve(TITLES[job.system], tuple(steps), tuple(values), panel=panel))
-    return curves
+    return read_curves(job.folder, label=TITLES[job.system], panels=panels)
 
 
 def _galleries(world: Path, jobs: Sequence[Job]) -> list[Gallery]:

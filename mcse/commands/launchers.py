@@ -24,8 +24,8 @@ from typing import Literal
 
 import torch
 
-from mcse.commands.downloads import replacing
-from mcse.commands.run_folders import read_run
+from mcse.files import write_text
+from mcse.run_folder import read_run
 from mcse.training.signals import StopRequest
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
@@ -156,8 +156,7 @@ def write_slurm_script(path: Path, tasks: Sequence[Task], *, jobs: int | None) -
         "fi",
         f'exec {shlex.quote(sys.executable)} {shlex.quote(str(TRAIN))} --config "$run.yaml"',
     ]
-    with replacing(path) as partial:
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def submit(script: Path) -> str | None:

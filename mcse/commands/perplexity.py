@@ -13,8 +13,8 @@ import numpy as np
 from mcse.config import build_config
 from mcse.data.language import LanguageDataConfig, dev_sentences, training_sentences
 from mcse.encoders.elmo_scorer import ElmoScorer
-from mcse.encoders.inputs import best_of
 from mcse.metrics.perplexity import TrigramModel, UnigramModel, perplexity
+from mcse.run_folder import best_of
 from mcse.text.vocab import BEGIN, END, Vocab
 
 

@@ -21,14 +21,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mcse.commands.run_folders import RunFolder, find_run_folders, read_run
-from mcse.encoders.runs import differing_keys
+from mcse.files import read_json
 from mcse.report.tables import ABSENT, cell_text
+from mcse.run_folder import EVALUATION, RESULTS, RunFolder, differing_keys, find_runs, read_run
 
 SCHEMA = 1
 """Version of the JSON; raised when a key changes its meaning or goes away."""
 
-_RESULTS = Path("evaluation") / "results.json"
 _DECIMALS = 2
 
 
@@ -104,7 +103,7 @@ def list_runs(folders: Sequence[Path]) -> tuple[list[Listed], dict[Path, str]]:
     unreadable: dict[Path, str] = {}
     seen: set[Path] = set()
     for top in folders:
-        found, failed = find_run_folders(top)
+        found, failed = find_runs(top)
         unreadable |= failed
         for folder in found:
             if folder.resolve() in seen:
@@ -145,11 +144,11 @@ def _belongs(one: Listed, group: Sequence[Listed]) -> bool:
 
 
 def _with_average(one: RunFolder, unreadable: dict[Path, str]) -> Listed:
-    path = one.folder / _RESULTS
+    path = one.folder / EVALUATION / RESULTS
     if not path.is_file():
         return Listed(one, None)
     try:
-        average = json.loads(path.read_text(encoding="utf-8"))["scores"].get("sts", {}).get("average", {})
+        average = read_json(path)["scores"].get("sts", {}).get("average", {})
         value = average.get("spearman")
         return Listed(one, None if value is None else float(value))
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:

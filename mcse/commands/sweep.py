@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import itertools
 import json
 import re
@@ -22,7 +21,6 @@ from typing import Any
 
 import yaml
 
-from mcse.commands.downloads import replacing
 from mcse.commands.launchers import (
     Failure,
     Task,
@@ -32,13 +30,13 @@ from mcse.commands.launchers import (
     train_locally,
     write_slurm_script,
 )
-from mcse.commands.run_folders import RunFolder, higher_is_better, looks_like_a_run, read_run
-from mcse.config import flatten, to_dict, to_yaml
-from mcse.encoders.runs import differing_keys
+from mcse.config import to_dict, to_yaml
+from mcse.files import digest_of, write_json, write_text
 from mcse.recipes.launch import load_config
 from mcse.report.markdown import markdown_notes, markdown_table
 from mcse.report.tables import ScoreColumn, ScoreRow, ScoreTable
 from mcse.report.terminal import print_table
+from mcse.run_folder import RunFolder, differing_keys, is_run, read_run
 
 SCHEMA = 1
 """Version of ``sweep.json``; raised when a key changes its meaning or goes away."""
@@ -101,13 +99,17 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """A run after the sweep: ``score`` is its best on dev, ``reason`` why it has none or is not finished."""
+    """A run after the sweep: ``score`` is its best on dev, ``reason`` why it has none or is not finished.
+
+    ``higher_is_better`` is the score's direction as the run wrote it; ``None`` without a score.
+    """
 
     run: Planned
     state: str
     score: float | None
     step: int | None
     reason: str | None
+    higher_is_better: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +245,7 @@ def make_plan(
     if select_by is None:
         raise ValueError("train.select_by: null, so that there is no dev score to compare cells by")
     _refuse_twins(combinations, configs)
-    if looks_like_a_run(top):
+    if is_run(top):
         raise ValueError(f"--output: {top} is a run; a sweep needs a folder of its own, with its runs below")
     names = _cell_names(combinations, varied=[key for key, values in settings.items() if len(values) > 1])
     cells = [
@@ -260,9 +262,15 @@ def collect(plan: Plan, *, failures: Mapping[Path, Failure]) -> list[CellResult]
     return [CellResult(cell, tuple(r for r in results if r.run.cell is cell)) for cell in plan.cells]
 
 
-def select_cell(results: Sequence[CellResult], *, select_by: str) -> CellResult | None:
+def higher_is_better(results: Sequence[CellResult]) -> bool:
+    """Which way the runs say that their dev score is better; irrelevant, and true, before any of them has one."""
+    said = (run.higher_is_better for cell in results for run in cell.runs)
+    return next((higher for higher in said if higher is not None), True)
+
+
+def select_cell(results: Sequence[CellResult]) -> CellResult | None:
     """The cell with the best mean dev score among those with a score for every seed; the first of equals."""
-    sign = 1 if higher_is_better(select_by) else -1
+    sign = 1 if higher_is_better(results) else -1
     complete = [cell for cell in results if cell.is_complete]
     return max(complete, key=lambda cell: sign * statistics.fmean(cell.scores), default=None)
 
@@ -308,9 +316,7 @@ def _cell_names(combinations: Sequence[Mapping[str, str]], *, varied: Sequence[s
     plain = [_words({key: combination[key] for key in varied}) for combination in combinations]
     names = [re.sub(r"[^\w.,=+-]", "_", name) for name in plain]
     return [
-        f"{name[:_MAX_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-        if len(name) > _MAX_NAME or names.count(name) > 1
-        else name
+        f"{name[:_MAX_NAME]}-{digest_of(text)[:8]}" if len(name) > _MAX_NAME or names.count(name) > 1 else name
         for name, text in zip(names, plain, strict=True)
     ]
 
@@ -323,15 +329,12 @@ def _planned(cell: Cell, config: Any, seed: int) -> Planned:
         raise ValueError(f"{folder} is a file; the sweep needs a folder there")
     if not folder.is_dir() or not any(folder.iterdir()):
         return Planned(cell, seed, whole, None)
-    if not (folder / "config.yaml").is_file():
+    if not is_run(folder):
         raise ValueError(f"{folder} is not empty and holds no run (no config.yaml); give another --output")
     before = read_run(folder)
-    old, new = flatten(before.config), flatten(to_dict(whole))
-    if keys := differing_keys(before.config, to_dict(whole)):
-        key = keys[0]
+    for key, (old, new) in differing_keys(before.config, to_dict(whole)).items():
         raise ValueError(
-            f"{folder} was trained with {key} = {old.get(key)!r}, not {new.get(key)!r}; "
-            "give it as it was, or another --output"
+            f"{folder} was trained with {key} = {old!r}, not {new!r}; give it as it was, or another --output"
         )
     return Planned(cell, seed, whole, before)
 
@@ -343,8 +346,7 @@ def _write_configs(plan: Plan) -> list[Task]:
         if planned.is_finished:
             continue
         task = Task(planned.label, planned.folder)
-        with replacing(task.config) as partial:
-            partial.write_text(to_yaml(planned.config), encoding="utf-8")
+        write_text(task.config, to_yaml(planned.config))
         tasks.append(task)
     return tasks
 
@@ -365,7 +367,7 @@ def _hand_to_slurm(plan: Plan, tasks: Sequence[Task], *, jobs: int | None) -> in
 
 def _result(planned: Planned, failure: Failure | None) -> RunResult:
     state, reason = (failure.state, failure.reason) if failure is not None else (None, None)
-    if not (planned.folder / "config.yaml").is_file():
+    if not is_run(planned.folder):
         return RunResult(planned, state or "not started", None, None, reason)
     try:
         found = read_run(planned.folder)
@@ -374,8 +376,8 @@ def _result(planned: Planned, failure: Failure | None) -> RunResult:
     step, score = found.best or (None, None)
     if found.state == "finished":
         lacking = None if score is not None else f"finished without a {found.select_by}"
-        return RunResult(planned, "finished", score, step, lacking)
-    return RunResult(planned, state or found.state, score, step, reason)
+        return RunResult(planned, "finished", score, step, lacking, found.higher_is_better)
+    return RunResult(planned, state or found.state, score, step, reason, found.higher_is_better)
 
 
 def _report(plan: Plan, results: Sequence[CellResult]) -> None:
@@ -387,7 +389,8 @@ def _report(plan: Plan, results: Sequence[CellResult]) -> None:
 
 
 def _write_results(plan: Plan, results: Sequence[CellResult]) -> None:
-    seeds = tuple(ScoreColumn(f"seed {seed}", higher_is_better(plan.select_by)) for seed in plan.seeds)
+    higher = higher_is_better(results)
+    seeds = tuple(ScoreColumn(f"seed {seed}", higher) for seed in plan.seeds)
     by_seed = ScoreTable(
         title="By seed",
         columns=seeds,
@@ -401,15 +404,12 @@ def _write_results(plan: Plan, results: Sequence[CellResult]) -> None:
         markdown_table(by_seed),
         markdown_notes("Not finished", _unfinished(results)),
     ]
-    with replacing(plan.output / "sweep.md") as partial:
-        partial.write_text("\n".join(part for part in parts if part), encoding="utf-8")
-    with replacing(plan.output / "sweep.json") as partial:
-        text = json.dumps(_as_json(plan, results), indent=2, ensure_ascii=False, allow_nan=False)
-        partial.write_text(text + "\n", encoding="utf-8")
+    write_text(plan.output / "sweep.md", "\n".join(part for part in parts if part))
+    write_json(plan.output / "sweep.json", _as_json(plan, results))
 
 
 def _table(plan: Plan, results: Sequence[CellResult]) -> ScoreTable:
-    higher = higher_is_better(plan.select_by)
+    higher = higher_is_better(results)
     best = max if higher else min
     rows = tuple(
         ScoreRow(_title(plan, cell), (cell.scores, (best(cell.scores),) if cell.scores else ())) for cell in results
@@ -426,12 +426,12 @@ def _table(plan: Plan, results: Sequence[CellResult]) -> ScoreTable:
 
 
 def _selection(plan: Plan, results: Sequence[CellResult]) -> str:
-    chosen = select_cell(results, select_by=plan.select_by)
+    chosen = select_cell(results)
     if chosen is None:
         return "Selected: none, since no cell has a score for every seed."
     mean = statistics.fmean(chosen.scores)
     others = [cell for cell in results if cell is not chosen]
-    second = select_cell(others, select_by=plan.select_by)
+    second = select_cell(others)
     lead = (
         f", {abs(mean - statistics.fmean(second.scores)):.2f} better than {_title(plan, second)}, the next"
         if second is not None
@@ -461,13 +461,14 @@ def _unfinished(results: Sequence[CellResult]) -> list[str]:
 
 
 def _as_json(plan: Plan, results: Sequence[CellResult]) -> dict[str, Any]:
-    chosen = select_cell(results, select_by=plan.select_by)
-    best = max if higher_is_better(plan.select_by) else min
+    chosen = select_cell(results)
+    higher = higher_is_better(results)
+    best = max if higher else min
     return {
         "schema": SCHEMA,
         "config": str(plan.config),
         "select_by": plan.select_by,
-        "higher_is_better": higher_is_better(plan.select_by),
+        "higher_is_better": higher,
         "seeds": list(plan.seeds),
         "selected": None if chosen is None else {"name": chosen.cell.name, "folder": str(chosen.cell.folder)},
         "cells": [

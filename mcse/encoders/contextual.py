@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcse.encoders.inputs import Precision, as_texts, autocast, best_of, check_precision, check_word_lists, evaluating
+from mcse.encoders.inputs import Precision, as_texts, autocast, check_precision, check_word_lists, evaluating
 from mcse.models.cove_model import CoveModel, load_cove
 from mcse.models.elmo_language_model import load_elmo
 from mcse.models.elmo_model import ElmoModel, ElmoState, is_original_release
+from mcse.run_folder import best_of
 from mcse.text.characters import character_ids
 from mcse.text.vocab import Vocab, split_words
 from mcse.types import FloatArray
@@ -190,8 +191,8 @@ class ElmoEncoder(ContextualEncoder):
         Raises:
             ValueError: The folder is none of them, or damaged; or there is no such pooling.
         """
-        folder = best_of(Path(name_or_path))
-        model = ElmoModel.from_original(folder) if is_original_release(folder) else load_elmo(folder)
+        path = Path(name_or_path)
+        model = ElmoModel.from_original(path) if is_original_release(path) else load_elmo(best_of(path))
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(model, name=str(name_or_path), pooling=pooling, precision=precision)
 

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mcse.encoders.inputs import best_of, evaluating
+from mcse.encoders.inputs import evaluating
 from mcse.models.cove_translator import CoveTranslator, load_translator
+from mcse.run_folder import best_of
 from mcse.text.vocab import BEGIN, END, PAD, UNKNOWN, Vocab, split_words
 from mcse.types import TokenBatch, TranslationBatch
 

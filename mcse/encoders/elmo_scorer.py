@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from mcse.encoders.inputs import best_of, evaluating
+from mcse.encoders.inputs import evaluating
 from mcse.models.elmo_language_model import ElmoLanguageModel, load_language_model
 from mcse.models.elmo_model import Direction
+from mcse.run_folder import best_of
 from mcse.text.characters import character_ids
 from mcse.text.vocab import BEGIN, END, Vocab
 

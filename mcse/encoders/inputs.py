@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -76,14 +75,3 @@ def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
-
-
-def best_of(folder: Path) -> Path:
-    """The ``best/`` of a run folder; another folder as it is.
-
-    Raises:
-        ValueError: Nothing is there.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"there is no run and no checkpoint at {folder}")
-    return folder / "best" if (folder / "best").is_dir() and not (folder / "config.json").is_file() else folder

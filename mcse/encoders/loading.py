@@ -13,7 +13,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from mcse.encoders.contextual import CoveEncoder, ElmoEncoder
-from mcse.encoders.inputs import Precision, best_of
+from mcse.encoders.inputs import Precision
 from mcse.encoders.joint_encoder import JointEncoder
 from mcse.encoders.open_clip_text import OpenClipEncoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
@@ -27,6 +27,7 @@ from mcse.models.grounded_checkpoint import find_grounded_words
 from mcse.models.joint_checkpoint import is_joint_checkpoint
 from mcse.models.open_clip_model import open_clip_source
 from mcse.models.text_encoder import resolve_name
+from mcse.run_folder import CONFIG, FACTS, model_in
 from mcse.text.word_vectors import is_word_vectors_name
 
 AnyEncoder: TypeAlias = SentenceEncoder | JointEncoder | OpenClipEncoder | WordVectorEncoder | ElmoEncoder | CoveEncoder
@@ -37,7 +38,6 @@ _VECTORS, _OPEN_CLIP = "vectors:", "open_clip:"
 # README.md is none of them: reports are written into model cards.
 _SENTENCE_FILES = (".safetensors", ".json", ".txt", ".model", ".bin", ".hdf5")
 _OPEN_CLIP_FILES = (*_SENTENCE_FILES, ".pt", ".pth")
-_RUN_FILES = ("config.yaml", "run.json")
 
 _HUB_FILES = ("config.json", "modules.json")
 """A repository with an encoder has one of them; either says which commit is read."""
@@ -112,11 +112,11 @@ def encoder_digest(name: str) -> str | None:
     path = Path(resolve_name(name))
     if not path.is_dir():
         return None if path.is_file() else _commit(name, _HUB_FILES)
-    inside = path / "best"
-    if (path / "config.json").is_file() or (path / "modules.json").is_file() or not inside.is_dir():
+    folder = model_in(path) or path
+    if folder == path:
         return _files_digest(path, _model_files(path))
-    recorded = [path / file for file in _RUN_FILES if (path / file).is_file()]
-    files = list(_model_files(inside))
+    recorded = [path / file for file in (CONFIG, FACTS) if (path / file).is_file()]
+    files = list(_model_files(folder))
     return _files_digest(path, [*files, *recorded]) if files else None
 
 
@@ -130,7 +130,7 @@ def _kind(name: str) -> tuple[Literal["vectors", "open_clip", "elmo", "cove", "s
         return "vectors", name
     if find_grounded_words(name) is not None:
         return "vectors", name
-    model_type = _model_type(best_of(Path(name))) if Path(name).is_dir() else None
+    model_type = _model_type(folder) if (folder := model_in(Path(name))) is not None else None
     if is_original_release(Path(name)) or model_type == ElmoConfig.model_type:
         return "elmo", name
     if model_type == CoveConfig.model_type:

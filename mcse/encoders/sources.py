@@ -24,6 +24,7 @@ from mcse.models.checkpoint import (
 from mcse.models.image_tower import ImageTower
 from mcse.models.joint_checkpoint import is_joint_checkpoint
 from mcse.models.text_encoder import TextEncoder, load_text_encoder, load_tokenizer, resolve_name
+from mcse.run_folder import best_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +76,12 @@ def load_parts(name_or_path: str, *, pooling: str | None) -> EncoderParts:
 
 
 def inside_run(path: str) -> str:
-    """The ``best/`` of a run folder; every other name as it is.
+    """The folder of the model that a run folder or a model's own folder stands for; every other name as it is.
 
     Raises:
-        ValueError: The folder is a run without ``best/``, holds several runs, or no model.
+        ValueError: A folder without a model.
     """
-    folder = Path(path)
-    if not folder.is_dir() or any((folder / name).is_file() for name in ("config.json", "modules.json", "mcse.json")):
-        return path
-    if (folder / "best").is_dir():
-        return str(folder / "best")
-    if (folder / "last").is_dir():
-        raise ValueError(f"{folder} is a run without best/ so far; name {folder / 'last'} to take its last checkpoint")
-    if runs := sorted(child.parent.name for child in folder.glob("*/best")):
-        raise ValueError(f"{folder} holds several runs ({', '.join(runs)}); name one of them")
-    raise ValueError(f"{folder} holds no model: neither config.json, nor modules.json, nor a run's best/")
+    return str(best_of(Path(path))) if Path(path).is_dir() else path
 
 
 def _ours(folder: Path, *, pooling: str | None) -> EncoderParts:

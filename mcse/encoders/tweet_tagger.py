@@ -16,10 +16,11 @@ from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
 from mcse.encoders.images import ImageInput, image_features
-from mcse.encoders.inputs import best_of, check_word_lists, evaluating
+from mcse.encoders.inputs import check_word_lists, evaluating
 from mcse.models.image_tower import ImageTower
 from mcse.models.maf_model import TaggerModel, TweetRows
 from mcse.models.tagger_checkpoint import TaggerInfo, load_tagger, load_tagger_tower, save_tagger
+from mcse.run_folder import best_of
 from mcse.text.tags import TagSet
 from mcse.text.word_pieces import Part, cut_words, split_words
 from mcse.types import Entity, FloatArray, Tagging, TokenBatch, TweetBatch

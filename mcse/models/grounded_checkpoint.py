@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from mcse.run_folder import model_in
 from mcse.text.vocab import Vocab
 from mcse.text.word_map import WordMap
 from mcse.text.word_vectors import WordBlock, WordVectorWriter
@@ -69,7 +70,5 @@ def read_info(folder: Path) -> GroundedWordsInfo:
 
 def find_grounded_words(name: str | Path) -> Path | None:
     """The checkpoint folder that ``name`` is, or whose run ``name`` is (its ``best/``); ``None`` for anything else."""
-    for folder in (Path(name), Path(name) / "best"):
-        if (folder / VECTORS_FILE).is_file() and (folder / "mcse.json").is_file():
-            return folder
-    return None
+    folder = model_in(Path(name))
+    return folder if folder is not None and (folder / VECTORS_FILE).is_file() else None

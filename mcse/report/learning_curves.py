@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from mcse.report.tables import Curve
+from mcse.run_folder import read_metrics
 
 
 def read_learning_curves(run: Path) -> list[Curve]:
-    """Every dev score and loss that the run's ``metrics.jsonl`` holds; none where there is no such file.
+    """Losses and dev correlations of a run, a panel each; none where it wrote no numbers.
 
-    A line that is cut short, as a kill leaves it, is left out.
+    Raises:
+        ValueError: The run's ``metrics.jsonl`` is damaged: where.
     """
-    path = run / "metrics.jsonl"
-    if not path.is_file():
-        return []
-    points: dict[str, list[tuple[int, float]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        for name, value in entry.items():
-            if value is not None and (name == "loss" or name.startswith("loss.") or name.endswith(".spearman")):
-                points.setdefault(name, []).append((entry["step"], value))
-    return [
-        Curve(
-            label=str(run),
-            steps=tuple(step for step, _ in values),
-            values=tuple(value for _, value in values),
-            panel=name,
-        )
-        for name, values in points.items()
-    ]
+    names = read_metrics(run).series
+    shown = [name for name in names if name == "loss" or name.startswith("loss.") or name.endswith(".spearman")]
+    return read_curves(run, label=str(run), panels={name: name for name in shown})
+
+
+def read_curves(run: Path, *, label: str, panels: Mapping[str, str]) -> list[Curve]:
+    """The numbers that ``panels`` names by the title of their panel, as far as the run has them.
+
+    Raises:
+        ValueError: As for ``read_learning_curves``.
+    """
+    series = read_metrics(run).series
+    curves = []
+    for panel, name in panels.items():
+        if name in series:
+            steps, values = zip(*series[name], strict=True)
+            curves.append(Curve(label, steps, values, panel=panel))
+    return curves

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -10,33 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from mcse import distributed
-from mcse.config import flatten, read_yaml, to_dict, to_yaml
+from mcse.config import to_dict, to_yaml
+from mcse.run_folder import (
+    CONFIG,
+    FACTS,
+    KEYS_OF_LENGTH,
+    KEYS_WITHOUT_EFFECT,
+    STATE,
+    differing_keys,
+    is_run,
+    read_config,
+    read_facts,
+    saved_states,
+)
 from mcse.training.config import OptimConfig, TrainConfig, count_steps
 from mcse.training.journal import Journal, write_run_facts
 from mcse.training.loop import Loop
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
-from mcse.training.state import saved_states
 
 logger = logging.getLogger(__name__)
-
-_MAY_CHANGE = frozenset(
-    {
-        "output_dir",
-        "data.root",
-        "encoder.name_or_path",
-        "train.max_steps",
-        "train.epochs",
-        "train.eval_steps",
-        "train.log_steps",
-        "train.save_steps",
-        "train.save_total_limit",
-        "train.timeout_minutes",
-        "train.resume",
-        "train.trackers",
-    }
-)
-"""Keys that say how long, how often and where, but not what is trained; weights of the encoder come from the state."""
 
 
 def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -50,7 +42,7 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise ValueError(f"output_dir: {folder} is a file")
     if resume and overwrite:
         raise ValueError("--overwrite and --train.resume auto ask for opposite things; give one of them")
-    if (folder.parent / "config.yaml").is_file() or any(folder.glob("*/config.yaml")):
+    if is_run(folder.parent) or any(is_run(below) for below in folder.glob("*")):
         raise ValueError(f"output_dir: {folder} would be inside a run, or hold one; runs are siblings")
     if not folder.is_dir() or not any(folder.iterdir()) or resume:
         return
@@ -59,8 +51,9 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
             f"output_dir: {folder} is not empty; give --train.resume auto to go on with it, --overwrite to delete it, "
             "or another folder"
         )
-    if not (folder / "config.yaml").is_file():
-        raise ValueError(f"output_dir: {folder} holds no run (no config.yaml), so --overwrite does not delete it")
+    # Deleting asks for more than looking like a run: for what this very module writes first.
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"output_dir: {folder} holds no run (no {CONFIG}), so --overwrite does not delete it")
 
 
 def claim_folder(folder: Path, *, resume: bool) -> None:
@@ -86,7 +79,7 @@ def fit(run: Run, config: Any, *, runtime: Runtime, folder: Path) -> int:
     train: TrainConfig = config.train
     optim: OptimConfig = config.optim
     plain = to_dict(config)
-    if train.resume == "auto" and saved_states(folder / "state"):
+    if train.resume == "auto" and saved_states(folder / STATE):
         check_resumed(folder, plain, run)
     distributed.barrier()
     facts = start_facts(run, train, runtime)
@@ -105,13 +98,15 @@ def check_resumed(folder: Path, config: Mapping[str, Any], run: Run) -> None:
     Raises:
         ValueError: Names the first key or file that differs, or a file of the run that is damaged.
     """
-    recorded = _read_facts(folder / "run.json")
-    old, new = flatten(read_yaml(folder / "config.yaml")), flatten(config)
-    changed = [key for key in {**old, **new} if key not in _MAY_CHANGE and old.get(key) != new.get(key)]
-    if changed:
-        key = changed[0]
+    try:
+        recorded = read_facts(folder)
+    except ValueError as error:
+        damage = f"{folder / FACTS} is damaged, so nobody can say what was trained here"
+        raise ValueError(f"train.resume: {damage}: {error}") from None
+    ignored = KEYS_WITHOUT_EFFECT | KEYS_OF_LENGTH
+    for key, (old, new) in differing_keys(read_config(folder), config, ignored=ignored).items():
         raise ValueError(
-            f"train.resume: {folder} was trained with {key} = {old.get(key)!r}, not {new.get(key)!r}; "
+            f"train.resume: {folder} was trained with {key} = {old!r}, not {new!r}; "
             "give it as it was, or another output_dir"
         )
     if recorded["world_size"] != distributed.world_size():
@@ -137,13 +132,6 @@ def warn_of_accumulation(train: TrainConfig, runtime: Runtime) -> None:
             batch,
             batch * train.accumulation_steps,
         )
-
-
-def _read_facts(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"train.resume: {path} is damaged, so nobody can say what was trained here: {error}") from None
 
 
 def start_facts(run: Run, train: TrainConfig, runtime: Runtime) -> Mapping[str, str | int | float]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -14,9 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mcse.config import flatten
+from mcse.files import read_lines, write_json, write_text
+from mcse.run_folder import CONFIG, FACTS, HIGHER_IS_BETTER, METRICS, flatten
 from mcse.training.runtime import Runtime
-from mcse.types import DataFile
+from mcse.types import DataFile, Score
 
 _PACKAGES = ("mcse", "torch", "transformers", "datasets", "accelerate", "open_clip_torch", "timm", "numpy")
 
@@ -25,7 +24,7 @@ def write_run_facts(
     folder: Path, *, config_yaml: str, runtime: Runtime, data: Sequence[DataFile], facts: Mapping[str, Any]
 ) -> None:
     """Writes the resolved config, and versions, git revision, world size and data digests."""
-    _replace_text(folder / "config.yaml", config_yaml)
+    write_text(folder / CONFIG, config_yaml)
     run = {
         "versions": {"python": platform.python_version(), **_versions()},
         "git_revision": _git_revision(),
@@ -35,14 +34,14 @@ def write_run_facts(
         "facts": dict(facts),
         "data": [asdict(file) for file in data],
     }
-    _replace_text(folder / "run.json", json.dumps(run, indent=2) + "\n")
+    write_json(folder / FACTS, run)
 
 
 class Journal:
     """Appends to ``metrics.jsonl`` and to trackers, on the main process alone."""
 
     def __init__(self, folder: Path, runtime: Runtime, *, name: str, config: Mapping[str, Any]) -> None:
-        self.path, self.runtime = folder / "metrics.jsonl", runtime
+        self.path, self.runtime = folder / METRICS, runtime
         self.writes = runtime.rank == 0
         if runtime.accelerator.log_with:
             plain = {key: _plain(value) for key, value in flatten(config).items()}
@@ -53,42 +52,35 @@ class Journal:
         if not self.writes or not self.path.exists():
             return
         kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in read_lines(self.path):
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:
                 continue
             if entry["step"] <= step:
                 kept.append(line + "\n")
-        _replace_text(self.path, "".join(kept))
+        write_text(self.path, "".join(kept))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line; a value that is not finite is written as null, which JSON can hold."""
+        self._append(step, values, {})
+
+    def write_scores(self, step: int, scores: Mapping[str, Score]) -> None:
+        """One line of scores, which also says which way each of them is better."""
+        directions = {name: score.higher_is_better for name, score in scores.items()}
+        self._append(step, {name: score.value for name, score in scores.items()}, {HIGHER_IS_BETTER: directions})
+
+    def _append(self, step: int, values: Mapping[str, float], more: Mapping[str, object]) -> None:
         if not self.writes:
             return
-        entry = {"step": step, **{name: value if math.isfinite(value) else None for name, value in values.items()}}
+        numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
+            stream.write(json.dumps({"step": step, **numbers, **more}) + "\n")
         self.runtime.accelerator.log(dict(values), step=step)
 
     def close(self) -> None:
         """Lets trackers finish."""
         self.runtime.accelerator.end_training()
-
-
-def _replace_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: a kill or a full disk leaves the old one, which resuming reads."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
 
 
 def _versions() -> dict[str, str]:

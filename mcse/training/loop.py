@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mcse import distributed
 from mcse.cpu import return_freed_memory
+from mcse.run_folder import BEST, LAST, STATE
 from mcse.training.config import OptimConfig, TrainConfig, count_steps
 from mcse.training.gradcache import CachedForward
 from mcse.training.journal import Journal
@@ -83,14 +84,14 @@ class Loop:
     def fit(self) -> int:
         """Trains to the last step, or until a signal asks to stop; 0, 130 or 143."""
         if distributed.is_main():
-            for name in ("best", "last"):
+            for name in (BEST, LAST):
                 recover_folder(self.folder / name)
-            recover_states(self.folder / "state")
+            recover_states(self.folder / STATE)
         distributed.barrier()
         # The same weights everywhere, then different dropout on every process.
         seed_everything(self.runtime.seed + 1000 * self.runtime.rank)
         if self.config.resume == "auto":
-            if restored := restore_state(self.folder / "state", self.resumable):
+            if restored := restore_state(self.folder / STATE, self.resumable):
                 self.progress = restored
                 logger.warning("resumed after step %d of %d", restored.step, self.total_steps)
             # Also from the start: a run that was killed before its first save has left lines.
@@ -197,7 +198,7 @@ class Loop:
             )
 
     def _kept(self) -> str:
-        kept = [str(self.folder / name) for name in ("best", "last") if (self.folder / name).is_dir()]
+        kept = [str(self.folder / name) for name in (BEST, LAST) if (self.folder / name).is_dir()]
         return f"Kept: {', '.join(kept)}." if kept else "No checkpoint had been saved yet."
 
     def _numbers(self) -> dict[str, float]:
@@ -211,7 +212,7 @@ class Loop:
     def _evaluate(self) -> None:
         scores = self._scores()
         values = {name: score.value for name, score in scores.items()}
-        self.journal.write(self.progress.step, values)
+        self.journal.write_scores(self.progress.step, scores)
         chosen = scores.get(self.config.select_by or "")
         if chosen is None:
             if self.config.select_by is not None:
@@ -219,7 +220,7 @@ class Loop:
             return
         if self._is_better(chosen):
             self.progress.best_score, self.progress.best_step = chosen.value, self.progress.step
-            self._export("best", values)
+            self._export(BEST, values)
 
     def _is_better(self, score: Score) -> bool:
         best = self.progress.best_score
@@ -235,9 +236,9 @@ class Loop:
         return scores
 
     def _save(self, *, with_last: bool) -> None:
-        save_state(self.folder / "state", self.resumable, self.progress, keep=self.config.save_total_limit)
+        save_state(self.folder / STATE, self.resumable, self.progress, keep=self.config.save_total_limit)
         if with_last:
-            self._export("last", {})
+            self._export(LAST, {})
 
     def _export(self, name: str, scores: Mapping[str, float]) -> None:
         with distributed.whole_for_saving(self.run.model):
@@ -249,7 +250,7 @@ class Loop:
         self._save(with_last=True)
         if self.progress.best_step is None:
             # Nothing selected: best is then the last.
-            self._export("best", {})
+            self._export(BEST, {})
 
     def _tell_result(self) -> None:
         progress = self.progress
@@ -259,7 +260,7 @@ class Loop:
                 if progress.best_step is None
                 else (f"; best {self.config.select_by} {progress.best_score:.4g} after step {progress.best_step}")
             )
-            logger.info("finished after step %d%s; kept in %s", progress.step, best, self.folder / "best")
+            logger.info("finished after step %d%s; kept in %s", progress.step, best, self.folder / BEST)
 
 
 def total_loss(terms: LossTerms, *, device: torch.device) -> Tensor:

@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mcse import distributed
+from mcse.run_folder import saved_states
 from mcse.types import Stateful
 
 logger = logging.getLogger(__name__)
@@ -145,11 +146,6 @@ def save_state(folder: Path, resumable: Resumable, progress: Progress, *, keep: 
     replace_folder(folder / f"step-{progress.step:08d}", write)
     for path in [*saved_states(folder)[:-keep], *folder.glob("step-*.damaged")]:
         _remove(path)
-
-
-def saved_states(folder: Path) -> list[Path]:
-    """Whole saved states, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
 
 
 def restore_state(folder: Path, resumable: Resumable) -> Progress | None:

@@ -18,6 +18,7 @@ PACKAGE = REPOSITORY / "mcse"
 
 BELOW_RECIPES = {
     "files",
+    "run_folder",
     "types",
     "config",
     "distributed",
@@ -38,6 +39,7 @@ BELOW_RECIPES = {
 ALLOWED: dict[str, set[str]] = {
     "files": set(),
     "types": set(),
+    "run_folder": {"files"},
     "config": {"files"},
     "distributed": set(),
     "cpu": set(),
@@ -47,18 +49,29 @@ ALLOWED: dict[str, set[str]] = {
     "text": {"files"},
     "data": {"files", "types", "text"},
     "scenes": {"files", "types"},
-    "models": {"files", "types", "nn", "text"},
-    "encoders": {"files", "types", "text", "models", "distributed", "cpu"},
-    "search": {"files", "types", "data", "text", "models", "encoders", "metrics", "report", "distributed"},
-    "evaluation": {"files", "types", "metrics", "data", "distributed"},
-    "report": {"files", "types", "metrics"},
-    "training": {"files", "types", "config", "distributed", "cpu"},
+    "models": {"files", "run_folder", "types", "nn", "text"},
+    "encoders": {"files", "run_folder", "types", "text", "models", "distributed", "cpu"},
+    "search": {
+        "files",
+        "run_folder",
+        "types",
+        "data",
+        "text",
+        "models",
+        "encoders",
+        "metrics",
+        "report",
+        "distributed",
+    },
+    "evaluation": {"files", "run_folder", "types", "metrics", "data", "distributed"},
+    "report": {"files", "run_folder", "types", "metrics"},
+    "training": {"files", "run_folder", "types", "config", "distributed", "cpu"},
     "recipes": BELOW_RECIPES,
     "commands": BELOW_RECIPES | {"recipes"},
     # ``mcse/__init__.py``: what people import, on first use.
     "": {"encoders", "search"},
     "train.py": {"recipes", "training", "config", "distributed"},
-    "evaluate.py": {"recipes", "evaluation", "report", "config", "encoders"},
+    "evaluate.py": {"recipes", "evaluation", "report", "config", "encoders", "run_folder"},
 }
 SHELF = {f"mcse.recipes.{name}" for name in ("shared", "export", "image_side", "joint_side", "tagging_side")}
 LAUNCHER = "mcse.recipes.launch"

@@ -20,6 +20,7 @@ from mcse.evaluation.in_training import DevEvaluator
 from mcse.models.feature_model import load_feature_model
 from mcse.recipes import RECIPES
 from mcse.recipes.launch import load_config
+from mcse.run_folder import read_run
 from mcse.training.config import TrainConfig
 from mcse.training.loop import Loop
 from mcse.types import Score
@@ -114,7 +115,8 @@ def test_metrics_hold_losses_rates_norms_speed_and_scores(recipe, finished):
     training = [line for line in lines if "loss" in line]
     judged = [line for line in lines if "loss" not in line]
     assert [line["step"] for line in training] == [line["step"] for line in judged] == [1, 2, 3, 4, 5, 6]
-    assert all(line.keys() == {"step"} | SCORES for line in judged)
+    assert all(line.keys() == {"step", "higher_is_better"} | SCORES for line in judged)
+    assert all(line["higher_is_better"] == {name: name == "dev.spearman" for name in SCORES} for line in judged)
     for line in training:
         paired = recipe == "mcse" and line["step"] % 2 == 1  # mix.schedule every second step, from the first
         assert line.keys() == NUMBERS | (LOSSES[recipe] if paired else {"loss.text_text"})
@@ -155,6 +157,8 @@ def test_best_follows_the_score_in_its_direction(higher_is_better, best, tiny, t
     last = tensors(tmp_path / "run" / "last")["model.safetensors:embeddings.word_embeddings.weight"]
     assert torch.equal(last, weights[-1])
     assert next(entry["dev.spearman"] for entry in entries(tmp_path / "run") if "dev.spearman" in entry) is None
+    written = read_run(tmp_path / "run")
+    assert (written.higher_is_better, written.best[0]) == (higher_is_better, best)
 
 
 @pytest.mark.parametrize(("select_by", "choose"), [("dev.spearman", max), ("dev.alignment", min)])

@@ -1,4 +1,4 @@
-"""``mcse runs``, reading run folders, and finding the seeds of a recipe."""
+"""``mcse runs``: what it lists, groups and cannot read."""
 
 from __future__ import annotations
 
@@ -6,106 +6,15 @@ import json
 import statistics
 
 import pytest
-import yaml
 
 from mcse.commands.main import main
-from mcse.commands.run_folders import find_run_folders, higher_is_better, read_run
-from mcse.encoders.runs import differing_keys, is_run, seed_runs
-
-
-def make_run(
-    folder,
-    *,
-    seed=0,
-    scores=(70.0, 80.0),
-    steps=20,
-    saved=20,
-    parts=("best", "last"),
-    sts=None,
-    select_by="stsb_dev.spearman",
-    **keys,
-):
-    """A run folder with a score every ten steps; ``saved`` is the step of its state."""
-    config = {"recipe": "simcse", "output_dir": str(folder), "seed": seed, "loss": {"temperature": 0.05}, **keys}
-    config["train"] = {"max_steps": 20, "select_by": select_by, "log_steps": 10}
-    for part in [*parts, f"state/step-{saved:08d}"]:
-        (folder / part).mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    (folder / "run.json").write_text(json.dumps({"facts": {"steps": 20}}))
-    lines = [{"step": step, "loss": 1.0} for step in range(5, steps + 1, 5)]
-    lines += [{"step": 10 * number, select_by: score} for number, score in enumerate(scores, start=1)]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    if "best" in parts:
-        (folder / "best" / "mcse.json").write_text(json.dumps({"recipe": "simcse", "config": config}))
-    if sts is not None:
-        (folder / "evaluation").mkdir()
-        results = {"scores": {"sts": {"STS12": {"spearman": 1.0}, "average": {"spearman": sts}}}}
-        (folder / "evaluation" / "results.json").write_text(json.dumps(results))
-    return folder
+from mcse.run_folder import find_runs
+from tests.fixtures.run_folders import make_run
 
 
 def listed(capsys, *arguments, code=0):
     assert main(["runs", *map(str, arguments), "--json"]) == code
     return json.loads(capsys.readouterr().out)
-
-
-def test_a_run_says_its_best_score_and_where(tmp_path):
-    run = read_run(make_run(tmp_path / "a", scores=(70.0, 81.5, 80.0), seed=3))
-    assert run.best == (20, 81.5)
-    assert (run.recipe, run.seed, run.steps, run.total_steps, run.state) == ("simcse", 3, 30, 20, "finished")
-
-
-@pytest.mark.parametrize(
-    ("score", "higher"),
-    [("stsb_dev.spearman", True), ("dev.accuracy", True), ("dev.alignment", False), ("dev.uniformity", False)],
-)
-def test_which_way_scores_are_better(tmp_path, score, higher):
-    assert higher_is_better(score) is higher
-    run = read_run(make_run(tmp_path / "a", scores=(0.2, 0.9, 0.4), select_by=score))
-    assert run.best == ((20, 0.9) if higher else (10, 0.2))
-
-
-@pytest.mark.parametrize(
-    ("keys", "state"),
-    [
-        ({}, "finished"),
-        ({"steps": 10, "saved": 10, "scores": (70.0,)}, "stopped"),
-        ({"steps": 15, "saved": 10, "scores": (70.0,)}, "running or killed"),
-        ({"steps": 10, "saved": 10, "scores": (70.0,), "parts": ("best",)}, "running or killed"),
-        ({"parts": ("last",)}, "stopped"),
-    ],
-)
-def test_states(tmp_path, keys, state):
-    assert read_run(make_run(tmp_path / "a", **keys)).state == state
-
-
-def test_a_finished_run_whose_state_was_deleted_is_finished(tmp_path):
-    folder = make_run(tmp_path / "a")
-    (folder / "state" / "step-00000020").rmdir()
-    assert read_run(folder).state == "finished"
-
-
-def test_a_run_that_has_just_begun(tmp_path):
-    folder = make_run(tmp_path / "a", parts=())
-    (folder / "run.json").unlink()
-    (folder / "metrics.jsonl").unlink()
-    run = read_run(folder)
-    assert (run.steps, run.total_steps, run.best, run.state) == (0, None, None, "running or killed")
-
-
-def test_a_line_cut_short_by_a_kill_is_no_damage_but_one_in_the_middle_is(tmp_path):
-    path = make_run(tmp_path / "a") / "metrics.jsonl"
-    whole = path.read_text()
-    path.write_text(whole + '{"step": 25, "stsb_dev.sp')
-    assert read_run(tmp_path / "a").best == (20, 80.0)
-    path.write_text('{"step": 5, "lo\n' + whole)
-    with pytest.raises(ValueError, match=r"metrics.jsonl, line 1: no JSON"):
-        read_run(tmp_path / "a")
-
-
-def test_scores_that_were_undefined_are_passed_over(tmp_path):
-    folder = make_run(tmp_path / "a", scores=(None, 60.0, None))
-    assert read_run(folder).scores == ((20, 60.0),)
 
 
 def test_groups_of_seeds_and_single_runs(tmp_path, capsys):
@@ -143,7 +52,7 @@ def test_the_same_seed_again_is_no_further_seed(tmp_path, capsys):
 def test_the_table(tmp_path, capsys):
     for seed in range(2):
         make_run(tmp_path / "mcse" / f"seed{seed}", seed=seed, scores=(80.0 + seed,), sts=70.0 if seed else None)
-    make_run(tmp_path / "align", select_by="dev.alignment", scores=(0.25,), steps=15, saved=10)
+    make_run(tmp_path / "align", select_by="dev.alignment", higher=False, scores=(0.25,), steps=15, saved=10)
     assert main(["runs", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "best stsb_dev.spearman" in out
@@ -180,7 +89,7 @@ def test_links_are_followed_once_and_runs_are_not_entered(tmp_path, capsys):
     (tmp_path / "runs" / "loop").symlink_to(tmp_path / "runs")
     (tmp_path / "runs" / "linked").symlink_to(tmp_path / "elsewhere")
     make_run(tmp_path / "runs" / "a" / "state" / "inner")
-    assert find_run_folders(tmp_path / "runs") == (
+    assert find_runs(tmp_path / "runs") == (
         [tmp_path / "runs" / "a", tmp_path / "runs" / "linked" / "b"],
         {},
     )
@@ -195,62 +104,3 @@ def test_an_absent_folder_is_an_error_and_an_empty_one_is_not(tmp_path, capsys, 
     (tmp_path / "runs").mkdir()
     assert main(["runs"]) == 0
     assert "no run folders below runs" in capsys.readouterr().out
-
-
-def test_differing_keys_leave_out_what_changes_no_number():
-    left = {"seed": 1, "output_dir": "a", "train": {"log_steps": 1, "max_steps": 2}, "encoder": {"name": "e/seed1"}}
-    right = {"seed": 2, "output_dir": "b", "train": {"log_steps": 9, "max_steps": 2}, "encoder": {"name": "e/seed2"}}
-    assert differing_keys(left, right, across_seeds=True) == []
-    assert differing_keys(left, right) == ["seed", "encoder.name"]
-    right["train"]["max_steps"] = 3
-    right["loss"] = {"temperature": 1.0}
-    assert differing_keys(left, right, across_seeds=True) == ["train.max_steps", "loss.temperature"]
-
-
-def test_seed_runs_are_found_in_the_order_of_their_numbers(tmp_path):
-    for seed in (10, 2, 0):
-        make_run(tmp_path / f"seed{seed}", seed=seed)
-    (tmp_path / "seed0.log").write_text("")
-    (tmp_path / "notes").mkdir()
-    assert seed_runs(tmp_path) == [tmp_path / f"seed{seed}" for seed in (0, 2, 10)]
-    assert [is_run(path) for path in (tmp_path, tmp_path / "seed0", tmp_path / "notes")] == [False, True, False]
-
-
-def test_checkpoints_of_another_make_are_let_through(tmp_path):
-    for name in ("seed0", "seed1"):
-        (tmp_path / name / "best").mkdir(parents=True)
-    assert [path.name for path in seed_runs(tmp_path)] == ["seed0", "seed1"]
-
-
-def test_seed_runs_refuses_what_is_no_parent_of_seeds(tmp_path):
-    with pytest.raises(ValueError, match="no folder at"):
-        seed_runs(tmp_path / "absent")
-    with pytest.raises(ValueError, match="holds no runs directly below$"):
-        seed_runs(tmp_path)
-    make_run(tmp_path / "cells" / "lr" / "seed0")
-    with pytest.raises(ValueError, match="its folders lr do, name one of them"):
-        seed_runs(tmp_path / "cells")
-    run = make_run(tmp_path / "run")
-    with pytest.raises(ValueError, match="is a run itself and holds no other runs"):
-        seed_runs(run)
-    make_run(run / "seed0")
-    with pytest.raises(ValueError, match="is a run itself and holds the runs seed0"):
-        seed_runs(run)
-
-
-def test_seed_runs_refuses_runs_that_are_no_seeds_of_one_recipe(tmp_path):
-    make_run(tmp_path / "a" / "seed0", seed=0)
-    make_run(tmp_path / "a" / "seed1", seed=1, loss={"temperature": 0.1})
-    with pytest.raises(ValueError, match="no seeds of one recipe: loss.temperature is 0.05 and 0.1"):
-        seed_runs(tmp_path / "a")
-    make_run(tmp_path / "b" / "seed0", seed=0)
-    make_run(tmp_path / "b" / "copy", seed=0)
-    with pytest.raises(ValueError, match="have the same seed 0"):
-        seed_runs(tmp_path / "b")
-    make_run(tmp_path / "c" / "seed0", seed=0)
-    make_run(tmp_path / "c" / "seed1", seed=1, parts=("last",))
-    with pytest.raises(ValueError, match="seed1 is a run without best/ so far"):
-        seed_runs(tmp_path / "c")
-    (tmp_path / "b" / "seed0" / "best" / "mcse.json").write_text("{")
-    with pytest.raises(ValueError, match=r"mcse.json: damaged"):
-        seed_runs(tmp_path / "b")

@@ -57,12 +57,15 @@ if rate in (5, 6):
     if rate == 6:
         os.kill(os.getppid(), signal.SIGINT)
         time.sleep(60)
-    (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "dev.spearman": 1.0}) + chr(10))
+    line = {"step": 1, "dev.spearman": 1.0, "higher_is_better": {"dev.spearman": True}}
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + chr(10))
     save(1)
     sys.exit(130)
 values = {"dev.spearman": 100 * rate + seed, "dev.alignment": 1 / rate + seed}
-lines = [{"step": 1, **{name: value / 2 for name, value in values.items()}}, {"step": 2, "loss": 1.0}]
-lines.append({"step": steps, **values})
+values["dev.perplexity_forward"] = values["dev.alignment"]
+ways = {"higher_is_better": {name: name == "dev.spearman" for name in values}}
+lines = [{"step": 1, **{name: value / 2 for name, value in values.items()}, **ways}, {"step": 2, "loss": 1.0}]
+lines.append({"step": steps, **values, **ways})
 (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + chr(10) for line in lines))
 save(steps)
 """
@@ -238,10 +241,13 @@ def test_cells_are_compared_by_their_means(config, tmp_path, capsys):
     assert "Not finished" not in markdown
 
 
-def test_a_score_that_is_better_when_lower_selects_the_lowest(config, tmp_path):
-    sets = ["--set", "optim.learning_rate=0.1,0.5,0.2", "--set", "train.select_by=dev.alignment"]
+@pytest.mark.parametrize("score", ["dev.alignment", "dev.perplexity_forward"])
+def test_a_score_that_is_better_when_lower_selects_the_lowest(config, tmp_path, score):
+    """House review: by ``dev.perplexity_forward`` the worst cell was selected."""
+    sets = ["--set", "optim.learning_rate=0.1,0.5,0.2", "--set", f"train.select_by={score}"]
     assert sweep(config, "--seeds", "0,1", "--jobs", "2", *sets) == 0
     told = report(tmp_path)
+    assert told["higher_is_better"] is False
     assert told["selected"]["name"] == "optim.learning_rate=0.5"
     # The stand-in's first score is half its last: the lower of them counts.
     assert [cell["mean"] for cell in told["cells"]] == pytest.approx([5.25, 1.25, 2.75])
