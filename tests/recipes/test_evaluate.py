@@ -12,7 +12,7 @@ import evaluate
 from mcse.data.run_text import UnknownTrainingTextError, read_training_text
 from tests.fixtures.launch import run
 from tests.fixtures.tiny_run import build_tiny_run
-from tests.unit.test_sts import senteval as senteval
+from tests.unit.evaluation.test_sts import senteval as senteval
 
 SEEDS = (0, 1)
 

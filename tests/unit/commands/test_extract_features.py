@@ -288,7 +288,7 @@ def test_bad_images_stop_the_extraction_or_are_listed(folder, tmp_path, capsys):
 KILLED = """
 import argparse, os, signal, sys
 from mcse.commands import extract_features
-from mcse.data.images.sources import features
+from mcse.data.images import features
 write, calls = features._write_json, 0
 def killing(path, value):
     global calls

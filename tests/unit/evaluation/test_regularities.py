@@ -212,7 +212,7 @@ def test_contents_that_do_not_fit_are_refused(world, tmp_path):
         swaps_by_contents(tmp_path / "none", names, [], k=1)
     with pytest.raises(ValueError, match="says nothing of 1 images, first 'other.png'"):
         swaps_by_contents(world / "contents.jsonl", [*names, "other.png"], [], k=1)
-    (tmp_path / "broken").write_text('{"image": "a"}\n{"image": 1}\n')
+    (tmp_path / "broken").write_text('{"image": "a"}\n{"photo": 1}\n')
     with pytest.raises(ValueError, match="line 2: no record with an image"):
         swaps_by_contents(tmp_path / "broken", ["a"], [], k=1)
 
@@ -313,8 +313,8 @@ def test_a_constant_encoder_scores_nothing(options):
 
 
 def test_unknown_words_are_named(options):
-    found = SUITES["regularities"].prepare(options).run(Subject.of(Additive(unknown=("image",))))
-    assert found.protocols["regularities unknown"].endswith("change nothing: image")
+    found = SUITES["regularities"].prepare(options).run(Subject.of(Additive(unknown=("picture",))))
+    assert found.protocols["regularities unknown"].endswith("change nothing: picture")
 
 
 def test_what_cannot_be_judged_is_refused(options):

@@ -181,7 +181,7 @@ def test_blank_captions_are_counted(tmp_path, caplog):
             "c.json: .*lacks 4.* not listed",
         ),
         ("r.json", '[{"image": "a.jpg", "caption": 7}]', "r.json: record 1: a caption is a string .* got int"),
-        ("r2.json", '[{"image": "a.jpg", "caption": "x"}]', "record 1: no image and caption column among 'image'"),
+        ("r2.json", '[{"photo": "a.jpg", "caption": "x"}]', "record 1: no image and caption column among 'photo'"),
         ("r3.jsonl", '{"image": "a.jpg", "caption": "x"}\n{"image"\n', "r3.jsonl:2: broken JSON"),
     ],
 )
