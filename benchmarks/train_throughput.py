@@ -29,7 +29,7 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer, TrainerCallback
 
 from mcse.cpu import ensure_bfloat16, return_freed_memory
-from mcse.recipes import RECIPES
+from mcse.recipes import method
 from mcse.recipes.launch import load_config
 from mcse.training.config import Precision
 from mcse.training.journal import Journal
@@ -66,7 +66,7 @@ def build(keys: dict[str, Any], precision: Precision) -> tuple[Any, Any, Any]:
     arguments = [text for key, value in keys.items() for text in (f"--{key}", str(value))]
     config = load_config(None, arguments)
     runtime = start_runtime(precision=precision, seed=config.seed, show_progress=False)
-    return config, runtime, RECIPES[config.recipe].build(config, runtime)
+    return config, runtime, method(config.recipe).build(config, runtime)
 
 
 def ours(name: str, keys: dict[str, Any], options: argparse.Namespace, scratch: Path) -> tuple[Side, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -100,6 +100,14 @@ def build_config(kind: type[Config], tree: Mapping[str, Any], *, source: str) ->
     except ValidationError as error:
         lines = [_word(detail) for detail in error.errors(include_url=False)]
         raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
+
+
+def refuse_idle(group: str, config: Any, *, keys: Collection[str], why: str) -> None:
+    """Refuses settings that would do nothing: ``keys`` of a config group that are not at their defaults."""
+    values = dataclasses.asdict(config)
+    for field in dataclasses.fields(config):
+        if field.name in keys and values[field.name] != field.default:
+            raise ValueError(f"{group}.{field.name}: {values[field.name]!r} would do nothing, since {why}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

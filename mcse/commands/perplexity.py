@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from mcse.config import build_config
-from mcse.data.language import LanguageDataConfig, dev_sentences, training_sentences
+from mcse.data.config import LanguageDataConfig
+from mcse.data.language import dev_sentences, training_sentences
 from mcse.encoders.elmo_scorer import ElmoScorer
 from mcse.metrics.perplexity import TrigramModel, UnigramModel, perplexity
 from mcse.run_folder import best_of

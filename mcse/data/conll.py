@@ -6,17 +6,16 @@ B tweets of a batch, W words, T tokens, R regions, F region width.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mcse.data.controls import ImageControl, assign_images
+from mcse.data.config import ImageControl
+from mcse.data.controls import assign_images
 from mcse.data.images.features import FeatureStore
 from mcse.data.images.names import ABSENT, match_names
 from mcse.data.images.pixels import PixelRows
@@ -31,47 +30,6 @@ _IMAGE_LINE = "IMGID:"
 _DOCUMENT_LINE = "-DOCSTART-"
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TaggedConfig:
-    """What a tagger reads. Relative paths start at ``root``, by default the environment variable ``MCSE_DATA``.
-
-    ``train``, ``dev``: CoNLL files. ``features``: stored regions of their images; ``image_folder``: the images
-    themselves, for a tower inside the step; neither: text alone. ``max_length``: tokens of a part; a longer tweet is
-    cut between entities into parts, each with its image.
-    """
-
-    train: str
-    dev: str
-    root: Path | None = None
-    features: str | None = None
-    image_folder: str | None = None
-    max_length: int = 128
-
-    def __post_init__(self) -> None:
-        if self.max_length < 3:
-            raise ValueError(f"data.max_length: must hold a token and two special ones, got {self.max_length}")
-        if self.features is not None and self.image_folder is not None:
-            raise ValueError("data.features, data.image_folder: give one of them, or neither for text alone")
-
-    @property
-    def folder(self) -> Path:
-        """Where relative paths start."""
-        return self.root if self.root is not None else Path(os.environ.get("MCSE_DATA", "."))
-
-    def path(self, key: Literal["train", "dev", "features", "image_folder"]) -> Path:
-        """The path that a key names.
-
-        Raises:
-            FileNotFoundError: Nothing is there.
-        """
-        given = getattr(self, key)
-        assert given is not None
-        path: Path = self.folder / given
-        if not path.exists():
-            raise FileNotFoundError(f"data.{key}: nothing at {path}; relative paths start at data.root = {self.folder}")
-        return path
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
+from mcse.data.config import ImageControl
 from mcse.data.seeds import Draw
-
-ImageControl = Literal[True, "shuffled_images", "shuffled_pairs", "random"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ControlsConfig:
-    """``images``: true images, or a control of ``assign_images``; ``num_pairs``: a random subset of captions."""
-
-    images: ImageControl = True
-    num_pairs: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.num_pairs is not None and self.num_pairs < 1:
-            raise ValueError(f"controls.num_pairs: must be 1 or more, got {self.num_pairs}")
 
 
 def assign_images(image_of_caption: NDArray[np.int64], control: ImageControl, *, seed: int) -> NDArray[np.int64]:

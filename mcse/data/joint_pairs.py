@@ -12,30 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcse.data.captions.table import select_captions
-from mcse.data.controls import ControlsConfig, assign_images, choose_pairs
+from mcse.data.config import ControlsConfig, JointDataConfig
+from mcse.data.controls import assign_images, choose_pairs
 from mcse.data.images.features import FeatureStore
 from mcse.data.images.pixels import PixelRows
-from mcse.data.load import DataConfig, MatchedCaptions, caption_files, clean_images, match_captions
+from mcse.data.load import MatchedCaptions, caption_files, clean_images, match_captions
 from mcse.data.seeds import Draw
 from mcse.types import DataFile
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JointDataConfig(DataConfig):
-    """The keys of ``DataConfig``, and the images that select the checkpoint.
-
-    ``dev_images``: how many of the images are held out, drawn by the seed; or a file that lists them; or a split of
-    ``captions``, such as ``"::val"``; ``null`` holds out none, for runs without ``train.select_by``. They are not
-    trained on.
-    """
-
-    dev_images: int | str | None = None
-
-    def __post_init__(self) -> None:
-        # A slotted dataclass is another class than the one that super() without arguments means.
-        DataConfig.__post_init__(self)
-        if isinstance(self.dev_images, int) and self.dev_images < 2:
-            raise ValueError(f"data.dev_images: must be 2 or more, got {self.dev_images}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,61 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeAlias
 
+from mcse.data.config import LanguageDataConfig, Splitting
 from mcse.data.lanes import Corpus
 from mcse.data.sentences.files import file_digest, read_lines
 from mcse.text.vocab import Vocab, split_words
 from mcse.types import DataFile
 
-Splitting: TypeAlias = Literal["words", "spaces"]
-
 SPLITS: dict[Splitting, Callable[[str], list[str]]] = {"words": split_words, "spaces": str.split}
 """Text to words: marks apart from words, or what white space parts, for text that was tokenised before."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LanguageDataConfig:
-    """What a language model reads. Relative paths start at ``root``, by default the environment variable ``MCSE_DATA``.
-
-    ``sentences``: a text file, plain or gzip, one sentence a line, or a pattern of such files (``news/*.txt``).
-    ``dev``: another such file to judge by; without it the first ``dev_sentences`` sentences of ``sentences`` are held
-    out. ``max_sentences``: how many are trained on, all by default. ``splitting``: ``words`` parts marks from words,
-    ``spaces`` takes tokenised text as it is. ``vocabulary_size`` and ``min_count``: which words are predicted; others
-    count as the unknown word, but are read by their characters all the same. ``unroll``: places a step
-    back-propagates through. ``fresh_share``: share of sentences that are read from a zero state, not from where the
-    sentence before them ended; 0 as published. A model that always carries on meets the zero state of a sentence by
-    itself for the first time when it is used.
-    """
-
-    sentences: str
-    root: Path | None = None
-    dev: str | None = None
-    dev_sentences: int = 1000
-    max_sentences: int | None = None
-    splitting: Splitting = "words"
-    vocabulary_size: int | None = None
-    min_count: int = 1
-    unroll: int = 20
-    fresh_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        for key in ("dev_sentences", "max_sentences", "vocabulary_size", "min_count", "unroll"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"data.{key}: must be 1 or more, got {value}")
-        if not 0 <= self.fresh_share <= 1:
-            raise ValueError(f"data.fresh_share: must be in [0, 1], got {self.fresh_share}")
-
-    @property
-    def folder(self) -> Path:
-        """Where relative paths start."""
-        return self.root if self.root is not None else Path(os.environ.get("MCSE_DATA", "."))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

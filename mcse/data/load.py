@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +17,15 @@ from PIL import Image
 from torch import Tensor
 
 from mcse.data.captions.table import CaptionTable, load_captions, select_captions
-from mcse.data.controls import ControlsConfig, assign_images, choose_pairs
+from mcse.data.config import ControlsConfig, DataConfig
+from mcse.data.controls import assign_images, choose_pairs
 from mcse.data.images.features import FeatureStore, match_features, open_features, without_skipped
 from mcse.data.images.pixels import FindBad, PixelRows, match_pixels
 from mcse.data.images.sources import find_bad_images, open_images
 from mcse.data.sentences.files import Tokenizer, TokenTable, file_digest, open_sentences, text_digest, tokenise
 from mcse.data.sentences.streaming import StreamedSentences, open_texts
 from mcse.data.shards.pairs import PairRows, ShardCaptions, ShardImages, unusable_samples
-from mcse.data.shards.tars import ShardSet, is_shards, open_shards
+from mcse.data.shards.tars import ShardSet, open_shards
 from mcse.data.streams import Order, RowNumbers, Sampler, ShardSampler, Share, TokenMasker, TokenRows
 from mcse.data.test_sets.contamination import normalise, test_sentences
 from mcse.data.test_sets.sts import (
@@ -43,91 +41,6 @@ from mcse.data.test_sets.sts import (
 from mcse.types import DataFile
 
 logger = logging.getLogger(__name__)
-
-_SHUFFLE_WINDOW = 65_536
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig:
-    """What is read. Relative paths start at ``root``, by default the environment variable ``MCSE_DATA``.
-
-    ``sentences``: text file, SimCSE's supervised CSV, ``hf://datasets/OWNER/NAME/FILE``, or a hub dataset.
-    With ``streaming`` it is a text or parquet file, a glob or a folder of such, or a hub dataset, read as training goes
-    on, without a copy, in parts permuted by epoch and ``shuffle_window`` sentences at a time.
-    ``captions``, ``features``: any caption source, and the stored features of its images; supersets are legal.
-    ``images``: a file listing the images to use. ``image_folder``: the images themselves, a folder searched to any
-    depth or a hub dataset, to train from pixels. ``on_bad_image``: whether images that cannot be read, now or when
-    the features were extracted, stop the run or lose their captions.
-    Shards: ``captions`` may be tars in WebDataset's layout (``pairs-{000..099}.tar``, a glob, or a folder of tars) that
-    hold captions with images or feature rows; ``shuffle`` then says whether all pairs are permuted (8 bytes a pair in
-    memory) or ``shards`` and, within them, ``shuffle_window`` rows at a time, in constant memory.
-    ``captions_per_image``: one drawn at random, once, or all of them. ``max_length``: tokens a training sentence keeps.
-    ``decontaminate``: drop sentences, and images any of whose captions, occur in the STS test files.
-    ``sts``: SentEval's folder, or a file of scored pairs to select by; by default the folder below ``root``, else the
-    hub's.
-    """
-
-    root: Path | None = None
-    sentences: str | None = None
-    streaming: bool = False
-    captions: str | None = None
-    features: str | None = None
-    images: str | None = None
-    image_folder: str | None = None
-    on_bad_image: Literal["error", "skip"] = "error"
-    captions_per_image: Literal["one", "all"] = "one"
-    shuffle: Literal["global", "shards"] = "global"
-    shuffle_window: int = _SHUFFLE_WINDOW
-    max_length: int = 32
-    decontaminate: bool = False
-    sts: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_length < 3:
-            raise ValueError(f"data.max_length: must hold a token and two special ones, got {self.max_length}")
-        if self.sentences is None and self.captions is None:
-            raise ValueError("data.sentences, data.captions: give at least one of them")
-        if self.shuffle_window < 1:
-            raise ValueError(f"data.shuffle_window: must be 1 or more, got {self.shuffle_window}")
-        self._refuse_idle()
-
-    def _refuse_idle(self) -> None:
-        """Refuses keys of shards and streams where there are none, and keys that shards do not have."""
-        if self.captions_are_shards:
-            for key in ("features", "images", "image_folder"):
-                if getattr(self, key) is not None:
-                    raise ValueError(
-                        f"data.{key}: {getattr(self, key)!r} would do nothing, since data.captions are shards, which "
-                        "hold their own images"
-                    )
-        elif self.shuffle != "global":
-            raise ValueError(f"data.shuffle: {self.shuffle!r} would do nothing, since data.captions are not shards")
-        if self.shuffle_window != _SHUFFLE_WINDOW and self.shuffle == "global" and not self.streaming:
-            raise ValueError(
-                f"data.shuffle_window: {self.shuffle_window} would do nothing, since data.shuffle is 'global' and "
-                "data.streaming is false"
-            )
-        if self.streaming and self.sentences is None:
-            raise ValueError("data.streaming: true would do nothing, since there is no data.sentences")
-
-    @property
-    def captions_are_shards(self) -> bool:
-        """Whether ``captions`` are tars."""
-        return self.captions is not None and is_shards(self.captions, root=self.folder)
-
-    @property
-    def folder(self) -> Path:
-        """Where relative paths start."""
-        return self.root if self.root is not None else Path(os.environ.get("MCSE_DATA", "."))
-
-    def absent(self, given: str, reason: str) -> FileNotFoundError:
-        """The error that ``reason`` tells, with where the search for a relative path began."""
-        if Path(given).is_absolute():
-            return FileNotFoundError(reason)
-        start = "" if self.root is not None else " (neither data.root nor MCSE_DATA is set)"
-        if self.root is None and "MCSE_DATA" in os.environ:
-            start = " (from the environment variable MCSE_DATA)"
-        return FileNotFoundError(f"{reason}; relative paths start at data.root = {self.folder}{start}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
+from mcse.data.config import MixConfig
 from mcse.data.sentences.streaming import StreamedSentences
 from mcse.types import PairBatch, SentenceBatch, Stateful, Stream
 
 Captions = TypeVar("Captions", bound=PairBatch | SentenceBatch)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MixConfig:
-    """How paired batches are spread among text-only batches.
-
-    ``mcse``: the published schedule, from the numbers of batches. ``every``: each ``pair_every``-th step is paired,
-    beginning with the first; short runs need it, because the published schedule spreads pairs thinly: every
-    33rd step of Wiki1M with Flickr30k.
-    """
-
-    schedule: Literal["mcse", "every"] = "mcse"
-    pair_every: int = 2
-
-    def __post_init__(self) -> None:
-        if self.pair_every < 2:
-            raise ValueError(f"mix.pair_every: must be 2 or more, so that sentences get a turn; got {self.pair_every}")
 
 
 @dataclass(frozen=True, slots=True)

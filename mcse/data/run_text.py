@@ -11,16 +11,11 @@ from typing import Any
 
 import yaml
 
-from mcse.data.load import (
-    DataConfig,
-    clean_images,
-    load_caption_table,
-    open_caption_shards,
-    sts_test_sentences,
-)
+from mcse.data.config import DataConfig, is_shards
+from mcse.data.load import clean_images, load_caption_table, open_caption_shards, sts_test_sentences
 from mcse.data.sentences.files import file_digest, open_sentences, read_lines
 from mcse.data.sentences.streaming import open_texts
-from mcse.data.shards.tars import is_shards, open_shards
+from mcse.data.shards.tars import open_shards
 from mcse.data.test_sets.contamination import normalise
 
 MOST_SENTENCES = 20_000_000

@@ -5,14 +5,13 @@ N pairs, B of one batch of this process.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mcse.data.config import TranslationDataConfig
 from mcse.data.seeds import Draw
 from mcse.data.sentences.files import file_digest, read_lines
 from mcse.data.streams import Share, pad
@@ -23,50 +22,6 @@ Ids = NDArray[np.int64]
 
 _POOL = 20
 """Global batches whose pairs are sorted by length together: less padding, and still a draw."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TranslationDataConfig:
-    """What a translation model reads. Relative paths start at ``root``, by default the variable ``MCSE_DATA``.
-
-    ``source``, ``target``, ``dev_source``, ``dev_target``: text files, plain or gzip, aligned by line. ``vectors``: the
-    word vectors that the source is read through. ``max_length``: longer pairs, in words of either side, are left out.
-    ``min_count`` and ``vocabulary_size``: which target words are predicted. ``max_pairs``: how many are trained on.
-    ``lower_case``: the source is lower-cased even if the vectors have capitals. ``shuffled_targets``: the control in
-    which every source gets another's translation.
-    """
-
-    source: str
-    target: str
-    dev_source: str
-    dev_target: str
-    vectors: str
-    root: Path | None = None
-    max_length: int = 50
-    min_count: int = 1
-    vocabulary_size: int | None = 50_000
-    max_pairs: int | None = None
-    lower_case: bool = False
-    shuffled_targets: bool = False
-
-    def __post_init__(self) -> None:
-        for key in ("max_length", "min_count", "vocabulary_size", "max_pairs"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"data.{key}: must be 1 or more, got {value}")
-
-    def path(self, key: str) -> Path:
-        """Where a file of this configuration is.
-
-        Raises:
-            FileNotFoundError: It is not there.
-        """
-        folder = self.root if self.root is not None else Path(os.environ.get("MCSE_DATA", "."))
-        given = Path(getattr(self, key))
-        path = given if given.is_absolute() else folder / given
-        if not path.is_file():
-            raise FileNotFoundError(f"data.{key}: no file at {path}; relative paths start at data.root or MCSE_DATA")
-        return path
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,7 +5,6 @@ N sentences, B of one batch, T words, E static width, L layers of D.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mcse.data.config import LabelledDataConfig
 from mcse.data.conll import read_tagged
 from mcse.data.seeds import Draw
 from mcse.data.sentences.files import file_digest
@@ -24,35 +24,6 @@ from mcse.text.tags import TagSet, repair_tags, types_of
 from mcse.types import DataFile, FeatureBatch, FloatArray
 
 Task = Literal["tagging", "classification"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LabelledDataConfig:
-    """What is labelled. Relative paths start at ``root``, by default the environment variable ``MCSE_DATA``.
-
-    Tagging: ``train``, ``dev`` and ``test`` are CoNLL files. Classification: ``transfer`` names one of SentEval's tasks
-    that come in three parts, SST2, or in two, TREC, of which a tenth of the training part is then held out as dev.
-    ``max_train``: how many sentences are trained on, drawn by the seed; all by default.
-    """
-
-    root: Path | None = None
-    train: str | None = None
-    dev: str | None = None
-    test: str | None = None
-    transfer: Literal["SST2", "TREC"] | None = None
-    max_train: int | None = None
-
-    def __post_init__(self) -> None:
-        files = [self.train, self.dev, self.test]
-        if (self.transfer is None) != all(file is not None for file in files) or (self.transfer and any(files)):
-            raise ValueError("data: give train, dev and test for tagging, or transfer for classification")
-        if self.max_train is not None and self.max_train < 1:
-            raise ValueError(f"data.max_train: must be 1 or more, got {self.max_train}")
-
-    @property
-    def folder(self) -> Path:
-        """Where relative paths start."""
-        return self.root if self.root is not None else Path(os.environ.get("MCSE_DATA", "."))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,44 +7,16 @@ regression's LSTM, M predicted tokens, P pairs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mcse.models.config import MapStart, ModelConfig
 from mcse.nn.heads import TanhHead
 from mcse.types import MatchBatch, PairBatch, TokenBatch
 
 DIRECTIONS = ("forward_lm", "backward_lm")
-MapStart = Literal["orthogonal", "glorot"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
-    """``objective``: the article's three tasks, or the follow-up's ``image_regression`` on frozen text vectors.
-
-    ``width``: C, of grounded vectors and of every GRU's state. ``map_start``: M with orthonormal rows or columns, or
-    Glorot's. ``state_width``: H, of the regression's LSTM (published: 2048). Of the three tasks alone: ``dropout`` on
-    words' grounded vectors and before the output layer; ``share_image_layer``, one layer from image to first state
-    for all GRUs, or one each; ``tie_output``, words are predicted by their own vectors, not by a matrix apart. The
-    article states none of ``map_start``, ``dropout``, ``share_image_layer`` and ``tie_output``.
-    """
-
-    objective: Literal["tasks", "image_regression"] = "tasks"
-    width: int = 1024
-    map_start: MapStart = "glorot"
-    dropout: float = 0.0
-    share_image_layer: bool = True
-    tie_output: bool = False
-    state_width: int = 2048
-
-    def __post_init__(self) -> None:
-        for key in ("width", "state_width"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"model.{key}: must be 1 or more, got {getattr(self, key)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout: must lie in [0, 1), got {self.dropout}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,16 +29,11 @@ from mcse.models.checkpoint import (
     save_tokenizer,
     write_json,
 )
+from mcse.models.config import CaptionEncoderConfig
 from mcse.models.digests import KEY as DIGESTS
 from mcse.models.digests import check_weights, weight_digests
 from mcse.models.image_tower import ImageTower
-from mcse.models.joint_model import (
-    CaptionEncoder,
-    CaptionEncoderConfig,
-    CaptionTokenizer,
-    JointModel,
-    build_caption_encoder,
-)
+from mcse.models.joint_model import CaptionEncoder, CaptionTokenizer, JointModel, build_caption_encoder
 from mcse.models.text_encoder import TextEncoder, load_text_encoder, load_tokenizer
 from mcse.text.vocab import Vocab
 from mcse.text.word_tokenizer import WordTokenizer

@@ -5,99 +5,25 @@ B pairs, D text width, F image feature width, H joint width, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from mcse.models.config import CaptionEncoderConfig, JointConfig
 from mcse.models.sentence_model import nothing_of
 from mcse.models.text_encoder import TextEncoder, load_text_encoder
 from mcse.nn.bow import BowEncoder
 from mcse.nn.recurrent import RecurrentEncoder
-from mcse.text.word_tokenizer import Marks, WordTokenizer
+from mcse.text.word_tokenizer import WordTokenizer
 from mcse.types import PairBatch, TokenBatch
 
 CaptionEncoder: TypeAlias = RecurrentEncoder | BowEncoder | TextEncoder
 """What turns a ``TokenBatch`` into (B, D) rows and has a ``width``."""
 
 CaptionTokenizer: TypeAlias = WordTokenizer | PreTrainedTokenizerBase
-
-Kind = Literal["lstm", "gru", "bow", "transformer"]
-
-_WORD_KEYS = ("word_dim", "word_vectors", "train_words", "min_count", "dropout", "marks", "init_range", "layers")
-_IDLE_KEYS = {
-    "transformer": _WORD_KEYS,
-    "bow": ("name_or_path", "pooling", "layers"),
-    "lstm": ("name_or_path", "pooling"),
-    "gru": ("name_or_path", "pooling"),
-}
-"""Keys that would do nothing under a kind."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CaptionEncoderConfig:
-    """The text side.
-
-    ``kind``: ``lstm`` and ``gru`` read word by word, ``bow`` sums words, ``transformer`` is the encoder of
-    ``name_or_path``, as in the other recipes, with ``pooling``. Of words: ``word_dim`` is the width of an embedding;
-    ``word_vectors`` a file of GloVe's, word2vec's or fastText's that embeddings start from, below ``data.root``;
-    without ``train_words`` they stay as they are, and the vocabulary holds no other words; ``min_count`` is how often
-    the training captions must have a word; ``dropout`` that of embeddings; ``marks`` says whether ``</s>`` (``end``) or
-    ``<s>`` and ``</s>`` (``both``) count as words; ``init_range`` draws every weight from plus or minus it, ``null`` as
-    the reference code does. ``layers`` of an LSTM or GRU.
-    """
-
-    kind: Kind
-    word_dim: int = 300
-    word_vectors: str | None = None
-    train_words: bool = True
-    min_count: int = 1
-    dropout: float = 0.0
-    marks: Marks = "none"
-    init_range: float | None = None
-    layers: int = 1
-    name_or_path: str | None = None
-    pooling: Literal["cls", "mean", "max"] = "mean"
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            if field.name in _IDLE_KEYS[self.kind] and (value := getattr(self, field.name)) != field.default:
-                why = f"would do nothing under encoder.kind {self.kind}"
-                raise ValueError(f"encoder.{field.name}: {value!r} {why}")
-        if self.kind == "transformer" and self.name_or_path is None:
-            raise ValueError("encoder.name_or_path: encoder.kind transformer needs one")
-        if not self.train_words and self.word_vectors is None:
-            raise ValueError("encoder.train_words: false would keep random words; give encoder.word_vectors")
-        for key in ("word_dim", "min_count", "layers"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"encoder.{key}: must be 1 or more, got {getattr(self, key)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"encoder.dropout: must be from 0 to below 1, got {self.dropout}")
-        if self.init_range is not None and self.init_range <= 0:
-            raise ValueError(f"encoder.init_range: must be positive, got {self.init_range}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JointConfig:
-    """The space in common.
-
-    ``dim``: H. ``image_map``: ``linear``, with a bias that starts at zero, ``linear_without_bias``, or ``none``, where
-    the features themselves span the space, so that ``dim`` is their width. ``unit_features``: features are divided by
-    their length before they are mapped. ``feature_dropout``: share of them that is dropped while training.
-    """
-
-    dim: int = 1024
-    image_map: Literal["linear", "linear_without_bias", "none"] = "linear"
-    unit_features: bool = True
-    feature_dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"joint.dim: must be 1 or more, got {self.dim}")
-        if not 0 <= self.feature_dropout < 1:
-            raise ValueError(f"joint.feature_dropout: must be from 0 to below 1, got {self.feature_dropout}")
 
 
 @dataclass(frozen=True, slots=True)

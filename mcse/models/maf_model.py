@@ -6,12 +6,12 @@ B tweets, T tokens, W words, D width, R regions, F region width, H joint width (
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mcse.models.config import ImageRow, Matching
 from mcse.models.text_encoder import TextEncoder
 from mcse.nn.attention import CrossAttention
 from mcse.nn.crf import LinearChainCRF
@@ -20,41 +20,6 @@ from mcse.nn.match_head import PairMatching, PublishedMatching
 from mcse.nn.pooling import pool
 from mcse.text.tags import TagSet
 from mcse.types import TweetBatch
-
-Matching = Literal["corrected", "published", "none"]
-ImageRow = Literal["project_mean", "mean_projected"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TaggerConfig:
-    """What stands on the encoder.
-
-    ``matching``: ``corrected``, ``published`` (as released, which cannot learn), or ``none``; an image whose
-    match is below ``match_threshold`` is left out (published: 0, it is only scaled). ``image_dropout``: share of
-    training's tweets that are tagged without their image (published: 0). ``image_row``: the image's own row for
-    alignment and matching, ``project_mean`` of its regions (published), or ``mean_projected``, which sees what is
-    together in one region even if the regions are as plain as pixels. ``standardise``:
-    centre and scale the regions by training's mean and spread, which MAF does not. ``learning_rate``: peak
-    rate of all new layers, by default ``optim.learning_rate`` as published.
-    """
-
-    matching: Matching = "corrected"
-    match_threshold: float = 0.0
-    image_dropout: float = 0.0
-    image_row: ImageRow = "project_mean"
-    standardise: bool = True
-    heads: int = 12
-    dropout: float = 0.1
-    learning_rate: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.heads < 1:
-            raise ValueError(f"tagger.heads: must be 1 or more, got {self.heads}")
-        for key in ("dropout", "match_threshold", "image_dropout"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"tagger.{key}: must be in [0, 1), got {getattr(self, key)}")
-        if self.learning_rate is not None and self.learning_rate <= 0:
-            raise ValueError(f"tagger.learning_rate: must be positive, got {self.learning_rate}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import importlib.resources
 import inspect
 import pickle
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import transformers
@@ -26,39 +25,6 @@ from mcse.types import TokenBatch
 
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 """Without it transformers asks on the terminal whether to run the code that a folder brings along."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EncoderConfig:
-    """The text tower.
-
-    ``name_or_path``: hub id, folder, or ``package:NAME/FOLDER`` inside an installed package. ``pooling`` is the row
-    used after training; the text head stands on the same pooled row during training. ``attention`` must be a kernel
-    that keeps attention dropout: SimCSE's positives are made of it. ``length_chunks`` cuts a training batch into that
-    many parts of similar length for the forward pass, so that less padding is computed; loss and negatives stay those
-    of the whole batch. Worth it on GPUs at large batches. ``packing`` trains on sentences one after the other in a
-    single row, without any padding, with the same loss: for CPUs, and for models that take ``position_ids``.
-    ``compile`` compiles the model for any width at once, one graph for training and one for evaluation.
-    """
-
-    name_or_path: str
-    pooling: Literal["cls", "cls_with_head", "mean", "first_last_mean", "last2_mean", "max"] = "cls"
-    attention: Literal["sdpa", "eager"] = "sdpa"
-    gradient_checkpointing: bool = False
-    length_chunks: int = 1
-    packing: bool = False
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        if self.length_chunks < 1:
-            raise ValueError(f"encoder.length_chunks: must be 1 or more, got {self.length_chunks}")
-        if self.packing and self.length_chunks > 1:
-            raise ValueError("encoder.length_chunks: would do nothing, since encoder.packing leaves no padding to save")
-        if self.packing and (self.gradient_checkpointing or self.compile or self.attention != "sdpa"):
-            raise ValueError(
-                "encoder.packing: needs encoder.attention sdpa, and neither encoder.gradient_checkpointing nor "
-                "encoder.compile"
-            )
 
 
 class TextEncoder(nn.Module):

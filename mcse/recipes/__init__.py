@@ -1,18 +1,45 @@
-"""Recipes: one system a file, each with a ``Config`` and ``build(config, runtime) -> Run``."""
+"""Recipes: one system a folder, with its settings in ``config.py`` and its method in ``method.py``."""
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
+from typing import Any
 
-from mcse.recipes import cove, elmo, grounded_words, maf, mcse, simcse, vse, word_features
+from mcse.config import ConfigError
 
-RECIPES: dict[str, ModuleType] = {
-    "simcse": simcse,
-    "mcse": mcse,
-    "vse": vse,
-    "grounded_words": grounded_words,
-    "elmo": elmo,
-    "cove": cove,
-    "word_features": word_features,
-    "maf": maf,
+RECIPES = {
+    "simcse": "sentence embeddings from text alone (Gao et al. 2021)",
+    "mcse": "sentence embeddings from text and images (Zhang et al. 2022)",
+    "vse": "captions and images in one space (Kiros et al. 2014, Faghri et al. 2018)",
+    "grounded_words": "visually grounded word vectors (Shahmohammadi et al. 2021)",
+    "elmo": "word vectors in context, from language models of characters (Peters et al. 2018)",
+    "cove": "word vectors in context, from a translation model (McCann et al. 2017)",
+    "word_features": "a tagger or sentence classifier on frozen word features",
+    "maf": "named entities in tweets with images (Xu et al. 2022)",
 }
+"""Every recipe, a folder of this one, with what it trains."""
+
+
+def config_class(name: object) -> Any:
+    """The recipe's ``Config``. Nothing that is imported for it imports torch.
+
+    Raises:
+        ConfigError: There is no such recipe.
+    """
+    return _part(name, "config").Config
+
+
+def method(name: object) -> ModuleType:
+    """The module of the recipe with ``build(config, runtime) -> Run``.
+
+    Raises:
+        ConfigError: There is no such recipe.
+    """
+    return _part(name, "method")
+
+
+def _part(name: object, part: str) -> ModuleType:
+    if name not in RECIPES:
+        raise ConfigError(f"recipe: choose one of {', '.join(RECIPES)}, got {name!r} (is --config FILE missing?)")
+    return importlib.import_module(f"mcse.recipes.{name}.{part}")

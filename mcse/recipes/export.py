@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from mcse.config import to_dict, to_yaml
-from mcse.data.load import DataConfig
+from mcse.data.config import DataConfig
 from mcse.models.checkpoint import CheckpointInfo, save_checkpoint, save_info
+from mcse.models.config import EncoderConfig
 from mcse.models.image_tower import ImageTower
-from mcse.models.text_encoder import EncoderConfig
 from mcse.recipes.shared import TextSide
 from mcse.report.model_card import CardFacts, sentence_card, word_model_card
 from mcse.types import DataFile

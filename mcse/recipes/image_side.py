@@ -10,61 +10,19 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mcse import distributed
+from mcse.data.config import DataConfig
 from mcse.data.images.features import FeatureStore
 from mcse.data.images.pixels import PixelRows
 from mcse.data.images.sources import ImageSource, SkippedImage, find_bad_images
-from mcse.data.load import DataConfig, load_features, open_caption_shards, open_pixels, store_digest
+from mcse.data.load import load_features, open_caption_shards, open_pixels, store_digest
 from mcse.data.shards.pairs import ShardFeatures, ShardImages, ShardPixels
 from mcse.data.streams import RowNumbers
+from mcse.models.config import ImageConfig
 from mcse.models.image_tower import FrozenTower, ImageTower, load_image_tower
 from mcse.recipes.export import StoredImageSide
-from mcse.recipes.shared import refuse_idle
 from mcse.training.config import OptimConfig
 from mcse.training.optim import build_optimizer
 from mcse.types import DataFile
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImageConfig:
-    """How the image side learns, and a tower that may read ``data.image_folder`` inside the step instead of features.
-
-    ``head_learning_rate``: peak rate of the two new projection heads, by default ``optim.learning_rate`` as published.
-    In a run of a hundred steps heads at a pretrained encoder's rate stay what they were drawn as. ``tower``: as
-    ``mcse extract-features --tower`` names it. It is frozen (evaluation mode), or with ``train`` trained (training
-    mode; batch statistics are those of a process's own batch), at the peak ``learning_rate``, by default
-    ``optim.learning_rate``.
-    """
-
-    head_learning_rate: float | None = None
-    tower: str | None = None
-    train: bool = False
-    learning_rate: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.head_learning_rate is not None and self.head_learning_rate <= 0:
-            raise ValueError(f"image.head_learning_rate: must be positive, got {self.head_learning_rate}")
-        if self.tower is None:
-            refuse_idle("image", self, keys=("train", "learning_rate"), why="there is no image.tower")
-        if not self.train:
-            refuse_idle("image", self, keys=("learning_rate",), why="image.train is false")
-        if self.learning_rate is not None and self.learning_rate <= 0:
-            raise ValueError(f"image.learning_rate: must be positive, got {self.learning_rate}")
-
-
-def check_images(image: ImageConfig, data: DataConfig) -> None:
-    """Refuses keys that give no images, or give them twice; shards hold images, or rows where there is no tower."""
-    if data.captions_are_shards:
-        return
-    if (data.features is None) == (image.tower is None):
-        found = "got neither" if data.features is None else f"got {data.features!r} and {image.tower!r}"
-        raise ValueError(
-            f"data.features, image.tower: {found}; give exactly one, the images' stored features ('mcse "
-            "extract-features' makes them) or a tower that reads data.image_folder"
-        )
-    if image.tower is None:
-        refuse_idle("data", data, keys=("image_folder",), why="there is no image.tower to read it")
-    elif data.image_folder is None:
-        raise ValueError(f"data.image_folder: image.tower {image.tower!r} needs the images themselves")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,4 +152,4 @@ def _find_bad(source: ImageSource, index: Sequence[int]) -> list[SkippedImage]:
     return [image for part in distributed.all_gather_object(own) for image in part]
 
 
-__all__ = ["ImageConfig", "Images", "build_grounded_optimizer", "check_images", "open_images"]
+__all__ = ["Images", "build_grounded_optimizer", "open_images"]

@@ -6,47 +6,46 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mcse import distributed
-from mcse.config import ConfigError, build_config, merge, read_overrides, read_yaml
-from mcse.recipes import RECIPES
-from mcse.training.fit import check_folder, claim_folder, fit
-from mcse.training.loop import check_run
-from mcse.training.runtime import start_runtime
+from mcse.config import build_config, merge, read_overrides, read_yaml
+from mcse.recipes import config_class, method
 
 
 def load_config(path: Path | None, overrides: Sequence[str]) -> Any:
-    """The recipe's ``Config`` from a YAML file and ``--key value`` arguments, which win.
+    """The recipe's ``Config`` from a YAML file and ``--key value`` arguments, which win. Imports no torch.
 
     Raises:
         ConfigError: Unknown recipe; unknown, missing or wrong keys.
     """
     tree = merge(read_yaml(path) if path is not None else {}, read_overrides(overrides))
-    name = tree.get("recipe")
-    if name not in RECIPES:
-        raise ConfigError(f"recipe: choose one of {', '.join(RECIPES)}, got {name!r} (is --config FILE missing?)")
-    return build_config(RECIPES[name].Config, tree, source=str(path or "command line"))
+    return build_config(config_class(tree.get("recipe")), tree, source=str(path or "command line"))
 
 
-@distributed.naming_lost_processes()
 def train(config: Any, *, overwrite: bool, show_progress: bool = True) -> int:
     """Builds the recipe and fits it; exit code 0 finished, 130 or 143 stopped by a signal after saving.
 
     Raises:
         LostProcessError: Another process of the run has ended, or hangs for ``train.timeout_minutes``.
     """
+    # Here, since a wrong configuration should be told before seconds of imports.
+    from mcse import distributed
+    from mcse.training.fit import check_folder, claim_folder, fit
+    from mcse.training.loop import check_run
+    from mcse.training.runtime import start_runtime
+
     folder = config.output_dir
     resume = config.train.resume == "auto"
-    runtime = start_runtime(
-        precision=config.train.precision,
-        seed=config.seed,
-        trackers=config.train.trackers,
-        project_dir=folder,
-        show_progress=show_progress,
-        timeout_minutes=config.train.timeout_minutes,
-    )
-    check_folder(folder, resume=resume, overwrite=overwrite)
-    run = RECIPES[config.recipe].build(config, runtime)
-    # Only now that the run could be built: an overwritten run must not be lost to a misspelt path or score.
-    check_run(run, config.train, optim=config.optim)
-    claim_folder(folder, resume=resume)
-    return fit(run, config, runtime=runtime, folder=folder)
+    with distributed.naming_lost_processes():
+        runtime = start_runtime(
+            precision=config.train.precision,
+            seed=config.seed,
+            trackers=config.train.trackers,
+            project_dir=folder,
+            show_progress=show_progress,
+            timeout_minutes=config.train.timeout_minutes,
+        )
+        check_folder(folder, resume=resume, overwrite=overwrite)
+        run = method(config.recipe).build(config, runtime)
+        # Only now that the run could be built: an overwritten run must not be lost to a misspelt path or score.
+        check_run(run, config.train, optim=config.optim)
+        claim_folder(folder, resume=resume)
+        return fit(run, config, runtime=runtime, folder=folder)

@@ -5,14 +5,12 @@ B queries of this process, N rows of all processes.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from mcse.data.load import DataConfig, load_dev_pairs, load_sentences, stream_sentences
-from mcse.data.mixing import MixConfig
+from mcse.data.config import DataConfig
+from mcse.data.load import load_dev_pairs, load_sentences, stream_sentences
 from mcse.data.sentences.streaming import StreamedSentences
 from mcse.data.streams import Sampler, SentenceStream, Share, TokenMasker
 from mcse.distributed import gather_rows
@@ -21,8 +19,9 @@ from mcse.evaluation.in_training import DevEvaluator
 from mcse.losses.contrastive import info_nce, info_nce_with_hard_negatives, unit_rows
 from mcse.losses.likelihood import token_nll
 from mcse.models.checkpoint import check_exportable
+from mcse.models.config import EncoderConfig
 from mcse.models.sentence_model import SentenceModel, SentenceRows
-from mcse.models.text_encoder import EncoderConfig, load_mlm_head, load_text_encoder, load_tokenizer
+from mcse.models.text_encoder import load_mlm_head, load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
 from mcse.training.runtime import Runtime
 from mcse.types import IGNORED_LABEL, DataFile, LossTerm, LossTerms
@@ -133,23 +132,6 @@ def build_dev_evaluator(config: DataConfig, text: TextSide, *, precision: str) -
     return DevEvaluator(pairs, encoder, name=name), tuple(
         f"{name}.{metric}" for metric in ("spearman", "alignment", "uniformity")
     )
-
-
-def refuse_idle(group: str, config: Any, *, keys: Collection[str], why: str) -> None:
-    """Refuses settings that would do nothing: ``keys`` of a config group that are not at their defaults."""
-    values = asdict(config)
-    for field in fields(config):
-        if field.name in keys and values[field.name] != field.default:
-            raise ValueError(f"{group}.{field.name}: {values[field.name]!r} would do nothing, since {why}")
-
-
-def check_mix(mix: MixConfig, data: DataConfig) -> None:
-    """Refuses a mixture of what is not mixed, and a beat that the published schedule does not have."""
-    if data.sentences is None or data.captions is None:
-        absent = "data.sentences" if data.sentences is None else "data.captions"
-        refuse_idle("mix", mix, keys=("schedule", "pair_every"), why=f"there is no {absent} to mix")
-    elif mix.schedule == "mcse":
-        refuse_idle("mix", mix, keys=("pair_every",), why="only mix.schedule every has it")
 
 
 def share_of(runtime: Runtime, *, batch_size: int) -> Share:

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from mcse.recipes import RECIPES
+from mcse.recipes import method
 from mcse.recipes.launch import load_config
 from mcse.training.loop import total_loss
 from mcse.training.runtime import start_runtime
@@ -93,7 +93,7 @@ def step_bytes(tiny, case, batch_size):
     recipe, keys, step = CASES[case]
     config = load_config(None, arguments_of(tiny, recipe, tiny / "unused", keys | {"train.batch_size": batch_size}))
     runtime = start_runtime(precision="fp32", seed=config.seed)
-    built = RECIPES[recipe].build(config, runtime)
+    built = method(recipe).build(config, runtime)
     model = runtime.accelerator.prepare_model(built.model)
     assert isinstance(model, DistributedDataParallel)
     gradients = []

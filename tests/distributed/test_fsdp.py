@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModel
 
 from mcse import SentenceEncoder, distributed
-from mcse.recipes import RECIPES
+from mcse.recipes import method
 from mcse.recipes.launch import load_config, train
 from mcse.training import runtime as runtime_module
 from mcse.training.journal import Journal
@@ -192,7 +192,7 @@ def test_a_state_of_cut_weights_is_that_of_whole_ones(runs, tiny, tmp_path):
     model = {name for name in state if name.startswith("model.safetensors")}
     with one_thread(), own_cache(tiny):
         config = load_config(None, arguments_of(tiny, "simcse", tmp_path / "unused", KEYS))
-        built = RECIPES["simcse"].build(config, start_runtime(precision="fp32", seed=0))
+        built = method("simcse").build(config, start_runtime(precision="fp32", seed=0))
     shapes = {name: tuple(value.shape) for name, value in built.model.state_dict().items()}
     assert {name.split(":")[1]: tuple(state[name].shape) for name in model} == shapes
     assert sum(name.startswith("optimizer.safetensors") and name.endswith("exp_avg") for name in state) == len(

@@ -17,7 +17,7 @@ import pytest
 import torch.multiprocessing as mp
 
 from mcse import distributed
-from mcse.recipes import RECIPES
+from mcse.recipes import method
 from mcse.recipes.launch import load_config, train
 from mcse.training.journal import Journal
 from mcse.training.loop import Loop
@@ -74,15 +74,15 @@ def noting(built, folder, *, killed_at):
 def work(tiny, folder, source, killed_at):
     Journal.close = lambda self: None  # it would end the process group, and the next part needs it
     folder.mkdir(parents=True, exist_ok=True)
-    plain, step = RECIPES["mcse"].build, Loop._step
-    RECIPES["mcse"].build = lambda config, runtime: noting(plain(config, runtime), folder, killed_at=killed_at)
+    plain, step = method("mcse").build, Loop._step
+    method("mcse").build = lambda config, runtime: noting(plain(config, runtime), folder, killed_at=killed_at)
     try:
         keys = KEYS | {"data.sentences": source}
         config = load_config(None, arguments_of(tiny, "mcse", folder / "run", keys))
         with own_cache(tiny):
             return train(config, overwrite=False, show_progress=False)
     finally:
-        RECIPES["mcse"].build, Loop._step = plain, step
+        method("mcse").build, Loop._step = plain, step
 
 
 def straight_and_killed(tiny, output):

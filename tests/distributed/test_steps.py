@@ -15,7 +15,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from mcse import distributed
-from mcse.recipes import RECIPES
+from mcse.recipes import method
 from mcse.recipes.launch import load_config, train
 from mcse.training.gradcache import CachedForward
 from mcse.training.journal import Journal
@@ -139,7 +139,7 @@ def update(still, case):
             keys |= {"encoder.name_or_path": still / "bert"}
         config = load_config(None, arguments_of(still, recipe, still / "unused", keys | size))
     runtime = start_runtime(precision="fp32", seed=config.seed)
-    built = RECIPES[recipe].build(config, runtime)
+    built = method(recipe).build(config, runtime)
     built.model.double()
     model = runtime.accelerator.prepare_model(built.model)
     model.train()
@@ -199,12 +199,12 @@ def flags_of(keys):
 
 def patched(recipe, change, *arguments):
     """``train`` on a ``Run`` that ``change`` has changed."""
-    plain = RECIPES[recipe].build
-    RECIPES[recipe].build = lambda config, runtime: change(plain(config, runtime))
+    plain = method(recipe).build
+    method(recipe).build = lambda config, runtime: change(plain(config, runtime))
     try:
         return train(load_config(None, arguments_of(*arguments)), overwrite=False, show_progress=False)
     finally:
-        RECIPES[recipe].build = plain
+        method(recipe).build = plain
 
 
 def watched_rows(tiny, output):

@@ -11,7 +11,7 @@ import torch
 
 from mcse.data.sentences.files import tokenise
 from mcse.models.text_encoder import load_tokenizer
-from mcse.recipes import RECIPES
+from mcse.recipes import method
 from mcse.recipes.launch import load_config
 from mcse.training.prefetch import Prefetcher
 from mcse.training.runtime import start_runtime
@@ -37,7 +37,7 @@ def stream_of(tiny, case):
     recipe, keys = STREAMS[case]
     with one_thread(), own_cache(tiny):
         config = load_config(None, arguments_of(tiny, recipe, tiny / "unused", keys))
-        return RECIPES[recipe].build(config, start_runtime(precision="fp32", seed=1)).stream
+        return method(recipe).build(config, start_runtime(precision="fp32", seed=1)).stream
 
 
 def flat(batch):

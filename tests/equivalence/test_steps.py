@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mcse.models.text_encoder import TextEncoder
-from mcse.recipes import RECIPES
+from mcse.recipes import method
 from mcse.recipes.launch import load_config
 from mcse.training.loop import total_loss
 from mcse.training.runtime import start_runtime
@@ -27,7 +27,7 @@ def still(tmp_path_factory):
 def build(still, recipe, keys):
     with one_thread(), own_cache(still):
         config = load_config(None, arguments_of(still, recipe, still / "unused", keys))
-        return RECIPES[recipe].build(config, start_runtime(precision="fp32", seed=config.seed))
+        return method(recipe).build(config, start_runtime(precision="fp32", seed=config.seed))
 
 
 def gradients(built, batches):

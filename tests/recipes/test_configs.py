@@ -24,7 +24,7 @@ from mcse.commands.downloads import fetch_from_folder
 from mcse.commands.prepare import IMAGES, SENTENCES, prepare_images, prepare_sentences
 from mcse.config import build_config, merge, read_overrides, read_yaml, to_dict
 from mcse.data.images.features import ExtractionPlan, FeatureWriter
-from mcse.recipes import RECIPES
+from mcse.recipes import config_class, method
 from mcse.training.config import count_steps
 from mcse.training.loop import total_loss
 from mcse.training.runtime import start_runtime
@@ -197,7 +197,7 @@ def resolve(path, *, root, encoders, output):
     }
     assert overrides.keys() == REPLACED
     flags = [text for key, value in overrides.items() for text in (f"--{key}", str(value))]
-    return build_config(RECIPES[tree["recipe"]].Config, merge(tree, read_overrides(flags)), source=str(path))
+    return build_config(config_class(tree["recipe"]), merge(tree, read_overrides(flags)), source=str(path))
 
 
 # --- tests
@@ -219,7 +219,7 @@ def test_config_builds_and_takes_two_steps(path, root, encoders, tmp_path):
         key: value for key, value in written.items() if key not in REPLACED
     }
     runtime = start_runtime(precision="fp32", seed=config.seed)  # fp16 has no CPU kernels; the config keeps its own
-    run = RECIPES[config.recipe].build(config, runtime)
+    run = method(config.recipe).build(config, runtime)
     before = [parameter.detach().clone() for parameter in run.model.parameters()]
     run.model.train()
     for step in (0, 1):
@@ -380,8 +380,8 @@ def test_maf_config_builds_and_takes_two_steps(path, tweet_root, tmp_path):
         "--output_dir",
         str(tmp_path / "r"),
     ]
-    config = build_config(RECIPES["maf"].Config, merge(read_yaml(path), read_overrides(flags)), source=str(path))
-    run = RECIPES["maf"].build(config, start_runtime(precision="fp32", seed=config.seed))
+    config = build_config(config_class("maf"), merge(read_yaml(path), read_overrides(flags)), source=str(path))
+    run = method("maf").build(config, start_runtime(precision="fp32", seed=config.seed))
     wanted = {"tagging"} | ({"alignment", "matching"} if config.data.features else set())
     run.model.train()
     for step in range(2):
@@ -403,7 +403,7 @@ def test_maf_config_builds_and_takes_two_steps(path, tweet_root, tmp_path):
 @pytest.mark.parametrize("path", MAF_PUBLISHED, ids=name_of)
 def test_published_maf_config_is_complete_and_has_its_constants(path, tweet_root, tmp_path):
     written = flat(read_yaml(path))
-    config = build_config(RECIPES["maf"].Config, read_yaml(path), source=str(path))
+    config = build_config(config_class("maf"), read_yaml(path), source=str(path))
     assert set(flat(to_dict(config))) <= set(written), "a published run leaves nothing to defaults"
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for part in ("# Table: ", "# Expected: ", "# Hardware: ", "# Data: ", "# Unsure: "):

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mcse.encoders.sentence_encoder import SentenceEncoder
-from mcse.recipes import RECIPES, export
+from mcse.recipes import export, method
 from mcse.training.loop import Loop
 from tests.fixtures.launch import (
     REPOSITORY,
@@ -205,7 +205,7 @@ def test_a_full_disk_leaves_the_previous_best(tiny, tmp_path, monkeypatch, capsy
     # Scores that only rise, so that every evaluation exports.
     keys = {"train.eval_steps": 2, "train.select_by": "dev.spearman", "train.resume": "auto"}
     rising = iter(range(100))
-    plain = RECIPES["simcse"].build
+    plain = method("simcse").build
 
     def build(config, runtime):
         built = plain(config, runtime)
@@ -217,7 +217,7 @@ def test_a_full_disk_leaves_the_previous_best(tiny, tmp_path, monkeypatch, capsy
 
         return replace(built, evaluators=(judge,))
 
-    monkeypatch.setattr(RECIPES["simcse"], "build", build)
+    monkeypatch.setattr(method("simcse"), "build", build)
     with monkeypatch.context() as patch:
         fill_disk(patch, at_export=2)
         assert run(tiny, "simcse", output, keys) == 1
@@ -416,7 +416,7 @@ def test_another_number_of_processes_is_refused(tiny, straight, tmp_path, capsys
 
 def spoil(monkeypatch, recipe, *, at_call, change):
     """Changes the loss term of the n-th forward pass."""
-    plain, count = RECIPES[recipe].build, iter(range(1, 1000))
+    plain, count = method(recipe).build, iter(range(1, 1000))
 
     def build(config, runtime):
         built = plain(config, runtime)
@@ -429,7 +429,7 @@ def spoil(monkeypatch, recipe, *, at_call, change):
 
         return replace(built, step=step)
 
-    monkeypatch.setattr(RECIPES[recipe], "build", build)
+    monkeypatch.setattr(method(recipe), "build", build)
 
 
 class NanGradient(torch.autograd.Function):

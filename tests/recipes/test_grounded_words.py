@@ -15,7 +15,7 @@ import torch
 from mcse.config import build_config, merge, read_overrides, read_yaml, to_dict
 from mcse.encoders.loading import load_encoder
 from mcse.encoders.word_vectors import WordVectorEncoder, load_space
-from mcse.recipes import RECIPES
+from mcse.recipes import config_class, method
 from mcse.recipes.launch import load_config
 from mcse.scenes import WorldConfig, build_world
 from mcse.scenes.words import CAPTIONS, look_similarity, visible_words, write_word_files
@@ -86,8 +86,8 @@ def test_config_builds_and_takes_two_steps(path: Path, tmp_path: Path) -> None:
     flags = ["--data.root", str(root), "--output_dir", str(tmp_path / "run"), "--data.decontaminate", "false"]
     if not Path(features).suffix:
         flags += ["--data.features", f"{features}.hdf5"]
-    config = build_config(RECIPES["grounded_words"].Config, merge(tree, read_overrides(flags)), source=str(path))
-    built = RECIPES["grounded_words"].build(config, start_runtime(precision="fp32", seed=config.seed))
+    config = build_config(config_class("grounded_words"), merge(tree, read_overrides(flags)), source=str(path))
+    built = method("grounded_words").build(config, start_runtime(precision="fp32", seed=config.seed))
     before = built.model.map_DC.detach().clone()
     built.model.train()
     for step in (0, 1):
@@ -110,7 +110,7 @@ def test_config_builds_and_takes_two_steps(path: Path, tmp_path: Path) -> None:
 def test_published_configs_leave_nothing_to_defaults_and_say_what_is_unsure(path: Path) -> None:
     assert len(PUBLISHED) == 2
     tree = read_yaml(path)
-    config = build_config(RECIPES["grounded_words"].Config, tree, source=str(path))
+    config = build_config(config_class("grounded_words"), tree, source=str(path))
 
     def keys(node: dict, prefix: str = "") -> set[str]:
         return {
@@ -154,7 +154,7 @@ def test_words_without_a_vector(tiny, tmp_path) -> None:
 
     def build(**keys):
         config = load_config(None, arguments_of(tiny, "grounded_words", tmp_path / "run", keys))
-        return RECIPES["grounded_words"].build(config, start_runtime(precision="fp32", seed=0))
+        return method("grounded_words").build(config, start_runtime(precision="fp32", seed=0))
 
     source = load_word_vectors(tiny / "grounding.txt")
     kept, dropped = build(), build(**{"words.without_vector": "drop"})

@@ -19,7 +19,7 @@ from mcse.commands.main import main
 from mcse.config import ConfigError
 from mcse.data.images.sources import open_images
 from mcse.models.image_tower import FrozenTower, ImageTower, load_image_tower
-from mcse.recipes import RECIPES, image_side
+from mcse.recipes import image_side, method
 from mcse.recipes.launch import load_config
 from mcse.search.engine import Question, open_search
 from mcse.training.loop import Loop, total_loss
@@ -58,7 +58,7 @@ def trained(tiny, tmp_path_factory):
 def build(tiny, keys, *, precision="fp32"):
     """The run that ``keys`` describe, and its configuration."""
     config = load_config(None, arguments_of(tiny, "mcse", tiny / "unused", keys))
-    return RECIPES["mcse"].build(config, start_runtime(precision=precision, seed=config.seed)), config
+    return method("mcse").build(config, start_runtime(precision=precision, seed=config.seed)), config
 
 
 def built(tiny, keys):

@@ -18,7 +18,7 @@ from mcse.encoders.loading import load_encoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.in_training import DevEvaluator
 from mcse.models.feature_model import load_feature_model
-from mcse.recipes import RECIPES
+from mcse.recipes import method
 from mcse.recipes.launch import load_config
 from mcse.run_folder import read_run
 from mcse.training.config import TrainConfig
@@ -63,8 +63,8 @@ def finished(tiny, tmp_path_factory):
 
 def rebuild(monkeypatch, recipe, change):
     """Lets a test change the ``Run`` that a recipe builds."""
-    plain = RECIPES[recipe].build
-    monkeypatch.setattr(RECIPES[recipe], "build", lambda config, runtime: change(plain(config, runtime)))
+    plain = method(recipe).build
+    monkeypatch.setattr(method(recipe), "build", lambda config, runtime: change(plain(config, runtime)))
 
 
 def stop_after(monkeypatch, step, number=signal.SIGTERM):

@@ -15,13 +15,13 @@ from PIL import Image
 
 import evaluate
 from mcse import JointEncoder, SentenceEncoder
-from mcse.data.controls import ControlsConfig
+from mcse.data.config import ControlsConfig, JointDataConfig
 from mcse.data.images.features import open_features
-from mcse.data.joint_pairs import JointDataConfig, load_joint_pairs
+from mcse.data.joint_pairs import load_joint_pairs
 from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.evaluation.retrieval import load_captioned_images, pair_ranks, score_retrieval
 from mcse.evaluation.suite import Subject
-from mcse.recipes import RECIPES
+from mcse.recipes import method
 from mcse.recipes.launch import load_config
 from mcse.training.loop import total_loss
 from mcse.training.runtime import start_runtime
@@ -59,7 +59,7 @@ def finished(tiny, tmp_path_factory):
 def build(tiny, output, keys):
     config = load_config(None, arguments_of(tiny, "vse", output, keys))
     with one_thread(), own_cache(tiny):
-        return RECIPES["vse"].build(config, start_runtime(precision="fp32", seed=config.seed))
+        return method("vse").build(config, start_runtime(precision="fp32", seed=config.seed))
 
 
 def pairs_of(tiny, **keys):

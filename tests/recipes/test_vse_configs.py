@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from mcse.config import build_config, merge, read_overrides, read_yaml, to_dict
-from mcse.recipes import vse
+from mcse.recipes.vse import method
+from mcse.recipes.vse.config import Config
 from mcse.training.config import count_steps
 from mcse.training.loop import total_loss
 from mcse.training.runtime import start_runtime
@@ -93,7 +94,7 @@ def resolve(path, *, root, output):
     if tree["data"]["dev_images"] in (200, 500):
         overrides["data.dev_images"] = 20
     flags = [text for key, value in overrides.items() for text in (f"--{key}", str(value))]
-    return build_config(vse.Config, merge(tree, read_overrides(flags)), source=str(path))
+    return build_config(Config, merge(tree, read_overrides(flags)), source=str(path))
 
 
 def test_all_published_runs_have_a_config():
@@ -106,7 +107,7 @@ def test_config_builds_and_takes_two_steps(path, root, tmp_path):
     config = resolve(path, root=root, output=tmp_path / "run")
     with one_thread():
         runtime = start_runtime(precision="fp32", seed=config.seed)
-        run = vse.build(config, runtime)
+        run = method.build(config, runtime)
         before = [parameter.detach().clone() for parameter in run.model.parameters() if parameter.requires_grad]
         run.model.train()
         for step in (0, 1):

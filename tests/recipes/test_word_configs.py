@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mcse.config import build_config, merge, read_overrides, read_yaml, to_dict
-from mcse.recipes import RECIPES
+from mcse.recipes import config_class, method
 from mcse.training.loop import total_loss
 from mcse.training.runtime import start_runtime
 from tests.fixtures.tiny_run import build_tiny_run
@@ -71,7 +71,7 @@ def resolve(path, root, output):
     if path.parent.name == "word_features":
         replaced["features.contextual"] = root / "elmo"
     flags = [text for key, value in replaced.items() for text in (f"--{key}", str(value))]
-    config = build_config(RECIPES[tree["recipe"]].Config, merge(tree, read_overrides(flags)), source=str(path))
+    config = build_config(config_class(tree["recipe"]), merge(tree, read_overrides(flags)), source=str(path))
     return config, set(replaced)
 
 
@@ -87,7 +87,7 @@ def test_config_builds_and_takes_two_steps(path, root, tmp_path):
     resolved = flat(to_dict(config))
     kept = {key: value for key, value in written.items() if key not in replaced}
     assert {key: resolved[key] for key in kept} == kept
-    run = RECIPES[config.recipe].build(config, start_runtime(precision="fp32", seed=config.seed))
+    run = method(config.recipe).build(config, start_runtime(precision="fp32", seed=config.seed))
     trained = [p for p in run.model.parameters() if p.requires_grad]
     before = [parameter.detach().clone() for parameter in trained]
     run.model.train()
@@ -139,7 +139,7 @@ def test_published_constants_of_elmo():
 def test_published_runs_leave_nothing_to_defaults(name):
     path = CONFIGS / f"{name}.yaml"
     tree = read_yaml(path)
-    config = build_config(RECIPES[tree["recipe"]].Config, tree, source=str(path))
+    config = build_config(config_class(tree["recipe"]), tree, source=str(path))
     assert set(flat(to_dict(config))) <= set(flat(tree))
 
 

@@ -8,42 +8,17 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass, replace
 from itertools import compress
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.load import DataConfig, clean_images, load_caption_table
+from mcse.data.config import DataConfig, WordsConfig
+from mcse.data.load import clean_images, load_caption_table
 from mcse.text.vocab import SPECIALS, Vocab, plain_words
 from mcse.text.word_vectors import WordVectors, load_word_vectors
 
 STAND_IN = "unknown"
 """The word whose vector words without one take, in the follow-up's code."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WordsConfig:
-    """Which words, and what is written of them. Relative paths start at ``data.root``.
-
-    ``vectors``: the source, any file of word vectors. ``max_words``, ``min_count``: the captions' most frequent words.
-    ``without_vector``: words that the source lacks are dropped from captions, or start as its word "unknown".
-    ``ground``: whether words of the captions are grounded from their ``original`` rows, one map for all, or ``tuned``.
-    ``export``: a checkpoint holds the grounded vectors of the whole ``source`` or of the ``captions``' words; ``mcse
-    ground-words`` makes the others. ``similarity``: word-similarity sets judged in training, a folder or a file.
-    """
-
-    vectors: str
-    max_words: int = 10_000
-    min_count: int = 1
-    without_vector: Literal["drop", "unknown"] = "unknown"
-    ground: Literal["original", "tuned"] = "original"
-    export: Literal["source", "captions"] = "source"
-    similarity: str | None = None
-
-    def __post_init__(self) -> None:
-        for key in ("max_words", "min_count"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"words.{key}: must be 1 or more, got {getattr(self, key)}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -43,14 +43,6 @@ _PARTS: tuple[Part, ...] = ("text", "image", "row")
 _SAMPLE = np.dtype([(f"{part}_{what}", "<u4") for part in _PARTS for what in ("block", "size")] + [("is_json", "u1")])
 
 
-def is_shards(source: str, *, root: Path) -> bool:
-    """Whether ``source`` names tars: by its ending, or as a folder that holds some."""
-    if source.endswith((".tar", ".tar.gz", ".tgz")):
-        return True
-    folder = root / source
-    return folder.is_dir() and any(folder.glob("*.tar"))
-
-
 def find_shards(source: str, *, root: Path) -> tuple[Path, ...]:
     """The tars that a brace range (``pairs-{000..099}.tar``, ``{a,b}.tar``), a glob, a folder or a path names.
 
@@ -381,4 +373,4 @@ class _OpenFiles:
         return os.pread(file.fileno(), size, offset)
 
 
-__all__ = ["Part", "ShardSet", "find_shards", "is_shards", "open_shards"]
+__all__ = ["Part", "ShardSet", "find_shards", "open_shards"]

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from mcse.data.config import LanguageDataConfig
 from mcse.data.lanes import Corpus, LaneStream, LogUniformSampler
-from mcse.data.language import LanguageDataConfig, load_language_data
+from mcse.data.language import load_language_data
 from mcse.data.streams import Share
 from mcse.evaluation.language import PerplexityEvaluator
 from mcse.losses.sampled_softmax import log_expected_count, log_uniform_probability, sampled_softmax_nll

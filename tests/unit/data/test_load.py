@@ -11,19 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mcse.data.controls import ControlsConfig
+from mcse.data.config import ControlsConfig, DataConfig
 from mcse.data.images.features import ExtractionPlan, FeatureWriter, open_features
 from mcse.data.images.sources import BadImageError, find_bad_images
 from mcse.data.images.sources import SkippedImage as Skipped
-from mcse.data.load import (
-    DataConfig,
-    load_caption_table,
-    load_dev_pairs,
-    load_features,
-    load_pairs,
-    load_sentences,
-    open_pixels,
-)
+from mcse.data.load import load_caption_table, load_dev_pairs, load_features, load_pairs, load_sentences, open_pixels
 from mcse.models.text_encoder import load_tokenizer
 from tests.fixtures.tiny_models import build_tiny_bert
 

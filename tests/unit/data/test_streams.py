@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcse.data.controls import ControlsConfig, assign_images, choose_pairs
-from mcse.data.mixing import MixConfig, plan_mixture
+from mcse.data.config import ControlsConfig, MixConfig
+from mcse.data.controls import assign_images, choose_pairs
+from mcse.data.mixing import plan_mixture
 from mcse.data.sentences.files import open_sentences, read_lines
 from mcse.data.streams import Sampler, Share, TokenMasker, pad
 from mcse.types import IGNORED_LABEL

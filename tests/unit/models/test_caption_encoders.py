@@ -7,12 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from mcse.models.joint_model import (
-    CaptionEncoderConfig,
-    JointConfig,
-    build_caption_encoder,
-    build_joint_model,
-)
+from mcse.models.config import CaptionEncoderConfig, JointConfig
+from mcse.models.joint_model import build_caption_encoder, build_joint_model
 from mcse.models.word_init import fill_words
 from mcse.nn.bow import BowEncoder
 from mcse.nn.recurrent import RecurrentEncoder

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from mcse.data.config import TranslationDataConfig
 from mcse.data.streams import Share
-from mcse.data.translation import TranslationDataConfig, TranslationStream, load_translation_data
+from mcse.data.translation import TranslationStream, load_translation_data
 from mcse.encoders.contextual import CoveEncoder
 from mcse.encoders.cove_translator import WordTranslator
 from mcse.encoders.loading import encoder_digest, load_encoder

@@ -21,15 +21,9 @@ from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.encoders.word_vectors import WordVectorEncoder
 from mcse.losses.grounded_words import cosine_retention
 from mcse.losses.pair_matching import matching_loss
+from mcse.models.config import ModelConfig
 from mcse.models.grounded_checkpoint import GroundedWordsInfo, save_grounded_words
-from mcse.models.grounded_words import (
-    GroundedWordsModel,
-    ImageRegressionModel,
-    ModelConfig,
-    WordTable,
-    last_states,
-    reverse,
-)
+from mcse.models.grounded_words import GroundedWordsModel, ImageRegressionModel, WordTable, last_states, reverse
 from mcse.text.caption_words import CaptionTokenizer
 from mcse.text.vocab import SPECIALS, Vocab, plain_words
 from mcse.text.word_map import WordMap, ground_file

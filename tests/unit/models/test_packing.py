@@ -10,8 +10,9 @@ import torch
 from transformers import MPNetConfig, MPNetModel
 
 from mcse.models import packing
+from mcse.models.config import EncoderConfig
 from mcse.models.packing import attend, attention_over, pack
-from mcse.models.text_encoder import EncoderConfig, TextEncoder, load_text_encoder
+from mcse.models.text_encoder import TextEncoder, load_text_encoder
 from mcse.nn.pooling import POOLINGS
 from mcse.types import TokenBatch
 from tests.fixtures.tiny_models import build_tiny_bert, build_tiny_roberta

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcse.models.text_encoder import EncoderConfig, load_text_encoder, load_tokenizer, resolve_name
+from mcse.models.config import EncoderConfig
+from mcse.models.text_encoder import load_text_encoder, load_tokenizer, resolve_name
 from mcse.types import TokenBatch
 from tests.fixtures.tiny_run import build_tiny_run
 

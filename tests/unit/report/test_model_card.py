@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import yaml
 
-from mcse.data.load import DataConfig
+from mcse.data.config import DataConfig
 from mcse.recipes.export import _hub_datasets
 from mcse.report.model_card import CardFacts, sentence_card
 from mcse.types import DataFile

@@ -10,7 +10,8 @@ import datasets
 import numpy as np
 import pytest
 
-from mcse.data.mixing import MixConfig, MixedStream, carried_part, plan_mixture
+from mcse.data.config import MixConfig
+from mcse.data.mixing import MixedStream, carried_part, plan_mixture
 from mcse.data.sentences.streaming import StreamedSentences, open_texts
 from mcse.data.streams import Share
 from mcse.training.prefetch import Prefetcher

@@ -7,14 +7,14 @@ NAACL; constants as in the released training code.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from mcse.data.lanes import LaneStream, LogUniformSampler
-from mcse.data.language import LanguageData, LanguageDataConfig, load_language_data
+from mcse.data.language import LanguageData, load_language_data
 from mcse.encoders.elmo_scorer import ElmoScorer
 from mcse.evaluation.language import PERPLEXITY_METRICS, PerplexityEvaluator
 from mcse.losses.likelihood import token_nll
@@ -23,7 +23,7 @@ from mcse.models.elmo_language_model import ElmoLanguageModel, Predictions, save
 from mcse.models.elmo_model import DIRECTIONS, ElmoConfig, ElmoModel, ElmoState
 from mcse.nn.projected_lstm import LSTMState
 from mcse.recipes import export, shared
-from mcse.training.config import OptimConfig, TrainConfig
+from mcse.recipes.elmo.config import Config
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
@@ -41,62 +41,6 @@ rows = encoder.embed([["A", "man", "plays", "."]])  # one (T, D) float32 array a
 from mcse.models.elmo_model import ElmoModel
 model = ElmoModel.from_pretrained(".")  # a transformers model; its input are characters' ids
 """
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SizeConfig:
-    """The model's sizes, as ``ElmoConfig`` calls them."""
-
-    character_dim: int = 16
-    max_characters: int = 50
-    filters: tuple[tuple[int, int], ...] = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
-    highway_layers: int = 2
-    cell_dim: int = 4096
-    projection_dim: int = 512
-    layers: int = 2
-    cell_clip: float | None = 3.0
-    projection_clip: float | None = 3.0
-    skip_connections: bool = True
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        for key in ("character_dim", "cell_dim", "projection_dim", "layers"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"encoder.{key}: must be 1 or more, got {getattr(self, key)}")
-        widest = max((width for width, _ in self.filters), default=0)
-        if not 1 <= widest <= self.max_characters:
-            raise ValueError(f"encoder.filters: the widest takes {widest} of {self.max_characters} characters")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"encoder.dropout: must be in [0, 1), got {self.dropout}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig:
-    """``weight`` of each direction's mean (published: 0.5, times the 20 places of a step for the gradients' scale).
-
-    ``samples``: words that the softmax runs over in training, beside the true one; ``null`` for the whole vocabulary.
-    """
-
-    weight: float = 0.5
-    samples: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.weight <= 0:
-            raise ValueError(f"loss.weight: must be positive, got {self.weight}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """One complete ELMo run. ``train.batch_size`` is the number of lanes of a process."""
-
-    recipe: Literal["elmo"]
-    output_dir: Path
-    data: LanguageDataConfig
-    optim: OptimConfig
-    train: TrainConfig
-    encoder: SizeConfig = field(default_factory=SizeConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    seed: int = 42
 
 
 class CarriedState:

@@ -8,9 +8,8 @@ layer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,6 @@ from mcse.data.streams import Sampler
 from mcse.data.word_features import (
     FeatureStream,
     LabelledData,
-    LabelledDataConfig,
     LabelledWords,
     WordFeatures,
     feature_batch,
@@ -31,70 +29,13 @@ from mcse.evaluation.word_tasks import AccuracyEvaluator, SpanF1Evaluator
 from mcse.models.checkpoint import save_tensors, write_json
 from mcse.models.feature_model import FeatureClassifier, FeatureSizes, FeatureTagger
 from mcse.recipes import export, shared
-from mcse.training.config import OptimConfig, TrainConfig
+from mcse.recipes.word_features.config import Config
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
 from mcse.types import FeatureBatch, LossTerm, LossTerms, Score, to_device
 
 _PARTS = ("train", "dev", "test")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FeaturesConfig:
-    """What the words are. ``vectors``: a file of static vectors, below ``data.root`` unless absolute.
-
-    ``contextual``: an ELMo or CoVe by any name that ``load_encoder`` takes; ``untrained`` draws its weights anew, the
-    control. ``join``: its mixture beside the static vectors at the ``input`` of the task's LSTM, at its ``output``, or
-    ``both``, each with weights and γ of its own. ``layer_norm``: of the layers before they are mixed.
-    """
-
-    vectors: str | None = None
-    contextual: str | None = None
-    untrained: bool = False
-    join: Literal["input", "output", "both"] = "input"
-    layer_norm: bool = False
-
-    def __post_init__(self) -> None:
-        if self.vectors is None and self.contextual is None:
-            raise ValueError("features.vectors, features.contextual: give at least one of them")
-        if self.contextual is None:
-            why = "there is no features.contextual"
-            shared.refuse_idle("features", self, keys=("untrained", "join", "layer_norm"), why=why)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
-    """``hidden_dim`` of one direction of the task's LSTM, and the dropout before and behind it."""
-
-    hidden_dim: int = 100
-    dropout: float = 0.5
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig:
-    """``mix_penalty``: weight of Σ w² over the mixtures' weights (typical for ELMo: 0.001)."""
-
-    mix_penalty: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """One complete run of a tagger or classifier."""
-
-    recipe: Literal["word_features"]
-    output_dir: Path
-    data: LabelledDataConfig
-    features: FeaturesConfig
-    optim: OptimConfig
-    train: TrainConfig
-    encoder: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        if self.features.contextual is None:
-            shared.refuse_idle("loss", self.loss, keys=("mix_penalty",), why="there is no features.contextual")
 
 
 def build(config: Config, runtime: Runtime) -> Run:

@@ -19,14 +19,9 @@ from mcse.encoders.inputs import evaluating
 from mcse.encoders.joint_encoder import JointEncoder
 from mcse.evaluation.in_training import RetrievalEvaluator
 from mcse.models.checkpoint import CheckpointInfo
+from mcse.models.config import CaptionEncoderConfig
 from mcse.models.joint_checkpoint import save_joint
-from mcse.models.joint_model import (
-    CaptionEncoder,
-    CaptionEncoderConfig,
-    CaptionTokenizer,
-    JointModel,
-    build_caption_encoder,
-)
+from mcse.models.joint_model import CaptionEncoder, CaptionTokenizer, JointModel, build_caption_encoder
 from mcse.models.text_encoder import TextEncoder, load_tokenizer
 from mcse.models.word_init import fill_words, place_of
 from mcse.recipes import export

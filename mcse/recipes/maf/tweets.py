@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from mcse.config import to_dict
+from mcse.data.config import ImageControl, TaggedConfig
 from mcse.data.conll import (
-    TaggedConfig,
     TaggedTexts,
     TweetPart,
     check_types,
@@ -29,7 +29,6 @@ from mcse.data.conll import (
     match_tweets,
     read_tagged,
 )
-from mcse.data.controls import ImageControl
 from mcse.data.images.features import FeatureStore, open_features
 from mcse.data.images.names import ABSENT
 from mcse.data.images.pixels import PixelRows
@@ -37,12 +36,13 @@ from mcse.data.images.sources import open_images as open_image_source
 from mcse.data.sentences.files import file_digest
 from mcse.encoders.tweet_tagger import TweetTagger
 from mcse.models.checkpoint import max_tokens
+from mcse.models.config import ImageConfig
 from mcse.models.image_tower import ImageTower, load_image_tower
 from mcse.models.maf_model import TaggerModel
 from mcse.models.tagger_checkpoint import TaggerInfo, save_tagger
 from mcse.models.text_encoder import TextEncoder
 from mcse.recipes import export
-from mcse.recipes.image_side import ImageConfig, Images
+from mcse.recipes.image_side import Images
 from mcse.report.model_card import tagger_card
 from mcse.text.tags import TagSet
 from mcse.training.config import OptimConfig
@@ -50,16 +50,6 @@ from mcse.training.optim import build_optimizer
 from mcse.types import DataFile
 
 _SAMPLED = 256
-
-
-def check_images(data: TaggedConfig, image: ImageConfig) -> None:
-    """Refuses a tower without images, and images without a tower; neither is text alone."""
-    if data.features is not None and image.tower is not None:
-        raise ValueError(f"data.features, image.tower: got {data.features!r} and {image.tower!r}; give one of them")
-    if (data.image_folder is None) != (image.tower is None):
-        raise ValueError(
-            f"data.image_folder, image.tower: got {data.image_folder!r} and {image.tower!r}; give both, or neither"
-        )
 
 
 def check_length(max_length: int, encoder: TextEncoder, tokenizer: PreTrainedTokenizerBase) -> None:

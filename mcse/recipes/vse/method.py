@@ -9,83 +9,23 @@ Models"; ``loss.negatives: hardest`` is Faghri, Fleet, Kiros and Fidler 2018, "V
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
 
 from torch import Tensor, nn
 
-from mcse.data.controls import ControlsConfig
-from mcse.data.joint_pairs import JointDataConfig, load_joint_pairs
+from mcse.data.joint_pairs import load_joint_pairs
 from mcse.data.load import tokenise_captions
 from mcse.data.streams import PairStream, Sampler
 from mcse.distributed import gather_ids, gather_rows
 from mcse.losses.contrastive import info_nce, unit_rows
-from mcse.losses.ranking import Negatives, ranking_loss
-from mcse.models.joint_model import CaptionEncoderConfig, JointConfig, JointRows, build_joint_model
+from mcse.losses.ranking import ranking_loss
+from mcse.models.joint_model import JointRows, build_joint_model
 from mcse.recipes import shared
-from mcse.recipes.image_side import ImageConfig, build_grounded_optimizer, check_images, open_images
-from mcse.recipes.joint_side import JointExporter, build_captions, dev_evaluator
-from mcse.training.config import SteppedOptimConfig, TrainConfig
+from mcse.recipes.image_side import build_grounded_optimizer, open_images
+from mcse.recipes.vse.captions import JointExporter, build_captions, dev_evaluator
+from mcse.recipes.vse.config import Config, LossConfig
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
 from mcse.types import LossTerm, LossTerms, PairBatch
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig:
-    """``ranking``: hinges with ``margin`` over all ``negatives`` or the hardest; ``info_nce``: with ``temperature``.
-
-    ``reduction``: the published ``sum`` over the batch, to which the published learning rate and clipping belong, or
-    the ``mean`` over its pairs. ``unit_images: false`` leaves images' rows as long as they are while training, as
-    the reference code does; the margin then acts on scores without a bound. Evaluation always compares cosines.
-    """
-
-    kind: Literal["ranking", "info_nce"] = "ranking"
-    margin: float = 0.2
-    negatives: Negatives = "sum"
-    temperature: float = 0.05
-    reduction: Literal["sum", "mean"] = "sum"
-    unit_images: bool = True
-
-    def __post_init__(self) -> None:
-        why = f"loss.kind is {self.kind}"
-        idle = ("margin", "negatives", "unit_images") if self.kind == "info_nce" else ("temperature",)
-        shared.refuse_idle("loss", self, keys=idle, why=why)
-        for key in ("margin", "temperature"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"loss.{key}: must be positive, got {getattr(self, key)}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """One complete run."""
-
-    recipe: Literal["vse"]
-    output_dir: Path
-    encoder: CaptionEncoderConfig
-    data: JointDataConfig
-    optim: SteppedOptimConfig
-    train: TrainConfig
-    seed: int = 42
-    joint: JointConfig = field(default_factory=JointConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    image: ImageConfig = field(default_factory=ImageConfig)
-    controls: ControlsConfig = field(default_factory=ControlsConfig)
-
-    def __post_init__(self) -> None:
-        if self.data.captions is None:
-            raise ValueError("data.captions: vse needs captions with images")
-        shared.refuse_idle("data", self.data, keys=("sentences",), why="vse trains on captions alone")
-        if not self.data.decontaminate:
-            why = "vse selects by data.dev_images, and data.decontaminate is off"
-            shared.refuse_idle("data", self.data, keys=("sts",), why=why)
-        if self.data.dev_images is None and self.train.select_by is not None:
-            raise ValueError(
-                f"train.select_by: {self.train.select_by!r} needs images that are held out; give data.dev_images, such "
-                "as 500, or train.select_by null"
-            )
-        check_images(self.image, self.data)
 
 
 def build(config: Config, runtime: Runtime) -> Run:

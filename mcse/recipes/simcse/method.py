@@ -5,74 +5,18 @@ Source: Gao, Yao and Chen 2021, "SimCSE: Simple Contrastive Learning of Sentence
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
-
 from torch import nn
 
-from mcse.data.controls import ControlsConfig
-from mcse.data.load import DataConfig, load_pairs
-from mcse.data.mixing import MixConfig, MixedStream, carried_part, plan_mixture
+from mcse.data.load import load_pairs
+from mcse.data.mixing import MixedStream, carried_part, plan_mixture
 from mcse.data.sentences.streaming import StreamedSentences
 from mcse.data.streams import SentenceStream, Share
-from mcse.models.text_encoder import EncoderConfig
 from mcse.recipes import export, shared
-from mcse.training.config import OptimConfig, TrainConfig
+from mcse.recipes.simcse.config import Config
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
 from mcse.types import DataFile, LossTerms, SentenceBatch, Stream
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig:
-    """``temperature`` divides cosines. ``hard_negative_weight`` is added to the logit of a query's own contradiction.
-
-    ``mlm_weight`` above 0 adds the masked-language-model term (published: 0.1; it helps transfer and hurts STS).
-    """
-
-    temperature: float = 0.05
-    hard_negative_weight: float = 0.0
-    mlm_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"loss.temperature: must be positive, got {self.temperature}")
-        if self.mlm_weight < 0:
-            raise ValueError(f"loss.mlm_weight: must be 0 or more, got {self.mlm_weight}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """One complete SimCSE run.
-
-    With ``data.captions`` captions are trained on as text, on the batches that MCSE would pair with images: the fair
-    baseline. Settings that would do nothing, such as ``controls.images``, since no image is read, are refused.
-    """
-
-    recipe: Literal["simcse"]
-    output_dir: Path
-    encoder: EncoderConfig
-    data: DataConfig
-    optim: OptimConfig
-    train: TrainConfig
-    seed: int = 42
-    loss: LossConfig = field(default_factory=LossConfig)
-    mix: MixConfig = field(default_factory=MixConfig)
-    controls: ControlsConfig = field(default_factory=ControlsConfig)
-
-    def __post_init__(self) -> None:
-        if self.controls.images is not True:
-            raise ValueError(f"controls.images: simcse reads no images, so {self.controls.images!r} would do nothing")
-        # Of shards it also says what becomes of samples without a caption.
-        unread = ("features", "image_folder", *(() if self.data.captions_are_shards else ("on_bad_image",)))
-        shared.refuse_idle("data", self.data, keys=unread, why="simcse reads no images")
-        if self.data.captions is None:
-            why = "there is no data.captions"
-            shared.refuse_idle("data", self.data, keys=("images", "captions_per_image"), why=why)
-            shared.refuse_idle("controls", self.controls, keys=("num_pairs",), why=why)
-        shared.check_mix(self.mix, self.data)
 
 
 def build(config: Config, runtime: Runtime) -> Run:

@@ -7,22 +7,21 @@ as in the released training code.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from torch import nn
 
-from mcse.data.translation import TranslationData, TranslationDataConfig, TranslationStream, load_translation_data
+from mcse.data.translation import TranslationData, TranslationStream, load_translation_data
 from mcse.encoders.cove_translator import WordTranslator
 from mcse.evaluation.translation import TRANSLATION_METRICS, TranslationEvaluator
 from mcse.losses.likelihood import token_nll
 from mcse.models.cove_model import CoveModel, vocab_of
 from mcse.models.cove_translator import CoveTranslator, save_translator
 from mcse.recipes import export, shared
+from mcse.recipes.cove.config import Config
 from mcse.text.vocab import Vocab
 from mcse.text.word_vectors import load_word_vectors
-from mcse.training.config import OptimConfig, TrainConfig
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
@@ -40,44 +39,6 @@ rows = encoder.embed([["a", "man", "plays", "."]])  # one (T, D) float32 array a
 from mcse.encoders.cove_translator import WordTranslator
 WordTranslator.from_pretrained(".").translate(["A man plays ."], beams=4)
 """
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SizeConfig:
-    """``hidden_dim`` of one direction; the decoder is twice as wide. ``target_dim``: of the target's word vectors."""
-
-    hidden_dim: int = 300
-    target_dim: int = 300
-    layers: int = 2
-    dropout: float = 0.2
-
-    def __post_init__(self) -> None:
-        for key in ("hidden_dim", "target_dim", "layers"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"encoder.{key}: must be 1 or more, got {getattr(self, key)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"encoder.dropout: must be in [0, 1), got {self.dropout}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig:
-    """``mean_over``: what the sum over target words is divided by; the released code divides by sentences."""
-
-    mean_over: Literal["words", "sentences"] = "words"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """One complete CoVe run."""
-
-    recipe: Literal["cove"]
-    output_dir: Path
-    data: TranslationDataConfig
-    optim: OptimConfig
-    train: TrainConfig
-    encoder: SizeConfig = field(default_factory=SizeConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    seed: int = 42
 
 
 def build(config: Config, runtime: Runtime) -> Run:

@@ -9,9 +9,8 @@ Multi-Task Training", CoNLL. No code of it was ever published: what its text lea
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,11 +18,10 @@ from torch import nn
 
 from mcse import distributed
 from mcse.config import to_dict
-from mcse.data.captions.vocabulary import CaptionVocab, WordsConfig, load_caption_vocab
-from mcse.data.controls import ControlsConfig
+from mcse.data.captions.vocabulary import CaptionVocab, load_caption_vocab
 from mcse.data.false_pairs import MatchStream
 from mcse.data.images.features import FeatureStore
-from mcse.data.load import DataConfig, Pairs, load_features, load_pairs, store_digest
+from mcse.data.load import Pairs, load_features, load_pairs, store_digest
 from mcse.data.sentences.files import file_digest
 from mcse.data.streams import PairStream, Sampler
 from mcse.data.test_sets.wordsim import load_wordsim
@@ -32,85 +30,27 @@ from mcse.evaluation.wordsim import WordSimilarityEvaluator
 from mcse.losses.grounded_words import cosine_retention
 from mcse.losses.likelihood import token_nll
 from mcse.losses.pair_matching import matching_loss
+from mcse.models.config import ModelConfig
 from mcse.models.grounded_checkpoint import GroundedWordsInfo, save_grounded_words
 from mcse.models.grounded_words import (
     GroundedWordRows,
     GroundedWordsModel,
     ImageRegression,
     ImageRegressionModel,
-    ModelConfig,
     TokenPredictions,
     WordTable,
 )
 from mcse.recipes import export, shared
+from mcse.recipes.grounded_words.config import Config, LossConfig
 from mcse.report.model_card import word_card
 from mcse.text.caption_words import CaptionTokenizer
 from mcse.text.vocab import SPECIALS
 from mcse.text.word_map import WordMap
 from mcse.text.word_vectors import WordBlock, WordVectors, stream_word_vectors
-from mcse.training.config import OptimConfig, TrainConfig
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
 from mcse.types import IGNORED_LABEL, DataFile, LossTerm, LossTerms, MatchBatch, PairBatch
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig:
-    """Weights of the tasks (published: 1 each), ``alpha`` and ``beta`` of R(α, β), ``negatives`` false pairs a caption.
-
-    α weighs the mean over words of |β − cos(tuned, original)|; the article states neither α, β nor the negatives.
-    """
-
-    forward_weight: float = 1.0
-    backward_weight: float = 1.0
-    match_weight: float = 1.0
-    alpha: float = 1.0
-    beta: float = 1.0
-    negatives: int = 1
-
-    def __post_init__(self) -> None:
-        for key in ("forward_weight", "backward_weight", "match_weight", "alpha"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"loss.{key}: must be 0 or more, got {getattr(self, key)}")
-        if not 0 <= self.beta <= 1:
-            raise ValueError(f"loss.beta: must lie in [0, 1], got {self.beta}")
-        if self.negatives < 1:
-            raise ValueError(f"loss.negatives: must be 1 or more, got {self.negatives}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """One complete run on captions with stored features of their images."""
-
-    recipe: Literal["grounded_words"]
-    output_dir: Path
-    words: WordsConfig
-    data: DataConfig
-    optim: OptimConfig
-    train: TrainConfig
-    seed: int = 42
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    controls: ControlsConfig = field(default_factory=ControlsConfig)
-
-    def __post_init__(self) -> None:
-        for key in ("captions", "features"):
-            if getattr(self.data, key) is None:
-                raise ValueError(f"data.{key}: grounded_words needs captions and the stored features of their images")
-        shared.refuse_idle("data", self.data, keys=("sentences", "image_folder"), why="grounded_words reads captions")
-        if not self.data.decontaminate:
-            shared.refuse_idle("data", self.data, keys=("sts",), why="grounded_words selects by words.similarity")
-        if self.words.similarity is None and self.train.select_by is not None:
-            raise ValueError("train.select_by: give words.similarity to select by, or null, which keeps the last")
-        if self.model.objective == "tasks":
-            shared.refuse_idle("model", self.model, keys=("state_width",), why="only image_regression has it")
-        else:
-            why = "model.objective is image_regression"
-            keys = ("dropout", "share_image_layer", "tie_output")
-            shared.refuse_idle("model", self.model, keys=keys, why=why)
-            shared.refuse_idle("loss", self.loss, keys=[key.name for key in fields(LossConfig)], why=why)
-            shared.refuse_idle("words", self.words, keys=("ground",), why=f"{why}, which tunes no rows")
 
 
 def build(config: Config, runtime: Runtime) -> Run:

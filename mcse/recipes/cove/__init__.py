@@ -1,0 +1,1 @@
+"""CoVe: word vectors in context from a translation model."""

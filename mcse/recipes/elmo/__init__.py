@@ -1,0 +1,1 @@
+"""ELMo: word vectors in context from language models."""

@@ -1,0 +1,1 @@
+"""Visually grounded word vectors."""

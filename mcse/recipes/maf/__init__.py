@@ -1,0 +1,1 @@
+"""MAF: named entities in tweets with images."""

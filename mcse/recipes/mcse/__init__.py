@@ -1,0 +1,1 @@
+"""MCSE: sentence embeddings from text and images."""

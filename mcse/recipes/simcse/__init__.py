@@ -1,0 +1,1 @@
+"""SimCSE: sentence embeddings from text alone."""

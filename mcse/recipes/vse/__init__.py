@@ -1,0 +1,1 @@
+"""VSE: captions and images in one space."""

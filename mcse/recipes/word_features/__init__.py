@@ -1,0 +1,1 @@
+"""A tagger or sentence classifier on frozen word features."""
