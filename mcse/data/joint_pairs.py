@@ -16,7 +16,14 @@ from mcse.data.config import ControlsConfig, JointDataConfig
 from mcse.data.controls import assign_images, choose_pairs
 from mcse.data.images.features import FeatureStore
 from mcse.data.images.pixels import PixelRows
-from mcse.data.load import MatchedCaptions, caption_files, clean_images, match_captions
+from mcse.data.load import (
+    MatchedCaptions,
+    caption_files,
+    clean_images,
+    match_captions,
+    sts_test_sentences,
+    tests_folder,
+)
 from mcse.data.seeds import Draw
 from mcse.types import DataFile
 
@@ -78,7 +85,7 @@ def load_joint_pairs(
     dev = _held_out(config, matched, seed=seed, images=images)
     table = matched if dev is None else _part(matched, ~np.isin(matched.row_of_image, dev.row_of_image))
     captions, image_of_caption = select_captions(table.table, mode=config.captions_per_image, seed=seed)
-    clean = np.flatnonzero(clean_images(table.table, config)[image_of_caption])
+    clean = np.flatnonzero(clean_images(table.table, sts_test_sentences(tests_folder(config)))[image_of_caption])
     kept = clean[choose_pairs(len(clean), controls.num_pairs, seed=seed)]
     if not len(kept):
         raise ValueError(f"data.captions: no captions of {matched.table.source} are left to train on")
@@ -89,7 +96,7 @@ def load_joint_pairs(
         num_images=len(np.unique(image_of_caption)),
         num_left_out=matched.num_left_out,
         dev=None if dev is None else _dev_images(dev),
-        files=caption_files(matched.table, captions),
+        files=caption_files(config, matched.table, captions),
     )
 
 

@@ -11,7 +11,7 @@ from mcse.data.config import LanguageDataConfig, Splitting
 from mcse.data.lanes import Corpus
 from mcse.data.sentences.files import file_digest, read_lines
 from mcse.text.vocab import Vocab, split_words
-from mcse.types import DataFile
+from mcse.types import DataFile, TrainingText
 
 SPLITS: dict[Splitting, Callable[[str], list[str]]] = {"words": split_words, "spaces": str.split}
 """Text to words: marks apart from words, or what white space parts, for text that was tokenised before."""
@@ -40,12 +40,12 @@ def load_language_data(config: LanguageDataConfig, *, max_characters: int) -> La
     corpus = Corpus.build(training_sentences(config), vocab, max_characters=max_characters)
     dev = dev_sentences(config)
     roles = {"sentences": config.sentences, **({"dev": config.dev} if config.dev else {})}
-    files = tuple(
-        DataFile(role=role, path=str(path), digest=file_digest(path))
-        for role, source in roles.items()
-        for path in _files(config, source, role=role)
-    )
-    return LanguageData(corpus, vocab, dev, files)
+    files = []
+    for role, source in roles.items():
+        for path in _files(config, source, role=role):
+            text = TrainingText(reader="lines", source=str(path)) if role == "sentences" else None
+            files.append(DataFile(role, str(path), file_digest(path), text))
+    return LanguageData(corpus, vocab, dev, tuple(files))
 
 
 def training_sentences(config: LanguageDataConfig) -> Iterator[list[str]]:

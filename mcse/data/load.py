@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ from mcse.data.test_sets.sts import (
     load_sts,
     load_stsbenchmark,
 )
-from mcse.types import DataFile
+from mcse.types import DataFile, TrainingText
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ def load_sentences(config: DataConfig, tokenizer: Tokenizer) -> Sentences:
         opened = open_sentences(config.sentences, root=config.folder)
     except FileNotFoundError as error:
         raise config.absent(config.sentences, str(error)) from error
-    known = sts_test_sentences(config)
+    tests = tests_folder(config)
+    known = sts_test_sentences(tests)
 
     def rows() -> Iterator[tuple[str, ...]]:
         dropped = 0
@@ -89,7 +91,8 @@ def load_sentences(config: DataConfig, tokenizer: Tokenizer) -> Sentences:
 
     digest = opened.digest + (f"-without-{text_digest(sorted(known))}" if known else "")
     table = tokenise(rows(), tokenizer, columns=opened.columns, max_length=config.max_length, digest=digest)
-    return Sentences(table, (DataFile("sentences", opened.source, opened.digest),))
+    text = TrainingText(reader="sentences", source=opened.source, tests=tests)
+    return Sentences(table, (DataFile("sentences", opened.source, opened.digest, text),))
 
 
 def stream_sentences(
@@ -101,7 +104,8 @@ def stream_sentences(
         texts = open_texts(config.sentences, root=config.folder)
     except FileNotFoundError as error:
         raise config.absent(config.sentences, str(error)) from error
-    known = sts_test_sentences(config)
+    tests = tests_folder(config)
+    known = sts_test_sentences(tests)
     stream = StreamedSentences(
         texts,
         tokenizer,
@@ -113,7 +117,8 @@ def stream_sentences(
         masker=masker,
         wanted=(lambda sentence: normalise(sentence) not in known) if known else bool,
     )
-    return stream, (DataFile("sentences", texts.source, texts.digest),)
+    text = TrainingText(reader="stream", source=texts.source, tests=tests)
+    return stream, (DataFile("sentences", texts.source, texts.digest, text),)
 
 
 def load_pairs(
@@ -143,7 +148,7 @@ def load_pairs(
     matched = match_captions(config, images)
     table = matched.table
     captions, image_of_caption = select_captions(table, mode=config.captions_per_image, seed=seed)
-    clean = np.flatnonzero(clean_images(table, config)[image_of_caption])
+    clean = np.flatnonzero(clean_images(table, sts_test_sentences(tests_folder(config)))[image_of_caption])
     kept = clean[choose_pairs(len(clean), controls.num_pairs, seed=seed)]
     captions = [captions[row] for row in kept]
     image_of_caption = matched.row_of_image[image_of_caption[kept]]
@@ -153,7 +158,7 @@ def load_pairs(
         num_images=len(np.unique(image_of_caption)),
         num_left_out=matched.num_left_out,
         texts=tuple(captions),
-        files=caption_files(table, captions),
+        files=caption_files(config, table, captions),
         order=lambda share, seed: Sampler(len(captions), share, seed=seed, name="data.captions"),
     )
 
@@ -182,11 +187,12 @@ def _load_shard_pairs(
 ) -> Pairs:
     """``load_pairs`` out of tars; nothing but a control keeps a number a pair in memory."""
     shards = images.shards if images is not None else open_caption_shards(config)
+    tests = tests_folder(config)
     dropped = unusable_samples(
         shards,
         images,
         on_bad_image=config.on_bad_image,
-        known=sts_test_sentences(config),
+        known=sts_test_sentences(tests),
         normalise=normalise,
     )
     rows = PairRows(shards, mode=config.captions_per_image, seed=seed, dropped=dropped)
@@ -206,13 +212,15 @@ def _load_shard_pairs(
             return ShardSampler(first, share, seed=seed, name="data.captions", window=window)
         return Sampler(len(captions), share, seed=seed, name="data.captions")
 
+    source = str(config.folder / str(config.captions))
+    text = TrainingText(reader="shards", source=source, tests=tests)
     return Pairs(
         captions=captions,
         image_of_caption=image_of_caption,
         num_images=len(shards) - len(dropped) if chosen is None else len(np.unique(rows[chosen])),
         num_left_out=len(dropped),
         texts=(),
-        files=(DataFile("captions", str(config.folder / str(config.captions)), shards.digest),),
+        files=(DataFile("captions", source, shards.digest, text),),
         order=order,
     )
 
@@ -246,17 +254,15 @@ def tokenise_captions(captions: Sequence[str], tokenizer: Tokenizer, *, max_leng
 
 def load_caption_table(config: DataConfig) -> CaptionTable:
     """Captions by image, of the images that ``data.images`` lists."""
-    assert config.captions is not None
-    source, _, split = config.captions.partition("::")
-    path = config.folder / source
-    images = config.folder / config.images if config.images is not None else None
+    source, images = _caption_source(config)
     if images is not None and not images.is_file():
         raise config.absent(str(config.images), f"data.images: no file at {images}")
     try:
-        return load_captions(str(path) if path.exists() else source, images=images, split=split or None)
+        return load_captions(source, images=images)
     except FileNotFoundError:
-        reason = f"data.captions: no file at {path}, and no hub dataset {source!r}"
-        raise config.absent(source, reason) from None
+        given = str(config.captions).partition("::")[0]
+        reason = f"data.captions: no file at {config.folder / given}, and no hub dataset {given!r}"
+        raise config.absent(given, reason) from None
 
 
 def load_features(config: DataConfig) -> FeatureStore:
@@ -330,18 +336,25 @@ def _match_images(
     return table, match_features(table, images)
 
 
-def sts_test_sentences(config: DataConfig) -> frozenset[str]:
-    """The normalised STS test sentences that ``data.decontaminate`` keeps out of training; none where it is off.
+def tests_folder(config: DataConfig) -> str | None:
+    """Where the STS test files are that ``data.decontaminate`` keeps out of training; ``None`` where it is off."""
+    if not config.decontaminate:
+        return None
+    # A file of scored pairs selects checkpoints; it is not the test set.
+    folder = config.folder / config.sts if config.sts is not None else config.folder
+    return str(folder if folder.is_dir() else config.folder)
+
+
+def sts_test_sentences(folder: str | None) -> frozenset[str]:
+    """The normalised STS test sentences of a folder, or of the hub where it has none; none at all of ``None``.
 
     Raises:
-        ValueError: It is on, and an STS test file is absent.
+        ValueError: An STS test file is absent.
     """
-    if not config.decontaminate:
+    if folder is None:
         return frozenset()
-    folder = config.folder / config.sts if config.sts is not None else config.folder
     try:
-        # A file of scored pairs selects checkpoints; it is not the test set.
-        data = load_sts(find_senteval(folder if folder.is_dir() else config.folder))
+        data = load_sts(find_senteval(folder))
     except FileNotFoundError:
         data = load_sts(None)
     found = {task.name for task in data.tasks}
@@ -353,16 +366,28 @@ def sts_test_sentences(config: DataConfig) -> frozenset[str]:
     return test_sentences(data.tasks)
 
 
-def clean_images(table: CaptionTable, config: DataConfig) -> NDArray[np.bool_]:
-    """Which images have no caption, the unused ones included, that ``data.decontaminate`` keeps out of training."""
-    known = sts_test_sentences(config)
+def clean_images(table: CaptionTable, known: frozenset[str]) -> NDArray[np.bool_]:
+    """Which images have no caption, the unused ones included, among the normalised sentences ``known``."""
     clean = [not any(normalise(caption) in known for caption in several) for several in table.captions]
     if known:
         logger.warning("%s: dropped %d images whose captions stand in STS test files", table.source, clean.count(False))
     return np.asarray(clean)
 
 
-def caption_files(table: CaptionTable, captions: Sequence[str]) -> tuple[DataFile, ...]:
+def caption_files(config: DataConfig, table: CaptionTable, captions: Sequence[str]) -> tuple[DataFile, ...]:
     """What was read, with digests: the files, or the captions themselves where they came from no file."""
-    files = [DataFile("captions", str(path), file_digest(path)) for path in table.files]
-    return tuple(files) or (DataFile("captions", table.source, text_digest(captions)),)
+    source, images = _caption_source(config)
+    text = TrainingText(
+        reader="captions", source=source, images=None if images is None else str(images), tests=tests_folder(config)
+    )
+    files = [DataFile("captions", str(path), file_digest(path), text) for path in table.files]
+    return tuple(files) or (DataFile("captions", table.source, text_digest(captions), text),)
+
+
+def _caption_source(config: DataConfig) -> tuple[str, Path | None]:
+    """What ``load_captions`` is asked for: a path or a hub dataset, with its split, and the file of images."""
+    assert config.captions is not None
+    source, separator, split = config.captions.partition("::")
+    path = config.folder / source
+    images = config.folder / config.images if config.images is not None else None
+    return (str(path) if path.exists() else source) + separator + split, images

@@ -16,7 +16,7 @@ from mcse.data.seeds import Draw
 from mcse.data.sentences.files import file_digest, read_lines
 from mcse.data.streams import Share, pad
 from mcse.text.vocab import BEGIN, END, Vocab, split_words
-from mcse.types import DataFile, TranslationBatch
+from mcse.types import DataFile, TrainingText, TranslationBatch
 
 Ids = NDArray[np.int64]
 
@@ -61,6 +61,7 @@ def load_translation_data(config: TranslationDataConfig, source_words: Vocab, *,
     source = [source_words.ids(left) for left, _ in kept]
     dev = _aligned(config, "dev_source", "dev_target")
     keys = ("source", "target", "dev_source", "dev_target", "vectors")
+    text = TrainingText(reader="lines", source=str(config.path("source")))
     return TranslationData(
         source=source,
         target=[marked(vocab, right) for right in targets],
@@ -69,7 +70,8 @@ def load_translation_data(config: TranslationDataConfig, source_words: Vocab, *,
         dev_target=[right for _, right in dev],
         known_share=float(np.mean(np.concatenate(source) != 1)),
         files=tuple(
-            DataFile(role=key, path=str(config.path(key)), digest=file_digest(config.path(key))) for key in keys
+            DataFile(key, str(config.path(key)), file_digest(config.path(key)), text if key == "source" else None)
+            for key in keys
         ),
     )
 

@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from mcse.data.run_text import UnknownTrainingTextError, read_training_text
-from mcse.types import Sample, Verdict
+from mcse.data.training_text import read_training_text
+from mcse.run_folder import FACTS, read_facts
+from mcse.types import DataFile, Sample, TrainingText, Verdict
 
 
-def seen_by(run: Path) -> tuple[frozenset[str] | None, str]:
-    """The normalised sentences that a run read while training, or ``None`` and why nobody knows them."""
-    if not (run / "run.json").is_file():
+class UnknownTrainingTextError(ValueError):
+    """A run's training text is not available any more, or is not what the run read."""
+
+
+def read_run_text(run: Path) -> frozenset[str]:
+    """The normalised sentences of a run's training text, as ``run.json`` says how to read them.
+
+    Raises:
+        UnknownTrainingTextError: The run folder does not say what it read, the files are gone, or have changed.
+    """
+    try:
+        files = [_data_file(file) for file in read_facts(run)["data"]]
+        if not any(file.text for file in files):
+            raise ValueError("none of the files in its run.json is said to hold training text")
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UnknownTrainingTextError(f"{run} does not say what it was trained on ({error})") from None
+    try:
+        return read_training_text(files)
+    except (OSError, ValueError) as error:
+        raise UnknownTrainingTextError(f"{run}: its training text cannot be read again: {error}") from None
+
+
+def seen_by(model: Path) -> tuple[frozenset[str] | None, str]:
+    """The normalised sentences that a run read while training, or ``None`` and why they are unknown."""
+    if not (model / FACTS).is_file():
         return None, ""
     try:
-        return read_training_text(run), ""
+        return read_run_text(model), ""
     except UnknownTrainingTextError as error:
         return None, str(error)
 
@@ -40,3 +64,9 @@ def contaminated_pairs(verdict: Verdict) -> list[dict[str, str | float]]:
 def _gold(sample: Sample, place: int) -> float:
     assert sample.gold_P is not None
     return float(sample.gold_P[place])
+
+
+def _data_file(file: dict[str, Any]) -> DataFile:
+    """An entry of ``run.json``, as the run wrote it."""
+    text = file.get("text")
+    return DataFile(**{**file, "text": None if text is None else TrainingText(**text)})

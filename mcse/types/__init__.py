@@ -10,7 +10,7 @@ from mcse.types.batches import (
     TweetBatch,
     to_device,
 )
-from mcse.types.data_files import DataFile
+from mcse.types.data_files import DataFile, TrainingText
 from mcse.types.language import FeatureBatch, Lane, LaneBatch, SampledWords, TranslationBatch
 from mcse.types.losses import LossTerm, LossTerms
 from mcse.types.protocols import (
@@ -66,6 +66,7 @@ __all__ = [
     "Tagging",
     "TaskScores",
     "TokenBatch",
+    "TrainingText",
     "TranslationBatch",
     "Translator",
     "TweetBatch",

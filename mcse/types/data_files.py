@@ -1,14 +1,41 @@
-"""Where a run's data came from."""
+"""Where a run's data came from, and how its training text is read again."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingText:
+    """How text that a run trained on is read again.
+
+    Attributes:
+        reader: ``lines`` of a file as they stand, ``sentences`` of a file or hub dataset, a ``stream`` of such,
+            ``captions`` of a table, or those of ``shards``.
+        source: What the reader opens: a path or a hub dataset, with ``::split`` or ``::column``.
+        images: For captions, the file that lists the images whose captions were used; all of them by default.
+        tests: The folder with the STS test files whose sentences were left out, ``None`` where nothing was.
+    """
+
+    reader: Literal["lines", "sentences", "stream", "captions", "shards"]
+    source: str
+    images: str | None = None
+    tests: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A file or data set that the run reads: its part in the run, where it is, and a digest of its content."""
+    """A file or data set that the run reads.
+
+    Attributes:
+        role: Its part in the run.
+        path: Where it is.
+        digest: Of its content.
+        text: How the training text in it is read again; ``None`` where it holds none.
+    """
 
     role: str
     path: str
     digest: str
+    text: TrainingText | None = None

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import evaluate
-from mcse.data.run_text import UnknownTrainingTextError, read_training_text
+from mcse.evaluation.seen_text import UnknownTrainingTextError, read_run_text
 from tests.fixtures.launch import run
 from tests.fixtures.tiny_run import build_tiny_run
 from tests.unit.evaluation.test_sts import senteval as senteval
@@ -117,12 +117,13 @@ def test_evaluating_leaves_the_generators_alone(groups, pairs) -> None:
 
 def test_the_training_text_is_found_again_or_it_is_said_why_not(groups, tiny, tmp_path) -> None:
     model = groups / "mcse" / "seed0"
-    text = read_training_text(model)
+    text = read_run_text(model)
     sentences = (tiny / "sentences.txt").read_text().splitlines()
     captions = [line.split(",")[1] for line in (tiny / "captions.csv").read_text().splitlines()[1:]]
     assert text == {" ".join(sentence.split()) for sentence in (*sentences, *captions)}
     for change, message in (
-        (lambda run: (run / "config.yaml").unlink(), "does not say what it was trained on"),
+        (lambda run: (run / "run.json").unlink(), "does not say what it was trained on"),
+        (_forget_text, "is said to hold training text"),
         (lambda run: _record(run, digest="0" * 16), "has changed since"),
         (lambda run: _record(run, path="/nowhere/sentences.txt"), "is gone"),
     ):
@@ -132,7 +133,13 @@ def test_the_training_text_is_found_again_or_it_is_said_why_not(groups, tiny, tm
             (copy / name).write_bytes((model / name).read_bytes())
         change(copy)
         with pytest.raises(UnknownTrainingTextError, match=message):
-            read_training_text(copy)
+            read_run_text(copy)
+
+
+def _forget_text(folder: Path) -> None:
+    run_json = read(folder / "run.json")
+    run_json["data"] = [file | {"text": None} for file in run_json["data"]]
+    (folder / "run.json").write_text(json.dumps(run_json))
 
 
 def _record(folder: Path, **change: str) -> None:

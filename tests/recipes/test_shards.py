@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mcse import SentenceEncoder
-from mcse.data.run_text import UnknownTrainingTextError, read_training_text
+from mcse.evaluation.seen_text import UnknownTrainingTextError, read_run_text
 from tests.fixtures.launch import assert_same_run, entries, losses, own_cache, run
 from tests.fixtures.tiny_run import build_tiny_run
 from tests.fixtures.tiny_shards import npy, shards_of_tiny_run, write_tar
@@ -86,12 +86,12 @@ def test_training_text_is_found_again_in_shards(tiny, tmp_path):
     assert run(tiny, "mcse", tmp_path / "files", {"train.max_steps": 1}) == 0
     assert run(tiny, "mcse", tmp_path / "shards", SHARDS | {"train.max_steps": 1}) == 0
     with own_cache(tiny):
-        assert read_training_text(tmp_path / "shards") == read_training_text(tmp_path / "files")
+        assert read_run_text(tmp_path / "shards") == read_run_text(tmp_path / "files")
         write_tar(tiny / "other" / "pairs-000.tar", {"0.txt": b"a", "0.npy": npy(np.ones(12, dtype=np.float16))})
         run_json = tmp_path / "shards" / "run.json"
         run_json.write_text(run_json.read_text().replace("shards/pairs-{000..003}.tar", "other/pairs-000.tar"))
         with pytest.raises(UnknownTrainingTextError, match="has changed since"):
-            read_training_text(tmp_path / "shards")
+            read_run_text(tmp_path / "shards")
 
 
 @pytest.mark.parametrize(

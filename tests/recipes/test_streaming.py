@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mcse.data import load as training
-from mcse.data.run_text import UnknownTrainingTextError, read_training_text
+from mcse.evaluation.seen_text import UnknownTrainingTextError, read_run_text
 from tests.fixtures.launch import assert_same_run, entries, losses, run
 from tests.fixtures.tiny_run import build_tiny_run
 from tests.recipes.test_training import stop_after
@@ -54,13 +54,13 @@ def test_a_stream_tokenises_nothing_ahead(tiny, tmp_path, monkeypatch):
 def test_training_text_is_read_again(tiny, tmp_path):
     assert run(tiny, "simcse", tmp_path / "streamed", STREAMED | {"train.max_steps": 1}) == 0
     assert run(tiny, "simcse", tmp_path / "table", {"train.max_steps": 1}) == 0
-    text = read_training_text(tmp_path / "streamed")
-    assert text == read_training_text(tmp_path / "table")
+    text = read_run_text(tmp_path / "streamed")
+    assert text == read_run_text(tmp_path / "table")
     part = tiny / "parts" / "1.txt"
     before = part.read_text()
     part.write_text(before + "one more\n")
-    with pytest.raises(UnknownTrainingTextError, match="have changed since"):
-        read_training_text(tmp_path / "streamed")
+    with pytest.raises(UnknownTrainingTextError, match="has changed since"):
+        read_run_text(tmp_path / "streamed")
     part.write_text(before)
 
 

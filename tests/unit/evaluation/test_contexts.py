@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
 from mcse.commands.main import main
-from mcse.data.run_text import UnknownTrainingTextError, read_training_text
-from mcse.data.sentences.files import file_digest
-from mcse.data.test_sets.contamination import normalise
 from mcse.evaluation.contexts import Occurrence, find_occurrences, nearest_occurrences, pseudo_word_senses
 from mcse.evaluation.word_tasks import AccuracyEvaluator, SpanF1Evaluator
 from mcse.models.elmo_language_model import ElmoLanguageModel, save_language_model
@@ -193,16 +188,3 @@ def test_evaluators_of_words():
     assert AccuracyEvaluator([1, 0, 2, 2], lambda: [1, 1, 2, 2], name="test")()["test.accuracy"].value == 75
     with pytest.raises(ValueError, match="no sentences"):
         AccuracyEvaluator([], lambda: [], name="dev")
-
-
-@pytest.mark.parametrize(("recipe", "role"), [("elmo", "sentences"), ("cove", "source")])
-def test_what_a_run_on_lines_has_read_is_known(recipe, role, tmp_path):
-    text = tmp_path / "text.en"
-    text.write_text("A man sleeps.\n\nTwo dogs run.\n")
-    files = [{"role": role, "path": str(text), "digest": file_digest(text)}, {"role": "dev", "path": "x", "digest": ""}]
-    (tmp_path / "config.yaml").write_text(f"recipe: {recipe}\ndata: {{unroll: 20}}\n")
-    (tmp_path / "run.json").write_text(json.dumps({"data": files}))
-    assert read_training_text(tmp_path) == {normalise("A man sleeps."), normalise("Two dogs run.")}
-    text.write_text("Another.\n")
-    with pytest.raises(UnknownTrainingTextError, match="has changed since"):
-        read_training_text(tmp_path)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from mcse.data.captions.table import CaptionTable
+from mcse.data.images import features as features_module
 from mcse.data.images.features import (
     ExtractionPlan,
     FeatureWriter,
@@ -24,7 +25,6 @@ from mcse.data.images.features import (
     without_skipped,
 )
 from mcse.data.images.sources import SkippedImage
-from mcse.data.images import features as features_module
 
 N, F = 30, 6
 NAMES = tuple(f"{i}.jpg" for i in range(N))
