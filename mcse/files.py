@@ -7,6 +7,7 @@ project that writes a file which somebody reads later goes through ``replacing``
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import json
@@ -14,6 +15,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 _DRAFT, _OLD = ".partial", ".old"
+_BLOCK = 2**20
+_SYNCING = 16  # files forced to the disk at a time: one after the other takes ten times as long
 
 
 @contextmanager
@@ -37,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with _naming(path):
             yield draft
-            _sync(draft)
+            _sync(draft, mode=_mode())
             os.replace(draft, path)
         _sync_names(path.parent)
     finally:
@@ -61,9 +65,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     try:
         with _naming(folder):
             yield draft
-            for path in draft.rglob("*"):
-                _sync(path)
-            _sync(draft)
+            _sync_folder(draft)
             if folder.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 os.rename(folder, old)
@@ -72,6 +74,32 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
     _sync_names(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def creating_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill, which becomes ``folder`` when the block ends well: for what several processes may make.
+
+    Raises:
+        FileExistsError: Another process was first, or something else stands there; ``folder`` is as it was.
+        OSError: The disk is full, cannot be written to or fails; names ``folder``.
+    """
+    draft = _beside(folder, f".{os.getpid()}{_DRAFT}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        with _naming(folder):
+            yield draft
+            _sync_folder(draft)
+        try:
+            os.rename(draft, folder)  # in place of nothing, or of an empty folder
+        except OSError as error:
+            if not folder.exists():
+                raise
+            raise FileExistsError(errno.EEXIST, "stands there already", str(folder)) from error
+        _sync_names(folder.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def recover_folder(folder: Path) -> None:
@@ -91,10 +119,10 @@ def remove_folder(folder: Path) -> None:
         shutil.rmtree(draft)
 
 
-def move_folder(folder: Path, target: Path) -> None:
-    """Renames a folder, in place of whatever stood at ``target``."""
+def move(path: Path, target: Path) -> None:
+    """Renames a file or folder, in place of whatever stood at ``target``."""
     shutil.rmtree(target, ignore_errors=True)
-    os.rename(folder, target)
+    os.rename(path, target)
     _sync_names(target.parent)
 
 
@@ -153,10 +181,19 @@ def read_text(path: Path) -> str:
     return "".join(read_lines(path, strip=False))
 
 
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes: 64 hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def sha256_file(*paths: Path) -> str:
+    """SHA-256 of a file's bytes, or of those of several files one after another: 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_bytes(content: bytes) -> str:
+    """``sha256_file`` of a file with this content."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def digest_of(*parts: str | bytes) -> str:
@@ -167,6 +204,11 @@ def digest_of(*parts: str | bytes) -> str:
         digest.update(len(data).to_bytes(8, "big"))
         digest.update(data)
     return digest.hexdigest()
+
+
+def seed_of(text: str) -> int:
+    """A seed for random draws that a text names: the first 64 bits of its SHA-256."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 @contextmanager
@@ -186,19 +228,28 @@ def _beside(folder: Path, suffix: str) -> Path:
     return folder.with_name(folder.name + suffix)
 
 
-def _sync(path: Path) -> None:
-    """Forces what was written to the disk, so that the rename cannot overtake it, and lets others read it.
+def _sync_folder(folder: Path) -> None:
+    """Forces everything in a folder to the disk."""
+    paths, mode = [*folder.rglob("*"), folder], _mode()
+    with ThreadPoolExecutor(_SYNCING) as pool:
+        list(pool.map(lambda path: _sync(path, mode=mode), paths))
 
-    safetensors makes its files readable for their owner alone; a file is as public as its folder.
-    """
+
+def _sync(path: Path, *, mode: int) -> None:
+    """Forces what was written to the disk, so that the rename cannot overtake it, and lets others read it."""
     if path.is_dir():
         _sync_names(path)
         return
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
+    path.chmod(mode)
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
+
+
+def _mode() -> int:
+    """What may be done with new files here; safetensors makes its own readable for their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def _sync_names(folder: Path) -> None:

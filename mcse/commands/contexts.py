@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from mcse.data.language import SPLITS
-from mcse.data.sentences.files import read_lines
 from mcse.encoders.contextual import ContextualEncoder
 from mcse.encoders.loading import load_encoder
 from mcse.evaluation.contexts import (
@@ -19,6 +18,7 @@ from mcse.evaluation.contexts import (
     nearest_occurrences,
     pseudo_word_senses,
 )
+from mcse.files import read_lines
 
 _WIDTH = 6
 """Words shown on either side."""

@@ -20,7 +20,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mcse.cpu import ensure_bfloat16
-from mcse.data.images.features import ExtractionPlan, FeatureWriter
+from mcse.data.images.feature_writer import ExtractionPlan, FeatureWriter
+from mcse.data.images.names import read_name_list
 from mcse.data.images.sources import (
     BadImageError,
     ImageSource,
@@ -28,7 +29,6 @@ from mcse.data.images.sources import (
     SkippedImage,
     match_images,
     open_images,
-    read_name_list,
 )
 from mcse.models.image_tower import ImageTower, load_image_tower
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mcse.data.sentences.files import file_digest
+from mcse.files import sha256_file
 from mcse.models.grounded_checkpoint import find_grounded_words, read_info
 from mcse.text.word_map import WordMap, ground_file
 
@@ -40,7 +40,7 @@ def check_source(folder: Path, vectors: Path, *, hint: str) -> None:
     if not vectors.is_file():
         raise FileNotFoundError(f"no file of word vectors at {vectors}")
     info = read_info(folder)
-    if file_digest(vectors) != info.source_digest:
+    if sha256_file(vectors) != info.source_digest:
         raise ValueError(f"{folder} was trained with another file, {info.source}, than {vectors}; {hint}")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mcse.data.sentences.files import read_lines
 from mcse.encoders.cove_translator import WordTranslator
+from mcse.files import read_lines
 from mcse.metrics.bleu import corpus_bleu
 
 

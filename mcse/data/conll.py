@@ -22,6 +22,7 @@ from mcse.data.images.pixels import PixelRows
 from mcse.data.images.sources import find_bad_images
 from mcse.data.seeds import Draw
 from mcse.data.streams import ImageRows, Sampler, pad
+from mcse.files import read_lines
 from mcse.text.tags import OUTSIDE, Repairs, TagSet, check_tag, repair_tags, types_of
 from mcse.text.word_pieces import Part, WordTokenizer, cut_words
 from mcse.types import FloatArray, TokenBatch, TweetBatch
@@ -79,11 +80,10 @@ def read_tagged(path: Path) -> TaggedTexts:
         ValueError: No text in it; a tag that is none, or an IMGID line inside a text or without words (file and line).
     """
     reader = _Reader(path)
-    with path.open(encoding="utf-8-sig") as stream:
-        number = 0
-        for number, raw in enumerate(stream, start=1):
-            reader.take(raw.rstrip("\r\n"), number)
-        reader.close(number + 1)
+    number = 0
+    for number, line in enumerate(read_lines(path, strip=False), start=1):
+        reader.take(line.rstrip("\r\n"), number)
+    reader.close(number + 1)
     if not reader.texts:
         raise ValueError(f"{path}: no texts in it")
     if reader.has_tags and reader.untagged:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mcse.data.config import LanguageDataConfig, Splitting
 from mcse.data.lanes import Corpus
-from mcse.data.sentences.files import file_digest, read_lines
+from mcse.files import read_lines, sha256_file
 from mcse.text.vocab import Vocab, split_words
 from mcse.types import DataFile, TrainingText
 
@@ -44,7 +44,7 @@ def load_language_data(config: LanguageDataConfig, *, max_characters: int) -> La
     for role, source in roles.items():
         for path in _files(config, source, role=role):
             text = TrainingText(reader="lines", source=str(path)) if role == "sentences" else None
-            files.append(DataFile(role, str(path), file_digest(path), text))
+            files.append(DataFile(role, str(path), sha256_file(path), text))
     return LanguageData(corpus, vocab, dev, tuple(files))
 
 

@@ -6,7 +6,6 @@ identical batches.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from mcse.data.controls import assign_images, choose_pairs
 from mcse.data.images.features import FeatureStore, match_features, open_features, without_skipped
 from mcse.data.images.pixels import FindBad, PixelRows, match_pixels
 from mcse.data.images.sources import find_bad_images, open_images
-from mcse.data.sentences.files import Tokenizer, TokenTable, file_digest, open_sentences, text_digest, tokenise
+from mcse.data.sentences.files import Tokenizer, TokenTable, open_sentences, tokenise
 from mcse.data.sentences.streaming import StreamedSentences, open_texts
 from mcse.data.shards.pairs import PairRows, ShardCaptions, ShardImages, unusable_samples
 from mcse.data.shards.tars import ShardSet, open_shards
@@ -39,6 +38,7 @@ from mcse.data.test_sets.sts import (
     load_sts,
     load_stsbenchmark,
 )
+from mcse.files import digest_of, sha256_file
 from mcse.types import DataFile, TrainingText
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def load_sentences(config: DataConfig, tokenizer: Tokenizer) -> Sentences:
         if known:
             logger.warning("%s: dropped %d sentences that stand in STS test files", opened.source, dropped)
 
-    digest = opened.digest + (f"-without-{text_digest(sorted(known))}" if known else "")
+    digest = opened.digest + (f"-without-{digest_of(*sorted(known))}" if known else "")
     table = tokenise(rows(), tokenizer, columns=opened.columns, max_length=config.max_length, digest=digest)
     text = TrainingText(reader="sentences", source=opened.source, tests=tests)
     return Sentences(table, (DataFile("sentences", opened.source, opened.digest, text),))
@@ -249,7 +249,7 @@ def match_captions(config: DataConfig, images: FeatureStore | PixelRows | None) 
 def tokenise_captions(captions: Sequence[str], tokenizer: Tokenizer, *, max_length: int) -> TokenTable:
     """Ids of captions, computed once and found again by their text."""
     rows = ((caption,) for caption in captions)
-    return tokenise(rows, tokenizer, columns=1, max_length=max_length, digest=text_digest(captions))
+    return tokenise(rows, tokenizer, columns=1, max_length=max_length, digest=digest_of(*captions))
 
 
 def load_caption_table(config: DataConfig) -> CaptionTable:
@@ -320,8 +320,8 @@ def load_dev_pairs(config: DataConfig) -> ScoredPairs:
 
 def store_digest(store: FeatureStore) -> str:
     """A name for the content of a feature store."""
-    digests = [file_digest(path) for path in store.files]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+    digests = [sha256_file(path) for path in store.files]
+    return digests[0] if len(digests) == 1 else digest_of(*digests)
 
 
 def _match_images(
@@ -380,8 +380,8 @@ def caption_files(config: DataConfig, table: CaptionTable, captions: Sequence[st
     text = TrainingText(
         reader="captions", source=source, images=None if images is None else str(images), tests=tests_folder(config)
     )
-    files = [DataFile("captions", str(path), file_digest(path), text) for path in table.files]
-    return tuple(files) or (DataFile("captions", table.source, text_digest(captions), text),)
+    files = [DataFile("captions", str(path), sha256_file(path), text) for path in table.files]
+    return tuple(files) or (DataFile("captions", table.source, digest_of(*captions), text),)
 
 
 def _caption_source(config: DataConfig) -> tuple[str, Path | None]:

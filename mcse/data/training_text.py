@@ -8,10 +8,11 @@ from pathlib import Path
 
 from mcse.data.captions.table import load_captions
 from mcse.data.load import clean_images, sts_test_sentences
-from mcse.data.sentences.files import file_digest, open_sentences, read_lines
+from mcse.data.sentences.files import open_sentences
 from mcse.data.sentences.streaming import open_texts
 from mcse.data.shards.tars import open_shards
 from mcse.data.test_sets.contamination import normalise
+from mcse.files import read_lines, sha256_file
 from mcse.types import DataFile, TrainingText
 
 MOST_SENTENCES = 40_000_000
@@ -56,7 +57,7 @@ def _check_unchanged(file: DataFile, text: TrainingText) -> None:
     elif not Path(file.path).is_file():
         raise FileNotFoundError(f"{file.path} is gone")
     else:
-        digest = file_digest(Path(file.path))
+        digest = sha256_file(Path(file.path))
     if digest != file.digest:
         raise ValueError(f"{file.path} has changed since")
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from mcse.data.config import TranslationDataConfig
 from mcse.data.seeds import Draw
-from mcse.data.sentences.files import file_digest, read_lines
 from mcse.data.streams import Share, pad
+from mcse.files import read_lines, sha256_file
 from mcse.text.vocab import BEGIN, END, Vocab, split_words
 from mcse.types import DataFile, TrainingText, TranslationBatch
 
@@ -70,7 +70,7 @@ def load_translation_data(config: TranslationDataConfig, source_words: Vocab, *,
         dev_target=[right for _, right in dev],
         known_share=float(np.mean(np.concatenate(source) != 1)),
         files=tuple(
-            DataFile(key, str(config.path(key)), file_digest(config.path(key)), text if key == "source" else None)
+            DataFile(key, str(config.path(key)), sha256_file(config.path(key)), text if key == "source" else None)
             for key in keys
         ),
     )

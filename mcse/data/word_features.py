@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from mcse.data.config import LabelledDataConfig
 from mcse.data.conll import read_tagged
 from mcse.data.seeds import Draw
-from mcse.data.sentences.files import file_digest
 from mcse.data.streams import Sampler
 from mcse.data.test_sets.transfer import find_transfer, load_transfer_task
+from mcse.files import sha256_file
 from mcse.text.tags import TagSet, repair_tags, types_of
 from mcse.types import DataFile, FeatureBatch, FloatArray
 
@@ -78,7 +78,7 @@ def _tagged(config: LabelledDataConfig) -> LabelledData:
         )
         for key, texts in found.items()
     }
-    files = tuple(DataFile(role=key, path=str(path), digest=file_digest(path)) for key, path in paths.items())
+    files = tuple(DataFile(role=key, path=str(path), digest=sha256_file(path)) for key, path in paths.items())
     return LabelledData(parts, len(tags), tags, files)
 
 
@@ -96,7 +96,7 @@ def _classified(config: LabelledDataConfig, name: str, *, seed: int) -> Labelled
         order = np.random.default_rng([seed, Draw.HELD_OUT]).permutation(len(parts["train"])).tolist()
         held = len(order) // 10
         parts |= {"dev": parts["train"].take(order[:held]), "train": parts["train"].take(sorted(order[held:]))}
-    files = tuple(DataFile(role=name, path=file, digest=file_digest(Path(file))) for file in task.files)
+    files = tuple(DataFile(role=name, path=file, digest=sha256_file(Path(file))) for file in task.files)
     return LabelledData(parts, task.classes, None, files)
 
 

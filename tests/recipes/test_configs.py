@@ -23,7 +23,7 @@ import yaml
 from mcse.commands.downloads import fetch_from_folder
 from mcse.commands.prepare import IMAGES, SENTENCES, prepare_images, prepare_sentences
 from mcse.config import build_config, merge, read_overrides, read_yaml, to_dict
-from mcse.data.images.features import ExtractionPlan, FeatureWriter
+from mcse.data.images.feature_writer import ExtractionPlan, FeatureWriter
 from mcse.recipes import config_class, method
 from mcse.training.config import count_steps
 from mcse.training.loop import total_loss

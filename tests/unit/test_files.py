@@ -8,6 +8,7 @@ import os
 import pytest
 
 from mcse.files import (
+    creating_folder,
     digest_of,
     read_json,
     read_lines,
@@ -16,6 +17,8 @@ from mcse.files import (
     remove_folder,
     replacing,
     replacing_folder,
+    seed_of,
+    sha256_bytes,
     sha256_file,
     write_json,
 )
@@ -82,6 +85,34 @@ def test_a_folder_is_replaced_whole(tmp_path):
     assert names(tmp_path) == ["f"]
 
 
+def test_a_folder_is_made_by_the_first_who_is_ready(tmp_path):
+    folder = tmp_path / "world"
+    folder.mkdir()  # an empty one is in nobody's way
+    with creating_folder(folder) as draft:
+        (draft / "a").write_text("first")
+        assert str(os.getpid()) in draft.name
+    with pytest.raises(FileExistsError, match="world"), creating_folder(folder) as draft:
+        (draft / "a").write_text("second")
+    with pytest.raises(TypeError), creating_folder(tmp_path / "other") as draft:
+        raise TypeError
+    assert (folder / "a").read_text() == "first"
+    assert names(tmp_path) == ["world"]
+
+
+def test_a_folder_of_many_files_is_as_public_as_others(tmp_path):
+    for umask in (0o022, 0o027):
+        before = os.umask(umask)
+        try:
+            with creating_folder(tmp_path / f"f{umask}") as draft:
+                for number in range(40):
+                    (draft / str(number)).touch(mode=0o600)
+            modes = {path.stat().st_mode & 0o777 for path in (tmp_path / f"f{umask}").iterdir()}
+            assert modes == {0o666 & ~umask}
+            assert os.umask(umask) == umask  # threads that read the mask do not lose it
+        finally:
+            os.umask(before)
+
+
 def test_what_a_kill_left_is_put_back(tmp_path):
     (tmp_path / "f.old").mkdir()
     (tmp_path / "f.partial").mkdir()
@@ -123,7 +154,13 @@ def test_json_names_file_and_line(tmp_path):
 
 def test_digests_are_sha256_and_tell_parts_apart(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    assert sha256_file(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+    (tmp_path / "b").write_bytes(b"d" * 2**21)
+    assert sha256_file(tmp_path / "a") == sha256_bytes(b"abc") == hashlib.sha256(b"abc").hexdigest()
+    assert sha256_file(tmp_path / "a", tmp_path / "b") == hashlib.sha256(b"abc" + b"d" * 2**21).hexdigest()
     assert digest_of("ab", "c") != digest_of("a", "bc") != digest_of("abc")
     assert digest_of("ab") == digest_of(b"ab")
     assert len(digest_of()) == 64
+
+
+def test_a_seed_of_a_text_stays_what_it_was():
+    assert seed_of("tweets 0 names") == 0xE22616FF35BDD703

@@ -8,17 +8,16 @@ with ``x.txt`` beside ``x.jpg``, and Flickr30k-Entities' ``Sentences`` folder.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcse.data.images.names import IMAGE_SUFFIXES
+from mcse.files import read_text
 
 if TYPE_CHECKING:
     from _csv import Reader as CsvReader
@@ -53,23 +52,15 @@ class CaptionRow:
     split: str | None = None
 
 
-def read_text(path: Path) -> str:
+def read_caption_text(path: Path) -> str:
     """The whole file, plain or ``.gz``, as text; Windows line ends become plain ones.
 
     Raises:
         ValueError: empty, or not UTF-8 (the message names the line).
     """
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path}: damaged gzip file ({error})") from None
-    if not data.strip():
+    text = read_text(path)
+    if not text.strip():
         raise ValueError(f"{path}: the file is empty")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}:{line}: not UTF-8 (byte {data[error.start]:#04x}); convert the file") from error
     return text.replace("\r\n", "\n")
 
 
@@ -87,7 +78,7 @@ def read_rows(path: Path, text: str) -> list[CaptionRow] | None:
     if delimiter is not None:
         return list(_table_rows(path, text, delimiter=delimiter))
     if suffix in (".csv", ".tsv"):
-        raise ValueError(_no_columns(f"{path}:1", re.split(r"[,|\t]", first)))
+        raise ValueError(_no_columns(f"{path}, line 1", re.split(r"[,|\t]", first)))
     if _TOKEN_LINE.fullmatch(first) or _NAME_TAB.fullmatch(first):
         return list(_token_rows(path, text))
     return None
@@ -110,7 +101,7 @@ def read_folder(folder: Path, files: Sequence[Path]) -> list[CaptionRow]:
     rows: list[CaptionRow] = []
     for file in files:
         below = file.parent.relative_to(folder)
-        for row in read_rows(file, read_text(file)) or ():
+        for row in read_rows(file, read_caption_text(file)) or ():
             rows.append(CaptionRow((below / row.image).as_posix(), row.caption, row.split))
     return rows
 
@@ -172,7 +163,7 @@ def _table_rows(path: Path, text: str, *, delimiter: str) -> Iterator[CaptionRow
     caption = header.index(str(pick_column(header, CAPTION_COLUMNS)))
     split = header.index("split") if "split" in header else None
     for line, fields in _numbered(reader, path):
-        where = f"{path}:{line}"
+        where = f"{path}, line {line}"
         if not any(fields):
             continue
         cells = _repair(fields, header, caption=caption, delimiter=delimiter, where=where)
@@ -190,7 +181,7 @@ def _numbered(reader: CsvReader, path: Path) -> Iterator[tuple[int, list[str]]]:
             yield line, fields
             line = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{path}:{line}: broken table: {error}") from error
+        raise ValueError(f"{path}, line {line}: broken table: {error}") from error
 
 
 def _repair(fields: list[str], header: list[str], *, caption: int, delimiter: str, where: str) -> list[str]:
@@ -212,7 +203,7 @@ def _token_rows(path: Path, text: str) -> Iterator[CaptionRow]:
             continue
         match = _TOKEN_LINE.fullmatch(line) or _NAME_TAB.fullmatch(line)
         if match is None:
-            raise ValueError(f"{path}:{number}: expected 'name.jpg#0<TAB>caption', got {line[:60]!r}")
+            raise ValueError(f"{path}, line {number}: expected 'name.jpg#0<TAB>caption', got {line[:60]!r}")
         yield CaptionRow(match["name"].strip(), match["caption"])
 
 
@@ -221,7 +212,7 @@ def _json_rows(path: Path, text: str) -> Iterator[CaptionRow]:
         loaded = json.loads(text)
     except json.JSONDecodeError as error:
         if error.msg != "Extra data":
-            raise ValueError(f"{path}:{error.lineno}: broken JSON: {error.msg}") from error
+            raise ValueError(f"{path}, line {error.lineno}: broken JSON: {error.msg}") from error
         loaded = [_json_line(path, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if isinstance(loaded, dict) and pick_column(loaded, IMAGE_COLUMNS) and pick_column(loaded, CAPTION_COLUMNS):
         loaded = [loaded]
@@ -243,12 +234,12 @@ def _json_line(path: Path, number: int, line: str) -> object:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{number}: broken JSON: {error.msg}") from error
+        raise ValueError(f"{path}, line {number}: broken JSON: {error.msg}") from error
 
 
 def _record_rows(path: Path, records: list[Any]) -> Iterator[CaptionRow]:
     for number, record in enumerate(records, start=1):
-        where = f"{path}: record {number}"
+        where = f"{path}, record {number}"
         if not isinstance(record, dict):
             raise ValueError(f"{where}: expected an object with image and caption, got {type(record).__name__}")
         image, caption = pick_column(record, IMAGE_COLUMNS), pick_column(record, CAPTION_COLUMNS)
@@ -286,7 +277,7 @@ def _karpathy_rows(path: Path, images: list[dict[str, Any]]) -> Iterator[Caption
 def _beside_rows(folder: Path, files: Sequence[Path]) -> Iterator[CaptionRow]:
     for file in files:
         images = [p for p in sorted(file.parent.glob(f"{_glob_escape(file.stem)}.*")) if _is_image(p)]
-        text = read_text(file)
+        text = read_caption_text(file)
         if len(images) > 1:
             raise ValueError(f"{file}: captions of several images, {images[0].name} and {images[1].name}")
         if not images and not _ENTITY.search(text):

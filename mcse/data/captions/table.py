@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.captions.files import CaptionRow, folder_files, read_folder, read_rows, read_text
+from mcse.data.captions.files import CaptionRow, folder_files, read_caption_text, read_folder, read_rows
 from mcse.data.captions.hub import read_hub
-from mcse.data.images.names import ABSENT, match_names
+from mcse.data.images.names import ABSENT, match_names, read_name_list
 from mcse.data.seeds import Draw
 
 _logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def select_images(table: CaptionTable, images: Path) -> CaptionTable:
     """
     if table.image_names is None:
         raise ValueError(f"{table.source} has no image names, so {images} cannot select from it; remove data.images")
-    wanted = [line.strip() for line in read_text(images).split("\n") if line.strip()]
+    wanted = read_name_list(images)
     rows = match_names(wanted, table.image_names, where=f"{images} against {table.source}")
     unknown = np.flatnonzero(rows == ABSENT)
     if len(unknown):
@@ -151,7 +151,7 @@ def select_captions(
 
 
 def _from_file(path: Path, *, split: str | None) -> CaptionTable:
-    text = read_text(path)
+    text = read_caption_text(path)
     rows = read_rows(path, text)
     if rows is not None:
         return _named(rows, source=str(path), files=(path,), split=split)

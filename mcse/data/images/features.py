@@ -1,26 +1,19 @@
-"""Stored image features: read by row from disk, matched to captions, written by an extraction that may be killed.
+"""Stored image features: read by row from disk, and joined to captions by the images' names.
 
 B rows asked for, N stored images, F feature width.
 
 A store of ours is a folder: ``features.npy`` (N, F) float32, ``names.json``, and ``meta.json``, which is written last
-and so marks the store as complete. MCSE's own HDF5 files (``features``, optionally ``image_names``) and bare ``.npy``
-matrices are read too.
+and so marks the store as complete (``feature_writer``). MCSE's own HDF5 files (``features``, optionally
+``image_names``) and bare ``.npy`` matrices are read too.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
 import logging
 import os
-import struct
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
@@ -29,15 +22,16 @@ from numpy.typing import NDArray
 from mcse.data.captions.table import CaptionTable, without_images
 from mcse.data.images.names import ABSENT, match_names
 from mcse.data.images.sources import OnBadImage, SkippedImage
+from mcse.files import read_json
+from mcse.types import FloatArray
 
-FloatRows = NDArray[np.float32]
 _Stored: TypeAlias = NDArray[np.floating[Any]] | h5py.Dataset
 
 _logger = logging.getLogger(__name__)
 
-_FEATURES, _NAMES, _META, _PROGRESS = "features.npy", "names.json", "meta.json", "progress.json"
-_SCHEMA = 1
-_HEADER_BYTES = 128
+FEATURES_FILE, NAMES_FILE, META_FILE, PROGRESS_FILE = "features.npy", "names.json", "meta.json", "progress.json"
+SCHEMA = 1
+
 _SCAN_BYTES = 64 * 2**20
 _MOMENT_ROWS = 4096
 # Compressed HDF5 decompresses whole chunks for every row, so files up to this size are unpacked into memory once.
@@ -93,7 +87,7 @@ class FeatureStore:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_rows": None, "_process": -1}
 
-    def rows(self, index_B: NDArray[np.int64]) -> FloatRows:
+    def rows(self, index_B: NDArray[np.int64]) -> FloatArray:
         """(B, F) float32; indices in any order, repeats allowed.
 
         Raises:
@@ -108,7 +102,7 @@ class FeatureStore:
         unique, inverse = np.unique(index, return_inverse=True)  # h5py wants increasing indices without repeats
         return np.asarray(stored[unique], dtype=np.float32)[inverse]
 
-    def moments(self, index_B: NDArray[np.int64]) -> tuple[FloatRows, FloatRows]:
+    def moments(self, index_B: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
         """(F,) mean and standard deviation over the rows ``index_B``; 1 in place of a deviation of 0."""
         sums_2F = np.zeros((2, self.width))
         for start in range(0, len(index_B), _MOMENT_ROWS):
@@ -153,13 +147,25 @@ def open_features(path: Path) -> FeatureStore:
         weights=meta.get("weights"),
         regions=_regions(path, meta, width=stored.shape[1]),
         skipped=tuple(SkippedImage(**record) for record in meta.get("skipped", ())),
-        files=tuple(path / name for name in (_FEATURES, _NAMES, _META)) if path.is_dir() else (path,),
+        files=tuple(path / name for name in (FEATURES_FILE, NAMES_FILE, META_FILE)) if path.is_dir() else (path,),
     )
     if isinstance(stored, h5py.Dataset):
         stored.file.close()
     else:
         store._rows = stored  # what the check has unpacked need not be unpacked again
     return store
+
+
+def read_store_json(path: Path) -> Any:
+    """What a JSON file of a store holds.
+
+    Raises:
+        ValueError: Broken; names file and line.
+    """
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; extract the features again with --overwrite") from None
 
 
 def match_features(table: CaptionTable, store: FeatureStore) -> NDArray[np.int64]:
@@ -214,167 +220,8 @@ def without_skipped(table: CaptionTable, store: FeatureStore, *, on_bad_image: O
     return without_images(table, skipped, where=str(store.path))
 
 
-@dataclass(frozen=True, slots=True)
-class ExtractionPlan:
-    """What an extraction computes; an interrupted one continues only under the same plan."""
-
-    names: tuple[str, ...]
-    tower: str
-    preprocessing: str
-    precision: str
-    weights: str  # digest of the tower's weights
-    width: int
-    regions: int = 1
-
-    def identity(self) -> dict[str, str]:
-        """All of it as short strings, image names as a digest; pooled features say nothing of regions."""
-        images = hashlib.sha256(json.dumps(self.names).encode()).hexdigest()
-        left_out = {"names"} | ({"regions"} if self.regions == 1 else set())
-        own = {key: str(value) for key, value in asdict(self).items() if key not in left_out}
-        return {**own, "images": f"{len(self.names)} images, sha256 {images[:16]}"}
-
-
-class FeatureWriter:
-    """Appends rows to a store folder; a killed process loses at most the block it was writing.
-
-    Use as a context manager: ``done`` images are behind us, ``append`` takes the next, ``finish`` makes it readable.
-    """
-
-    def __init__(self, folder: Path, plan: ExtractionPlan, *, overwrite: bool = False) -> None:
-        """Starts a store, or continues the unfinished one in ``folder``; ``overwrite`` deletes a store there first.
-
-        Raises:
-            ValueError: ``folder`` holds a finished store, something else, an extraction under another plan, or one
-                that is still running.
-        """
-        self.folder = folder
-        self.plan = plan
-        self.done = 0
-        self.skipped: list[SkippedImage] = []
-        self._num_rows = 0
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(folder)
-        try:
-            if overwrite:
-                _remove_store(folder)
-            self._restore()
-            self._file = self._open_at_progress()
-        except BaseException:
-            os.close(self._lock)
-            raise
-
-    def __enter__(self) -> FeatureWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._file.close()
-        os.close(self._lock)
-
-    def append(self, rows_BF: FloatRows, *, skipped: Sequence[SkippedImage] = ()) -> None:
-        """Records the next ``B + len(skipped)`` images: ``rows_BF`` in the plan's order without ``skipped``.
-
-        Raises:
-            ValueError: wrong shape, NaN or infinity, or more images than planned.
-        """
-        if rows_BF.ndim != 2 or rows_BF.shape[1] != self.plan.width:
-            raise ValueError(f"{self.folder}: rows of shape {rows_BF.shape} for width {self.plan.width}")
-        upcoming = self.plan.names[self.done : self.done + len(rows_BF) + len(skipped)]
-        left_out = {image.name for image in skipped}
-        names = [name for name in upcoming if name not in left_out]
-        if len(names) != len(rows_BF) or len(upcoming) - len(names) != len(skipped):
-            raise ValueError(
-                f"{self.folder}: {len(rows_BF)} rows and {len(skipped)} skipped images are not the next ones"
-            )
-        bad = np.flatnonzero(~np.isfinite(rows_BF).all(axis=1))
-        if len(bad):
-            raise ValueError(f"{self.plan.tower} gave NaN or infinity for {names[int(bad[0])]!r}")
-        self._file.write(np.ascontiguousarray(rows_BF, dtype="<f4").tobytes())
-        self._file.flush()
-        os.fsync(self._file.fileno())  # the rows must be on disk before the progress that counts them
-        self.done += len(upcoming)
-        self.skipped.extend(skipped)
-        self._num_rows += len(rows_BF)
-        self._record()
-
-    def finish(self) -> None:
-        """Completes the store.
-
-        Raises:
-            ValueError: images of the plan are still to come, or every one was skipped.
-        """
-        if self.done != len(self.plan.names):
-            raise ValueError(f"{self.folder}: {self.done} of {len(self.plan.names)} images done")
-        if self._num_rows == 0:
-            raise ValueError(f"{self.folder}: all {self.done} images were skipped, first {self.skipped[0].reason}")
-        self._file.seek(0)
-        self._file.write(_npy_header(self._num_rows, self.plan.width))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        left_out = {image.name for image in self.skipped}
-        _write_json(self.folder / _NAMES, [name for name in self.plan.names if name not in left_out])
-        meta = {"schema": _SCHEMA, **self.plan.identity(), "rows": self._num_rows, "skipped": self._skipped_records()}
-        _write_json(self.folder / _META, meta)
-        (self.folder / _PROGRESS).unlink()
-
-    def _restore(self) -> None:
-        if (self.folder / _META).exists():
-            raise ValueError(f"{self.folder} holds a finished feature store; use --overwrite or another --output")
-        if not (self.folder / _PROGRESS).exists():
-            if any(self.folder.iterdir()):
-                raise ValueError(f"{self.folder} is not empty and holds no feature store; use another --output")
-            self._record()  # before the matrix, so that a folder with a matrix always says whose it is
-            return
-        progress = _read_json(self.folder / _PROGRESS)
-        for key, value in self.plan.identity().items():
-            if progress["plan"].get(key) != value:
-                raise ValueError(
-                    f"{self.folder} holds an unfinished extraction with {key} {progress['plan'].get(key)}, not {value}"
-                    "; continue it as it was begun, or use --overwrite"
-                )
-        self.done, self._num_rows = int(progress["done"]), int(progress["rows"])
-        self.skipped = [SkippedImage(**record) for record in progress["skipped"]]
-
-    def _open_at_progress(self) -> BinaryIO:
-        """The matrix file, positioned behind the last recorded row; what a killed block wrote after it is cut off."""
-        path = self.folder / _FEATURES
-        recorded_bytes = _HEADER_BYTES + self._num_rows * self.plan.width * 4
-        held_bytes = path.stat().st_size if path.exists() else 0
-        if self.done and held_bytes < recorded_bytes:
-            raise ValueError(
-                f"{path}: {held_bytes} bytes, but {self._num_rows} rows are recorded as written; use --overwrite"
-            )
-        file = path.open("r+b" if path.exists() else "w+b")
-        if not self.done:
-            file.write(_npy_header(0, self.plan.width))
-        file.truncate(recorded_bytes)
-        file.seek(0, os.SEEK_END)
-        return file
-
-    def _record(self) -> None:
-        progress = {
-            "plan": self.plan.identity(),
-            "planned": len(self.plan.names),
-            "done": self.done,
-            "rows": self._num_rows,
-            "skipped": self._skipped_records(),
-        }
-        _write_json(self.folder / _PROGRESS, progress)
-
-    def _skipped_records(self) -> list[dict[str, str]]:
-        return [asdict(image) for image in self.skipped]
-
-
-def _remove_store(folder: Path) -> None:
-    """Deletes a store's own files and nothing else; a folder that is no store keeps everything."""
-    if (folder / _META).is_file() or (folder / _PROGRESS).is_file():
-        for name in (_META, _NAMES, _FEATURES, _PROGRESS):
-            (folder / name).unlink(missing_ok=True)
-
-
 def _matrix_file(path: Path) -> Path:
-    return path / _FEATURES if path.is_dir() else path
+    return path / FEATURES_FILE if path.is_dir() else path
 
 
 def _open_rows(path: Path) -> _Stored:
@@ -410,7 +257,7 @@ def _open_hdf5(path: Path) -> _Stored:
 
 def _read_names(path: Path) -> tuple[str, ...] | None:
     if path.is_dir():
-        return tuple(_read_json(path / _NAMES))
+        return tuple(read_store_json(path / NAMES_FILE))
     if path.suffix == ".npy":
         return None
     with h5py.File(path, "r") as file:
@@ -420,24 +267,24 @@ def _read_names(path: Path) -> tuple[str, ...] | None:
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
-    if (folder / _META).is_file():
-        meta: dict[str, Any] = _read_json(folder / _META)
-        if meta.get("schema") != _SCHEMA:
-            raise ValueError(f"{folder / _META}: schema {meta.get('schema')!r}, this version reads {_SCHEMA}")
+    if (folder / META_FILE).is_file():
+        meta: dict[str, Any] = read_store_json(folder / META_FILE)
+        if meta.get("schema") != SCHEMA:
+            raise ValueError(f"{folder / META_FILE}: schema {meta.get('schema')!r}, this version reads {SCHEMA}")
         return meta
-    if (folder / _PROGRESS).is_file():
-        progress = _read_json(folder / _PROGRESS)
+    if (folder / PROGRESS_FILE).is_file():
+        progress = read_store_json(folder / PROGRESS_FILE)
         raise ValueError(
             f"{folder}: unfinished extraction, {progress['done']} of {progress['planned']} images; "
             "run the same mcse extract-features again, it continues"
         )
-    raise ValueError(f"{folder}: not a feature store (no {_META}); mcse extract-features makes one")
+    raise ValueError(f"{folder}: not a feature store (no {META_FILE}); mcse extract-features makes one")
 
 
 def _regions(path: Path, meta: dict[str, Any], *, width: int) -> int:
     regions = int(meta.get("regions", 1))
     if regions < 1 or width % regions:
-        raise ValueError(f"{path / _META}: {regions} regions do not divide rows of width {width}")
+        raise ValueError(f"{path / META_FILE}: {regions} regions do not divide rows of width {width}")
     return regions
 
 
@@ -473,39 +320,3 @@ def _block(stored: _Stored, start: int, end: int) -> NDArray[np.floating[Any]]:
         return mapped
     rows: NDArray[np.floating[Any]] = stored[start:end]
     return rows
-
-
-def _lock(folder: Path) -> int:
-    """A lock on the folder that ends with the process, so that two extractions cannot write one store."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise ValueError(f"{folder}: another extraction is writing this store ({error.strerror})") from error
-    return descriptor
-
-
-def _npy_header(num_rows: int, width: int) -> bytes:
-    """An .npy header of fixed size, so that the number of rows can be filled in at the end."""
-    fields = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({num_rows}, {width}), }}"
-    body = fields.ljust(_HEADER_BYTES - 11).encode() + b"\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(body)) + body
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return loaded
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: broken JSON ({error}); extract the features again with --overwrite") from error
-
-
-def _write_json(path: Path, value: object) -> None:
-    """Writes under another name first, so that a kill leaves the old file or the new one."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

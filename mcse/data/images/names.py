@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mcse.files import read_lines
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 """Endings that mark a file as an image, in lower case."""
@@ -16,6 +18,18 @@ ABSENT = -1
 
 _COCO_STEM = re.compile(r"(?:COCO_[a-z]+\d{4}_)?(\d+)")
 _COLLISION = -2
+
+
+def read_name_list(path: Path) -> list[str]:
+    """The names in a file, one a line, blank lines left out.
+
+    Raises:
+        ValueError: Not UTF-8 (naming the line), or there is no name in it.
+    """
+    names = [line for line in read_lines(path) if line]
+    if not names:
+        raise ValueError(f"{path}: the file is empty")
+    return names
 
 
 def stem(name: str) -> str:

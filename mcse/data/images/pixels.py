@@ -25,7 +25,7 @@ from mcse.data.images.sources import (
     SkippedImage,
     find_bad_images,
 )
-from mcse.data.sentences.files import text_digest
+from mcse.files import digest_of
 from mcse.types import FloatArray
 
 FindBad: TypeAlias = Callable[[ImageSource, Sequence[int]], list[SkippedImage]]
@@ -72,7 +72,7 @@ class PixelRows:
         names = [self.source.names[row] for row in index.tolist()]
         if isinstance(self.source, ImageFolder):
             names = [f"{name} {(self.source.root / name).stat().st_size}" for name in names]
-        return text_digest(sorted(names))
+        return digest_of(*sorted(names))
 
     def _read(self, row: int) -> FloatArray:
         pixels: FloatArray = self.preprocess(self.source.load(row)).numpy()

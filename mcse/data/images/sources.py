@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mcse.data.captions.files import read_text
 from mcse.data.captions.hub import find_columns, image_names, load_split
 from mcse.data.images.names import ABSENT, IMAGE_SUFFIXES, match_names
 
@@ -142,11 +141,6 @@ def match_images(wanted: Sequence[str], source: ImageSource, *, where: str) -> N
         first = wanted[int(missing[0])]
         raise ValueError(f"{where}: {len(missing)} of {len(wanted)} images are not there, first {first!r}")
     return rows
-
-
-def read_name_list(path: Path) -> list[str]:
-    """The names in a file, one a line, blank lines left out."""
-    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
 
 
 def read_images(

@@ -7,13 +7,8 @@ dataset ``OWNER/NAME`` or ``OWNER/NAME::COLUMN``.
 from __future__ import annotations
 
 import csv
-import gzip
-import hashlib
-import io
 import json
 import logging
-import os
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -25,6 +20,8 @@ import numpy as np
 from datasets.arrow_writer import ArrowWriter
 from huggingface_hub import hf_hub_download
 from numpy.typing import NDArray
+
+from mcse.files import digest_of, read_lines, replacing, sha256_file
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +87,7 @@ def open_sentences(source: str, *, root: Path) -> SentenceTable:
     if path.stat().st_size == 0:
         raise ValueError(f"data.sentences: {path} is empty")
     columns = 3 if _is_csv(path) else 1
-    return SentenceTable(columns=columns, source=str(path), digest=file_digest(path), files=(path,))
+    return SentenceTable(columns=columns, source=str(path), digest=sha256_file(path), files=(path,))
 
 
 def locate(source: str, *, root: Path, key: str) -> Path | None:
@@ -122,29 +119,6 @@ def locate(source: str, *, root: Path, key: str) -> Path | None:
     raise FileNotFoundError(f"{key}: no file at {path}")
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 file, plain or gzip, stripped; blank ones come as empty strings.
-
-    Raises:
-        ValueError: A line is not UTF-8; names file and line.
-    """
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-        number = 0
-        try:
-            for number, line in enumerate(stream, start=1):
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-        except UnicodeDecodeError:
-            raise ValueError(f"{path}, line {number}: not UTF-8") from None
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ValueError(f"{path}, after line {number}: damaged gzip file ({error})") from None
-
-
-def file_digest(path: Path) -> str:
-    """The first 16 hexadecimal digits of the file's SHA-256."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-
-
 @dataclass(frozen=True, slots=True)
 class TokenTable:
     """Token ids of sentences in a memory-mapped Arrow file; columns as in ``SentenceTable``."""
@@ -173,18 +147,11 @@ def tokenise(
         max_length: Tokens a sentence keeps, special tokens included.
         digest: Name of the content of ``rows``.
     """
-    key = "-".join([CACHE_FORMAT, digest, tokenizer_digest(tokenizer), str(max_length), str(columns)])
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "mcse"
-    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow"
+    key = digest_of(CACHE_FORMAT, digest, tokenizer_digest(tokenizer), str(max_length), str(columns))
+    path = Path(datasets.config.HF_DATASETS_CACHE) / "mcse" / f"{key}.arrow"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        # Written under a name of this process's own and renamed, so that two processes may do it at once.
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            _write_tokens(partial, rows, tokenizer, columns=columns, max_length=max_length)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(path) as draft:
+            _write_tokens(draft, rows, tokenizer, columns=columns, max_length=max_length)
     return TokenTable(dataset=datasets.Dataset.from_file(str(path)), columns=columns)
 
 
@@ -196,16 +163,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
     else:
         # A fast tokenizer remembers the truncation and padding of its last call, which change nothing here.
         text = json.dumps({**json.loads(backend.to_str()), "truncation": None, "padding": None})
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def text_digest(sentences: Iterable[str]) -> str:
-    """A name for sentences that stand in memory."""
-    digest = hashlib.sha256()
-    for sentence in sentences:
-        digest.update(sentence.encode())
-        digest.update(b"\n")
-    return digest.hexdigest()[:16]
+    return digest_of(text)
 
 
 def _write_tokens(
@@ -235,21 +193,18 @@ def _is_csv(path: Path) -> bool:
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, ...]]:
     """Rows of SimCSE's supervised file: a header, then query, entailment, contradiction."""
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as binary:
-        reader = csv.reader(io.TextIOWrapper(binary, encoding="utf-8", newline=""))
+    reader = csv.reader(read_lines(path, strip=False))
+    try:
         header = next(reader, None)
         if header is None or len(header) != 3:
             found = header if header is None else len(header)
             raise ValueError(f"data.sentences: {path}, line 1: expected a header of 3 columns, found {found}")
-        try:
-            for row in reader:
-                if len(row) != 3:
-                    raise ValueError(f"data.sentences: {path}, line {reader.line_num}: {len(row)} columns, not 3")
-                yield tuple(" ".join(cell.split()) for cell in row)
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"data.sentences: {path}, after line {reader.line_num}: not UTF-8 ({error.reason})"
-            ) from None
+        for row in reader:
+            if len(row) != 3:
+                raise ValueError(f"data.sentences: {path}, line {reader.line_num}: {len(row)} columns, not 3")
+            yield tuple(" ".join(cell.split()) for cell in row)
+    except csv.Error as error:
+        raise ValueError(f"data.sentences: {path}, line {reader.line_num}: broken table ({error})") from None
 
 
 def _hub_rows(source: str) -> Iterator[tuple[str, ...]]:
@@ -260,7 +215,7 @@ def _hub_rows(source: str) -> Iterator[tuple[str, ...]]:
 
 def _hub_digest(source: str) -> str:
     dataset, column = _load_hub(source)
-    return hashlib.sha256(f"{dataset._fingerprint} {column}".encode()).hexdigest()[:16]
+    return digest_of(str(dataset._fingerprint), column)
 
 
 def _load_hub(source: str) -> tuple[datasets.Dataset, str]:

@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow.parquet as parquet
 
 from mcse.data.seeds import Draw
-from mcse.data.sentences.files import Tokenizer, read_lines, text_digest
+from mcse.data.sentences.files import Tokenizer
 from mcse.data.streams import Share, TokenMasker, sentence_batch
+from mcse.files import digest_of, read_lines
 from mcse.types import SentenceBatch
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class TextFiles:
 
     def __init__(self, paths: tuple[Path, ...], *, source: str, column: str) -> None:
         self.paths, self.source, self.column = paths, source, column
-        self.digest = text_digest(f"{path.name} {path.stat().st_size}" for path in paths)
+        self.digest = digest_of(*(f"{path.name} {path.stat().st_size}" for path in paths))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -64,7 +65,7 @@ class HubTexts:
         self.source, self._column = source, column
         self._dataset = dataset.select_columns([column])
         info = dataset.info
-        self.digest = text_digest([source, column, str(info.version), str(info.splits), str(dataset.num_shards)])
+        self.digest = digest_of(source, column, str(info.version), str(info.splits), str(dataset.num_shards))
 
     def __len__(self) -> int:
         return int(self._dataset.num_shards)

@@ -5,7 +5,6 @@ B pairs of a batch, N pairs, F feature width.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import os
@@ -22,8 +21,9 @@ from torch import Tensor
 
 from mcse.data.images.sources import BadImageError, OnBadImage, decode_image
 from mcse.data.seeds import Draw
-from mcse.data.sentences.files import Tokenizer, text_digest
+from mcse.data.sentences.files import Tokenizer
 from mcse.data.shards.tars import Part, ShardSet
+from mcse.files import digest_of, replacing
 from mcse.types import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -261,7 +261,7 @@ def unusable_samples(
         def is_known(sample: int) -> bool:
             return any(normalise(caption) in known for caption in shards.captions(sample))
 
-        seen = _search(shards, is_known, name=text_digest(sorted(known)))
+        seen = _search(shards, is_known, name=digest_of(*sorted(known)))
         logger.warning("data.captions: dropped %d samples whose captions stand in STS test files", len(seen))
         dropped = _union([dropped, seen])
     if len(dropped) == len(shards):
@@ -289,9 +289,7 @@ def _search(shards: ShardSet, is_wanted: Callable[[int], bool], *, name: str) ->
     The answer is kept block by block, so that processes that start together share the work (each begins elsewhere and
     skips what another has done), and one that is killed loses a block.
     """
-    key = hashlib.sha256(f"{shards.key} {name}".encode()).hexdigest()[:32]
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "mcse" / "shards" / f"{key}.search"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "mcse" / "shards" / f"{digest_of(shards.key, name)}.search"
     size = max(_SEARCHED_AT_ONCE, len(shards) // 1000)
     starts = list(range(0, len(shards), size))
     begin = os.getpid() % len(starts)
@@ -302,10 +300,8 @@ def _search(shards: ShardSet, is_wanted: Callable[[int], bool], *, name: str) ->
         block = range(start, min(start + size, len(shards)))
         with ThreadPoolExecutor(_THREADS) as pool:
             found = [sample for sample, wanted in zip(block, pool.map(is_wanted, block), strict=True) if wanted]
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("wb") as file:
+        with replacing(path) as draft, draft.open("wb") as file:
             np.save(file, np.asarray(found, dtype=np.int64))
-        os.replace(partial, path)
     return _union([np.load(folder / f"{start}.npy") for start in starts])
 
 

@@ -8,7 +8,7 @@ N samples of all shards, S shards.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import io
 import itertools
 import json
@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcse.data.images.names import IMAGE_SUFFIXES
+from mcse.files import creating_folder, digest_of, read_json, replacing, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class ShardSet:
         self.samples: NDArray[np.void] = np.load(folder / "samples.npy", mmap_mode="r")
         self.first: NDArray[np.int64] = np.load(folder / "first.npy", mmap_mode="r")
         self.shard_first: NDArray[np.int64] = np.load(folder / "shards.npy")
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = read_json(folder / "meta.json")
         self.digest: str = meta["digest"]
         self.lacking: dict[Part, int] = meta["lacking"]
         self._files = _OpenFiles()
@@ -168,7 +169,6 @@ def open_shards(source: str, *, root: Path) -> ShardSet:
     """
     paths = find_shards(source, root=root)
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "mcse" / "shards"
-    cache.mkdir(parents=True, exist_ok=True)
     keys = [_key(path) for path in paths]
     begin = os.getpid() % len(paths)
     lacking = 0
@@ -179,9 +179,10 @@ def open_shards(source: str, *, root: Path) -> ShardSet:
             if lacking == 1:
                 logger.warning("%s: scanning tars (once; %d in all)", source, len(paths))
             _save_scan(scanned, _scan(paths[place]))
-    folder = cache / hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
+    folder = cache / digest_of(*keys)
     if not folder.is_dir():
-        _join(folder, [cache / f"{key}.npz" for key in keys], source=source)
+        with contextlib.suppress(FileExistsError), creating_folder(folder) as draft:
+            _join(draft, [cache / f"{key}.npz" for key in keys], source=source)
     return ShardSet(paths, folder)
 
 
@@ -238,7 +239,7 @@ def _note(found: dict[str, _Members], member: tarfile.TarInfo, path: Path) -> No
 def _index(found: dict[str, _Members], file: io.BufferedReader, path: Path) -> _TarIndex:
     samples = np.zeros(len(found), dtype=_SAMPLE)
     counts = np.zeros(len(found), dtype=np.int64)
-    digest = hashlib.sha256()
+    said: list[str] = []
     for number, (key, members) in enumerate(found.items()):
         # A text file is the caption; a JSON file beside it is other people's metadata.
         is_json = "text" not in members.parts and members.json is not None
@@ -257,8 +258,8 @@ def _index(found: dict[str, _Members], file: io.BufferedReader, path: Path) -> _
                 raise ValueError(f"{path}: {text.name}: {error}") from None
         counts[number] = len(captions)
         sizes = {part: members.parts[part].size for part in _PARTS if part in members.parts}
-        digest.update(json.dumps([key, captions, sizes]).encode())
-    return _TarIndex(samples, counts, digest.hexdigest())
+        said.append(json.dumps([key, captions, sizes]))
+    return _TarIndex(samples, counts, digest_of(*said))
 
 
 def _captions(data: bytes, *, is_json: bool) -> tuple[str, ...]:
@@ -281,32 +282,26 @@ def _captions(data: bytes, *, is_json: bool) -> tuple[str, ...]:
 
 def _key(path: Path) -> str:
     stat = path.stat()
-    text = f"{_FORMAT} {path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return digest_of(_FORMAT, str(path.resolve()), str(stat.st_size), str(stat.st_mtime_ns))
 
 
 def _save_scan(path: Path, index: _TarIndex) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    with replacing(path) as draft, draft.open("wb") as file:
         np.savez(file, samples=index.samples, counts=index.counts, digest=np.asarray(index.digest))
-    os.replace(partial, path)
 
 
 def _join(folder: Path, scans: Sequence[Path], *, source: str) -> None:
-    """One index of all tars, written beside its place and renamed, so that several processes may do it at once."""
-    partial = folder.with_suffix(f".{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    """One index of all tars."""
     shard_first = [0]
-    digest = hashlib.sha256()
+    digests: list[str] = []
     lacking = dict.fromkeys(_PARTS, 0)
-    with (partial / "samples.raw").open("wb") as samples, (partial / "first.raw").open("wb") as first:
+    with (folder / "samples.raw").open("wb") as samples, (folder / "first.raw").open("wb") as first:
         captions = 0
         first.write(np.zeros(1, dtype="<i8").tobytes())
         for scan in scans:
             with np.load(scan) as loaded:
                 part, counts = loaded["samples"], loaded["counts"]
-                digest.update(str(loaded["digest"]).encode())
+                digests.append(str(loaded["digest"]))
             samples.write(part.tobytes())
             first.write((captions + np.cumsum(counts)).astype("<i8").tobytes())
             captions += int(counts.sum())
@@ -315,19 +310,13 @@ def _join(folder: Path, scans: Sequence[Path], *, source: str) -> None:
             for name in ("image", "row"):
                 lacking[name] += int((part[f"{name}_size"] == 0).sum())
     if not captions:
-        shutil.rmtree(partial)
         raise ValueError(
             f"data.captions: {source}: no sample of the tars has a caption (.txt, or .json with 'caption')"
         )
-    _with_header(partial / "samples", _SAMPLE, shard_first[-1])
-    _with_header(partial / "first", np.dtype("<i8"), shard_first[-1] + 1)
-    np.save(partial / "shards.npy", np.asarray(shard_first, dtype=np.int64))
-    meta = {"digest": digest.hexdigest()[:16], "lacking": lacking}
-    (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-    try:
-        os.rename(partial, folder)
-    except OSError:  # another process was first
-        shutil.rmtree(partial)
+    _with_header(folder / "samples", _SAMPLE, shard_first[-1])
+    _with_header(folder / "first", np.dtype("<i8"), shard_first[-1] + 1)
+    np.save(folder / "shards.npy", np.asarray(shard_first, dtype=np.int64))
+    write_json(folder / "meta.json", {"digest": digest_of(*digests), "lacking": lacking})
 
 
 def _with_header(path: Path, dtype: np.dtype[np.void] | np.dtype[np.int64], length: int) -> None:

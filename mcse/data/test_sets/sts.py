@@ -17,6 +17,8 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
+from mcse.data.test_sets.lines import file_lines, senteval_parent
+
 logger = logging.getLogger(__name__)
 
 STS_TASKS = ("STS12", "STS13", "STS14", "STS15", "STS16", "STSBenchmark", "SICKRelatedness")
@@ -57,7 +59,6 @@ HUB_REPOSITORIES: Mapping[str, str] = {
 
 _STSB_FILES = {"train": "sts-train.csv", "dev": "sts-dev.csv", "test": "sts-test.csv"}
 _SICK_FILES = {"train": "SICK_train.txt", "dev": "SICK_trial.txt", "test": "SICK_test_annotated.txt"}
-_SENTEVAL_PARENTS = ("", "downstream", "senteval", "senteval/downstream")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,11 +146,10 @@ def find_senteval(folder: str | Path) -> Path:
     Raises:
         FileNotFoundError: None of them does.
     """
-    for parent in _SENTEVAL_PARENTS:
-        root = Path(folder) / parent
-        if (root / "STS").is_dir() or (root / "SICK").is_dir():
-            return root
-    raise FileNotFoundError(f"no STS/ or SICK/ in {folder}, nor in its downstream/ or senteval/ folder")
+    root = senteval_parent(folder, ("STS", "SICK"))
+    if root is None:
+        raise FileNotFoundError(f"no STS/ or SICK/ in {folder}, nor in its downstream/ or senteval/ folder")
+    return root
 
 
 def load_senteval_subset(root: Path, name: str, *, subset: str) -> ScoredPairs:
@@ -161,7 +161,7 @@ def load_senteval_subset(root: Path, name: str, *, subset: str) -> ScoredPairs:
     """
     home = root / _senteval_home(name)
     input_path, gold_path = home / f"STS.input.{subset}.txt", home / f"STS.gs.{subset}.txt"
-    inputs, golds = read_lines(input_path), read_lines(gold_path)
+    inputs, golds = file_lines(input_path), file_lines(gold_path)
     if len(inputs) != len(golds):
         raise ValueError(f"{input_path} has {len(inputs)} lines but {gold_path} has {len(golds)}")
     rows = []
@@ -181,7 +181,7 @@ def load_stsbenchmark(folder: str | Path, *, split: str) -> ScoredPairs:
     """
     path = find_senteval(folder) / "STS" / "STSBenchmark" / _split_file(_STSB_FILES, split)
     rows = []
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(file_lines(path), start=1):
         column = _columns(line, path, number, least=7)
         rows.append((_gold(column[4], path, number), column[5], column[6]))
     return _scored(rows, "STSBenchmark", split, (path,))
@@ -198,7 +198,7 @@ def load_sick(folder: str | Path, *, splits: Sequence[str]) -> ScoredPairs:
     paths = [home / _split_file(_SICK_FILES, split) for split in splits]
     rows = []
     for path in paths:
-        lines = read_lines(path)
+        lines = file_lines(path)
         if not lines[0].startswith("pair_ID\t"):
             raise ValueError(f"{path}, line 1: expected SICK's header 'pair_ID<TAB>…', found {lines[0][:40]!r}")
         for number, line in enumerate(lines[1:], start=2):
@@ -274,7 +274,7 @@ def load_scored_pairs(path: str | Path) -> ScoredPairs:
     readers = {".tsv": _read_tsv, ".txt": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl}
     if path.suffix not in readers:
         raise ValueError(f"{path}: scored pairs must end in one of {', '.join(readers)}")
-    lines = read_lines(path)
+    lines = file_lines(path)
     blank = sum(not line.strip() for line in lines)
     if blank:
         logger.warning("%s: skipped %d blank lines", path, blank)
@@ -285,28 +285,6 @@ def load_scored_pairs(path: str | Path) -> ScoredPairs:
                 raise ValueError(f"{path}, line {number}: empty sentence")
         rows.append((_gold(score, path, number), sentence1, sentence2))
     return _scored(rows, path.stem, "all", (path,))
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, without ends of line; a byte order mark is dropped.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Not UTF-8 (naming the line), or empty.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"missing file {path}")
-    raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}, line {line}: not UTF-8 (byte 0x{raw[error.start]:02x})") from None
-    if not text.strip():
-        raise ValueError(f"{path} is empty")
-    # Not str.splitlines: it also splits at characters such as U+0085 that stand inside sentences.
-    lines = text.replace("\r\n", "\n").split("\n")
-    return lines[:-1] if lines[-1] == "" else lines
 
 
 def _senteval_home(name: str) -> str:

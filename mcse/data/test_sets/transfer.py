@@ -5,7 +5,6 @@ P sentences or sentence pairs.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.test_sets.sts import read_lines
+from mcse.data.test_sets.lines import file_lines, latin1_lines, senteval_parent
+from mcse.files import sha256_file
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,6 @@ _SPLIT_FILES: Mapping[str, Mapping[Split, str]] = {
     "TREC": {"train": "TREC/train_5500.label", "test": "TREC/TREC_10.label"},
     "MRPC": {"train": "MRPC/msr_paraphrase_train.txt", "test": "MRPC/msr_paraphrase_test.txt"},
 }
-_SENTEVAL_PARENTS = ("", "downstream", "senteval", "senteval/downstream")
 _HOMES = tuple(sorted({name.split("/")[0] for name in PUBLISHED_SHA256}))
 
 Item = tuple[list[str], list[str], int]
@@ -154,12 +153,11 @@ def find_transfer(folder: str | Path) -> Path:
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"--data: no folder at {folder}; the transfer tasks need a SentEval folder")
-    for parent in _SENTEVAL_PARENTS:
-        root = Path(folder) / parent
-        if any((root / home).is_dir() for home in _HOMES):
-            return root
-    homes = ", ".join(f"{home}/" for home in _HOMES)
-    raise FileNotFoundError(f"none of {homes} in {folder}, nor in its downstream/ or senteval/ folder")
+    root = senteval_parent(folder, _HOMES)
+    if root is None:
+        homes = ", ".join(f"{home}/" for home in _HOMES)
+        raise FileNotFoundError(f"none of {homes} in {folder}, nor in its downstream/ or senteval/ folder")
+    return root
 
 
 def load_transfer_task(root: Path, name: str) -> TransferTask:
@@ -195,7 +193,7 @@ def _altered(root: Path, name: str, splits: Mapping[Split, LabelledText]) -> tup
     """What distinguishes the files from the published ones, also logged."""
     faults = []
     for file in _files(name):
-        digest = hashlib.sha256((root / file).read_bytes()).hexdigest()
+        digest = sha256_file(root / file)
         if digest != PUBLISHED_SHA256[file]:
             faults.append(f"{file} has SHA-256 {digest[:12]}…, the published file {PUBLISHED_SHA256[file][:12]}…")
     for split, published in PUBLISHED_COUNTS[name].items():
@@ -220,13 +218,13 @@ def _read_two_files(root: Path, files: tuple[str, str]) -> list[Item]:
     """One sentence a line, also where it is empty: CR and MPQA were published with seven such lines."""
     items: list[Item] = []
     for label, file in zip((1, 0), files, strict=True):
-        items += [(line.split(), [], label) for line in _latin1_lines(root / file)]
+        items += [(line.split(), [], label) for line in latin1_lines(root / file)]
     return items
 
 
 def _read_sst(path: Path) -> list[Item]:
     items: list[Item] = []
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(file_lines(path), start=1):
         column = line.strip().split("\t")
         if len(column) != 2:
             raise ValueError(f"{path}, line {number}: expected sentence<TAB>label, found {line[:40]!r}")
@@ -237,7 +235,7 @@ def _read_sst(path: Path) -> list[Item]:
 def _read_trec(path: Path) -> list[Item]:
     """``LABEL:sub-label sentence``; a question holds the byte 0xf0, which is no UTF-8."""
     items: list[Item] = []
-    for number, line in enumerate(_latin1_lines(path), start=1):
+    for number, line in enumerate(latin1_lines(path), start=1):
         label, colon, rest = line.strip().partition(":")
         if label not in TREC_LABELS or not colon:
             raise ValueError(f"{path}, line {number}: expected one of {', '.join(TREC_LABELS)}, found {label[:40]!r}")
@@ -247,7 +245,7 @@ def _read_trec(path: Path) -> list[Item]:
 
 def _read_mrpc(path: Path) -> list[Item]:
     """``label<TAB>id<TAB>id<TAB>sentence<TAB>sentence`` below a header, which opens with a byte order mark."""
-    lines = read_lines(path)
+    lines = file_lines(path)
     if not lines[0].startswith("Quality\t"):
         raise ValueError(f"{path}, line 1: expected MRPC's header 'Quality<TAB>…', found {lines[0][:40]!r}")
     items: list[Item] = []
@@ -258,15 +256,6 @@ def _read_mrpc(path: Path) -> list[Item]:
         left, right = (_words(text, path, number) for text in column[3:5])
         items.append((left, right, _binary(column[0], path, number)))
     return _with_both_labels(items, path)
-
-
-def _latin1_lines(path: Path) -> list[str]:
-    """SentEval reads these files as Latin-1, in which no byte is wrong."""
-    text = path.read_bytes().decode("latin-1").replace("\r\n", "\n")
-    if not text.strip():
-        raise ValueError(f"{path} is empty")
-    lines = text.split("\n")
-    return lines[:-1] if lines[-1] == "" else lines
 
 
 def _words(text: str, path: Path, number: int) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.test_sets.sts import read_lines
+from mcse.data.test_sets.lines import file_lines
 
 WORDSIM_SETS = ("RW", "MEN", "WordSim-353", "MTurk-771", "SimVerb-3500", "SimLex-999")
 """In the order of published tables, which average over all six."""
@@ -180,7 +180,7 @@ def _plain(path: Path) -> list[tuple[str, str, float]]:
 
 def _rows(path: Path, *, least: int) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and columns, parted by commas in ``.csv``, else by tabs, or spaces where a line has no tab."""
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(file_lines(path), start=1):
         if not line.strip():
             continue
         if path.suffix.lower() == ".csv":

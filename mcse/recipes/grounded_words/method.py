@@ -22,11 +22,11 @@ from mcse.data.captions.vocabulary import CaptionVocab, load_caption_vocab
 from mcse.data.false_pairs import MatchStream
 from mcse.data.images.features import FeatureStore
 from mcse.data.load import Pairs, load_features, load_pairs, store_digest
-from mcse.data.sentences.files import file_digest
 from mcse.data.streams import PairStream, Sampler
 from mcse.data.test_sets.wordsim import load_wordsim
 from mcse.encoders.grounded_words import LiveWordEncoder
 from mcse.evaluation.wordsim import WordSimilarityEvaluator
+from mcse.files import sha256_file
 from mcse.losses.grounded_words import cosine_retention
 from mcse.losses.likelihood import token_nll
 from mcse.losses.pair_matching import matching_loss
@@ -72,7 +72,7 @@ def build(config: Config, runtime: Runtime) -> Run:
     data = (
         *loaded.files,
         DataFile("features", str(features.path), store_digest(features)),
-        DataFile("word vectors", str(root / config.words.vectors), file_digest(root / config.words.vectors)),
+        DataFile("word vectors", str(root / config.words.vectors), sha256_file(root / config.words.vectors)),
     )
     exporter = Exporter(config, words, model, data)
     evaluator = WordSimilarityEvaluator(sets, LiveWordEncoder(words.source, exporter.current_map))

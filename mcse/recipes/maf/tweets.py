@@ -33,8 +33,8 @@ from mcse.data.images.features import FeatureStore, open_features
 from mcse.data.images.names import ABSENT
 from mcse.data.images.pixels import PixelRows
 from mcse.data.images.sources import open_images as open_image_source
-from mcse.data.sentences.files import file_digest
 from mcse.encoders.tweet_tagger import TweetTagger
+from mcse.files import sha256_file
 from mcse.models.checkpoint import max_tokens
 from mcse.models.config import ImageConfig
 from mcse.models.image_tower import ImageTower, load_image_tower
@@ -146,7 +146,7 @@ def load_tweets(
     if len(parts) > len(train):
         facts["parts of long tweets"] = len(parts) - len(train)
     files: tuple[DataFile, ...] = tuple(
-        DataFile(role, str(texts.path), file_digest(texts.path)) for role, texts in (("train", train), ("dev", dev))
+        DataFile(role, str(texts.path), sha256_file(texts.path)) for role, texts in (("train", train), ("dev", dev))
     )
     if images is not None:
         facts |= images.facts | {

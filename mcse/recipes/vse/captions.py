@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from mcse.config import to_dict
 from mcse.data.images.features import FeatureStore
 from mcse.data.joint_pairs import DevImages
-from mcse.data.sentences.files import file_digest
 from mcse.encoders.inputs import evaluating
 from mcse.encoders.joint_encoder import JointEncoder
 from mcse.evaluation.in_training import RetrievalEvaluator
+from mcse.files import sha256_file
 from mcse.models.checkpoint import CheckpointInfo
 from mcse.models.config import CaptionEncoderConfig
 from mcse.models.joint_checkpoint import save_joint
@@ -158,7 +158,7 @@ def _open_vectors(
     path = root / config.word_vectors
     keep = {form for word in vocab.words for form in (word, word.capitalize())}
     vectors = load_word_vectors(path, keep=keep)
-    return vectors, (DataFile("word vectors", str(path), file_digest(path)),)
+    return vectors, (DataFile("word vectors", str(path), sha256_file(path)),)
 
 
 def _blocks(index: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -288,15 +288,15 @@ def test_bad_images_stop_the_extraction_or_are_listed(folder, tmp_path, capsys):
 KILLED = """
 import argparse, os, signal, sys
 from mcse.commands import extract_features
-from mcse.data.images import features
-write, calls = features._write_json, 0
+from mcse.data.images import feature_writer
+write, calls = feature_writer.write_json, 0
 def killing(path, value):
     global calls
     calls += 1
     if calls == 4:
         os.kill(os.getpid(), signal.SIGKILL)
     write(path, value)
-features._write_json = killing
+feature_writer.write_json = killing
 parser = argparse.ArgumentParser()
 extract_features.add_parser(parser.add_subparsers())
 args = parser.parse_args()

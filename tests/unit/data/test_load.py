@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from mcse.data.config import ControlsConfig, DataConfig
-from mcse.data.images.features import ExtractionPlan, FeatureWriter, open_features
+from mcse.data.images.feature_writer import ExtractionPlan, FeatureWriter
+from mcse.data.images.features import open_features
 from mcse.data.images.sources import BadImageError, find_bad_images
 from mcse.data.images.sources import SkippedImage as Skipped
 from mcse.data.load import load_caption_table, load_dev_pairs, load_features, load_pairs, load_sentences, open_pixels

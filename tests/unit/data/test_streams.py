@@ -11,8 +11,9 @@ import pytest
 from mcse.data.config import ControlsConfig, MixConfig
 from mcse.data.controls import assign_images, choose_pairs
 from mcse.data.mixing import plan_mixture
-from mcse.data.sentences.files import open_sentences, read_lines
+from mcse.data.sentences.files import open_sentences
 from mcse.data.streams import Sampler, Share, TokenMasker, pad
+from mcse.files import read_lines
 from mcse.types import IGNORED_LABEL
 
 
@@ -151,6 +152,14 @@ def test_sentences_are_read_strictly(tmp_path: Path, caplog: pytest.LogCaptureFi
     (tmp_path / "short.csv").write_text("a,b,c\n1,2,3\n1,2\n")
     with pytest.raises(ValueError, match="line 3: 2 columns, not 3"):
         list(open_sentences("short.csv", root=tmp_path).rows())
+    (tmp_path / "latin.csv").write_bytes(b"a,b,c\n1,2,caf\xe9\n")
+    with pytest.raises(ValueError, match=r"latin.csv, line 2: not UTF-8"):
+        list(open_sentences("latin.csv", root=tmp_path).rows())
+    (tmp_path / "mac.csv").write_bytes(b"a,b,c\r1,2,3\r")
+    with pytest.raises(ValueError, match=r"mac.csv, line \d: broken table"):
+        list(open_sentences("mac.csv", root=tmp_path).rows())
+    (tmp_path / "quoted.csv").write_bytes(b'\xef\xbb\xbfa,b,c\r\n"one\ntwo",2,3\r\n')
+    assert list(open_sentences("quoted.csv", root=tmp_path).rows()) == [("one two", "2", "3")]
 
 
 def test_the_start_of_a_run_says_what_an_epoch_draws() -> None:
@@ -168,7 +177,7 @@ def test_draws_of_one_seed_have_nothing_in_common() -> None:
 
 def test_damaged_gzip_and_marks_are_dealt_with(tmp_path: Path) -> None:
     (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(b"one\ntwo\n" * 1000)[:-20])
-    with pytest.raises(ValueError, match=r"cut.txt.gz, after line \d+: damaged gzip file"):
+    with pytest.raises(ValueError, match=r"cut.txt.gz, line \d+: damaged gzip file"):
         list(read_lines(tmp_path / "cut.txt.gz"))
     (tmp_path / "mark.txt").write_bytes(b"\xef\xbb\xbfone\n")
     assert list(read_lines(tmp_path / "mark.txt")) == ["one"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcse.data.images.features import ExtractionPlan, FeatureWriter
+from mcse.data.images.feature_writer import ExtractionPlan, FeatureWriter
 from mcse.evaluation import SUITES, Subject, SuiteOptions
 from mcse.evaluation.colour_swaps import looks_of_caption, swaps_by_captions, swaps_by_contents
 from mcse.metrics.correlation import UndefinedScoreError

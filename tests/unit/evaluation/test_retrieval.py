@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mcse import SentenceEncoder
-from mcse.data.images.features import ExtractionPlan, FeatureWriter
+from mcse.data.images.feature_writer import ExtractionPlan, FeatureWriter
 from mcse.evaluation.in_training import RetrievalEvaluator
 from mcse.evaluation.retrieval import SUITE, encode_captions, load_captioned_images, pair_ranks, score_retrieval
 from mcse.evaluation.suite import Subject, SuiteOptions

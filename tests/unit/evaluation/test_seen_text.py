@@ -8,9 +8,9 @@ from dataclasses import asdict
 import pytest
 
 from mcse.data.language import LanguageDataConfig, load_language_data
-from mcse.data.sentences.files import file_digest
 from mcse.data.test_sets.contamination import normalise
 from mcse.evaluation.seen_text import UnknownTrainingTextError, read_run_text, seen_by
+from mcse.files import sha256_file
 from mcse.types import DataFile, TrainingText
 
 
@@ -25,7 +25,7 @@ def test_what_a_run_on_lines_has_read_is_known(role, tmp_path):
     path = tmp_path / "text.en"
     path.write_text("A man sleeps.\n\nTwo dogs run.\n")
     text = TrainingText(reader="lines", source=str(path))
-    files = [DataFile(role, str(path), file_digest(path), text), DataFile("dev", "x", "")]
+    files = [DataFile(role, str(path), sha256_file(path), text), DataFile("dev", "x", "")]
     write_run(tmp_path, files)
     assert read_run_text(tmp_path) == {normalise("A man sleeps."), normalise("Two dogs run.")}
     path.write_text("Another.\n")

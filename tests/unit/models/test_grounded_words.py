@@ -14,11 +14,11 @@ import torch
 
 from mcse.commands.main import main
 from mcse.data.false_pairs import MatchStream
-from mcse.data.sentences.files import file_digest
 from mcse.data.streams import PairStream, Sampler, Share
 from mcse.encoders.grounded_words import LiveWordEncoder
 from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.encoders.word_vectors import WordVectorEncoder
+from mcse.files import sha256_file
 from mcse.losses.grounded_words import cosine_retention
 from mcse.losses.pair_matching import matching_loss
 from mcse.models.config import ModelConfig
@@ -484,7 +484,7 @@ def test_report_refuses_other_pairs_and_random_images_and_grounds_text(
         )
         return str(folder)
 
-    digest = file_digest(tmp_path / "text.txt")
+    digest = sha256_file(tmp_path / "text.txt")
     true, few = save("true", True, 12, digest), save("few", True, 6, digest)
     shuffled, drawn = save("shuffled", "shuffled_pairs", 12, digest), save("drawn", "random", 12, digest)
     other = save("other", True, 12, "another")

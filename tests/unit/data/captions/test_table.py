@@ -166,13 +166,13 @@ def test_blank_captions_are_counted(tmp_path, caplog):
     ("name", "text", "message"),
     [
         ("e.txt", " \n", "e.txt: the file is empty"),
-        ("l.csv", b"image,caption\na.jpg,x\nb.jpg,caf\xe9\n", r"l.csv:3: not UTF-8 \(byte 0xe9\)"),
-        ("h.csv", "image,words\na,b\n", r"h.csv:1: no image and caption column among 'image', 'words'"),
-        ("f.csv", "caption,image\nx,a.jpg\nx,b.jpg,c\n", r"f.csv:3: 3 fields, but the header has 2"),
-        ("q.csv", 'image,caption\na.jpg,"open\nb.jpg,x\nc.jpg,y\n', r"q.csv:2: a quotation mark is opened"),
+        ("l.csv", b"image,caption\na.jpg,x\nb.jpg,caf\xe9\n", r"l.csv, line 3: not UTF-8 \(byte 0xe9\)"),
+        ("h.csv", "image,words\na,b\n", r"h.csv, line 1: no image and caption column among 'image', 'words'"),
+        ("f.csv", "caption,image\nx,a.jpg\nx,b.jpg,c\n", r"f.csv, line 3: 3 fields, but the header has 2"),
+        ("q.csv", 'image,caption\na.jpg,"open\nb.jpg,x\nc.jpg,y\n', r"q.csv, line 2: a quotation mark is opened"),
         ("b.csv", "image,caption\na.jpg, \n", "b.csv: no captions in it"),
-        ("t.token", "a.jpg#0\tx\nnothing\n", r"t.token:2: expected 'name.jpg#0<TAB>caption', got 'nothing'"),
-        ("j.json", '{"images": [\n}', "j.json:2: broken JSON"),
+        ("t.token", "a.jpg#0\tx\nnothing\n", r"t.token, line 2: expected 'name.jpg#0<TAB>caption', got 'nothing'"),
+        ("j.json", '{"images": [\n}', "j.json, line 2: broken JSON"),
         ("k.json", '{"rows": []}', "k.json: neither COCO's JSON .* found 'rows'"),
         ("k2.json", '{"images": [{"filename": "a.jpg"}]}', "image 1 has no 'sentences'"),
         (
@@ -180,9 +180,9 @@ def test_blank_captions_are_counted(tmp_path, caplog):
             '{"images": [], "annotations": [{"image_id": 4, "caption": "x"}]}',
             "c.json: .*lacks 4.* not listed",
         ),
-        ("r.json", '[{"image": "a.jpg", "caption": 7}]', "r.json: record 1: a caption is a string .* got int"),
+        ("r.json", '[{"image": "a.jpg", "caption": 7}]', "r.json, record 1: a caption is a string .* got int"),
         ("r2.json", '[{"photo": "a.jpg", "caption": "x"}]', "record 1: no image and caption column among 'photo'"),
-        ("r3.jsonl", '{"image": "a.jpg", "caption": "x"}\n{"image"\n', "r3.jsonl:2: broken JSON"),
+        ("r3.jsonl", '{"image": "a.jpg", "caption": "x"}\n{"image"\n', "r3.jsonl, line 2: broken JSON"),
     ],
 )
 def test_bad_files_are_refused_by_name_and_line(tmp_path, name, text, message):
