@@ -19,7 +19,8 @@ from mcse.recipes.launch import load_config, train
 from mcse.scenes import WorldConfig, build_world
 from mcse.scenes.words import SIMILARITY, VECTORS, write_word_files
 from mcse.text.word_spaces import whiten
-from mcse.text.word_vectors import load_word_vectors, save_word_vectors
+from mcse.text.word_vector_writer import save_word_vectors
+from mcse.text.word_vectors import load_word_vectors
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "grounded_words"
 SCENES = {

@@ -1,19 +1,18 @@
-"""Files that commands fetch, unpack and write: whole or not at all."""
+"""Files that commands fetch and unpack: whole or not at all."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from huggingface_hub import hf_hub_download
+
+from mcse.files import move, replacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,32 +59,10 @@ def fetch_from_folder(mirror: Path) -> Fetch:
     return fetch
 
 
-def sha256(*paths: Path) -> str:
-    """The SHA-256 of the files' bytes one after another, in hexadecimal."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name to write to, which becomes ``path`` when the block ends well; a failed block leaves ``path`` as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def copy_file(source: Path, target: Path) -> None:
-    """Copies a file under a temporary name and renames it."""
-    with replacing(target) as partial:
-        shutil.copyfile(source, partial)
+    """Copies a file, whole or not at all."""
+    with replacing(target) as draft:
+        shutil.copyfile(source, draft)
 
 
 def unpack(archive: Path, folder: Path, *, wanted: Sequence[str]) -> None:
@@ -94,25 +71,25 @@ def unpack(archive: Path, folder: Path, *, wanted: Sequence[str]) -> None:
     Raises:
         ValueError: Not a zip or tar, or nothing by these names in it.
     """
-    partial = folder / f"{archive.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    draft = folder / f"{archive.name}.partial"
+    shutil.rmtree(draft, ignore_errors=True)
     try:
         members = _zip_members(archive) if archive.suffix == ".zip" else _tar_members(archive)
         for name, stream in members:
             inside = _from(name, wanted)
             if inside is not None:
-                (partial / inside).parent.mkdir(parents=True, exist_ok=True)
-                with (partial / inside).open("wb") as output:
+                (draft / inside).parent.mkdir(parents=True, exist_ok=True)
+                with (draft / inside).open("wb") as output:
                     shutil.copyfileobj(stream, output)
+        if not draft.is_dir():
+            raise ValueError(f"{archive}: holds none of {', '.join(wanted)}")
+        for path in sorted(draft.iterdir()):
+            if not (folder / path.name).exists():
+                move(path, folder / path.name)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise ValueError(f"{archive}: not readable as an archive, perhaps cut short ({error})") from error
-    if not partial.is_dir():
-        raise ValueError(f"{archive}: holds none of {', '.join(wanted)}")
-    for path in sorted(partial.iterdir()):
-        if not (folder / path.name).exists():
-            path.rename(folder / path.name)
-    shutil.rmtree(partial)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _from(name: str, wanted: Sequence[str]) -> PurePosixPath | None:

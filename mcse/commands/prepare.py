@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,15 +23,13 @@ from mcse.commands.downloads import (
     copy_file,
     fetch_from_folder,
     fetch_from_hub,
-    replacing,
-    sha256,
     unpack,
 )
 from mcse.data.captions.table import CaptionTable, load_captions
 from mcse.data.images.features import match_features, open_features
 from mcse.data.images.names import ABSENT, match_names
 from mcse.data.images.sources import open_images
-from mcse.data.sentences.files import open_sentences, read_lines
+from mcse.data.sentences.files import open_sentences
 from mcse.data.test_sets.sts import (
     EXPECTED_PAIRS,
     SENTEVAL_SUBSETS,
@@ -43,6 +40,7 @@ from mcse.data.test_sets.sts import (
     load_sts_from_senteval,
     load_stsbenchmark,
 )
+from mcse.files import read_json, read_lines, replacing, sha256_file, write_json, write_text
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -234,7 +232,7 @@ def prepare_sentences(root: Path, spec: Sentences, *, fetch: Fetch) -> Prepared:
     path = root / spec.hub.name
     if not path.is_file():
         copy_file(_fetched(fetch, spec.hub, to=str(path)), path)
-    if spec.hub.sha256 is not None and (found := sha256(path)) != spec.hub.sha256:
+    if spec.hub.sha256 is not None and (found := sha256_file(path)) != spec.hub.sha256:
         raise ValueError(
             f"{path}: SHA-256 {found[:16]}…, but that of {spec.hub.repository} is {spec.hub.sha256[:16]}…; "
             "delete the file and run this again, or use it under another name"
@@ -272,7 +270,7 @@ def prepare_sts(root: Path, *, fetch: Fetch) -> Prepared:
             raise ValueError(f"{folder}: {name} has {counts[name]:,} pairs, expected {EXPECTED_PAIRS[name]:,}")
     counts["STSBenchmark dev"] = len(load_stsbenchmark(folder, split="dev"))
     files = {name: _task_files(folder, name) for name in STS_TASKS}
-    changed = [name for name in STS_TASKS if sha256(*files[name]) != STS_DIGESTS[name]]
+    changed = [name for name in STS_TASKS if sha256_file(*files[name]) != STS_DIGESTS[name]]
     notes = (
         (f"the files of {', '.join(changed)} are not byte for byte those that we measured; counts agree",)
         if changed
@@ -343,13 +341,12 @@ def write_manifest(root: Path, name: str, prepared: Prepared) -> None:
         "source": prepared.source,
         "counts": dict(prepared.counts),
         "files": [
-            {"path": file.relative_to(root).as_posix(), "bytes": file.stat().st_size, "sha256": sha256(file)}
+            {"path": file.relative_to(root).as_posix(), "bytes": file.stat().st_size, "sha256": sha256_file(file)}
             for file in prepared.files
         ],
         "notes": list(prepared.notes),
     }
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, manifest)
 
 
 def _fetched(fetch: Fetch, file: HubFile, *, to: str) -> Path:
@@ -424,12 +421,11 @@ def _write_selection(folder: Path, table: CaptionTable) -> tuple[tuple[Path, Pat
         for name, several in zip(table.image_names, table.captions, strict=True)
         for caption in several[:_FIRST_CAPTIONS]
     ]
-    with replacing(captions) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
+    with replacing(captions) as draft, draft.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("image", "caption"))
         writer.writerows(rows)
-    with replacing(names) as partial:
-        partial.write_text("".join(f"{name}\n" for name in table.image_names), encoding="utf-8")
+    write_text(names, "".join(f"{name}\n" for name in table.image_names))
     return (captions, names), len(rows)
 
 
@@ -470,9 +466,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {"schema": _SCHEMA, "datasets": {}}
     try:
-        manifest: Any = json.loads(path.read_text(encoding="utf-8"))
+        manifest: Any = read_json(path)
     except ValueError as error:
-        raise ValueError(f"{path}: broken JSON ({error}); delete it and prepare again") from error
+        raise ValueError(f"{error}; delete it and prepare again") from None
     if not isinstance(manifest, dict) or manifest.get("schema") != _SCHEMA or "datasets" not in manifest:
         raise ValueError(f"{path}: no manifest of mcse prepare (schema {_SCHEMA}); move it away")
     return manifest

@@ -16,7 +16,8 @@ from typing import Any
 from mcse.run_folder import model_in
 from mcse.text.vocab import Vocab
 from mcse.text.word_map import WordMap
-from mcse.text.word_vectors import WordBlock, WordVectorWriter
+from mcse.text.word_vector_writer import WordVectorWriter
+from mcse.text.word_vectors import WordBlock
 
 FORMAT_VERSION = 1
 VECTORS_FILE, VOCAB_FILE = "vectors.safetensors", "vocab.json"

@@ -18,18 +18,15 @@ seed; images' bytes also from Pillow's PNG writer. Worlds with gold "pixels" and
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
+from mcse.files import creating_folder, read_json, sha256_bytes, sha256_file
 from mcse.scenes.drawing import draw_marks
 from mcse.scenes.grammar import Dialect, draw_dialect, draw_style, draw_told, write_sentence
 from mcse.scenes.similarity import FAMILY, Gold, ScoredPair, draw_families, write_pairs
@@ -105,19 +102,13 @@ def build_world(folder: Path, *, config: WorldConfig) -> Path:
     if _holds(folder, config):
         _log.info("scenes: %s already holds this world, kept", folder)
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        draft.chmod(0o755)  # mkdtemp's 0700 would keep colleagues out
-        _write_world(draft, config)
-        try:
-            os.replace(draft, folder)
-        except OSError:
-            # Another process may have finished the same world meanwhile; anything else is an error.
-            if not _holds(folder, config):
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        with creating_folder(folder) as draft:
+            _write_world(draft, config)
+    except FileExistsError:
+        # Another process may have finished the same world meanwhile; anything else is an error.
+        if not _holds(folder, config):
+            raise
     return folder
 
 
@@ -138,7 +129,7 @@ def _holds(folder: Path, config: WorldConfig) -> bool:
     if not path.is_file():
         raise ValueError(f"{folder} exists and is no picture world (no {MANIFEST}); choose another folder or empty it")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
         found, digests = {"format": manifest["format"], **manifest["config"]}, dict(manifest["files"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a picture world's manifest ({error}); delete the folder") from error
@@ -151,7 +142,7 @@ def _holds(folder: Path, config: WorldConfig) -> bool:
             )
     for name, digest in digests.items():
         file = folder / name
-        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+        if not file.is_file() or sha256_file(file) != digest:
             raise ValueError(f"{file} is missing or was changed since the world was made; delete {folder}")
     return True
 
@@ -191,7 +182,7 @@ def _make_files(config: WorldConfig) -> dict[str, bytes]:
             "dev_pairs": config.num_sts_pairs,
             "test_pairs": config.num_sts_pairs,
         },
-        "files": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
+        "files": {name: sha256_bytes(content) for name, content in sorted(files.items())},
     }
     files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
     return files

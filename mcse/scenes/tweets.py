@@ -16,15 +16,13 @@ from the seed.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
+from mcse.files import creating_folder, read_json, seed_of
 from mcse.scenes.drawing import COLOURS, Mark, draw_marks
 
 TWEET_FORMAT = 1
@@ -88,18 +86,13 @@ def build_tweet_world(folder: Path, *, config: TweetWorldConfig) -> Path:
     manifest = {"format": TWEET_FORMAT, "config": asdict(config)}
     if folder.exists() and any(folder.iterdir()):
         path = folder / "manifest.json"
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == manifest:
+        if path.is_file() and read_json(path) == manifest:
             return folder
         raise ValueError(f"{folder} is not empty and holds another world or something else")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        partial = Path(temporary) / "world"
-        (partial / "images").mkdir(parents=True)
-        _write(partial, config)
-        (partial / "manifest.json").write_text(json.dumps(manifest) + "\n", encoding="utf-8")
-        if folder.exists():
-            folder.rmdir()
-        shutil.move(partial, folder)
+    with creating_folder(folder) as draft:
+        (draft / "images").mkdir()
+        _write(draft, config)
+        (draft / "manifest.json").write_text(json.dumps(manifest) + "\n", encoding="utf-8")
     return folder
 
 
@@ -157,4 +150,4 @@ def _lay_out(kind: str, things: list[tuple[str, str]], rng: Random) -> tuple[Mar
 
 
 def _rng(seed: int, part: str) -> Random:
-    return Random(int.from_bytes(hashlib.sha256(f"tweets {seed} {part}".encode()).digest()[:8], "big"))
+    return Random(seed_of(f"tweets {seed} {part}"))

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mcse.files import read_json, write_text
+
 PAD, UNKNOWN, BEGIN, END = "<pad>", "<unk>", "<s>", "</s>"
 SPECIALS = (PAD, UNKNOWN, BEGIN, END)
 """The first ids of every vocabulary, in this order: 0, 1, 2, 3."""
@@ -79,7 +81,7 @@ class Vocab:
     def save(self, path: Path) -> None:
         """Writes JSON."""
         text = json.dumps({"lower_case": self.lower_case, "words": self.words}, ensure_ascii=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        write_text(path, text + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Vocab:
@@ -89,7 +91,7 @@ class Vocab:
             ValueError: The file is absent, or is no vocabulary.
         """
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = read_json(path)
             return cls(tuple(stored["words"]), lower_case=bool(stored["lower_case"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: no vocabulary that can be read ({error})") from None

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from mcse.text.word_vectors import WordBlock, WordVectors, WordVectorWriter, stream_word_vectors
+from mcse.files import replacing
+from mcse.text.word_vector_writer import WordVectorWriter
+from mcse.text.word_vectors import WordBlock, WordVectors, stream_word_vectors
 
 MAP_FILE = "word_map.safetensors"
 
@@ -54,7 +56,8 @@ class WordMap:
         if self.tuned is not None:
             tensors["tuned"] = self.tuned.row_VD
             tensors["tuned_words"] = np.frombuffer("\n".join(self.tuned.words).encode(), dtype=np.uint8)
-        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, folder / MAP_FILE)
+        with replacing(folder / MAP_FILE) as draft:
+            save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, draft)
 
     @classmethod
     def load(cls, folder: Path) -> WordMap:

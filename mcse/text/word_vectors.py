@@ -1,6 +1,6 @@
-"""Word vectors' files (GloVe, word2vec, fastText; text or word2vec binary; ours in safetensors), read and written.
+"""Word vectors and their files (GloVe, word2vec, fastText; text or word2vec binary; ours in safetensors).
 
-Whole, or block by block where they are larger than memory.
+Read whole, or block by block where they are larger than memory; ``word_vector_writer`` writes them.
 
 V words, N of one block, D width. A file of ours in safetensors holds ``vectors`` (V, D) and ``words``, the UTF-8 bytes
 of all words, one a line.
@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import json
 import logging
-import os
 import zlib
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +28,9 @@ logger = logging.getLogger(__name__)
 _Stream: TypeAlias = gzip.GzipFile | BufferedReader
 _Row: TypeAlias = tuple[str, NDArray[np.float32]]
 
-_TEXT_SUFFIXES = (".txt", ".vec")
-_BINARY_SUFFIXES = (".bin",)
-_SAFE_SUFFIXES = (".safetensors",)
+TEXT_SUFFIXES = (".txt", ".vec")
+BINARY_SUFFIXES = (".bin",)
+SAFE_SUFFIXES = (".safetensors",)
 _GZIP_MAGIC = b"\x1f\x8b"
 _FASTTEXT_MAGIC = (793712314).to_bytes(4, "little")
 """The first bytes of fastText's own models."""
@@ -42,9 +40,6 @@ _LONGEST_WORD = 4096
 """In bytes: a binary file without a space for so long is not what its header says."""
 
 _BLOCK_WORDS = 8192
-_COUNT_DIGITS = 12
-"""Room for the number of words, which is known only when the last is written."""
-_SAFE_HEADER = 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +77,7 @@ def is_word_vectors_name(name: str) -> bool:
 
     Models end in ``.safetensors``, too, so that ending says nothing.
     """
-    return _suffix(Path(name)) in (*_TEXT_SUFFIXES, *_BINARY_SUFFIXES)
+    return _suffix(Path(name)) in (*TEXT_SUFFIXES, *BINARY_SUFFIXES)
 
 
 def load_word_vectors(path: str | Path, *, keep: Set[str] | None = None, limit: int | None = None) -> WordVectors:
@@ -138,118 +133,19 @@ def stream_word_vectors(path: str | Path, *, block_words: int = _BLOCK_WORDS) ->
             yield WordBlock(tuple(words), row_ND[: len(words)].copy())
 
 
-class WordVectorWriter:
-    """Writes a file of word vectors block by block; a context manager that leaves the whole file or none.
-
-    ``.txt`` and ``.vec`` are text with the header "V D", ``.bin`` is word2vec binary, ``.safetensors`` our own. The
-    count is filled in at the end, right-aligned where the header begins. Numbers in text are the shortest that read
-    back the same. In word2vec binary a word ends at its first space: words that hold one are left out there, and
-    counted in the log.
-
-    Args:
-        path: Replaced if it exists.
-        width: D.
-
-    Raises:
-        ValueError: Another suffix; on ``append`` rows of another width or number; at the end, no word at all.
-    """
-
-    def __init__(self, path: str | Path, *, width: int) -> None:
-        self._path, self._width = Path(path), width
-        self._kind = self._path.suffix.lower()
-        if self._kind not in (*_TEXT_SUFFIXES, *_BINARY_SUFFIXES, *_SAFE_SUFFIXES):
-            raise ValueError(f"{path}: word vectors are written as .txt, .vec, .bin (word2vec binary) or .safetensors")
-        self._partial = self._path.with_name(self._path.name + ".partial")
-        self._stream: BinaryIO | None = None
-        self._words: list[bytes] = []
-        self._left_out = 0
-        self.count = 0
-
-    def __enter__(self) -> WordVectorWriter:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = self._partial.open("wb")
-        self._stream.write(self._header())
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        assert self._stream is not None
-        try:
-            if kind is None:
-                self._finish(self._stream)
-            self._stream.close()
-            if kind is None:
-                os.replace(self._partial, self._path)
-        finally:
-            self._stream.close()
-            self._partial.unlink(missing_ok=True)
-
-    def append(self, block: WordBlock) -> None:
-        """Writes the next words."""
-        if block.row_ND.shape != (len(block.words), self._width):
-            raise ValueError(
-                f"{self._path}: rows of shape {block.row_ND.shape} for {len(block.words)} words of width {self._width}"
-            )
-        assert self._stream is not None
-        row_ND = np.ascontiguousarray(block.row_ND, dtype="<f4")
-        encoded = [word.encode("utf-8") for word in block.words]
-        if self._kind in _SAFE_SUFFIXES:
-            self._words += encoded
-            self._stream.write(row_ND.tobytes())
-        elif self._kind in _BINARY_SUFFIXES:
-            kept = [number for number, word in enumerate(encoded) if b" " not in word]
-            self._left_out += len(encoded) - len(kept)
-            self._stream.write(b"".join(encoded[i] + b" " + row_ND[i].tobytes() + b"\n" for i in kept))
-        else:
-            rows = row_ND.astype(str)  # numpy's shortest digits that read back the same
-            lines = (word + b" " + " ".join(row).encode() for word, row in zip(encoded, rows, strict=True))
-            self._stream.write(b"".join(line + b"\n" for line in lines))
-        self.count += len(block.words)
-
-    def _header(self) -> bytes:
-        if self._kind not in _SAFE_SUFFIXES:
-            return f"{self.count - self._left_out:>{_COUNT_DIGITS}d} {self._width}\n".encode()
-        vectors, words = 4 * self.count * self._width, len(b"\n".join(self._words))
-        content = {
-            "vectors": {"dtype": "F32", "shape": [self.count, self._width], "data_offsets": [0, vectors]},
-            "words": {"dtype": "U8", "shape": [words], "data_offsets": [vectors, vectors + words]},
-        }
-        body = json.dumps(content).ljust(_SAFE_HEADER).encode()
-        return len(body).to_bytes(8, "little") + body
-
-    def _finish(self, stream: BinaryIO) -> None:
-        if self.count == self._left_out:
-            raise ValueError(f"{self._path}: no words to write")
-        if self._kind in _SAFE_SUFFIXES:
-            stream.write(b"\n".join(self._words))
-        stream.seek(0)
-        stream.write(self._header())
-        if self._left_out:
-            logger.warning(
-                "%s: left out %d words with a space in them, which word2vec binary cannot hold",
-                self._path,
-                self._left_out,
-            )
-
-
-def save_word_vectors(path: str | Path, vectors: WordVectors) -> None:
-    """Writes vectors that are in memory, as ``WordVectorWriter`` does."""
-    with WordVectorWriter(path, width=vectors.width) as writer:
-        writer.append(WordBlock(vectors.words, vectors.row_VD))
-
-
 @contextmanager
 def _reading(file: Path, keep: Set[str] | None) -> Iterator[tuple[int, Iterator[_Row]]]:
     """Width and rows of a file that stays open so long."""
     suffix = _suffix(file)
-    if suffix not in (*_TEXT_SUFFIXES, *_BINARY_SUFFIXES, *_SAFE_SUFFIXES):
+    if suffix not in (*TEXT_SUFFIXES, *BINARY_SUFFIXES, *SAFE_SUFFIXES):
         raise ValueError(f"{file}: word vectors are read from .txt, .vec (text) or .bin (word2vec binary), also .gz")
     if not file.is_file():
         raise ValueError(f"{file}: no such file of word vectors")
     filter_ = _Filter(file, keep=keep)
-    if suffix in _SAFE_SUFFIXES:
+    if suffix in SAFE_SUFFIXES:
         yield _read_safe(file, filter_)
         return
-    read = _read_text if suffix in _TEXT_SUFFIXES else _read_binary
+    read = _read_text if suffix in TEXT_SUFFIXES else _read_binary
     try:
         with _open(file) as stream:
             yield read(stream, file, filter_)
@@ -322,7 +218,7 @@ def _read_safe(file: Path, filter_: _Filter) -> tuple[int, Iterator[_Row]]:
                 for number, row_D in enumerate(row_ND, start=start):
                     word = filter_.wanted(words[number], number + 1)
                     if word is not None:
-                        yield _finite(word, row_D, f"{file} word {number + 1}")
+                        yield _finite(word, row_D, f"{file}, word {number + 1}")
 
     return int(shape[1]), rows()
 
@@ -345,7 +241,7 @@ def _read_text(stream: _Stream, file: Path, filter_: _Filter) -> tuple[int, Iter
     def rows() -> Iterator[_Row]:
         found = 0
         for number, line in _lines(stream, first=None if promised is not None else first):
-            place = f"{file} line {number}"
+            place = f"{file}, line {number}"
             found += 1
             # Most lines of most files: the numbers of a word that is not asked for are not even split.
             if line.count(b" ") == width:
@@ -361,7 +257,7 @@ def _read_text(stream: _Stream, file: Path, filter_: _Filter) -> tuple[int, Iter
             raise ValueError(f"{file}: holds no word vectors")
         if promised is not None and found != promised:
             raise ValueError(
-                f"{file} line 1: promises {promised} words, but {found} follow; fetch the file again, or correct the "
+                f"{file}, line 1: promises {promised} words, but {found} follow; fetch the file again, or correct the "
                 "line if the file was shortened on purpose"
             )
 
@@ -384,14 +280,14 @@ def _text_header(line: bytes, file: Path) -> tuple[int | None, int]:
     if len(fields) == 2 and all(field.isdigit() for field in fields):
         return _positive(fields, file)
     if len(fields) < 2:
-        raise ValueError(f"{file} line 1: expected a word and its numbers, or the header 'N D', got {_shown(line)}")
+        raise ValueError(f"{file}, line 1: expected a word and its numbers, or the header 'N D', got {_shown(line)}")
     return None, len(fields) - 1
 
 
 def _positive(fields: list[bytes], file: Path) -> tuple[int, int]:
     words, width = int(fields[0]), int(fields[1])
     if words < 1 or width < 1:
-        raise ValueError(f"{file} line 1: the header promises {words} words of {width} numbers")
+        raise ValueError(f"{file}, line 1: the header promises {words} words of {width} numbers")
     return words, width
 
 
@@ -436,7 +332,7 @@ def _read_binary(stream: _Stream, file: Path, filter_: _Filter) -> tuple[int, It
     fields = header.split()
     if len(fields) != 2 or not all(field.isdigit() for field in fields):
         raise ValueError(
-            f"{file} line 1: expected word2vec binary's header 'N D', got {_shown(header)}; a text file's name must "
+            f"{file}, line 1: expected word2vec binary's header 'N D', got {_shown(header)}; a text file's name must "
             "end in .txt or .vec"
         )
     promised, width = _positive(fields, file)
@@ -445,7 +341,7 @@ def _read_binary(stream: _Stream, file: Path, filter_: _Filter) -> tuple[int, It
         for number, raw, row in _binary_records(stream, file, words=promised, width=width):
             word = filter_.wanted(raw, number)
             if word is not None:
-                yield _finite(word, np.frombuffer(row, dtype="<f4"), f"{file} word {number}")
+                yield _finite(word, np.frombuffer(row, dtype="<f4"), f"{file}, word {number}")
 
     return width, rows()
 
@@ -461,7 +357,7 @@ def _binary_records(stream: _Stream, file: Path, *, words: int, width: int) -> I
         while (space := block.find(b" ", at)) < 0 or len(block) < space + 1 + size:
             if space < 0 and len(block) - at > _LONGEST_WORD:
                 raise ValueError(
-                    f"{file} word {number}: no word ends within {_LONGEST_WORD} bytes, so rows are not {width} floats "
+                    f"{file}, word {number}: no word ends within {_LONGEST_WORD} bytes, so rows are not {width} floats "
                     "wide as line 1 says, or the file is damaged"
                 )
             more = stream.read(max(_BLOCK, size))

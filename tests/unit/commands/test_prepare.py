@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mcse.commands.downloads import fetch_from_folder, replacing, sha256, unpack
+from mcse.commands.downloads import fetch_from_folder, unpack
 from mcse.commands.main import main
 from mcse.commands.prepare import (
     IMAGES,
@@ -28,6 +28,7 @@ from mcse.commands.prepare import (
 from mcse.data.captions.table import load_captions
 from mcse.data.sentences.files import locate
 from mcse.data.test_sets.sts import EXPECTED_PAIRS, SENTEVAL_SUBSETS
+from mcse.files import sha256_file
 
 WIKI, NLI = SENTENCES["wiki1m"], SENTENCES["nli"]
 FLICKR, COCO = IMAGES["flickr30k"], IMAGES["coco"]
@@ -48,7 +49,7 @@ def mirror(tmp_path):
 
 
 def small(spec, mirror, **changes):
-    found = sha256(mirror / spec.hub.repository / spec.hub.name)
+    found = sha256_file(mirror / spec.hub.repository / spec.hub.name)
     return replace(spec, hub=replace(spec.hub, sha256=found), **changes)
 
 
@@ -138,7 +139,7 @@ def test_sts_is_unpacked_counted_and_recorded(tmp_path, prefix, capsys):
     assert entry["counts"]["STSBenchmark dev"] == 1500
     recorded = {file["path"]: file["sha256"] for file in entry["files"]}
     dev = "senteval/STS/STSBenchmark/sts-dev.csv"
-    assert recorded[dev] == sha256(root / dev)
+    assert recorded[dev] == sha256_file(root / dev)
     assert not (root / "senteval" / "STS" / "._STS12-en-test").exists()
     assert "not byte for byte those that we measured" in capsys.readouterr().out
 
@@ -366,18 +367,3 @@ def test_an_archive_without_what_is_wanted_is_refused(tmp_path):
     (tmp_path / "into").mkdir()
     with pytest.raises(ValueError, match="holds none of STS, SICK"):
         unpack(tmp_path / "a.zip", tmp_path / "into", wanted=("STS", "SICK"))
-
-
-def test_a_failed_write_keeps_the_old_file(tmp_path):
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-
-    def write_half():
-        with replacing(path) as partial:
-            partial.write_text("half")
-            raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk"):
-        write_half()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]

@@ -28,12 +28,11 @@ from mcse.text.caption_words import CaptionTokenizer
 from mcse.text.vocab import SPECIALS, Vocab, plain_words
 from mcse.text.word_map import WordMap, ground_file
 from mcse.text.word_spaces import all_but_the_top, compare_neighbours, whiten
+from mcse.text.word_vector_writer import WordVectorWriter, save_word_vectors
 from mcse.text.word_vectors import (
     WordBlock,
     WordVectors,
-    WordVectorWriter,
     load_word_vectors,
-    save_word_vectors,
     stream_word_vectors,
 )
 from mcse.types import MatchBatch, PairBatch, TokenBatch

@@ -222,12 +222,13 @@ def test_failure_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_losing_the_race_to_another_process_keeps_its_world(world, tmp_path, monkeypatch):
-    def other_process_finishes_first(draft, folder):
-        world.rename(folder)
-        folder_is_full = OSError("Directory not empty")
-        raise folder_is_full
+    write = build._write_world
 
-    monkeypatch.setattr(build.os, "replace", other_process_finishes_first)
+    def other_process_finishes_first(draft, config):
+        write(draft, config)
+        world.rename(tmp_path / "w")
+
+    monkeypatch.setattr(build, "_write_world", other_process_finishes_first)
     try:
         assert build_world(tmp_path / "w", config=SMALL) == tmp_path / "w"
         assert [path.name for path in tmp_path.iterdir()] == ["w"]
