@@ -1,26 +1,66 @@
 """YAML and command line → frozen dataclasses, strictly: an unknown key is refused with the nearest right one.
 
-Pydantic checks and converts the values; this file only reads, merges and words the errors.
+A value on the command line is the text that was typed, read by its key's type; a file is read by YAML 1.2's core
+schema. Pydantic checks single values; this file reads, merges, finds the variant that is meant, and words the errors.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
-from collections.abc import Collection, Mapping, Sequence
+import operator
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, get_origin
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from mcse.config_fields import (
+    choices_of,
+    default_of,
+    describe,
+    field_docs,
+    groups_of,
+    hints_of,
+    in_words,
+    label_of,
+    members_of,
+    plain,
+    tag_of,
+)
+from mcse.files import read_text
 
 Config = TypeVar("Config")
+
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+_SHORTHAND = ""
+"""The key under which the text of a group that was given as one text lies beside its other keys."""
+
+_NULLS, _TRUE, _FALSE = ("null", "Null", "NULL", "~", ""), ("true", "True", "TRUE"), ("false", "False", "FALSE")
+_INTEGER = re.compile(r"(?:[-+]?\d+|0o[0-7]+|0x[0-9a-fA-F]+)\Z")
+_NUMBER = re.compile(r"(?:[-+]?(?:(?:\.\d+|\d+(?:\.\d*)?)(?:[eE][-+]?\d+)?|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN))\Z")
+_CORE = [
+    ("tag:yaml.org,2002:null", re.compile(r"(?:null|Null|NULL|~|)\Z")),
+    ("tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")),
+    ("tag:yaml.org,2002:int", _INTEGER),
+    ("tag:yaml.org,2002:float", _NUMBER),
+]
+"""What a plain scalar is by YAML 1.2's core schema; all else is text."""
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key and where it stands."""
+
+
+class Typed(str):
+    """A value as it was typed on the command line."""
+
+    __slots__ = ()
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -29,24 +69,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file is missing, not UTF-8, not YAML (with the line), a key stands twice, or no mapping.
     """
+    if not path.is_file():
+        raise ConfigError(f"--config: no file at {path}")
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"--config: no file at {path}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
-    try:
-        tree = yaml.load(text, Loader=_StrictLoader)
+        tree = yaml.load(read_text(path), Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError(f"{path}, line {line}: {error.problem}") from None
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected 'key: value' lines, found {type(tree).__name__}")
     return tree
 
 
 def read_overrides(arguments: Sequence[str]) -> dict[str, Any]:
-    """``--a.b value`` and ``--a.b=value`` as a nested mapping; values are read as YAML.
+    """``--a.b value`` and ``--a.b=value`` as a nested mapping of the texts that were typed.
 
     Raises:
         ConfigError: An argument does not start with ``--``, or lacks its value.
@@ -62,20 +100,25 @@ def read_overrides(arguments: Sequence[str]) -> dict[str, Any]:
             if not rest:
                 raise ConfigError(f"--{key} lacks its value")
             text = rest.pop(0)
-        try:
-            value = yaml.load(text, Loader=_StrictLoader)
-        except yaml.YAMLError as error:
-            reason = getattr(error, "problem", None) or error
-            raise ConfigError(f"--{key}: {text!r} is no YAML value ({reason}); put it in quotes of its own") from None
-        _set(tree, key.split("."), value)
+        value: Any = Typed(text)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        tree = merge(tree, value)
     return tree
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the values of ``over``, mapping by mapping."""
+    """``base`` with the values of ``over``, mapping by mapping.
+
+    A group may be given as one text, and keys of it beside that.
+    """
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
+        if isinstance(below, str) and isinstance(value, Mapping):
+            below = {_SHORTHAND: below}
+        elif isinstance(below, Mapping) and isinstance(value, str):
+            value = {_SHORTHAND: value}
         merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return merged
 
@@ -85,29 +128,26 @@ def build_config(kind: type[Config], tree: Mapping[str, Any], *, source: str) ->
 
     Args:
         kind: A frozen dataclass whose fields carry types and, where every paper agrees, defaults.
-        tree: Nested plain values.
-        source: Where the values came from, for messages.
+        tree: Nested values, of a file and of ``read_overrides``.
+        source: The file that they came from, for messages.
 
     Raises:
         ConfigError: Unknown, missing or ill-typed keys: all of them, one a line.
     """
-    unknown = list(_unknown_keys(kind, tree))
-    if unknown:
-        raise ConfigError("\n".join(f"{source}: {line}" for line in unknown))
-    adapter = TypeAdapter(kind)
-    try:
-        return adapter.validate_python(dict(tree))
-    except ValidationError as error:
-        lines = [_word(detail) for detail in error.errors(include_url=False)]
-        raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
+    builder = _Builder(source)
+    config = builder.group(kind, tree, "")
+    if builder.faults:
+        raise ConfigError("\n".join(builder.faults))
+    built: Config = config
+    return built
 
 
 def refuse_idle(group: str, config: Any, *, keys: Collection[str], why: str) -> None:
     """Refuses settings that would do nothing: ``keys`` of a config group that are not at their defaults."""
     values = dataclasses.asdict(config)
-    for field in dataclasses.fields(config):
-        if field.name in keys and values[field.name] != field.default:
-            raise ValueError(f"{group}.{field.name}: {values[field.name]!r} would do nothing, since {why}")
+    for own in dataclasses.fields(config):
+        if own.name in keys and values[own.name] != own.default:
+            raise ValueError(f"{group}.{own.name}: {values[own.name]!r} would do nothing, since {why}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -118,59 +158,240 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def to_yaml(config: Any) -> str:
     """A config as YAML that ``read_yaml`` and ``build_config`` turn back into the same config."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
-    for part in path[:-1]:
-        tree = tree.setdefault(part, {})
-        if not isinstance(tree, dict):
-            raise ConfigError(f"--{'.'.join(path)}: {part!r} was given a value of its own before")
-    tree[path[-1]] = value
-
-
-def _unknown_keys(kind: Any, tree: Mapping[str, Any], *, prefix: str = "") -> Sequence[str]:
-    hints = get_type_hints(kind)
-    lines = []
+def flatten(tree: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key, in order."""
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if key not in hints:
-            lines.append(f"unknown key {prefix + str(key)!r}; {_nearest(kind, str(key), prefix=prefix)}")
-        elif dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
-            lines.extend(_unknown_keys(hints[key], value, prefix=f"{prefix}{key}."))
-    return lines
+        flat |= flatten(value, prefix=f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
-def _nearest(kind: Any, key: str, *, prefix: str) -> str:
-    """What the key was probably meant to be: a sibling, or one inside a group (``optim.learning_rate``)."""
-    hints = get_type_hints(kind)
-    names = {name: prefix + name for name in hints}
-    for group, hint in hints.items():
-        if dataclasses.is_dataclass(hint):
-            names |= {name: f"{prefix}{group}.{name}" for name in get_type_hints(hint) if name not in names}
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    return f"did you mean {names[near[0]]!r}?" if near else f"known here: {', '.join(hints)}"
+@dataclass(slots=True)
+class _Builder:
+    """Builds nested dataclasses, and notes every fault with the place that it came from."""
+
+    source: str
+    faults: list[str] = field(default_factory=list)
+    typed: set[str] = field(default_factory=set)
+    """Dotted keys that were given on the command line."""
+
+    def fault(self, message: str, *keys: str) -> None:
+        """Notes a fault of some keys: the command line's, if one of them was typed there."""
+        is_typed = any(_begins(key, typed) for key in keys for typed in self.typed)
+        self.faults.append(f"{'command line' if is_typed else self.source}: {message}")
+
+    def group(self, kind: Any, tree: Mapping[str, Any], path: str, *, variants: Sequence[type] = ()) -> Any:
+        """``tree`` as the dataclass ``kind``, one of ``variants``; ``None`` after a fault."""
+        hints, values, before = hints_of(kind), {}, len(self.faults)
+        for name, value in tree.items():
+            key = f"{path}{name}"
+            if isinstance(value, Typed):
+                self.typed.add(key)
+            if name in hints:
+                values[name] = self.value(kind, str(name), value, key)
+            else:
+                self.fault(f"unknown key {key!r}; {_nearest(kind, str(name), path, variants)}", key)
+        for own in dataclasses.fields(kind):
+            if own.name not in tree and default_of(own) is dataclasses.MISSING:
+                self.fault(f"missing key {path + own.name!r}{_explained(kind, own.name)}", path + own.name)
+        if len(self.faults) > before:
+            return None
+        try:
+            return kind(**values)
+        except ValueError as error:
+            # Checks of several keys name them first.
+            named = re.match(r"[\w.]+(?:, [\w.]+)*(?=:)", str(error))
+            self.fault(str(error), *(named[0].split(", ") if named else ()))
+            return None
+
+    def value(self, kind: Any, name: str, value: Any, key: str) -> Any:
+        """One field: a group, one of several variants, or a plain value."""
+        hint = hints_of(kind)[name]
+        groups = groups_of(hint)
+        if not groups:
+            return self.plain(hint, value, key)
+        given = {_SHORTHAND: value} if isinstance(value, str) else value
+        text = given.get(_SHORTHAND) if isinstance(given, Mapping) else given
+        if isinstance(text, Typed):
+            self.typed.add(key)
+        if (given is None or (isinstance(text, Typed) and text in _NULLS)) and type(None) in members_of(hint):
+            return None
+        if not isinstance(given, Mapping):
+            self.fault(f"{key}: expected {in_words(hint)}, got {value!r}", key)
+            return None
+        try:
+            chosen, tree = _choose(kind, name, given)
+        except (ValueError, yaml.YAMLError) as error:
+            self.fault(f"{key}: {error}", key, *(f"{key}.{below}" for below in given))
+            return None
+        return self.group(chosen, tree, f"{key}.", variants=groups)
+
+    def plain(self, hint: Any, value: Any, key: str) -> Any:
+        """A value without keys of its own."""
+        if isinstance(value, Typed):
+            try:
+                value = _read(hint, value)
+            except yaml.YAMLError as error:
+                reason = getattr(error, "problem", None) or error
+                self.fault(f"{key}: {str(value)!r} is no YAML value ({reason})", key)
+                return None
+        choices, others = choices_of(hint), [part for part in members_of(hint) if get_origin(part) is not Literal]
+        for choice in choices:
+            # To Python 1, 1.0 and True are equal.
+            if type(choice) is type(value) and choice == value:
+                return value
+        wanted = [repr(choice) for choice in choices]
+        if others:
+            try:
+                # Of JSON, since to pydantic's strictness a list from a file is no tuple, and a text no path.
+                text = json.dumps(value, default=str)
+                return TypeAdapter(functools.reduce(operator.or_, others), config=_STRICT).validate_json(text)
+            except ValidationError as error:
+                details = error.errors(include_url=False)
+                wanted += [detail["msg"].removeprefix("Input should be ") for detail in details]
+        self.fault(f"{key}: input should be {' or '.join(dict.fromkeys(wanted))}, got {value!r}", key)
+        return None
 
 
-def _word(detail: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "missing":
-        return f"missing key {key!r}"
-    message = detail["msg"].removeprefix("Value error, ")
-    return (
-        message
-        if detail["type"] == "value_error"
-        else f"{key}: {message[:1].lower() + message[1:]}, got {detail['input']!r}"
-    )
+def _choose(kind: type, name: str, given: Mapping[str, Any]) -> tuple[type, dict[str, Any]]:
+    """The group or variant that is meant, and its keys; what was typed on the command line wins over a file.
+
+    Raises:
+        ValueError: None is meant, or two are.
+    """
+    groups = groups_of(hints_of(kind)[name])
+    tree = dict(given)
+    text = tree.pop(_SHORTHAND, None)
+    if isinstance(text, Typed) and text.startswith("{") and text.endswith("}"):
+        tree, text = merge(tree, _typed(yaml.load(text, Loader=_Loader))), None
+    typed = [group for group in groups if isinstance(tree.get(tag_of(group)), Typed)]
+    named = typed or [group for group in groups if tag_of(group) in tree]
+    default = default_of(next(own for own in dataclasses.fields(kind) if own.name == name))
+    if text is not None and (isinstance(text, Typed) or not typed):
+        group = _reader(groups, text)
+        if typed:
+            raise ValueError(f"given as {str(text)!r}, and by its key {tag_of(typed[0])!r}")
+        tree[tag_of(group)] = text
+    elif named:
+        group = _named(named, tree)
+    elif len(groups) == 1 or type(default) in groups:
+        group = groups[0] if len(groups) == 1 else type(default)
+    else:
+        raise ValueError(f"give one of {_listed(map(label_of, groups))}")
+    if typed or isinstance(text, Typed):
+        # Another variant than the file's: the keys of that one go.
+        others = {key for other in groups for key in hints_of(other)} - set(hints_of(group))
+        tree = {key: value for key, value in tree.items() if key not in others or isinstance(value, Typed)}
+    return group, tree
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error; ``1e-5`` is text to it, which pydantic makes a number."""
+def _reader(groups: Sequence[Any], text: str) -> Any:
+    """The variant that is given as one text."""
+    for group in groups:
+        if hasattr(group, "reads") and group.reads(text):
+            return group
+    raise ValueError(f"expected keys, such as {tag_of(groups[0])!r}, got {text!r}")
+
+
+def _named(named: Sequence[Any], tree: Mapping[str, Any]) -> Any:
+    """The variant whose tag is given; of variants that share the tag, the one that has its value among the choices."""
+    tags = list(dict.fromkeys(map(tag_of, named)))
+    if len(tags) > 1:
+        raise ValueError(f"{' and '.join(tags)} exclude each other; give one of them")
+    if len(named) == 1:
+        return named[0]
+    choices = {choice: group for group in named for choice in choices_of(hints_of(group)[tags[0]])}
+    if tree[tags[0]] not in choices:
+        raise ValueError(f"{tags[0]}: input should be {_listed(map(repr, choices))}, got {tree[tags[0]]!r}")
+    return choices[tree[tags[0]]]
+
+
+def _read(hint: Any, text: Typed) -> Any:
+    """What was typed, by the type of its key: a text or path as it stands, a list as YAML."""
+    members = members_of(hint)
+    is_text = str in members or Path in members
+    if type(None) in members and text in _NULLS and (text or not is_text):
+        return None
+    if (bool in members or True in choices_of(hint)) and text in (*_TRUE, *_FALSE):
+        return text in _TRUE
+    if int in members and _INTEGER.fullmatch(text):
+        return _integer(text)
+    if float in members and _NUMBER.fullmatch(text):
+        return _number(text)
+    if any(get_origin(member) is tuple for member in members):
+        return yaml.load(text, Loader=_Loader)
+    return str(text)
+
+
+def _typed(value: Any) -> Any:
+    """The scalars of a mapping that was typed, as if each had been typed."""
+    if isinstance(value, Mapping):
+        return {key: _typed(below) for key, below in value.items()}
+    return value if isinstance(value, list) else Typed(plain(value))
+
+
+def _nearest(kind: type, name: str, path: str, variants: Sequence[type]) -> str:
+    """What the key was probably meant to be: one of another variant, a sibling, or one inside a group."""
+    if owners := [label_of(other) for other in variants if other is not kind and name in hints_of(other)]:
+        return f"it goes with {_listed(owners)}, not with {label_of(kind)}"
+    # The shortest wins: a sibling before a key of the same name inside a group.
+    infos = sorted(describe(kind, prefix=path), key=lambda info: -info.key.count("."))
+    known = {info.key.rpartition(".")[2]: info for info in infos}
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if not near:
+        return f"known here: {', '.join(hints_of(kind))}"
+    info = known[near[0]]
+    return f"did you mean {info.key!r}?" + (f" ({info.summary})" if info.doc else "")
+
+
+def _explained(kind: type, name: str) -> str:
+    doc = field_docs(kind).get(name, "").partition("\n")[0]
+    return f" ({doc})" if doc else ""
+
+
+def _begins(key: str, other: str) -> bool:
+    return key == other or other.startswith(f"{key}.")
+
+
+def _listed(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _integer(text: str) -> int:
+    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
+def _number(text: str) -> float:
+    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core schema: ``010`` is ten, ``1:30`` and ``yes`` are texts. A key that stands twice is an error."""
+
+    yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {None: _CORE}
+    yaml_constructors: ClassVar[dict[Any, Any]] = {
+        **yaml.SafeLoader.yaml_constructors,
+        "tag:yaml.org,2002:int": lambda loader, node: _integer(loader.construct_scalar(node)),
+        "tag:yaml.org,2002:float": lambda loader, node: _number(loader.construct_scalar(node)),
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a plain text", key_node.start_mark)
             key = self.construct_object(key_node, deep=deep)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that YAML 1.1 or 1.2 would take for something else."""
+
+    yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {**yaml.SafeDumper.yaml_implicit_resolvers, None: _CORE}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 import re
 import statistics
 import sys
@@ -285,7 +284,12 @@ def _values(key: str, text: str) -> tuple[str, ...]:
     except yaml.YAMLError as error:
         raise ValueError(f"--set: {key}={text}: no list of values ({getattr(error, 'problem', error)})") from None
     assert isinstance(node, yaml.SequenceNode)
-    values = tuple(listed[value.start_mark.index : value.end_mark.index].strip() for value in node.value)
+    values = tuple(
+        str(value.value)
+        if isinstance(value, yaml.ScalarNode)
+        else listed[value.start_mark.index : value.end_mark.index].strip()
+        for value in node.value
+    )
     if twice := [value for number, value in enumerate(values) if value in values[:number]]:
         raise ValueError(f"--set: {key}={text}: {twice[0]} stands twice")
     return values
@@ -294,7 +298,7 @@ def _values(key: str, text: str) -> tuple[str, ...]:
 def _load(config: Path, combination: Mapping[str, str], *, output: Path | None) -> Any:
     overrides = [f"--{key}={value}" for key, value in combination.items()]
     if output is not None:
-        overrides.append(f"--output_dir={json.dumps(str(output))}")
+        overrides.append(f"--output_dir={output}")
     return load_config(config, [*overrides, "--train.resume=auto"])
 
 

@@ -24,6 +24,7 @@ BELOW_RECIPES = {
     "files",
     "run_folder",
     "types",
+    "config_fields",
     "config",
     "distributed",
     "cpu",
@@ -44,7 +45,8 @@ ALLOWED: dict[str, set[str]] = {
     "files": set(),
     "types": set(),
     "run_folder": {"files"},
-    "config": {"files"},
+    "config_fields": set(),
+    "config": {"files", "config_fields"},
     "distributed": set(),
     "cpu": set(),
     "losses": {"types"},
@@ -82,7 +84,14 @@ LAUNCHER = "mcse.recipes.launch"
 """Not recipes: what recipes share, and what starts them. Recipes may use the first, none of them the second."""
 RECIPE_FILES = {"config", "method"}
 """What every recipe's folder holds: its settings, and its method with step and losses."""
-LIGHT = ("mcse.config", "mcse.data.config", "mcse.models.config", "mcse.training.config", "mcse.recipes.checks")
+LIGHT = (
+    "mcse.config",
+    "mcse.config_fields",
+    "mcse.data.config",
+    "mcse.models.config",
+    "mcse.training.config",
+    "mcse.recipes.checks",
+)
 """Modules that configurations are made of: they import none of the libraries that take seconds."""
 
 # A library, or a part of one, and the only places that may import it.
@@ -108,7 +117,7 @@ HOMES: dict[str, set[str]] = {
     "wandb": set(),
     "tensorboard": set(),
 }
-LIGHT_LIBRARIES = {"pydantic", "pydantic_core", "yaml", "__future__"}
+LIGHT_LIBRARIES = {"pydantic", "yaml", "__future__", "mcse.files"}
 # Tokenizers are strings to ids; their type is named where a tokenizer passes through.
 TOKENIZER_NAMES = {"PreTrainedTokenizerBase", "PreTrainedTokenizerFast", "AutoTokenizer"}
 TOKENIZER_HOMES = {"encoders", "data", "recipes", "commands"}

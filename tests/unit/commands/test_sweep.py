@@ -123,12 +123,12 @@ def test_wrong_seeds_are_named(text, said):
         parse_seeds(text)
 
 
-def test_settings_keep_each_value_as_written():
+def test_settings_keep_each_value_as_it_would_be_typed():
     arguments = ["optim.learning_rate=1e-5,3e-5", "train.trackers=[],[wandb, tensorboard]", 'data.sts="a,b=c"']
     assert parse_settings(arguments) == {
         "optim.learning_rate": ("1e-5", "3e-5"),
         "train.trackers": ("[]", "[wandb, tensorboard]"),
-        "data.sts": ('"a,b=c"',),
+        "data.sts": ("a,b=c",),
     }
 
 

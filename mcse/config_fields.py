@@ -1,0 +1,156 @@
+"""What a configuration class consists of: its keys, their types, defaults and documentation, and variants of groups.
+
+A group whose type is a union of dataclasses is one of several *variants*. The first field of a variant is its tag: the
+key that is given if that variant is meant. A variant with ``reads(text)`` may also be given as that text alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+_WORDS = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path", type(None): "null"}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """One setting, as help and reference show it.
+
+    Attributes:
+        key: Dotted, such as ``optim.learning_rate``.
+        type: In words.
+        default: As YAML; ``None`` if it must be given.
+        choices: What it may be, if that can be listed.
+        doc: The text under the field; the first line is complete in itself.
+        tag: The key of the variant that this key belongs to, such as ``data.images.features``; else ``""``.
+    """
+
+    key: str
+    type: str
+    default: str | None
+    choices: tuple[str, ...]
+    doc: str
+    tag: str = ""
+
+    @property
+    def summary(self) -> str:
+        """The first line of the documentation."""
+        return self.doc.partition("\n")[0]
+
+
+@functools.cache
+def hints_of(kind: type) -> dict[str, Any]:
+    """The type of each field, in order."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def members_of(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; of anything else the type itself."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def groups_of(hint: Any) -> tuple[type, ...]:
+    """The dataclasses among the members of a type: none for a plain value, several for variants."""
+    return tuple(member for member in members_of(hint) if dataclasses.is_dataclass(member))
+
+
+def tag_of(variant: type) -> str:
+    """The first field of a variant."""
+    return dataclasses.fields(variant)[0].name
+
+
+def label_of(variant: type) -> str:
+    """What tells a variant from the others: its tag, and the choices for it where several share one."""
+    choices = choices_of(hints_of(variant)[tag_of(variant)])
+    return f"{tag_of(variant)}: {' | '.join(map(plain, choices))}" if choices else tag_of(variant)
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """The default of a field; ``dataclasses.MISSING`` if there is none."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+@functools.cache
+def field_docs(kind: type) -> dict[str, str]:
+    """The string under each field of a dataclass, also of those that it inherits."""
+    docs: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if dataclasses.is_dataclass(base):
+            docs |= _docs_in_module(base.__module__).get(base.__qualname__, {})
+    return docs
+
+
+def describe(kind: type, *, prefix: str = "", tag: str = "") -> Iterator[KeyInfo]:
+    """Every key below a configuration class, group by group and variant by variant."""
+    docs = field_docs(kind)
+    for field in dataclasses.fields(kind):
+        hint, key = hints_of(kind)[field.name], f"{prefix}{field.name}"
+        groups, default = groups_of(hint), default_of(field)
+        shown = None if default is dataclasses.MISSING else _default_in_words(default)
+        if len(groups) != 1 or not field.default_factory:
+            yield KeyInfo(
+                key, in_words(hint), shown, tuple(map(plain, choices_of(hint))), docs.get(field.name, ""), tag
+            )
+        for group in groups:
+            own = f"{key}.{label_of(group)}" if len(groups) > 1 or type(None) in members_of(hint) else tag
+            yield from describe(group, prefix=f"{key}.", tag=own)
+
+
+def in_words(hint: Any) -> str:
+    """A type as people call it."""
+    members = members_of(hint)
+    if len(members) > 1:
+        groups = groups_of(hint)
+        words = [f"one of {{{', '.join(map(label_of, groups))}}}"] if groups else []
+        return " or ".join([*words, *(in_words(member) for member in members if member not in groups)])
+    if get_origin(hint) is Literal:
+        return " | ".join(map(plain, get_args(hint)))
+    if get_origin(hint) is tuple:
+        inner = [part for part in get_args(hint) if part is not Ellipsis]
+        return f"list of {in_words(inner[0])}" if len(set(inner)) == 1 else "list"
+    return "group of keys" if dataclasses.is_dataclass(hint) else _WORDS.get(hint, str(hint))
+
+
+def choices_of(hint: Any) -> tuple[Any, ...]:
+    """The values that the literals among the members of a type allow."""
+    return tuple(choice for member in members_of(hint) if get_origin(member) is Literal for choice in get_args(member))
+
+
+def _default_in_words(default: Any) -> str:
+    if dataclasses.is_dataclass(default):
+        return label_of(type(default))
+    return plain(default)
+
+
+def plain(value: Any) -> str:
+    """A value as YAML and the command line write it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(plain, value))}]"
+    return str(value)
+
+
+@functools.cache
+def _docs_in_module(module: str) -> dict[str, dict[str, str]]:
+    """By class, the strings that stand under its annotated fields."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: dict(_docs_in_class(node)) for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+
+
+def _docs_in_class(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for field, below in zip(node.body, node.body[1:], strict=False):
+        is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and is_text:
+            yield field.target.id, inspect.cleandoc(str(below.value.value))
