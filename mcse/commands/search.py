@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mcse.data.images.sources import BadImageError, load_image
 from mcse.encoders.loading import encoder_digest, load_encoder
+from mcse.files import replacing
 from mcse.report.terminal import print_rows
 from mcse.search.builder import IndexReport, build_index
 from mcse.search.contact_sheet import SheetCell, contact_sheet
@@ -185,7 +186,7 @@ def _say_indexed(output: Path, report: IndexReport) -> None:
     if index.skipped:
         print(f"left out {len(index.skipped)} images (all in {output / 'index.json'}):")
         for image in index.skipped[:_LISTED]:
-            print(f"  {image.path}: {image.reason}")
+            print(f"  {image.name}: {image.reason}")
     if report.was_stopped:
         print("stopped; the same command goes on", file=sys.stderr)
 
@@ -202,8 +203,8 @@ def _write_sheet(path: Path, search: ImageSearch, answer: Answer, *, args: argpa
     ]
     if args.image is not None:
         cells.insert(0, SheetCell(load_image(args.image), "asked by", args.image.name))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(cells, title=_title(args)).save(path, format="PNG")
+    with replacing(path) as draft:
+        contact_sheet(cells, title=_title(args)).save(draft, format="PNG")
 
 
 def _image_or_none(search: ImageSearch, place: int) -> Image.Image | None:

@@ -1,6 +1,6 @@
 """Making the index of ``mcse search``: each image of a folder encoded once, what is unchanged taken over.
 
-N images, B of one batch, D row width.
+N images, B of one batch, D width.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from tqdm import tqdm
 
 from mcse.data.images.features import FeatureStore, open_features
 from mcse.data.images.names import ABSENT, match_names
-from mcse.data.images.sources import BadImageError, ImageFolder, load_image, open_images
-from mcse.models.digests import file_sha256
+from mcse.data.images.sources import BadImageError, ImageFolder, SkippedImage, load_image, open_images
+from mcse.files import sha256_file
 from mcse.search.image_index import (
     ImageIndex,
     IndexedImage,
     IndexOrigin,
-    SkippedImage,
     is_image_index,
 )
 from mcse.types import FeatureTextEncoder, FloatArray, ImageTextEncoder
@@ -152,7 +151,7 @@ class _Builder:
             ValueError: There is nothing.
         """
         if not self._rows:
-            why = f", first {self.skipped[0].path}: {self.skipped[0].reason}" if self.skipped else ""
+            why = f", first {self.skipped[0].name}: {self.skipped[0].reason}" if self.skipped else ""
             raise ValueError(f"{self._root}: none of {len(self.skipped)} images could be indexed{why}")
         index = ImageIndex(
             origin=self._origin,
@@ -181,7 +180,7 @@ class _Builder:
             try:
                 return load_image(self._root / name)
             except BadImageError as error:
-                return SkippedImage(path=name, reason=_short(error, self._root / name))
+                return SkippedImage(name=name, reason=_short(error, self._root / name))
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             loaded = list(zip(names, pool.map(load, names), strict=True))
@@ -198,7 +197,7 @@ class _Builder:
         feature_B = match_names(names, store.names, where=where) if names else np.zeros(0, dtype=np.int64)
         has = feature_B != ABSENT
         self.skipped += [
-            SkippedImage(path=name, reason=f"no features in {store.path}")
+            SkippedImage(name=name, reason=f"no features in {store.path}")
             for name, is_there in zip(names, has, strict=True)
             if not is_there
         ]
@@ -230,7 +229,7 @@ def _inside(source: ImageFolder) -> tuple[list[str], list[SkippedImage]]:
         if is_inside(source.root, name):
             names.append(name)
         else:
-            outside.append(SkippedImage(path=name, reason="a link that leads out of the folder"))
+            outside.append(SkippedImage(name=name, reason="a link that leads out of the folder"))
     return names, outside
 
 
@@ -264,16 +263,16 @@ def _start(digest: str | None) -> str | None:
 
 
 def _look_up(root: Path, name: str, known: _Known) -> tuple[IndexedImage, FloatArray | None] | SkippedImage:
-    """The image as it is now, with its row where that is known."""
+    """The image as it is now, with its embedding where that is known."""
     path = root / name
     try:
         stat = path.stat()
         before = known.by_path.get(name)
         if before is not None and (before[0].num_bytes, before[0].mtime_ns) == (stat.st_size, stat.st_mtime_ns):
             return before
-        digest = file_sha256(path)
+        digest = sha256_file(path)
     except OSError as error:
-        return SkippedImage(path=name, reason=error.strerror or str(error))
+        return SkippedImage(name=name, reason=error.strerror or str(error))
     image = IndexedImage(path=name, num_bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=digest)
     return image, known.by_digest.get(digest)
 

@@ -1,12 +1,11 @@
-"""Search among sentences: rows, ids and texts kept together, on disk as NumPy and JSON.
+"""Search among sentences: embeddings, ids and texts kept together.
 
-N sentences in the index, Q queries, D row width.
+N sentences in the index, Q queries, D width.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mcse.search.index_files import read_index, save_index
 from mcse.types import Encoder, FloatArray
 
-FORMAT_VERSION = 1
+KIND = "sentences"
 
 # Scores are compared after rounding, so that equal sentences tie however a library adds up their products.
 _DECIMALS = 6
@@ -73,23 +73,23 @@ class EmbeddingIndex:
         """Encodes and adds sentences.
 
         Raises:
-            ValueError: ``ids`` are of another number, repeat or are taken; the encoder's rows are of another width than
-                those in the index, or not finite.
+            ValueError: ``ids`` are of another number, repeat or are taken; the encoder's embeddings are of another
+                width than those in the index, or not finite.
         """
         given = list(range(len(self), len(self) + len(sentences))) if ids is None else list(ids)
         self._check_ids(given, number=len(sentences))
         if sentences:
             self._append(self._encode(sentences, batch_size=batch_size), given, sentences)
 
-    def add_rows(self, rows_ND: FloatArray, *, texts: Sequence[str], ids: Sequence[Id] | None = None) -> None:
-        """Adds (N, D) unit rows that stand for ``texts``, such as images in a space that the encoder shares.
+    def add_embeddings(self, rows_ND: FloatArray, *, texts: Sequence[str], ids: Sequence[Id] | None = None) -> None:
+        """Adds (N, D) embeddings of length 1 for ``texts``, such as images in a space that the encoder shares.
 
         Raises:
-            ValueError: Another number of texts or ids than rows; ids repeat or are taken; or the rows are of another
-                width than those in the index, or not finite.
+            ValueError: Another number of texts or ids than embeddings; ids repeat or are taken; or the embeddings are
+                of another width than those in the index, or not finite.
         """
         if rows_ND.ndim != 2 or len(rows_ND) != len(texts):
-            raise ValueError(f"rows of shape {rows_ND.shape} for {len(texts)} texts")
+            raise ValueError(f"embeddings of shape {rows_ND.shape} for {len(texts)} texts")
         given = list(range(len(self), len(self) + len(texts))) if ids is None else list(ids)
         self._check_ids(given, number=len(texts))
         if len(texts):
@@ -107,16 +107,18 @@ class EmbeddingIndex:
             batch_size: Queries a forward pass.
 
         Raises:
-            ValueError: The index is empty, ``top_k`` is below 1, or the encoder's rows do not fit the index.
+            ValueError: The index is empty, ``top_k`` is below 1, or the encoder's embeddings do not fit the index.
         """
         self._check_search(top_k)
         texts = [queries] if isinstance(queries, str) else list(queries)
         if not texts:
             return []
-        return self.search_rows(self._encode(texts, batch_size=batch_size), top_k=top_k, threshold=threshold)
+        return self.search_by_embeddings(self._encode(texts, batch_size=batch_size), top_k=top_k, threshold=threshold)
 
-    def search_rows(self, query_QD: FloatArray, *, top_k: int = 5, threshold: float | None = None) -> list[list[Hit]]:
-        """As ``search``, for (Q, D) unit rows that were made elsewhere.
+    def search_by_embeddings(
+        self, query_QD: FloatArray, *, top_k: int = 5, threshold: float | None = None
+    ) -> list[list[Hit]]:
+        """As ``search``, for (Q, D) embeddings of length 1 that were made elsewhere.
 
         Raises:
             ValueError: As for ``search``.
@@ -133,54 +135,35 @@ class EmbeddingIndex:
         return found
 
     def save(self, folder: str | Path) -> None:
-        """Writes ``rows.npy`` and ``index.json``; the encoder is not part of it.
+        """Writes the index, in place of one that is there; the encoder is not part of it. A kill leaves either whole.
 
         Raises:
             ValueError: The index is empty.
         """
         if self._rows_ND is None:
             raise ValueError("the index is empty; there is nothing to save")
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        np.save(path / "rows.npy", self._rows_ND, allow_pickle=False)
-        content = {
-            "format_version": FORMAT_VERSION,
-            "encoder": str(getattr(self._encoder, "name", "")),
-            "rows": len(self),
-            "dimension": self._rows_ND.shape[1],
-            "ids": self._ids,
-            "texts": self._texts,
-        }
-        (path / "index.json").write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+        content = {"encoder": str(getattr(self._encoder, "name", "")), "ids": self._ids, "texts": self._texts}
+        save_index(Path(folder), content, self._rows_ND, kind=KIND)
 
     @classmethod
     def load(cls, folder: str | Path, encoder: Encoder, *, use_faiss: bool | None = None) -> EmbeddingIndex:
         """Reads an index back, to be searched with the encoder that it was built with.
 
         Raises:
-            ValueError: The folder holds no whole index, or ``encoder`` gives other rows than the index holds.
+            ValueError: The folder holds no whole index, or ``encoder`` gives other embeddings than the index holds.
         """
-        path = Path(folder)
-        if missing := [name for name in ("index.json", "rows.npy") if not (path / name).is_file()]:
-            raise ValueError(f"{path} is not an index: it lacks {', '.join(missing)}")
         index = cls(encoder, use_faiss=use_faiss)
-        try:
-            content = json.loads((path / "index.json").read_text(encoding="utf-8"))
-            rows_ND = np.load(path / "rows.npy", allow_pickle=False)
-            ids, texts, built_with = content["ids"], content["texts"], content["encoder"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not an index: {error}") from None
-        if rows_ND.ndim != 2 or rows_ND.dtype != np.float32 or not len(rows_ND) == len(ids) == len(texts) > 0:
-            raise ValueError(
-                f"{path}: rows.npy has shape {rows_ND.shape} and index.json {len(ids)} ids, {len(texts)} texts"
-            )
-        index._rows_ND, index._ids, index._texts = rows_ND, list(ids), list(texts)
+        with read_index(Path(folder), kind=KIND) as (content, rows_ND):
+            ids, texts, built_with = list(content["ids"]), list(content["texts"]), content["encoder"]
+            if not len(rows_ND) == len(ids) == len(texts) > 0:
+                raise ValueError(f"{len(rows_ND)} embeddings, {len(ids)} ids, {len(texts)} texts")
+        index._rows_ND, index._ids, index._texts = rows_ND, ids, texts
         # One sentence of the index tells: an encoder of equal width could be another one all the same.
         cosine = float(index._encode(texts[:1], batch_size=1)[0] @ rows_ND[0])
         if cosine < 0.99:
             raise ValueError(
-                f"{path} was built with another encoder ({built_with or 'unnamed'}): the row of its first sentence and "
-                f"this encoder's have cosine {cosine:.3f}"
+                f"{folder} was built with another encoder ({built_with or 'unnamed'}): the embedding of its first "
+                f"sentence and this encoder's have cosine {cosine:.3f}"
             )
         return index
 
@@ -191,12 +174,12 @@ class EmbeddingIndex:
         rows_ND = np.ascontiguousarray(rows, dtype=np.float32)
         if self._rows_ND is not None and rows_ND.shape[1] != self._rows_ND.shape[1]:
             raise ValueError(
-                f"the index holds rows of width {self._rows_ND.shape[1]}, the encoder gives {rows_ND.shape[1]}: "
+                f"the index holds embeddings of width {self._rows_ND.shape[1]}, the encoder gives {rows_ND.shape[1]}: "
                 "search with the encoder that built it"
             )
         finite_N = np.isfinite(rows_ND).all(axis=1)
         if not finite_N.all():
-            raise ValueError(f"the encoder's row of {names[int(np.argmin(finite_N))]!r:.80} is not finite")
+            raise ValueError(f"the encoder's embedding of {names[int(np.argmin(finite_N))]!r:.80} is not finite")
         return rows_ND
 
     def _append(self, rows_ND: FloatArray, ids: Sequence[Id], texts: Sequence[str]) -> None:
@@ -231,7 +214,7 @@ class EmbeddingIndex:
 
 
 class _Searcher:
-    """Nearest rows by inner product."""
+    """Nearest embeddings by inner product."""
 
     def __init__(self, rows_ND: FloatArray, *, use_faiss: bool) -> None:
         self._rows_ND = rows_ND

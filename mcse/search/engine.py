@@ -1,6 +1,6 @@
 """Asking an index of images: by a sentence or an image, with words added and taken away.
 
-K images found, W words, D row width.
+K images found, W words, D width.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from PIL import Image
 
 from mcse.data.images.sources import BadImageError, load_image
 from mcse.encoders.loading import load_encoder
+from mcse.files import sha256_file
 from mcse.metrics.regularities import arithmetic_row, rerank
-from mcse.models.digests import file_sha256
 from mcse.search.builder import is_inside
 from mcse.search.embedding_index import Hit
 from mcse.search.image_index import ImageIndex, check_same_model
@@ -32,14 +32,14 @@ MAX_WORDS = 20
 class Question:
     """What to look for: a sentence, one of the index's images, or another image; then words.
 
-    Exactly one of ``text``, ``place``, ``image`` and ``row`` is given.
+    Exactly one of ``text``, ``place``, ``image`` and ``embedding`` is given.
 
     Args:
         text: A sentence.
         place: Position of an image of the index, which is then not found.
         image: File of an image; a copy of one in the index counts as that one.
-        row: Unit row of an image that was encoded before.
-        row_sha256: Digest of that image's file; its copies in the index are not found.
+        embedding: Of an image that was encoded before, of length 1.
+        image_sha256: Digest of that image's file; its copies in the index are not found.
         minus: Words, or phrases, to take away.
         plus: Words to add.
         top: How many images are wanted.
@@ -49,15 +49,15 @@ class Question:
     text: str | None = None
     place: int | None = None
     image: Path | None = None
-    row: FloatArray | None = None
-    row_sha256: str | None = None
+    embedding: FloatArray | None = None
+    image_sha256: str | None = None
     minus: tuple[str, ...] = ()
     plus: tuple[str, ...] = ()
     top: int = 12
     rerank: int = 0
 
     def __post_init__(self) -> None:
-        given = [name for name in ("text", "place", "image", "row") if getattr(self, name) is not None]
+        given = [name for name in ("text", "place", "image", "embedding") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError("ask by a sentence or by an image, and by one of them")
         if not 1 <= self.top <= MAX_TOP:
@@ -96,7 +96,7 @@ class ImageSearch:
         self._searcher = index.searcher(encoder)
         width = encoder.encode_captions(["an image"]).shape[1]
         if width != index.rows_ND.shape[1]:
-            raise ValueError(f"the index holds rows of width {index.rows_ND.shape[1]}, the model gives {width}")
+            raise ValueError(f"the index holds embeddings of width {index.rows_ND.shape[1]}, the model gives {width}")
 
     @property
     def takes_images(self) -> bool:
@@ -117,7 +117,7 @@ class ImageSearch:
             minus_WD, plus_WD = (self._word_rows(words) for words in (question.minus, question.plus))
             query_D = arithmetic_row(start_D, minus_WD=minus_WD, plus_WD=plus_WD)
         wanted = max(question.top, question.rerank)
-        found = self._searcher.search_rows(query_D[None], top_k=wanted + len(own))[0]
+        found = self._searcher.search_by_embeddings(query_D[None], top_k=wanted + len(own))[0]
         hits = [hit for hit in found if hit.id not in own][:wanted]
         if question.rerank and hits:
             place_1K = np.array([[int(hit.id) for hit in hits]])
@@ -128,8 +128,8 @@ class ImageSearch:
             notes.append("The index is not complete: its making was stopped, and goes on with the same command.")
         return Answer(hits=tuple(hits[: question.top]), notes=tuple(notes))
 
-    def image_row(self, image: Image.Image | Path) -> FloatArray:
-        """(D,) unit row of an image that is not in the index.
+    def encode_image(self, image: Image.Image | Path) -> FloatArray:
+        """(D,) embedding of an image that is not in the index, of length 1.
 
         Raises:
             ValueError: The encoder takes no images, or this one cannot be read.
@@ -144,7 +144,7 @@ class ImageSearch:
             image = load_image(image)
         row_1D = self._encoder.encode_images([image])
         if not np.isfinite(row_1D).all() or abs(float(np.linalg.norm(row_1D[0])) - 1) > 1e-3:
-            raise ValueError("the model gives this image no row of unit length")
+            raise ValueError("the model gives this image no embedding of length 1")
         row_D: FloatArray = row_1D[0]
         return row_D
 
@@ -160,9 +160,10 @@ class ImageSearch:
         return load_image(self.folder / name)
 
     def _start(self, question: Question, notes: list[str]) -> tuple[FloatArray, set[int]]:
-        """The row to start from, and the images that are the question's own."""
-        if question.row is not None:
-            return question.row, set() if question.row_sha256 is None else self._copies(question.row_sha256)
+        """The embedding to start from, and the images that are the question's own."""
+        if question.embedding is not None:
+            own = set() if question.image_sha256 is None else self._copies(question.image_sha256)
+            return question.embedding, own
         if question.text is not None:
             return self._sentence_row(question.text, notes), set()
         if question.place is not None:
@@ -171,8 +172,8 @@ class ImageSearch:
         assert question.image is not None
         if not question.image.is_file():
             raise BadImageError(f"no image at {question.image}")
-        own = self._copies(file_sha256(question.image))
-        return self.index.rows_ND[min(own)] if own else self.image_row(question.image), own
+        own = self._copies(sha256_file(question.image))
+        return self.index.rows_ND[min(own)] if own else self.encode_image(question.image), own
 
     def _sentence_row(self, text: str, notes: list[str]) -> FloatArray:
         if isinstance(self._encoder, KnownWords):
@@ -206,7 +207,7 @@ class ImageSearch:
 
     def _check_row(self, row_D: FloatArray, text: str) -> None:
         if not np.isfinite(row_D).all():
-            raise ValueError(f"the model's row of {text!r} is not finite")
+            raise ValueError(f"the model's embedding of {text!r} is not finite")
         if not row_D.any():
             raise ValueError(f"the model knows no word of {text!r}")
 

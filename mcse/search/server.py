@@ -6,7 +6,6 @@ file leaves as it is, and nothing that lies outside the indexed folder is opened
 
 from __future__ import annotations
 
-import hashlib
 import io
 import ipaddress
 import secrets
@@ -24,6 +23,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from mcse.files import sha256_bytes
 from mcse.search.engine import ImageSearch, Question
 from mcse.search.page import TOPS, PageImage, PageState, SearchPage, render_search_page
 from mcse.types import FloatArray
@@ -178,8 +178,8 @@ class _Site:
     def _read(self, name: str, content: bytes) -> _Upload:
         image = _opened(name, content)
         with self._encoding:
-            row_D = self._search.image_row(image)
-        return _Upload(name, row_D, hashlib.sha256(content).hexdigest(), _thumbnail(image))
+            row_D = self._search.encode_image(image)
+        return _Upload(name, row_D, sha256_bytes(content), _thumbnail(image))
 
 
 def _refusal(request: Request, *, names: frozenset[str] | None) -> str:
@@ -233,8 +233,8 @@ def _answer(search: ImageSearch, state: PageState, uploads: _Uploads) -> str:
     question = Question(
         text=None if state.has_image else state.text,
         place=place,
-        row=upload.row_D if upload else None,
-        row_sha256=upload.sha256 if upload else None,
+        embedding=upload.row_D if upload else None,
+        image_sha256=upload.sha256 if upload else None,
         minus=minus,
         plus=plus,
         top=state.top,

@@ -21,7 +21,7 @@ from mcse.data.images.sources import open_images
 from mcse.models.image_tower import FrozenTower, ImageTower, load_image_tower
 from mcse.recipes import image_side, method
 from mcse.recipes.launch import load_config
-from mcse.search.engine import Question, open_search
+from mcse.search import Question, open_search
 from mcse.training.loop import Loop, total_loss
 from mcse.training.runtime import start_runtime
 from mcse.types import PairBatch

@@ -163,7 +163,7 @@ def test_index_is_made_once(index, images, model, monkeypatch, capsys):
     assert sorted(rows) == ["moved.png", "new.png", "purple.png", "red.png", "white.png", "yellow.png"]
     np.testing.assert_allclose(rows["white.png"], direction("red"), atol=1e-6)
     np.testing.assert_array_equal(rows["moved.png"], before.rows_ND[1])
-    assert len(list(index.glob("rows-*"))) == 1
+    assert len(list(index.glob("embeddings-*"))) == 1
     assert found(open_search(index), text="green", top=1) == ["moved"]
 
 
@@ -222,7 +222,7 @@ def test_unreadable_images_are_named_and_left_out(images, model, tmp_path, capsy
     assert "left out 3 images" in out
     assert "broken.png: cannot be read: not an image" in out
     stored = ImageIndex.load(tmp_path / "index")
-    assert {image.path for image in stored.skipped} == {"broken.png", "cut.png", "link.png"}
+    assert {image.name for image in stored.skipped} == {"broken.png", "cut.png", "link.png"}
     assert "link.png: a link that leads out of the folder" in out
     assert "inner.png" in {image.path for image in stored.images}
 
@@ -364,25 +364,26 @@ def test_an_index_of_another_folder_or_no_index_is_kept(index, model, tmp_path, 
     assert "is not empty and holds no index" in capsys.readouterr().err
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
     assert query(tmp_path / "mine", "--text", "red") == 2
-    assert "is no index of images" in capsys.readouterr().err
+    assert "is not an index of images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"rows": "../rows.safetensors"},
-        {"rows": "gone.safetensors"},
+        {"embeddings": {"file": "../rows.safetensors", "sha256": ""}},
+        {"embeddings": {"file": "gone.safetensors", "sha256": ""}},
+        {"embeddings": "rows.safetensors"},
         {"schema": 99},
         {"images": []},
         {"images": None},
-        {"skipped": [{"name": 1}]},
+        {"skipped": [{"path": 1}]},
     ],
 )
 def test_a_damaged_index_is_refused(index, change, capsys):
     content = json.loads((index / "index.json").read_text())
     (index / "index.json").write_text(json.dumps({**content, **change}))
     assert query(index, "--text", "red") == 2
-    assert "damaged, or no index of images" in capsys.readouterr().err
+    assert "damaged, or not an index of images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/secret.png", "a/../../secret.png", ""])
@@ -391,7 +392,7 @@ def test_an_index_that_names_files_elsewhere_is_refused(index, path, capsys):
     content["images"][0]["path"] = path
     (index / "index.json").write_text(json.dumps(content))
     assert query(index, "--text", "red") == 2
-    assert "is no path below the folder" in capsys.readouterr().err
+    assert "is not a path below the folder" in capsys.readouterr().err
 
 
 def test_a_image_that_became_a_link_outwards_is_not_opened(index, images, tmp_path):
@@ -468,5 +469,5 @@ def test_rows_must_be_unit_rows(model, images, tmp_path):
         def encode_images(self, given, *, batch_size=32):
             return np.ones((len(given), 3), dtype=np.float32)
 
-    with pytest.raises(ValueError, match=r"the row of blue\.png has length 1\.73205, not 1"):
+    with pytest.raises(ValueError, match=r"the embedding of blue\.png has length 1\.73205, not 1"):
         build_index(images, tmp_path / "index", encoder=Stretched(), model="stretched", model_digest=None)

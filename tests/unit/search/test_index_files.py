@@ -1,0 +1,160 @@
+"""Indexes on disk: the old one or the new one, whole, whenever the writer is killed, and no damage goes unnoticed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mcse import files
+from mcse.search import EmbeddingIndex
+from mcse.search.image_index import ImageIndex, IndexedImage, IndexOrigin
+from mcse.search.index_files import read_index, save_index
+from mcse.types import FloatArray
+
+OLD, NEW = np.eye(3, 4, dtype=np.float32), np.eye(4, dtype=np.float32)[::-1].copy()
+
+
+class OneHot:
+    """Sentences that are numbers, as rows of ``NEW``."""
+
+    name = "one-hot"
+
+    def encode(self, sentences: list[str], *, batch_size: int = 64, normalize: bool = True) -> FloatArray:
+        return np.eye(4, dtype=np.float32)[[int(sentence) for sentence in sentences]]
+
+
+def save_sentences(rows: FloatArray, folder: Path) -> None:
+    index = EmbeddingIndex(OneHot())
+    index.add_embeddings(rows, texts=[str(row.argmax()) for row in rows])
+    index.save(folder)
+
+
+def load_sentences(folder: Path) -> list[list[str]]:
+    index = EmbeddingIndex.load(folder, OneHot())
+    return [[hit.text for hit in index.search(text, top_k=1)[0]] for text in ("0", "1", "2", "3")[: len(index)]]
+
+
+def save_images(rows: FloatArray, folder: Path) -> None:
+    origin = IndexOrigin(folder="/images", model="m", model_digest=None, tower=None)
+    names = [str(row.argmax()) for row in rows]
+    images = tuple(IndexedImage(path=name, num_bytes=1, mtime_ns=1, sha256="") for name in names)
+    ImageIndex(origin=origin, images=images, rows_ND=rows).save(folder)
+
+
+def load_images(folder: Path) -> list[list[str]]:
+    index = ImageIndex.load(folder)
+    return sorted(
+        [[image.path] for image, row in zip(index.images, index.rows_ND, strict=True) if row[int(image.path)]]
+    )
+
+
+def killed_at(step: int, save: Callable[[], None]) -> bool:
+    """Saves in a child that dies, as by SIGKILL, before the ``step``-th file is opened, renamed or removed."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    done = 0
+
+    def die(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal done
+        done += event in ("open", "os.rename", "os.remove", "os.chmod", "os.mkdir")
+        if done == step:
+            os._exit(9)
+
+    sys.addaudithook(die)
+    try:
+        save()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.parametrize(
+    ("save", "load"), [(save_sentences, load_sentences), (save_images, load_images)], ids=["sentences", "images"]
+)
+def test_a_kill_at_any_step_leaves_the_old_index_or_the_new_one(save, load, tmp_path):
+    old, folder = tmp_path / "old", tmp_path / "index"
+    save(OLD, old)
+    seen = []
+    for step in range(1, 100):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(old, folder)
+        was_killed = killed_at(step, lambda: save(NEW, folder))
+        seen.append(load(folder))
+        save(NEW, folder)  # goes on
+        assert load(folder) == [["0"], ["1"], ["2"], ["3"]]
+        assert len([path for path in folder.iterdir() if path.suffix == ".safetensors"]) == 1
+        if not was_killed:
+            break
+    else:
+        pytest.fail("the save never came to its end")
+    before, after = [["0"], ["1"], ["2"]], [["0"], ["1"], ["2"], ["3"]]
+    assert seen[0] == before
+    assert seen[-1] == after
+    assert seen == sorted(seen)  # once new, never old again
+    assert before in seen[2:]
+    assert len(seen) > 6
+
+
+def test_a_full_disk_leaves_the_old_index_and_nothing_else(tmp_path, monkeypatch):
+    save_sentences(OLD, tmp_path)
+    before = sorted(tmp_path.iterdir())
+
+    def full(path: Path, content: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mcse.search.index_files.write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        save_sentences(NEW, tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+    monkeypatch.setattr("mcse.search.index_files.write_json", files.write_json)
+    (tmp_path / "notes.txt").write_text("mine")
+    save_sentences(NEW, tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def change(folder: Path, **changes: object) -> None:
+    path = folder / "index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_damage_is_refused(tmp_path):
+    def refused(kind: str = "things") -> str:
+        with pytest.raises(ValueError, match=f"not an index of {kind}") as caught, read_index(tmp_path, kind=kind):
+            pass
+        return str(caught.value)
+
+    assert "there is no index.json in it" in refused()
+    save_index(tmp_path, {"names": ["a", "b", "c"]}, OLD, kind="things")
+    with read_index(tmp_path, kind="things") as (content, rows_ND):
+        assert content["names"] == ["a", "b", "c"]
+        np.testing.assert_array_equal(rows_ND, OLD)
+    with (
+        pytest.raises(ValueError, match=r"index.json: damaged, or not an index of things: it lacks 'texts'"),
+        read_index(tmp_path, kind="things") as (content, _),
+    ):
+        content["texts"]
+    assert "it is an index of things" in refused("images")
+    content = json.loads((tmp_path / "index.json").read_text())
+    stored = tmp_path / content["embeddings"]["file"]
+    whole = stored.read_bytes()
+    stored.write_bytes(whole[:-1] + b"\x01")
+    assert f"{stored.name} is not the file that was saved: its digest differs" in refused()
+    stored.unlink()
+    assert "No such file" in refused()
+    for wrong, message in (
+        ({"schema": 1}, "schema 1, this version reads 2"),
+        ({"schema": 2, "embeddings": {"file": "../x.safetensors", "sha256": ""}}, "is not a plain file name"),
+        ({"embeddings": {"file": "x"}}, "sha256"),
+    ):
+        change(tmp_path, **wrong)
+        assert message in refused()
+    (tmp_path / "index.json").write_text("[")
+    assert "line 1: broken JSON" in refused()
