@@ -6,7 +6,6 @@ seeds each, and judges them by scored sentence pairs about images that no traini
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import logging
@@ -20,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -53,6 +52,7 @@ TITLES = {
     "mcse": "MCSE",
     "mcse_shuffled": "MCSE, shuffled images",
 }
+WORLD_TITLES = {"pixels": "The picture world", "null": "The null world: gold that no image shows"}
 _GALLERY_IMAGES = 6
 _GALLERY_CAPTIONS = 3
 
@@ -67,46 +67,40 @@ class Job:
     arguments: tuple[str, ...]
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """``mcse demo``."""
-    parser = subparsers.add_parser(
-        "demo", help="train and compare on the embedded picture world; writes a report", description=__doc__
-    )
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder, replaced (default: runs/demo)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each system (default: 3)")
-    parser.add_argument("--world-seed", type=int, default=0, help="seed of the picture world (default: 0)")
-    parser.add_argument(
-        "--gold", choices=("pixels", "null"), default="pixels", help="null: gold that no image shows (a control)"
-    )
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at a time (default: one a core)")
-    parser.add_argument("--max-steps", type=int, help="steps of each run (default: as the configs say)")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace) -> int:
+def run(
+    *,
+    output: Path = Path("runs/demo"),
+    seeds: int = 3,
+    world_seed: int = 0,
+    gold: Literal["pixels", "null"] = "pixels",
+    processes: int | None = None,
+    max_steps: int | None = None,
+) -> int:
     """Builds, trains, judges, reports; returns 0.
 
     Raises:
         ValueError: Fewer than one seed, no configs here, or a run that failed.
     """
-    if args.seeds < 1:
-        raise ValueError(f"--seeds must be 1 or more, got {args.seeds}")
+    if seeds < 1:
+        raise ValueError(f"--seeds must be 1 or more, got {seeds}")
     if not CONFIGS.is_dir():
         raise ValueError(f"no {CONFIGS} here; run 'mcse demo' in the project's folder")
     started = time.perf_counter()
-    output = _fresh(args.output)
-    world = build_world(output / "world", config=WorldConfig(seed=args.world_seed, gold=args.gold))
-    _extract(world)
-    jobs = _plan(output, world, args)
-    _train_all(jobs, processes=args.processes)
-    scores = _judge_all(output, world, jobs, seeds=args.seeds)
-    _report(output, world, jobs, scores, args=args)
+    _fresh(output)
+    world = build_world(output / "world", config=WorldConfig(seed=world_seed, gold=gold))
+    extract_features.run(
+        str(world / "images"), tower="pixels:16", output=world / "features", device="cpu", overwrite=True
+    )
+    jobs = _plan(output, world, seeds=seeds, max_steps=max_steps)
+    _train_all(jobs, processes=processes or os.cpu_count() or 1)
+    scores = _judge_all(output, world, jobs, seeds=seeds)
+    _report(output, world, jobs, scores, title=WORLD_TITLES[gold])
     print(f"report: {output / 'report.html'} ({(time.perf_counter() - started) / 60:.1f} minutes)")
     return 0
 
 
-def _fresh(output: Path) -> Path:
-    """The demo's own folder, emptied; a folder that some other thing stands in is refused."""
+def _fresh(output: Path) -> None:
+    """Makes the demo's own folder, or empties it; a folder that some other thing stands in is refused."""
     marker = output / "demo.json"
     if output.is_dir() and any(output.iterdir()):
         if not marker.is_file():
@@ -114,32 +108,15 @@ def _fresh(output: Path) -> Path:
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
     marker.write_text("{}\n", encoding="utf-8")
-    return output
 
 
-def _extract(world: Path) -> None:
-    extract_features.run(
-        argparse.Namespace(
-            images=str(world / "images"),
-            tower="pixels:16",
-            output=world / "features",
-            names=None,
-            batch_size=64,
-            on_bad_image="error",
-            device="cpu",
-            precision="fp32",
-            overwrite=True,
-        )
-    )
-
-
-def _plan(output: Path, world: Path, args: argparse.Namespace) -> list[Job]:
+def _plan(output: Path, world: Path, *, seeds: int, max_steps: int | None) -> list[Job]:
     """Every seed has an untrained encoder of its own, the same for all systems."""
     with (world / "captions.csv").open(encoding="utf-8", newline="") as stream:
         texts = [row["caption"] for row in csv.DictReader(stream)]
     texts += (world / "sentences.txt").read_text(encoding="utf-8").splitlines()
     jobs = []
-    for seed in range(args.seeds):
+    for seed in range(seeds):
         encoder = build_small_encoder(output / "encoder" / f"seed{seed}", texts=texts, seed=seed)
         for system, (name, arguments) in SYSTEMS.items():
             folder = output / system / f"seed{seed}"
@@ -148,7 +125,7 @@ def _plan(output: Path, world: Path, args: argparse.Namespace) -> list[Job]:
                 "encoder.name_or_path": encoder,
                 "data.root": world,
                 "seed": seed,
-            } | ({"train.max_steps": args.max_steps} if args.max_steps else {})
+            } | ({"train.max_steps": max_steps} if max_steps else {})
             overrides = [text for key, value in keys.items() for text in (f"--{key}", str(value))]
             jobs.append(Job(system, seed, folder, ("--config", str(CONFIGS / name), *arguments, *overrides)))
     return jobs
@@ -185,20 +162,19 @@ def _judge_all(output: Path, world: Path, jobs: Sequence[Job], *, seeds: int) ->
     return scores
 
 
-def _report(
-    output: Path, world: Path, jobs: Sequence[Job], scores: Mapping[str, list[float]], *, args: argparse.Namespace
-) -> None:
+def _report(output: Path, world: Path, jobs: Sequence[Job], scores: Mapping[str, list[float]], *, title: str) -> None:
     results = {
         "world": json.loads((world / "manifest.json").read_text(encoding="utf-8"))["config"],
         "recipes": {system: {"spearman": scores[system]} for system in scores},
     }
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    seeds = len(scores["mcse"])
     table = ScoreTable(
-        title="The picture world" if args.gold == "pixels" else "The null world: gold that no image shows",
+        title=title,
         columns=(ScoreColumn("Spearman × 100"),),
         rows=tuple(ScoreRow(TITLES[system], (tuple(values),)) for system, values in scores.items()),
         caption="Test pairs about unseen images"
-        + (f"; mean ± standard deviation over {args.seeds} seeds." if args.seeds > 1 else "; one seed."),
+        + (f"; mean ± standard deviation over {seeds} seeds." if seeds > 1 else "; one seed."),
     )
     print_table(table)
     notes = _notes(scores)

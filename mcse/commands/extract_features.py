@@ -5,14 +5,12 @@ B images of a batch, F feature width.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,68 +30,54 @@ from mcse.data.images.sources import (
 )
 from mcse.models.image_tower import ImageTower, load_image_tower
 
-if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
-
-_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LISTED = 10
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    """Adds ``extract-features`` to the command line."""
-    parser = subparsers.add_parser(
-        "extract-features",
-        help="run a frozen image tower over images once, into a feature store",
-        description="Runs a frozen image tower over images once. Killed, it continues when started again.",
-    )
-    parser.add_argument("--images", required=True, help="folder of images, or a Hugging Face dataset (id or folder)")
-    parser.add_argument(
-        "--tower",
-        required=True,
-        help="open_clip:MODEL/PRETRAINED, timm:MODEL or pixels:N (/none: random weights); grid:timm:… and "
-        "grid:pixels:N keep the regions of the last map apart",
-    )
-    parser.add_argument("--output", required=True, type=Path, help="folder of the feature store")
-    parser.add_argument("--names", type=Path, help="file listing the images to use, one a line (default: all)")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--on-bad-image", choices=("error", "skip"), default="error")
-    parser.add_argument("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
-    parser.add_argument("--precision", choices=tuple(_PRECISIONS), default="fp32")
-    parser.add_argument("--overwrite", action="store_true", help="replace the feature store in --output")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace) -> int:
+def run(
+    images: str,
+    *,
+    tower: str,
+    output: Path,
+    names: Path | None = None,
+    batch_size: int = 64,
+    on_bad_image: OnBadImage = "error",
+    device: str | None = None,
+    precision: str = "fp32",
+    overwrite: bool = False,
+) -> int:
     """Extracts; returns 0, or 130 after Ctrl-C.
 
     Raises:
         ValueError: bad tower, images or output folder; an unreadable image unless ``--on-bad-image skip``.
     """
-    if args.batch_size < 1:
-        raise ValueError(f"--batch-size must be positive, got {args.batch_size}")
-    source = open_images(args.images)
-    index = _chosen(source, args.names, where=args.images)
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    tower = load_image_tower(args.tower).to(device)
+    if batch_size < 1:
+        raise ValueError(f"--batch-size must be positive, got {batch_size}")
+    source = open_images(images)
+    index = _chosen(source, names, where=images)
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    encoder = load_image_tower(tower).to(where)
     plan = ExtractionPlan(
         names=tuple(source.names[i] for i in index),
-        width=tower.width,
-        regions=tower.regions,
-        tower=tower.spec,
-        preprocessing=tower.preprocessing,
-        precision=args.precision,
-        weights=tower.digest(),
+        width=encoder.width,
+        regions=encoder.regions,
+        tower=encoder.spec,
+        preprocessing=encoder.preprocessing,
+        precision=precision,
+        weights=encoder.digest(),
     )
-    with FeatureWriter(args.output, plan, overwrite=args.overwrite) as writer:
+    with FeatureWriter(output, plan, overwrite=overwrite) as writer:
         if writer.done:
-            _say(f"{args.output}: continuing after {writer.done} of {len(index)} images")
+            _say(f"{output}: continuing after {writer.done} of {len(index)} images")
         try:
-            _extract(writer, tower, source, index, args=args, device=device)
+            rest = index[writer.done :]
+            batches = _batches(encoder, source, rest, batch_size=batch_size, on_bad_image=on_bad_image)
+            _extract(writer, encoder, batches, total=len(index), device=where, precision=precision)
         except KeyboardInterrupt:
-            _say(f"{args.output}: stopped after {writer.done} of {len(index)} images; the same command continues")
+            _say(f"{output}: stopped after {writer.done} of {len(index)} images; the same command continues")
             return 130
         writer.finish()
-    _report(args.output, writer)
+    _report(output, writer)
     return 0
 
 
@@ -107,21 +91,18 @@ def _chosen(source: ImageSource, names: Path | None, *, where: str) -> list[int]
 def _extract(
     writer: FeatureWriter,
     tower: ImageTower,
-    source: ImageSource,
-    index: Sequence[int],
+    batches: Iterator[tuple[list[Tensor], list[SkippedImage]]],
     *,
-    args: argparse.Namespace,
+    total: int,
     device: torch.device,
+    precision: str,
 ) -> None:
-    if args.precision == "bf16" and device.type == "cpu":
+    if precision == "bf16" and device.type == "cpu":
         ensure_bfloat16()
     autocast = (
-        contextlib.nullcontext()
-        if args.precision == "fp32"
-        else torch.autocast(device.type, dtype=_PRECISIONS[args.precision])
+        contextlib.nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=PRECISIONS[precision])
     )
-    progress = tqdm(total=len(index), initial=writer.done, unit="image", file=sys.stderr, desc=tower.spec)
-    batches = _batches(tower, source, index[writer.done :], batch_size=args.batch_size, on_bad_image=args.on_bad_image)
+    progress = tqdm(total=total, initial=writer.done, unit="image", file=sys.stderr, desc=tower.spec)
     with progress, torch.inference_mode(), autocast:
         for pixels, skipped in batches:
             rows = np.zeros((0, tower.width), dtype=np.float32)

@@ -1,11 +1,10 @@
-"""``mcse ground-report``: does grounding gain by images? Always five rows, because a linear map can gain without any.
+"""``mcse words report``: does grounding gain by images? Always five rows, because a linear map can gain without any.
 
 Text vectors; the same whitened; the same without their first components; grounded on shuffled images; on true ones.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from collections.abc import Callable, Sequence
@@ -54,42 +53,39 @@ Table = dict[str, dict[str, Cell]]
 """Row → column → cell."""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds ``ground-report`` to the command line."""
-    parser = subparsers.add_parser(
-        "ground-report", help="grounded word vectors against four controls, as Markdown and JSON", description=__doc__
-    )
-    add = parser.add_argument
-    add("--text", required=True, type=Path, help="the source file of text vectors")
-    add("--true", required=True, nargs="+", type=Path, metavar="RUN", help="runs on true images, one a seed")
-    add("--shuffled", required=True, nargs="+", type=Path, metavar="RUN", help="runs with controls.images shuffled_…")
-    add("--data", required=True, type=Path, help="folder or file of word-similarity sets")
-    add("--sts", type=Path, help="SentEval folder: STS by averaging vectors, too")
-    add("--ground-text", action="store_true", help="ground all of --text by the runs' maps, not their stored words")
-    add("--components", type=int, help="that all-but-the-top removes (default: width / 100, at least 1)")
-    add("--output", required=True, type=Path, help="folder of report.md and report.json")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace) -> int:
+def run(
+    *,
+    text: Path,
+    true: Sequence[Path],
+    shuffled: Sequence[Path],
+    data: Path,
+    output: Path,
+    sts: Path | None = None,
+    ground_text: bool = False,
+    components: int | None = None,
+) -> int:
     """Judges, prints the tables and writes them; returns 0.
 
     Raises:
         ValueError: A run that is none of grounded_words, runs of different captions, rows that are judged on different
             pairs, or data that cannot be read.
     """
-    seen = _seen_words([*args.true, *args.shuffled])
-    _check_controls(args)
-    text = load_word_vectors(args.text)
+    seen = _seen_words([*true, *shuffled])
+    _check_controls("--true", true, wanted=(True,))
+    _check_controls("--shuffled", shuffled, wanted=("shuffled_images", "shuffled_pairs"))
+    for run in (*true, *shuffled) if ground_text else ():
+        check_source(_folder(run), text, hint="its map is of no use here")
+    vectors = load_word_vectors(text)
+    grounded = vectors if ground_text else None
     spaces: dict[str, list[Callable[[], WordVectors]]] = {
-        "text": [lambda: text],
-        "whitened text": [lambda: whiten(text)],
-        "all-but-the-top": [lambda: all_but_the_top(text, components=args.components)],
-        "shuffled images": [_loader(run, text if args.ground_text else None) for run in args.shuffled],
-        "true images": [_loader(run, text if args.ground_text else None) for run in args.true],
+        "text": [lambda: vectors],
+        "whitened text": [lambda: whiten(vectors)],
+        "all-but-the-top": [lambda: all_but_the_top(vectors, components=components)],
+        "shuffled images": [_loader(run, grounded) for run in shuffled],
+        "true images": [_loader(run, grounded) for run in true],
     }
-    sets = load_wordsim(args.data).sets
-    tasks = load_sts(args.sts).tasks if args.sts is not None else ()
+    sets = load_wordsim(data).sets
+    tasks = load_sts(sts).tasks if sts is not None else ()
     words: Table = {}
     sentences: Table = {}
     for row in ROWS:
@@ -100,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
         sentences[row] = _joined([found for _, found in judged])
     markdown = _report(words, sentences, seen=seen, sets=sets)
     content = {name: _plain(table) for name, table in (("wordsim", words), ("sts", sentences)) if any(table.values())}
-    _write(args.output / "report.md", markdown)
-    _write(args.output / "report.json", json.dumps({"policy": POLICY, **content}, indent=2) + "\n")
+    _write(output / "report.md", markdown)
+    _write(output / "report.json", json.dumps({"policy": POLICY, **content}, indent=2) + "\n")
     print(markdown)
     return 0
 
@@ -115,18 +111,12 @@ def _seen_words(runs: Sequence[Path]) -> frozenset[str]:
     return found[runs[0]]
 
 
-def _check_controls(args: argparse.Namespace) -> None:
+def _check_controls(flag: str, runs: Sequence[Path], *, wanted: tuple[bool | str, ...]) -> None:
     """True runs saw true images, the others shuffled ones: a report with mixed-up rows would be believed."""
-    for row, runs, wanted in (
-        ("--true", args.true, (True,)),
-        ("--shuffled", args.shuffled, ("shuffled_images", "shuffled_pairs")),
-    ):
-        for run in runs:
-            found = read_info(_folder(run)).config["controls"]["images"]
-            if found not in wanted:
-                raise ValueError(f"{row}: {run} was trained with controls.images {found}")
-            if args.ground_text:
-                check_source(_folder(run), args.text, hint="its map is of no use here")
+    for run in runs:
+        found = read_info(_folder(run)).config["controls"]["images"]
+        if found not in wanted:
+            raise ValueError(f"{flag}: {run} was trained with controls.images {found}")
 
 
 def _check_pairs(text: dict[str, Cell], cells: dict[str, Cell], row: str) -> None:

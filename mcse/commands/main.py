@@ -1,68 +1,73 @@
-"""The ``mcse`` console script: one subcommand a module of this folder."""
+"""The ``mcse`` command line: reads the arguments, imports the command that is meant, calls it, and ends with a code.
+
+Exit codes are the same for every command: 0 done, 2 wrong arguments or data, 1 anything else that failed and can be
+said in one line (a disk, the network, some of several models), 130 Ctrl-C.
+"""
 
 from __future__ import annotations
 
-import argparse
 import importlib
+import inspect
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Mapping, Sequence
 
-COMMANDS = (
-    "demo",
-    "prepare",
-    "extract-features",
-    "search",
-    "sweep",
-    "runs",
-    "ground-words",
-    "ground-report",
-    "neighbors",
-    "contexts",
-    "perplexity",
-    "translate",
-    "tag",
-)
-"""Each module has ``add_parser(subparsers)``, which sets ``run(args) -> int`` as the parser's default."""
+from mcse.commands.arguments import COMMANDS, Command, Group
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 2 wrong arguments or data, 1 a failing disk or network, 130 stopped by Ctrl-C."""
-    arguments = sys.argv[1:] if argv is None else argv
-    # Only the module of the command that is meant: all of them together take seconds to import.
-    parser = build_parser([name for name in COMMANDS if arguments[:1] == [name]] or COMMANDS)
-    args = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s")
-    if args.command is None:
+    """Runs one command; returns its exit code."""
+    parser = build_parser()
+    options = vars(parser.parse_args(argv))
+    if "work" not in options:
         parser.print_help(sys.stderr)
         return 2
+    name, work = options.pop("name"), options.pop("work")
+    logging.basicConfig(format="%(message)s")
+    module, _, function = work.partition(".")
+    run = getattr(importlib.import_module(f"mcse.commands.{module}"), function or "run")
     try:
-        code: int = args.run(args)
-    except (ValueError, FileNotFoundError) as error:
-        return _fail(args.command, error, code=2)
-    except OSError as error:
-        return _fail(args.command, error, code=1)
+        code: int = run(**options)
+    except (ValueError, OSError) as error:
+        return _fail(name, error, code=exit_code(error))
     except KeyboardInterrupt:
-        return _fail(args.command, "stopped", code=130)
+        return _fail(name, "stopped", code=130)
     return code
 
 
-def build_parser(commands: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
-    """The parser of these commands; ``args.run`` is the chosen command's function."""
-    parser = argparse.ArgumentParser(
-        prog="mcse",
-        description="The demo, data and image features for train.py, search among images, sweeps, and run folders.",
+def exit_code(error: Exception) -> int:
+    """2 where the input is wrong, a missing file included; 1 for a failing disk or network."""
+    return 2 if isinstance(error, ValueError | FileNotFoundError) else 1
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of all commands; ``work`` and ``name`` of what it returns are the chosen command's."""
+    parser = ArgumentParser(
+        prog="mcse", description="Train and evaluate sentence encoders that have seen images.", allow_abbrev=False
     )
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name in commands:
-        importlib.import_module(f"mcse.commands.{name.replace('-', '_')}").add_parser(subparsers)
+    _add(parser, COMMANDS, prefix="")
     return parser
+
+
+def _add(parser: ArgumentParser, commands: Mapping[str, Command | Group], *, prefix: str) -> None:
+    below = parser.add_subparsers(metavar="COMMAND", required=bool(prefix))
+    for name, command in commands.items():
+        if isinstance(command, Group):
+            group = below.add_parser(name, help=command.summary, description=command.summary)
+            _add(group, command.commands, prefix=f"{prefix}{name} ")
+            continue
+        one = below.add_parser(
+            name,
+            help=command.summary,
+            description=inspect.getdoc(command.arguments),
+            argument_default=SUPPRESS,
+            formatter_class=RawDescriptionHelpFormatter,
+        )
+        command.arguments(one)
+        one.set_defaults(work=command.work, name=prefix + name)
 
 
 def _fail(command: str, error: object, *, code: int) -> int:
     print(f"mcse {command}: {error}", file=sys.stderr)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,7 @@
-"""``mcse perplexity``: an ELMo run beside the n-gram models of its own training text."""
+"""``mcse elmo perplexity``: an ELMo run beside the n-gram models of its own training text."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,28 +18,13 @@ from mcse.run_folder import best_of
 from mcse.text.vocab import BEGIN, END, Vocab
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command."""
-    parser = subparsers.add_parser(
-        "perplexity",
-        help="an ELMo's perplexity each way, beside unigrams, trigrams and shuffled words",
-        description="Judges an ELMo run on its held-out sentences: both directions, the same with every sentence's "
-        "words shuffled, and an add-one unigram and a Kneser-Ney trigram model of the run's own training text, each "
-        "way. All share the run's vocabulary; words outside it count as the unknown word.",
-    )
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder or checkpoint of the recipe elmo")
-    parser.add_argument("--data", type=Path, help="where the run's relative data paths start; by default as in the run")
-    parser.add_argument("--seed", type=int, default=0, help="of the shuffled words")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace) -> int:
+def run(run_folder: Path, *, data: Path | None = None, seed: int = 0) -> int:
     """Prints a table; exit code 0."""
-    folder = best_of(args.run_folder)
+    folder = best_of(run_folder)
     scorer = ElmoScorer.from_pretrained(folder)
-    config = _data_config(folder, root=args.data)
+    config = _data_config(folder, root=data)
     dev = dev_sentences(config)
-    generator = np.random.default_rng(args.seed)
+    generator = np.random.default_rng(seed)
     shuffled = [[words[number] for number in generator.permutation(len(words))] for words in dev]
     print(f"{'':28s}{'forward':>10s}{'backward':>10s}")
     for name, sentences in (("ELMo", dev), ("ELMo, shuffled words", shuffled)):

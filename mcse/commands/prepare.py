@@ -7,13 +7,12 @@ folder with ``captions.csv`` (all captions of the chosen images), ``train_images
 
 from __future__ import annotations
 
-import argparse
 import csv
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -41,9 +40,6 @@ from mcse.data.test_sets.sts import (
     load_stsbenchmark,
 )
 from mcse.files import read_json, read_lines, replacing, sha256_file, write_json, write_text
-
-if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 MANIFEST = "manifest.json"
 _SCHEMA = 1
@@ -176,49 +172,41 @@ IMAGES: Mapping[str, Images] = {
 }
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    """Adds ``prepare`` to the command line."""
-    parser = subparsers.add_parser(
-        "prepare",
-        help="fetch and verify training and test data, so that runs need no network",
-        description="Fetches what may be fetched, says what to download by hand, verifies counts and checksums.",
-    )
-    parser.add_argument("dataset", choices=(*SENTENCES, *IMAGES, "sts"))
-    parser.add_argument(
-        "--root", type=Path, default=os.environ.get("MCSE_DATA"), help="data folder (default: $MCSE_DATA)"
-    )
-    parser.add_argument("--ids", type=Path, help="flickr30k, coco: file listing the images to use, one a line")
-    parser.add_argument("--from-hub", action="store_true", help="flickr30k: captions from the hub's copy")
-    parser.add_argument("--mirror", type=Path, help="take hub files from this folder: OWNER/NAME/FILE")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace) -> int:
+def run(
+    dataset: str,
+    *,
+    root: Path | None = None,
+    ids: Path | None = None,
+    from_hub: bool = False,
+    mirror: Path | None = None,
+) -> int:
     """Prepares one dataset and records it in the manifest; returns 0.
 
     Raises:
         ValueError: Wrong arguments, counts or checksums.
         FileNotFoundError: Files are missing; the message says what to download and where to put it.
     """
-    if args.root is None:
+    if root is None and "MCSE_DATA" in os.environ:
+        root = Path(os.environ["MCSE_DATA"])
+    if root is None:
         raise ValueError("--root: say where the data shall lie, or set MCSE_DATA")
-    if args.dataset not in IMAGES and args.ids is not None:
-        raise ValueError(f"--ids selects images of {' or '.join(IMAGES)}; {args.dataset} has none")
-    if args.from_hub and (args.dataset not in IMAGES or IMAGES[args.dataset].hub is None):
-        raise ValueError(f"--from-hub: the hub has no captions for {args.dataset}")
-    fetch = fetch_from_hub if args.mirror is None else fetch_from_folder(args.mirror)
-    args.root.mkdir(parents=True, exist_ok=True)
-    if args.dataset in SENTENCES:
-        prepared = prepare_sentences(args.root, SENTENCES[args.dataset], fetch=fetch)
-    elif args.dataset in IMAGES:
-        captions_from = fetch if args.from_hub else None
-        prepared = prepare_images(args.root, IMAGES[args.dataset], ids=args.ids, fetch=captions_from)
+    if dataset not in IMAGES and ids is not None:
+        raise ValueError(f"--ids selects images of {' or '.join(IMAGES)}; {dataset} has none")
+    if from_hub and (dataset not in IMAGES or IMAGES[dataset].hub is None):
+        raise ValueError(f"--from-hub: the hub has no captions for {dataset}")
+    fetch = fetch_from_hub if mirror is None else fetch_from_folder(mirror)
+    root.mkdir(parents=True, exist_ok=True)
+    if dataset in SENTENCES:
+        prepared = prepare_sentences(root, SENTENCES[dataset], fetch=fetch)
+    elif dataset in IMAGES:
+        captions_from = fetch if from_hub else None
+        prepared = prepare_images(root, IMAGES[dataset], ids=ids, fetch=captions_from)
     else:
-        prepared = prepare_sts(args.root, fetch=fetch)
-        if args.mirror is None:
+        prepared = prepare_sts(root, fetch=fetch)
+        if mirror is None:
             prepared = replace(prepared, notes=(*prepared.notes, *cache_hub_sts()))
-    write_manifest(args.root, args.dataset, prepared)
-    _report(args.dataset, args.root, prepared)
+    write_manifest(root, dataset, prepared)
+    _report(dataset, root, prepared)
     return 0
 
 

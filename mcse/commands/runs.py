@@ -5,7 +5,6 @@ Runs side by side that differ only in their seed are one group, with mean ± sta
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -62,33 +61,23 @@ class Group:
         return tuple(member.sts_average for member in self.finished if member.sts_average is not None)
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """``mcse runs``."""
-    parser = subparsers.add_parser("runs", help="list run folders with their state and scores", description=__doc__)
-    parser.add_argument(
-        "folders", nargs="*", type=Path, metavar="FOLDER", default=[Path("runs")], help="where to look (default: runs)"
-    )
-    parser.add_argument("--json", action="store_true", dest="as_json", help="print JSON instead of a table")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace) -> int:
+def run(folders: Sequence[Path] = (Path("runs"),), *, as_json: bool = False) -> int:
     """Prints what was found; returns 0, or 1 if folders could not be read.
 
     Raises:
         FileNotFoundError: A folder is not there.
     """
-    for folder in args.folders:
+    for folder in folders:
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder at {folder}; name the folder that your runs lie in")
-    listed, unreadable = list_runs(args.folders)
+    listed, unreadable = list_runs(folders)
     groups = group_seeds(listed)
-    if args.as_json:
+    if as_json:
         print(json.dumps(_as_json(groups, unreadable), indent=2, ensure_ascii=False, allow_nan=False))
     elif listed:
         _print(groups)
     elif not unreadable:
-        print(f"no run folders below {', '.join(str(folder) for folder in args.folders)}")
+        print(f"no run folders below {', '.join(str(folder) for folder in folders)}")
     for path, reason in unreadable.items():
         print(f"mcse runs: cannot read {path}: {reason}", file=sys.stderr)
     return 1 if unreadable else 0

@@ -7,7 +7,6 @@ command may be given again at any time. Cells are compared by the mean over seed
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import re
@@ -16,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -129,49 +128,31 @@ class CellResult:
         return len(self.scores) == len(self.runs)
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """``mcse sweep``."""
-    parser = subparsers.add_parser(
-        "sweep", help="train one configuration under several seeds and values; selects on dev", description=__doc__
-    )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of one complete run")
-    parser.add_argument("--seeds", required=True, help="such as 0-4 or 0,2,5")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="settings",
-        metavar="KEY=VALUE[,VALUE...]",
-        help="a key of the configuration and the values to try; several --set are combined",
-    )
-    parser.add_argument("--output", type=Path, help="folder of the sweep (default: the configuration's output_dir)")
-    parser.add_argument(
-        "--launcher",
-        choices=("local", "slurm"),
-        default="local",
-        help="local: runs are children of this command; slurm: one sbatch array, submitted where there is sbatch",
-    )
-    parser.add_argument("--jobs", type=int, help="runs at a time (local: 1; slurm: as many as the cluster gives)")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace) -> int:
+def run(
+    config: Path,
+    *,
+    seeds: str,
+    settings: Sequence[str] = (),
+    output: Path | None = None,
+    launcher: Literal["local", "slurm"] = "local",
+    jobs: int | None = None,
+) -> int:
     """Plans, trains what is not finished, and reports; returns 0, 1 if runs failed, 130 or 143 if stopped.
 
     Raises:
         ValueError: Wrong seeds, keys, values or folders; nothing has been started then.
     """
-    if args.jobs is not None and args.jobs < 1:
-        raise ValueError(f"--jobs must be 1 or more, got {args.jobs}")
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"--jobs must be 1 or more, got {jobs}")
     check_train_script()
-    plan = make_plan(args.config, parse_seeds(args.seeds), settings=parse_settings(args.settings), output=args.output)
+    plan = make_plan(config, parse_seeds(seeds), settings=parse_settings(settings), output=output)
     tasks = _write_configs(plan)
     for planned in plan.runs:
         if planned.is_finished:
             print(f"{planned.label}: finished before, skipped", file=sys.stderr)
-    if args.launcher == "slurm" and tasks:
-        return _hand_to_slurm(plan, tasks, jobs=args.jobs)
-    ending = train_locally(tasks, jobs=args.jobs or 1)
+    if launcher == "slurm" and tasks:
+        return _hand_to_slurm(plan, tasks, jobs=jobs)
+    ending = train_locally(tasks, jobs=jobs or 1)
     results = collect(plan, failures=ending.failures)
     _report(plan, results)
     if ending.exit_code:

@@ -1,8 +1,7 @@
-"""``mcse tag``: tags a CoNLL file with a trained tagger; where the file has tags itself, judges them."""
+"""``mcse maf tag``: tags a CoNLL file with a trained tagger; where the file has tags itself, judges them."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -26,56 +25,59 @@ from mcse.text.tags import OUTSIDE
 from mcse.types import FloatArray, Tagging
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """``mcse tag``."""
-    parser = subparsers.add_parser(
-        "tag", help="find entities in a CoNLL file; scores where the file has tags", description=__doc__
-    )
-    parser.add_argument("model", help="run folder or checkpoint of the recipe maf")
-    parser.add_argument("file", type=Path, help="CoNLL: word TAB tag a line, IMGID:name before a text; tags may lack")
-    parser.add_argument("--features", type=Path, help="the images' stored regions (mcse extract-features)")
-    parser.add_argument("--images", help="the images themselves, read by the tagger's own tower")
-    parser.add_argument("--no-images", action="store_true", help="a tagger of images on text alone")
-    parser.add_argument("--shuffle-images", type=int, metavar="SEED", help="control: every text with a wrong image")
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder for tagged.conll, tagged.jsonl, results.json"
-    )
-    parser.add_argument("--device", default="cpu", help="such as cuda:1 (cpu)")
-    parser.add_argument("--overwrite", action="store_true", help="replace those files in --output")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace) -> int:
+def run(
+    model: str,
+    file: Path,
+    *,
+    output: Path,
+    features: Path | None = None,
+    images: str | None = None,
+    no_images: bool = False,
+    shuffle_images: int | None = None,
+    device: str = "cpu",
+    overwrite: bool = False,
+) -> int:
     """Tags, writes, and prints scores; returns 0.
 
     Raises:
         FileNotFoundError: No file or features there.
         ValueError: No tagger, a damaged file, images missing for a tagger that reads them, or files in the way.
     """
-    written = [args.output / name for name in ("tagged.conll", "tagged.jsonl", "results.json")]
-    if not args.overwrite and (there := [path for path in written if path.exists()]):
+    written = [output / name for name in ("tagged.conll", "tagged.jsonl", "results.json")]
+    if not overwrite and (there := [path for path in written if path.exists()]):
         raise ValueError(f"{there[0]} is there already; give --overwrite or another --output")
-    tagger = TweetTagger.from_pretrained(args.model, device=args.device)
-    texts = read_tagged(args.file)
+    tagger = TweetTagger.from_pretrained(model, device=device)
+    texts = read_tagged(file)
     has_gold = any(tag != OUTSIDE for text in texts.texts for tag in text.tags)
     if has_gold:
         check_types(texts, tagger.tags)
-    images = _images(tagger, args)
-    row_N = match_tweets(texts, images)
-    if args.shuffle_images is not None:
-        row_N = control_images(row_N, "shuffled_images", seed=args.shuffle_images)
-    rows = _Images(images, tagger) if isinstance(images, PixelRows) else images
+    given = [name for name in (features, images, no_images) if name]
+    _check_images(tagger, model, given=len(given), no_images=no_images, shuffled=shuffle_images is not None)
+    store = _open_images(tagger, features=features, images=images)
+    row_N = match_tweets(texts, store)
+    if shuffle_images is not None:
+        row_N = control_images(row_N, "shuffled_images", seed=shuffle_images)
+    rows = _Images(store, tagger) if isinstance(store, PixelRows) else store
     taggings = tag_texts(tagger, texts.words, rows, row_N)
-    args.output.mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     written[0].write_text("".join(_conll(texts, taggings)), encoding="utf-8")
     written[1].write_text("".join(_json_lines(texts, taggings)), encoding="utf-8")
     # Scores of another file would be taken for those of this one.
     written[2].unlink(missing_ok=True)
     if has_gold:
         scores = score_taggings(texts.tags, [tagging.tags for tagging in taggings])
-        results = _results(scores, texts, args, without_image=int((row_N == ABSENT).sum()))
-        written[2].write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        print_table(_table(scores, args.file))
+        facts = {
+            "schema": 1,
+            "model": model,
+            "file": str(file),
+            "texts": len(texts),
+            "texts without an image": int((row_N == ABSENT).sum()),
+            "shuffled images": shuffle_images is not None,
+            "tags that are no valid BIO": texts.repairs.total,
+        }
+        results = json.dumps(facts | {"scores": _score_tree(scores)}, indent=2)
+        written[2].write_text(results + "\n", encoding="utf-8")
+        print_table(_table(scores, file))
     print(f"wrote {written[0]} and tagged.jsonl", file=sys.stderr)
     return 0
 
@@ -91,23 +93,24 @@ class _Images:
         return np.stack([row for row in self._tagger.image_rows(images) if row is not None])
 
 
-def _images(tagger: TweetTagger, args: argparse.Namespace) -> FeatureStore | PixelRows | None:
-    given = [name for name in ("features", "images", "no_images") if getattr(args, name)]
-    if len(given) > 1:
-        raise ValueError(f"give one of --features, --images and --no-images, got {len(given)}")
-    if not tagger.reads_images:
-        if given or args.shuffle_images is not None:
-            raise ValueError(f"{args.model} was trained on text alone, so --features, --images and such do nothing")
+def _check_images(tagger: TweetTagger, model: str, *, given: int, no_images: bool, shuffled: bool) -> None:
+    """What was said of images fits the tagger and itself."""
+    if given > 1:
+        raise ValueError(f"give one of --features, --images and --no-images, got {given}")
+    if not tagger.reads_images and (given or shuffled):
+        raise ValueError(f"{model} was trained on text alone, so --features, --images and such do nothing")
+    if tagger.reads_images and not given:
+        raise ValueError(f"{model} reads images: give --features or --images, or --no-images on purpose")
+    if no_images and shuffled:
+        raise ValueError("--no-images leaves nothing for --shuffle-images")
+
+
+def _open_images(tagger: TweetTagger, *, features: Path | None, images: str | None) -> FeatureStore | PixelRows | None:
+    if images is not None:
+        return PixelRows(open_images(images), tagger.tower.preprocess, origin=images)
+    if features is None:
         return None
-    if not given:
-        raise ValueError(f"{args.model} reads images: give --features or --images, or --no-images on purpose")
-    if args.no_images:
-        if args.shuffle_images is not None:
-            raise ValueError("--no-images leaves nothing for --shuffle-images")
-        return None
-    if args.images is not None:
-        return PixelRows(open_images(args.images), tagger.tower.preprocess, origin=args.images)
-    store = open_features(args.features)
+    store = open_features(features)
     store.check_tower(None if tagger.info is None else tagger.info.image_tower)
     return store
 
@@ -148,27 +151,13 @@ def _json_lines(texts: TaggedTexts, taggings: Sequence[Tagging]) -> list[str]:
     ]
 
 
-def _results(
-    scores: TaggingScores, texts: TaggedTexts, args: argparse.Namespace, *, without_image: int
-) -> dict[str, Any]:
+def _score_tree(scores: TaggingScores) -> dict[str, Any]:
     return {
-        "schema": 1,
-        "model": args.model,
-        "file": str(args.file),
-        "texts": len(texts),
-        "texts without an image": without_image,
-        "shuffled images": args.shuffle_images is not None,
-        "tags that are no valid BIO": texts.repairs.total,
-        "scores": {
-            f"ner_{reading}": {
-                "all": _numbers(overall),
-                **{kind: _numbers(own) for kind, own in by_type.items()},
-            }
-            for reading, overall, by_type in (
-                ("lenient", scores.lenient, scores.lenient_by_type),
-                ("strict", scores.strict, scores.strict_by_type),
-            )
-        },
+        f"ner_{reading}": {"all": _numbers(overall), **{kind: _numbers(own) for kind, own in by_type.items()}}
+        for reading, overall, by_type in (
+            ("lenient", scores.lenient, scores.lenient_by_type),
+            ("strict", scores.strict, scores.strict_by_type),
+        )
     }
 
 

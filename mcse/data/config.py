@@ -152,7 +152,7 @@ class WordsConfig:
     ``without_vector``: words that the source lacks are dropped from captions, or start as its word "unknown".
     ``ground``: whether words of the captions are grounded from their ``original`` rows, one map for all, or ``tuned``.
     ``export``: a checkpoint holds the grounded vectors of the whole ``source`` or of the ``captions``' words; ``mcse
-    ground-words`` makes the others. ``similarity``: word-similarity sets judged in training, a folder or a file.
+    words ground`` makes the others. ``similarity``: word-similarity sets judged in training, a folder or a file.
     """
 
     vectors: str

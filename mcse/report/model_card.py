@@ -99,7 +99,7 @@ from mcse.text.word_vectors import load_word_vectors
 vectors = load_word_vectors("{run.name}/vectors.safetensors")  # this folder
 ```
 
-`python evaluate.py {run.name} --suite wordsim sts` judges them; `mcse ground-words {run.name} --vectors {source}
+`python evaluate.py {run.name} --suite wordsim sts` judges them; `mcse words ground {run.name} --vectors {source}
 --output grounded.bin` grounds every word of the source, say for gensim's `KeyedVectors.load_word2vec_format`."""
     summary = f"Word vectors of `{source}`, visually grounded with the recipe `{run.recipe}` of mcse."
     return _card(ModelCardData(language=["en"], tags=["word-vectors", *_tags(run)]), run, summary=summary, use=use)

@@ -74,6 +74,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"files", "run_folder", "types", "config", "distributed", "cpu"},
     "recipes": BELOW_RECIPES,
     "commands": BELOW_RECIPES | {"recipes"},
+    "__main__": {"commands"},
     # ``mcse/__init__.py``: what people import, on first use.
     "": {"encoders", "search"},
     "train.py": {"recipes", "training", "config", "distributed"},

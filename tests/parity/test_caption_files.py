@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 from mcse.commands import extract_features
+from mcse.commands.main import build_parser
 from mcse.data.captions.table import load_captions, select_captions
 from mcse.data.images.features import match_features, open_features
 from mcse.data.images.sources import match_images, open_images
@@ -23,10 +23,9 @@ pytestmark = pytest.mark.parity
 
 
 def extract(*arguments):
-    parser = argparse.ArgumentParser()
-    extract_features.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["extract-features", *map(str, arguments)])
-    return args.run(args)
+    """As the command line does it, but errors are raised."""
+    options = vars(build_parser().parse_args(["extract-features", *map(str, arguments)]))
+    return extract_features.run(**{key: value for key, value in options.items() if key not in ("work", "name")})
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 6000), ("dev", 1000)])
@@ -112,12 +111,9 @@ def test_photographs_become_features_that_captions_find(real_data, tower, tmp_pa
 
 
 COMMAND = """
-import argparse, sys
-from mcse.commands import extract_features
-parser = argparse.ArgumentParser()
-extract_features.add_parser(parser.add_subparsers())
-args = parser.parse_args()
-sys.exit(args.run(args))
+import sys
+from mcse.commands.main import main
+sys.exit(main())
 """
 
 

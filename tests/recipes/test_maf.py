@@ -1,4 +1,4 @@
-"""Whole tiny runs of the recipe maf: run folder, resuming, ablations, refusals, the tagger's API, and ``mcse tag``."""
+"""Whole tiny runs of the recipe maf: run folder, resuming, ablations, refusals, the tagger, ``mcse maf tag``."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_live_tower_and_its_stored_regions_agree(tweets, finished, tmp_path):
 
 def test_tag_command_writes_spans_and_scores(tweets, finished, tmp_path, capsys):
     def tag(model, *more):
-        return mcse(["tag", str(finished / model), str(tweets / "dev.txt"), *more])
+        return mcse(["maf", "tag", str(finished / model), str(tweets / "dev.txt"), *more])
 
     output = tmp_path / "out"
     assert tag("full", "--features", str(tweets / "regions"), "--output", str(output)) == 0
@@ -261,8 +261,8 @@ def test_a_file_without_tags_gets_no_gold_and_no_old_scores(tweets, finished, tm
     (tmp_path / "plain.txt").write_text("Kelo\nlaughs\n\nat\nred\nring\n")
     output = tmp_path / "out"
     model = str(finished / "text")
-    assert mcse(["tag", model, str(tweets / "dev.txt"), "--output", str(output)]) == 0
-    assert mcse(["tag", model, str(tmp_path / "plain.txt"), "--output", str(output), "--overwrite"]) == 0
+    assert mcse(["maf", "tag", model, str(tweets / "dev.txt"), "--output", str(output)]) == 0
+    assert mcse(["maf", "tag", model, str(tmp_path / "plain.txt"), "--output", str(output), "--overwrite"]) == 0
     rows = [line.split("\t") for line in (output / "tagged.conll").read_text().splitlines() if line]
     assert [row[0] for row in rows] == ["Kelo", "laughs", "at", "red", "ring"]
     assert {len(row) for row in rows} == {2}

@@ -1,42 +1,86 @@
-"""The ``mcse`` console script: its commands, exit codes and one-line errors."""
+"""The ``mcse`` command line: its commands, exit codes and one-line errors."""
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import inspect
 import subprocess
 import sys
-from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from mcse.commands import main as script
-from mcse.commands import prepare
-from mcse.commands.main import COMMANDS, build_parser, main
+from mcse.commands import arguments, prepare
+from mcse.commands.arguments import COMMANDS, Command, Group
+from mcse.commands.main import build_parser, main
+from mcse.data.config import Splitting
 
 
-def test_every_command_is_offered_and_sets_its_own_run(capsys):
+def commands(table=COMMANDS, prefix=()):
+    for name, command in table.items():
+        if isinstance(command, Group):
+            yield from commands(command.commands, (*prefix, name))
+        else:
+            yield (*prefix, name), command
+
+
+def work_of(command: Command):
+    module, _, function = command.work.partition(".")
+    return getattr(importlib.import_module(f"mcse.commands.{module}"), function or "run")
+
+
+def actions_of(command: Command):
+    parser = argparse.ArgumentParser(add_help=False)
+    command.arguments(parser)
+    return parser._actions
+
+
+def test_what_most_people_need_comes_first_and_every_command_has_help(capsys):
     assert main([]) == 2
     offered = capsys.readouterr().err
-    modules = {path.stem.replace("_", "-") for path in Path(script.__file__).parent.glob("*.py")}
-    assert set(COMMANDS) <= modules
-    for name in COMMANDS:
-        assert name in offered
+    listed = [line.split()[0] for line in offered.splitlines() if line.startswith("    ") and line[4] != " "]
+    assert listed == list(COMMANDS)
+    assert listed[-4:] == ["words", "elmo", "cove", "maf"]
+    for name, _ in commands():
         with pytest.raises(SystemExit) as stopped:
-            build_parser().parse_args([name, "--help"])
+            build_parser().parse_args([*name, "--help"])
         assert stopped.value.code == 0
+        assert f"usage: mcse {' '.join(name)}" in capsys.readouterr().out
 
 
-def test_a_command_imports_no_other():
-    code = "import sys; from mcse.commands.main import main; main(['runs', '.'])\n"
-    code += "print('mcse.commands.demo' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "False"
+@pytest.mark.parametrize(("name", "command"), commands(), ids=[" ".join(name) for name, _ in commands()])
+def test_what_is_parsed_is_what_the_work_takes(name, command):
+    parameters = inspect.signature(work_of(command)).parameters
+    actions = actions_of(command)
+    assert {action.dest for action in actions} == set(parameters), name
+    needed = {key for key, parameter in parameters.items() if parameter.default is parameter.empty}
+    # Not given, a value is not passed: its default stands at the function alone.
+    assert needed == {action.dest for action in actions if action.required and action.nargs != "*"}
+    assert all(action.default in (None, False, argparse.SUPPRESS) for action in actions)
 
 
-def test_unknown_command_is_refused(capsys):
+def test_choices_that_are_listed_for_the_parser_are_those_that_there_are():
+    from mcse.commands.extract_features import PRECISIONS
+
+    assert set(arguments.DATASETS) == {*prepare.SENTENCES, *prepare.IMAGES, "sts"}
+    assert tuple(PRECISIONS) == arguments.PRECISIONS
+    assert get_args(Splitting) == arguments.SPLITTINGS
+
+
+@pytest.mark.parametrize("name", ["prepair", "ground-words"])
+def test_unknown_command_is_refused(capsys, name):
     with pytest.raises(SystemExit) as stopped:
-        main(["prepair"])
+        main([name])
     assert stopped.value.code == 2
     assert "prepare" in capsys.readouterr().err
+
+
+def test_a_group_alone_says_what_is_below_it(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["words"])
+    assert stopped.value.code == 2
+    assert "COMMAND" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -44,7 +88,7 @@ def test_unknown_command_is_refused(capsys):
     [(ValueError("bad"), 2), (FileNotFoundError("bad"), 2), (OSError("bad"), 1), (KeyboardInterrupt(), 130)],
 )
 def test_errors_become_one_line_and_an_exit_code(monkeypatch, capsys, error, code):
-    def fails(args):
+    def fails(dataset):
         raise error
 
     monkeypatch.setattr(prepare, "run", fails)
@@ -56,17 +100,17 @@ def test_errors_become_one_line_and_an_exit_code(monkeypatch, capsys, error, cod
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("given", "said"),
     [
         (["sts"], "--root"),
         (["wiki1m", "--root", "x", "--ids", "y"], "--ids selects images of flickr30k or coco; wiki1m has none"),
         (["coco", "--root", "x", "--from-hub"], "the hub has no captions for coco"),
     ],
 )
-def test_wrong_arguments_of_prepare(monkeypatch, capsys, tmp_path, arguments, said):
+def test_wrong_arguments_of_prepare(monkeypatch, capsys, tmp_path, given, said):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MCSE_DATA", raising=False)
-    assert main(["prepare", *arguments]) == 2
+    assert main(["prepare", *given]) == 2
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -83,8 +127,8 @@ def test_a_path_that_is_no_folder_is_one_line(capsys, tmp_path):
     assert capsys.readouterr().err.startswith("mcse prepare: ")
 
 
-def test_the_module_runs_as_a_script(tmp_path):
-    command = [sys.executable, "-m", "mcse.commands.main", "prepare", "coco", "--root", str(tmp_path)]
+def test_the_package_runs_as_a_module(tmp_path):
+    command = [sys.executable, "-m", "mcse", "prepare", "coco", "--root", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "cocodataset.org" in done.stderr

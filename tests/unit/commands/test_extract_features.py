@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import pickle
 import signal
@@ -18,6 +17,7 @@ import torch
 from PIL import Image
 
 from mcse.commands import extract_features
+from mcse.commands.main import build_parser
 from mcse.data.captions.table import load_captions
 from mcse.data.images.features import match_features, open_features
 from mcse.data.images.sources import (
@@ -51,10 +51,9 @@ def folder(tmp_path):
 
 
 def extract(*arguments):
-    parser = argparse.ArgumentParser()
-    extract_features.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["extract-features", *map(str, arguments)])
-    return args.run(args)
+    """As the command line does it, but errors are raised."""
+    options = vars(build_parser().parse_args(["extract-features", *map(str, arguments)]))
+    return extract_features.run(**{key: value for key, value in options.items() if key not in ("work", "name")})
 
 
 def test_a_folder_names_its_images_by_path(folder):
@@ -286,8 +285,8 @@ def test_bad_images_stop_the_extraction_or_are_listed(folder, tmp_path, capsys):
 
 
 KILLED = """
-import argparse, os, signal, sys
-from mcse.commands import extract_features
+import os, signal, sys
+from mcse.commands.main import main
 from mcse.data.images import feature_writer
 write, calls = feature_writer.write_json, 0
 def killing(path, value):
@@ -297,10 +296,7 @@ def killing(path, value):
         os.kill(os.getpid(), signal.SIGKILL)
     write(path, value)
 feature_writer.write_json = killing
-parser = argparse.ArgumentParser()
-extract_features.add_parser(parser.add_subparsers())
-args = parser.parse_args()
-sys.exit(args.run(args))
+sys.exit(main())
 """
 
 

@@ -84,7 +84,7 @@ def elmo_folder(tmp_path):
 
 
 def test_contexts_command(elmo_folder, capsys):
-    common = ["contexts", str(elmo_folder / "elmo"), "--text", str(elmo_folder / "text.txt")]
+    common = ["words", "contexts", str(elmo_folder / "elmo"), "--text", str(elmo_folder / "text.txt")]
     assert main([*common, "--query", "play", "we saw the play", "-k", "2", "--merge", "play", "one"]) == 0
     out = capsys.readouterr().out
     assert "we saw the [play]\n  among 16 occurrences:" in out
@@ -96,7 +96,7 @@ def test_contexts_command(elmo_folder, capsys):
 
 
 def test_perplexity_command_needs_to_know_its_text(elmo_folder, capsys):
-    assert main(["perplexity", str(elmo_folder / "elmo")]) == 2
+    assert main(["elmo", "perplexity", str(elmo_folder / "elmo")]) == 2
     assert "does not say what the model was trained on" in capsys.readouterr().err
 
 

@@ -367,19 +367,19 @@ def test_the_live_encoder_follows_the_map() -> None:
 
 def test_ground_words_and_neighbors_commands(checkpoint: Path, tmp_path: Path, capsys) -> None:
     save_word_vectors(tmp_path / "text.txt", VECTORS)
-    arguments = ["ground-words", str(checkpoint.parent), "--vectors", str(tmp_path / "text.txt")]
+    arguments = ["words", "ground", str(checkpoint.parent), "--vectors", str(tmp_path / "text.txt")]
     assert main([*arguments, "--output", str(tmp_path / "out.bin")]) == 2
     assert "was trained with another file, text.txt, than" in capsys.readouterr().err
     assert main([*arguments, "--output", str(tmp_path / "out.bin"), "--other-vectors"]) == 0
     assert load_word_vectors(tmp_path / "out.bin").words == ("dog", "café", "zebra")
     assert "grounded 4 words" in capsys.readouterr().out
-    assert main(["ground-words", str(tmp_path), "--vectors", "x.txt", "--output", "y.bin"]) == 2
+    assert main(["words", "ground", str(tmp_path), "--vectors", "x.txt", "--output", "y.bin"]) == 2
     spaces = ["--spaces", str(tmp_path / "text.txt"), str(checkpoint.parent)]
-    assert main(["neighbors", "dog", *spaces, "--count", "2"]) == 0
+    assert main(["words", "neighbors", "dog", *spaces, "--count", "2"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("| word | only in ")
     assert "| dog |" in out
-    assert main(["neighbors", "absent", *spaces]) == 2
+    assert main(["words", "neighbors", "absent", *spaces]) == 2
     assert "'absent' has no vector in space 1" in capsys.readouterr().err
 
 
@@ -443,7 +443,7 @@ def test_report_has_five_rows_and_refuses_mixed_up_runs(checkpoint: Path, tmp_pa
                 ),
                 card="",
             )
-    arguments = ["ground-report", "--text", str(tmp_path / "text.txt"), "--data", str(tmp_path / "own.tsv")]
+    arguments = ["words", "report", "--text", str(tmp_path / "text.txt"), "--data", str(tmp_path / "own.tsv")]
     arguments += ["--output", str(tmp_path / "report")]
     right = ["--true", *runs[True], "--shuffled", *runs["shuffled_images"]]
     assert main([*arguments, *right]) == 0
@@ -487,7 +487,7 @@ def test_report_refuses_other_pairs_and_random_images_and_grounds_text(
     true, few = save("true", True, 12, digest), save("few", True, 6, digest)
     shuffled, drawn = save("shuffled", "shuffled_pairs", 12, digest), save("drawn", "random", 12, digest)
     other = save("other", True, 12, "another")
-    arguments = ["ground-report", "--text", str(tmp_path / "text.txt"), "--data", str(tmp_path / "own.tsv")]
+    arguments = ["words", "report", "--text", str(tmp_path / "text.txt"), "--data", str(tmp_path / "own.tsv")]
     arguments += ["--output", str(tmp_path / "report")]
     assert main([*arguments, "--true", few, "--shuffled", shuffled]) == 2
     assert "--text has vectors for 11 pairs, a run of true images for 5" in capsys.readouterr().err
