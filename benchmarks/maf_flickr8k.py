@@ -21,8 +21,9 @@ from random import Random
 import torch
 
 from benchmarks.maf_scenes import CONFIG, TEXT
-from mcse.data.conll import control_images, match_tweets, read_tagged
+from mcse.data.conll import read_conll
 from mcse.data.images.features import open_features
+from mcse.data.tweets import control_images, tweets_to_images
 from mcse.encoders.tweet_tagger import TweetTagger
 from mcse.evaluation.tagging import score_taggings, tag_texts
 from mcse.models.small_encoder import build_small_encoder
@@ -81,7 +82,7 @@ def run_one(data: Path, output: Path, name: str, *, seed: int) -> dict[str, obje
     features = (data / "mobilenetv1_features.hdf5").resolve()
     encoder = output / "encoders" / f"seed{seed}"
     if not encoder.is_dir():
-        words = [" ".join(text.words) for text in read_tagged(output / "files" / "train.txt").texts]
+        words = [" ".join(text.words) for text in read_conll(output / "files" / "train.txt").texts]
         build_small_encoder(encoder, texts=words, width=64, layers=2, heads=4, init_std=0.1, seed=seed)
     folder = output / "runs" / f"{name.replace(' ', '_').replace(',', '')}_seed{seed}"
     keys = {
@@ -97,9 +98,9 @@ def run_one(data: Path, output: Path, name: str, *, seed: int) -> dict[str, obje
     flags = [text for key, value in keys.items() for text in (f"--{key}", json.dumps(value, default=str))]
     assert train(load_config(CONFIG, flags), overwrite=folder.exists(), show_progress=False) == 0
     tagger = TweetTagger.from_pretrained(folder)
-    texts = read_tagged(output / "files" / "test.txt")
+    texts = read_conll(output / "files" / "test.txt")
     store = open_features(features) if tagger.reads_images else None
-    rows = match_tweets(texts, store)
+    rows = tweets_to_images(texts, store)
 
     def f1(own_rows: object) -> float:
         taggings = tag_texts(tagger, texts.words, store, own_rows)

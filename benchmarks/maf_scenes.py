@@ -21,8 +21,9 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from mcse.commands.main import main as mcse
-from mcse.data.conll import control_images, match_tweets, read_tagged
+from mcse.data.conll import read_conll
 from mcse.data.images.features import open_features
+from mcse.data.tweets import control_images, tweets_to_images
 from mcse.encoders.tweet_tagger import TweetTagger
 from mcse.evaluation.tagging import score_taggings, tag_texts
 from mcse.metrics.spans import Span, find_spans
@@ -106,7 +107,7 @@ def train_one(output: Path, world: Path, name: str, keys: dict[str, object], *, 
     """The run's folder, and CPU seconds an epoch with everything: loading, judging dev, saving."""
     encoder = output / "encoders" / f"{world.name}"
     if not encoder.is_dir():
-        words = [" ".join(text.words) for text in read_tagged(world / "train.txt").texts]
+        words = [" ".join(text.words) for text in read_conll(world / "train.txt").texts]
         build_small_encoder(encoder, texts=words, width=64, layers=2, heads=4, init_std=0.1, seed=seed)
     folder = output / "runs" / world.name / name.replace(" ", "_").replace(",", "")
     settings = {
@@ -126,10 +127,10 @@ def train_one(output: Path, world: Path, name: str, keys: dict[str, object], *, 
 def judge(folder: Path, world: Path, regions: Path) -> dict[str, float]:
     """F1 on the test split, on its matched and mismatched pairs, and with shuffled images; the matching's AUC."""
     tagger = TweetTagger.from_pretrained(folder)
-    texts = read_tagged(world / "test.txt")
+    texts = read_conll(world / "test.txt")
     pairs = read_pairs(world)
     store = open_features(regions) if tagger.reads_images else None
-    rows = match_tweets(texts, store)
+    rows = tweets_to_images(texts, store)
     started = time.process_time()
     taggings = tag_texts(tagger, texts.words, store, rows)
     seconds = time.process_time() - started
@@ -212,13 +213,13 @@ def table(results: list[dict[str, object]]) -> str:
 def page(output: Path, *, seed: int = 0, noise: float = 0.3, count: int = 16) -> None:
     """examples.md and its images: the first test tweets, gold, and what the full model and text alone say."""
     world = world_of(output, seed, noise)
-    texts, pairs = read_tagged(world / "test.txt"), read_pairs(world)
+    texts, pairs = read_conll(world / "test.txt"), read_pairs(world)
     (output / "examples").mkdir(exist_ok=True)
     taggings = {}
     for name in ("full", "text"):
         tagger = TweetTagger.from_pretrained(output / "runs" / world.name / name)
         store = open_features(output / "regions" / world.name) if tagger.reads_images else None
-        taggings[name] = tag_texts(tagger, texts.words[:count], store, match_tweets(texts, store)[:count])
+        taggings[name] = tag_texts(tagger, texts.words[:count], store, tweets_to_images(texts, store)[:count])
     lines = ["| image | tweet | gold | image is | full model | match | text alone |", "|---" * 7 + "|"]
     for number, text in enumerate(texts.texts[:count]):
         with Image.open(world / "images" / f"{text.image}.png") as image:

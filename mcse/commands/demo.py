@@ -28,7 +28,7 @@ from tqdm import tqdm
 from mcse.commands import extract_features
 from mcse.data.captions.table import load_captions
 from mcse.data.images.features import open_features
-from mcse.data.images.names import match_names
+from mcse.data.images.names import find_names
 from mcse.data.test_sets.sts import load_own_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.sts import evaluate_sts
@@ -212,7 +212,7 @@ def _galleries(world: Path, jobs: Sequence[Job]) -> list[Gallery]:
     assert table.image_names is not None
     store = open_features(world / "features")
     assert store.names is not None
-    features = store.rows(match_names(table.image_names, store.names, where="the demo's test images"))
+    features = store.rows(find_names(table.image_names, store.names, where="the demo's test images"))
     captions = [caption for several in table.captions for caption in several]
     owner = np.repeat(np.arange(len(table)), [len(several) for several in table.captions])
     finders: dict[str, Callable[[int], list[Caption]]] = {}

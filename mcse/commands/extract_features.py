@@ -25,7 +25,7 @@ from mcse.data.images.sources import (
     ImageSource,
     OnBadImage,
     SkippedImage,
-    match_images,
+    find_images,
     open_images,
 )
 from mcse.models.image_tower import ImageTower, load_image_tower
@@ -84,7 +84,7 @@ def run(
 def _chosen(source: ImageSource, names: Path | None, *, where: str) -> list[int]:
     if names is None:
         return list(range(len(source.names)))
-    rows = match_images(read_name_list(names), source, where=f"--names {names} against --images {where}")
+    rows = find_images(read_name_list(names), source, where=f"--names {names} against --images {where}")
     return [int(row) for row in rows]
 
 

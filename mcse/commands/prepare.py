@@ -25,8 +25,8 @@ from mcse.commands.downloads import (
     unpack,
 )
 from mcse.data.captions.table import CaptionTable, load_captions
-from mcse.data.images.features import match_features, open_features
-from mcse.data.images.names import ABSENT, match_names
+from mcse.data.images.features import captions_to_features, open_features
+from mcse.data.images.names import ABSENT, find_names
 from mcse.data.images.sources import open_images
 from mcse.data.sentences.files import open_sentences
 from mcse.data.test_sets.sts import (
@@ -423,7 +423,7 @@ def _check_images(folder: Path, table: CaptionTable, spec: Images) -> tuple[str,
     if not images.is_dir():
         return (_indented(f"no images in {images}", spec.images_by_hand.format(folder=folder)),)
     names = open_images(str(images)).names
-    missing = np.flatnonzero(match_names(table.image_names, names, where=str(images)) == ABSENT)
+    missing = np.flatnonzero(find_names(table.image_names, names, where=str(images)) == ABSENT)
     if len(missing):
         first = table.image_names[int(missing[0])]
         raise ValueError(f"{images}: {len(missing):,} of {len(table):,} images are missing, first {first!r}")
@@ -437,7 +437,7 @@ def _check_features(folder: Path, table: CaptionTable) -> tuple[str, ...]:
             f"next, for MCSE: mcse extract-features --tower timm:resnet50.tv_in1k --images {folder / 'images'} "
             f"--names {folder / 'train_images.txt'} --output {store}",
         )
-    match_features(table, open_features(store))
+    captions_to_features(table, open_features(store))
     return ()
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.conll import TaggedTexts, check_types, control_images, match_tweets, read_tagged
+from mcse.data.conll import TaggedTexts, check_types, read_conll
 from mcse.data.images.features import FeatureStore, open_features
 from mcse.data.images.names import ABSENT
 from mcse.data.images.pixels import PixelRows
 from mcse.data.images.sources import open_images
+from mcse.data.tweets import control_images, tweets_to_images
 from mcse.encoders.tweet_tagger import TweetTagger
 from mcse.evaluation.tagging import TaggingScores, score_taggings, tag_texts
 from mcse.metrics.spans import SpanScores
@@ -47,14 +48,14 @@ def run(
     if not overwrite and (there := [path for path in written if path.exists()]):
         raise ValueError(f"{there[0]} is there already; give --overwrite or another --output")
     tagger = TweetTagger.from_pretrained(model, device=device)
-    texts = read_tagged(file)
+    texts = read_conll(file)
     has_gold = any(tag != OUTSIDE for text in texts.texts for tag in text.tags)
     if has_gold:
         check_types(texts, tagger.tags)
     given = [name for name in (features, images, no_images) if name]
     _check_images(tagger, model, given=len(given), no_images=no_images, shuffled=shuffle_images is not None)
     store = _open_images(tagger, features=features, images=images)
-    row_N = match_tweets(texts, store)
+    row_N = tweets_to_images(texts, store)
     if shuffle_images is not None:
         row_N = control_images(row_N, "shuffled_images", seed=shuffle_images)
     rows = _Images(store, tagger) if isinstance(store, PixelRows) else store

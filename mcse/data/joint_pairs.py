@@ -19,8 +19,8 @@ from mcse.data.images.pixels import PixelRows
 from mcse.data.load import (
     MatchedCaptions,
     caption_files,
+    captions_to_images,
     clean_images,
-    match_captions,
     sts_test_sentences,
     tests_folder,
 )
@@ -81,7 +81,7 @@ def load_joint_pairs(
         ValueError: Images without images; ``data.dev_images`` lists images without captions, or leaves none to train
             on.
     """
-    matched = match_captions(config, images)
+    matched = captions_to_images(config, images)
     dev = _held_out(config, matched, seed=seed, images=images)
     table = matched if dev is None else _part(matched, ~np.isin(matched.row_of_image, dev.row_of_image))
     captions, image_of_caption = select_captions(table.table, mode=config.captions_per_image, seed=seed)
@@ -108,12 +108,12 @@ def _held_out(
         return None
     if isinstance(config.dev_images, str) and config.dev_images.startswith("::"):
         source = str(config.captions).partition("::")[0]
-        return match_captions(replace(config, captions=source + config.dev_images, images=None), images)
+        return captions_to_images(replace(config, captions=source + config.dev_images, images=None), images)
     if isinstance(config.dev_images, str):
         path = config.folder / config.dev_images
         if not path.is_file():
             raise config.absent(config.dev_images, f"data.dev_images: no file at {path}")
-        return match_captions(replace(config, images=config.dev_images), images)
+        return captions_to_images(replace(config, images=config.dev_images), images)
     with_captions = np.flatnonzero([len(several) > 0 for several in matched.table.captions])
     if config.dev_images >= len(with_captions):
         raise ValueError(

@@ -19,8 +19,8 @@ from torch import Tensor
 from mcse.data.captions.table import CaptionTable, load_captions, select_captions
 from mcse.data.config import ControlsConfig, DataConfig
 from mcse.data.controls import assign_images, choose_pairs
-from mcse.data.images.features import FeatureStore, match_features, open_features, without_skipped
-from mcse.data.images.pixels import FindBad, PixelRows, match_pixels
+from mcse.data.images.features import FeatureStore, captions_to_features, open_features, without_skipped
+from mcse.data.images.pixels import FindBad, PixelRows, captions_to_pixels
 from mcse.data.images.sources import find_bad_images, open_images
 from mcse.data.sentences.files import Tokenizer, TokenTable, open_sentences, tokenise
 from mcse.data.sentences.streaming import StreamedSentences, open_texts
@@ -145,7 +145,7 @@ def load_pairs(
         assert not isinstance(images, FeatureStore | PixelRows)
         return _load_shard_pairs(config, tokenizer, controls=controls, seed=seed, images=images)
     assert not isinstance(images, ShardImages)
-    matched = match_captions(config, images)
+    matched = captions_to_images(config, images)
     table = matched.table
     captions, image_of_caption = select_captions(table, mode=config.captions_per_image, seed=seed)
     clean = np.flatnonzero(clean_images(table, sts_test_sentences(tests_folder(config)))[image_of_caption])
@@ -234,7 +234,7 @@ class MatchedCaptions:
     num_left_out: int
 
 
-def match_captions(config: DataConfig, images: FeatureStore | PixelRows | None) -> MatchedCaptions:
+def captions_to_images(config: DataConfig, images: FeatureStore | PixelRows | None) -> MatchedCaptions:
     """The captions of ``data.captions``, and where their images stand; ``None`` counts the captions' own images.
 
     Raises:
@@ -242,7 +242,7 @@ def match_captions(config: DataConfig, images: FeatureStore | PixelRows | None) 
     """
     listed = load_caption_table(config)
     # Matched before anything is dropped: files without names match by order and count.
-    table, row_of_image = _match_images(listed, images, config)
+    table, row_of_image = _to_images(listed, images, config)
     return MatchedCaptions(table, row_of_image, len(listed) - len(table))
 
 
@@ -324,16 +324,16 @@ def store_digest(store: FeatureStore) -> str:
     return digests[0] if len(digests) == 1 else digest_of(*digests)
 
 
-def _match_images(
+def _to_images(
     table: CaptionTable, images: FeatureStore | PixelRows | None, config: DataConfig
 ) -> tuple[CaptionTable, NDArray[np.int64]]:
     """The captions of images that have an image, and the row of each image's image."""
     if images is None:
         return table, np.arange(len(table))
     if isinstance(images, PixelRows):
-        return match_pixels(table, images, on_bad_image=config.on_bad_image)
+        return captions_to_pixels(table, images, on_bad_image=config.on_bad_image)
     table = without_skipped(table, images, on_bad_image=config.on_bad_image)
-    return table, match_features(table, images)
+    return table, captions_to_features(table, images)
 
 
 def tests_folder(config: DataConfig) -> str | None:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from mcse.data.config import LabelledDataConfig
-from mcse.data.conll import read_tagged
+from mcse.data.conll import read_conll
 from mcse.data.seeds import Draw
 from mcse.data.streams import Sampler
 from mcse.data.test_sets.transfer import find_transfer, load_transfer_task
@@ -70,7 +70,7 @@ def load_labelled(config: LabelledDataConfig, *, seed: int) -> LabelledData:
 
 def _tagged(config: LabelledDataConfig) -> LabelledData:
     paths = {key: config.folder / str(getattr(config, key)) for key in ("train", "dev", "test")}
-    found = {key: read_tagged(path) for key, path in paths.items()}
+    found = {key: read_conll(path) for key, path in paths.items()}
     tags = TagSet(types_of(found["train"].tags))
     parts = {
         key: LabelledWords(

@@ -22,7 +22,7 @@ from mcse.models.maf_model import TaggerModel, TweetRows
 from mcse.models.tagger_checkpoint import TaggerInfo, load_tagger, load_tagger_tower, save_tagger
 from mcse.run_folder import best_of
 from mcse.text.tags import TagSet
-from mcse.text.word_pieces import Part, cut_words, split_words
+from mcse.text.word_pieces import Part, cut_words, tweet_words
 from mcse.types import Entity, FloatArray, Tagging, TokenBatch, TweetBatch
 
 _SPANS_AT_ONCE = 256
@@ -120,7 +120,7 @@ class TweetTagger:
         else:
             images = list(image)
         rows = self.image_rows(images)
-        words = [split_words(one) for one in texts]
+        words = [tweet_words(one) for one in texts]
         taggings = self.tag([[word for word, _, _ in own] for own in words], rows)
         found = [
             [

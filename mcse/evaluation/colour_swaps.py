@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.images.names import ABSENT, match_names
+from mcse.data.images.names import ABSENT, find_names
 
 COLOURS = (
     *("black", "white", "red", "blue", "green", "yellow", "orange", "brown", "tan", "pink", "purple"),
@@ -165,7 +165,7 @@ def _looks_of_contents(path: Path, image_names: Sequence[str]) -> list[frozenset
             looks_of[record["image"]] = frozenset(_looks(record))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"--contents: {path} line {number}: no record with an image ({error})") from error
-    rows = match_names(image_names, list(looks_of), where=f"--contents {path}")
+    rows = find_names(image_names, list(looks_of), where=f"--contents {path}")
     if (missing := np.flatnonzero(rows == ABSENT)).size:
         raise ValueError(f"--contents: {path} says nothing of {missing.size} images, first {image_names[missing[0]]!r}")
     known = list(looks_of.values())

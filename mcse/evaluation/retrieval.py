@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcse.data.captions.table import load_captions
-from mcse.data.images.features import FeatureStore, match_features, open_features
+from mcse.data.images.features import FeatureStore, captions_to_features, open_features
 from mcse.data.test_sets.contamination import normalise
 from mcse.distributed import gather_arrays, rank, world_size
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
@@ -87,7 +87,7 @@ def load_captioned_images(captions: str, *, features: str, images: str | None = 
             raise FileNotFoundError(f"{flag}: nothing at {name}")
     table = load_captions(captions, images=None if images is None else Path(images))
     store = open_features(Path(features))
-    feature_I = match_features(table, store)
+    feature_I = captions_to_features(table, store)
     kept = [number for number, several in enumerate(table.captions) if several]
     if not kept:
         raise ValueError(f"--captions: no captions in {table.source}")

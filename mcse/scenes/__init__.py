@@ -1,6 +1,6 @@
 """The embedded picture world: contents, drawings, wordings and gold, made on the spot and written to disk."""
 
 from mcse.scenes.build import WorldConfig, build_world
-from mcse.scenes.tweets import TweetWorldConfig, build_tweet_world
+from mcse.scenes.tweet_world import TweetWorldConfig, build_tweet_world
 
 __all__ = ["TweetWorldConfig", "WorldConfig", "build_tweet_world", "build_world"]

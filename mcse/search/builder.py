@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mcse.data.images.features import FeatureStore, open_features
-from mcse.data.images.names import ABSENT, match_names
+from mcse.data.images.names import ABSENT, find_names
 from mcse.data.images.sources import BadImageError, ImageFolder, SkippedImage, load_image, open_images
 from mcse.files import sha256_file
 from mcse.search.image_index import (
@@ -194,7 +194,7 @@ class _Builder:
     def _encode_features(self, names: Sequence[str], store: FeatureStore) -> tuple[list[str], FloatArray]:
         assert store.names is not None
         where = f"{self._root} against {store.path}"
-        feature_B = match_names(names, store.names, where=where) if names else np.zeros(0, dtype=np.int64)
+        feature_B = find_names(names, store.names, where=where) if names else np.zeros(0, dtype=np.int64)
         has = feature_B != ABSENT
         self.skipped += [
             SkippedImage(name=name, reason=f"no features in {store.path}")

@@ -15,9 +15,10 @@ import train
 from mcse import TweetTagger
 from mcse.commands.main import main as mcse
 from mcse.config import ConfigError
-from mcse.data.conll import match_tweets, read_tagged
+from mcse.data.conll import read_conll
 from mcse.data.images.features import open_features
 from mcse.data.images.names import ABSENT
+from mcse.data.tweets import tweets_to_images
 from mcse.encoders.loading import load_encoder
 from mcse.evaluation.tagging import score_taggings, tag_texts
 from mcse.metrics.spans import find_spans
@@ -150,8 +151,8 @@ def test_runs_that_cannot_be_built_say_why(tweets, tmp_path, capsys, keys, messa
 def test_tagger_is_reloaded_as_it_was(tweets, finished, tmp_path):
     tagger = TweetTagger.from_pretrained(finished / "full")
     assert isinstance(tagger, Tagger)
-    texts, store = read_tagged(tweets / "dev.txt"), open_features(tweets / "regions")
-    rows = match_tweets(texts, store)
+    texts, store = read_conll(tweets / "dev.txt"), open_features(tweets / "regions")
+    rows = tweets_to_images(texts, store)
     taggings = tag_texts(tagger, texts.words, store, rows)
     scores = score_taggings(texts.tags, [tagging.tags for tagging in taggings])
     best = max((line for line in entries(finished / "full") if "dev.f1" in line), key=lambda line: line["dev.f1"])
@@ -170,7 +171,7 @@ def test_tagger_is_reloaded_as_it_was(tweets, finished, tmp_path):
 
 def test_one_text_alone_is_tagged_as_in_a_batch_and_a_long_one_in_parts(tweets, finished, caplog):
     tagger = TweetTagger.from_pretrained(finished / "full")
-    texts = read_tagged(tweets / "dev.txt").words
+    texts = read_conll(tweets / "dev.txt").words
     image = np.ones(REGIONS * REGION_WIDTH, dtype=np.float32)
     together = tagger.tag(texts, [image] * len(texts))
     for text, tagging in zip(texts, together, strict=True):
@@ -227,10 +228,10 @@ def test_tag_command_writes_spans_and_scores(tweets, finished, tmp_path, capsys)
     output = tmp_path / "out"
     assert tag("full", "--features", str(tweets / "regions"), "--output", str(output)) == 0
     lines = [json.loads(line) for line in (output / "tagged.jsonl").read_text().splitlines()]
-    texts = read_tagged(tweets / "dev.txt")
+    texts = read_conll(tweets / "dev.txt")
     assert [line["words"] for line in lines] == [list(words) for words in texts.words]
     assert any(line["match"] is not None for line in lines)
-    conll = read_tagged(output / "tagged.conll")
+    conll = read_conll(output / "tagged.conll")
     results = json.loads((output / "results.json").read_text())
     scores = score_taggings(texts.tags, conll.tags)
     assert results["scores"]["ner_lenient"]["all"]["f1"] == pytest.approx(scores.lenient.f1)

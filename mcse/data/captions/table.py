@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mcse.data.captions.files import CaptionRow, folder_files, read_caption_text, read_folder, read_rows
 from mcse.data.captions.hub import read_hub
-from mcse.data.images.names import ABSENT, match_names, read_name_list
+from mcse.data.images.names import ABSENT, find_names, read_name_list
 from mcse.data.seeds import Draw
 
 _logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def select_images(table: CaptionTable, images: Path) -> CaptionTable:
     if table.image_names is None:
         raise ValueError(f"{table.source} has no image names, so {images} cannot select from it; remove data.images")
     wanted = read_name_list(images)
-    rows = match_names(wanted, table.image_names, where=f"{images} against {table.source}")
+    rows = find_names(wanted, table.image_names, where=f"{images} against {table.source}")
     unknown = np.flatnonzero(rows == ABSENT)
     if len(unknown):
         raise ValueError(
@@ -116,7 +116,7 @@ def without_images(table: CaptionTable, names: Collection[str], *, where: str) -
         ValueError: A name fits several images of the table, or no image would be left.
     """
     assert table.image_names is not None
-    found = match_names(list(names), table.image_names, where=f"{where} against {table.source}")
+    found = find_names(list(names), table.image_names, where=f"{where} against {table.source}")
     gone = sorted(set(found[found != ABSENT].tolist()))
     if not gone:
         return table

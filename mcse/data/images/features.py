@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcse.data.captions.table import CaptionTable, without_images
-from mcse.data.images.names import ABSENT, match_names
+from mcse.data.images.names import ABSENT, find_names
 from mcse.data.images.sources import OnBadImage, SkippedImage
 from mcse.files import read_json
 from mcse.types import FloatArray
@@ -168,7 +168,7 @@ def read_store_json(path: Path) -> Any:
         raise ValueError(f"{error}; extract the features again with --overwrite") from None
 
 
-def match_features(table: CaptionTable, store: FeatureStore) -> NDArray[np.int64]:
+def captions_to_features(table: CaptionTable, store: FeatureStore) -> NDArray[np.int64]:
     """The store's row of each image of the table. The store may hold more images.
 
     Where captions or features have no names, they are matched by order and equal count, which is logged as a warning.
@@ -185,7 +185,7 @@ def match_features(table: CaptionTable, store: FeatureStore) -> NDArray[np.int64
             )
         _logger.warning("%s and %s: no image names, so matched by order (%d)", table.source, store.path, len(store))
         return np.arange(len(table), dtype=np.int64)
-    rows = match_names(table.image_names, store.names, where=f"{table.source} against {store.path}")
+    rows = find_names(table.image_names, store.names, where=f"{table.source} against {store.path}")
     missing = np.flatnonzero(rows == ABSENT)
     if len(missing):
         hint = f"; its extraction skipped {len(store.skipped)} unreadable images" if store.skipped else ""
@@ -209,7 +209,7 @@ def without_skipped(table: CaptionTable, store: FeatureStore, *, on_bad_image: O
     skipped = [image.name for image in store.skipped]
     where = f"{store.path} against {table.source}"
     if on_bad_image == "error":
-        rows = match_names(skipped, table.image_names, where=where)
+        rows = find_names(skipped, table.image_names, where=where)
         lacking = [name for name, row in zip(skipped, rows, strict=True) if row != ABSENT]
         if lacking:
             raise ValueError(

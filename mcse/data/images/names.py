@@ -41,7 +41,7 @@ def stem(name: str) -> str:
     return base
 
 
-def match_names(wanted: Sequence[str], available: Sequence[str], *, where: str) -> NDArray[np.int64]:
+def find_names(wanted: Sequence[str], available: Sequence[str], *, where: str) -> NDArray[np.int64]:
     """The position in ``available`` of each wanted image, or ``ABSENT``.
 
     Names are compared whole, then without folders, then also without ending (ids), then as COCO's numbers

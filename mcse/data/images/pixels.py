@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from mcse.data.captions.table import CaptionTable, without_images
-from mcse.data.images.names import ABSENT, match_names
+from mcse.data.images.names import ABSENT, find_names
 from mcse.data.images.sources import (
     BadImageError,
     ImageFolder,
@@ -79,7 +79,7 @@ class PixelRows:
         return pixels
 
 
-def match_pixels(
+def captions_to_pixels(
     table: CaptionTable, pixels: PixelRows, *, on_bad_image: OnBadImage
 ) -> tuple[CaptionTable, NDArray[np.int64]]:
     """The captions whose images can be read, and the row of each one's image; every image is decoded once here.
@@ -95,7 +95,7 @@ def match_pixels(
             "give captions with names, or stored features (data.features)"
         )
     _logger.warning("%s: looking whether all %d images can be read", where, len(table))
-    rows = match_names(table.image_names, pixels.source.names, where=where).tolist()
+    rows = find_names(table.image_names, pixels.source.names, where=where).tolist()
     found = pixels.find_bad(pixels.source, [row for row in rows if row != ABSENT])
     reasons = {image.name: image.reason for image in found}
     bad: dict[str, str] = {}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mcse.data.captions.hub import find_columns, image_names, load_split
-from mcse.data.images.names import ABSENT, IMAGE_SUFFIXES, match_names
+from mcse.data.images.names import ABSENT, IMAGE_SUFFIXES, find_names
 
 OnBadImage: TypeAlias = Literal["error", "skip"]
 
@@ -129,13 +129,13 @@ def open_images(source: str) -> ImageSource:
     return HubImages(dataset, image_names(dataset, columns), column=columns.image)
 
 
-def match_images(wanted: Sequence[str], source: ImageSource, *, where: str) -> NDArray[np.int64]:
+def find_images(wanted: Sequence[str], source: ImageSource, *, where: str) -> NDArray[np.int64]:
     """The position in ``source`` of each wanted image; names may lack folders and ending.
 
     Raises:
         ValueError: images that are not there (count and first), or a name fits several; ``where`` opens the message.
     """
-    rows = match_names(wanted, source.names, where=where)
+    rows = find_names(wanted, source.names, where=where)
     missing = np.flatnonzero(rows == ABSENT)
     if len(missing):
         first = wanted[int(missing[0])]

@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mcse.data.conll import TweetStream
 from mcse.data.streams import Sampler
+from mcse.data.tweets import TweetStream
 from mcse.distributed import gather_ids, gather_rows
 from mcse.evaluation.tagging import TaggingEvaluator
 from mcse.losses.contrastive import info_nce, unit_rows

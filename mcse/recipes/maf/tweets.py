@@ -19,20 +19,12 @@ from transformers import PreTrainedTokenizerBase
 
 from mcse.config import to_dict
 from mcse.data.config import ImageControl, TaggedConfig
-from mcse.data.conll import (
-    TaggedTexts,
-    TweetPart,
-    check_types,
-    control_images,
-    cut_tweets,
-    find_tags,
-    match_tweets,
-    read_tagged,
-)
+from mcse.data.conll import TaggedTexts, check_types, find_tags, read_conll
 from mcse.data.images.features import FeatureStore, open_features
 from mcse.data.images.names import ABSENT
 from mcse.data.images.pixels import PixelRows
 from mcse.data.images.sources import open_images as open_image_source
+from mcse.data.tweets import TweetPart, control_images, cut_tweets, tweets_to_images
 from mcse.encoders.tweet_tagger import TweetTagger
 from mcse.files import sha256_file
 from mcse.models.checkpoint import max_tokens
@@ -131,12 +123,12 @@ def load_tweets(
         FileNotFoundError: A file is absent.
         ValueError: A file is damaged, dev has a type that training lacks, or no image fits.
     """
-    train, dev = read_tagged(data.path("train")), read_tagged(data.path("dev"))
+    train, dev = read_conll(data.path("train")), read_conll(data.path("dev"))
     tags = find_tags(train)
     check_types(dev, tags)
     source = None if images is None else images.unsharded
-    train_rows = control_images(match_tweets(train, source), control, seed=seed)
-    dev_rows = match_tweets(dev, source)
+    train_rows = control_images(tweets_to_images(train, source), control, seed=seed)
+    dev_rows = tweets_to_images(dev, source)
     parts = cut_tweets(train, train_rows, tags=tags, tokenizer=tokenizer, max_length=data.max_length)
     facts: dict[str, str | int | float] = {
         "tweets": len(train),

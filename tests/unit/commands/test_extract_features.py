@@ -19,12 +19,12 @@ from PIL import Image
 from mcse.commands import extract_features
 from mcse.commands.main import build_parser
 from mcse.data.captions.table import load_captions
-from mcse.data.images.features import match_features, open_features
+from mcse.data.images.features import captions_to_features, open_features
 from mcse.data.images.sources import (
     BadImageError,
     find_bad_images,
+    find_images,
     load_image,
-    match_images,
     open_images,
     read_images,
 )
@@ -61,17 +61,17 @@ def test_a_folder_names_its_images_by_path(folder):
     assert len(source.names) == COUNT
     assert source.names[:2] == ("00.png", "02.png")
     assert "deep/er/03.png" in source.names
-    rows = match_images(["03", "deep/er/05.png", "02.png"], source, where="w")
+    rows = find_images(["03", "deep/er/05.png", "02.png"], source, where="w")
     assert [source.names[i] for i in rows] == ["deep/er/03.png", "deep/er/05.png", "02.png"]
     np.testing.assert_array_equal(np.asarray(source.load(rows[0])), np.asarray(image(3)))
     with pytest.raises(ValueError, match=r"w: 2 of 3 images are not there, first 'x.png'"):
-        match_images(["x.png", "02.png", "y.png"], source, where="w")
+        find_images(["x.png", "02.png", "y.png"], source, where="w")
 
 
 def test_ambiguous_names_are_refused(folder):
     image(0).save(folder / "deep" / "00.png")
     with pytest.raises(ValueError, match=r"'x/00.png' fits several images"):
-        match_images(["x/00.png"], open_images(str(folder)), where="w")
+        find_images(["x/00.png"], open_images(str(folder)), where="w")
 
 
 def test_folders_without_images_are_refused(tmp_path):
@@ -153,7 +153,7 @@ def test_a_hub_dataset_gives_captions_and_images_of_the_same_names(folder, tmp_p
     assert table.captions == (("a", "b"), ("c",), ("d",))
     assert store.names == ("x", "y")
     with pytest.raises(ValueError, match="first 'z'"):
-        match_features(table, store)
+        captions_to_features(table, store)
 
 
 def test_pixels_are_the_image_resized_and_centred(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mcse.data.captions.table import CaptionTable, load_captions, select_captions
-from mcse.data.images.names import ABSENT, match_names
+from mcse.data.images.names import ABSENT, find_names
 
 NAMES = ("a.jpg", "b.jpg")
 CAPTIONS = (("a dog , running", 'a "brown" dog'), ("two cats",))
@@ -252,13 +252,13 @@ def test_nameless_captions_cannot_be_selected_from(tmp_path):
 def test_names_match_by_folder_ending_and_coco_number():
     available = ["train2014/COCO_train2014_000000391895.jpg", "x/1000092795.jpg", "x/same.jpg", "y/same.jpg", "n.jpg.1"]
     wanted = ["391895", "1000092795", "COCO_train2014_000000391895", "y/same.jpg", "n.jpg", "11"]
-    assert match_names(wanted[1:2] + wanted[3:], available, where="w").tolist() == [1, 3, ABSENT, ABSENT]
+    assert find_names(wanted[1:2] + wanted[3:], available, where="w").tolist() == [1, 3, ABSENT, ABSENT]
     for name in (wanted[0], wanted[2], "000000391895.jpg"):
-        assert match_names([name], available, where="w").tolist() == [0]
+        assert find_names([name], available, where="w").tolist() == [0]
     with pytest.raises(ValueError, match=r"w: 'same.jpg' fits several"):
-        match_names(["same.jpg"], available, where="w")
+        find_names(["same.jpg"], available, where="w")
     with pytest.raises(ValueError, match="are the same image"):
-        match_names(["391895", "000000391895"], available, where="w")
+        find_names(["391895", "000000391895"], available, where="w")
 
 
 def test_one_caption_an_image_is_random_and_seeded():

@@ -18,7 +18,7 @@ import pytest
 from mcse.data.captions.table import CaptionTable
 from mcse.data.images import features as features_module
 from mcse.data.images.feature_writer import FeatureWriter
-from mcse.data.images.features import match_features, open_features, without_skipped
+from mcse.data.images.features import captions_to_features, open_features, without_skipped
 from mcse.data.images.sources import SkippedImage
 from tests.fixtures.tiny_features import NAMES, F, N, finished, plan
 
@@ -167,13 +167,13 @@ def table(names, count=None):
 
 def test_images_match_by_name_and_the_store_may_hold_more(tmp_path, matrix):
     store = open_features(hdf5(tmp_path / "f.hdf5", matrix, names=NAMES))
-    assert match_features(table(("7.jpg", "train/29.jpg", "0")), store).tolist() == [7, 29, 0]
+    assert captions_to_features(table(("7.jpg", "train/29.jpg", "0")), store).tolist() == [7, 29, 0]
 
 
 def test_images_without_features_are_refused_by_count_and_first_name(tmp_path, matrix):
     store = open_features(hdf5(tmp_path / "f.hdf5", matrix, names=NAMES))
     with pytest.raises(ValueError, match=r"no features for 2 of the 3 images of captions.txt, first 'q.jpg'"):
-        match_features(table(("7.jpg", "q.jpg", "r.jpg")), store)
+        captions_to_features(table(("7.jpg", "q.jpg", "r.jpg")), store)
 
 
 def test_without_names_order_and_equal_count_decide_and_it_is_said(tmp_path, matrix, caplog):
@@ -181,14 +181,14 @@ def test_without_names_order_and_equal_count_decide_and_it_is_said(tmp_path, mat
     for captions, path in ((table(None, N), nameless), (table(None, N), named), (table(NAMES), nameless)):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            assert match_features(captions, open_features(path)).tolist() == list(range(N))
+            assert captions_to_features(captions, open_features(path)).tolist() == list(range(N))
         assert "matched by order (30)" in caplog.text
     with pytest.raises(
         ValueError, match=r"captions.txt has 29 images and .*n.hdf5 30 features; captions.txt has no image"
     ):
-        match_features(table(None, N - 1), open_features(nameless))
+        captions_to_features(table(None, N - 1), open_features(nameless))
     with pytest.raises(ValueError, match=r"n.hdf5 has no image names"):
-        match_features(table(("a.jpg",)), open_features(nameless))
+        captions_to_features(table(("a.jpg",)), open_features(nameless))
 
 
 def test_skipped_images_can_be_left_out_of_the_captions(tmp_path, matrix, caplog):
@@ -197,12 +197,12 @@ def test_skipped_images_can_be_left_out_of_the_captions(tmp_path, matrix, caplog
         writer.finish()
     store, captions = open_features(tmp_path), table(NAMES[:3])
     with pytest.raises(ValueError, match="its extraction skipped 1 unreadable images"):
-        match_features(captions, store)
+        captions_to_features(captions, store)
     with caplog.at_level(logging.WARNING):
         left = without_skipped(captions, store, on_bad_image="skip")
     assert f"left out 1 images of {captions.source} that cannot be read: 0.jpg" in caplog.text
     assert left.image_names == ("1.jpg", "2.jpg")
-    np.testing.assert_array_equal(store.rows(match_features(left, store)), matrix[1:3])
+    np.testing.assert_array_equal(store.rows(captions_to_features(left, store)), matrix[1:3])
     with pytest.raises(ValueError, match=r"skipped 1 of the 3 images of .* as unreadable, first '0.jpg'; data.on_bad"):
         without_skipped(captions, store, on_bad_image="error")
     assert without_skipped(left, store, on_bad_image="error") is left

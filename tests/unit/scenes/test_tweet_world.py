@@ -3,7 +3,7 @@
 import pytest
 
 from mcse.files import sha256_file
-from mcse.scenes.tweets import TweetWorldConfig, build_tweet_world, names_of
+from mcse.scenes.tweet_world import TweetWorldConfig, build_tweet_world, names_of
 
 SMALL = TweetWorldConfig(num_train=50, num_dev=10, num_test=10)
 
