@@ -30,7 +30,20 @@ from mcse.types.protocols import (
     Translator,
     WordEncoder,
 )
-from mcse.types.scores import Column, ComparedScore, PairList, Sample, Statistic, SuiteScores, TaskScores, Verdict
+from mcse.types.scores import (
+    Column,
+    ComparedScore,
+    ModelScores,
+    PairList,
+    Sample,
+    ScoreKey,
+    Scores,
+    Statistic,
+    SuiteScores,
+    keyed_scores,
+    score_tree,
+    subset_tree,
+)
 
 __all__ = [
     "IGNORED_LABEL",
@@ -52,11 +65,14 @@ __all__ = [
     "LossTerms",
     "MaskedTokens",
     "MatchBatch",
+    "ModelScores",
     "PairBatch",
     "PairList",
     "Sample",
     "SampledWords",
     "Score",
+    "ScoreKey",
+    "Scores",
     "SentenceBatch",
     "Stateful",
     "Statistic",
@@ -64,13 +80,14 @@ __all__ = [
     "SuiteScores",
     "Tagger",
     "Tagging",
-    "TaskScores",
     "TokenBatch",
     "TrainingText",
     "TranslationBatch",
     "Translator",
     "TweetBatch",
-    "Verdict",
     "WordEncoder",
+    "keyed_scores",
+    "score_tree",
+    "subset_tree",
     "to_device",
 ]
