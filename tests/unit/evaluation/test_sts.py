@@ -104,15 +104,15 @@ GOLD, INPUT = "STS/STS14-en-test/STS.gs.images.txt", "STS/STS14-en-test/STS.inpu
     ("file", "content", "message"),
     [
         (GOLD, b"0\n1\n\n3\n", r"STS\.input\.images\.txt has 5 lines but .*STS\.gs\.images\.txt has 4"),
-        (GOLD, b"0\n1\n\nhigh\n5\n", r"STS\.gs\.images\.txt, line 4: gold score 'high' is not a number"),
-        (GOLD, b"0\n1\n\nnan\n5\n", r"STS\.gs\.images\.txt, line 4: gold score nan is not finite"),
+        (GOLD, b"0\n1\n\nhigh\n5\n", r"STS\.gs\.images\.txt, line 4: score 'high' is not a finite number"),
+        (GOLD, b"0\n1\n\nnan\n5\n", r"STS\.gs\.images\.txt, line 4: score 'nan' is not a finite number"),
         (GOLD, b"\n\n\n\n\n\n", "is empty"),
         (INPUT, b"", "is empty"),
         (INPUT, b"a\tb\na\n\na\tb\na\tb\n", r"STS\.input\.images\.txt, line 2: 1 tab-separated columns, expected 2"),
         (INPUT, b"a\tb\nc\tna\xefve\n\na\tb\na\tb\n", r"line 2: not UTF-8 \(byte 0xef\)"),
         ("STS/STSBenchmark/sts-test.csv", b"a\tb\n", r"sts-test\.csv, line 1: 2 tab-separated columns, expected 7"),
         ("SICK/SICK_train.txt", b"1\ta\tb\t3\n", "SICK_train.txt, line 1: expected SICK's header"),
-        ("SICK/SICK_train.txt", b"pair_ID\tx\n1\ta\tb\t?\n", r"line 2: gold score '\?' is not a number"),
+        ("SICK/SICK_train.txt", b"pair_ID\tx\n1\ta\tb\t?\n", r"line 2: score '\?' is not a finite number"),
     ],
 )
 def test_bad_benchmark_file_is_named_with_its_line(senteval, file, content, message):
@@ -173,7 +173,7 @@ def test_own_file_in_every_format(tmp_path, name, text):
     ("name", "text", "message"),
     [
         ("mine.tsv", "1\ta\tb\n2\ta\n", r"mine\.tsv, line 2: 2 columns, expected score, sentence1, sentence2"),
-        ("mine.tsv", "1\ta\tb\nx\ta\tb\n", r"mine\.tsv, line 2: gold score 'x' is not a number"),
+        ("mine.tsv", "1\ta\tb\nx\ta\tb\n", r"mine\.tsv, line 2: score 'x' is not a finite number"),
         ("mine.tsv", "1\ta\tb\n2\t \tb\n", r"mine\.tsv, line 2: empty sentence"),
         ("mine.tsv", "", r"mine\.tsv is empty"),
         ("mine.tsv", "score\tsentence1\tsentence2\n", "holds no scored pairs"),
