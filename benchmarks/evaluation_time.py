@@ -39,9 +39,10 @@ from mcse.data.test_sets.sts import (
 )
 from mcse.encoders.sentence_encoder import Precision, SentenceEncoder
 from mcse.evaluation.encoding import RowStore
-from mcse.evaluation.suites.sts import score_sts
+from mcse.evaluation.sts import score_sts
 from mcse.models.checkpoint import CheckpointInfo, save_checkpoint
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.types import Tokenizer
 
 SPLITS = ("train", "dev", "test")
 TOOLKIT_BATCH = 128
@@ -217,7 +218,7 @@ class Models:
             image_heads={},
             card="",
         )
-        self.pad = int(tokenizer.pad_token_id or 0)
+        self.pad = tokenizer.pad_id
         self.tokenizer = tokenizer
         self.toolkit = Toolkit(self.checkpoint, pooling=options.pooling, device=self.device)
         self.toolkit_work = Work().watch(self.toolkit.model, self.pad)
@@ -284,7 +285,7 @@ class Text:
     distinct: tuple[int, int]
 
     @classmethod
-    def of(cls, folder: Path, tokenizer: Any) -> Text:
+    def of(cls, folder: Path, tokenizer: Tokenizer) -> Text:
         every: list[str] = []
         needed: list[str] = []
         for task in STS_TASKS:
@@ -293,7 +294,7 @@ class Text:
                 every += sentences
                 needed += sentences if name not in SPLITS or name == "test" else []
         distinct = list(dict.fromkeys(every))
-        length = dict(zip(distinct, map(len, tokenizer(distinct)["input_ids"]), strict=True))
+        length = dict(zip(distinct, map(len, tokenizer.ids(distinct)), strict=True))
 
         def size(sentences: Sequence[str]) -> tuple[int, int]:
             return len(sentences), sum(length[sentence] for sentence in sentences)

@@ -29,7 +29,7 @@ from torch import nn
 from mcse.data.test_sets.transfer import TRANSFER_TASKS, LabelledText, TransferTask, find_transfer, load_transfer_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.encoding import RowStore
-from mcse.evaluation.suites.transfer import score_transfer
+from mcse.evaluation.transfer import score_transfer
 from mcse.models.checkpoint import CheckpointInfo, save_checkpoint
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 
@@ -301,7 +301,7 @@ def make_sides(options: argparse.Namespace, folder: Path, scratch: Path) -> tupl
         image_heads={},
         card="",
     )
-    pad = int(tokenizer.pad_token_id or 0)
+    pad = tokenizer.pad_id
     toolkit = Toolkit(checkpoint, pooling=options.pooling, device=options.device)
     encoder = SentenceEncoder(text_encoder, tokenizer, pooling=options.pooling).to(options.device)
     return (

@@ -22,7 +22,7 @@ from mcse.data.controls import assign_images, choose_pairs
 from mcse.data.images.features import FeatureStore, captions_to_features, open_features, without_skipped
 from mcse.data.images.pixels import FindBad, PixelRows, captions_to_pixels
 from mcse.data.images.sources import find_bad_images, open_images
-from mcse.data.sentences.files import Tokenizer, TokenTable, open_sentences, tokenise
+from mcse.data.sentences.files import TokenTable, open_sentences, tokenise
 from mcse.data.sentences.streaming import StreamedSentences, open_texts
 from mcse.data.shards.pairs import PairRows, ShardCaptions, ShardImages, unusable_samples
 from mcse.data.shards.tars import ShardSet, open_shards
@@ -39,7 +39,7 @@ from mcse.data.test_sets.sts import (
     load_stsbenchmark,
 )
 from mcse.files import digest_of, sha256_file
-from mcse.types import DataFile, TrainingText
+from mcse.types import DataFile, Tokenizer, TrainingText
 
 logger = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ N sentences or images, M others, B of one batch, F image feature width, H joint 
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,10 +23,8 @@ from mcse.encoders.sources import inside_run
 from mcse.models.checkpoint import load_checkpoint_tower, max_tokens
 from mcse.models.image_tower import ImageTower
 from mcse.models.joint_checkpoint import load_joint
-from mcse.models.joint_model import CaptionTokenizer, JointModel
-from mcse.models.text_encoder import TextEncoder
-from mcse.text.word_tokenizer import WordTokenizer
-from mcse.types import FloatArray, TokenBatch
+from mcse.models.joint_model import JointModel
+from mcse.types import FloatArray, TokenBatch, Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ class JointEncoder:
     def __init__(
         self,
         model: JointModel,
-        tokenizer: CaptionTokenizer,
+        tokenizer: Tokenizer,
         *,
         name: str = "",
         image_tower: str | None = None,
@@ -68,12 +67,10 @@ class JointEncoder:
         precision: Precision = "float32",
     ) -> None:
         self._model = model
-        self._tokenizer = tokenizer
+        self._tokenizer = copy.deepcopy(tokenizer)
         self._load_tower = load_tower
         self._tower: ImageTower | None = None
-        self._longest = None
-        if isinstance(model.text, TextEncoder) and not isinstance(tokenizer, WordTokenizer):
-            self._longest = max_tokens(model.text, tokenizer)
+        self._longest = max_tokens(model.text, tokenizer)
         self.name = name
         self.image_tower = image_tower
         self.precision = check_precision(precision)
@@ -122,7 +119,7 @@ class JointEncoder:
     @property
     def vocabulary(self) -> tuple[str, ...] | None:
         """The words that the text side knows, the specials first; ``None`` for a transformer, which knows them all."""
-        return self._tokenizer.vocab.words if isinstance(self._tokenizer, WordTokenizer) else None
+        return self._tokenizer.vocabulary
 
     def to(self, device: str | torch.device) -> JointEncoder:
         """Moves the weights; returns itself."""
@@ -200,11 +197,11 @@ class JointEncoder:
 
     def unknown_words(self, sentence: str) -> list[str]:
         """The words of a sentence that the text side does not know, in order; none for a transformer."""
-        return self._tokenizer.unknown_words(sentence) if isinstance(self._tokenizer, WordTokenizer) else []
+        return self._tokenizer.unknown_words(sentence)
 
     def nearest_words(self, word: str, *, number: int = 5) -> list[str]:
         """Known words that are spelt like ``word``, the nearest first; none for a transformer."""
-        return self._tokenizer.nearest_words(word, number=number) if isinstance(self._tokenizer, WordTokenizer) else []
+        return self._tokenizer.nearest_words(word, number=number)
 
     def check_query(self, sentence: str) -> None:
         """Refuses a sentence whose row would be zeros.
@@ -212,7 +209,7 @@ class JointEncoder:
         Raises:
             ValueError: It has no word that the text side knows; the message suggests words that are spelt alike.
         """
-        if not isinstance(self._tokenizer, WordTokenizer) or self._tokenizer.knows_some(sentence):
+        if self._tokenizer.knows_some(sentence):
             return
         hints = [hint for word in self.unknown_words(sentence) for hint in self.nearest_words(word, number=3)]
         known = f"; known words like these: {', '.join(dict.fromkeys(hints))}" if hints else ""
@@ -224,7 +221,7 @@ class JointEncoder:
         mode = autocast(self.device, precision=self.precision)
         with evaluating([self._model]), torch.inference_mode(), mode:
             for start in range(0, len(texts), _CHUNK):
-                ids = self._tokenize(texts[start : start + _CHUNK])
+                ids = self._tokenizer.ids(texts[start : start + _CHUNK], max_length=self._longest)
                 # The longest first, so that what does not fit into memory says so at once.
                 order = np.argsort([-len(row) for row in ids], kind="stable").tolist()
                 for first in range(0, len(order), batch_size):
@@ -236,27 +233,16 @@ class JointEncoder:
         return row_NH
 
     def _without_known_words(self, texts: Sequence[str]) -> list[int]:
-        if not isinstance(self._tokenizer, WordTokenizer):
-            return []
         found = [number for number, text in enumerate(texts) if not self._tokenizer.knows_some(text)]
         if found:
             named = ", ".join(repr(texts[number][:60]) for number in found[:_NAMED])
             logger.warning("rows of zeros, for want of any known word, for %d sentences, first %s", len(found), named)
         return found
 
-    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        if isinstance(self._tokenizer, WordTokenizer):
-            return self._tokenizer(texts, truncation=False, max_length=None)["input_ids"]
-        limited = self._longest is not None
-        encoded = self._tokenizer(list(texts), truncation=limited, max_length=self._longest, verbose=False)
-        ids: list[list[int]] = encoded["input_ids"]
-        return ids
-
     def _batch(self, ids: Sequence[Sequence[int]]) -> TokenBatch:
         """Rows padded on the right to the longest."""
         longest = max(len(row) for row in ids)
-        pad_id = 0 if isinstance(self._tokenizer, WordTokenizer) else self._tokenizer.pad_token_id or 0
-        id_BT = np.full((len(ids), longest), pad_id, dtype=np.int64)
+        id_BT = np.full((len(ids), longest), self._tokenizer.pad_id, dtype=np.int64)
         mask_BT = np.zeros((len(ids), longest), dtype=np.int64)
         for i, row in enumerate(ids):
             id_BT[i, : len(row)] = row

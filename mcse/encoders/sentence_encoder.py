@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from mcse import distributed
 from mcse.encoders.images import ImageInput, checked_features, image_features
@@ -25,6 +24,7 @@ from mcse.encoders.inputs import Precision, as_texts, autocast, check_precision,
 from mcse.encoders.sources import load_parts
 from mcse.models.checkpoint import max_tokens
 from mcse.models.image_tower import ImageTower
+from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.text_encoder import TextEncoder
 from mcse.types import FloatArray, TokenBatch
 
@@ -58,7 +58,7 @@ class SentenceEncoder:
     def __init__(
         self,
         text_encoder: TextEncoder,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PieceTokenizer,
         *,
         pooling: str,
         text_head: nn.Module | None = None,
@@ -307,7 +307,7 @@ class SentenceEncoder:
         modules = [encoder, *([] if head is None else [head])]
         with bar, evaluating(modules), torch.inference_mode(), autocast(self.device, precision=precision):
             for start in range(0, len(texts), _CHUNK):
-                ids = self._tokenize(texts[start : start + _CHUNK], max_length=max_length)
+                ids = self._tokenizer.ids(texts[start : start + _CHUNK], max_length=max_length)
                 # The longest first, so that what does not fit into memory says so at once.
                 order = np.argsort([-len(row) for row in ids], kind="stable").tolist()
                 for first in range(0, len(order), batch_size):
@@ -318,22 +318,10 @@ class SentenceEncoder:
                     bar.update(len(chosen))
         return row_ND
 
-    def _tokenize(self, texts: Sequence[str], *, max_length: int | None) -> list[list[int]]:
-        encoded = self._tokenizer(
-            list(texts),
-            truncation=max_length is not None,
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        ids: list[list[int]] = encoded["input_ids"]
-        return ids
-
     def _batch(self, ids: Sequence[Sequence[int]]) -> TokenBatch:
         """Rows padded on the right to the longest."""
         longest = max(len(row) for row in ids)
-        id_BT = np.full((len(ids), longest), self._tokenizer.pad_token_id or 0, dtype=np.int64)
+        id_BT = np.full((len(ids), longest), self._tokenizer.pad_id, dtype=np.int64)
         mask_BT = np.zeros((len(ids), longest), dtype=np.int64)
         for i, row in enumerate(ids):
             id_BT[i, : len(row)] = row

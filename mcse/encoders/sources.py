@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from mcse.encoders.sentence_transformers_folder import fetch_json, read_modules
 from mcse.models.checkpoint import (
@@ -23,6 +22,7 @@ from mcse.models.checkpoint import (
 )
 from mcse.models.image_tower import ImageTower
 from mcse.models.joint_checkpoint import is_joint_checkpoint
+from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.text_encoder import TextEncoder, load_text_encoder, load_tokenizer, resolve_name
 from mcse.run_folder import best_of
 
@@ -37,7 +37,7 @@ class EncoderParts:
     """
 
     text_encoder: TextEncoder
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PieceTokenizer
     pooling: str
     text_head: nn.Module | None = None
     dense: nn.Module | None = None
@@ -112,7 +112,7 @@ def _sentence_transformers(path: str, modules: Any, *, pooling: str | None) -> E
         raise ValueError(f"pooling 'cls_with_head': {path} stores no Dense layer on its [CLS] rows")
     text_encoder = load_text_encoder(found.transformer_path, pooling=chosen)
     tokenizer = load_tokenizer(found.transformer_path)
-    if found.lowercases and tokenizer.tokenize("A") != tokenizer.tokenize("a"):
+    if found.lowercases and tokenizer.inner.tokenize("A") != tokenizer.inner.tokenize("a"):
         raise ValueError(f"{path}: sentence_bert_config.json sets do_lower_case, but its tokenizer tells cases apart")
     lengths = [length for length in (found.max_length, max_tokens(text_encoder, tokenizer)) if length is not None]
     return EncoderParts(text_encoder, tokenizer, chosen, dense=kept, max_length=min(lengths, default=None))

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from transformers import PreTrainedTokenizerBase
 
 from mcse.encoders.images import ImageInput, image_features
 from mcse.encoders.inputs import check_word_lists, evaluating
 from mcse.models.image_tower import ImageTower
 from mcse.models.maf_model import TaggerModel, TweetRows
+from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.tagger_checkpoint import TaggerInfo, load_tagger, load_tagger_tower, save_tagger
 from mcse.run_folder import best_of
 from mcse.text.tags import TagSet
@@ -59,7 +59,7 @@ class TweetTagger:
     def __init__(
         self,
         model: TaggerModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PieceTokenizer,
         *,
         info: TaggerInfo | None = None,
         folder: Path | None = None,
@@ -176,7 +176,7 @@ class TweetTagger:
         for number, words in enumerate(texts):
             if not words:
                 raise ValueError(f"text {number} holds no words")
-            cut = cut_words(words, self.tokenizer, max_length=self.model.shape.positions)
+            cut = cut_words(words, self.tokenizer.inner, max_length=self.model.shape.positions)
             parts += [(number, part) for part in cut]
         if (more := len(parts) - len(texts)) > 0:
             positions = self.model.shape.positions
@@ -219,7 +219,7 @@ class TweetTagger:
         ]
 
     def _batch(self, parts: Sequence[Part], images: Sequence[FloatArray | None]) -> TweetBatch:
-        pad_id = int(self.tokenizer.pad_token_id or 0)
+        pad_id = self.tokenizer.pad_id
         id_BT, mask_BT = _padded([part.id_T for part in parts], fill=pad_id)
         first_BW, word_mask_BW = _padded([part.first_W for part in parts], fill=0)
         image_BF = None

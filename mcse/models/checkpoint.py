@@ -19,11 +19,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedTokenizerBase
+from transformers import AutoModel
 
 from mcse.models.digests import KEY as DIGESTS
 from mcse.models.digests import check_weights, weight_digests
 from mcse.models.image_tower import ImageTower, load_image_tower
+from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.text_encoder import (
     NO_CODE,
     TextEncoder,
@@ -35,6 +36,7 @@ from mcse.models.text_encoder import (
 )
 from mcse.nn.heads import TanhHead
 from mcse.nn.pooling import POOLINGS
+from mcse.types import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ class LoadedCheckpoint:
     """A checkpoint in memory; ``heads`` are those beside the text head: ``grounding_head``, ``image_head`` and such."""
 
     encoder: TextEncoder
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PieceTokenizer
     info: CheckpointInfo
     text_head: TanhHead | None
     heads: Mapping[str, nn.Module]
@@ -110,27 +112,26 @@ def check_exportable(pooling: str) -> None:
         )
 
 
-def max_tokens(encoder: TextEncoder, tokenizer: PreTrainedTokenizerBase) -> int | None:
+def max_tokens(encoder: nn.Module, tokenizer: Tokenizer) -> int | None:
     """The longest input that the model itself takes, special tokens included; ``None`` where nothing limits it.
 
     Asked of the position embeddings (RoBERTa's start after the padding id: 514 rows take 512 tokens) and the tokenizer.
     """
-    limits = [tokenizer.model_max_length]
-    for name, module in encoder.backbone.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            limits.append(module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1))
-    if len(limits) == 1:
-        limits.append(getattr(encoder.backbone.config, "max_position_embeddings", None) or limits[0])
-    # A tokenizer without a limit says 1e30.
-    longest = min(limits)
-    return int(longest) if longest < 1e9 else None
+    limits = [
+        module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+        for name, module in encoder.named_modules()
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+    ]
+    if not limits and isinstance(encoder, TextEncoder):
+        limits = [getattr(encoder.backbone.config, "max_position_embeddings", None)]
+    return min((limit for limit in (*limits, tokenizer.longest) if limit), default=None)
 
 
 def save_checkpoint(
     folder: Path,
     *,
     encoder: TextEncoder,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PieceTokenizer,
     info: CheckpointInfo,
     text_head: TanhHead | None,
     image_heads: Mapping[str, nn.Module],
@@ -166,7 +167,7 @@ def save_checkpoint(
 
     pooler = text_head if info.pooling == "cls_with_head" else None
     save_backbone(folder, encoder.backbone, pooler=pooler)
-    save_tokenizer(folder, tokenizer)
+    tokenizer.save(folder)
     _save_modules(folder, encoder, tokenizer=tokenizer, pooling=info.pooling, dense=pooler)
     if heads:
         state = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.state_dict().items()}
@@ -308,20 +309,8 @@ def _has_equal_pooler(backbone: Any, head: TanhHead) -> bool:
     )
 
 
-def save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """The tokenizer's files, less what transformers leaks into them about this machine and the last call."""
-    tokenizer.save_pretrained(folder)
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, {key: value for key, value in config.items() if key not in ("is_local", "local_files_only")})
-    path = folder / "tokenizer.json"
-    if path.is_file():
-        # A fast tokenizer remembers the truncation of its last call, here training's.
-        write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "truncation": None, "padding": None})
-
-
 def _save_modules(
-    folder: Path, encoder: TextEncoder, *, tokenizer: PreTrainedTokenizerBase, pooling: str, dense: TanhHead | None
+    folder: Path, encoder: TextEncoder, *, tokenizer: PieceTokenizer, pooling: str, dense: TanhHead | None
 ) -> None:
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
     (folder / "1_Pooling").mkdir()

@@ -26,17 +26,17 @@ from mcse.models.checkpoint import (
     rebuild_head,
     save_backbone,
     save_tensors,
-    save_tokenizer,
     write_json,
 )
 from mcse.models.config import CaptionEncoderConfig
 from mcse.models.digests import KEY as DIGESTS
 from mcse.models.digests import check_weights, weight_digests
 from mcse.models.image_tower import ImageTower
-from mcse.models.joint_model import CaptionEncoder, CaptionTokenizer, JointModel, build_caption_encoder
+from mcse.models.joint_model import CaptionEncoder, JointModel, build_caption_encoder
 from mcse.models.text_encoder import TextEncoder, load_text_encoder, load_tokenizer
 from mcse.text.vocab import Vocab
 from mcse.text.word_tokenizer import WordTokenizer
+from mcse.types import Tokenizer
 
 _JOINT, _VOCAB, _TEXT, _HEADS = "joint.json", "vocab.json", "text.safetensors", "heads.safetensors"
 
@@ -46,7 +46,7 @@ class LoadedJoint:
     """A joint model in memory, on the CPU and in evaluation mode, with its tokenizer."""
 
     model: JointModel
-    tokenizer: CaptionTokenizer
+    tokenizer: Tokenizer
     info: CheckpointInfo
 
 
@@ -55,7 +55,7 @@ def save_joint(
     *,
     model: JointModel,
     config: CaptionEncoderConfig,
-    tokenizer: CaptionTokenizer,
+    tokenizer: Tokenizer,
     info: CheckpointInfo,
     card: str,
     image_tower: ImageTower | None = None,
@@ -81,13 +81,10 @@ def save_joint(
     heads = model.heads()
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model.text, TextEncoder):
-        assert not isinstance(tokenizer, WordTokenizer)
         save_backbone(folder, model.text.backbone, pooler=None)
-        save_tokenizer(folder, tokenizer)
     else:
-        assert isinstance(tokenizer, WordTokenizer)
         save_tensors(folder / _TEXT, model.text.state_dict())
-        tokenizer.vocab.save(folder / _VOCAB)
+    tokenizer.save(folder)
     if heads:
         state = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.state_dict().items()}
         save_tensors(folder / _HEADS, state)
@@ -162,7 +159,7 @@ def _read_joint(folder: Path) -> tuple[CaptionEncoderConfig, Mapping[str, Any]]:
         raise ValueError(f"{folder / _JOINT}: damaged, or no file of ours ({error})") from None
 
 
-def _load_text(folder: Path, config: CaptionEncoderConfig, *, dim: int) -> tuple[CaptionEncoder, CaptionTokenizer]:
+def _load_text(folder: Path, config: CaptionEncoderConfig, *, dim: int) -> tuple[CaptionEncoder, Tokenizer]:
     if config.kind == "transformer":
         return load_text_encoder(str(folder), pooling=config.pooling), load_tokenizer(str(folder))
     vocab = Vocab.load(folder / _VOCAB)

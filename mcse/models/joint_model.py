@@ -10,20 +10,16 @@ from typing import TypeAlias
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from mcse.models.config import CaptionEncoderConfig, JointConfig
 from mcse.models.sentence_model import nothing_of
 from mcse.models.text_encoder import TextEncoder, load_text_encoder
 from mcse.nn.bow import BowEncoder
 from mcse.nn.recurrent import RecurrentEncoder
-from mcse.text.word_tokenizer import WordTokenizer
 from mcse.types import PairBatch, TokenBatch
 
 CaptionEncoder: TypeAlias = RecurrentEncoder | BowEncoder | TextEncoder
 """What turns a ``TokenBatch`` into (B, D) rows and has a ``width``."""
-
-CaptionTokenizer: TypeAlias = WordTokenizer | PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)

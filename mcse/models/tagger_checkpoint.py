@@ -16,7 +16,6 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerBase
 
 from mcse.models.checkpoint import (
     FORMAT_VERSION,
@@ -24,13 +23,13 @@ from mcse.models.checkpoint import (
     load_stored_tower,
     save_backbone,
     save_tensors,
-    save_tokenizer,
     write_json,
 )
 from mcse.models.digests import KEY as DIGESTS
 from mcse.models.digests import check_weights, weight_digests
 from mcse.models.image_tower import ImageTower
 from mcse.models.maf_model import TaggerModel, TaggerShape
+from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -60,7 +59,7 @@ class LoadedTagger:
     """A tagger in memory, on the CPU, in evaluation mode; its model takes stored regions."""
 
     model: TaggerModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PieceTokenizer
     info: TaggerInfo
 
 
@@ -68,7 +67,7 @@ def save_tagger(
     folder: Path,
     *,
     model: TaggerModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PieceTokenizer,
     info: TaggerInfo,
     card: str,
     trained_tower: ImageTower | None = None,
@@ -82,7 +81,7 @@ def save_tagger(
         raise ValueError(f"{folder} is not empty; a checkpoint is written into a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     save_backbone(folder, model.encoder.backbone)
-    save_tokenizer(folder, tokenizer)
+    tokenizer.save(folder)
     others = {
         name: tensor for name, tensor in model.state_dict().items() if not name.startswith(("encoder.", "tower."))
     }

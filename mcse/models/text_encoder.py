@@ -15,10 +15,11 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from mcse.models.digests import check_weights
 from mcse.models.packing import ATTENTION, attention_over, find_last_layer, pack, register_attention, unpack
+from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.nn.dropout import use_cheap_dropout
 from mcse.nn.pooling import FIRST_TOKEN_POOLINGS, LAYER_POOLINGS, POOLINGS, pool
 from mcse.types import TokenBatch
@@ -241,7 +242,7 @@ def load_mlm_head(name_or_path: str, *, attention: str = "sdpa") -> nn.Module:
     return head
 
 
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name_or_path: str) -> PieceTokenizer:
     """The tokenizer that belongs to a text encoder.
 
     Raises:
@@ -249,7 +250,7 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """
     path = resolve_name(name_or_path)
     try:
-        return AutoTokenizer.from_pretrained(path, **NO_CODE)
+        return PieceTokenizer(AutoTokenizer.from_pretrained(path, **NO_CODE))
     except (OSError, ValueError) as error:
         raise ValueError(f"encoder.name_or_path: no tokenizer at {name_or_path!r}: {error}") from None
 

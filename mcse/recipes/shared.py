@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
-
 from mcse.data.config import DataConfig
 from mcse.data.load import load_dev_pairs, load_sentences, stream_sentences
 from mcse.data.sentences.streaming import StreamedSentences
 from mcse.data.streams import Sampler, SentenceStream, Share, TokenMasker
 from mcse.distributed import gather_rows
 from mcse.encoders.sentence_encoder import SentenceEncoder
-from mcse.evaluation.evaluators.scored_pairs import ScoredPairsEvaluator
+from mcse.evaluation.in_training import DevEvaluator
 from mcse.losses.contrastive import info_nce, info_nce_with_hard_negatives, unit_rows
 from mcse.losses.likelihood import token_nll
 from mcse.models.checkpoint import check_exportable
 from mcse.models.config import EncoderConfig
+from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.sentence_model import SentenceModel, SentenceRows
 from mcse.models.text_encoder import load_mlm_head, load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
@@ -32,23 +31,19 @@ class TextSide:
     """The text tower with its heads, and the tokenizer that belongs to it."""
 
     model: SentenceModel
-    tokenizer: PreTrainedTokenizerBase
-
-    @property
-    def pad_id(self) -> int:
-        """Id of the padding token; 0 where the tokenizer has none, since padding is masked."""
-        return int(self.tokenizer.pad_token_id or 0)
+    tokenizer: PieceTokenizer
 
     def masker(self, *, seed: int) -> TokenMasker | None:
         """Draws masks where the model has a language-model head."""
         if self.model.mlm_head is None:
             return None
-        if self.tokenizer.mask_token_id is None:
+        inner = self.tokenizer.inner
+        if inner.mask_token_id is None:
             raise ValueError("loss.mlm_weight: the tokenizer of encoder.name_or_path has no mask token")
         return TokenMasker(
-            mask_id=self.tokenizer.mask_token_id,
-            vocabulary_size=len(self.tokenizer),
-            special_ids=self.tokenizer.all_special_ids,
+            mask_id=inner.mask_token_id,
+            vocabulary_size=len(inner),
+            special_ids=inner.all_special_ids,
             seed=seed,
         )
 
@@ -105,7 +100,7 @@ def build_sentence_stream(
     config: DataConfig, text: TextSide, *, share: Share, seed: int
 ) -> tuple[SentenceStream | StreamedSentences, tuple[DataFile, ...]]:
     """Batches of the sentences of ``data.sentences``."""
-    masker, pad_id = text.masker(seed=seed), text.pad_id
+    masker, pad_id = text.masker(seed=seed), text.tokenizer.pad_id
     if config.streaming:
         return stream_sentences(config, text.tokenizer, share=share, seed=seed, pad_id=pad_id, masker=masker)
     sentences = load_sentences(config, text.tokenizer)
@@ -118,9 +113,7 @@ def pair_seed(seed: int) -> int:
     return seed + 1_000_003
 
 
-def build_dev_evaluator(
-    config: DataConfig, text: TextSide, *, precision: str
-) -> tuple[ScoredPairsEvaluator, tuple[str, ...]]:
+def build_dev_evaluator(config: DataConfig, text: TextSide, *, precision: str) -> tuple[DevEvaluator, tuple[str, ...]]:
     """Judges the encoder as it is on the dev pairs, and the names of its scores."""
     pairs = load_dev_pairs(config)
     name = "stsb_dev" if pairs.name == "STSBenchmark" else pairs.name
@@ -131,8 +124,9 @@ def build_dev_evaluator(
         text_head=text.model.head,
         precision="bfloat16" if precision == "bf16" else "float32",
     )
-    evaluator = ScoredPairsEvaluator(pairs, encoder, name=name)
-    return evaluator, evaluator.metrics
+    return DevEvaluator(pairs, encoder, name=name), tuple(
+        f"{name}.{metric}" for metric in ("spearman", "alignment", "uniformity")
+    )
 
 
 def share_of(runtime: Runtime, *, batch_size: int) -> Share:

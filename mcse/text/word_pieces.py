@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 _WORD = re.compile(r"https?://\S+|[@#]\w+|\w+(?:[-'’]\w+)*|[^\w\s]")
 
 
-class PieceTokenizer(Protocol):
+class FastTokenizer(Protocol):
     """What is asked of a fast Hugging Face tokenizer."""
 
     unk_token_id: Any
@@ -54,7 +54,7 @@ def tweet_words(text: str) -> list[tuple[str, int, int]]:
 
 
 def cut_words(
-    words: Sequence[str], tokenizer: PieceTokenizer, *, max_length: int, joined_W: Sequence[bool] | None = None
+    words: Sequence[str], tokenizer: FastTokenizer, *, max_length: int, joined_W: Sequence[bool] | None = None
 ) -> list[Part]:
     """One part where the text fits, else as many as are needed, one after the other; no word is left out.
 
@@ -96,7 +96,7 @@ def cut_words(
     return parts
 
 
-def word_pieces(words: Sequence[str], tokenizer: PieceTokenizer) -> list[list[int]]:
+def word_pieces(words: Sequence[str], tokenizer: FastTokenizer) -> list[list[int]]:
     """Token ids of each word, without special tokens; never none."""
     encoding = tokenizer(list(words), is_split_into_words=True, add_special_tokens=False, truncation=False)
     pieces: list[list[int]] = [[] for _ in words]
@@ -119,7 +119,7 @@ def _end_of_part(pieces: Sequence[Sequence[int]], start: int, *, room: int) -> i
     return stop
 
 
-def _special_ids(tokenizer: PieceTokenizer) -> tuple[list[int], list[int]]:
+def _special_ids(tokenizer: FastTokenizer) -> tuple[list[int], list[int]]:
     encoding = tokenizer(["a"], is_split_into_words=True)
     ids, words = [int(token) for token in encoding["input_ids"]], encoding.word_ids()
     inside = [place for place, word in enumerate(words) if word is not None]

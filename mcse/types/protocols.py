@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -159,6 +160,52 @@ class Stream(Protocol[Batch_co]):
 
     def batch(self, step: int) -> Batch_co:
         """This process's share of step ``step``'s global batch, counted from 0 over all epochs."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """Text to token ids: words of a vocabulary, or pieces that make any word."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the padding token."""
+        ...
+
+    @property
+    def longest(self) -> int | None:
+        """Most tokens that it may give a text, special ones included; ``None`` where nothing limits it."""
+        ...
+
+    @property
+    def vocabulary(self) -> tuple[str, ...] | None:
+        """The words that it knows; ``None`` where pieces make any word."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Tells tokenizers apart that give other ids."""
+        ...
+
+    def ids(self, texts: Sequence[str], *, max_length: int | None = None) -> list[list[int]]:
+        """Ids of each text with the special tokens, at most ``max_length`` of them."""
+        ...
+
+    def knows_some(self, text: str) -> bool:
+        """Whether it knows any word of a text."""
+        ...
+
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of a text that it does not know, in order."""
+        ...
+
+    def nearest_words(self, word: str, *, number: int = 5) -> list[str]:
+        """Known words that are spelt like ``word``, the nearest first."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes its files into a checkpoint folder."""
         ...
 
 

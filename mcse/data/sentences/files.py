@@ -7,13 +7,11 @@ dataset ``OWNER/NAME`` or ``OWNER/NAME::COLUMN``.
 from __future__ import annotations
 
 import csv
-import json
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
 
 import datasets
 import numpy as np
@@ -22,19 +20,12 @@ from huggingface_hub import hf_hub_download
 from numpy.typing import NDArray
 
 from mcse.files import digest_of, read_lines, replacing, sha256_file
+from mcse.types import Tokenizer
 
 logger = logging.getLogger(__name__)
 
 CACHE_FORMAT = "1"
 _CHUNK = 4096
-
-
-class Tokenizer(Protocol):
-    """What this module needs of a Hugging Face tokenizer."""
-
-    def __call__(self, text: list[str], *, truncation: bool, max_length: int) -> Any: ...  # noqa: D102
-
-    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +102,7 @@ def locate(source: str, *, root: Path, key: str) -> Path | None:
                 f"{key}: {source} is neither at {prepared} nor to be had from the hub "
                 f"({type(error).__name__}); 'mcse prepare' fetches it once"
             ) from error
-    path = root / source
+    path = Path(source) if Path(source).is_absolute() else root / source
     if path.exists():
         return path
     if source.count("/") == 1 and "." not in Path(source).suffix:
@@ -142,28 +133,17 @@ def tokenise(
 
     Args:
         rows: Sentences; read only if the cache does not hold them.
-        tokenizer: A Hugging Face tokenizer.
+        tokenizer: Of the text encoder.
         columns: Sentences a row.
         max_length: Tokens a sentence keeps, special tokens included.
         digest: Name of the content of ``rows``.
     """
-    key = digest_of(CACHE_FORMAT, digest, tokenizer_digest(tokenizer), str(max_length), str(columns))
+    key = digest_of(CACHE_FORMAT, digest, tokenizer.digest, str(max_length), str(columns))
     path = Path(datasets.config.HF_DATASETS_CACHE) / "mcse" / f"{key}.arrow"
     if not path.exists():
         with replacing(path) as draft:
             _write_tokens(draft, rows, tokenizer, columns=columns, max_length=max_length)
     return TokenTable(dataset=datasets.Dataset.from_file(str(path)), columns=columns)
-
-
-def tokenizer_digest(tokenizer: Any) -> str:
-    """A name for what the tokenizer does."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        text = repr(sorted(tokenizer.get_vocab().items()))
-    else:
-        # A fast tokenizer remembers the truncation and padding of its last call, which change nothing here.
-        text = json.dumps({**json.loads(backend.to_str()), "truncation": None, "padding": None})
-    return digest_of(text)
 
 
 def _write_tokens(
@@ -174,7 +154,7 @@ def _write_tokens(
     with ArrowWriter(path=str(path), features=features) as writer:
         for chunk in _chunks(rows):
             encoded = {
-                name: tokenizer([row[column] for row in chunk], truncation=True, max_length=max_length)["input_ids"]
+                name: tokenizer.ids([row[column] for row in chunk], max_length=max_length)
                 for column, name in enumerate(names)
             }
             writer.write_batch(encoded)
@@ -220,26 +200,12 @@ def _hub_digest(source: str) -> str:
 
 def _load_hub(source: str) -> tuple[datasets.Dataset, str]:
     name, _, column = source.partition("::")
-    dataset = load_hub_text(name)
-    strings = [key for key, kind in dataset.features.items() if getattr(kind, "dtype", None) == "string"]
-    return dataset, text_column(column, strings, where=name)
-
-
-def load_hub_text(name: str, *, streaming: bool = False) -> Any:
-    """A hub dataset's training part.
-
-    Raises:
-        FileNotFoundError: There is none of this name.
-    """
     try:
-        return datasets.load_dataset(name, split="train", streaming=streaming)
+        dataset = datasets.load_dataset(name, split="train")
     except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
         raise FileNotFoundError(f"data.sentences: no file and no hub dataset {name!r}: {error}") from None
-
-
-def text_column(column: str, strings: list[str], *, where: str) -> str:
-    """The column of sentences among those of strings: the one asked for, else ``text``, else the only one."""
-    chosen = column or ("text" if "text" in strings else strings[0] if len(strings) == 1 else "")
-    if chosen not in strings:
-        raise ValueError(f"data.sentences: {where}: name a text column as SOURCE::COLUMN, one of {strings}")
-    return chosen
+    strings = [key for key, kind in dataset.features.items() if getattr(kind, "dtype", None) == "string"]
+    column = column or ("text" if "text" in strings else strings[0] if len(strings) == 1 else "")
+    if column not in strings:
+        raise ValueError(f"data.sentences: {source!r}: name a text column as {name}::COLUMN, one of {strings}")
+    return dataset, column

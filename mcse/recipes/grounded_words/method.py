@@ -25,7 +25,7 @@ from mcse.data.load import Pairs, load_features, load_pairs, store_digest
 from mcse.data.streams import PairStream, Sampler
 from mcse.data.test_sets.wordsim import load_wordsim
 from mcse.encoders.grounded_words import LiveWordEncoder
-from mcse.evaluation.evaluators.word_similarity import WordSimilarityEvaluator
+from mcse.evaluation.wordsim import WordSimilarityEvaluator
 from mcse.files import sha256_file
 from mcse.losses.grounded_words import cosine_retention
 from mcse.losses.likelihood import token_nll
@@ -43,9 +43,9 @@ from mcse.models.grounded_words import (
 from mcse.recipes import export, shared
 from mcse.recipes.grounded_words.config import Config, LossConfig
 from mcse.report.model_card import word_card
-from mcse.text.caption_words import CaptionTokenizer
 from mcse.text.vocab import SPECIALS
 from mcse.text.word_map import WordMap
+from mcse.text.word_tokenizer import CaptionTokenizer
 from mcse.text.word_vectors import WordBlock, WordVectors, stream_word_vectors
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run

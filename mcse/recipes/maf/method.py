@@ -14,7 +14,7 @@ from torch import nn
 from mcse.data.streams import Sampler
 from mcse.data.tweets import TweetStream
 from mcse.distributed import gather_ids, gather_rows
-from mcse.evaluation.evaluators.tagging import TaggingEvaluator
+from mcse.evaluation.tagging import TaggingEvaluator
 from mcse.losses.contrastive import info_nce, unit_rows
 from mcse.losses.pair_matching import matching_loss
 from mcse.models.maf_model import TaggerModel, TaggerShape, TweetRows
@@ -53,7 +53,7 @@ def build(config: Config, runtime: Runtime) -> Run:
     tweets = load_tweets(
         config.data, tokenizer, images=images, control=config.controls.images, seed=shared.pair_seed(config.seed)
     )
-    stream = _build_stream(config, runtime, tweets, images, pad_id=int(tokenizer.pad_token_id or 0))
+    stream = _build_stream(config, runtime, tweets, images, pad_id=tokenizer.pad_id)
     shape = _shape_of(config, tweets, images)
     tower = images.module if images is not None else None
     model = TaggerModel(

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from transformers import PreTrainedTokenizerBase
 
 from mcse.config import to_dict
 from mcse.data.config import ImageControl, TaggedConfig
@@ -31,6 +30,7 @@ from mcse.models.checkpoint import max_tokens
 from mcse.models.config import ImageConfig
 from mcse.models.image_tower import ImageTower, load_image_tower
 from mcse.models.maf_model import TaggerModel
+from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.tagger_checkpoint import TaggerInfo, save_tagger
 from mcse.models.text_encoder import TextEncoder
 from mcse.recipes import export
@@ -44,12 +44,12 @@ from mcse.types import DataFile
 _SAMPLED = 256
 
 
-def check_length(max_length: int, encoder: TextEncoder, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_length(max_length: int, encoder: TextEncoder, tokenizer: PieceTokenizer) -> None:
     """Refuses parts that the encoder has no positions for."""
     limit = max_tokens(encoder, tokenizer)
     if limit is not None and max_length > limit:
         raise ValueError(f"data.max_length: {max_length} is more than the {limit} tokens that the encoder takes")
-    if not getattr(tokenizer, "is_fast", False):
+    if not tokenizer.inner.is_fast:
         raise ValueError("encoder.name_or_path: its tokenizer is no fast one, so it does not know its pieces' words")
 
 
@@ -111,7 +111,7 @@ class Tweets:
 
 def load_tweets(
     data: TaggedConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PieceTokenizer,
     *,
     images: Images | None,
     control: ImageControl,
@@ -129,7 +129,7 @@ def load_tweets(
     source = None if images is None else images.unsharded
     train_rows = control_images(tweets_to_images(train, source), control, seed=seed)
     dev_rows = tweets_to_images(dev, source)
-    parts = cut_tweets(train, train_rows, tags=tags, tokenizer=tokenizer, max_length=data.max_length)
+    parts = cut_tweets(train, train_rows, tags=tags, tokenizer=tokenizer.inner, max_length=data.max_length)
     facts: dict[str, str | int | float] = {
         "tweets": len(train),
         "entity types": ", ".join(tags.types),
@@ -171,7 +171,7 @@ def build_tagger_optimizer(
     return optimizer
 
 
-def tagger_of(model: TaggerModel, tokenizer: PreTrainedTokenizerBase) -> TweetTagger:
+def tagger_of(model: TaggerModel, tokenizer: PieceTokenizer) -> TweetTagger:
     """The model as it is now, for evaluation."""
     return TweetTagger(model, tokenizer)
 
@@ -182,7 +182,7 @@ class TaggerExporter:
 
     config: Any
     model: TaggerModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PieceTokenizer
     data: tuple[DataFile, ...]
     images: Images | None
 

@@ -98,7 +98,7 @@ def _build_stream(
         loaded.image_of_caption,
         images.rows,
         loaded.order(share, seed),
-        pad_id=text.pad_id,
+        pad_id=text.tokenizer.pad_id,
         masker=text.masker(seed=seed),
     )
     image_file = images.file(loaded.image_of_caption)

@@ -68,7 +68,7 @@ def _build_stream(
         )
         order = pairs.order(share, shared.pair_seed(config.seed))
         masker = text.masker(seed=shared.pair_seed(config.seed))
-        streams.append(SentenceStream(pairs.captions, order, pad_id=text.pad_id, masker=masker))
+        streams.append(SentenceStream(pairs.captions, order, pad_id=text.tokenizer.pad_id, masker=masker))
         data += pairs.files
         facts["captions"] = len(pairs.captions)
     if columns != 3 and config.loss.hard_negative_weight != 0:

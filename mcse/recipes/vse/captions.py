@@ -16,12 +16,12 @@ from mcse.data.images.features import FeatureStore
 from mcse.data.joint_pairs import DevImages
 from mcse.encoders.inputs import evaluating
 from mcse.encoders.joint_encoder import JointEncoder
-from mcse.evaluation.evaluators.held_out_images import RetrievalEvaluator
+from mcse.evaluation.in_training import RetrievalEvaluator
 from mcse.files import sha256_file
 from mcse.models.checkpoint import CheckpointInfo
 from mcse.models.config import CaptionEncoderConfig
 from mcse.models.joint_checkpoint import save_joint
-from mcse.models.joint_model import CaptionEncoder, CaptionTokenizer, JointModel, build_caption_encoder
+from mcse.models.joint_model import CaptionEncoder, JointModel, build_caption_encoder
 from mcse.models.text_encoder import TextEncoder, load_tokenizer
 from mcse.models.word_init import fill_words, place_of
 from mcse.recipes import export
@@ -31,7 +31,7 @@ from mcse.report.model_card import joint_card
 from mcse.text.vocab import Vocab, split_words
 from mcse.text.word_tokenizer import WordTokenizer
 from mcse.text.word_vectors import WordVectors, load_word_vectors
-from mcse.types import DataFile, FloatArray
+from mcse.types import DataFile, FloatArray, Tokenizer
 
 _IMAGES_AT_ONCE = 64
 
@@ -42,18 +42,9 @@ class CaptionSide:
 
     config: CaptionEncoderConfig
     encoder: CaptionEncoder
-    tokenizer: CaptionTokenizer
+    tokenizer: Tokenizer
     facts: Mapping[str, str | int | float]
     files: tuple[DataFile, ...]
-
-    @property
-    def pad_id(self) -> int:
-        """Id of the padding token."""
-        return 0 if isinstance(self.tokenizer, WordTokenizer) else int(self.tokenizer.pad_token_id or 0)
-
-    def knows_some(self, caption: str) -> bool:
-        """Whether the text side knows any word of the caption; a transformer knows pieces of all."""
-        return self.tokenizer.knows_some(caption) if isinstance(self.tokenizer, WordTokenizer) else True
 
 
 def build_captions(config: CaptionEncoderConfig, captions: Sequence[str], *, dim: int, root: Path) -> CaptionSide:
@@ -107,7 +98,7 @@ def dev_evaluator(
         return feature_IF
 
     evaluator = RetrievalEvaluator(encoder, dev.captions, image_C=dev.image_C, features=features)
-    return (evaluator,), evaluator.metrics
+    return (evaluator,), RetrievalEvaluator.NAMES
 
 
 @dataclass(frozen=True, slots=True)

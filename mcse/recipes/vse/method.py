@@ -35,14 +35,14 @@ def build(config: Config, runtime: Runtime) -> Run:
     seed = shared.pair_seed(config.seed)
     pairs = load_joint_pairs(config.data, controls=config.controls, seed=seed, images=images.unsharded)
     text = build_captions(config.encoder, pairs.captions, dim=config.joint.dim, root=config.data.folder)
-    pairs, num_unknown = pairs.only(text.knows_some)
+    pairs, num_unknown = pairs.only(text.tokenizer.knows_some)
     model = build_joint_model(text.encoder, config.joint, image_width=images.width, tower=images.module)
     stream = PairStream(
         tokenise_captions(pairs.captions, text.tokenizer, max_length=config.data.max_length),
         pairs.image_of_caption,
         images.rows,
         Sampler(len(pairs.captions), share, seed=seed, name="data.captions"),
-        pad_id=text.pad_id,
+        pad_id=text.tokenizer.pad_id,
     )
     files = (*pairs.files, *text.files, images.file(pairs.image_of_caption))
     evaluators, metrics = dev_evaluator(model, text, images, pairs.dev, precision=config.train.precision)

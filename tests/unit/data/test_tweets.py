@@ -17,7 +17,7 @@ from tests.fixtures.tiny_models import build_tiny_bert
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     words = ["the", "dog", "and", "the", "cat", "saw", "old", "new", "york", "in", "park", "street"]
-    return load_tokenizer(str(build_tiny_bert(tmp_path_factory.mktemp("bert"), texts=[" ".join(words)] * 3)))
+    return load_tokenizer(str(build_tiny_bert(tmp_path_factory.mktemp("bert"), texts=[" ".join(words)] * 3))).inner
 
 
 def write(folder, text):

@@ -64,7 +64,7 @@ def test_rows_equal_one_sentence_at_a_time_by_the_definition(base: Path, pooling
     head = TanhHead(32, 16, init_std=0.3)
     rows_ND = SentenceEncoder(encoder, tokenizer, pooling=pooling, text_head=head).encode(SENTENCES, batch_size=3)
     for text, row_D in zip(SENTENCES, rows_ND, strict=True):
-        tokens = tokenizer([text], return_tensors="pt", truncation=True, max_length=MAX_TOKENS)
+        tokens = tokenizer.inner([text], return_tensors="pt", truncation=True, max_length=MAX_TOKENS)
         with torch.no_grad():
             hidden = encoder.backbone(**tokens, output_hidden_states=True).hidden_states
             wanted_1D = {
@@ -149,7 +149,9 @@ def test_only_the_models_own_maximum_cuts(base: Path) -> None:
 def test_rows_that_are_not_finite_are_left_to_the_caller(bert: Path) -> None:
     text_encoder = load_text_encoder(str(bert), pooling="cls")
     with torch.no_grad():
-        text_encoder.backbone.embeddings.word_embeddings.weight[load_tokenizer(str(bert)).vocab["man"]] = float("nan")
+        text_encoder.backbone.embeddings.word_embeddings.weight[load_tokenizer(str(bert)).inner.vocab["man"]] = float(
+            "nan"
+        )
     rows_ND = SentenceEncoder(text_encoder, load_tokenizer(str(bert)), pooling="cls").encode(["a dog", "a man"])
     assert np.isfinite(rows_ND[0]).all()
     assert np.isnan(rows_ND[1]).all()
@@ -162,8 +164,8 @@ def test_encoding_disturbs_no_training(bert: Path) -> None:
     text_encoder.backbone.embeddings.eval()  # somebody froze a part
     modes = {name: part.training for name, part in text_encoder.named_modules()}
     assert set(modes.values()) == {True, False}
-    tokenizer(["a b c"], truncation=True, max_length=4)
-    truncation = dict(tokenizer.backend_tokenizer.truncation)
+    tokenizer.inner(["a b c"], truncation=True, max_length=4)
+    truncation = dict(tokenizer.inner.backend_tokenizer.truncation)
     encoder = SentenceEncoder(text_encoder, tokenizer, pooling="cls_with_head", text_head=head)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     first_ND, second_ND = encoder.encode(SENTENCES), encoder.encode(SENTENCES)
@@ -172,7 +174,7 @@ def test_encoding_disturbs_no_training(bert: Path) -> None:
     assert states[1:] == (random.getstate(), np.random.get_state()[1].tolist())
     assert {name: part.training for name, part in text_encoder.named_modules()} == modes
     assert all(part.training for part in head.modules())
-    assert tokenizer.backend_tokenizer.truncation == truncation
+    assert tokenizer.inner.backend_tokenizer.truncation == truncation
     assert torch.is_grad_enabled()
     assert all(parameter.grad is None for parameter in text_encoder.parameters())
     with pytest.raises(ValueError, match="sentences"):
@@ -188,7 +190,7 @@ def test_a_live_model_is_followed_and_trains_on(bert: Path) -> None:
     # Inside a caller's autocast, whose cache must not hand on what was cast in inference mode.
     with torch.autocast("cpu", dtype=torch.bfloat16):
         encoder.encode(SENTENCES, precision="bfloat16")
-        tokens = tokenizer(["A man."], return_tensors="pt")
+        tokens = tokenizer.inner(["A man."], return_tensors="pt")
         text_encoder.backbone(**tokens).last_hidden_state[:, 0, 0].sum().backward()
     gradients = [p.grad for p in text_encoder.parameters() if p.grad is not None]
     assert max(float(gradient.abs().max()) for gradient in gradients) > 0

@@ -37,7 +37,7 @@ def encoder_of(kind, **keys):
 
 
 def ids_of(*sentences):
-    return WordTokenizer(VOCAB)(sentences, truncation=False, max_length=None)["input_ids"]
+    return WordTokenizer(VOCAB).ids(sentences)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru", "bow"])
@@ -122,20 +122,15 @@ def test_dropout_is_on_in_training_alone():
 
 
 def test_marks_and_truncation():
-    ids = {
-        marks: WordTokenizer(VOCAB, marks)(["A dog runs"], truncation=True, max_length=4)["input_ids"][0]
-        for marks in ("none", "end", "both")
-    }
+    ids = {marks: WordTokenizer(VOCAB, marks).ids(["A dog runs"], max_length=4)[0] for marks in ("none", "end", "both")}
     a, dog, runs = (VOCAB.index[word] for word in ("a", "dog", "runs"))
     assert ids == {"none": [a, dog, runs], "end": [a, dog, runs, 3], "both": [2, a, dog, 3]}
-    assert WordTokenizer(VOCAB, "end")([""], truncation=False, max_length=None)["input_ids"] == [[1, 3]]
+    assert WordTokenizer(VOCAB, "end").ids([""]) == [[1, 3]]
 
 
 def test_a_digest_of_the_vocabulary_tells_marks_apart():
-    from mcse.data.sentences.files import tokenizer_digest
-
     tokenizers = [WordTokenizer(VOCAB, marks) for marks in ("none", "end", "both")]
-    assert len({tokenizer_digest(tokenizer) for tokenizer in tokenizers}) == 3
+    assert len({tokenizer.digest for tokenizer in tokenizers}) == 3
 
 
 def test_unknown_and_nearest_words():

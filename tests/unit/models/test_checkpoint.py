@@ -63,7 +63,7 @@ def test_a_checkpoint_comes_back_whole(base: Path, tmp_path: Path) -> None:
     saved = save(base, tmp_path / "checkpoint")
     loaded = load_checkpoint(tmp_path / "checkpoint")
     assert loaded.info == saved.info
-    assert loaded.tokenizer(list(TEXTS))["input_ids"] == saved.tokenizer(list(TEXTS))["input_ids"]
+    assert loaded.tokenizer.ids(TEXTS) == saved.tokenizer.ids(TEXTS)
     assert loaded.text_head is not None
     modules = {"encoder": loaded.encoder, "text_head": loaded.text_head, **loaded.heads}
     originals = {"encoder": saved.encoder, "text_head": saved.text_head, **saved.heads}
@@ -87,7 +87,7 @@ def test_auto_model_finds_every_key_but_the_pooler(base: Path, tmp_path: Path, p
     if pooling == "cls_with_head":
         assert not report["missing_keys"]
         assert saved.text_head is not None
-        tokens = saved.tokenizer(["A man plays."], return_tensors="pt")
+        tokens = saved.tokenizer.inner(["A man plays."], return_tensors="pt")
         with torch.no_grad():
             output = model.eval()(**tokens)
             wanted = saved.text_head(output.last_hidden_state[:, 0])
@@ -127,8 +127,8 @@ def test_a_pooler_that_the_tower_brings_along_is_not_stored(base: Path, tmp_path
 
 def test_training_does_not_leak_into_the_tokenizer(base: Path, tmp_path: Path) -> None:
     encoder, tokenizer = load_text_encoder(str(base), pooling="cls"), load_tokenizer(str(base))
-    tokenizer(["a b c d e f"], truncation=True, max_length=4, padding=True)
-    assert json.loads(tokenizer.backend_tokenizer.to_str())["truncation"] is not None
+    tokenizer.inner(["a b c d e f"], truncation=True, max_length=4, padding=True)
+    assert json.loads(tokenizer.inner.backend_tokenizer.to_str())["truncation"] is not None
     folder = tmp_path / "checkpoint"
     save_checkpoint(
         folder, encoder=encoder, tokenizer=tokenizer, info=INFO, text_head=None, image_heads={}, card="card"
@@ -139,7 +139,7 @@ def test_training_does_not_leak_into_the_tokenizer(base: Path, tmp_path: Path) -
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     assert not {"is_local", "local_files_only"} & settings.keys()
     assert json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"] == MAX_TOKENS
-    assert AutoTokenizer.from_pretrained(folder)(list(TEXTS))["input_ids"] == tokenizer(list(TEXTS))["input_ids"]
+    assert AutoTokenizer.from_pretrained(folder)(list(TEXTS))["input_ids"] == tokenizer.ids(TEXTS)
 
 
 def test_only_safetensors_json_and_text_are_written(base: Path, tmp_path: Path) -> None:
@@ -152,11 +152,11 @@ def test_only_safetensors_json_and_text_are_written(base: Path, tmp_path: Path) 
 
 def test_the_models_own_maximum_is_read_from_its_positions(base: Path) -> None:
     encoder, tokenizer = load_text_encoder(str(base), pooling="cls"), load_tokenizer(str(base))
-    tokenizer.model_max_length = int(1e30)
+    tokenizer.inner.model_max_length = int(1e30)
     assert max_tokens(encoder, tokenizer) == MAX_TOKENS
-    tokens = tokenizer(["a " * 500], truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+    tokens = tokenizer.inner(["a " * 500], truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
     assert encoder.backbone(**tokens).last_hidden_state.shape[1] == MAX_TOKENS
-    tokenizer.model_max_length = 20
+    tokenizer.inner.model_max_length = 20
     assert max_tokens(encoder, tokenizer) == 20
 
 
@@ -346,7 +346,7 @@ def test_code_that_a_folder_brings_along_is_not_run(
             load_checkpoint(folder)
     else:
         # transformers takes the tokenizer's files without the class.
-        assert type(load_checkpoint(folder).tokenizer).__name__ != "Own"
+        assert type(load_checkpoint(folder).tokenizer.inner).__name__ != "Own"
     assert not mark.exists()
 
 

@@ -15,7 +15,7 @@ from mcse.data.translation import TranslationStream, load_translation_data
 from mcse.encoders.contextual import CoveEncoder
 from mcse.encoders.cove_translator import WordTranslator
 from mcse.encoders.loading import encoder_digest, load_encoder
-from mcse.evaluation.evaluators.translation import TranslationEvaluator
+from mcse.evaluation.translation import TranslationEvaluator
 from mcse.metrics.bleu import corpus_bleu
 from mcse.models.cove_model import CoveModel, load_cove, save_cove, vocab_of
 from mcse.models.cove_translator import CoveTranslator, load_translator, save_translator

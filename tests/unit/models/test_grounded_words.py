@@ -24,10 +24,10 @@ from mcse.losses.pair_matching import matching_loss
 from mcse.models.config import ModelConfig
 from mcse.models.grounded_checkpoint import GroundedWordsInfo, save_grounded_words
 from mcse.models.grounded_words import GroundedWordsModel, ImageRegressionModel, WordTable, last_states, reverse
-from mcse.text.caption_words import CaptionTokenizer
 from mcse.text.vocab import SPECIALS, Vocab, plain_words
 from mcse.text.word_map import WordMap, ground_file
 from mcse.text.word_spaces import all_but_the_top, compare_neighbours, whiten
+from mcse.text.word_tokenizer import CaptionTokenizer
 from mcse.text.word_vector_writer import WordVectorWriter, save_word_vectors
 from mcse.text.word_vectors import (
     WordBlock,
@@ -186,9 +186,9 @@ def test_captions_become_known_words_between_marks() -> None:
     vocab = Vocab.from_sentences([["a", "dog", "runs"]])
     tokenizer = CaptionTokenizer(vocab)
     assert plain_words("A black-and-white dog, it's here .") == ["A", "black-and-white", "dog", "it's", "here"]
-    ids = tokenizer(["A dog, unheard, RUNS .", "zzz"], truncation=True, max_length=8)["input_ids"]
+    ids = tokenizer.ids(["A dog, unheard, RUNS .", "zzz"], max_length=8)
     assert [[vocab.words[i] for i in row] for row in ids] == [["<s>", "a", "dog", "runs", "</s>"], ["<s>", "</s>"]]
-    cut = tokenizer(["a dog runs"], truncation=True, max_length=4)["input_ids"][0]
+    cut = tokenizer.ids(["a dog runs"], max_length=4)[0]
     assert [vocab.words[i] for i in cut] == ["<s>", "a", "dog", "</s>"]
 
 

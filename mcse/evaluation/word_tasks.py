@@ -1,18 +1,16 @@
-"""Predictions of a tagger or classifier on word features, on a dev set: span F1 or accuracy × 100."""
+"""A tagger or classifier on word features judged by its predictions: span F1 or accuracy × 100."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
 
-from mcse.evaluation.evaluators.base import DevSet
 from mcse.metrics.spans import span_scores
 from mcse.types import Score
 
 Predict = Callable[[], Sequence[Sequence[str]]]
 
 
-class SpanF1Evaluator(DevSet):
+class SpanF1Evaluator:
     """``<name>.f1`` of the tags that ``predict`` gives, in the lenient reading that published scores use.
 
     Args:
@@ -21,19 +19,16 @@ class SpanF1Evaluator(DevSet):
         name: Of the score.
     """
 
-    METRICS: ClassVar = ("f1",)
-
     def __init__(self, gold: Sequence[Sequence[str]], predict: Predict, *, name: str) -> None:
-        super().__init__(name)
-        self._gold, self._predict = gold, predict
+        self._gold, self._predict, self._name = gold, predict, name
 
     def __call__(self) -> Mapping[str, Score]:
         """The score."""
         overall, _ = span_scores(self._gold, self._predict(), reading="lenient")
-        return self._named({"f1": Score(overall.f1)})
+        return {f"{self._name}.f1": Score(overall.f1)}
 
 
-class AccuracyEvaluator(DevSet):
+class AccuracyEvaluator:
     """``<name>.accuracy`` of the classes that ``predict`` gives.
 
     Args:
@@ -42,15 +37,12 @@ class AccuracyEvaluator(DevSet):
         name: Of the score.
     """
 
-    METRICS: ClassVar = ("accuracy",)
-
     def __init__(self, gold: Sequence[int], predict: Callable[[], Sequence[int]], *, name: str) -> None:
         if not gold:
-            raise ValueError(f"{name}: there are no sentences to predict")
-        super().__init__(name)
-        self._gold, self._predict = gold, predict
+            raise ValueError(f"{name}: there are no sentences to judge by")
+        self._gold, self._predict, self._name = gold, predict, name
 
     def __call__(self) -> Mapping[str, Score]:
         """The score."""
         right = sum(wanted == found for wanted, found in zip(self._gold, self._predict(), strict=True))
-        return self._named({"accuracy": Score(100 * right / len(self._gold))})
+        return {f"{self._name}.accuracy": Score(100 * right / len(self._gold))}

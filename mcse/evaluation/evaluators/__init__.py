@@ -1,1 +1,0 @@
-"""Dev sets that score a model while it trains: each gives named scores, draws nothing at random, restores the mode."""
