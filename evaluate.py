@@ -1,12 +1,10 @@
-"""Judges sentence encoders: loads each model, runs the suites, prints the tables and writes the reports."""
+"""Evaluates sentence encoders: loads each model, runs the suites, prints the tables and writes the reports."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
-import os
 import re
 import sys
 from collections import Counter
@@ -17,30 +15,16 @@ from typing import Any
 
 from rich.console import Console
 
+from mcse.distributed import broadcast_object, fail_together, is_main, join_world
 from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.encoders.word_vectors import WordVectorEncoder
-from mcse.evaluation import (
-    SUITES,
-    ComparedScore,
-    Encoder,
-    KeptResult,
-    PreparedSuite,
-    Subject,
-    SuiteOptions,
-    SuiteScores,
-    Verdict,
-    cache_key,
-    compare,
-    contaminated_pairs,
-    fail_together,
-    is_main,
-    join_world,
-    load_result,
-    save_result,
-    seen_by,
-    shared,
-    worst_pairs,
-)
+from mcse.evaluation.compare import compare
+from mcse.evaluation.result_cache import KeptResult, cache_key, load_result, save_result
+from mcse.evaluation.seen_text import contaminated_pairs, seen_by
+from mcse.evaluation.suite import PreparedSuite, Subject, SuiteOptions
+from mcse.evaluation.suites import SUITES
+from mcse.evaluation.worst_pairs import worst_pairs
+from mcse.files import digest_of, read_json, write_json, write_text
 from mcse.report.evaluation_html import write_evaluation_report
 from mcse.report.latex import latex_table
 from mcse.report.learning_curves import read_learning_curves
@@ -48,23 +32,24 @@ from mcse.report.markdown import markdown_table
 from mcse.report.model_card import with_scores
 from mcse.report.mteb_files import write_mteb_files
 from mcse.report.results import (
-    Entry,
     compared_tables,
     comparison_json,
     contest_tables,
+    model_tables,
     report_markdown,
     results_json,
-    verdict_tables,
 )
+from mcse.report.seed_groups import System
 from mcse.report.tables import ScoreTable
 from mcse.report.terminal import print_table
 from mcse.run_folder import BEST, EVALUATION, is_run, seed_runs
+from mcse.types import ComparedScore, Encoder, ModelScores, ScoreKey, SuiteScores
 
 _NOTHING = SuiteScores(scores={}, protocols={}, columns=())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0, or 2 where a model or the data cannot be used; what was judged by then is written."""
+    """Exit code 0, or 2 where a model or the data cannot be used; what was evaluated by then is written."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     options = _parse(arguments)
     try:
@@ -77,10 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         suites = {name: SUITES[name].prepare(suite_options) for name in options.suite}
     except (ValueError, OSError) as error:
         return _failed(error)
-    entries, failures = _judge(groups, suites, options)
-    if is_main() and entries:
+    systems, failures = _evaluate(groups, suites, options)
+    if is_main() and systems:
         try:
-            _report(entries, options, is_complete=not failures)
+            _report(systems, options, is_complete=not failures)
         except (ValueError, OSError) as error:
             failures.append(_failed(error))
     return max([0, *failures])
@@ -113,7 +98,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--output", type=Path, help="folder of the reports (a run's evaluation/, or evaluation/<digest>/)")
     add("--batch-size", type=int, default=64, help="sentences a forward pass (64)")
     add("--precision", choices=("float32", "bfloat16"), default="float32", help="of matrix products (float32)")
-    add("--no-cache", action="store_true", help="judge anew, whatever earlier calls found")
+    add("--no-cache", action="store_true", help="evaluate anew, whatever earlier calls found")
     add("--list", action="store_true", help="name the suites, what data they need and whether it is there")
     options = parser.parse_args(arguments)
     if not options.models and not options.list:
@@ -169,33 +154,35 @@ def _groups(models: Sequence[str]) -> dict[str, list[str]]:
     return groups
 
 
-def _judge(
+def _evaluate(
     groups: Mapping[str, Sequence[str]], suites: Mapping[str, PreparedSuite], options: argparse.Namespace
-) -> tuple[list[Entry], list[int]]:
-    """Model after model, each written as soon as it is judged; what fails does not lose the rest."""
-    entries: list[Entry] = []
+) -> tuple[list[System], list[int]]:
+    """Model after model, each written as soon as it is evaluated; what fails does not lose the rest."""
+    systems: list[System] = []
     failures: list[int] = []
     for name, models in groups.items():
-        verdicts = []
+        seeds = []
         for model in models:
             try:
-                verdict, failed = _verdict(model, suites, options)
-                verdicts.append(verdict)
+                scores, failed = _scores(model, suites, options)
+                seeds.append(scores)
                 failures += failed
                 if is_main():
-                    _write_verdict(verdict, _output_folder(model, options, is_seed=len(models) > 1), options)
+                    _write_model(scores, _output_folder(model, options, is_seed=len(models) > 1), options)
             except (ValueError, OSError) as error:
                 failures.append(_failed(error, model=model))
-        if verdicts:
-            entries.append(Entry(name, tuple(verdicts)))
-    return entries, failures
+        if seeds:
+            systems.append(System(name, tuple(seeds)))
+    return systems, failures
 
 
-def _verdict(model: str, suites: Mapping[str, PreparedSuite], options: argparse.Namespace) -> tuple[Verdict, list[int]]:
+def _scores(
+    model: str, suites: Mapping[str, PreparedSuite], options: argparse.Namespace
+) -> tuple[ModelScores, list[int]]:
     """Runs the suites whose results for this very model and data are not kept from an earlier call.
 
     Raises:
-        ValueError: The model cannot be loaded, or no suite could judge it.
+        ValueError: The model cannot be loaded, or no suite could evaluate it.
     """
     digest = encoder_digest(model)
     # Padding, and so rounding, depends on who shares a batch; in 32 bits that is below what is printed.
@@ -205,35 +192,35 @@ def _verdict(model: str, suites: Mapping[str, PreparedSuite], options: argparse.
         for name, suite in suites.items()
     }
     may_load = digest is not None and not options.no_cache
-    found = shared({name: load_result(key) if may_load and is_main() else None for name, key in keys.items()})
+    found = broadcast_object({name: load_result(key) if may_load and is_main() else None for name, key in keys.items()})
     kept = {name: result for name, result in found.items() if result is not None}
     failures: list[int] = []
     if missing := [name for name in suites if name not in kept]:
         if is_main():
-            print(f"judging {model} by {'; '.join(suites[name].summary for name in missing)}", file=sys.stderr)
+            print(f"evaluating {model} on {'; '.join(suites[name].summary for name in missing)}", file=sys.stderr)
         encoder = fail_together(lambda: load_encoder(model, pooling=options.pooling, precision=options.precision))
         seen, unknown = seen_by(Path(model))
         subject = Subject.of(encoder, batch_size=options.batch_size, seen=seen, why_unknown=unknown)
         for name in missing:
             try:
-                scores = suites[name].run(subject)
+                found_now = suites[name].run(subject)
             except (ValueError, OSError) as error:
                 failures.append(_failed(error, model=f"{model}, {name}"))
                 continue
-            kept[name] = KeptResult(pooling=encoder.pooling, scores=scores, notes=_notes(encoder, subject))
+            kept[name] = KeptResult(pooling=encoder.pooling, scores=found_now, notes=_notes(encoder, subject))
             # Training text that could not be read again today may be there tomorrow.
             if is_main() and digest is not None and not unknown:
                 save_result(keys[name], kept[name])
     if not kept:
-        raise ValueError("no suite could judge it")
-    judged = [name for name in suites if name in kept]
-    verdict = Verdict(
-        model=model,
-        pooling=kept[judged[0]].pooling,
+        raise ValueError("no suite could evaluate it")
+    done = [name for name in suites if name in kept]
+    scores = ModelScores(
+        name=model,
+        pooling=kept[done[0]].pooling,
         suites=tuple(kept[name].scores if name in kept else _NOTHING for name in suites),
-        notes=tuple(dict.fromkeys(note for name in judged for note in kept[name].notes)),
+        notes=tuple(dict.fromkeys(note for name in done for note in kept[name].notes)),
     )
-    return verdict, failures
+    return scores, failures
 
 
 def _notes(encoder: Encoder, subject: Subject) -> tuple[str, ...]:
@@ -252,52 +239,52 @@ def _failed(error: Exception, *, model: str = "") -> int:
     return 2
 
 
-def _report(entries: Sequence[Entry], options: argparse.Namespace, *, is_complete: bool) -> None:
+def _report(systems: Sequence[System], options: argparse.Namespace, *, is_complete: bool) -> None:
     """Prints the tables; of several models, or where something is compared or listed, writes them too."""
-    verdicts = [verdict for entry in entries for verdict in entry.verdicts]
-    is_contest = len(verdicts) > 1
-    tables = contest_tables(entries) if is_contest else verdict_tables(verdicts[0])
-    notes = [f"{name}: {reason}" for verdict in verdicts for name, reason in verdict.absent.items()]
-    notes += [f"{verdict.model}: {note}" for verdict in verdicts for note in verdict.notes]
+    models = [seed for system in systems for seed in system.seeds]
+    is_contest = len(models) > 1
+    tables = contest_tables(systems) if is_contest else model_tables(models[0])
+    notes = [f"{name}: {reason}" for model in models for name, reason in model.absent.items()]
+    notes += [f"{model.name}: {note}" for model in models for note in model.notes]
     compared: tuple[ComparedScore, ...] = ()
     if options.compare and not is_complete:
-        notes.append("not compared: not every model could be judged")
+        notes.append("not compared: not every model could be evaluated")
     elif options.compare:
         try:
-            compared = compare(entries[0].verdicts, entries[1].verdicts)
-            tables += compared_tables(entries, compared)
+            compared = compare(systems[0].seeds, systems[1].seeds)
+            tables += compared_tables(systems, compared)
         except ValueError as error:
             notes.append(f"not compared: {error}")
     console = Console()
     for number, table in enumerate(tables):
         print_table(table, notes=list(dict.fromkeys(notes)) if number == len(tables) - 1 else [], console=console)
-    folder = _comparison_folder(entries, options) if is_contest else _output_folder(verdicts[0].model, options)
+    folder = _comparison_folder(systems, options) if is_contest else _output_folder(models[0].name, options)
     if is_contest:
-        _write(folder / "comparison.md", "\n".join(markdown_table(table) for table in tables))
-        _write(folder / "comparison.tex", "\n".join(latex_table(table) for table in tables))
-        _write_html(folder / "report.html", entries, tables=tables)
-        _write(folder / "comparison.json", _json(comparison_json(entries, compared)))
+        write_text(folder / "comparison.md", "\n".join(markdown_table(table) for table in tables))
+        write_text(folder / "comparison.tex", "\n".join(latex_table(table) for table in tables))
+        _write_html(folder / "report.html", systems, tables=tables)
+        write_json(folder / "comparison.json", comparison_json(systems, compared))
         print(f"wrote {folder / 'comparison.json'}, comparison.md, comparison.tex and report.html")
-    for title, rows in _listings(entries, verdicts, options).items():
+    for title, rows in _listings(systems, models, options).items():
         _print_listing(title, rows, console)
-        _write(folder / f"{title}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_text(folder / f"{title}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _listings(
-    entries: Sequence[Entry], verdicts: Sequence[Verdict], options: argparse.Namespace
+    systems: Sequence[System], models: Sequence[ModelScores], options: argparse.Namespace
 ) -> dict[str, list[dict[str, Any]]]:
     """What ``--errors`` and ``--contamination`` ask for; of a group of seeds the first stands for all."""
     found: dict[str, list[dict[str, Any]]] = {}
     if options.errors is not None:
-        pairs = worst_pairs([entry.verdicts[0] for entry in entries], number=options.errors)
+        pairs = worst_pairs([system.seeds[0] for system in systems], number=options.errors)
         found["errors"] = [asdict(pair) for pair in pairs]
     if options.contamination:
         found["contamination"] = [
-            {"model": verdict.model, **pair} for verdict in verdicts for pair in contaminated_pairs(verdict)
+            {"model": model.name, **pair} for model in models for pair in contaminated_pairs(model)
         ]
-        for verdict in verdicts:
-            if not any(sample.clean_P is not None for sample in verdict.samples.values()):
-                print(f"contamination: nobody knows the training text of {verdict.model}", file=sys.stderr)
+        for model in models:
+            if not any(sample.clean_P is not None for sample in model.samples.values()):
+                print(f"contamination: the training text of {model.name} is unknown", file=sys.stderr)
     return found
 
 
@@ -320,17 +307,17 @@ def _output_folder(model: str, options: argparse.Namespace, *, is_seed: bool = F
     if options.output is not None:
         if len(options.models) == 1 and not is_seed:
             return Path(options.output)
-        return Path(options.output) / f"{_slug(model)}-{_digest(model)[:8]}"
+        return Path(options.output) / f"{_slug(model)}-{digest_of(model)[:8]}"
     path = Path(model)
     if is_run(path):
         return path / EVALUATION
-    return Path("evaluation") / (encoder_digest(model) or _digest(model))[:16]
+    return Path("evaluation") / (encoder_digest(model) or digest_of(model))[:16]
 
 
-def _comparison_folder(entries: Sequence[Entry], options: argparse.Namespace) -> Path:
+def _comparison_folder(systems: Sequence[System], options: argparse.Namespace) -> Path:
     if options.output is not None:
         return Path(options.output)
-    return Path("evaluation") / _digest(*(entry.name for entry in entries))[:16]
+    return Path("evaluation") / digest_of(*(system.name for system in systems))[:16]
 
 
 def _slug(model: str) -> str:
@@ -338,63 +325,42 @@ def _slug(model: str) -> str:
     return re.sub(r"[^\w.-]", "_", "-".join(parts[-2:])) or "model"
 
 
-def _digest(*names: str) -> str:
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
-
-
-def _write_verdict(verdict: Verdict, folder: Path, options: argparse.Namespace) -> None:
-    _write(folder / "report.md", report_markdown(verdict))
-    tables = verdict_tables(verdict)
-    _write(folder / "report.tex", "\n".join(latex_table(table) for table in tables))
-    _write_html(folder / "report.html", [Entry(verdict.model, (verdict,))], tables=tables)
+def _write_model(model: ModelScores, folder: Path, options: argparse.Namespace) -> None:
+    write_text(folder / "report.md", report_markdown(model))
+    tables = model_tables(model)
+    write_text(folder / "report.tex", "\n".join(latex_table(table) for table in tables))
+    _write_html(folder / "report.html", [System(model.name, (model,))], tables=tables)
     results = results_json(
-        verdict,
-        digest=encoder_digest(verdict.model) or "",
+        model,
+        digest=encoder_digest(model.name) or "",
         precision=options.precision,
-        earlier=_read_json(folder / "results.json"),
+        earlier=_earlier(folder / "results.json"),
     )
-    _write(folder / "results.json", _json(results))
+    write_json(folder / "results.json", results)
     print(f"wrote {folder / 'results.json'}, report.md, report.tex and report.html")
-    card = Path(verdict.model) / BEST / "README.md"
-    if card.is_file() and options.pooling is None and "average" in verdict.scores.get("sts", {}):
+    card = Path(model.name) / BEST / "README.md"
+    if card.is_file() and options.pooling is None and model.get(ScoreKey("sts", "average", "spearman")) is not None:
         try:
-            _write(card, with_scores(card.read_text(encoding="utf-8"), "\n".join(map(markdown_table, tables))))
+            write_text(card, with_scores(card.read_text(encoding="utf-8"), "\n".join(map(markdown_table, tables))))
         except OSError as error:
             print(f"evaluate.py: the model card does not get the table: {error}", file=sys.stderr)
     if options.mteb_files:
-        write_mteb_files(folder / "mteb", verdict)
+        write_mteb_files(folder / "mteb", model)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """An earlier file's content; nothing where there is none, or none that can be read."""
+def _earlier(path: Path) -> dict[str, Any]:
+    """What the file holds; nothing where there is none, or none that can be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
-def _write_html(path: Path, entries: Sequence[Entry], *, tables: Sequence[ScoreTable]) -> None:
-    verdicts = [verdict for entry in entries for verdict in entry.verdicts]
-    write_evaluation_report(
-        path,
-        verdicts=verdicts,
-        tables=tables,
-        systems=[entry.name for entry in entries for _ in entry.verdicts],
-        curves=[curve for verdict in verdicts for curve in read_learning_curves(Path(verdict.model))],
-    )
-
-
-def _json(tree: Mapping[str, Any]) -> str:
-    return json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    """Written under another name first: a full disk leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.part")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+def _write_html(path: Path, systems: Sequence[System], *, tables: Sequence[ScoreTable]) -> None:
+    models = [seed for system in systems for seed in system.seeds]
+    curves = [curve for model in models for curve in read_learning_curves(Path(model.name))]
+    write_evaluation_report(path, systems=systems, tables=tables, curves=curves)
 
 
 if __name__ == "__main__":

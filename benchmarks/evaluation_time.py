@@ -39,7 +39,7 @@ from mcse.data.test_sets.sts import (
 )
 from mcse.encoders.sentence_encoder import Precision, SentenceEncoder
 from mcse.evaluation.encoding import RowStore
-from mcse.evaluation.sts import score_sts
+from mcse.evaluation.suites.sts import score_sts
 from mcse.models.checkpoint import CheckpointInfo, save_checkpoint
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 from mcse.types import Tokenizer

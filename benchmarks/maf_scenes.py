@@ -25,7 +25,7 @@ from mcse.data.conll import read_conll
 from mcse.data.images.features import open_features
 from mcse.data.tweets import control_images, tweets_to_images
 from mcse.encoders.tweet_tagger import TweetTagger
-from mcse.evaluation.tagging import score_taggings, tag_texts
+from mcse.evaluation.evaluators.tagging import score_taggings, tag_texts
 from mcse.metrics.spans import Span, find_spans
 from mcse.models.small_encoder import build_small_encoder
 from mcse.recipes.launch import load_config, train

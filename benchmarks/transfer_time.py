@@ -29,7 +29,7 @@ from torch import nn
 from mcse.data.test_sets.transfer import TRANSFER_TASKS, LabelledText, TransferTask, find_transfer, load_transfer_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.encoding import RowStore
-from mcse.evaluation.transfer import score_transfer
+from mcse.evaluation.suites.transfer import score_transfer
 from mcse.models.checkpoint import CheckpointInfo, save_checkpoint
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 

@@ -133,8 +133,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Writes readable JSON with a line break at its end, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Writes readable JSON with a line break at its end, whole or not at all.
+
+    Raises:
+        ValueError: ``content`` holds NaN or infinity, which JSON does not have.
+    """
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

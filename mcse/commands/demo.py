@@ -31,7 +31,7 @@ from mcse.data.images.features import open_features
 from mcse.data.images.names import find_names
 from mcse.data.test_sets.sts import load_own_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
-from mcse.evaluation.sts import evaluate_sts
+from mcse.evaluation.suites.sts import evaluate_sts
 from mcse.models.small_encoder import build_small_encoder
 from mcse.recipes.launch import load_config, train
 from mcse.report.demo_page import write_demo_report

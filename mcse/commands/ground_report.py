@@ -19,8 +19,8 @@ from mcse.data.test_sets.sts import STS_TASKS, StsTask, load_sts
 from mcse.data.test_sets.wordsim import WordPairs, load_wordsim
 from mcse.encoders.word_vectors import WordVectorEncoder, load_space
 from mcse.evaluation.encoding import RowStore
-from mcse.evaluation.sts import score_sts
-from mcse.evaluation.wordsim import POLICY, WordsimScore, score_wordsim
+from mcse.evaluation.suites.sts import score_sts
+from mcse.evaluation.suites.wordsim import POLICY, WordsimScore, score_wordsim
 from mcse.metrics.correlation import UndefinedScoreError
 from mcse.models.grounded_checkpoint import VOCAB_FILE, find_grounded_words, read_info
 from mcse.text.vocab import SPECIALS, Vocab

@@ -18,7 +18,7 @@ from mcse.data.images.pixels import PixelRows
 from mcse.data.images.sources import open_images
 from mcse.data.tweets import control_images, tweets_to_images
 from mcse.encoders.tweet_tagger import TweetTagger
-from mcse.evaluation.tagging import TaggingScores, score_taggings, tag_texts
+from mcse.evaluation.evaluators.tagging import TaggingScores, score_taggings, tag_texts
 from mcse.metrics.spans import SpanScores
 from mcse.report.tables import ScoreColumn, ScoreRow, ScoreTable
 from mcse.report.terminal import print_table

@@ -126,13 +126,7 @@ def _held_out(
 
 
 def _part(matched: MatchedCaptions, chosen: NDArray[np.bool_]) -> MatchedCaptions:
-    rows = np.flatnonzero(chosen).tolist()
-    names = matched.table.image_names
-    table = replace(
-        matched.table,
-        image_names=None if names is None else tuple(names[row] for row in rows),
-        captions=tuple(matched.table.captions[row] for row in rows),
-    )
+    table = matched.table.take(np.flatnonzero(chosen).tolist())
     return MatchedCaptions(table, matched.row_of_image[chosen], matched.num_left_out)
 
 

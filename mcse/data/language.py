@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mcse.data.config import LanguageDataConfig, Splitting
 from mcse.data.lanes import Corpus
+from mcse.data.patterns import files_named
 from mcse.files import read_lines, sha256_file
 from mcse.text.vocab import Vocab, split_words
 from mcse.types import DataFile, TrainingText
@@ -75,8 +76,9 @@ def _tokenised(config: LanguageDataConfig, source: str, *, role: str) -> Iterato
 
 
 def _files(config: LanguageDataConfig, source: str, *, role: str) -> list[Path]:
-    path = Path(source) if Path(source).is_absolute() else config.folder / source
-    found = sorted(path.parent.glob(path.name)) if "*" in path.name else [path] if path.is_file() else []
+    found = files_named(source, root=config.folder)
     if not found:
-        raise FileNotFoundError(f"data.{role}: no file at {path}; relative paths start at data.root or MCSE_DATA")
+        raise FileNotFoundError(
+            f"data.{role}: no file at {config.folder / source}; relative paths start at data.root or MCSE_DATA"
+        )
     return found

@@ -176,7 +176,18 @@ class TokenMasker:
         return masked_T, np.where(chosen_T, ids_T, IGNORED_LABEL)
 
 
-class SentenceStream:
+class SampledStream:
+    """What streams share whose batches an order draws."""
+
+    sampler: Order
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole global batches in one pass."""
+        return self.sampler.steps_per_epoch
+
+
+class SentenceStream(SampledStream):
     """Batches of sentences: one column for dropout positives, three for query, positive and hard negative."""
 
     def __init__(self, table: TokenRows, sampler: Order, *, pad_id: int, masker: TokenMasker | None = None) -> None:
@@ -191,11 +202,6 @@ class SentenceStream:
     def facts(self) -> dict[str, str | int | float]:
         """For the start of a run."""
         return {"sentences": len(self.table)}
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole global batches in one pass."""
-        return self.sampler.steps_per_epoch
 
     def batch(self, step: int) -> SentenceBatch:
         """This process's sentences of ``step``."""
@@ -222,7 +228,7 @@ class ImageRows(Protocol):
         ...
 
 
-class PairStream:
+class PairStream(SampledStream):
     """Batches of captions with their images.
 
     Args:
@@ -246,11 +252,6 @@ class PairStream:
     ) -> None:
         self.captions, self.image_of_caption, self.images = captions, image_of_caption, images
         self.sampler, self.pad_id, self.masker = sampler, pad_id, masker
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole global batches in one pass over the captions."""
-        return self.sampler.steps_per_epoch
 
     def batch(self, step: int) -> PairBatch:
         """This process's captions and images of ``step``."""

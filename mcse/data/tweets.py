@@ -21,7 +21,7 @@ from mcse.data.images.names import ABSENT, find_names
 from mcse.data.images.pixels import PixelRows
 from mcse.data.images.sources import find_bad_images
 from mcse.data.seeds import Draw
-from mcse.data.streams import ImageRows, Sampler, pad
+from mcse.data.streams import ImageRows, SampledStream, Sampler, pad
 from mcse.text.tags import TagSet, repair_tags
 from mcse.text.word_pieces import FastTokenizer, Part, cut_words
 from mcse.types import FloatArray, TweetBatch
@@ -106,7 +106,7 @@ def control_images(image_row_N: NDArray[np.int64], control: ImageControl, *, see
     return row_N
 
 
-class TweetStream:
+class TweetStream(SampledStream):
     """Batches of tagged tweets, with swaps for the matching loss.
 
     In a step, ``num_swapped`` tweets of the global batch exchange images in pairs. Pairs stand side by side in the
@@ -142,11 +142,6 @@ class TweetStream:
             )
         self.tweets, self.images, self.sampler, self.pad_id = tweets, images, sampler, pad_id
         self.num_swapped, self.seed, self.blank = num_swapped, seed, blank
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole global batches in one pass."""
-        return self.sampler.steps_per_epoch
 
     def batch(self, step: int) -> TweetBatch:
         """This process's tweets of ``step``."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mcse.data.config import LabelledDataConfig
 from mcse.data.conll import read_conll
 from mcse.data.seeds import Draw
-from mcse.data.streams import Sampler
+from mcse.data.streams import SampledStream, Sampler
 from mcse.data.test_sets.transfer import find_transfer, load_transfer_task
 from mcse.files import sha256_file
 from mcse.text.tags import TagSet, repair_tags, types_of
@@ -133,16 +133,11 @@ def feature_batch(features: WordFeatures, labelled: LabelledWords, rows: Sequenc
     return FeatureBatch(static_BTE=static_BTE, layer_LBTD=layer_LBTD, mask_BT=mask_BT, label=label)
 
 
-class FeatureStream:
+class FeatureStream(SampledStream):
     """Batches of labelled sentences with their features."""
 
     def __init__(self, features: WordFeatures, labelled: LabelledWords, sampler: Sampler) -> None:
         self.features, self.labelled, self.sampler = features, labelled, sampler
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole global batches in one pass."""
-        return self.sampler.steps_per_epoch
 
     def batch(self, step: int) -> FeatureBatch:
         """This process's sentences of ``step``."""

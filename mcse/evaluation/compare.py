@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mcse.evaluation.uncertainty import Replicates, clean_part, point_score, replicate
 from mcse.metrics.correlation import UndefinedScoreError
 from mcse.metrics.significance import Difference, group_difference, holm, paired_difference
-from mcse.types import Column, ComparedScore, Sample, Verdict
+from mcse.types import Column, ComparedScore, ModelScores, Sample, ScoreKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +27,22 @@ class _Measured:
     items: int
 
 
-def compare(first: Sequence[Verdict], second: Sequence[Verdict]) -> tuple[ComparedScore, ...]:
-    """Every headline number that both sides have, over all items, then over those that no side's training text holds.
+def compare(first: Sequence[ModelScores], second: Sequence[ModelScores]) -> tuple[ComparedScore, ...]:
+    """Every headline number that both sides have, over all items, then over those that no known training text holds.
 
     Both sides' items are drawn together. With two seeds or more on each side, the seeds' variance counts too.
 
     Raises:
-        ValueError: The two sides were judged on different data, or share no score.
+        ValueError: The two sides were evaluated on different data, or share no score.
     """
-    verdicts = [*first, *second]
-    keys = set.intersection(*({column.key for column in verdict.compared} for verdict in verdicts))
-    columns = [column for column in verdicts[0].compared if column.key in keys]
+    models = [*first, *second]
+    keys = set.intersection(*({column.key for column in model.compared} for model in models))
+    columns = [column for column in models[0].compared if column.key in keys]
     found: list[ComparedScore] = []
     for is_clean in (False, True):
-        samples = _clean_samples(verdicts) if is_clean else [verdict.samples for verdict in verdicts]
-        measured = dict(_measure(columns, samples, verdicts[0].means, number_first=len(first)))
-        found += _compared(measured, {column.key: column for column in columns}, is_clean=is_clean)
+        samples = _clean_samples(models) if is_clean else [model.samples for model in models]
+        measured = dict(_measure(columns, samples, models[0].means, number_first=len(first)))
+        found += _compared(measured, columns, is_clean=is_clean)
     if not found:
         raise ValueError("the two sides share no score that can be compared")
     return tuple(found)
@@ -50,15 +50,15 @@ def compare(first: Sequence[Verdict], second: Sequence[Verdict]) -> tuple[Compar
 
 def _measure(
     columns: Sequence[Column],
-    samples: Sequence[Mapping[str, Sample]],
-    means: Mapping[str, Mapping[str, float]],
+    samples: Sequence[Mapping[ScoreKey, Sample]],
+    means: Mapping[ScoreKey, Mapping[ScoreKey, float]],
     *,
     number_first: int,
-) -> Iterator[tuple[str, _Measured]]:
+) -> Iterator[tuple[ScoreKey, _Measured]]:
     """The scores that are samples, then those that are means of such; what is undefined on one side is left out."""
-    known: dict[str, _Measured] = {}
-    parts = {part for column in columns for part in means.get(column.key, {})}
-    for key in dict.fromkeys([column.key for column in columns] + sorted(parts)):
+    known: dict[ScoreKey, _Measured] = {}
+    parts = [part for column in columns for part in means.get(column.key, {})]
+    for key in dict.fromkeys([column.key for column in columns] + parts):
         if not all(key in by_key for by_key in samples):
             continue
         try:
@@ -73,10 +73,10 @@ def _measure(
             yield column.key, _weighted(known, weights)
 
 
-def _measure_sample(key: str, samples: Sequence[Sample], *, number_first: int) -> _Measured:
+def _measure_sample(key: ScoreKey, samples: Sequence[Sample], *, number_first: int) -> _Measured:
     _check_same_items(key, samples)
-    values = [point_score(sample, name=key) for sample in samples]
-    draws = [replicate(sample, name=key) for sample in samples]
+    values = [point_score(sample) for sample in samples]
+    draws = [replicate(sample, key) for sample in samples]
     return _Measured(
         first=values[:number_first],
         second=values[number_first:],
@@ -85,7 +85,7 @@ def _measure_sample(key: str, samples: Sequence[Sample], *, number_first: int) -
     )
 
 
-def _weighted(known: Mapping[str, _Measured], weights: Mapping[str, float]) -> _Measured:
+def _weighted(known: Mapping[ScoreKey, _Measured], weights: Mapping[ScoreKey, float]) -> _Measured:
     parts, weight = [known[key] for key in weights], list(weights.values())
     return _Measured(
         first=np.average([part.first for part in parts], axis=0, weights=weight).tolist(),
@@ -95,47 +95,49 @@ def _weighted(known: Mapping[str, _Measured], weights: Mapping[str, float]) -> _
     )
 
 
-def _check_same_items(key: str, samples: Sequence[Sample]) -> None:
+def _check_same_items(key: ScoreKey, samples: Sequence[Sample]) -> None:
     """Right or wrong and ranks have no gold; that their number agrees is all that can be said of them."""
     one = samples[0]
     for other in samples[1:]:
         if len(one.value_P) != len(other.value_P):
             sizes = f"{len(one.value_P)} and {len(other.value_P)} items"
-            raise ValueError(f"{key}: the two sides were judged on different data ({sizes})")
+            raise ValueError(f"{key}: the two sides were evaluated on different data ({sizes})")
         if one.gold_P is not None and (other.gold_P is None or not np.array_equal(one.gold_P, other.gold_P)):
-            raise ValueError(f"{key}: the two sides were judged on different data (their gold differs)")
+            raise ValueError(f"{key}: the two sides were evaluated on different data (their gold differs)")
 
 
-def _clean_samples(verdicts: Sequence[Verdict]) -> list[dict[str, Sample]]:
-    """Of every verdict the samples without the items that any of the models has seen, as far as that is known."""
-    shared = set.intersection(*(set(verdict.samples) for verdict in verdicts))
-    found: list[dict[str, Sample]] = [{} for _ in verdicts]
-    for key in shared:
-        masks = [sample.clean_P for verdict in verdicts if (sample := verdict.samples[key]).clean_P is not None]
+def _clean_samples(models: Sequence[ModelScores]) -> list[dict[ScoreKey, Sample]]:
+    """Of every model the samples without the items that any of the models has seen, as far as that is known."""
+    samples = [model.samples for model in models]
+    found: list[dict[ScoreKey, Sample]] = [{} for _ in models]
+    for key in set.intersection(*map(set, samples)):
+        masks = [mask for by_key in samples if (mask := by_key[key].clean_P) is not None]
         if not masks or len({len(mask) for mask in masks}) > 1:
             continue
         clean_P: NDArray[np.bool_] = np.logical_and.reduce(masks)
-        for by_key, verdict in zip(found, verdicts, strict=True):
-            part = clean_part(replace(verdict.samples[key], clean_P=clean_P))
+        for clean, by_key in zip(found, samples, strict=True):
+            part = clean_part(replace(by_key[key], clean_P=clean_P))
             if part is not None:
-                by_key[key] = part
+                clean[key] = part
     return found
 
 
 def _compared(
-    measured: Mapping[str, _Measured], columns: Mapping[str, Column], *, is_clean: bool
+    measured: Mapping[ScoreKey, _Measured], columns: Sequence[Column], *, is_clean: bool
 ) -> Iterator[ComparedScore]:
     differences = {key: _difference(score) for key, score in measured.items()}
-    corrected: dict[str, float] = {}
+    corrected: dict[ScoreKey, float] = {}
     # Each suite's tasks are one family; an average is not one more task.
-    for suite in dict.fromkeys(columns[key].suite for key in measured):
-        family = [key for key in measured if columns[key].suite == suite and not _is_summary(columns[key])]
+    for suite in dict.fromkeys(key.suite for key in measured):
+        family = [key for key in measured if key.suite == suite and not _is_summary(key)]
         corrected |= holm({key: differences[key].p for key in family})
-    for key, score in measured.items():
-        difference = differences[key]
+    for column in columns:
+        key = column.key
+        if key not in measured:
+            continue
+        score, difference = measured[key], differences[key]
         yield ComparedScore(
-            column=columns[key],
-            is_clean=is_clean,
+            column=replace(column, key=key.clean) if is_clean else column,
             first=float(np.mean(score.first)),
             second=float(np.mean(score.second)),
             difference=difference.value,
@@ -149,8 +151,8 @@ def _compared(
         )
 
 
-def _is_summary(column: Column) -> bool:
-    return column.task in ("average", "rsum")
+def _is_summary(key: ScoreKey) -> bool:
+    return key.task in ("average", "rsum")
 
 
 def _difference(score: _Measured) -> Difference:

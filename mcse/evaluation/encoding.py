@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _UNIT_TOLERANCE = 1e-3
 _SAME_ROW_SPREAD = 1e-6
 """An encoder that says the same of everything still differs by rounding from batch to batch."""
-_NAMED_SENTENCES = 3
+_NAMED = 3
 _BLOCK_SENTENCES = 16384
 """Encoded and written at a time, so that memory does not grow with the sentences."""
 
@@ -52,20 +52,40 @@ def encode_distinct(
         UndefinedScoreError: NaN or infinite rows (the message names the sentences), or one row for all sentences.
     """
     distinct = list(dict.fromkeys(sentences))
-    index = {sentence: number for number, sentence in enumerate(distinct)}
-    # By length and in turns, so that every process has about as many tokens to encode.
+    # By length, so that every process has about as many tokens to encode.
     order = sorted(range(len(distinct)), key=lambda number: len(distinct[number]))
-    if world_size() > 1 and len(distinct) >= world_size():
-        turn = [order[start :: world_size()] for start in range(world_size())]
-        own = [distinct[number] for number in turn[rank()]]
-        row = gather_arrays(fail_together(lambda: _encode(encoder, own, batch_size=batch_size, normalize=normalize)))
-        order = [number for part in turn for number in part]
-    else:
-        row = _encode(encoder, [distinct[number] for number in order], batch_size=batch_size, normalize=normalize)
+    row = encode_in_turns(
+        lambda own: encoder.encode(own, batch_size=batch_size, normalize=normalize),
+        [distinct[number] for number in order],
+        label="sentences",
+    )
     row_ND = np.empty_like(row)
     row_ND[order] = row
-    _check_rows(row_ND, distinct, must_be_unit=normalize)
-    return DistinctRows(index=index, row_ND=row_ND)
+    check_rows(row_ND, distinct, label="sentences", must_be_unit=normalize)
+    if len(row_ND) > 1 and np.ptp(row_ND, axis=0).max() <= _SAME_ROW_SPREAD:
+        raise UndefinedScoreError(f"the encoder gave the same row for all {len(row_ND)} sentences")
+    return DistinctRows(index={sentence: number for number, sentence in enumerate(distinct)}, row_ND=row_ND)
+
+
+def encode_in_turns(encode: Callable[[list[str]], FloatArray], texts: Sequence[str], *, label: str) -> FloatArray:
+    """(N, D) float32 rows of ``texts``, dealt out to the processes in turn; every process gets them all.
+
+    Raises:
+        ValueError: ``encode`` does not give one row a text; on every process alike.
+    """
+
+    def encode_own(own: list[str]) -> FloatArray:
+        row = encode(own)
+        _check_shape(row, len(own), label)
+        return row.astype(np.float32, copy=False)
+
+    if world_size() == 1 or len(texts) < world_size():
+        return encode_own(list(texts))
+    turns = [range(start, len(texts), world_size()) for start in range(world_size())]
+    row = gather_arrays(fail_together(lambda: encode_own([texts[number] for number in turns[rank()]])))
+    row_ND = np.empty_like(row)
+    row_ND[np.concatenate(turns)] = row
+    return row_ND
 
 
 class RowStore:
@@ -135,33 +155,36 @@ def cosines(left_PD: FloatArray, right_PD: FloatArray) -> NDArray[np.float64]:
     return cosine_P
 
 
-def _encode(encoder: Encoder, sentences: list[str], *, batch_size: int, normalize: bool) -> FloatArray:
-    row = encoder.encode(sentences, batch_size=batch_size, normalize=normalize)
-    if row.ndim != 2 or len(row) != len(sentences):
-        raise ValueError(
-            f"the encoder returned shape {row.shape} for {len(sentences)} sentences, expected one row each"
-        )
-    return row.astype(np.float32, copy=False)
+def check_rows(row_ND: FloatArray, names: Sequence[str], *, label: str, must_be_unit: bool = True) -> None:
+    """Refuses rows that are not finite or not of unit norm; rows of zeros pass and are logged.
 
+    It looks at all rows at once, so that every process raises the same error and none waits for another.
 
-def _check_rows(row_ND: FloatArray, sentences: Sequence[str], *, must_be_unit: bool) -> None:
-    """Checked on all rows at once, so that every process raises the same error and none waits for another."""
-    square = np.einsum("nd,nd->n", row_ND, row_ND, dtype=np.float64)
-    broken = np.flatnonzero(~np.isfinite(square))
+    Raises:
+        ValueError: Another number of rows than ``names``, or another norm than 1.
+        UndefinedScoreError: Rows that are not finite.
+    """
+    _check_shape(row_ND, len(names), label)
+    square_N = np.einsum("nd,nd->n", row_ND, row_ND, dtype=np.float64)
+    broken = np.flatnonzero(~np.isfinite(square_N))
     if len(broken):
-        raise UndefinedScoreError(f"the encoder gave NaN or infinite rows for {_named(broken, sentences)}")
-    zero = square == 0
-    if zero.any():
-        logger.warning("rows of zeros, whose cosines are 0, for %s", _named(np.flatnonzero(zero), sentences))
-    stretched = np.flatnonzero(~zero & (np.abs(np.sqrt(square) - 1) > _UNIT_TOLERANCE))
+        raise UndefinedScoreError(f"the encoder gave NaN or infinite rows for {_named(broken, names, label)}")
+    zero_N = square_N == 0
+    if zero_N.any():
+        logger.warning("rows of zeros, whose cosines are 0, for %s", _named(np.flatnonzero(zero_N), names, label))
+    stretched = np.flatnonzero(~zero_N & (np.abs(np.sqrt(square_N) - 1) > _UNIT_TOLERANCE))
     if must_be_unit and len(stretched):
-        norm = float(np.sqrt(square[stretched[0]]))
-        raise ValueError(f"the encoder gave rows of other than unit norm ({norm:g}) for {_named(stretched, sentences)}")
-    if len(row_ND) > 1 and np.ptp(row_ND, axis=0).max() <= _SAME_ROW_SPREAD:
-        raise UndefinedScoreError(f"the encoder gave the same row for all {len(row_ND)} sentences")
+        norm = float(np.sqrt(square_N[stretched[0]]))
+        which = _named(stretched, names, label)
+        raise ValueError(f"the encoder gave rows of other than unit norm ({norm:g}) for {which}")
 
 
-def _named(numbers: NDArray[np.intp], sentences: Sequence[str]) -> str:
-    shown = ", ".join(repr(sentences[number][:60]) for number in numbers[:_NAMED_SENTENCES])
-    more = ", …" if len(numbers) > _NAMED_SENTENCES else ""
-    return f"{len(numbers)} of {len(sentences)} sentences: {shown}{more}"
+def _check_shape(row_ND: FloatArray, number: int, label: str) -> None:
+    if row_ND.ndim != 2 or len(row_ND) != number:
+        raise ValueError(f"the encoder returned shape {row_ND.shape} for {number} {label}, expected one row each")
+
+
+def _named(numbers: NDArray[np.intp], names: Sequence[str], label: str) -> str:
+    shown = ", ".join(repr(names[number][:60]) for number in numbers[:_NAMED])
+    more = ", …" if len(numbers) > _NAMED else ""
+    return f"{len(numbers)} of {len(names)} {label}: {shown}{more}"

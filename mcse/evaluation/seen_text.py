@@ -7,7 +7,7 @@ from typing import Any
 
 from mcse.data.training_text import read_training_text
 from mcse.run_folder import FACTS, read_facts
-from mcse.types import DataFile, Sample, TrainingText, Verdict
+from mcse.types import DataFile, ModelScores, Sample, TrainingText
 
 
 class UnknownTrainingTextError(ValueError):
@@ -42,17 +42,17 @@ def seen_by(model: Path) -> tuple[frozenset[str] | None, str]:
         return None, str(error)
 
 
-def contaminated_pairs(verdict: Verdict) -> list[dict[str, str | float]]:
+def contaminated_pairs(model: ModelScores) -> list[dict[str, str | float]]:
     """The scored pairs of which a sentence stands in the model's training text, task by task."""
     found: list[dict[str, str | float]] = []
-    for name, pairs in verdict.pairs.items():
-        sample = verdict.samples[f"{name}.spearman"]
+    for key, pairs in model.pairs.items():
+        sample = model.samples[key]
         if sample.clean_P is None:
             continue
         for place in (~sample.clean_P).nonzero()[0]:
             found.append(
                 {
-                    "task": name.partition(".")[2],
+                    "task": key.task,
                     "gold": _gold(sample, int(place)),
                     "sentence1": pairs.sentence1[place],
                     "sentence2": pairs.sentence2[place],

@@ -1,15 +1,17 @@
-"""What a suite is: data prepared once, then judged model after model, as named scores."""
+"""What a suite is: data prepared once, then models evaluated on it one after the other, as scores by key."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
+
 from mcse.data.test_sets.sts import ScoredPairs
 from mcse.evaluation.encoding import RowStore
+from mcse.files import digest_of, sha256_file
 from mcse.types import Encoder, SuiteScores
 
 TransferMode = Literal["test", "dev", "fasttest"]
@@ -19,7 +21,7 @@ TransferMode = Literal["test", "dev", "fasttest"]
 class SuiteOptions:
     """What the command line says to every suite.
 
-    ``captions``, ``features`` and ``images`` are what retrieval, in ``folds`` parts, and regularities are judged on;
+    ``captions``, ``features`` and ``images`` are the data of retrieval, in ``folds`` parts, and of regularities;
     ``contents`` says what the images truly show; ``tasks`` are the names of mteb's tasks.
     """
 
@@ -46,7 +48,7 @@ class SuiteOptions:
 class Subject:
     """The model under evaluation.
 
-    ``seen``: the normalised sentences of its training text; ``None`` where nobody knows them, which ``why_unknown``
+    ``seen``: the normalised sentences of its training text; ``None`` where that is unknown, which ``why_unknown``
     explains of a run.
     """
 
@@ -88,17 +90,23 @@ class Suite:
 
 def pairs_digest(parts: Iterable[ScoredPairs]) -> str:
     """Of names, sentences and gold, wherever they were read from."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(repr((part.name, part.subset, part.sentence1, part.sentence2)).encode())
-        digest.update(part.gold.tobytes())
-    return digest.hexdigest()[:16]
+    return digest_of(
+        *(repr((part.name, part.subset, part.sentence1, part.sentence2, part.gold.tolist())) for part in parts)
+    )
 
 
 def data_digest(files: Iterable[str | Path], *settings: object) -> str:
     """Of the bytes of files and of settings. A name that is no file, such as a hub data set, counts as itself."""
-    lines = [repr(setting) for setting in settings]
-    for file in sorted({str(file) for file in files}):
-        path = Path(file)
-        lines.append(hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else file)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    names = sorted({str(file) for file in files})
+    return digest_of(
+        *map(repr, settings), *(sha256_file(Path(name)) if Path(name).is_file() else name for name in names)
+    )
+
+
+def average_over(names: Sequence[str], values: Mapping[str, float]) -> tuple[float | None, str]:
+    """The plain mean over exactly ``names``, the tasks that papers average, or ``None`` and which are missing."""
+    missing = [name for name in names if name not in values]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        return None, f"no average: it is over {len(names)} tasks, and {', '.join(missing)} {verb} missing"
+    return float(np.mean([values[name] for name in names])), ""

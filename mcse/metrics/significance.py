@@ -9,6 +9,7 @@ import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +23,8 @@ POWER = 0.8
 
 _BLOCK_CELLS = 50_000
 """Draws × items worked on at a time: few enough for a core's own cache, which makes it several times faster."""
+
+_Name = TypeVar("_Name")
 
 Counts = NDArray[np.int64]
 """(B, P): how often each item stands in each draw."""
@@ -94,12 +97,12 @@ def two_sided_p(difference_B: ArrayLike) -> float:
     return min(1.0, 2 * (min(below, above) + 1) / (len(difference) + 1))
 
 
-def holm(p_by_name: Mapping[str, float]) -> dict[str, float]:
+def holm(p_by_name: Mapping[_Name, float]) -> dict[_Name, float]:
     """p-values corrected for their number, in the order given.
 
     Source: Holm 1979, the step-down form of Bonferroni's correction.
     """
-    corrected: dict[str, float] = {}
+    corrected: dict[_Name, float] = {}
     largest = 0.0
     for place, name in enumerate(sorted(p_by_name, key=lambda name: p_by_name[name])):
         largest = max(largest, min(1.0, (len(p_by_name) - place) * p_by_name[name]))

@@ -13,7 +13,7 @@ from mcse.data.sentences.streaming import StreamedSentences
 from mcse.data.streams import Sampler, SentenceStream, Share, TokenMasker
 from mcse.distributed import gather_rows
 from mcse.encoders.sentence_encoder import SentenceEncoder
-from mcse.evaluation.in_training import DevEvaluator
+from mcse.evaluation.evaluators.scored_pairs import ScoredPairsEvaluator
 from mcse.losses.contrastive import info_nce, info_nce_with_hard_negatives, unit_rows
 from mcse.losses.likelihood import token_nll
 from mcse.models.checkpoint import check_exportable
@@ -113,7 +113,9 @@ def pair_seed(seed: int) -> int:
     return seed + 1_000_003
 
 
-def build_dev_evaluator(config: DataConfig, text: TextSide, *, precision: str) -> tuple[DevEvaluator, tuple[str, ...]]:
+def build_dev_evaluator(
+    config: DataConfig, text: TextSide, *, precision: str
+) -> tuple[ScoredPairsEvaluator, tuple[str, ...]]:
     """Judges the encoder as it is on the dev pairs, and the names of its scores."""
     pairs = load_dev_pairs(config)
     name = "stsb_dev" if pairs.name == "STSBenchmark" else pairs.name
@@ -124,9 +126,8 @@ def build_dev_evaluator(config: DataConfig, text: TextSide, *, precision: str) -
         text_head=text.model.head,
         precision="bfloat16" if precision == "bf16" else "float32",
     )
-    return DevEvaluator(pairs, encoder, name=name), tuple(
-        f"{name}.{metric}" for metric in ("spearman", "alignment", "uniformity")
-    )
+    evaluator = ScoredPairsEvaluator(pairs, encoder, name=name)
+    return evaluator, evaluator.metrics
 
 
 def share_of(runtime: Runtime, *, batch_size: int) -> Share:

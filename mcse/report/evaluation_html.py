@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from mcse.metrics.breakdown import BinScore, binned_spearman, first_places, mean_length, quartile_edges, word_overlap
 from mcse.report.page import write_page
 from mcse.report.plots import Point, Profile, plot_curves, plot_points, plot_profiles
-from mcse.report.seed_groups import System, build_systems
+from mcse.report.seed_groups import System, numbered
 from mcse.report.svg import Scale, pair_density, score_bar, series_colour, spanning_scale
 from mcse.report.tables import Curve, ScoreColumn, ScoreRow, ScoreTable
-from mcse.types import Column, PairList, Sample, Verdict
+from mcse.types import Column, ModelScores, ScoreKey
 
 _MAX_PANELS = 6
 """Systems of which pairs are drawn: the file would grow with every further one, and nobody would see more."""
@@ -81,27 +81,25 @@ _PROPERTIES: tuple[tuple[str, str, Callable[[_BinnedPairs], NDArray[np.float64]]
 def write_evaluation_report(
     path: str | Path,
     *,
-    verdicts: Sequence[Verdict],
+    systems: Sequence[System],
     tables: Sequence[ScoreTable],
-    systems: Sequence[str] = (),
     curves: Sequence[Curve] = (),
     notes: Sequence[str] = (),
 ) -> None:
-    """Writes what was found of one or several models to ``path``. What a suite did not measure has no section.
+    """Writes what was found of one or several systems to ``path``. What a suite did not measure has no section.
 
     Args:
         path: Of the file; folders are made, an old file is replaced as a whole.
-        verdicts: One for each model.
+        systems: Models, or groups of seeds.
         tables: The scores as the terminal shows them, and a comparison's, in the order of the page.
-        systems: For each verdict the name of what it is a seed of; without it, each model is a system of its own.
-        curves: Learning curves, labelled by their verdict's model.
+        curves: Learning curves, labelled by the name of the seed.
         notes: Sentences for the head of the page.
 
     Raises:
-        ValueError: There are no verdicts, or not one system a verdict.
+        ValueError: There are no systems.
     """
-    found = build_systems(verdicts, names=systems)
-    said = [f"{verdict.model}: {note}" for verdict in verdicts for note in verdict.notes]
+    found = numbered(systems)
+    said = [f"{seed.name}: {note}" for system in found for seed in system.seeds for note in seed.notes]
     domains = _domain_table(found)
     is_shown = any(_labels(table) == _labels(domains) for table in tables)
     content = {
@@ -110,14 +108,14 @@ def write_evaluation_report(
         "notes": list(dict.fromkeys([*notes, *said])),
         "tables": tables,
         "bar_groups": _bar_groups(found),
-        "has_seeds": any(len(system.verdicts) > 1 for system in found),
+        "has_seeds": any(len(system.seeds) > 1 for system in found),
         "domains": domains if domains.rows and not is_shown else None,
         "geometry": _geometry_plots(found),
         "scatters": _scatters(found),
         "breakdowns": _breakdown_plots(found),
         "curves": _curve_plots(found, curves),
-        "absent": _by_text(found, lambda verdict: verdict.absent),
-        "protocols": _by_text(found, lambda verdict: verdict.protocols),
+        "absent": _by_text(found, lambda seed: seed.absent),
+        "protocols": _by_text(found, lambda seed: seed.protocols),
     }
     write_page(path, template="evaluation.html.j2", content=content)
 
@@ -128,13 +126,11 @@ def _labels(table: ScoreTable) -> list[str]:
 
 def _bar_groups(systems: Sequence[System]) -> list[_BarGroup]:
     """By suite a chart for each headline number; geometry has a plot of its own and is not on a scale from 0."""
-    columns: dict[str, Column] = {}
-    for system in systems:
-        columns |= {column.key: column for verdict in system.verdicts for column in verdict.columns}
+    columns = {column.key: column for system in systems for seed in system.seeds for column in seed.columns}
     groups: dict[str, list[_BarChart]] = {}
-    for column in columns.values():
-        if column.suite != "geometry" and (chart := _bar_chart(systems, column)).bars:
-            groups.setdefault(column.suite, []).append(chart)
+    for key, column in columns.items():
+        if key.suite != "geometry" and (chart := _bar_chart(systems, column)).bars:
+            groups.setdefault(key.suite, []).append(chart)
     return [_bar_group(suite, charts) for suite, charts in groups.items()]
 
 
@@ -149,25 +145,18 @@ def _bar_group(suite: str, charts: Sequence[_BarChart]) -> _BarGroup:
 
 
 def _bar_chart(systems: Sequence[System], column: Column) -> _BarChart:
-    suites = {column.suite: False, f"{column.suite}_clean": True}
+    keys = (column.key, column.key.clean)
     numbers = [
-        number
-        for system in systems
-        for suite in suites
-        for number in (
-            *system.values(suite, column.task, column.metric),
-            *(system.interval(suite, column.task, column.metric) or ()),
-        )
+        number for system in systems for key in keys for number in (*system.values(key), *(system.interval(key) or ()))
     ]
     scale = _bar_scale([0.0, *numbers], higher_is_better=column.higher_is_better)
     bars = []
     for system in systems:
-        for suite, is_clean in suites.items():
-            values = system.values(suite, column.task, column.metric)
+        for key in keys:
+            values = system.values(key)
             if not values:
                 continue
-            mean = statistics.fmean(values)
-            interval = system.interval(suite, column.task, column.metric)
+            mean, interval, is_clean = statistics.fmean(values), system.interval(key), key.part == "clean"
             image = score_bar(
                 mean,
                 scale=scale,
@@ -195,20 +184,16 @@ def _bar_scale(numbers: Sequence[float], *, higher_is_better: bool) -> Scale:
 
 def _domain_table(systems: Sequence[System]) -> ScoreTable:
     """Of one model with the ends of the intervals, of several side by side."""
-    names = dict.fromkeys(
-        name for system in systems for verdict in system.verdicts for name in verdict.scores.get("sts_domains", {})
-    )
-    metrics = {"": "spearman"}
-    if len(systems) == 1 and len(systems[0].verdicts) == 1:
-        metrics |= {"95 % interval, low": "spearman_low", "95 % interval, high": "spearman_high"}
-    rows = [
-        ScoreRow(label or system.short, tuple(system.values("sts_domains", name, metric) for name in names))
-        for system in systems
-        for label, metric in metrics.items()
-    ]
+    scored = [key for system in systems for seed in system.seeds for key in seed.scores]
+    keys = list(dict.fromkeys(key for key in scored if key == ScoreKey("sts_domains", key.task, "spearman")))
+    rows = [ScoreRow(system.short, tuple(map(system.values, keys))) for system in systems]
+    if len(systems) == 1 and len(systems[0].seeds) == 1:
+        low, high = zip(*(key.ends for key in keys), strict=True) if keys else ((), ())
+        for label, ends in (("95 % interval, low", low), ("95 % interval, high", high)):
+            rows.append(ScoreRow(label, tuple(map(systems[0].values, ends))))
     return ScoreTable(
         title="STS by domain",
-        columns=tuple(ScoreColumn(name) for name in names),
+        columns=tuple(ScoreColumn(key.task) for key in keys),
         rows=tuple(row for row in rows if any(row.values)),
         caption="Mean of Spearman × 100 of a domain's subsets.",
         is_contest=len(systems) > 1,
@@ -216,12 +201,10 @@ def _domain_table(systems: Sequence[System]) -> ScoreTable:
 
 
 def _geometry_plots(systems: Sequence[System]) -> list[tuple[str, Markup]]:
-    """A scatter of all models for each task that the geometry suite judged."""
-    tasks = dict.fromkeys(
-        task for system in systems for verdict in system.verdicts for task in verdict.scores.get("geometry", {})
-    )
+    """A scatter of all models for each task of the geometry suite."""
+    keys = [key for system in systems for seed in system.seeds for key in seed.scores if key.suite == "geometry"]
     plots = []
-    for task in tasks:
+    for task in dict.fromkeys(key.task for key in keys):
         points = [point for system in systems for point in _points(system, task)]
         if points:
             image = plot_points(
@@ -235,51 +218,52 @@ def _geometry_plots(systems: Sequence[System]) -> list[tuple[str, Markup]]:
 
 
 def _points(system: System, task: str) -> Iterator[Point]:
-    for verdict in system.verdicts:
-        scores = verdict.scores.get("geometry", {}).get(task, {})
-        if {"alignment", "uniformity"} <= scores.keys():
-            seed = replace(system, verdicts=(verdict,))
+    x_key, y_key = (ScoreKey("geometry", task, metric) for metric in ("uniformity", "alignment"))
+    for seed in system.seeds:
+        x, y = seed.get(x_key), seed.get(y_key)
+        if x is not None and y is not None:
+            single = replace(system, seeds=(seed,))
             yield Point(
                 label=system.short,
-                x=scores["uniformity"],
-                y=scores["alignment"],
-                x_interval=seed.interval("geometry", task, "uniformity"),
-                y_interval=seed.interval("geometry", task, "alignment"),
+                x=x,
+                y=y,
+                x_interval=single.interval(x_key),
+                y_interval=single.interval(y_key),
             )
 
 
 def _scatters(systems: Sequence[System]) -> list[tuple[str, list[_Panel]]]:
     """For each STS task a panel a system, all on the same axes."""
-    shown = systems[:_MAX_PANELS]
-    keys = dict.fromkeys(key for system in shown for key in system.verdicts[0].pairs if key.startswith("sts."))
-    columns = [column for system in shown for column in system.verdicts[0].columns if column.suite == "sts"]
-    labels = {column.task: column.label for column in columns}
+    first = {system: system.seeds[0] for system in systems[:_MAX_PANELS]}
+    labels = {column.key: column.label for seed in first.values() for column in seed.columns}
     scatters = []
-    for key in keys:
-        samples = [(system, _sample(system.verdicts[0], key)) for system in shown]
-        known = [(system, sample, sample.gold_P) for system, sample in samples if sample and sample.gold_P is not None]
+    for key in dict.fromkeys(key for seed in first.values() for key in seed.pairs if key.suite == "sts"):
+        known = {system: pairs for system, seed in first.items() if (pairs := _scored(seed, key)) is not None}
         if not known:
             continue
-        cosines = spanning_scale([float(end(sample.value_P)) for _, sample, _ in known for end in (np.min, np.max)])
-        golds = spanning_scale([float(end(gold_P)) for _, _, gold_P in known for end in (np.min, np.max)])
-        task = key.removeprefix("sts.")
+        cosines, golds = (
+            spanning_scale([float(end(value_P)) for value_P in side for end in (np.min, np.max)])
+            for side in zip(*known.values(), strict=True)
+        )
         panels = []
-        for system, sample, gold_P in known:
-            image = pair_density(sample.value_P, gold_P, cosines=cosines, golds=golds, series=system.number)
-            score = system.verdicts[0].scores.get("sts", {}).get(task, {}).get("spearman")
+        for system, (cosine_P, gold_P) in known.items():
+            image = pair_density(cosine_P, gold_P, cosines=cosines, golds=golds, series=system.number)
+            score = first[system].get(key)
             words = f"{score:.2f}" if score is not None else ""
             panels.append(_Panel(system.short, words, series_colour(system.number), Markup(image)))
-        scatters.append((labels.get(task, task), panels))
+        scatters.append((labels.get(key, key.task), panels))
     return scatters
 
 
-def _sample(verdict: Verdict, key: str) -> Sample | None:
-    return verdict.samples.get(f"{key}.spearman")
+def _scored(seed: ModelScores, key: ScoreKey) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Cosines and gold of the pairs behind a score."""
+    sample = seed.samples.get(key)
+    return None if sample is None or sample.gold_P is None else (sample.value_P, sample.gold_P)
 
 
 def _breakdown_plots(systems: Sequence[System]) -> list[tuple[str, Markup]]:
     """Spearman by length and by overlap, in the quartiles of the first model's pairs."""
-    binned = {system.short: [_pairs(verdict) for verdict in system.verdicts] for system in systems}
+    binned = {system.short: [_pairs(seed) for seed in system.seeds] for system in systems}
     pairs = {short: known for short, seeds in binned.items() if (known := [seed for seed in seeds if seed])}
     if not pairs:
         return []
@@ -302,23 +286,24 @@ def _breakdown_plots(systems: Sequence[System]) -> list[tuple[str, Markup]]:
     return plots
 
 
-def _pairs(verdict: Verdict) -> _BinnedPairs | None:
-    """The STS pairs of a verdict. One that stands in several tasks, as SICK's do, counts in the first."""
-    parts: list[tuple[PairList, Sample, NDArray[np.float64]]] = []
-    for key, pairs in verdict.pairs.items():
-        sample = _sample(verdict, key) if key.startswith("sts.") else None
-        if sample is not None and sample.gold_P is not None:
-            parts.append((pairs, sample, sample.gold_P))
-    both = [pair for pairs, _, _ in parts for pair in zip(pairs.sentence1, pairs.sentence2, strict=True)]
+def _pairs(seed: ModelScores) -> _BinnedPairs | None:
+    """The STS pairs of a model. One that stands in several tasks, as SICK's do, counts in the first."""
+    parts = [
+        (pairs, *scored)
+        for key, pairs in seed.pairs.items()
+        if key.suite == "sts" and (scored := _scored(seed, key)) is not None
+    ]
+    both = [pair for pairs, *_ in parts for pair in zip(pairs.sentence1, pairs.sentence2, strict=True)]
     if not both:
         return None
     kept_P = first_places(both)
+    kept = [pair for pair, is_kept in zip(both, kept_P, strict=True) if is_kept]
     return _BinnedPairs(
-        cosine_P=np.concatenate([sample.value_P for _, sample, _ in parts])[kept_P],
-        gold_P=np.concatenate([gold_P for _, _, gold_P in parts])[kept_P],
-        task_P=np.repeat(np.arange(len(parts)), [len(gold_P) for _, _, gold_P in parts])[kept_P],
-        length_P=np.array([mean_length(*pair) for pair, is_kept in zip(both, kept_P, strict=True) if is_kept]),
-        overlap_P=np.array([word_overlap(*pair) for pair, is_kept in zip(both, kept_P, strict=True) if is_kept]),
+        cosine_P=np.concatenate([cosine_P for _, cosine_P, _ in parts])[kept_P],
+        gold_P=np.concatenate([gold_P for *_, gold_P in parts])[kept_P],
+        task_P=np.repeat(np.arange(len(parts)), [len(gold_P) for *_, gold_P in parts])[kept_P],
+        length_P=np.array([mean_length(*pair) for pair in kept]),
+        overlap_P=np.array([word_overlap(*pair) for pair in kept]),
     )
 
 
@@ -338,8 +323,8 @@ def _short(number: float) -> str:
 
 
 def _curve_plots(systems: Sequence[System], curves: Sequence[Curve]) -> list[tuple[str, Markup]]:
-    """A plot for each panel; a curve of a verdict's model is a seed of its system."""
-    shorts = {verdict.model: system.short for system in systems for verdict in system.verdicts}
+    """A plot for each panel; a curve is one of the system that has a seed of its name."""
+    shorts = {seed.name: system.short for system in systems for seed in system.seeds}
     named = [replace(curve, label=shorts.get(curve.label, curve.label)) for curve in curves if curve.steps]
     series = {system.short: system.number for system in systems}
     for curve in named:
@@ -352,13 +337,13 @@ def _curve_plots(systems: Sequence[System], curves: Sequence[Curve]) -> list[tup
 
 
 def _by_text(
-    systems: Sequence[System], notes: Callable[[Verdict], dict[str, str]]
+    systems: Sequence[System], notes: Callable[[ModelScores], dict[str, str]]
 ) -> list[tuple[str, str, tuple[str, ...]]]:
     """Each text once: the names that it is said of, and the systems where it is not said of all."""
     owners: dict[tuple[str, str], dict[str, None]] = {}
     for system in systems:
-        for verdict in system.verdicts:
-            for name, text in notes(verdict).items():
+        for seed in system.seeds:
+            for name, text in notes(seed).items():
                 owners.setdefault((text, name), {})[system.short] = None
     names: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (text, name), shorts in owners.items():

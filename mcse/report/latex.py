@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import statistics
 
-from mcse.report.tables import ScoreTable, best_rows, decimals_of
+from mcse.report.tables import Cell, ScoreTable, table_cells
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -56,7 +55,7 @@ def latex_table(table: ScoreTable) -> str:
         r"\toprule",
         _line(heading),
         r"\midrule",
-        *(_line(_row(table, number)) for number in range(len(table.rows))),
+        *(_line([_name(name), *map(_cell, cells)]) for name, cells in table_cells(table)),
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",
@@ -64,22 +63,16 @@ def latex_table(table: ScoreTable) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(table: ScoreTable, number: int) -> list[str]:
-    name = table.rows[number].name
-    cells = [r"\quad " * name.startswith(" ") + _escaped(name.strip())]
-    for column, values in enumerate(table.rows[number].values):
-        cells.append(_cell(values, decimals=decimals_of(table, column), is_best=number in best_rows(table, column)))
-    return cells
+def _name(name: str) -> str:
+    return r"\quad " * name.startswith(" ") + _escaped(name.strip())
 
 
-def _cell(values: tuple[float, ...], *, decimals: int, is_best: bool) -> str:
-    if not values:
+def _cell(cell: Cell) -> str:
+    if not cell.mean:
         return "--"
-    mean = f"{statistics.fmean(values):.{decimals}f}".replace("-", "$-$")
-    shown = rf"\textbf{{{mean}}}" if is_best else mean
-    if len(values) == 1:
-        return shown
-    return rf"{shown}$_{{\pm {statistics.stdev(values):.{decimals}f}}}$"
+    mean = re.sub("[-<]", r"$\g<0>$", cell.mean)
+    shown = rf"\textbf{{{mean}}}" if cell.is_best else mean
+    return rf"{shown}$_{{\pm {cell.deviation}}}$" if cell.deviation else shown
 
 
 def _line(cells: list[str]) -> str:

@@ -6,14 +6,13 @@ revision, which local data cannot vouch for. What they are instead is said in a 
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mcse.types import Verdict
+from mcse.files import write_json
+from mcse.types import ModelScores, score_tree
 
 SCHEMA = 1
 """Version of the protocol file; raised when a key changes its meaning or goes away."""
@@ -36,35 +35,32 @@ _DIGITS = 6
 """As mteb rounds in its files."""
 
 
-def write_mteb_files(folder: str | Path, verdict: Verdict) -> tuple[Path, ...]:
+def write_mteb_files(folder: str | Path, model: ModelScores) -> tuple[Path, ...]:
     """Writes ``<task>.json`` for each STS task that mteb has, and ``<folder>_protocol.json`` beside the folder.
 
     mteb's readers take every JSON file of a folder for a result: nothing else is put there.
 
     Args:
         folder: Made where absent; files of the same names are replaced.
-        verdict: With scores of the suite ``sts``.
+        model: With scores of the suite ``sts``.
 
     Returns:
         What was written, the protocol last.
 
     Raises:
-        ValueError: The verdict has none of the tasks.
+        ValueError: The model has a score on none of the tasks.
     """
     folder = Path(folder)
-    scores = verdict.scores.get("sts", {})
+    scores = score_tree(model.scores).get("sts", {})
     known = {task: name for task, name in _TASKS.items() if task in scores}
     if not known:
-        judged = ", ".join(scores) or "no STS task"
-        raise ValueError(f"mteb's result files are for the STS tasks that mteb has; {verdict.model} has {judged}")
-    written = []
-    for task, name in known.items():
-        path = folder / f"{name}.json"
-        _write(path, _result(name, scores[task]))
-        written.append(path)
-    path = folder.with_name(f"{folder.name}_protocol.json")
-    _write(path, _protocol(verdict, known))
-    return (*written, path)
+        found = ", ".join(scores) or "no STS task"
+        raise ValueError(f"mteb's result files are for the STS tasks that mteb has; {model.name} has {found}")
+    files = {folder / f"{name}.json": _result(name, scores[task]) for task, name in known.items()}
+    files[folder.with_name(f"{folder.name}_protocol.json")] = _protocol(model, scores, known)
+    for path, content in files.items():
+        write_json(path, content)
+    return tuple(files)
 
 
 def _result(name: str, scores: Mapping[str, float]) -> dict[str, Any]:
@@ -90,8 +86,9 @@ def _result(name: str, scores: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def _protocol(verdict: Verdict, known: Mapping[str, str]) -> dict[str, Any]:
-    scores = verdict.scores["sts"]
+def _protocol(
+    model: ModelScores, scores: Mapping[str, Mapping[str, float]], known: Mapping[str, str]
+) -> dict[str, Any]:
     left_out = {
         task: "an average over tasks" if task == "average" else "mteb has no task over these pairs"
         for task in scores
@@ -99,25 +96,17 @@ def _protocol(verdict: Verdict, known: Mapping[str, str]) -> dict[str, Any]:
     }
     return {
         "schema": SCHEMA,
-        "model": verdict.model,
-        "pooling": verdict.pooling,
+        "model": model.name,
+        "pooling": model.pooling,
         "scored_by": "mcse, not mteb: correlations of cosines; mteb's manhattan and euclidean scores are not computed",
         "data": "the data sets' revisions on the hub are not known, since local files may stand in for them",
         "tasks": {
             name: {
                 "mcse_task": task,
                 "pairs": int(scores[task]["pairs"]),
-                "protocol": verdict.protocols.get(f"sts.{task}", ""),
+                "protocol": model.protocols.get(f"sts.{task}", ""),
             }
             for task, name in known.items()
         },
         "left_out": left_out,
     }
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """Written under another name first: a full disk leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.part")
-    draft.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(draft, path)

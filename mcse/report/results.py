@@ -1,21 +1,23 @@
-"""Verdicts as files and tables: ``results.json`` of a model, ``comparison.json`` of several, and what is printed."""
+"""Scores as files and tables: ``results.json`` of a model, ``comparison.json`` of several, and what is printed."""
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from mcse.report.markdown import markdown_notes, markdown_table
+from mcse.report.seed_groups import System
 from mcse.report.tables import ScoreColumn, ScoreRow, ScoreTable
-from mcse.types import Column, ComparedScore, SuiteScores, TaskScores, Verdict
+from mcse.types import Column, ComparedScore, ModelScores, ScoreKey, SuiteScores, score_tree, subset_tree
+from mcse.types.scores import ScoreTree
 
 SCHEMA = 1
 """Version of the files; raised when a key changes its meaning or goes away."""
 
 _VARIANTS = {
-    "spearman": "Spearman",
     "spearman_mean": "mean of subsets",
     "spearman_wmean": "weighted mean",
     "pearson": "Pearson",
@@ -23,60 +25,45 @@ _VARIANTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What was named on the command line: one model, or a parent of seed folders and their verdicts."""
-
-    name: str
-    verdicts: tuple[Verdict, ...]
-
-    @property
-    def title(self) -> str:
-        """For a table's row."""
-        seeds = f", {len(self.verdicts)} seeds" if len(self.verdicts) > 1 else ""
-        return f"{self.name} ({self.verdicts[0].pooling}{seeds})"
-
-
-def results_json(verdict: Verdict, *, digest: str, precision: str, earlier: Mapping[str, Any]) -> dict[str, Any]:
+def results_json(model: ModelScores, *, digest: str, precision: str, earlier: Mapping[str, Any]) -> dict[str, Any]:
     """The content of ``results.json``; tasks that ``earlier`` holds of the very same model stay beside the new ones.
 
     Args:
-        verdict: What was found now.
-        digest: Of the model; empty where nobody knows it.
+        model: What was found now.
+        digest: Of the model; empty where it is unknown.
         precision: Of its matrix products.
         earlier: The file's content so far, or nothing.
     """
-    own = {"schema": SCHEMA, "pooling": verdict.pooling, "precision": precision, "digest": digest}
-    scores, protocols, subsets = dict(verdict.scores), verdict.protocols, verdict.subsets
+    own = {"schema": SCHEMA, "pooling": model.pooling, "precision": precision, "digest": digest}
+    found: dict[str, dict[str, Any]] = {
+        "protocols": model.protocols,
+        "scores": dict(score_tree(model.scores)),
+        "higher_is_better": {str(column.key): column.higher_is_better for column in model.compared},
+        "subsets": dict(subset_tree(model.scores)),
+    }
     if digest and all(earlier.get(key) == value for key, value in own.items()):
         for suite, tasks in earlier["scores"].items():
-            scores[suite] = {**tasks, **scores.get(suite, {})}
-        protocols = {**earlier["protocols"], **protocols}
-        subsets = {**earlier["subsets"], **subsets}
-    return {
-        "model": verdict.model,
-        **own,
-        "protocols": protocols,
-        "scores": scores,
-        "subsets": subsets,
-        "absent": verdict.absent,
-        "notes": list(verdict.notes),
-    }
+            found["scores"][suite] = {**tasks, **found["scores"].get(suite, {})}
+        for name in ("protocols", "higher_is_better", "subsets"):
+            found[name] = {**earlier.get(name, {}), **found[name]}
+    return {"model": model.name, **own, **found, "absent": model.absent, "notes": list(model.notes)}
 
 
-def comparison_json(entries: Sequence[Entry], compared: Sequence[ComparedScore]) -> dict[str, Any]:
+def comparison_json(systems: Sequence[System], compared: Sequence[ComparedScore]) -> dict[str, Any]:
     """The content of ``comparison.json``: every model's scores, and the differences where two were compared."""
-    content: dict[str, Any] = {"schema": SCHEMA, "models": [_entry_json(entry) for entry in entries]}
+    content: dict[str, Any] = {"schema": SCHEMA, "models": [_system_json(system) for system in systems]}
     if compared:
         content["comparison"] = {
-            "first": entries[0].name,
-            "second": entries[1].name,
+            "first": systems[0].name,
+            "second": systems[1].name,
             "scores": [
                 {
+                    "suite": (key := score.column.key).written_suite,
+                    "task": key.task,
+                    "metric": key.metric,
+                    "is_clean": key.part == "clean",
+                    "higher_is_better": score.column.higher_is_better,
                     **{name: value for name, value in asdict(score).items() if name != "column"},
-                    "suite": f"{score.column.suite}_clean" if score.is_clean else score.column.suite,
-                    "task": score.column.task,
-                    "metric": score.column.metric,
                 }
                 for score in compared
             ],
@@ -84,60 +71,56 @@ def comparison_json(entries: Sequence[Entry], compared: Sequence[ComparedScore])
     return content
 
 
-def report_markdown(verdict: Verdict) -> str:
+def report_markdown(model: ModelScores) -> str:
     """``report.md``: every number of a model, what is missing, and how the numbers came about."""
-    parts = [markdown_table(table) for table in verdict_tables(verdict)]
-    for tasks in verdict.subsets.values():
+    parts = [markdown_table(table) for table in model_tables(model)]
+    for tasks in subset_tree(model.scores).values():
         parts += [markdown_table(_subset_table(task, subsets)) for task, subsets in tasks.items()]
-    parts.append(markdown_notes("Notes", verdict.notes))
-    parts.append(markdown_notes("Missing", [f"{name}: {reason}" for name, reason in verdict.absent.items()]))
-    parts.append(markdown_notes("Protocols", [f"{name}: {words}" for name, words in verdict.protocols.items()]))
+    parts.append(markdown_notes("Notes", model.notes))
+    parts.append(markdown_notes("Missing", [f"{name}: {reason}" for name, reason in model.absent.items()]))
+    parts.append(markdown_notes("Protocols", [f"{name}: {words}" for name, words in model.protocols.items()]))
     return "\n".join(part for part in parts if part)
 
 
-def verdict_tables(verdict: Verdict) -> list[ScoreTable]:
+def model_tables(model: ModelScores) -> list[ScoreTable]:
     """One table a suite: the headline with its interval, and the other ways to count."""
     return [
-        table
-        for suite in verdict.suites
-        for table in (_suite_table(verdict, suite), _domain_table(suite))
-        if table.rows
+        table for suite in model.suites for table in (_suite_table(model, suite), _domain_table(suite)) if table.rows
     ]
 
 
-def contest_tables(entries: Sequence[Entry]) -> list[ScoreTable]:
-    """One table a suite with a row for each model or group, and for each with clean scores a second row of these."""
+def contest_tables(systems: Sequence[System]) -> list[ScoreTable]:
+    """One table a suite with a row for each system, and for each with clean scores a second row of these."""
     tables = []
-    for number in range(len(entries[0].verdicts[0].suites)):
-        columns = _all_columns(entries, number)
+    for number in range(len(systems[0].seeds[0].suites)):
+        columns = _all_columns(systems, number)
         if not columns:
             continue
         rows = []
-        for entry in entries:
-            rows.append(ScoreRow(entry.title, tuple(_cell(entry, column) for column in columns)))
-            if len(entry.verdicts) > 1:
-                rows.append(_best_seed(entry, columns))
+        for system in systems:
+            rows.append(ScoreRow(system.title, tuple(system.values(column.key) for column in columns)))
+            if len(system.seeds) > 1:
+                rows.append(_best_seed(system, columns))
         tables.append(_contest(columns, rows, caption=_contest_caption(columns) if number == 0 else ""))
         clean = [
-            ScoreRow(entry.title, tuple(_cell(entry, column, suite=f"{column.suite}_clean") for column in columns))
-            for entry in entries
+            ScoreRow(system.title, tuple(system.values(column.key.clean) for column in columns)) for system in systems
         ]
         if any(any(row.values) for row in clean):
             caption = (
                 "Clean: without the test pairs of which a sentence stands in the model's own training text. Models "
-                "that read different texts are judged on different pairs here, so nothing is bold; --compare takes the "
-                "same pairs."
+                "that read different texts are evaluated on different pairs here, so nothing is bold; --compare takes "
+                "the same pairs."
             )
             tables.append(replace(_contest(columns, clean, caption=caption), is_contest=False))
     return tables
 
 
-def compared_tables(entries: Sequence[Entry], compared: Sequence[ComparedScore]) -> list[ScoreTable]:
+def compared_tables(systems: Sequence[System], compared: Sequence[ComparedScore]) -> list[ScoreTable]:
     """The differences, over all items and over the clean ones."""
     labels = ("first", "second", "diff.", "low", "high", "p", "Holm", "smallest")
     tables = []
     for is_clean in (False, True):
-        scores = [score for score in compared if score.is_clean == is_clean]
+        scores = [score for score in compared if (score.column.key.part == "clean") == is_clean]
         if not scores:
             continue
         rows = tuple(
@@ -152,88 +135,94 @@ def compared_tables(entries: Sequence[Entry], compared: Sequence[ComparedScore])
             )
             for score in scores
         )
-        over = "over the items that no training text of either side holds" if is_clean else "over all items"
         tables.append(
             ScoreTable(
-                title=f"{entries[0].name} (first) − {entries[1].name} (second), {over}",
-                columns=tuple(ScoreColumn(label, decimals=3 if label in ("p", "Holm") else None) for label in labels),
+                title=f"{systems[0].name} (first) − {systems[1].name} (second), "
+                f"{_over_clean(systems) if is_clean else 'over all items'}",
+                columns=tuple(
+                    ScoreColumn(label, decimals=3, is_probability=True)
+                    if label in ("p", "Holm")
+                    else ScoreColumn(label)
+                    for label in labels
+                ),
                 rows=rows,
                 caption=f"Low, high: 95 % interval of the difference. Test: {scores[0].test}. Holm: p corrected for "
-                "the tasks of a suite; averages are tests of their own. Smallest: the true difference that is found in "
-                "four of five cases at level 0.05.",
+                "the tasks of a suite; averages are tests of their own. Smallest: the smallest true difference that "
+                "this test detects with 80 % power at level 0.05.",
                 is_contest=False,
             )
         )
     return tables
 
 
-def _entry_json(entry: Entry) -> dict[str, Any]:
-    first = entry.verdicts[0]
-    if len(entry.verdicts) == 1:
-        return {"model": entry.name, "pooling": first.pooling, "scores": first.scores}
-    trees = [verdict.scores for verdict in entry.verdicts]
-    return {
-        "model": entry.name,
-        "pooling": first.pooling,
-        "seeds": [{"model": verdict.model, "scores": verdict.scores} for verdict in entry.verdicts],
-        "scores": _over_seeds(trees, statistics.fmean),
-        "sd": _over_seeds(trees, statistics.stdev),
-    }
-
-
-def _over_seeds(trees: Sequence[Mapping[str, TaskScores]], summary: Any) -> dict[str, dict[str, dict[str, float]]]:
-    """Of every score that all seeds have; the seeds' own intervals are left out, as theirs is another question."""
-    return {
-        suite: {
-            task: {
-                metric: summary([tree[suite][task][metric] for tree in trees])
-                for metric in metrics
-                if not metric.endswith(("_low", "_high"))
-                and all(metric in tree.get(suite, {}).get(task, {}) for tree in trees)
-            }
-            for task, metrics in tasks.items()
-            if all(task in tree.get(suite, {}) for tree in trees)
-        }
-        for suite, tasks in trees[0].items()
-    }
-
-
-def _suite_table(verdict: Verdict, suite: SuiteScores) -> ScoreTable:
-    # Of one model coverage stands below its score; in a contest beside it.
-    columns = [column for column in suite.columns if column.metric != "coverage"]
-    rows = [ScoreRow("score", tuple(_value(verdict, column) for column in columns))]
-    correlations = any(column.metric == "spearman" for column in columns)
-    if correlations:
-        rows = [
-            ScoreRow(label, tuple(_value(verdict, column, metric=metric) for column in columns))
-            for metric, label in _VARIANTS.items()
-        ]
-    intervals = [
-        ScoreRow(f"95 % {end}", tuple(_value(verdict, column, metric=f"{column.metric}_{end}") for column in columns))
-        for end in ("low", "high")
+def _over_clean(systems: Sequence[System]) -> str:
+    """Which items the clean comparison is over: a side whose training text is unknown leaves none out."""
+    unknown = [
+        system.name
+        for system in systems
+        if any(all(sample.clean_P is None for sample in seed.samples.values()) for seed in system.seeds)
     ]
-    clean = tuple(_value(verdict, column, suite=f"{column.suite}_clean") for column in columns)
-    rows = [rows[0], *intervals, *rows[1:], ScoreRow("clean", clean)]
+    if not unknown:
+        return "over the items that no training text of either side holds"
+    return f"over the items that no known training text holds (that of {' and '.join(unknown)} is not known)"
+
+
+def _system_json(system: System) -> dict[str, Any]:
+    first = system.seeds[0]
+    if len(system.seeds) == 1:
+        return {"model": system.name, "pooling": first.pooling, "scores": score_tree(first.scores)}
+    return {
+        "model": system.name,
+        "pooling": first.pooling,
+        "seeds": [{"model": seed.name, "scores": score_tree(seed.scores)} for seed in system.seeds],
+        "scores": _over_seeds(system, statistics.fmean),
+        "sd": _over_seeds(system, statistics.stdev),
+    }
+
+
+def _over_seeds(system: System, summary: Callable[[Sequence[float]], float]) -> ScoreTree:
+    """Of every score that all seeds have; the seeds' own intervals are left out, as theirs is another question."""
+    values = {key: system.values(key) for key in system.seeds[0].scores if key.bound is None}
+    return score_tree({key: summary(of) for key, of in values.items() if len(of) == len(system.seeds)})
+
+
+def _suite_table(model: ModelScores, suite: SuiteScores) -> ScoreTable:
+    # Of one model coverage stands below its score; in a contest beside it.
+    columns = [column for column in suite.columns if column.key.metric != "coverage"]
+    correlations = any(column.key.metric == "spearman" for column in columns)
+
+    def row(label: str, key_of: Callable[[ScoreKey], ScoreKey]) -> ScoreRow:
+        return ScoreRow(label, tuple(_value(suite, key_of(column.key)) for column in columns))
+
+    variants = _VARIANTS if correlations else {}
+    rows = [
+        row("Spearman" if correlations else "score", lambda key: key),
+        row("95 % low", lambda key: key.ends[0]),
+        row("95 % high", lambda key: key.ends[1]),
+        *(row(label, lambda key, metric=metric: key.with_metric(metric)) for metric, label in variants.items()),
+        row("clean", lambda key: key.clean),
+    ]
+    has_clean = any(rows[-1].values)
     return ScoreTable(
-        title=f"{verdict.model} ({verdict.pooling})",
+        title=f"{model.name} ({model.pooling})",
         columns=tuple(ScoreColumn(column.label) for column in columns),
         rows=tuple(row for row in rows if any(row.values)),
-        caption=_suite_caption(verdict, columns, has_clean=any(clean)) if correlations else "",
+        caption=_suite_caption(suite, columns, has_clean=has_clean) if correlations else "",
         is_contest=False,
     )
 
 
-def _suite_caption(verdict: Verdict, columns: Sequence[Column], *, has_clean: bool) -> str:
+def _suite_caption(suite: SuiteScores, columns: Sequence[Column], *, has_clean: bool) -> str:
     caption = "Correlations × 100 over the pairs of which both words are known; coverage is their share in percent."
-    if any(column.suite == "sts" for column in columns):
+    if any(column.key.suite == "sts" for column in columns):
         caption = 'Correlations × 100 over all pairs of a task together, SentEval\'s "all", which papers print.'
     if not has_clean:
         return caption
+    counts = [(column.label, column.key.with_metric("pairs")) for column in columns]
     sizes = [
-        f"{column.label} {pairs[0]:,.0f}"
-        for column in columns
-        if (pairs := _value(verdict, column, metric="pairs", suite=f"{column.suite}_clean"))
-        and pairs != _value(verdict, column, metric="pairs")
+        f"{label} {suite.scores[pairs.clean]:,.0f}"
+        for label, pairs in counts
+        if pairs.clean in suite.scores and suite.scores[pairs.clean] != suite.scores.get(pairs)
     ]
     return (
         f"{caption} Clean: without the pairs of which a sentence stands in the training text "
@@ -242,12 +231,12 @@ def _suite_caption(verdict: Verdict, columns: Sequence[Column], *, has_clean: bo
 
 
 def _domain_table(suite: SuiteScores) -> ScoreTable:
-    domains = suite.scores.get("sts_domains", {})
-    values = tuple((scores["spearman"],) for scores in domains.values())
+    keys = [key for key in suite.scores if key == ScoreKey("sts_domains", key.task, "spearman")]
+    row = ScoreRow("Spearman, mean of subsets", tuple(_value(suite, key) for key in keys))
     return ScoreTable(
         title="By domain",
-        columns=tuple(ScoreColumn(domain) for domain in domains),
-        rows=(ScoreRow("Spearman, mean of subsets", values),) if domains else (),
+        columns=tuple(ScoreColumn(key.task) for key in keys),
+        rows=(row,) if keys else (),
         is_contest=False,
     )
 
@@ -265,11 +254,11 @@ def _subset_table(task: str, subsets: Mapping[str, Mapping[str, float]]) -> Scor
     return ScoreTable(title=f"{task} by subset", columns=columns, rows=rows, is_contest=False)
 
 
-def _all_columns(entries: Sequence[Entry], number: int) -> list[Column]:
-    """Of the suite ``number`` every column that a model has, in order: not every model can be judged by all."""
-    verdicts = [verdict for entry in entries for verdict in entry.verdicts]
-    fullest = max((verdict.suites[number].columns for verdict in verdicts), key=len)
-    others = [column for verdict in verdicts for column in verdict.suites[number].columns]
+def _all_columns(systems: Sequence[System], number: int) -> list[Column]:
+    """Of the suite ``number`` every column that a model has, in order: not every model can be evaluated on all."""
+    seeds = [seed for system in systems for seed in system.seeds]
+    fullest = max((seed.suites[number].columns for seed in seeds), key=len)
+    others = [column for seed in seeds for column in seed.suites[number].columns]
     return list(dict.fromkeys([*fullest, *others]))
 
 
@@ -283,27 +272,27 @@ def _contest(columns: Sequence[Column], rows: Sequence[ScoreRow], *, caption: st
 
 
 def _contest_caption(columns: Sequence[Column]) -> str:
-    if any(column.metric == "coverage" for column in columns):
+    metrics = {column.key.metric for column in columns}
+    if "coverage" in metrics:
         return "Spearman × 100 over the pairs of which both words are known, and their share; the best is bold."
-    if any(column.metric == "spearman" for column in columns):
+    if "spearman" in metrics:
         return 'Spearman × 100 over all pairs of a task together (SentEval\'s "all"); the best is bold.'
     return "The best is bold."
 
 
-def _best_seed(entry: Entry, columns: Sequence[Column]) -> ScoreRow:
+def _best_seed(system: System, columns: Sequence[Column]) -> ScoreRow:
     """The seed with the best average, or first number where there is none."""
-    chief = next((column for column in columns if column.task in ("average", "rsum")), columns[0])
-    known = [verdict for verdict in entry.verdicts if _value(verdict, chief)] or list(entry.verdicts)
+    chief = next((column for column in columns if column.key.task in ("average", "rsum")), columns[0])
     sign = 1 if chief.higher_is_better else -1
-    best = max(known, key=lambda verdict: sign * sum(_value(verdict, chief)))
-    name = f"  best of them: {best.model}"
-    return ScoreRow(name, tuple(_value(best, column) for column in columns), is_rival=False)
+
+    def rank(seed: ModelScores) -> float:
+        value = seed.get(chief.key)
+        return -math.inf if value is None else sign * value
+
+    best = replace(system, seeds=(max(system.seeds, key=rank),))
+    name = f"  best of them: {best.seeds[0].name}"
+    return ScoreRow(name, tuple(best.values(column.key) for column in columns), is_rival=False)
 
 
-def _cell(entry: Entry, column: Column, *, suite: str = "") -> tuple[float, ...]:
-    return tuple(value for verdict in entry.verdicts for value in _value(verdict, column, suite=suite))
-
-
-def _value(verdict: Verdict, column: Column, *, metric: str = "", suite: str = "") -> tuple[float, ...]:
-    task = verdict.scores.get(suite or column.suite, {}).get(column.task, {})
-    return (task[metric or column.metric],) if (metric or column.metric) in task else ()
+def _value(suite: SuiteScores, key: ScoreKey) -> tuple[float, ...]:
+    return (suite.scores[key],) if key in suite.scores else ()

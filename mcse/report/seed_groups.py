@@ -1,68 +1,67 @@
-"""The systems of a report: which verdicts are seeds of one, and the short name that plots have room for."""
+"""The systems of a report, each one model or several seeds of one, and the short name that plots have room for."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mcse.types import Verdict
+from mcse.types import ModelScores, ScoreKey
 
 _SHORT = 22
 _SAYS_LITTLE = re.compile(r"seed\d+|best|last")
 """Folders that every run has or may have: alone they name none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class System:
     """A model, or several seeds of one.
 
     Args:
         name: As the command line names it.
-        short: A distinct name of at most 22 characters.
+        seeds: The scores of each, at least one.
+        short: A distinct name of at most 22 characters, as ``numbered`` gives it.
         number: Its place in the report, from 0, which gives its colour.
-        verdicts: Of its seeds, at least one.
     """
 
     name: str
-    short: str
-    number: int
-    verdicts: tuple[Verdict, ...]
+    seeds: tuple[ModelScores, ...]
+    short: str = ""
+    number: int = 0
 
     @property
     def pooling(self) -> str:
-        """How its rows are pooled."""
-        return self.verdicts[0].pooling
+        """How its embeddings are pooled."""
+        return self.seeds[0].pooling
 
-    def values(self, suite: str, task: str, metric: str) -> tuple[float, ...]:
+    @property
+    def title(self) -> str:
+        """For a table's row."""
+        seeds = f", {len(self.seeds)} seeds" if len(self.seeds) > 1 else ""
+        return f"{self.name} ({self.pooling}{seeds})"
+
+    def values(self, key: ScoreKey) -> tuple[float, ...]:
         """The score of every seed that has it."""
-        tasks = [verdict.scores.get(suite, {}).get(task, {}) for verdict in self.verdicts]
-        return tuple(scores[metric] for scores in tasks if metric in scores)
+        return tuple(value for seed in self.seeds if (value := seed.get(key)) is not None)
 
-    def interval(self, suite: str, task: str, metric: str) -> tuple[float, float] | None:
+    def interval(self, key: ScoreKey) -> tuple[float, float] | None:
         """Of a single run; several seeds show how sure they are by themselves."""
-        low, high = (self.values(suite, task, f"{metric}_{end}") for end in ("low", "high"))
-        return (low[0], high[0]) if len(self.verdicts) == 1 and low and high else None
+        low, high = map(self.values, key.ends)
+        return (low[0], high[0]) if len(self.seeds) == 1 and low and high else None
 
 
-def build_systems(verdicts: Sequence[Verdict], *, names: Sequence[str] = ()) -> tuple[System, ...]:
-    """Verdicts of one name are seeds of a system; without names each is its own.
+def numbered(systems: Sequence[System]) -> tuple[System, ...]:
+    """The systems with short names and numbers in their order.
 
     Raises:
-        ValueError: There are no verdicts, or not one name a verdict.
+        ValueError: There are none.
     """
-    names = names or [verdict.model for verdict in verdicts]
-    if not verdicts or len(names) != len(verdicts):
-        raise ValueError(f"a report needs verdicts and a name for each, got {len(verdicts)} and {len(names)}")
-    distinct = list(dict.fromkeys(names))
+    if not systems:
+        raise ValueError("a report needs the scores of at least one model")
+    shorts = short_names([system.name for system in systems])
     return tuple(
-        System(
-            name=name,
-            short=short,
-            number=number,
-            verdicts=tuple(verdict for verdict, own in zip(verdicts, names, strict=True) if own == name),
-        )
-        for number, (name, short) in enumerate(zip(distinct, short_names(distinct), strict=True))
+        replace(system, short=short, number=number)
+        for number, (system, short) in enumerate(zip(systems, shorts, strict=True))
     )
 
 

@@ -11,11 +11,16 @@ ABSENT = "–"
 
 @dataclass(frozen=True, slots=True)
 class ScoreColumn:
-    """A heading, which way is better, and how many digits are printed where the table's number does not suit."""
+    """A heading and which way is better.
+
+    ``decimals``: how many digits are printed where the table's number does not suit; ``is_probability``: a value that
+    rounds to 0 is printed as less than the smallest that does not.
+    """
 
     label: str
     higher_is_better: bool = True
     decimals: int | None = None
+    is_probability: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A caption that a system found for an image; ``is_right`` is ``None`` where nobody says."""
+    """A caption that a system found for an image; ``is_right`` is ``None`` where that is unknown."""
 
     text: str
     is_right: bool | None = None
@@ -82,38 +87,63 @@ class Gallery:
     captions: Mapping[str, Sequence[Caption]]
 
 
-def single_run_table(title: str, scores: Mapping[str, Mapping[str, float]], *, caption: str = "") -> ScoreTable:
-    """A table of single runs: row name → column label → score, columns in order of first appearance."""
-    labels = list(dict.fromkeys(label for row in scores.values() for label in row))
-    rows = tuple(
-        ScoreRow(name, tuple((row[label],) if label in row else () for label in labels)) for name, row in scores.items()
-    )
-    return ScoreTable(title=title, columns=tuple(ScoreColumn(label) for label in labels), rows=rows, caption=caption)
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A score as it is printed: its mean, its standard deviation over several seeds, whether it is its column's best.
+
+    Without a score the mean is empty, without several seeds the deviation is.
+    """
+
+    mean: str
+    deviation: str
+    is_best: bool
+
+    @property
+    def text(self) -> str:
+        """``77.15``, or ``77.15 ± 0.40``, or a dash."""
+        if not self.mean:
+            return ABSENT
+        return f"{self.mean} ± {self.deviation}" if self.deviation else self.mean
+
+
+def table_cells(table: ScoreTable) -> list[tuple[str, list[Cell]]]:
+    """Each row's name and cells; every writer of tables prints these."""
+    best = [_best_rows(table, column) for column in range(len(table.columns))]
+    return [
+        (row.name, [_cell(table, number, column, is_best=number in best[column]) for column in range(len(best))])
+        for number, row in enumerate(table.rows)
+    ]
 
 
 def cell_text(values: Sequence[float], *, decimals: int) -> str:
     """``77.15``, or ``77.15 ± 0.40`` (mean ± sample standard deviation) over several seeds, or a dash."""
-    if not values:
-        return ABSENT
-    mean = f"{statistics.fmean(values):.{decimals}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{decimals}f}"
+    return Cell(*_words(values, decimals), is_best=False).text
 
 
-def decimals_of(table: ScoreTable, column: int) -> int:
-    """How many digits a column prints."""
+def _cell(table: ScoreTable, number: int, column: int, *, is_best: bool) -> Cell:
+    values, heading = table.rows[number].values[column], table.columns[column]
+    mean, deviation = _words(values, _decimals(table, column))
+    if heading.is_probability and mean and not float(mean):
+        mean = f"< {10 ** -_decimals(table, column):g}"
+    return Cell(mean, deviation, is_best)
+
+
+def _words(values: Sequence[float], decimals: int) -> tuple[str, str]:
+    return (
+        f"{statistics.fmean(values):.{decimals}f}" if values else "",
+        f"{statistics.stdev(values):.{decimals}f}" if len(values) > 1 else "",
+    )
+
+
+def _decimals(table: ScoreTable, column: int) -> int:
     own = table.columns[column].decimals
     return table.decimals if own is None else own
 
 
-def cell_of(table: ScoreTable, number: int, column: int) -> str:
-    """The text of row ``number`` in a column."""
-    return cell_text(table.rows[number].values[column], decimals=decimals_of(table, column))
-
-
-def best_rows(table: ScoreTable, column: int) -> frozenset[int]:
+def _best_rows(table: ScoreTable, column: int) -> frozenset[int]:
     """Rows with the best printed mean of a column: ties share it, one system alone or no contest has none."""
     means = {
-        number: round(statistics.fmean(row.values[column]), decimals_of(table, column))
+        number: round(statistics.fmean(row.values[column]), _decimals(table, column))
         for number, row in enumerate(table.rows)
         if row.values[column] and row.is_rival
     }

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mcse.report.tables import ScoreTable, best_rows, cell_of
+from mcse.report.tables import Cell, ScoreTable, table_cells
 
 _ENDLESS = 10_000
 """Characters of a line."""
@@ -49,8 +49,8 @@ def _upright(table: ScoreTable) -> Table:
     grid.add_column("", no_wrap=True)
     for heading in table.columns:
         grid.add_column(heading.label, justify="right", no_wrap=True)
-    for number, row in enumerate(table.rows):
-        grid.add_row(Text(row.name), *(_cell(table, number, column) for column in range(len(table.columns))))
+    for name, cells in table_cells(table):
+        grid.add_row(Text(name), *map(_styled, cells))
     return grid
 
 
@@ -59,8 +59,9 @@ def _transposed(table: ScoreTable) -> Table:
     grid.add_column("")
     for row in table.rows:
         grid.add_column(Text(row.name), justify="right", overflow="fold")
+    rows = table_cells(table)
     for column, heading in enumerate(table.columns):
-        grid.add_row(heading.label, *(_cell(table, number, column) for number in range(len(table.rows))))
+        grid.add_row(heading.label, *(_styled(cells[column]) for _, cells in rows))
     return grid
 
 
@@ -75,6 +76,5 @@ def _grid(title: str) -> Table:
     )
 
 
-def _cell(table: ScoreTable, number: int, column: int) -> Text:
-    style = "bold green" if number in best_rows(table, column) else ""
-    return Text(cell_of(table, number, column), style=style)
+def _styled(cell: Cell) -> Text:
+    return Text(cell.text, style="bold green" if cell.is_best else "")

@@ -1,37 +1,135 @@
-"""What an evaluation says of a model: scores by suite, task and metric, and the items that they were computed from.
+"""What an evaluation says of a model: scores by key, and the items that they were computed from.
 
 P items (sentence pairs, sentences or queries).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-TaskScores = Mapping[str, Mapping[str, float]]
-"""Task → metric → value; correlations and accuracies × 100."""
-
+Part = Literal["clean"]
+Bound = Literal["low", "high"]
 Statistic = Literal["spearman", "pearson", "mean", "median", "f1"]
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreKey:
+    """The name of one number, written ``suite.task.metric``, such as ``sts_clean.STS12/MSRvid.spearman_low``.
+
+    Args:
+        suite: ``sts``, ``transfer``, …
+        task: Of the suite; a subset of a task is ``task/subset``.
+        metric: ``spearman``, ``accuracy``, …; ``pairs`` is how many items the task's scores are over.
+        part: ``clean`` where only items count that the model has not seen in training; written behind the suite.
+        bound: Which end of the score's 95 % interval; written behind the metric.
+    """
+
+    suite: str
+    task: str
+    metric: str
+    part: Part | None = None
+    bound: Bound | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ScoreKey:
+        """The key that ``str`` wrote.
+
+        Raises:
+            ValueError: ``text`` has fewer than three parts.
+        """
+        suite, _, rest = text.partition(".")
+        task, _, metric = rest.rpartition(".")
+        if not (suite and task and metric):
+            raise ValueError(f"a score is named suite.task.metric, got {text!r}")
+        for part in get_args(Part):
+            if suite.endswith(f"_{part}"):
+                return replace(cls.parse(f"{suite.removesuffix(f'_{part}')}.{rest}"), part=part)
+        for bound in get_args(Bound):
+            if metric.endswith(f"_{bound}"):
+                return cls(suite, task, metric.removesuffix(f"_{bound}"), bound=bound)
+        return cls(suite, task, metric)
+
+    def __str__(self) -> str:
+        return f"{self.written_suite}.{self.task}.{self.written_metric}"
+
+    @property
+    def written_suite(self) -> str:
+        """The suite with its part, as files name it."""
+        return f"{self.suite}_{self.part}" if self.part else self.suite
+
+    @property
+    def written_metric(self) -> str:
+        """The metric with its bound, as files name it."""
+        return f"{self.metric}_{self.bound}" if self.bound else self.metric
+
+    @property
+    def subset(self) -> str:
+        """The subset alone; empty where the score is of a whole task."""
+        return self.task.partition("/")[2]
+
+    @property
+    def clean(self) -> ScoreKey:
+        """The same score over the items that the model has not seen."""
+        return replace(self, part="clean")
+
+    @property
+    def ends(self) -> tuple[ScoreKey, ScoreKey]:
+        """Lower and upper end of the score's interval."""
+        return replace(self, bound="low"), replace(self, bound="high")
+
+    def with_metric(self, metric: str) -> ScoreKey:
+        """Another metric of the same task and part."""
+        return replace(self, metric=metric, bound=None)
+
+
+Scores = Mapping[ScoreKey, float]
+"""Correlations and accuracies × 100."""
+
+ScoreTree = dict[str, dict[str, dict[str, float]]]
+"""Suite → task → metric → value, as files hold scores."""
+
+
+def keyed_scores(suite: str, tasks: Mapping[str, Mapping[str, float]]) -> dict[ScoreKey, float]:
+    """A suite's scores by key, from task → metric → value."""
+    return {
+        ScoreKey(suite, task, metric): value for task, metrics in tasks.items() for metric, value in metrics.items()
+    }
+
+
+def score_tree(scores: Scores) -> ScoreTree:
+    """The scores of whole tasks as files hold them."""
+    tree: ScoreTree = {}
+    for key, value in scores.items():
+        if not key.subset:
+            tree.setdefault(key.written_suite, {}).setdefault(key.task, {})[key.written_metric] = value
+    return tree
+
+
+def subset_tree(scores: Scores) -> dict[str, ScoreTree]:
+    """The scores of subsets as files hold them: suite → task → subset → metric → value."""
+    tree: dict[str, ScoreTree] = {}
+    for key, value in scores.items():
+        if key.subset:
+            tasks = tree.setdefault(key.written_suite, {}).setdefault(key.task.partition("/")[0], {})
+            tasks.setdefault(key.subset, {})[key.written_metric] = value
+    return tree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One headline number: where it stands in the scores, how a table calls it and which way is better."""
+    """One headline number: its key, its heading in a table and which way is better."""
 
     label: str
-    suite: str
-    task: str
-    metric: str
+    key: ScoreKey
     higher_is_better: bool = True
-
-    @property
-    def key(self) -> str:
-        """``suite.task.metric``."""
-        return f"{self.suite}.{self.task}.{self.metric}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -64,78 +162,82 @@ class PairList:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteScores:
-    """A suite's verdict on one model.
+    """What one suite found for one model.
 
-    ``scores`` may hold more than one name (``sts``, ``sts_clean``). ``columns`` are the headlines; ``details`` are
-    further numbers that comparisons take. ``subsets`` is suite → task → subset → metric.
-    ``absent`` says for each number that is missing why. ``samples`` are by ``suite.task.metric``; ``means`` says which
-    scores are weighted means of samples: the score's key → the samples' keys → weight. ``pairs`` are by ``suite.task``.
+    Args:
+        scores: Of tasks and subsets, with the ends of their intervals; a suite may give further ones
+            (``sts``, ``sts_domains``).
+        protocols: How each number came about, in words.
+        columns: The headlines.
+        details: Further numbers that comparisons take.
+        absent: For each number that is missing the reason.
+        samples: The items behind a score.
+        means: Which scores are weighted means of samples: the score → the samples → weight.
+        pairs: The sentence pairs behind a sample, where there are such.
     """
 
-    scores: Mapping[str, TaskScores]
+    scores: Scores
     protocols: Mapping[str, str]
     columns: tuple[Column, ...]
     details: tuple[Column, ...] = ()
-    subsets: Mapping[str, Mapping[str, TaskScores]] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
-    samples: Mapping[str, Sample] = field(default_factory=dict)
-    means: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    pairs: Mapping[str, PairList] = field(default_factory=dict)
+    samples: Mapping[ScoreKey, Sample] = field(default_factory=dict)
+    means: Mapping[ScoreKey, Mapping[ScoreKey, float]] = field(default_factory=dict)
+    pairs: Mapping[ScoreKey, PairList] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What the suites found for one model."""
+class ModelScores:
+    """What the suites found for one model; the properties join what they say."""
 
-    model: str
+    name: str
     pooling: str
     suites: tuple[SuiteScores, ...]
     notes: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """The headline numbers of all suites."""
+        """The headline numbers."""
         return tuple(column for suite in self.suites for column in suite.columns)
 
     @property
     def compared(self) -> tuple[Column, ...]:
-        """The headlines and details of all suites."""
+        """The headlines, then the details."""
         return self.columns + tuple(column for suite in self.suites for column in suite.details)
 
     @property
-    def scores(self) -> dict[str, TaskScores]:
-        """Suite → task → metric → value."""
-        return {name: tasks for suite in self.suites for name, tasks in suite.scores.items()}
-
-    @property
-    def subsets(self) -> dict[str, Mapping[str, TaskScores]]:
-        """Suite → task → subset → metric → value."""
-        return {name: tasks for suite in self.suites for name, tasks in suite.subsets.items()}
+    def scores(self) -> dict[ScoreKey, float]:
+        """Of tasks and subsets, with the ends of their intervals."""
+        return _joined(suite.scores for suite in self.suites)
 
     @property
     def protocols(self) -> dict[str, str]:
         """How each number came about, in words."""
-        return {name: words for suite in self.suites for name, words in suite.protocols.items()}
+        return _joined(suite.protocols for suite in self.suites)
 
     @property
     def absent(self) -> dict[str, str]:
         """What is missing, and why."""
-        return {name: reason for suite in self.suites for name, reason in suite.absent.items()}
+        return _joined(suite.absent for suite in self.suites)
 
     @property
-    def samples(self) -> dict[str, Sample]:
-        """By ``suite.task.metric``."""
-        return {name: sample for suite in self.suites for name, sample in suite.samples.items()}
+    def samples(self) -> dict[ScoreKey, Sample]:
+        """The items behind a score."""
+        return _joined(suite.samples for suite in self.suites)
 
     @property
-    def means(self) -> dict[str, Mapping[str, float]]:
-        """Score's key → samples' keys → weight."""
-        return {name: weights for suite in self.suites for name, weights in suite.means.items()}
+    def means(self) -> dict[ScoreKey, Mapping[ScoreKey, float]]:
+        """A score → the samples that it is the mean of → weight."""
+        return _joined(suite.means for suite in self.suites)
 
     @property
-    def pairs(self) -> dict[str, PairList]:
-        """By ``suite.task``."""
-        return {name: pairs for suite in self.suites for name, pairs in suite.pairs.items()}
+    def pairs(self) -> dict[ScoreKey, PairList]:
+        """The sentence pairs behind a sample."""
+        return _joined(suite.pairs for suite in self.suites)
+
+    def get(self, key: ScoreKey) -> float | None:
+        """One score; ``None`` where it is missing."""
+        return next((suite.scores[key] for suite in self.suites if key in suite.scores), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,8 +245,7 @@ class ComparedScore:
     """One headline number of two models or groups of seeds, the first minus the second.
 
     Args:
-        column: Which number.
-        is_clean: Whether only items count that no training text holds.
+        column: Which number; its key says whether only items count that no known training text holds.
         first: Score of the first, the mean over its seeds.
         second: Score of the second.
         difference: ``first - second``.
@@ -158,7 +259,6 @@ class ComparedScore:
     """
 
     column: Column
-    is_clean: bool
     first: float
     second: float
     difference: float
@@ -169,3 +269,7 @@ class ComparedScore:
     smallest: float
     test: str
     items: int
+
+
+def _joined(parts: Iterable[Mapping[_Key, _Value]]) -> dict[_Key, _Value]:
+    return {key: value for part in parts for key, value in part.items()}

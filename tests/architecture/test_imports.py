@@ -78,7 +78,17 @@ ALLOWED: dict[str, set[str]] = {
     # ``mcse/__init__.py``: what people import, on first use.
     "": {"encoders", "search"},
     "train.py": {"recipes", "training", "config", "distributed"},
-    "evaluate.py": {"recipes", "evaluation", "report", "config", "encoders", "run_folder"},
+    "evaluate.py": {
+        "recipes",
+        "evaluation",
+        "report",
+        "config",
+        "encoders",
+        "run_folder",
+        "distributed",
+        "files",
+        "types",
+    },
 }
 SHARED = {f"mcse.recipes.{name}" for name in ("shared", "export", "image_side", "checks")}
 LAUNCHER = "mcse.recipes.launch"
@@ -406,7 +416,7 @@ def test_a_planted_fault_is_caught(name):
         ("mcse/recipes/launch.py", "from mcse.recipes import RECIPES\nfrom mcse.training.fit import fit"),
         ("mcse/recipes/x/config.py", "from mcse.data.config import DataConfig\nfrom pathlib import Path"),
         ("mcse/commands/x.py", "from mcse.recipes.launch import train\n\ndef f():\n    print(1)"),
-        ("mcse/evaluation/x.py", "from mcse import distributed\nfrom mcse.evaluation.sts import f"),
+        ("mcse/evaluation/x.py", "from mcse import distributed\nfrom mcse.evaluation.suites.sts import f"),
         ("mcse/nn/x.py", "def f():\n" + "    a = 1\n" * 59),
     ],
 )

@@ -9,11 +9,13 @@ import pytest
 
 from mcse.data.test_sets.sts import SENTEVAL_SUBSETS, find_senteval, load_senteval_subset
 from mcse.encoders.sentence_encoder import SentenceEncoder
-from mcse.evaluation import SUITES, Subject, SuiteOptions, SuiteScores, Verdict
-from mcse.evaluation.mteb_suite import prepare_mteb
+from mcse.evaluation.suite import Subject, SuiteOptions
+from mcse.evaluation.suites import SUITES
+from mcse.evaluation.suites.mteb_tasks import prepare_mteb
 from mcse.models.checkpoint import CheckpointInfo, save_checkpoint
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 from mcse.report.mteb_files import write_mteb_files
+from mcse.types import ModelScores, SuiteScores, score_tree
 
 mteb = pytest.importorskip("mteb", reason="mteb is not installed (pip install 'mcse[mteb]')")
 sentence_transformers = pytest.importorskip("sentence_transformers", reason="mteb's model is a SentenceTransformer")
@@ -89,7 +91,7 @@ def ours(data: Path, subject: Subject) -> SuiteScores:
 
 def test_sts_suite_gives_what_mteb_gives(ours: SuiteScores, theirs: dict[str, dict[str, float]]) -> None:
     for name in TASKS:
-        scores = ours.scores["sts"][name]
+        scores = score_tree(ours.scores)["sts"][name]
         assert scores["pairs"] == PAIRS * len(SENTEVAL_SUBSETS[name])
         assert scores["spearman"] == pytest.approx(100 * theirs[name]["main_score"], abs=0.005), name
         assert scores["pearson"] == pytest.approx(100 * theirs[name]["cosine_pearson"], abs=0.005), name
@@ -112,7 +114,9 @@ def test_mteb_suite_gives_what_mteb_gives(
     encoded = len(subject.rows)
     found = prepare_mteb(SuiteOptions(data=str(data), tasks=TASKS)).run(subject)
     for name in TASKS:
-        assert found.scores["mteb"][name]["main_score"] == pytest.approx(100 * theirs[name]["main_score"], abs=0.005)
+        assert score_tree(found.scores)["mteb"][name]["main_score"] == pytest.approx(
+            100 * theirs[name]["main_score"], abs=0.005
+        )
     assert len(subject.rows) == encoded  # the rows of the sts suite served again
 
 
@@ -122,7 +126,7 @@ def test_mteb_reads_the_files_that_we_write(
     from mteb.results import TaskResult
 
     folder = tmp_path / "mteb"
-    write_mteb_files(folder, Verdict(model="checkpoint", pooling="mean", suites=(ours,)))
+    write_mteb_files(folder, ModelScores(name="checkpoint", pooling="mean", suites=(ours,)))
     for name in TASKS:
         read = TaskResult.from_disk(folder / f"{name}.json")
         assert read.task_name == name

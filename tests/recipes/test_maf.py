@@ -20,7 +20,7 @@ from mcse.data.images.features import open_features
 from mcse.data.images.names import ABSENT
 from mcse.data.tweets import tweets_to_images
 from mcse.encoders.loading import load_encoder
-from mcse.evaluation.tagging import score_taggings, tag_texts
+from mcse.evaluation.evaluators.tagging import score_taggings, tag_texts
 from mcse.metrics.spans import find_spans
 from mcse.recipes.launch import load_config
 from mcse.training.loop import Loop

@@ -19,8 +19,9 @@ from mcse.data.config import ControlsConfig, JointDataConfig
 from mcse.data.images.features import open_features
 from mcse.data.joint_pairs import load_joint_pairs
 from mcse.encoders.loading import encoder_digest, load_encoder
-from mcse.evaluation.retrieval import load_captioned_images, pair_ranks, score_retrieval
+from mcse.evaluation.joint_space import load_captioned_images, pair_ranks
 from mcse.evaluation.suite import Subject
+from mcse.evaluation.suites.retrieval import score_retrieval
 from mcse.recipes import method
 from mcse.recipes.launch import load_config
 from mcse.training.loop import total_loss

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcse.data.images.names import IMAGE_SUFFIXES
+from mcse.data.images.names import IMAGE_SUFFIXES, is_image_file
 from mcse.files import read_text
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ def _karpathy_rows(path: Path, images: list[dict[str, Any]]) -> Iterator[Caption
 
 def _beside_rows(folder: Path, files: Sequence[Path]) -> Iterator[CaptionRow]:
     for file in files:
-        images = [p for p in sorted(file.parent.glob(f"{_glob_escape(file.stem)}.*")) if _is_image(p)]
+        images = [p for p in sorted(file.parent.glob(f"{_glob_escape(file.stem)}.*")) if is_image_file(p)]
         text = read_caption_text(file)
         if len(images) > 1:
             raise ValueError(f"{file}: captions of several images, {images[0].name} and {images[1].name}")
@@ -286,10 +286,6 @@ def _beside_rows(folder: Path, files: Sequence[Path]) -> Iterator[CaptionRow]:
         for line in text.split("\n"):
             if line.strip():
                 yield CaptionRow(name.relative_to(folder).as_posix(), _ENTITY.sub(r"\1", line))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _glob_escape(name: str) -> str:

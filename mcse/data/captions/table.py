@@ -45,6 +45,15 @@ class CaptionTable:
         """How many images there are."""
         return len(self.captions)
 
+    def take(self, rows: Iterable[int]) -> CaptionTable:
+        """Some of the images, in this order."""
+        rows, names = list(rows), self.image_names
+        return replace(
+            self,
+            image_names=None if names is None else tuple(names[row] for row in rows),
+            captions=tuple(self.captions[row] for row in rows),
+        )
+
     @property
     def num_captions(self) -> int:
         """How many captions all images have together."""
@@ -96,12 +105,7 @@ def select_images(table: CaptionTable, images: Path) -> CaptionTable:
             f"{images}: {len(unknown)} of {len(wanted)} images have no captions in {table.source}, "
             f"first {wanted[int(unknown[0])]!r}"
         )
-    return replace(
-        table,
-        image_names=tuple(table.image_names[row] for row in rows),
-        captions=tuple(table.captions[row] for row in rows),
-        files=(*table.files, images),
-    )
+    return replace(table.take(rows.tolist()), files=(*table.files, images))
 
 
 def without_images(table: CaptionTable, names: Collection[str], *, where: str) -> CaptionTable:
@@ -124,12 +128,7 @@ def without_images(table: CaptionTable, names: Collection[str], *, where: str) -
         raise ValueError(f"{where}: none of the {len(table)} images of {table.source} can be read")
     listed = ", ".join(table.image_names[i] for i in gone)
     _logger.warning("%s: left out %d images of %s that cannot be read: %s", where, len(gone), table.source, listed)
-    kept = sorted(set(range(len(table))) - set(gone))
-    return replace(
-        table,
-        image_names=tuple(table.image_names[i] for i in kept),
-        captions=tuple(table.captions[i] for i in kept),
-    )
+    return table.take(sorted(set(range(len(table))) - set(gone)))
 
 
 def select_captions(

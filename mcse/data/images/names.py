@@ -32,6 +32,11 @@ def read_name_list(path: Path) -> list[str]:
     return names
 
 
+def is_image_file(path: Path) -> bool:
+    """Whether a file's name says that it is an image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
 def stem(name: str) -> str:
     """The name without folders and without an image's ending: ``val/12.jpg`` and ``12`` are both ``12``."""
     base = PurePosixPath(name).name

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import numpy as np
@@ -18,12 +17,14 @@ from torch import Tensor
 from mcse.data.captions.table import CaptionTable, without_images
 from mcse.data.images.names import ABSENT, find_names
 from mcse.data.images.sources import (
+    READING_THREADS,
     BadImageError,
     ImageFolder,
     ImageSource,
     OnBadImage,
     SkippedImage,
     find_bad_images,
+    read_distinct,
 )
 from mcse.files import digest_of
 from mcse.types import FloatArray
@@ -51,7 +52,7 @@ class PixelRows:
         *,
         origin: str,
         find_bad: FindBad = find_bad_images,
-        threads: int = 4,
+        threads: int = READING_THREADS,
     ) -> None:
         self.source, self.preprocess, self.origin = source, preprocess, origin
         self.find_bad, self.threads = find_bad, threads
@@ -62,10 +63,7 @@ class PixelRows:
         Raises:
             BadImageError: One cannot be read, by name.
         """
-        unique, inverse = np.unique(index, return_inverse=True)
-        with ThreadPoolExecutor(self.threads) as pool:
-            pixels = np.stack(list(pool.map(self._read, unique.tolist())))
-        return pixels[inverse]
+        return read_distinct(self._read, index, threads=self.threads)
 
     def digest(self, index: NDArray[np.int64]) -> str:
         """A name for the images at ``index``: by their names, in a folder also by their sizes in bytes."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mcse.data.captions.hub import find_columns, image_names, load_split
-from mcse.data.images.names import ABSENT, IMAGE_SUFFIXES, find_names
+from mcse.data.images.names import ABSENT, IMAGE_SUFFIXES, find_names, is_image_file
+from mcse.types import FloatArray
 
 OnBadImage: TypeAlias = Literal["error", "skip"]
 
-_logger = logging.getLogger(__name__)
+READING_THREADS = 4
+
 _UNREADABLE = (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError)
 
 
@@ -118,7 +119,9 @@ def open_images(source: str) -> ImageSource:
     if not root.is_dir() and (not path_part.count("/") == 1 or path_part.startswith((".", "/"))):
         raise FileNotFoundError(f"images {root}: no such folder")
     if root.is_dir():
-        names = tuple(sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if _is_image(p)))
+        names = tuple(
+            sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if is_image_file(p) and p.is_file())
+        )
         if names and not split:
             return ImageFolder(root, names)
         if not any(p.suffix in (".parquet", ".arrow") for p in root.rglob("*")):
@@ -143,48 +146,24 @@ def find_images(wanted: Sequence[str], source: ImageSource, *, where: str) -> ND
     return rows
 
 
-def read_images(
-    source: ImageSource, index: Sequence[int], *, on_bad_image: OnBadImage, threads: int = 1
-) -> tuple[list[Image.Image], list[SkippedImage]]:
-    """The images at ``index`` in order, and those left out because they cannot be read (``skip``).
-
-    Raises:
-        BadImageError: one cannot be read, under ``error``.
-    """
-    if on_bad_image not in ("error", "skip"):
-        raise ValueError(f"on_bad_image must be 'error' or 'skip', got {on_bad_image!r}")
-    with ThreadPoolExecutor(threads) as pool:
-        loaded = list(pool.map(lambda i: _load_or_reason(source, i), index))
-    images: list[Image.Image] = []
-    skipped: list[SkippedImage] = []
-    for item in loaded:
-        if isinstance(item, Image.Image):
-            images.append(item)
-        elif on_bad_image == "error":
-            raise BadImageError(f"{item.reason}; on_bad_image 'skip' leaves such images out")
-        else:
-            _logger.warning("skipped %s", item.reason)
-            skipped.append(item)
-    return images, skipped
-
-
-def find_bad_images(source: ImageSource, index: Sequence[int], *, threads: int = 4) -> list[SkippedImage]:
+def find_bad_images(source: ImageSource, index: Sequence[int], *, threads: int = READING_THREADS) -> list[SkippedImage]:
     """Those of the images at ``index`` that cannot be read: decodes every one, so minutes for a large set."""
+
+    def problem(i: int) -> SkippedImage | None:
+        try:
+            source.load(i)
+        except BadImageError as error:
+            return SkippedImage(source.names[i], str(error))
+        return None
+
     with ThreadPoolExecutor(threads) as pool:
-        return [bad for bad in pool.map(lambda i: _reason(source, i), index) if bad is not None]
+        return [bad for bad in pool.map(problem, index) if bad is not None]
 
 
-def _load_or_reason(source: ImageSource, index: int) -> Image.Image | SkippedImage:
-    try:
-        return source.load(index)
-    except BadImageError as error:
-        return SkippedImage(source.names[index], str(error))
-
-
-def _reason(source: ImageSource, index: int) -> SkippedImage | None:
-    loaded = _load_or_reason(source, index)  # the image itself is let go at once: all of them would not fit
-    return loaded if isinstance(loaded, SkippedImage) else None
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+def read_distinct(
+    read: Callable[[int], FloatArray], index: NDArray[np.int64], *, threads: int = READING_THREADS
+) -> FloatArray:
+    """(B, …) what ``read`` gives for each of ``index``, in threads; what is asked for twice is read once."""
+    unique, inverse = np.unique(index, return_inverse=True)
+    with ThreadPoolExecutor(threads) as pool:
+        return np.stack(list(pool.map(read, unique.tolist())))[inverse]

@@ -102,7 +102,7 @@ def locate(source: str, *, root: Path, key: str) -> Path | None:
                 f"{key}: {source} is neither at {prepared} nor to be had from the hub "
                 f"({type(error).__name__}); 'mcse prepare' fetches it once"
             ) from error
-    path = Path(source) if Path(source).is_absolute() else root / source
+    path = root / source
     if path.exists():
         return path
     if source.count("/") == 1 and "." not in Path(source).suffix:
@@ -200,12 +200,26 @@ def _hub_digest(source: str) -> str:
 
 def _load_hub(source: str) -> tuple[datasets.Dataset, str]:
     name, _, column = source.partition("::")
+    dataset = load_hub_text(name)
+    strings = [key for key, kind in dataset.features.items() if getattr(kind, "dtype", None) == "string"]
+    return dataset, text_column(column, strings, where=name)
+
+
+def load_hub_text(name: str, *, streaming: bool = False) -> Any:
+    """A hub dataset's training part.
+
+    Raises:
+        FileNotFoundError: There is none of this name.
+    """
     try:
-        dataset = datasets.load_dataset(name, split="train")
+        return datasets.load_dataset(name, split="train", streaming=streaming)
     except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
         raise FileNotFoundError(f"data.sentences: no file and no hub dataset {name!r}: {error}") from None
-    strings = [key for key, kind in dataset.features.items() if getattr(kind, "dtype", None) == "string"]
-    column = column or ("text" if "text" in strings else strings[0] if len(strings) == 1 else "")
-    if column not in strings:
-        raise ValueError(f"data.sentences: {source!r}: name a text column as {name}::COLUMN, one of {strings}")
-    return dataset, column
+
+
+def text_column(column: str, strings: list[str], *, where: str) -> str:
+    """The column of sentences among those of strings: the one asked for, else ``text``, else the only one."""
+    chosen = column or ("text" if "text" in strings else strings[0] if len(strings) == 1 else "")
+    if chosen not in strings:
+        raise ValueError(f"data.sentences: {where}: name a text column as SOURCE::COLUMN, one of {strings}")
+    return chosen

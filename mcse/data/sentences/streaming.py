@@ -16,7 +16,9 @@ import datasets
 import numpy as np
 import pyarrow.parquet as parquet
 
+from mcse.data.patterns import files_named
 from mcse.data.seeds import Draw
+from mcse.data.sentences.files import load_hub_text, text_column
 from mcse.data.streams import Share, TokenMasker, sentence_batch
 from mcse.files import digest_of, read_lines
 from mcse.types import SentenceBatch, Tokenizer
@@ -83,13 +85,11 @@ def open_texts(source: str, *, root: Path) -> TextParts:
         ValueError: A file of another kind, an empty one, or a table without that column.
     """
     name, _, column = source.partition("::")
-    path = Path(name) if Path(name).is_absolute() else root / name
-    if any(sign in name for sign in "*?["):
-        paths = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-    elif path.is_dir():
+    path = root / name
+    if path.is_dir():
         paths = sorted(file for file in path.iterdir() if file.name.endswith(_SUFFIXES))
     else:
-        paths = [path] if path.is_file() else []
+        paths = files_named(name, root=root)
     if not paths and name.count("/") == 1 and not name.startswith("/") and not Path(name).suffix:
         return _open_hub(name, column)
     if not paths:
@@ -256,19 +256,16 @@ class StreamedSentences:
 
 
 def _open_hub(name: str, column: str) -> HubTexts:
-    try:
-        dataset = datasets.load_dataset(name, split="train", streaming=True)
-    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
-        raise FileNotFoundError(f"data.sentences: no file and no hub dataset {name!r}: {error}") from None
+    dataset = load_hub_text(name, streaming=True)
     first: dict[str, object] = next(iter(dataset), {})
     strings = [key for key, value in first.items() if isinstance(value, str)]
-    return HubTexts(dataset, source=name, column=_choose_column(column, strings, where=name))
+    return HubTexts(dataset, source=name, column=text_column(column, strings, where=name))
 
 
 def _parquet_rows(path: Path, column: str, *, start: int) -> Iterator[str]:
     with parquet.ParquetFile(path) as file:
         strings = [field.name for field in file.schema_arrow if str(field.type) in ("string", "large_string")]
-        column = _choose_column(column, strings, where=str(path))
+        column = text_column(column, strings, where=str(path))
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if start >= rows:
@@ -278,13 +275,3 @@ def _parquet_rows(path: Path, column: str, *, start: int) -> Iterator[str]:
                 for value in batch.column(0).slice(start).to_pylist():
                     yield " ".join((value or "").split())
                 start = max(0, start - batch.num_rows)
-
-
-def _choose_column(column: str, strings: list[str], *, where: str) -> str:
-    chosen = column or ("text" if "text" in strings else strings[0] if len(strings) == 1 else "")
-    if chosen not in strings:
-        raise ValueError(f"data.sentences: {where}: name a text column as SOURCE::COLUMN, one of {strings}")
-    return chosen
-
-
-__all__ = ["HubTexts", "StreamedSentences", "TextFiles", "TextParts", "open_texts"]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mcse.data.images.sources import BadImageError, OnBadImage, decode_image
+from mcse.data.images.sources import READING_THREADS, BadImageError, OnBadImage, decode_image, read_distinct
 from mcse.data.seeds import Draw
 from mcse.data.shards.tars import Part, ShardSet
 from mcse.files import digest_of, replacing
@@ -27,7 +27,6 @@ from mcse.types import FloatArray, Tokenizer
 
 logger = logging.getLogger(__name__)
 
-_THREADS = 4
 _SEARCHED_AT_ONCE = 4096
 _HERE = "\0"
 
@@ -51,7 +50,7 @@ class ShardPixels:
         Raises:
             BadImageError: One cannot be read; names tar and member.
         """
-        return _read_all(self._pixels, index)
+        return read_distinct(self._pixels, index)
 
     def check(self, sample: int) -> None:
         """Reads an image and lets it go; ``BadImageError`` where that fails."""
@@ -99,7 +98,7 @@ class ShardFeatures:
         Raises:
             BadImageError: One is no finite row of F numbers; names tar and member.
         """
-        return _read_all(self._float_row, index)
+        return read_distinct(self._float_row, index)
 
     def check(self, sample: int) -> None:
         """Reads a row and lets it go; ``BadImageError`` where that fails."""
@@ -297,7 +296,7 @@ def _search(shards: ShardSet, is_wanted: Callable[[int], bool], *, name: str) ->
         if path.exists():
             continue
         block = range(start, min(start + size, len(shards)))
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(READING_THREADS) as pool:
             found = [sample for sample, wanted in zip(block, pool.map(is_wanted, block), strict=True) if wanted]
         with replacing(path) as draft, draft.open("wb") as file:
             np.save(file, np.asarray(found, dtype=np.int64))
@@ -306,11 +305,3 @@ def _search(shards: ShardSet, is_wanted: Callable[[int], bool], *, name: str) ->
 
 def _union(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *parts]))
-
-
-def _read_all(read: Callable[[int], FloatArray], index: NDArray[np.int64]) -> FloatArray:
-    unique, inverse = np.unique(index, return_inverse=True)
-    parts = np.array_split(unique, _THREADS)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        read_parts = pool.map(lambda part: [read(sample) for sample in part.tolist()], parts)
-        return np.stack([row for rows in read_parts for row in rows])[inverse]

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcse.data.images.names import IMAGE_SUFFIXES
+from mcse.data.patterns import files_named, is_pattern
 from mcse.files import creating_folder, digest_of, read_json, replacing, write_json
 
 logger = logging.getLogger(__name__)
@@ -57,11 +58,7 @@ def find_shards(source: str, *, root: Path) -> tuple[Path, ...]:
         return tuple(sorted((root / source).glob("*.tar")))
     paths: list[Path] = []
     for name in _braces(source):
-        if any(sign in name for sign in "*?["):
-            folder = Path(name) if Path(name).is_absolute() else root / name
-            paths += sorted(Path(folder.anchor).glob(str(folder.relative_to(folder.anchor))))
-        else:
-            paths.append(root / name)
+        paths += files_named(name, root=root) if is_pattern(name) else [root / name]
     if not paths:
         raise FileNotFoundError(f"data.captions: no tar fits {source}")
     if absent := [path for path in paths if not path.is_file()]:

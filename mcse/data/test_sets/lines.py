@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,21 @@ def senteval_parent(folder: str | Path, homes: Sequence[str]) -> Path | None:
     """``folder`` itself, or its ``downstream/`` or ``senteval/``: the first that holds one of the folders ``homes``."""
     parents = (Path(folder) / parent for parent in _SENTEVAL_PARENTS)
     return next((parent for parent in parents if any((parent / home).is_dir() for home in homes)), None)
+
+
+def finite_number(text: str, path: Path, line: int) -> float:
+    """A gold score.
+
+    Raises:
+        ValueError: Not a number, or not finite; names file and line.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{path}, line {line}: score {text.strip()[:40]!r} is not a finite number")
+    return number
 
 
 def _split(text: str, path: Path) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.test_sets.lines import file_lines, senteval_parent
+from mcse.data.test_sets.lines import file_lines, finite_number, senteval_parent
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +167,7 @@ def load_senteval_subset(root: Path, name: str, *, subset: str) -> ScoredPairs:
     for number, (line, gold) in enumerate(zip(inputs, golds, strict=True), start=1):
         if gold.strip():
             column = _columns(line, input_path, number, least=2)
-            rows.append((_gold(gold, gold_path, number), column[0], column[1]))
+            rows.append((finite_number(gold, gold_path, number), column[0], column[1]))
     return _scored(rows, name, subset, (input_path, gold_path))
 
 
@@ -183,7 +182,7 @@ def load_stsbenchmark(folder: str | Path, *, split: str) -> ScoredPairs:
     rows = []
     for number, line in enumerate(file_lines(path), start=1):
         column = _columns(line, path, number, least=7)
-        rows.append((_gold(column[4], path, number), column[5], column[6]))
+        rows.append((finite_number(column[4], path, number), column[5], column[6]))
     return _scored(rows, "STSBenchmark", split, (path,))
 
 
@@ -203,7 +202,7 @@ def load_sick(folder: str | Path, *, splits: Sequence[str]) -> ScoredPairs:
             raise ValueError(f"{path}, line 1: expected SICK's header 'pair_ID<TAB>…', found {lines[0][:40]!r}")
         for number, line in enumerate(lines[1:], start=2):
             column = _columns(line, path, number, least=4)
-            rows.append((_gold(column[3], path, number), column[1], column[2]))
+            rows.append((finite_number(column[3], path, number), column[1], column[2]))
     return _scored(rows, SICK_ALL_SPLITS if len(splits) > 1 else "SICKRelatedness", "+".join(splits), paths)
 
 
@@ -283,7 +282,7 @@ def load_scored_pairs(path: str | Path) -> ScoredPairs:
         for sentence in (sentence1, sentence2):
             if not sentence.strip():
                 raise ValueError(f"{path}, line {number}: empty sentence")
-        rows.append((_gold(score, path, number), sentence1, sentence2))
+        rows.append((finite_number(score, path, number), sentence1, sentence2))
     return _scored(rows, path.stem, "all", (path,))
 
 
@@ -321,7 +320,7 @@ def _load_hub_pairs(name: str, repository: str, *, split: str = "test") -> Score
     column = table[:]
     origin = Path(f"{repository}:{split}")
     rows = [
-        (_gold(str(score), origin, number), left, right)
+        (finite_number(str(score), origin, number), left, right)
         for number, (score, left, right) in enumerate(
             zip(column["score"], column["sentence1"], column["sentence2"], strict=True), start=1
         )
@@ -347,16 +346,6 @@ def _split_file(files: Mapping[str, str], split: str) -> str:
     if split not in files:
         raise ValueError(f"unknown split {split!r}; choose one of {', '.join(files)}")
     return files[split]
-
-
-def _gold(text: str, path: Path, number: int) -> float:
-    try:
-        gold = float(text)
-    except ValueError:
-        raise ValueError(f"{path}, line {number}: gold score {text.strip()[:40]!r} is not a number") from None
-    if not math.isfinite(gold):
-        raise ValueError(f"{path}, line {number}: gold score {text.strip()} is not finite")
-    return gold
 
 
 def _columns(line: str, path: Path, number: int, *, least: int) -> list[str]:

@@ -6,7 +6,6 @@ P pairs.
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.test_sets.lines import file_lines
+from mcse.data.test_sets.lines import file_lines, finite_number
 
 WORDSIM_SETS = ("RW", "MEN", "WordSim-353", "MTurk-771", "SimVerb-3500", "SimLex-999")
 """In the order of published tables, which average over all six."""
@@ -119,7 +118,7 @@ def _load_file(path: Path) -> WordPairs:
     rows = list(_rows(path, least=3))
     kinds = [row[3] if len(row) > 3 else "" for _, row in rows]
     subsets = {kind: np.array([other == kind for other in kinds]) for kind in dict.fromkeys(kinds) if kind}
-    return _pairs(path.stem, path, [(row[0], row[1], _gold(row[2], path, line)) for line, row in rows], subsets)
+    return _pairs(path.stem, path, [(row[0], row[1], finite_number(row[2], path, line)) for line, row in rows], subsets)
 
 
 def _load_set(name: str, path: Path) -> WordPairs:
@@ -139,7 +138,7 @@ def _load_simlex(path: Path) -> WordPairs:
     places = {title: place for place, title in enumerate(header)}
     if missing := [title for title in ("POS", "SimLex999", "concQ", "SimAssoc333") if title not in places]:
         raise ValueError(f"{path}, line 1: expected SimLex-999's header, it lacks {', '.join(missing)}")
-    pairs = [(row[0], row[1], _gold(row[places["SimLex999"]], path, line)) for line, row in rows]
+    pairs = [(row[0], row[1], finite_number(row[places["SimLex999"]], path, line)) for line, row in rows]
 
     def column(title: str) -> NDArray[np.str_]:
         return np.array([row[places[title]] for _, row in rows])
@@ -156,26 +155,29 @@ def _men(path: Path) -> list[tuple[str, str, float]]:
     rows = []
     for line, row in _rows(path, least=3):
         words = [word.rpartition("-")[0] if is_lemma else word for word in row[:2]]
-        rows.append((words[0], words[1], _gold(row[2], path, line)))
+        rows.append((words[0], words[1], finite_number(row[2], path, line)))
     return rows
 
 
 def _simverb(path: Path) -> list[tuple[str, str, float]]:
     """The authors' file has a column "V" before the score, collections of sets have left it out."""
     return [
-        (row[0], row[1], _gold(row[3] if len(row) > 3 and row[2] == "V" else row[2], path, line))
+        (row[0], row[1], finite_number(row[3] if len(row) > 3 and row[2] == "V" else row[2], path, line))
         for line, row in _rows(path, least=3)
     ]
 
 
 def _with_header(path: Path) -> list[tuple[str, str, float]]:
     rows = list(_rows(path, least=3))
-    has_header = not _is_number(rows[0][1][2])
-    return [(row[0], row[1], _gold(row[2], path, line)) for line, row in rows[has_header:]]
+    try:
+        finite_number(rows[0][1][2], path, 1)
+    except ValueError:
+        del rows[0]
+    return [(row[0], row[1], finite_number(row[2], path, line)) for line, row in rows]
 
 
 def _plain(path: Path) -> list[tuple[str, str, float]]:
-    return [(row[0], row[1], _gold(row[2], path, line)) for line, row in _rows(path, least=3)]
+    return [(row[0], row[1], finite_number(row[2], path, line)) for line, row in _rows(path, least=3)]
 
 
 def _rows(path: Path, *, least: int) -> Iterator[tuple[int, list[str]]]:
@@ -206,16 +208,3 @@ def _pairs(
         subsets=subsets,
         file=str(path),
     )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
-def _gold(text: str, path: Path, number: int) -> float:
-    if not _is_number(text):
-        raise ValueError(f"{path}, line {number}: score {text[:40]!r} is no finite number")
-    return float(text)

@@ -14,7 +14,7 @@ from torch import nn
 
 from mcse.data.translation import TranslationData, TranslationStream, load_translation_data
 from mcse.encoders.cove_translator import WordTranslator
-from mcse.evaluation.translation import TRANSLATION_METRICS, TranslationEvaluator
+from mcse.evaluation.evaluators.translation import TranslationEvaluator
 from mcse.losses.likelihood import token_nll
 from mcse.models.cove_model import CoveModel, vocab_of
 from mcse.models.cove_translator import CoveTranslator, save_translator
@@ -59,16 +59,15 @@ def build(config: Config, runtime: Runtime) -> Run:
         count = (label_BS != 0).sum() if config.loss.mean_over == "words" else len(label_BS)
         return {"translation": LossTerm(nll, count=count)}
 
+    evaluator = TranslationEvaluator(WordTranslator(model, words, data.target_vocab), data.dev_source, data.dev_target)
     return Run(
         model=model,
         step=step,
         stream=TranslationStream(data, share, seed=config.seed),
         optimizer=build_optimizer(model, config.optim),
         export=_Exporter(config, model, words, data),
-        evaluators=(
-            TranslationEvaluator(WordTranslator(model, words, data.target_vocab), data.dev_source, data.dev_target),
-        ),
-        metrics=tuple(f"dev.{metric}" for metric in TRANSLATION_METRICS),
+        evaluators=(evaluator,),
+        metrics=evaluator.metrics,
         facts={
             "pairs": len(data.source),
             "word vectors": len(vectors),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mcse.data.lanes import LaneStream, LogUniformSampler
 from mcse.data.language import LanguageData, load_language_data
 from mcse.encoders.elmo_scorer import ElmoScorer
-from mcse.evaluation.language import PERPLEXITY_METRICS, PerplexityEvaluator
+from mcse.evaluation.evaluators.perplexity import PerplexityEvaluator
 from mcse.losses.likelihood import token_nll
 from mcse.losses.sampled_softmax import sampled_softmax_nll
 from mcse.models.elmo_language_model import ElmoLanguageModel, Predictions, save_language_model
@@ -101,6 +101,7 @@ def build(config: Config, runtime: Runtime) -> Run:
             for direction, found in predictions.items()
         }
 
+    evaluator = PerplexityEvaluator(ElmoScorer(model, data.vocab), data.dev)
     return Run(
         model=model,
         step=step,
@@ -114,8 +115,8 @@ def build(config: Config, runtime: Runtime) -> Run:
         ),
         optimizer=build_optimizer(model, config.optim),
         export=_Exporter(config, model, data),
-        evaluators=(PerplexityEvaluator(ElmoScorer(model, data.vocab), data.dev),),
-        metrics=tuple(f"dev.{metric}" for metric in PERPLEXITY_METRICS),
+        evaluators=(evaluator,),
+        metrics=evaluator.metrics,
         state={"lanes": carried},
         facts={
             "sentences": data.corpus.sentences,

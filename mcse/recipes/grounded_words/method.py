@@ -25,7 +25,7 @@ from mcse.data.load import Pairs, load_features, load_pairs, store_digest
 from mcse.data.streams import PairStream, Sampler
 from mcse.data.test_sets.wordsim import load_wordsim
 from mcse.encoders.grounded_words import LiveWordEncoder
-from mcse.evaluation.wordsim import WordSimilarityEvaluator
+from mcse.evaluation.evaluators.word_similarity import WordSimilarityEvaluator
 from mcse.files import sha256_file
 from mcse.losses.grounded_words import cosine_retention
 from mcse.losses.likelihood import token_nll

@@ -14,7 +14,7 @@ from torch import nn
 from mcse.data.streams import Sampler
 from mcse.data.tweets import TweetStream
 from mcse.distributed import gather_ids, gather_rows
-from mcse.evaluation.tagging import TaggingEvaluator
+from mcse.evaluation.evaluators.tagging import TaggingEvaluator
 from mcse.losses.contrastive import info_nce, unit_rows
 from mcse.losses.pair_matching import matching_loss
 from mcse.models.maf_model import TaggerModel, TaggerShape, TweetRows

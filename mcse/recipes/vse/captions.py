@@ -16,7 +16,7 @@ from mcse.data.images.features import FeatureStore
 from mcse.data.joint_pairs import DevImages
 from mcse.encoders.inputs import evaluating
 from mcse.encoders.joint_encoder import JointEncoder
-from mcse.evaluation.in_training import RetrievalEvaluator
+from mcse.evaluation.evaluators.held_out_images import RetrievalEvaluator
 from mcse.files import sha256_file
 from mcse.models.checkpoint import CheckpointInfo
 from mcse.models.config import CaptionEncoderConfig
@@ -98,7 +98,7 @@ def dev_evaluator(
         return feature_IF
 
     evaluator = RetrievalEvaluator(encoder, dev.captions, image_C=dev.image_C, features=features)
-    return (evaluator,), RetrievalEvaluator.NAMES
+    return (evaluator,), evaluator.metrics
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from mcse.data.word_features import (
 )
 from mcse.encoders.frozen_features import FeatureSource, load_feature_source
 from mcse.encoders.inputs import evaluating
-from mcse.evaluation.word_tasks import AccuracyEvaluator, SpanF1Evaluator
+from mcse.evaluation.evaluators.word_tasks import AccuracyEvaluator, SpanF1Evaluator
 from mcse.models.checkpoint import save_tensors, write_json
 from mcse.models.feature_model import FeatureClassifier, FeatureSizes, FeatureTagger
 from mcse.recipes import export, shared

@@ -26,7 +26,6 @@ from mcse.data.images.sources import (
     find_images,
     load_image,
     open_images,
-    read_images,
 )
 from mcse.models.image_tower import load_image_tower
 
@@ -97,21 +96,16 @@ def spoil(folder):
     return ["cut.jpg", "text.jpg"]
 
 
-def test_bad_images_are_named_or_left_out_and_listed(folder, caplog):
+def test_bad_images_are_named(folder):
     bad = spoil(folder)
     source = open_images(str(folder))
     everything = range(len(source.names))
-    with pytest.raises(BadImageError, match=r"cut.jpg: cannot be read: .*truncated.*on_bad_image 'skip'"):
-        read_images(source, everything, on_bad_image="error")
-    images, skipped = read_images(source, everything, on_bad_image="skip", threads=3)
-    assert len(images) == COUNT
-    assert [image.name for image in skipped] == bad
-    assert [image.name for image in find_bad_images(source, everything)] == bad
-    assert "text.jpg: cannot be read: not an image" in caplog.text
+    found = find_bad_images(source, everything)
+    assert [image.name for image in found] == bad
+    assert "cut.jpg: cannot be read: image file is truncated" in found[0].reason
+    assert "text.jpg: cannot be read: not an image" in found[1].reason
     with pytest.raises(BadImageError, match=r"gone.png: no such file"):
         load_image(folder / "gone.png")
-    with pytest.raises(ValueError, match="must be 'error' or 'skip', got 'maybe'"):
-        read_images(source, [0], on_bad_image="maybe")
 
 
 def test_images_are_upright_rgb(tmp_path):

@@ -14,7 +14,7 @@ from mcse.data.config import LanguageDataConfig
 from mcse.data.lanes import Corpus, LaneStream, LogUniformSampler
 from mcse.data.language import load_language_data
 from mcse.data.streams import Share
-from mcse.evaluation.language import PerplexityEvaluator
+from mcse.evaluation.evaluators.perplexity import PerplexityEvaluator
 from mcse.losses.sampled_softmax import log_expected_count, log_uniform_probability, sampled_softmax_nll
 from mcse.metrics.perplexity import TrigramModel, UnigramModel, perplexity
 from mcse.text.characters import word_characters

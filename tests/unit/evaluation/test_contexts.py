@@ -8,7 +8,7 @@ import torch
 
 from mcse.commands.main import main
 from mcse.evaluation.contexts import Occurrence, find_occurrences, nearest_occurrences, pseudo_word_senses
-from mcse.evaluation.word_tasks import AccuracyEvaluator, SpanF1Evaluator
+from mcse.evaluation.evaluators.word_tasks import AccuracyEvaluator, SpanF1Evaluator
 from mcse.models.elmo_language_model import ElmoLanguageModel, save_language_model
 from mcse.models.elmo_model import ElmoConfig, ElmoModel
 from mcse.models.feature_model import FeatureClassifier, FeatureSizes, FeatureTagger

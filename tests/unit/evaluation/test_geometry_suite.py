@@ -10,8 +10,8 @@ import pytest
 
 from mcse.data.test_sets.sts import ScoredPairs
 from mcse.evaluation.encoding import RowStore
-from mcse.evaluation.geometry import SUITE, score_geometry
 from mcse.evaluation.suite import Subject, SuiteOptions
+from mcse.evaluation.suites.geometry import SUITE, score_geometry
 from mcse.evaluation.uncertainty import point_score, replicate
 from mcse.metrics.correlation import UndefinedScoreError
 from mcse.metrics.geometry import (
@@ -23,6 +23,7 @@ from mcse.metrics.geometry import (
     uniformity_parts,
 )
 from mcse.metrics.significance import bootstrap_counts
+from mcse.types import ScoreKey, score_tree
 
 WIDTH = 5
 WORDS = ("dog", "cat", "man", "child", "boat", "house")
@@ -60,7 +61,7 @@ def unit(sentences) -> np.ndarray:
 def test_scores_equal_loops_over_their_definitions():
     pairs = pairs_of(150)
     found = score_geometry(RowStore(WordEncoder()), pairs)
-    scores = found.scores["geometry"]["STSBenchmark"]
+    scores = score_tree(found.scores)["geometry"]["STSBenchmark"]
     left, right = unit(pairs.sentence1), unit(pairs.sentence2)
     squared = [((a - b) ** 2).sum() for a, b in zip(left, right, strict=True)]
     assert scores["alignment"] == pytest.approx(np.mean([s for s, g in zip(squared, pairs.gold, strict=True) if g > 4]))
@@ -90,13 +91,13 @@ def test_scores_equal_loops_over_their_definitions():
 
 def test_headlines_are_better_when_lower_and_carry_intervals():
     found = score_geometry(RowStore(WordEncoder()), pairs_of(90))
-    assert [column.metric for column in found.columns] == ["alignment", "uniformity", "mean_cosine"]
+    assert [column.key.metric for column in found.columns] == ["alignment", "uniformity", "mean_cosine"]
     assert not any(column.higher_is_better for column in found.columns)
-    scores = found.scores["geometry"]["STSBenchmark"]
+    scores = score_tree(found.scores)["geometry"]["STSBenchmark"]
     for column in found.columns:
-        assert point_score(found.samples[column.key], name=column.key) == pytest.approx(scores[column.metric], abs=1e-9)
-        low, high = scores[f"{column.metric}_low"], scores[f"{column.metric}_high"]
-        assert low < scores[column.metric] < high
+        assert point_score(found.samples[column.key]) == pytest.approx(scores[column.key.metric], abs=1e-9)
+        low, high = scores[f"{column.key.metric}_low"], scores[f"{column.key.metric}_high"]
+        assert low < scores[column.key.metric] < high
         assert high - low < 1
     assert not found.absent
 
@@ -181,12 +182,12 @@ def test_metrics_refuse_what_has_no_value():
 
 def test_without_positive_pairs_alignment_is_absent():
     found = score_geometry(RowStore(WordEncoder()), pairs_of(20, gold_max=1.0, name="mine"))
-    scores = found.scores["geometry"]["mine"]
+    scores = score_tree(found.scores)["geometry"]["mine"]
     assert "alignment" not in scores
     assert "batchwise_alignment" not in scores
     assert scores["positive_pairs"] == 0
     assert found.absent["geometry.mine.alignment"] == "no pair has gold above 4; the largest is 1"
-    assert [column.key for column in found.columns] == ["geometry.mine.uniformity", "geometry.mine.mean_cosine"]
+    assert [str(column.key) for column in found.columns] == ["geometry.mine.uniformity", "geometry.mine.mean_cosine"]
 
 
 def test_sentences_without_a_row_are_left_out_and_said():
@@ -208,8 +209,8 @@ def test_sentences_without_a_row_are_left_out_and_said():
         files=whole.files,
     )
     found = score_geometry(RowStore(WordEncoder()), broken)
-    wanted = score_geometry(RowStore(WordEncoder()), rest).scores["geometry"]["STSBenchmark"]
-    assert found.scores["geometry"]["STSBenchmark"] == {
+    wanted = score_tree(score_geometry(RowStore(WordEncoder()), rest).scores)["geometry"]["STSBenchmark"]
+    assert score_tree(found.scores)["geometry"]["STSBenchmark"] == {
         metric: pytest.approx(score) for metric, score in wanted.items() if not metric.endswith(("_low", "_high"))
     }
     assert "1 of 30 pairs are left out" in found.absent["geometry.STSBenchmark.intervals"]
@@ -221,11 +222,12 @@ def test_what_the_model_has_seen_is_marked():
     positive = pairs.gold > 4
     place = int(np.flatnonzero(positive)[1])
     seen = frozenset({pairs.sentence2[place]})
-    sample = score_geometry(RowStore(WordEncoder()), pairs, seen=seen).samples["geometry.STSBenchmark.alignment"]
+    key = ScoreKey("geometry", "STSBenchmark", "alignment")
+    sample = score_geometry(RowStore(WordEncoder()), pairs, seen=seen).samples[key]
     assert sample.clean_P is not None
     assert len(sample.clean_P) == positive.sum()
     assert list(np.flatnonzero(~sample.clean_P)) == [1]
-    assert replicate(sample, name="x").std() > 0
+    assert replicate(sample, key).std() > 0
 
 
 def test_suite_reads_folders_files_and_names_what_is_missing(tmp_path):
@@ -233,7 +235,7 @@ def test_suite_reads_folders_files_and_names_what_is_missing(tmp_path):
     own.write_text("".join(f"{i % 6}\tdog {i}\tcat {i}\n" for i in range(12)), encoding="utf-8")
     suite = SUITE.prepare(SuiteOptions(data=str(own)))
     assert suite.summary == "12 pairs of own, 2 of them with gold above 4"
-    assert suite.run(Subject.of(WordEncoder())).scores["geometry"]["own"]["pairs"] == 12
+    assert score_tree(suite.run(Subject.of(WordEncoder())).scores)["geometry"]["own"]["pairs"] == 12
     own.write_text(own.read_text().replace("dog 3", "dog 33"), encoding="utf-8")
     assert SUITE.prepare(SuiteOptions(data=str(own))).digest != suite.digest
 
@@ -246,7 +248,7 @@ def test_suite_reads_folders_files_and_names_what_is_missing(tmp_path):
     lines = "".join(f"main\tf\ty\t{i}\t{i}\ta man {i}\ta cat {i}\n" for i in range(6))
     (home / "sts-test.csv").write_text(lines, encoding="utf-8")
     found = SUITE.prepare(SuiteOptions(data=str(tmp_path / "data"))).run(Subject.of(WordEncoder()))
-    assert found.scores["geometry"]["STSBenchmark"]["positive_pairs"] == 1
+    assert score_tree(found.scores)["geometry"]["STSBenchmark"]["positive_pairs"] == 1
 
 
 def test_real_test_pairs_are_counted_as_published(real_data):

@@ -13,9 +13,9 @@ import pytest
 from scipy import stats
 
 from mcse.evaluation.encoding import RowStore
-from mcse.evaluation.mteb_suite import MtebEncoder, prepare_mteb
 from mcse.evaluation.suite import Subject, SuiteOptions
-from mcse.types import FloatArray
+from mcse.evaluation.suites.mteb_tasks import MtebEncoder, prepare_mteb
+from mcse.types import FloatArray, ScoreKey, score_tree
 
 needs_mteb = pytest.mark.skipif(importlib.util.find_spec("mteb") is None, reason="mteb is not installed")
 WORDS = ("a", "man", "plays", "the", "guitar", "two", "dogs", "run", "across", "green", "field", "she", "reads")
@@ -71,17 +71,17 @@ def test_local_task_scores_equal_the_definition(tmp_path: Path, own_datasets: No
         a, b = (WordSums().encode([text], normalize=False)[0].astype(np.float64) for text in (left, right))
         cosine.append(a @ b / np.sqrt(a @ a * (b @ b)))
     expected = 100 * stats.spearmanr(cosine, [gold for _, _, gold in rows]).statistic
-    scores = found.scores["mteb"]["STS13"]
+    scores = score_tree(found.scores)["mteb"]["STS13"]
     assert scores["main_score"] == pytest.approx(expected, abs=0.01)
     assert 20 < expected < 99
     assert scores["cosine_spearman"] == scores["main_score"]
     assert scores["main_score_low"] < scores["main_score"] < scores["main_score_high"]
     assert scores["pairs"] == 30
     assert encoder.calls == len({text for left, right, _ in rows for text in (left, right)})
-    clean_P = found.samples["mteb.STS13.main_score"].clean_P
+    clean_P = found.samples[ScoreKey.parse("mteb.STS13.main_score")].clean_P
     assert clean_P is not None
     assert list(np.flatnonzero(~clean_P)) == [0, 1]
-    assert [column.key for column in found.columns] == ["mteb.STS13.main_score"]
+    assert [str(column.key) for column in found.columns] == ["mteb.STS13.main_score"]
     assert found.absent["STS16"].startswith("mteb/sts16-sts at revision ")
     assert "local files (test.jsonl)" in found.protocols["mteb.STS13"]
 

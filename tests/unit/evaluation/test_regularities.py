@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from mcse.data.images.feature_writer import ExtractionPlan, FeatureWriter
-from mcse.evaluation import SUITES, Subject, SuiteOptions
 from mcse.evaluation.colour_swaps import looks_of_caption, swaps_by_captions, swaps_by_contents
+from mcse.evaluation.suite import Subject, SuiteOptions
+from mcse.evaluation.suites import SUITES
 from mcse.metrics.correlation import UndefinedScoreError
 from mcse.metrics.regularities import arithmetic_row, nearest, precision_at, rerank
 from mcse.scenes import WorldConfig, build_world
+from mcse.types import ScoreKey, score_tree
 
 NONE = np.zeros((0, 5), dtype=np.float32)
 
@@ -282,18 +284,19 @@ def options(world, tmp_path_factory) -> SuiteOptions:
 def test_the_suite_tells_arithmetic_from_both_controls(options):
     suite = SUITES["regularities"].prepare(options)
     found = suite.run(Subject.of(Additive()))
-    score = {task: metrics.get("precision@4") for task, metrics in found.scores["regularities"].items()}
+    score = {task: metrics.get("precision@4") for task, metrics in score_tree(found.scores)["regularities"].items()}
     assert score["arithmetic"] > 80
     assert score["arithmetic"] >= 3 * max(score["no_arithmetic"], score["random_words"])
     assert 0 < score["chance"] < 10
-    assert [column.key for column in found.columns] == [
+    assert [str(column.key) for column in found.columns] == [
         f"regularities.{task}.precision@4" for task in ("arithmetic", "reranked", "no_arithmetic", "random_words")
     ]
-    task = found.scores["regularities"]["no_arithmetic"]
+    task = score_tree(found.scores)["regularities"]["no_arithmetic"]
     assert task["precision@4_low"] <= task["precision@4"] <= task["precision@4_high"]
-    sample = found.samples["regularities.no_arithmetic.precision@4"]
+    sample = found.samples[ScoreKey.parse("regularities.no_arithmetic.precision@4")]
     assert float(sample.value_P.mean()) == pytest.approx(task["precision@4"])
-    assert json.loads(json.dumps(found.scores)) == found.scores
+    tree = score_tree(found.scores)
+    assert json.loads(json.dumps(tree)) == tree
 
 
 def test_the_suite_repeats_itself_and_its_digest_holds_the_questions(options):
@@ -308,7 +311,7 @@ def test_the_suite_repeats_itself_and_its_digest_holds_the_questions(options):
 
 def test_a_constant_encoder_scores_nothing(options):
     found = SUITES["regularities"].prepare(options).run(Subject.of(Constant()))
-    scores = {task: metrics["precision@4"] for task, metrics in found.scores["regularities"].items()}
+    scores = {task: metrics["precision@4"] for task, metrics in score_tree(found.scores)["regularities"].items()}
     assert {scores[task] for task in ("arithmetic", "reranked", "no_arithmetic", "random_words")} == {0}
 
 
@@ -318,7 +321,7 @@ def test_unknown_words_are_named(options):
 
 
 def test_what_cannot_be_judged_is_refused(options):
-    with pytest.raises(ValueError, match="has no image heads, so words and images have no space in common"):
+    with pytest.raises(ValueError, match="has no image heads, so captions and images have no space in common"):
         SUITES["regularities"].prepare(options).run(Subject.of(TextOnly()))
     with pytest.raises(ValueError, match="regularities needs --captions and --features"):
         SUITES["regularities"].prepare(SuiteOptions())

@@ -11,15 +11,17 @@ import pytest
 
 from mcse import SentenceEncoder
 from mcse.data.images.feature_writer import ExtractionPlan, FeatureWriter
-from mcse.evaluation.in_training import RetrievalEvaluator
-from mcse.evaluation.retrieval import SUITE, encode_captions, load_captioned_images, pair_ranks, score_retrieval
+from mcse.evaluation.evaluators.held_out_images import RetrievalEvaluator
+from mcse.evaluation.joint_space import encode_captions, load_captioned_images, pair_ranks
 from mcse.evaluation.suite import Subject, SuiteOptions
+from mcse.evaluation.suites.retrieval import SUITE, score_retrieval
 from mcse.evaluation.uncertainty import point_score, replicate
 from mcse.metrics import retrieval as metrics
 from mcse.metrics.correlation import UndefinedScoreError
 from mcse.metrics.retrieval import best_ranks, recall_at
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
+from mcse.types import ScoreKey, score_tree
 from tests.distributed.processes import run_processes
 from tests.fixtures.tiny_models import build_tiny_bert
 
@@ -175,7 +177,7 @@ def test_suite_scores_both_ways_their_sum_and_sentences(options):
     suite = SUITE.prepare(options)
     assert suite.summary == "20 images with 50 captions"
     found = suite.run(Subject.of(encoder))
-    scores = found.scores["retrieval"]
+    scores = score_tree(found.scores)["retrieval"]
     texts = [f"{number} of {image}" for image in range(20) for number in range(2 + image % 2)]
     image_of = np.array([int(text.split()[-1]) for text in texts])
     caption, image = encoder.encode(texts), unit([direction(image) for image in range(20)])
@@ -203,8 +205,8 @@ def test_suite_scores_both_ways_their_sum_and_sentences(options):
     assert all(column.higher_is_better for column in found.columns)
     assert not found.absent
     for key, sample in found.samples.items():
-        _, task, metric = key.split(".")
-        assert point_score(sample, name=key) == pytest.approx(scores[task][metric]), key
+        task, metric = key.task, key.metric
+        assert point_score(sample) == pytest.approx(scores[task][metric]), key
         assert scores[task][f"{metric}_low"] <= scores[task][metric] <= scores[task][f"{metric}_high"], key
         assert scores[task][f"{metric}_low"] >= 0
         assert scores[task][f"{metric}_high"] <= (600 if task == "rsum" else 100)
@@ -212,14 +214,14 @@ def test_suite_scores_both_ways_their_sum_and_sentences(options):
 
 
 def test_perfect_and_constant_encoders(options):
-    perfect = SUITE.prepare(options).run(Subject.of(ImageWords())).scores["retrieval"]
+    perfect = score_tree(SUITE.prepare(options).run(Subject.of(ImageWords())).scores)["retrieval"]
     assert (perfect["rsum"]["score"], perfect["rsum"]["score_low"], perfect["rsum"]["score_high"]) == pytest.approx(
         (600, 600, 600)
     )
     assert perfect["text_to_image"]["median_rank"] == perfect["sentence_to_sentence"]["median_rank"] == 1
 
     found = SUITE.prepare(options).run(Subject.of(Constant()))
-    constant = found.scores["retrieval"]
+    constant = score_tree(found.scores)["retrieval"]
     assert constant["rsum"]["score"] == 0
     assert constant["text_to_image"]["median_rank"] == 20
     assert constant["image_to_text"]["median_rank"] == 48  # behind all wrong captions, of which there are 48 or 47
@@ -235,12 +237,13 @@ def test_captions_of_an_image_are_drawn_together(tmp_path):
             return unit([direction(image) * (-1 if image % 2 else 1) for image in images])
 
     found = SUITE.prepare(write_data(tmp_path, data)).run(Subject.of(HalfBlind()))
-    scores = found.scores["retrieval"]["text_to_image"]
+    scores = score_tree(found.scores)["retrieval"]["text_to_image"]
     assert scores["recall@1"] == pytest.approx(50)
-    key = "retrieval.text_to_image.recall@1"
-    spread = replicate(found.samples[key], name=key).std()
+    key = ScoreKey("retrieval", "text_to_image", "recall@1")
+    spread = replicate(found.samples[key], key).std()
     assert spread == pytest.approx(100 * np.sqrt(0.25 / 60), rel=0.1)
-    rsum = replicate(found.samples["retrieval.rsum.score"], name="retrieval.rsum.score")
+    rsum_key = ScoreKey("retrieval", "rsum", "score")
+    rsum = replicate(found.samples[rsum_key], rsum_key)
     assert rsum.std() > 3 * spread  # the six recalls rise and fall together
 
 
@@ -250,7 +253,7 @@ def test_equal_captions_of_two_images_count_against_the_encoder(tmp_path):
             return super().encode([text.replace("same", "1") for text in sentences])
 
     options = write_data(tmp_path, {1: ["same"], 2: ["same", "b 2"], 3: ["c 3"]})
-    found = score_retrieval(Subject.of(Bag()), images_of(options)).scores["retrieval"]
+    found = score_tree(score_retrieval(Subject.of(Bag()), images_of(options)).scores)["retrieval"]
     # Image 1 finds image 2's caption as similar as its own.
     assert found["image_to_text"]["recall@1"] == pytest.approx(200 / 3)
     # Image 2's "same" points to image 1.
@@ -259,7 +262,7 @@ def test_equal_captions_of_two_images_count_against_the_encoder(tmp_path):
 
 def test_sentence_queries_need_another_caption(tmp_path):
     data = {1: ["a 1", "a 1", "b 1"], 2: ["c 2", "c 2"], 3: ["d 3"], 4: ["e 4", "f 4"]}
-    scores = SUITE.prepare(write_data(tmp_path, data)).run(Subject.of(TextOnly())).scores["retrieval"]
+    scores = score_tree(SUITE.prepare(write_data(tmp_path, data)).run(Subject.of(TextOnly())).scores)["retrieval"]
     assert (scores["sentence_to_sentence"]["queries"], scores["sentence_to_sentence"]["targets"]) == (4, 5)
 
 
@@ -270,7 +273,7 @@ def test_encoders_without_image_heads_are_judged_on_sentences_alone(options):
 
     for encoder, title in ((NoHeads(0.5), "runs/simcse"), (TextOnly(), "the encoder")):
         found = SUITE.prepare(options).run(Subject.of(encoder))
-        assert found.scores["retrieval"].keys() == {"sentence_to_sentence"}
+        assert score_tree(found.scores)["retrieval"].keys() == {"sentence_to_sentence"}
         assert [column.label for column in found.columns] == ["sentence→sentence R@1"]
         for task in ("image_to_text", "text_to_image", "rsum"):
             assert found.absent[f"retrieval.{task}"].startswith(f"{title} has no image heads")
@@ -282,7 +285,7 @@ def test_what_neither_side_can_score_is_refused(tmp_path):
         SUITE.prepare(options).run(Subject.of(TextOnly()))
     found = SUITE.prepare(options).run(Subject.of(ImageWords()))
     assert "two different captions" in found.absent["retrieval.sentence_to_sentence"]
-    assert found.scores["retrieval"]["rsum"]["score"] == 600
+    assert score_tree(found.scores)["retrieval"]["rsum"]["score"] == 600
 
 
 def test_broken_joint_rows_are_named(options):
@@ -304,11 +307,11 @@ def test_broken_joint_rows_are_named(options):
     def judge(encoder):
         return SUITE.prepare(options).run(Subject.of(encoder))
 
-    with pytest.raises(UndefinedScoreError, match="NaN or infinite rows .* for 1 of 50 captions, first '1 of 7'"):
+    with pytest.raises(UndefinedScoreError, match="NaN or infinite rows for 1 of 50 captions: '1 of 7'"):
         judge(Broken(caption=np.nan))
-    with pytest.raises(UndefinedScoreError, match="for 1 of 20 images, first '3.jpg'"):
+    with pytest.raises(UndefinedScoreError, match="for 1 of 20 images: '3.jpg'"):
         judge(Broken(image=np.inf))
-    with pytest.raises(ValueError, match=r"other than unit norm \(2\) .* for 1 of 20 images, first '3.jpg'"):
+    with pytest.raises(ValueError, match=r"other than unit norm \(2\) for 1 of 20 images: '3.jpg'"):
         judge(Broken(image=2))
     with pytest.raises(ValueError, match=r"shape \(49, 6\) for 50 captions"):
         judge(Broken(lost=1))
@@ -336,7 +339,7 @@ def test_list_of_images_picks_the_split_and_changes_the_digest(options, tmp_path
     part = dataclasses.replace(options, images=str(listed))
     assert SUITE.prepare(part).summary == "2 images with 5 captions"
     assert images_of(part).image_names == ("5.jpg", "2.jpg")
-    scores = SUITE.prepare(part).run(Subject.of(ImageWords())).scores["retrieval"]
+    scores = score_tree(SUITE.prepare(part).run(Subject.of(ImageWords())).scores)["retrieval"]
     assert (scores["image_to_text"]["queries"], scores["image_to_text"]["targets"]) == (2, 5)
     digests = {SUITE.prepare(options).digest, SUITE.prepare(part).digest}
     rows = np.load(tmp_path / "features" / "features.npy")
@@ -352,7 +355,7 @@ def test_images_without_captions_are_left_out_where_files_have_no_names(tmp_path
     options = SuiteOptions(captions=str(tmp_path / "captions.txt"), features=str(tmp_path / "bare.npy"))
     found = SUITE.prepare(options).run(Subject.of(ImageWords()))
     assert images_of(options).image_names == ("row 0", "row 2")
-    assert found.scores["retrieval"]["rsum"]["score"] == 600
+    assert score_tree(found.scores)["retrieval"]["rsum"]["score"] == 600
 
 
 def test_features_of_another_tower_are_refused(options):
@@ -361,7 +364,7 @@ def test_features_of_another_tower_are_refused(options):
     with pytest.raises(ValueError, match="--features: .* holds features of pixels:1, not of open_clip:RN50/openai"):
         SUITE.prepare(options).run(Subject.of(encoder))
     encoder.image_tower = "pixels:1"
-    assert SUITE.prepare(options).run(Subject.of(encoder)).scores["retrieval"]["rsum"]["score"] == 600
+    assert score_tree(SUITE.prepare(options).run(Subject.of(encoder)).scores)["retrieval"]["rsum"]["score"] == 600
 
 
 def test_captions_of_the_training_text_are_counted(options):
@@ -377,7 +380,7 @@ def test_a_checkpoint_with_heads_is_judged_by_its_own_joint_rows(options, tmp_pa
         load_text_encoder(base, pooling="cls").eval(), load_tokenizer(base), pooling="cls", heads=heads
     )
     images = images_of(options)
-    found = SUITE.prepare(options).run(Subject.of(encoder)).scores["retrieval"]
+    found = score_tree(SUITE.prepare(options).run(Subject.of(encoder)).scores)["retrieval"]
     similarity = encoder.image_similarity(list(images.captions), images.store.rows(images.feature_I))
     wrong = [
         sum(row[j] >= row[i] for j in range(20) if j != i) for i, row in zip(images.image_C, similarity, strict=True)
@@ -416,7 +419,8 @@ def test_processes_share_the_distinct_captions():
 
 def test_scores_are_json(options):
     found = SUITE.prepare(options).run(Subject.of(ImageWords()))
-    assert json.loads(json.dumps(found.scores)) == found.scores
+    tree = score_tree(found.scores)
+    assert json.loads(json.dumps(tree)) == tree
 
 
 # --- folds, and held-out images in training
@@ -444,7 +448,7 @@ def test_folds_are_searched_by_themselves(options):
     assert plain.digest != folded.digest
     scores = folded.run(Subject.of(encoder))
     assert "4 folds" in scores.protocols["retrieval"]
-    recall = scores.scores["retrieval"]["text_to_image"]["recall@1"]
+    recall = score_tree(scores.scores)["retrieval"]["text_to_image"]["recall@1"]
     assert recall == pytest.approx(100 * np.mean([rank <= 1 for rank in to_image]))
     with pytest.raises(ValueError, match="--folds: 21 parts of 20 images"):
         SUITE.prepare(dataclasses.replace(options, folds=21))
@@ -452,12 +456,13 @@ def test_folds_are_searched_by_themselves(options):
 
 def test_held_out_images_are_scored_as_the_suite_scores_them(options):
     encoder = ImageWords(noise=0.9)
-    suite = SUITE.prepare(options).run(Subject.of(encoder)).scores["retrieval"]
+    suite = score_tree(SUITE.prepare(options).run(Subject.of(encoder)).scores)["retrieval"]
     texts = [f"{number} of {image}" for image in range(20) for number in range(2 + image % 2)]
     image_of = np.array([int(text.split()[-1]) for text in texts])
     images = unit([direction(image) for image in range(20)])
-    found = RetrievalEvaluator(encoder, texts, image_C=image_of, features=lambda: images)()
-    assert set(found) == set(RetrievalEvaluator.NAMES)
+    evaluator = RetrievalEvaluator(encoder, texts, image_C=image_of, features=lambda: images)
+    found = evaluator()
+    assert set(found) == set(evaluator.metrics)
     assert found["retrieval.rsum"].value == pytest.approx(suite["rsum"]["score"])
     for task in ("image_to_text", "text_to_image"):
         for metric in ("recall@1", "recall@5", "recall@10", "median_rank"):

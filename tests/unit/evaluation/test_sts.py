@@ -14,13 +14,14 @@ from scipy import stats
 
 from mcse.data.test_sets import sts as data
 from mcse.data.test_sets.contamination import normalise
-from mcse.data.test_sets.sts import ScoredPairs, StsTask
-from mcse.evaluation import SUITES, Subject, SuiteOptions
+from mcse.data.test_sets.sts import STS_TASKS, ScoredPairs, StsTask
 from mcse.evaluation.encoding import RowStore, encode_distinct
-from mcse.evaluation.in_training import DevEvaluator
-from mcse.evaluation.sts import average_of_seven, evaluate_sts
+from mcse.evaluation.evaluators.scored_pairs import ScoredPairsEvaluator
+from mcse.evaluation.suite import Subject, SuiteOptions, average_over
+from mcse.evaluation.suites import SUITES
+from mcse.evaluation.suites.sts import evaluate_sts
 from mcse.metrics.correlation import UndefinedScoreError
-from mcse.types import Encoder
+from mcse.types import Encoder, ScoreKey, score_tree, subset_tree
 from tests.distributed.processes import run_processes
 
 
@@ -103,15 +104,15 @@ GOLD, INPUT = "STS/STS14-en-test/STS.gs.images.txt", "STS/STS14-en-test/STS.inpu
     ("file", "content", "message"),
     [
         (GOLD, b"0\n1\n\n3\n", r"STS\.input\.images\.txt has 5 lines but .*STS\.gs\.images\.txt has 4"),
-        (GOLD, b"0\n1\n\nhigh\n5\n", r"STS\.gs\.images\.txt, line 4: gold score 'high' is not a number"),
-        (GOLD, b"0\n1\n\nnan\n5\n", r"STS\.gs\.images\.txt, line 4: gold score nan is not finite"),
+        (GOLD, b"0\n1\n\nhigh\n5\n", r"STS\.gs\.images\.txt, line 4: score 'high' is not a finite number"),
+        (GOLD, b"0\n1\n\nnan\n5\n", r"STS\.gs\.images\.txt, line 4: score 'nan' is not a finite number"),
         (GOLD, b"\n\n\n\n\n\n", "is empty"),
         (INPUT, b"", "is empty"),
         (INPUT, b"a\tb\na\n\na\tb\na\tb\n", r"STS\.input\.images\.txt, line 2: 1 tab-separated columns, expected 2"),
         (INPUT, b"a\tb\nc\tna\xefve\n\na\tb\na\tb\n", r"line 2: not UTF-8 \(byte 0xef\)"),
         ("STS/STSBenchmark/sts-test.csv", b"a\tb\n", r"sts-test\.csv, line 1: 2 tab-separated columns, expected 7"),
         ("SICK/SICK_train.txt", b"1\ta\tb\t3\n", "SICK_train.txt, line 1: expected SICK's header"),
-        ("SICK/SICK_train.txt", b"pair_ID\tx\n1\ta\tb\t?\n", r"line 2: gold score '\?' is not a number"),
+        ("SICK/SICK_train.txt", b"pair_ID\tx\n1\ta\tb\t?\n", r"line 2: score '\?' is not a finite number"),
     ],
 )
 def test_bad_benchmark_file_is_named_with_its_line(senteval, file, content, message):
@@ -172,7 +173,7 @@ def test_own_file_in_every_format(tmp_path, name, text):
     ("name", "text", "message"),
     [
         ("mine.tsv", "1\ta\tb\n2\ta\n", r"mine\.tsv, line 2: 2 columns, expected score, sentence1, sentence2"),
-        ("mine.tsv", "1\ta\tb\nx\ta\tb\n", r"mine\.tsv, line 2: gold score 'x' is not a number"),
+        ("mine.tsv", "1\ta\tb\nx\ta\tb\n", r"mine\.tsv, line 2: score 'x' is not a finite number"),
         ("mine.tsv", "1\ta\tb\n2\t \tb\n", r"mine\.tsv, line 2: empty sentence"),
         ("mine.tsv", "", r"mine\.tsv is empty"),
         ("mine.tsv", "score\tsentence1\tsentence2\n", "holds no scored pairs"),
@@ -270,10 +271,10 @@ def test_each_distinct_sentence_is_encoded_once_over_all_tasks():
 
 def test_average_is_over_exactly_the_seven():
     scores = {name: 10.0 * number for number, name in enumerate(data.STS_TASKS)}
-    assert average_of_seven(scores) == (30.0, "")
-    assert average_of_seven(scores | {"SICKRelatedness9927": 1000.0}) == (30.0, "")
+    assert average_over(STS_TASKS, scores) == (30.0, "")
+    assert average_over(STS_TASKS, scores | {"SICKRelatedness9927": 1000.0}) == (30.0, "")
     del scores["STS13"]
-    average, absent = average_of_seven(scores | {"SICKRelatedness9927": 1000.0})
+    average, absent = average_over(STS_TASKS, scores | {"SICKRelatedness9927": 1000.0})
     assert average is None
     assert "STS13 is missing" in absent
 
@@ -352,48 +353,49 @@ def test_suite_scores_are_named_as_agreed(senteval):
     prepared = SUITES["sts"].prepare(SuiteOptions(data=str(senteval)))
     assert prepared.summary == "8 tasks, 119 pairs"
     found = prepared.run(Subject.of(HashEncoder()))
-    scores = found.scores["sts"]
+    scores = score_tree(found.scores)["sts"]
     assert list(scores) == [*data.STS_TASKS, "SICKRelatedness9927", "average"]
     correlations = {f"{name}{end}" for name in ("spearman", "pearson") for end in ("", "_low", "_high")}
     means = {f"spearman_{name}{end}" for name in ("mean", "wmean") for end in ("", "_low", "_high")}
     assert set(scores["STS12"]) == {*correlations, *means, "pairs"}
     assert set(scores["STSBenchmark"]) == {*correlations, "pairs"}  # no subsets, no means of them
-    for task in (scores["STS12"], scores["average"], found.subsets["sts"]["STS13"]["FNWN"]):
+    subsets = subset_tree(found.scores)["sts"]
+    for task in (scores["STS12"], scores["average"], subsets["STS13"]["FNWN"]):
         assert task["spearman_low"] < task["spearman"] < task["spearman_high"]
-    captions = [found.subsets["sts"]["STS12"]["MSRvid"], found.subsets["sts"]["STS14"]["images"]]
-    captions += [found.subsets["sts"]["STS15"]["images"], scores["SICKRelatedness"]]
-    assert found.scores["sts_domains"]["captions"]["spearman"] == pytest.approx(
+    captions = [subsets["STS12"]["MSRvid"], subsets["STS14"]["images"], subsets["STS15"]["images"]]
+    captions += [scores["SICKRelatedness"]]
+    assert score_tree(found.scores)["sts_domains"]["captions"]["spearman"] == pytest.approx(
         np.mean([subset["spearman"] for subset in captions])
     )
-    assert "sts_clean" not in found.scores
+    assert "sts_clean" not in score_tree(found.scores)
     seven = [scores[name]["spearman"] for name in data.STS_TASKS]
     assert scores["average"]["spearman"] == pytest.approx(np.mean(seven))
     assert [column.label for column in found.columns] == [
         *("STS12", "STS13", "STS14", "STS15", "STS16", "STS-B", "SICK-R", "Avg.", "SICK-R 9,927")
     ]
-    assert list(found.subsets["sts"]["STS13"]) == ["FNWN", "headlines", "OnWN"]
+    assert list(subsets["STS13"]) == ["FNWN", "headlines", "OnWN"]
     assert "4,927" not in found.protocols["sts.SICKRelatedness9927"]
 
 
 def test_clean_rows_leave_out_what_the_model_has_seen(senteval):
     prepared = SUITES["sts"].prepare(SuiteOptions(data=str(senteval)))
-    pairs = prepared.run(Subject.of(HashEncoder())).pairs["sts.STSBenchmark"]
+    pairs = prepared.run(Subject.of(HashEncoder())).pairs[ScoreKey("sts", "STSBenchmark", "spearman")]
     seen = frozenset({normalise(pairs.sentence1[2].upper() + " !"), normalise(pairs.sentence2[5])})
     found = prepared.run(Subject.of(HashEncoder(), seen=seen))
-    sample = found.samples["sts.STSBenchmark.spearman"]
+    sample = found.samples[ScoreKey.parse("sts.STSBenchmark.spearman")]
     kept = [i for i in range(len(pairs.sentence1)) if not {pairs.sentence1[i], pairs.sentence2[i]} & seen]
     assert np.flatnonzero(sample.clean_P).tolist() == kept
     assert len(kept) < len(pairs.sentence1)
-    clean = found.scores["sts_clean"]["STSBenchmark"]
+    clean = score_tree(found.scores)["sts_clean"]["STSBenchmark"]
     expected = 100 * stats.spearmanr(sample.value_P[kept], sample.gold_P[kept]).statistic
     assert clean["spearman"] == pytest.approx(expected)
     assert clean["pairs"] == len(kept)
     assert clean["spearman_low"] < clean["spearman"] < clean["spearman_high"]
     nothing = frozenset(map(normalise, (*pairs.sentence1, *pairs.sentence2)))
     found = prepared.run(Subject.of(HashEncoder(), seen=nothing))
-    assert "STSBenchmark" not in found.scores["sts_clean"]
+    assert "STSBenchmark" not in score_tree(found.scores)["sts_clean"]
     assert "fewer than two pairs" in found.absent["sts_clean.STSBenchmark"]
-    assert "average" not in found.scores["sts_clean"]
+    assert "average" not in score_tree(found.scores)["sts_clean"]
     assert "STSBenchmark is missing" in found.absent["sts_clean.average"]
 
 
@@ -402,7 +404,7 @@ def test_average_is_left_out_with_the_reason_where_a_task_is_absent(senteval):
         file.unlink()
     (senteval / "STS" / "STS13-en-test").rmdir()
     found = SUITES["sts"].prepare(SuiteOptions(data=str(senteval))).run(Subject.of(HashEncoder()))
-    assert "average" not in found.scores["sts"]
+    assert "average" not in score_tree(found.scores)["sts"]
     assert "STS13 is missing" in found.absent["average"]
     assert "STS13-en-test" in found.absent["STS13"]
 
@@ -410,7 +412,7 @@ def test_average_is_left_out_with_the_reason_where_a_task_is_absent(senteval):
 def test_own_file_makes_one_task_without_average(tmp_path):
     path = write(tmp_path / "mine.tsv", "1\ta\tb\n2\tb\tc\n4\tc\tc\n")
     found = SUITES["sts"].prepare(SuiteOptions(data=str(path))).run(Subject.of(HashEncoder()))
-    assert list(found.scores["sts"]) == ["mine"]
+    assert list(score_tree(found.scores)["sts"]) == ["mine"]
     assert not found.absent
     with pytest.raises(ValueError, match="--batch-size must be positive, got 0"):
         SuiteOptions(batch_size=0)
@@ -444,7 +446,7 @@ def dev_pairs() -> ScoredPairs:
 
 def test_dev_evaluator_gives_correlation_alignment_and_uniformity():
     pairs, encoder = dev_pairs(), HashEncoder()
-    scores = DevEvaluator(pairs, encoder, name="stsb_dev")()
+    scores = ScoredPairsEvaluator(pairs, encoder, name="stsb_dev")()
     assert {name: score.higher_is_better for name, score in scores.items()} == {
         "stsb_dev.spearman": True,
         "stsb_dev.alignment": False,
@@ -463,7 +465,7 @@ def test_dev_evaluator_gives_correlation_alignment_and_uniformity():
 def test_dev_evaluator_draws_nothing_at_random():
     torch.manual_seed(5)
     np.random.seed(5)
-    evaluator = DevEvaluator(dev_pairs(), HashEncoder())
+    evaluator = ScoredPairsEvaluator(dev_pairs(), HashEncoder())
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     evaluator()
     assert torch.equal(torch.get_rng_state(), before[0])
@@ -472,13 +474,13 @@ def test_dev_evaluator_draws_nothing_at_random():
 
 def test_dev_evaluator_leaves_out_what_does_not_exist_and_says_so(caplog):
     with caplog.at_level(logging.WARNING):
-        assert DevEvaluator(TRIO, FixedEncoder({}, default=[1.0, 0.0]), name="dev")() == {}
-        assert DevEvaluator(TRIO, FixedEncoder({}, default=[np.nan, 0.0]), name="dev")() == {}
+        assert ScoredPairsEvaluator(TRIO, FixedEncoder({}, default=[1.0, 0.0]), name="dev")() == {}
+        assert ScoredPairsEvaluator(TRIO, FixedEncoder({}, default=[np.nan, 0.0]), name="dev")() == {}
         opposite = FixedEncoder(CROSS)
-        assert set(DevEvaluator(TRIO, opposite, name="dev")()) == {"dev.uniformity"}  # no gold above 4 either
+        assert set(ScoredPairsEvaluator(TRIO, opposite, name="dev")()) == {"dev.uniformity"}  # no gold above 4 either
     assert "the same row for all 4 sentences" in caplog.text
     assert "NaN or infinite rows" in caplog.text
     assert "dev.spearman: no score: all 3 scores are 0" in caplog.text
     flat = ScoredPairs("T", "s", TRIO.sentence1, TRIO.sentence2, np.ones(3), ("dev.csv",))
     with pytest.raises(ValueError, match=r"dev\.csv: all gold scores are 1"):
-        DevEvaluator(flat, HashEncoder())
+        ScoredPairsEvaluator(flat, HashEncoder())

@@ -17,11 +17,12 @@ from torch import nn
 
 from mcse.data.test_sets import transfer as data
 from mcse.data.test_sets.transfer import TRANSFER_TASKS, find_transfer, load_transfer, load_transfer_task
-from mcse.evaluation import transfer
 from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.softmax import DECAYS, Fit, Fitted, Training, best_decay, fit_all, stratified_folds
-from mcse.evaluation.suite import Subject, SuiteOptions
-from mcse.evaluation.transfer import MODES, average_of_transfer, prepare_transfer, score_transfer
+from mcse.evaluation.suite import Subject, SuiteOptions, average_over
+from mcse.evaluation.suites import transfer
+from mcse.evaluation.suites.transfer import MODES, prepare_transfer, score_transfer
+from mcse.types import ScoreKey, score_tree
 
 QUICK = MODES["fasttest"].training
 WIDTH = 6
@@ -348,12 +349,12 @@ def test_suite(senteval: Path) -> None:
     encoder = WordCounts()
     prepared = prepare_transfer(SuiteOptions(data=str(senteval)))
     found = prepared.run(Subject.of(encoder, batch_size=8))
-    scores = found.scores["transfer"]
+    scores = score_tree(found.scores)["transfer"]
     assert list(scores) == [*TRANSFER_TASKS, "average"]
     for name in TRANSFER_TASKS:
         assert 80 < scores[name]["accuracy"] <= 100, name
         assert scores[name]["accuracy_low"] <= scores[name]["accuracy"] <= scores[name]["accuracy_high"]
-        sample = found.samples[f"transfer.{name}.accuracy"]
+        sample = found.samples[ScoreKey.parse(f"transfer.{name}.accuracy")]
         assert sample.statistic == "mean"
         assert scores[name]["accuracy"] == pytest.approx(sample.value_P.mean())
         assert scores[name]["pairs"] == len(sample.value_P) == (180 if name == "TREC" else 60)
@@ -361,7 +362,7 @@ def test_suite(senteval: Path) -> None:
     mean = np.mean([scores[name]["accuracy"] for name in TRANSFER_TASKS])
     assert scores["average"]["accuracy"] == pytest.approx(mean)
     assert scores["average"]["accuracy_low"] < mean < scores["average"]["accuracy_high"]
-    sample = found.samples["transfer.MRPC.f1"]
+    sample = found.samples[ScoreKey.parse("transfer.MRPC.f1")]
     assert scores["MRPC"]["f1"] == pytest.approx(100 * f1_score(sample.gold_P, sample.value_P))
     assert scores["MRPC"]["f1_low"] <= scores["MRPC"]["f1"] <= scores["MRPC"]["f1_high"]
     assert [column.label for column in found.columns] == [*TRANSFER_TASKS, "Avg."]
@@ -388,7 +389,7 @@ def test_noise_is_at_chance(senteval: Path) -> None:
     """Rows that say nothing: near a half, within the interval, with every sentence judged by who has not seen it."""
     encoder = WordCounts()
     encoder.encode = lambda sentences, **_: np.random.default_rng(0).normal(size=(len(sentences), 4)).astype(np.float32)  # type: ignore[method-assign]
-    scores = prepare_transfer(SuiteOptions(data=str(senteval))).run(Subject.of(encoder)).scores["transfer"]
+    scores = score_tree(prepare_transfer(SuiteOptions(data=str(senteval))).run(Subject.of(encoder)).scores)["transfer"]
     for name in ("MR", "CR", "SUBJ", "MPQA", "SST2"):
         assert scores[name]["accuracy_low"] < 62, name
         assert 30 < scores[name]["accuracy"] < 70, name
@@ -405,14 +406,16 @@ def test_dev_judges_no_test_split(senteval: Path) -> None:
     second = prepare_transfer(options).run(Subject.of(WordCounts()))
     assert first.scores == second.scores
     assert first.absent == {"transfer.MRPC.f1": "mode dev judges no test split"}
-    assert "f1" not in first.scores["transfer"]["MRPC"]
-    assert first.scores["transfer"]["SST2"]["pairs"] == 60
-    mr = first.samples["transfer.MR.accuracy"].value_P
+    assert "f1" not in score_tree(first.scores)["transfer"]["MRPC"]
+    assert score_tree(first.scores)["transfer"]["SST2"]["pairs"] == 60
+    mr = first.samples[ScoreKey.parse("transfer.MR.accuracy")].value_P
     assert set(np.unique(mr).tolist()) <= {0.0, 50.0, 100.0}, (
         "a sentence is held out once within each of two outer folds"
     )
-    test = prepare_transfer(SuiteOptions(data=str(senteval))).run(Subject.of(WordCounts())).scores["transfer"]
-    assert test["SST2"]["accuracy"] < first.scores["transfer"]["SST2"]["accuracy"]
+    test = score_tree(prepare_transfer(SuiteOptions(data=str(senteval))).run(Subject.of(WordCounts())).scores)[
+        "transfer"
+    ]
+    assert test["SST2"]["accuracy"] < score_tree(first.scores)["transfer"]["SST2"]["accuracy"]
 
 
 @pytest.mark.usefixtures("small_modes")
@@ -448,11 +451,11 @@ def test_missing_task_gives_no_average(senteval: Path) -> None:
     prepared = prepare_transfer(SuiteOptions(data=str(senteval)))
     assert "without TREC" in prepared.summary
     found = prepared.run(Subject.of(WordCounts()))
-    assert "average" not in found.scores["transfer"]
+    assert "average" not in score_tree(found.scores)["transfer"]
     assert "Avg." not in [column.label for column in found.columns]
     assert found.absent["transfer.average"] == "no average: it is over seven tasks, and TREC is missing"
     assert found.absent["transfer.TREC"].endswith("TREC_10.label")
-    assert average_of_transfer({})[1].endswith(f"{', '.join(TRANSFER_TASKS)} are missing")
+    assert average_over(TRANSFER_TASKS, {})[1].endswith(f"{', '.join(TRANSFER_TASKS)} are missing")
 
 
 def test_too_few_sentences_name_the_task(tmp_path: Path) -> None:

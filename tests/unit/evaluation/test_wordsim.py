@@ -11,9 +11,11 @@ from scipy.stats import spearmanr
 
 from mcse.data.test_sets.wordsim import EXPECTED_PAIRS, load_wordsim
 from mcse.encoders.word_vectors import WordVectorEncoder
-from mcse.evaluation import SUITES, Subject, SuiteOptions
-from mcse.evaluation.wordsim import WordSimilarityEvaluator
+from mcse.evaluation.evaluators.word_similarity import WordSimilarityEvaluator
+from mcse.evaluation.suite import Subject, SuiteOptions
+from mcse.evaluation.suites import SUITES
 from mcse.text.word_vectors import WordVectors, load_word_vectors
+from mcse.types import score_tree, subset_tree
 
 PUBLISHED = {
     "RW": ("rw/rw.txt", "squishing\tsquirt\t5.88\t7\t6\ncat\tdog\t6\t6\t6\n"),
@@ -116,7 +118,7 @@ def _all_pairs() -> list[tuple[str, str]]:
 def test_the_suite_drops_pairs_of_missing_words_and_says_so(own: Path, caplog) -> None:
     with caplog.at_level(logging.ERROR):
         found = SUITES["wordsim"].prepare(SuiteOptions(data=str(own))).run(Subject.of(WordVectorEncoder(VECTORS)))
-    score = found.scores["wordsim"]["own"]
+    score = score_tree(found.scores)["wordsim"]["own"]
     unit = VECTORS.row_VD / np.linalg.norm(VECTORS.row_VD, axis=1, keepdims=True)
     cosine = [unit[WORDS.index(x)] @ unit[WORDS.index(y)] for x, y in _all_pairs()]
     gold = np.random.default_rng(1).uniform(size=28).round(3)
@@ -124,17 +126,17 @@ def test_the_suite_drops_pairs_of_missing_words_and_says_so(own: Path, caplog) -
     assert score["pairs"] == 28
     assert score["coverage"] == pytest.approx(100 * 28 / 29)
     assert score["spearman_low"] < score["spearman"] < score["spearman_high"]
-    odd = found.subsets["wordsim"]["own"]["odd"]
+    odd = subset_tree(found.scores)["wordsim"]["own"]["odd"]
     assert odd["spearman"] == pytest.approx(100 * spearmanr(cosine[::2], gold[::2]).statistic)
     assert odd["coverage"] == pytest.approx(100 * 14 / 15)
     assert "left out and counted" in found.protocols["wordsim"]
-    assert [column.metric for column in found.columns] == ["spearman", "coverage"]
+    assert [column.key.metric for column in found.columns] == ["spearman", "coverage"]
 
 
 def test_an_encoder_that_knows_too_little_is_absent_not_zero(own: Path) -> None:
     few = WordVectors.of(("a", "zz"), VECTORS.row_VD[:2])
     found = SUITES["wordsim"].prepare(SuiteOptions(data=str(own))).run(Subject.of(WordVectorEncoder(few)))
-    assert "own" not in found.scores["wordsim"]
+    assert not found.scores
     assert "at least two pairs, got 0 (coverage 0.0 %)" in found.absent["own"]
 
 

@@ -21,7 +21,7 @@ from mcse.metrics.significance import (
     replicate_spearman,
     two_sided_p,
 )
-from mcse.types import Sample
+from mcse.types import Sample, ScoreKey
 
 ITEMS = 60
 
@@ -134,15 +134,15 @@ def test_the_smallest_difference_is_found_in_four_of_five_cases() -> None:
 def test_two_models_share_draws_and_means_share_parts(values: tuple[np.ndarray, np.ndarray]) -> None:
     score, gold = values
     sample = Sample(statistic="spearman", value_P=score, gold_P=gold)
-    np.testing.assert_array_equal(replicate(sample, name="a.m"), replicate(sample, name="a.m"))
-    draws = replicate_all(
-        {"a.m": sample, "b.m": sample}, {"mean": {"a.m": 1.0, "b.m": 3.0}, "lost": {"a.m": 1.0, "c.m": 1.0}}
-    )
-    np.testing.assert_allclose(draws["mean"], (draws["a.m"] + 3 * draws["b.m"]) / 4)
-    assert "lost" not in draws
-    assert (draws["a.m"] != draws["b.m"]).any()
+    a, b, c = (ScoreKey(suite, "task", "m") for suite in "abc")
+    mean, lost = ScoreKey("a", "average", "m"), ScoreKey("a", "lost", "m")
+    np.testing.assert_array_equal(replicate(sample, a), replicate(sample, a.clean))
+    draws = replicate_all({a: sample, b: sample}, {mean: {a: 1.0, b: 3.0}, lost: {a: 1.0, c: 1.0}})
+    np.testing.assert_allclose(draws[mean], (draws[a] + 3 * draws[b]) / 4)
+    assert lost not in draws
+    assert (draws[a] != draws[b]).any()
     with pytest.raises(ValueError, match="needs gold"):
-        replicate(Sample(statistic="f1", value_P=score), name="x")
+        replicate(Sample(statistic="f1", value_P=score), a)
 
 
 def test_the_clean_part_keeps_what_was_not_seen(values: tuple[np.ndarray, np.ndarray]) -> None:

@@ -24,36 +24,34 @@ from mcse.metrics.breakdown import (
 from mcse.metrics.correlation import UndefinedScoreError
 from mcse.report.evaluation_html import write_evaluation_report
 from mcse.report.plots import Point, Profile, plot_points, plot_profiles
-from mcse.report.seed_groups import build_systems, short_names
+from mcse.report.seed_groups import System, numbered, short_names
 from mcse.report.svg import Scale, pair_density, score_bar
 from mcse.report.tables import Curve, ScoreColumn, ScoreRow, ScoreTable
-from mcse.types import Column, PairList, Sample, SuiteScores, Verdict
+from mcse.types import Column, ModelScores, PairList, Sample, ScoreKey, SuiteScores, keyed_scores
 
 HOSTILE = "runs/<script>alert(1)</script>\"'&$x_{$ --> ]]>"
 
 
 def sts_suite(*, tasks: tuple[str, ...], pairs: int, seed: int, is_clean: bool) -> SuiteScores:
     generator = np.random.default_rng(seed)
-    samples, lists, scores = {}, {}, {}
+    samples, lists, scores = {}, {}, {"sts_domains.captions.spearman": 66.6}
+    scores |= {"sts_domains.captions.spearman_low": 60.0, "sts_domains.captions.spearman_high": 70.0}
     for task in tasks:
         gold_P = np.round(generator.uniform(0, 5, pairs), 1)
-        samples[f"sts.{task}.spearman"] = Sample(
+        samples[ScoreKey("sts", task, "spearman")] = Sample(
             statistic="spearman", value_P=gold_P / 5 + generator.normal(0, 0.2, pairs), gold_P=gold_P
         )
         lengths = generator.integers(1, 12, pairs)
-        lists[f"sts.{task}"] = PairList(
+        lists[ScoreKey("sts", task, "spearman")] = PairList(
             sentence1=tuple(f"{task} {place} " + "a b c d e f g h i j k l"[: 2 * n] for place, n in enumerate(lengths)),
             sentence2=tuple(f"{task} {place} a b c" for place in range(pairs)),
         )
-        scores[task] = {"spearman": 71.5, "spearman_low": 70.25, "spearman_high": 73.0, "pairs": pairs}
+        scores |= {f"sts.{task}.spearman": 71.5, f"sts.{task}.spearman_low": 70.25, f"sts.{task}.spearman_high": 73.0}
+        scores |= {f"sts_clean.{task}.spearman": 68.25, f"sts_clean.{task}.pairs": 9} if is_clean else {}
     return SuiteScores(
-        scores={
-            "sts": scores,
-            "sts_domains": {"captions": {"spearman": 66.6, "spearman_low": 60.0, "spearman_high": 70.0}},
-            **({"sts_clean": {task: {"spearman": 68.25, "pairs": 9} for task in tasks}} if is_clean else {}),
-        },
+        scores={ScoreKey.parse(name): value for name, value in scores.items()},
         protocols={f"sts.{task}": "all pairs together" for task in tasks},
-        columns=tuple(Column(label=task, suite="sts", task=task, metric="spearman") for task in tasks),
+        columns=tuple(Column(label=task, key=ScoreKey("sts", task, "spearman")) for task in tasks),
         absent={"average": "no average: six tasks are missing"},
         samples=samples,
         pairs=lists,
@@ -62,21 +60,21 @@ def sts_suite(*, tasks: tuple[str, ...], pairs: int, seed: int, is_clean: bool) 
 
 def geometry_suite(alignment: float) -> SuiteScores:
     return SuiteScores(
-        scores={"geometry": {"STSBenchmark": {"alignment": alignment, "uniformity": -2.5}}},
+        scores=keyed_scores("geometry", {"STSBenchmark": {"alignment": alignment, "uniformity": -2.5}}),
         protocols={},
-        columns=(Column(label="alignment", suite="geometry", task="STSBenchmark", metric="alignment"),),
+        columns=(Column(label="alignment", key=ScoreKey("geometry", "STSBenchmark", "alignment")),),
     )
 
 
 def transfer_suite() -> SuiteScores:
     return SuiteScores(
-        scores={"transfer": {"MR": {"accuracy": 80.0}}},
+        scores=keyed_scores("transfer", {"MR": {"accuracy": 80.0}}),
         protocols={},
-        columns=(Column(label="MR", suite="transfer", task="MR", metric="accuracy"),),
+        columns=(Column(label="MR", key=ScoreKey("transfer", "MR", "accuracy")),),
     )
 
 
-def verdict(
+def model_scores(
     model: str,
     *,
     tasks: tuple[str, ...] = ("STS12", "STSBenchmark"),
@@ -84,11 +82,15 @@ def verdict(
     seed: int = 0,
     is_clean: bool = True,
     alignment: float | None = 0.2,
-) -> Verdict:
+) -> ModelScores:
     suites = [sts_suite(tasks=tasks, pairs=pairs, seed=seed, is_clean=is_clean)]
     if alignment is not None:
         suites.append(geometry_suite(alignment))
-    return Verdict(model=model, pooling="cls", suites=tuple(suites), notes=("reads <b>256</b> tokens",))
+    return ModelScores(name=model, pooling="cls", suites=tuple(suites), notes=("reads <b>256</b> tokens",))
+
+
+def alone(model: ModelScores) -> System:
+    return System(model.name, (model,))
 
 
 def table(*names: str) -> ScoreTable:
@@ -129,11 +131,9 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("report") / "new" / "report.html"
-    verdicts = [verdict(HOSTILE), verdict("_hidden\x00", seed=1, is_clean=False, alignment=0.3)]
+    systems = [alone(model_scores(HOSTILE)), alone(model_scores("_hidden\x00", seed=1, is_clean=False, alignment=0.3))]
     curve = Curve(HOSTILE, (0, 10), (1.0, 2.0), panel="$loss_{$")
-    write_evaluation_report(
-        path, verdicts=verdicts, tables=[table(HOSTILE, "b")], curves=[curve], notes=["a & <i>b</i>"]
-    )
+    write_evaluation_report(path, systems=systems, tables=[table(HOSTILE, "b")], curves=[curve], notes=["a & <i>b</i>"])
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     return path.read_text(encoding="utf-8")
 
@@ -189,7 +189,9 @@ def test_every_section_is_there(hostile_report):
 def test_absent_suites_leave_their_sections_out(tmp_path):
     path = tmp_path / "report.html"
     write_evaluation_report(
-        path, verdicts=[Verdict(model="m", pooling="cls", suites=(transfer_suite(),))], tables=[table("m")]
+        path,
+        systems=[alone(ModelScores(name="m", pooling="cls", suites=(transfer_suite(),)))],
+        tables=[table("m")],
     )
     text = path.read_text(encoding="utf-8")
     assert Page(text).headings == ["Scores", "Task by task"]
@@ -201,17 +203,17 @@ def test_absent_suites_leave_their_sections_out(tmp_path):
 def test_domains_stand_once(tmp_path):
     path = tmp_path / "report.html"
     domains = ScoreTable(title="By domain", columns=(ScoreColumn("captions"),), rows=(ScoreRow("x", ((66.6,),)),))
-    one = verdict("m", pairs=12, alignment=None)
+    one = model_scores("m", pairs=12, alignment=None)
     for tables, number in (([table("m")], 1), ([table("m"), domains], 1), ([], 1)):
-        write_evaluation_report(path, verdicts=[one], tables=tables)
+        write_evaluation_report(path, systems=[alone(one)], tables=tables)
         assert path.read_text(encoding="utf-8").count(">66.60<") == number
 
 
 def test_seeds_are_one_system(tmp_path):
     path = tmp_path / "report.html"
-    verdicts = [verdict(f"runs/mcse/seed{seed}", seed=seed, alignment=0.2 + 0.1 * seed) for seed in range(2)]
-    curves = [Curve(v.model, (0, 1), (1.0, 2.0 + n), panel="dev") for n, v in enumerate(verdicts)]
-    write_evaluation_report(path, verdicts=verdicts, tables=[], systems=["runs/mcse"] * 2, curves=curves)
+    seeds = tuple(model_scores(f"runs/mcse/seed{n}", seed=n, alignment=0.2 + 0.1 * n) for n in range(2))
+    curves = [Curve(seed.name, (0, 1), (1.0, 2.0 + n), panel="dev") for n, seed in enumerate(seeds)]
+    write_evaluation_report(path, systems=[System("runs/mcse", seeds)], tables=[], curves=curves)
     text = path.read_text(encoding="utf-8")
     assert "2 seeds" in text
     assert "Of several seeds the mean, and every seed as a dot." in text
@@ -221,10 +223,8 @@ def test_seeds_are_one_system(tmp_path):
     assert text.count('<circle cx="71.5%"') == 4  # two tasks, two seeds
     labels = re.findall(r"<text[^>]*>([^<]*mcse[^<]*)</text>", text)
     assert labels == ["mcse"] * 4  # the legends of geometry, two breakdowns and the curve
-    with pytest.raises(ValueError, match="verdicts and a name for each, got 2 and 1"):
-        write_evaluation_report(path, verdicts=verdicts, tables=[], systems=["runs/mcse"])
-    with pytest.raises(ValueError, match="got 0 and 0"):
-        build_systems([])
+    with pytest.raises(ValueError, match="at least one model"):
+        numbered([])
 
 
 def test_size_of_the_drawn_pairs():
@@ -362,10 +362,10 @@ def test_the_standard_error_covers_what_samples_show():
 
 def test_a_pair_of_two_tasks_counts_once(tmp_path, monkeypatch):
     """SICK's 4,927 pairs stand in its 9,927 too."""
-    shared = verdict("m", pairs=40, alignment=None)
-    first = shared.pairs["sts.STS12"]
-    doubled = Verdict(
-        model="m",
+    shared = model_scores("m", pairs=40, alignment=None)
+    first = shared.pairs[ScoreKey("sts", "STS12", "spearman")]
+    doubled = ModelScores(
+        name="m",
         pooling="cls",
         suites=(
             SuiteScores(
@@ -373,7 +373,7 @@ def test_a_pair_of_two_tasks_counts_once(tmp_path, monkeypatch):
                 protocols={},
                 columns=(),
                 samples=shared.samples,
-                pairs={"sts.STS12": first, "sts.STSBenchmark": first},
+                pairs={ScoreKey("sts", task, "spearman"): first for task in ("STS12", "STSBenchmark")},
             ),
         ),
     )
@@ -384,14 +384,14 @@ def test_a_pair_of_two_tasks_counts_once(tmp_path, monkeypatch):
         return binned_spearman(*lists, **options)
 
     monkeypatch.setattr("mcse.report.evaluation_html.binned_spearman", spy)
-    for judged in (shared, doubled):
-        write_evaluation_report(tmp_path / "report.html", verdicts=[judged], tables=[])
+    for scores in (shared, doubled):
+        write_evaluation_report(tmp_path / "report.html", systems=[alone(scores)], tables=[])
     assert counted == [80, 80, 40, 40]
 
 
 def test_a_failure_keeps_the_old_report(tmp_path: Path):
     path = tmp_path / "report.html"
     path.write_text("old")
-    with pytest.raises(ValueError, match="got 0 and 0"):
-        write_evaluation_report(path, verdicts=[], tables=[])
+    with pytest.raises(ValueError, match="at least one model"):
+        write_evaluation_report(path, systems=[], tables=[])
     assert path.read_text() == "old"

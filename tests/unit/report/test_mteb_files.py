@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from mcse.report.mteb_files import write_mteb_files
-from mcse.types import SuiteScores, Verdict
-from tests.fixtures.verdicts import make_verdict
+from mcse.types import ModelScores, SuiteScores, keyed_scores
+from tests.fixtures.model_scores import make_scores
 
 
-def sts_verdict(**scores: dict[str, float]) -> Verdict:
+def sts_scores(**scores: dict[str, float]) -> ModelScores:
     suite = SuiteScores(
-        scores={"sts": scores}, protocols={f"sts.{task}": f"words on {task}" for task in scores}, columns=()
+        scores=keyed_scores("sts", scores), protocols={f"sts.{task}": f"words on {task}" for task in scores}, columns=()
     )
-    return replace(make_verdict("runs/mcse", noise=0.1), suites=(suite,))
+    return replace(make_scores("runs/mcse", noise=0.1), suites=(suite,))
 
 
 def task(spearman: float, pearson: float, pairs: int) -> dict[str, float]:
@@ -25,13 +25,13 @@ def task(spearman: float, pearson: float, pairs: int) -> dict[str, float]:
 
 
 def test_files_have_the_shape_and_the_scores_as_fractions(tmp_path: Path) -> None:
-    verdict = sts_verdict(
+    model = sts_scores(
         STS13=task(80.1234567, 79.5, 1500),
         SICKRelatedness=task(77.15, 80.0, 4927),
         SICKRelatedness9927=task(77.58, 81.0, 9927),
         average={"spearman": 78.0},
     )
-    written = write_mteb_files(tmp_path / "new" / "mteb", verdict)
+    written = write_mteb_files(tmp_path / "new" / "mteb", model)
     assert sorted(path.name for path in (tmp_path / "new" / "mteb").iterdir()) == ["SICK-R.json", "STS13.json"]
     assert [path.name for path in written] == ["STS13.json", "SICK-R.json", "mteb_protocol.json"]
     result = json.loads(written[0].read_text())
@@ -57,8 +57,10 @@ def test_files_have_the_shape_and_the_scores_as_fractions(tmp_path: Path) -> Non
 
 
 def test_the_protocol_says_what_the_files_cannot(tmp_path: Path) -> None:
-    verdict = sts_verdict(STS13=task(80.0, 79.5, 1500), SICKRelatedness=task(77.15, 80.0, 4927), average={})
-    protocol = json.loads(write_mteb_files(tmp_path / "mteb", verdict)[-1].read_text())
+    model = sts_scores(
+        STS13=task(80.0, 79.5, 1500), SICKRelatedness=task(77.15, 80.0, 4927), average={"spearman": 79.0}
+    )
+    protocol = json.loads(write_mteb_files(tmp_path / "mteb", model)[-1].read_text())
     assert (protocol["model"], protocol["pooling"]) == ("runs/mcse", "cls")
     assert protocol["tasks"] == {"STS13": {"mcse_task": "STS13", "pairs": 1500, "protocol": "words on STS13"}}
     assert protocol["left_out"] == {
@@ -67,9 +69,9 @@ def test_the_protocol_says_what_the_files_cannot(tmp_path: Path) -> None:
     }
 
 
-def test_a_verdict_without_such_tasks_is_refused(tmp_path: Path) -> None:
+def test_a_model_without_such_tasks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="runs/mcse has mine"):
-        write_mteb_files(tmp_path / "mteb", sts_verdict(mine=task(80.0, 79.5, 10)))
+        write_mteb_files(tmp_path / "mteb", sts_scores(mine=task(80.0, 79.5, 10)))
     with pytest.raises(ValueError, match="has no STS task"):
-        write_mteb_files(tmp_path / "mteb", replace(sts_verdict(), suites=()))
+        write_mteb_files(tmp_path / "mteb", replace(sts_scores(), suites=()))
     assert not list(tmp_path.iterdir())

@@ -17,6 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from mcse.report.demo_page import write_demo_report
+from mcse.report.latex import latex_table
 from mcse.report.markdown import markdown_notes, markdown_table
 from mcse.report.plots import plot_curves, plot_seeds
 from mcse.report.tables import (
@@ -26,9 +27,8 @@ from mcse.report.tables import (
     ScoreColumn,
     ScoreRow,
     ScoreTable,
-    best_rows,
     cell_text,
-    single_run_table,
+    table_cells,
 )
 from mcse.report.terminal import print_table
 from tests.fixtures.tiny_models import build_tiny_bert
@@ -52,9 +52,25 @@ def test_cells_are_mean_and_sample_deviation():
 
 
 def test_best_rows_follow_the_direction_and_share_ties():
-    assert best_rows(TABLE, 0) == {1, 2}  # equal as printed
-    assert best_rows(TABLE, 1) == {0, 2}  # lower is better
-    assert best_rows(TABLE, 2) == set()  # one system alone wins nothing
+    best = [[cell.is_best for cell in cells] for _, cells in table_cells(TABLE)]
+    first, second, third = zip(*best, strict=True)
+    assert first == (False, True, True)  # equal as printed
+    assert second == (True, False, True)  # lower is better
+    assert not any(third)  # one system alone wins nothing
+
+
+def test_a_probability_is_never_printed_as_zero():
+    table = ScoreTable(
+        title="",
+        columns=(ScoreColumn("p", decimals=3, is_probability=True), ScoreColumn("diff.", decimals=3)),
+        rows=(ScoreRow("a", ((0.0004,), (0.0004,))), ScoreRow("b", ((0.0006,), (0.0,)))),
+        is_contest=False,
+    )
+    assert [[cell.text for cell in cells] for _, cells in table_cells(table)] == [
+        ["< 0.001", "0.000"],
+        ["0.001", "0.000"],
+    ]
+    assert r"a & $<$ 0.001 & 0.000" in latex_table(table)
 
 
 def test_table_refuses_rows_of_the_wrong_length():
@@ -74,7 +90,8 @@ def test_markdown_table():
         "| MCSE <shuffled> | **79.00** | **0.20** | – |\n\n"
         "Test images are unseen.\n"
     )
-    card = single_run_table("STS", {"this model": {"STS12": 70.0, "Avg.": 75.25}})
+    row = ScoreRow("this model", ((70.0,), (75.25,)))
+    card = ScoreTable(title="STS", columns=(ScoreColumn("STS12"), ScoreColumn("Avg.")), rows=(row,))
     assert markdown_table(card, with_title=False).splitlines()[2] == "| this model | 70.00 | 75.25 |"
     assert markdown_notes("Missing", []) == ""
     assert markdown_notes("Missing", ["a", "b"]) == "## Missing\n\n- a\n- b\n"

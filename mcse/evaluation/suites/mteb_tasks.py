@@ -22,8 +22,8 @@ from mcse.data.test_sets.contamination import unseen
 from mcse.data.test_sets.sts import load_scored_pairs
 from mcse.evaluation.encoding import RowStore, cosines
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
-from mcse.evaluation.uncertainty import add_intervals, replicate_all
-from mcse.types import Column, FloatArray, Sample, SuiteScores
+from mcse.evaluation.uncertainty import with_intervals
+from mcse.types import Column, FloatArray, Sample, ScoreKey, SuiteScores, keyed_scores
 
 _NEAREST = 3
 
@@ -162,7 +162,7 @@ def _make_task(name: str) -> Any:
 
 
 def _unfit(task: Any) -> str:
-    """Why sentence rows cannot be judged by a task; empty where they can."""
+    """Why a task cannot evaluate embeddings of sentences; empty where they can."""
     if task.is_aggregate:
         return f"stands for several tasks; name them: {', '.join(part.metadata.name for part in task.metadata.tasks)}"
     if list(task.metadata.modalities) != ["text"]:
@@ -209,7 +209,7 @@ def _suite_scores(
     encoder = MtebEncoder(subject.rows)
     missing = dict(absent)
     scores: dict[str, dict[str, float]] = {}
-    samples: dict[str, Sample] = {}
+    samples: dict[ScoreKey, Sample] = {}
     protocols: dict[str, str] = {}
     for loaded in tasks:
         result = _run(loaded, encoder, batch_size=batch_size)
@@ -224,16 +224,19 @@ def _suite_scores(
             f"{'mean over' if len(_entries(result)) > 1 else 'of'} {_parts(result)}"
         )
         if _is_plain_sts(loaded.task) and len(_entries(result)) == 1 and main_score == "cosine_spearman":
-            sample = samples[f"mteb.{loaded.name}.main_score"] = _sample(loaded.task, subject)
+            sample = samples[_key(loaded.name)] = _sample(loaded.task, subject)
             found["pairs"] = len(sample.value_P)
-    draws = replicate_all(samples, {})
     return SuiteScores(
-        scores={"mteb": add_intervals(scores, draws, suite="mteb")},
+        scores=with_intervals(keyed_scores("mteb", scores), samples),
         protocols=protocols,
-        columns=tuple(Column(label=name, suite="mteb", task=name, metric="main_score") for name in scores),
+        columns=tuple(Column(label=name, key=_key(name)) for name in scores),
         absent=missing,
         samples=samples,
     )
+
+
+def _key(task: str) -> ScoreKey:
+    return ScoreKey("mteb", task, "main_score")
 
 
 def _run(loaded: _Task, encoder: MtebEncoder, *, batch_size: int) -> Any:

@@ -12,18 +12,19 @@ from pathlib import Path
 import numpy as np
 
 from mcse.evaluation.colour_swaps import ColourSwaps, swaps_by_captions, swaps_by_contents
-from mcse.evaluation.retrieval import (
+from mcse.evaluation.encoding import check_rows
+from mcse.evaluation.joint_space import (
     CaptionedImages,
-    check_rows,
     drawn_by_image,
     images_digest,
     images_of_options,
+    joint_encoder,
     joint_image_rows,
 )
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
-from mcse.evaluation.uncertainty import add_intervals, replicate_all
+from mcse.evaluation.uncertainty import with_intervals
 from mcse.metrics.regularities import Marks, Positions, arithmetic_row, nearest, precision_at, rerank
-from mcse.types import Column, FeatureTextEncoder, FloatArray, SuiteScores
+from mcse.types import Column, FeatureTextEncoder, FloatArray, Sample, ScoreKey, SuiteScores
 
 K = 4
 """How many of the images found are looked at, as the paper shows them."""
@@ -54,29 +55,24 @@ def score_regularities(subject: Subject, gallery: Gallery) -> SuiteScores:
         ValueError: The encoder has no joint space, or the features are of another tower.
         UndefinedScoreError: Rows that are not finite, or words that cancel an image.
     """
-    encoder = subject.encoder
-    if not isinstance(encoder, FeatureTextEncoder) or not getattr(encoder, "has_image_heads", True):
-        title = getattr(encoder, "name", "") or "the encoder"
-        raise ValueError(f"regularities: {title} has no image heads, so words and images have no space in common")
+    encoder = joint_encoder(subject.encoder)
     images, swaps = gallery.images, gallery.swaps
     image_ID = joint_image_rows(encoder, images)
     row_of, unknown = _word_rows(encoder, swaps)
-    found = _found(image_ID, swaps, row_of)
-    samples, scores = {}, {}
-    for task, found_QK in found.items():
+    samples: dict[ScoreKey, Sample] = {}
+    scores: dict[ScoreKey, float] = {}
+    for task, found_QK in _found(image_ID, swaps, row_of).items():
+        key = _key(task)
         precision_Q = precision_at(found_QK, swaps.right_QI, k=K)
-        first_Q = precision_at(found_QK, swaps.right_QI, k=1)
-        samples[f"regularities.{task}.precision@{K}"] = drawn_by_image(precision_Q, swaps.image_Q)
-        scores[task] = {f"precision@{K}": float(precision_Q.mean()), "precision@1": float(first_Q.mean())}
-        scores[task]["pairs"] = len(swaps)
-    scores["chance"] = {f"precision@{K}": _chance(swaps.right_QI)}
-    columns = tuple(
-        Column(label=title, suite="regularities", task=task, metric=f"precision@{K}") for task, title in _TITLES.items()
-    )
+        samples[key] = drawn_by_image(precision_Q, swaps.image_Q)
+        scores[key] = float(precision_Q.mean())
+        scores[key.with_metric("precision@1")] = float(precision_at(found_QK, swaps.right_QI, k=1).mean())
+        scores[key.with_metric("pairs")] = len(swaps)
+    scores[_key("chance")] = _chance(swaps.right_QI)
     return SuiteScores(
-        scores={"regularities": add_intervals(scores, replicate_all(samples, {}), suite="regularities")},
+        scores=with_intervals(scores, samples),
         protocols=_protocols(gallery, unknown),
-        columns=columns,
+        columns=tuple(Column(label=title, key=_key(task)) for task, title in _TITLES.items()),
         samples=samples,
     )
 
@@ -107,9 +103,13 @@ SUITE = Suite(
     name="regularities",
     version=1,
     needs="captions by --captions and their images' features by --features; --images FILE picks the split; --contents "
-    "FILE judges by what the images truly show, else their captions judge; a checkpoint with image heads",
+    "FILE says what the images truly show, else their captions do; a checkpoint with image heads",
     prepare=prepare_regularities,
 )
+
+
+def _key(task: str) -> ScoreKey:
+    return ScoreKey("regularities", task, f"precision@{K}")
 
 
 def _found(image_ID: FloatArray, swaps: ColourSwaps, row_of: Mapping[str, FloatArray]) -> dict[str, Positions]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from mcse.types import Sample, Verdict
+from mcse.types import ModelScores, Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,19 +27,18 @@ class Misjudged:
     errors: tuple[float, ...]
 
 
-def worst_pairs(verdicts: Sequence[Verdict], *, number: int) -> list[Misjudged]:
+def worst_pairs(models: Sequence[ModelScores], *, number: int) -> list[Misjudged]:
     """Of one model the pairs with the largest errors; of two, those whose errors differ most between them.
 
     Raises:
         ValueError: Neither one model nor two, or none has scored pairs.
     """
-    if len(verdicts) not in (1, 2):
-        raise ValueError(f"--errors lists the pairs of one model or of two side by side, got {len(verdicts)}")
+    if len(models) not in (1, 2):
+        raise ValueError(f"--errors lists the pairs of one model or of two side by side, got {len(models)}")
     found: list[tuple[float, Misjudged]] = []
-    for name, pairs in verdicts[0].pairs.items():
-        key = f"{name}.spearman"
-        samples = [verdict.samples[key] for verdict in verdicts if key in verdict.samples]
-        if len(samples) < len(verdicts):
+    for key, pairs in models[0].pairs.items():
+        samples = [sample for model in models if (sample := model.samples.get(key)) is not None]
+        if len(samples) < len(models):
             continue
         error = [_rank_errors(sample) for sample in samples]
         weight_P = error[0] if len(error) == 1 else np.abs(error[0] - error[1])
@@ -47,7 +46,7 @@ def worst_pairs(verdicts: Sequence[Verdict], *, number: int) -> list[Misjudged]:
             gold_P = samples[0].gold_P
             assert gold_P is not None
             pair = Misjudged(
-                task=name.partition(".")[2],
+                task=key.task,
                 gold=float(gold_P[place]),
                 sentence1=pairs.sentence1[place],
                 sentence2=pairs.sentence2[place],

@@ -1,9 +1,10 @@
-"""Entity recognition judged through a tagger's ``tag`` alone: exact spans with types, under both readings of BIO."""
+"""Entity recognition scored through a tagger's ``tag`` alone: exact spans with types, under both readings of BIO."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from mcse import distributed
 from mcse.data.conll import TaggedTexts
 from mcse.data.images.names import ABSENT
 from mcse.data.streams import ImageRows
+from mcse.evaluation.evaluators.base import DevSet
 from mcse.metrics.spans import SpanScores, span_scores
 from mcse.types import FloatArray, Score, Tagger, Tagging
 
@@ -68,8 +70,8 @@ def _rows(images: ImageRows | None, row_B: NDArray[np.int64]) -> list[FloatArray
     return [None if row == ABSENT else next(found) for row in row_B]
 
 
-class TaggingEvaluator:
-    """A dev set judged while training; every process must call it.
+class TaggingEvaluator(DevSet):
+    """Tagged texts as a dev set; all scores × 100.
 
     Args:
         tagger: The model as it is now; a function, so that nothing is kept of an earlier state.
@@ -79,7 +81,7 @@ class TaggingEvaluator:
         name: Before the scores' names.
     """
 
-    METRICS = ("f1", "precision", "recall", "f1_strict")
+    METRICS: ClassVar = ("f1", "precision", "recall", "f1_strict")
 
     def __init__(
         self,
@@ -90,13 +92,8 @@ class TaggingEvaluator:
         image_row_N: NDArray[np.int64],
         name: str = "dev",
     ) -> None:
+        super().__init__(name)
         self._tagger, self._texts, self._images, self._image_row_N = tagger, texts, images, image_row_N
-        self._name = name
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of the scores."""
-        return tuple(f"{self._name}.{metric}" for metric in self.METRICS)
 
     def __call__(self) -> dict[str, Score]:
         """``f1``, ``precision`` and ``recall`` under the lenient reading, and ``f1_strict``; all × 100."""

@@ -1,16 +1,15 @@
 """The word-similarity suite: Spearman's correlation of words' cosines with what people say, coverage always beside it.
 
 A word without a vector has a row of zeros. A pair with such a word is left out of the correlation and counted in the
-coverage; two tables of different coverage are not judged on the same pairs.
+coverage; two tables of different coverage are not evaluated on the same pairs.
 
 P pairs.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +17,10 @@ from numpy.typing import NDArray
 
 from mcse.data.test_sets.wordsim import EXPECTED_PAIRS, WORDSIM_SETS, WordPairs, WordsimData, load_wordsim
 from mcse.evaluation.encoding import RowStore, cosines
-from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
-from mcse.evaluation.uncertainty import add_intervals, replicate_all
+from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, average_over, data_digest
+from mcse.evaluation.uncertainty import with_intervals
 from mcse.metrics.correlation import UndefinedScoreError, spearman
-from mcse.types import Column, Encoder, PairList, Sample, Score, SuiteScores, TaskScores
-
-logger = logging.getLogger(__name__)
+from mcse.types import Column, PairList, Sample, ScoreKey, SuiteScores, keyed_scores
 
 POLICY = (
     "Spearman of cosines with gold over the pairs of which both words have a vector; the others are left out and "
@@ -33,7 +30,7 @@ POLICY = (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WordsimScore:
-    """One set's verdict: ``known_P`` marks the pairs with vectors, ``cosine_P`` is meaningless on the others."""
+    """One set's cosines: ``known_P`` marks the pairs with vectors, ``cosine_P`` is meaningless on the others."""
 
     pairs: WordPairs
     cosine_P: NDArray[np.float64]
@@ -78,33 +75,6 @@ def score_wordsim(rows: RowStore, sets: Sequence[WordPairs]) -> tuple[WordsimSco
     return tuple(scores)
 
 
-class WordSimilarityEvaluator:
-    """Word similarity of a model that trains, for ``train.select_by``: whatever set selects is a dev set from then on.
-
-    Gives ``wordsim.<set>.spearman`` × 100 of each set, and ``wordsim.mean``, their plain mean. Every process must call
-    it. A score that is undefined is left out, and so then is the mean; that is logged.
-    """
-
-    def __init__(self, sets: Sequence[WordPairs], encoder: Encoder) -> None:
-        self._sets, self._encoder = tuple(sets), encoder
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The names of what it gives."""
-        return (*(f"wordsim.{pairs.name}.spearman" for pairs in self._sets), "wordsim.mean")
-
-    def __call__(self) -> dict[str, Score]:
-        """Scores by name, all the better when higher."""
-        try:
-            found = score_wordsim(RowStore(self._encoder), self._sets)
-            values = {f"wordsim.{score.pairs.name}.spearman": score.spearman() for score in found}
-        except ValueError as error:
-            logger.warning("wordsim: no scores: %s", error)
-            return {}
-        values["wordsim.mean"] = float(np.mean(list(values.values())))
-        return {name: Score(value) for name, value in values.items()}
-
-
 def prepare_wordsim(options: SuiteOptions) -> PreparedSuite:
     """Reads the word-similarity sets that ``options`` name.
 
@@ -142,58 +112,51 @@ def _content(data: WordsimData) -> list[str]:
 
 def _suite_scores(found: Sequence[WordsimScore], data: WordsimData) -> SuiteScores:
     absent = dict(data.absent)
-    samples: dict[str, Sample] = {}
+    samples: dict[ScoreKey, Sample] = {}
+    pairs: dict[ScoreKey, PairList] = {}
     scores: dict[str, dict[str, float]] = {}
-    subsets: dict[str, TaskScores] = {}
     for score in found:
         name = score.pairs.name
         try:
-            scores[name] = _numbers(score, None)
+            scores[name] = _numbers(score)
         except (ValueError, UndefinedScoreError) as error:
             absent[name] = f"{error} (coverage {score.coverage():.1f} %)"
             continue
-        samples[f"wordsim.{name}.spearman"] = _sample(score)
-        subsets[name] = _subset_numbers(score, absent)
-    means: dict[str, dict[str, float]] = {}
-    if all(name in scores for name in WORDSIM_SETS):
-        means["wordsim.average.spearman"] = {f"wordsim.{name}.spearman": 1.0 for name in WORDSIM_SETS}
-        scores["average"] = {"spearman": float(np.mean([scores[name]["spearman"] for name in WORDSIM_SETS]))}
+        samples[_key(name)] = _sample(score)
+        pairs[_key(name)] = _known_pairs(score)
+        for subset, among_P in score.pairs.subsets.items():
+            try:
+                scores[f"{name}/{subset}"] = _numbers(score, among_P)
+            except (ValueError, UndefinedScoreError) as error:
+                absent[f"{name}/{subset}"] = str(error)
+    means = {}
+    average, missing = average_over(WORDSIM_SETS, {name: numbers["spearman"] for name, numbers in scores.items()})
+    if average is not None:
+        means[_key("average")] = {_key(name): 1.0 for name in WORDSIM_SETS}
+        scores["average"] = {"spearman": average}
     elif any(name in WORDSIM_SETS for name in scores):
-        missing = [name for name in WORDSIM_SETS if name not in scores]
-        absent["average"] = f"no average: it is over six sets, without {', '.join(missing)}"
-    draws = replicate_all(samples, means)
+        absent["average"] = missing
     return SuiteScores(
-        scores={"wordsim": add_intervals(scores, draws, suite="wordsim")},
+        scores=with_intervals(keyed_scores("wordsim", scores), samples, means),
         protocols=_protocols(found),
-        columns=_columns(scores),
-        subsets={"wordsim": {name: parts for name, parts in subsets.items() if parts}},
+        columns=tuple(column for key in (*samples, *means) for column in _columns(key)),
         absent=absent,
         samples=samples,
         means=means,
-        pairs={
-            f"wordsim.{score.pairs.name}": _known_pairs(score)
-            for score in found
-            if f"wordsim.{score.pairs.name}.spearman" in samples
-        },
+        pairs=pairs,
     )
 
 
-def _numbers(score: WordsimScore, among_P: NDArray[np.bool_] | None) -> dict[str, float]:
+def _key(task: str) -> ScoreKey:
+    return ScoreKey("wordsim", task, "spearman")
+
+
+def _numbers(score: WordsimScore, among_P: NDArray[np.bool_] | None = None) -> dict[str, float]:
     return {
         "spearman": score.spearman(among_P),
         "coverage": score.coverage(among_P),
         "pairs": score.count(among_P),
     }
-
-
-def _subset_numbers(score: WordsimScore, absent: dict[str, str]) -> dict[str, dict[str, float]]:
-    numbers = {}
-    for subset, among_P in score.pairs.subsets.items():
-        try:
-            numbers[subset] = _numbers(score, among_P)
-        except (ValueError, UndefinedScoreError) as error:
-            absent[f"{score.pairs.name}/{subset}"] = str(error)
-    return numbers
 
 
 def _sample(score: WordsimScore) -> Sample:
@@ -219,12 +182,7 @@ def _protocols(found: Sequence[WordsimScore]) -> dict[str, str]:
     return protocols
 
 
-def _columns(scores: Iterable[str]) -> tuple[Column, ...]:
-    return tuple(
-        column
-        for name in scores
-        for column in (
-            Column(label="Avg." if name == "average" else name, suite="wordsim", task=name, metric="spearman"),
-            *([] if name == "average" else [Column(label="cov. %", suite="wordsim", task=name, metric="coverage")]),
-        )
-    )
+def _columns(key: ScoreKey) -> list[Column]:
+    if key.task == "average":
+        return [Column(label="Avg.", key=key)]
+    return [Column(label=key.task, key=key), Column(label="cov. %", key=key.with_metric("coverage"))]

@@ -7,35 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
 from mcse.distributed import fail_together, gather_arrays, rank, world_size
+from mcse.evaluation.evaluators.base import DevSet
 from mcse.metrics.perplexity import perplexity
 from mcse.types import LanguageModel, Score
 
-PERPLEXITY_METRICS = ("perplexity", "perplexity_forward", "perplexity_backward")
 
-
-class PerplexityEvaluator:
+class PerplexityEvaluator(DevSet):
     """``<name>.perplexity_forward``, ``.perplexity_backward`` and, over both, ``.perplexity``: lower is better.
 
     Words are those of the sentences and the mark that ends each of them in reading direction; the mark that it starts
-    with is given. Every process must call it: they share the sentences and all get the same scores.
+    with is given. The processes share the sentences.
 
     Args:
-        model: Judged as it is when called.
+        model: The language model as it is now.
         sentences: Tokenised.
         name: Of the scores.
         batch_size: Sentences at a time.
     """
 
+    METRICS: ClassVar = ("perplexity", "perplexity_forward", "perplexity_backward")
+
     def __init__(
         self, model: LanguageModel, sentences: Sequence[Sequence[str]], *, name: str = "dev", batch_size: int = 64
     ) -> None:
         if not sentences:
-            raise ValueError(f"{name}: there are no sentences to judge a language model by")
-        self._model, self._sentences, self._name, self._batch_size = model, sentences, name, batch_size
+            raise ValueError(f"{name}: there are no sentences for a language model's perplexity")
+        super().__init__(name)
+        self._model, self._sentences, self._batch_size = model, sentences, batch_size
 
     def __call__(self) -> dict[str, Score]:
         """The three scores."""
@@ -46,7 +49,6 @@ class PerplexityEvaluator:
             parts = gather_arrays(np.concatenate([*found, np.empty(0)]))
             means[metric] = float(np.log(perplexity(parts)))
         values = {"perplexity": float(np.mean(list(means.values()))), **means}
-        return {
-            f"{self._name}.{metric}": Score(float(np.exp(value)), higher_is_better=False)
-            for metric, value in values.items()
-        }
+        return self._named(
+            {metric: Score(float(np.exp(value)), higher_is_better=False) for metric, value in values.items()}
+        )

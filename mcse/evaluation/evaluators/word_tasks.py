@@ -1,16 +1,18 @@
-"""A tagger or classifier on word features judged by its predictions: span F1 or accuracy × 100."""
+"""Predictions of a tagger or classifier on word features, on a dev set: span F1 or accuracy × 100."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
+from mcse.evaluation.evaluators.base import DevSet
 from mcse.metrics.spans import span_scores
 from mcse.types import Score
 
 Predict = Callable[[], Sequence[Sequence[str]]]
 
 
-class SpanF1Evaluator:
+class SpanF1Evaluator(DevSet):
     """``<name>.f1`` of the tags that ``predict`` gives, in the lenient reading that published scores use.
 
     Args:
@@ -19,16 +21,19 @@ class SpanF1Evaluator:
         name: Of the score.
     """
 
+    METRICS: ClassVar = ("f1",)
+
     def __init__(self, gold: Sequence[Sequence[str]], predict: Predict, *, name: str) -> None:
-        self._gold, self._predict, self._name = gold, predict, name
+        super().__init__(name)
+        self._gold, self._predict = gold, predict
 
     def __call__(self) -> Mapping[str, Score]:
         """The score."""
         overall, _ = span_scores(self._gold, self._predict(), reading="lenient")
-        return {f"{self._name}.f1": Score(overall.f1)}
+        return self._named({"f1": Score(overall.f1)})
 
 
-class AccuracyEvaluator:
+class AccuracyEvaluator(DevSet):
     """``<name>.accuracy`` of the classes that ``predict`` gives.
 
     Args:
@@ -37,12 +42,15 @@ class AccuracyEvaluator:
         name: Of the score.
     """
 
+    METRICS: ClassVar = ("accuracy",)
+
     def __init__(self, gold: Sequence[int], predict: Callable[[], Sequence[int]], *, name: str) -> None:
         if not gold:
-            raise ValueError(f"{name}: there are no sentences to judge by")
-        self._gold, self._predict, self._name = gold, predict, name
+            raise ValueError(f"{name}: there are no sentences to predict")
+        super().__init__(name)
+        self._gold, self._predict = gold, predict
 
     def __call__(self) -> Mapping[str, Score]:
         """The score."""
         right = sum(wanted == found for wanted, found in zip(self._gold, self._predict(), strict=True))
-        return {f"{self._name}.accuracy": Score(100 * right / len(self._gold))}
+        return self._named({"accuracy": Score(100 * right / len(self._gold))})

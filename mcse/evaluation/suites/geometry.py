@@ -20,7 +20,7 @@ from mcse.data.test_sets.sts import (
 )
 from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, pairs_digest
-from mcse.evaluation.uncertainty import add_intervals, replicate_all
+from mcse.evaluation.uncertainty import with_intervals
 from mcse.metrics.geometry import (
     alignment,
     batchwise_geometry,
@@ -31,7 +31,7 @@ from mcse.metrics.geometry import (
     uniformity,
     uniformity_parts,
 )
-from mcse.types import Column, FloatArray, Sample, SuiteScores
+from mcse.types import Column, FloatArray, Sample, ScoreKey, SuiteScores, keyed_scores
 
 POSITIVE_ABOVE = 4.0
 """Gold of STS-B, 0 to 5, above which the sentences of a pair count as saying the same."""
@@ -73,13 +73,12 @@ def score_geometry(rows: RowStore, pairs: ScoredPairs, *, seen: frozenset[str] |
     else:
         gone = f"{int((~placed_P).sum())} of {len(pairs)} pairs are left out: the encoder has no row for a sentence"
         absent["intervals"] = f"{gone}, and so the numbers have no intervals"
-    name = pairs.name
-    by_key = {f"geometry.{name}.{metric}": sample for metric, sample in samples.items()}
+    by_key = {ScoreKey("geometry", pairs.name, metric): sample for metric, sample in samples.items()}
     return SuiteScores(
-        scores={"geometry": add_intervals({name: metrics}, replicate_all(by_key, {}), suite="geometry")},
-        protocols=_protocols(name),
-        columns=_columns(name, metrics),
-        absent={f"geometry.{name}.{metric}": reason for metric, reason in absent.items()},
+        scores=with_intervals(keyed_scores("geometry", {pairs.name: metrics}), by_key),
+        protocols=_protocols(pairs.name),
+        columns=_columns(pairs.name, metrics),
+        absent={f"geometry.{pairs.name}.{metric}": reason for metric, reason in absent.items()},
         samples=by_key,
     )
 
@@ -166,7 +165,7 @@ def _samples(
 
 def _columns(name: str, metrics: dict[str, float]) -> tuple[Column, ...]:
     return tuple(
-        Column(label=label, suite="geometry", task=name, metric=metric, higher_is_better=False)
+        Column(label=label, key=ScoreKey("geometry", name, metric), higher_is_better=False)
         for metric, label in _LABELS.items()
         if metric in metrics
     )

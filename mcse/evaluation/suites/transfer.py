@@ -1,6 +1,6 @@
 """The transfer suite: accuracy of softmax regression on frozen rows, under SentEval's protocols and settings.
 
-P judged sentences or sentence pairs, D width, F width of a classifier's features.
+P sentences or sentence pairs under test, D width, F width of a classifier's features.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from numpy.typing import NDArray
 from mcse.data.test_sets.transfer import TRANSFER_TASKS, LabelledText, TransferData, TransferTask, load_transfer
 from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.softmax import DECAYS, Fit, Labels, Training, best_decay, fit_all, stratified_folds
-from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, TransferMode, data_digest
-from mcse.evaluation.uncertainty import add_intervals, replicate_all
-from mcse.types import Column, FloatArray, Sample, SuiteScores, TaskScores
+from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, TransferMode, average_over, data_digest
+from mcse.evaluation.uncertainty import with_intervals
+from mcse.types import Column, FloatArray, Sample, ScoreKey, SuiteScores, keyed_scores
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mode:
-    """One of SentEval's settings; ``judges_dev`` reports accuracy on held-out folds or the dev split, not on test."""
+    """One of SentEval's settings; ``scores_dev`` reports accuracy on held-out folds or the dev split, not on test."""
 
     folds: int
     training: Training
-    judges_dev: bool
+    scores_dev: bool
 
 
 _THOROUGH = Training(optimizer="adam", batch_size=64, epochs_per_check=4, tenacity=5)
 _QUICK = Training(optimizer="rmsprop", batch_size=128, epochs_per_check=2, tenacity=3)
 
 MODES: Mapping[TransferMode, Mode] = {
-    "test": Mode(folds=10, training=_THOROUGH, judges_dev=False),
-    "dev": Mode(folds=5, training=_QUICK, judges_dev=True),
-    "fasttest": Mode(folds=5, training=_QUICK, judges_dev=False),
+    "test": Mode(folds=10, training=_THOROUGH, scores_dev=False),
+    "dev": Mode(folds=5, training=_QUICK, scores_dev=True),
+    "fasttest": Mode(folds=5, training=_QUICK, scores_dev=False),
 }
 """As SimCSE's evaluation sets SentEval."""
 
@@ -58,7 +58,7 @@ class TransferTaskScore:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Judged:
+class _Outcome:
     right_P: NDArray[np.float64]
     predicted_P: Labels | None = None
 
@@ -79,15 +79,6 @@ def score_transfer(rows: RowStore, tasks: Sequence[TransferTask], *, mode: Trans
             raise ValueError(f"{task.name}: {error}") from None
         logger.info("%s: accuracy %.2f", task.name, scores[-1].accuracy)
     return scores
-
-
-def average_of_transfer(accuracy_by_task: Mapping[str, float]) -> tuple[float | None, str]:
-    """The plain mean over exactly the seven tasks that papers average, or ``None`` and which are missing."""
-    missing = [name for name in TRANSFER_TASKS if name not in accuracy_by_task]
-    if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        return None, f"no average: it is over seven tasks, and {', '.join(missing)} {verb} missing"
-    return float(np.mean([accuracy_by_task[name] for name in TRANSFER_TASKS])), ""
 
 
 def prepare_transfer(options: SuiteOptions) -> PreparedSuite:
@@ -122,25 +113,25 @@ SUITE = Suite(
 
 def _score_task(task: TransferTask, rows: RowStore, mode: Mode) -> TransferTaskScore:
     if "test" not in task.splits:
-        judged, label_P = _judge_nested(task, rows, mode), task.splits["train"].label_P
+        outcome, label_P = _fit_nested(task, rows, mode), task.splits["train"].label_P
     elif "dev" in task.splits:
-        judged, label_P = _judge_fixed(task, rows, mode), task.splits["test"].label_P
+        outcome, label_P = _fit_fixed(task, rows, mode), task.splits["test"].label_P
     else:
-        judged, label_P = _judge_folds(task, rows, mode), task.splits["test"].label_P
-    accuracy = 100 * float(judged.right_P.mean())
-    if judged.predicted_P is None or not task.splits["train"].second:
-        return TransferTaskScore(name=task.name, accuracy=accuracy, right_P=judged.right_P)
+        outcome, label_P = _fit_folds(task, rows, mode), task.splits["test"].label_P
+    accuracy = 100 * float(outcome.right_P.mean())
+    if outcome.predicted_P is None or not task.splits["train"].second:
+        return TransferTaskScore(name=task.name, accuracy=accuracy, right_P=outcome.right_P)
     return TransferTaskScore(
         name=task.name,
         accuracy=accuracy,
-        right_P=judged.right_P,
-        f1=_f1(judged.predicted_P, label_P),
-        predicted_P=judged.predicted_P,
+        right_P=outcome.right_P,
+        f1=_f1(outcome.predicted_P, label_P),
+        predicted_P=outcome.predicted_P,
         label_P=label_P,
     )
 
 
-def _judge_nested(task: TransferTask, rows: RowStore, mode: Mode) -> _Judged:
+def _fit_nested(task: TransferTask, rows: RowStore, mode: Mode) -> _Outcome:
     """Every sentence once by the classifier that has not seen its fold; folds inside the rest choose the weight decay.
 
     Under ``dev`` a sentence's share of right answers among the inner folds that it was held out in.
@@ -157,11 +148,11 @@ def _judge_nested(task: TransferTask, rows: RowStore, mode: Mode) -> _Judged:
     groups = [range(start, start + mode.folds) for start in range(0, len(inner), mode.folds)]
     choices = [best_decay([tried[number] for number in group]) for group in groups]
     right_P = np.zeros(len(text))
-    if mode.judges_dev:
+    if mode.scores_dev:
         for group, choice in zip(groups, choices, strict=True):
             for number in group:
                 right_P[inner[number].held_H] += tried[number].right_RH[choice]
-        return _Judged(right_P / (mode.folds - 1))
+        return _Outcome(right_P / (mode.folds - 1))
     chosen = [
         Fit(train_T=train, held_H=None, decays=(DECAYS[choice],))
         for (train, _), choice in zip(outer, choices, strict=True)
@@ -169,27 +160,27 @@ def _judge_nested(task: TransferTask, rows: RowStore, mode: Mode) -> _Judged:
     final = fit_all(row_PF, label_P, chosen, classes=task.classes, training=mode.training)
     for (_, test), fitted in zip(outer, final, strict=True):
         right_P[test] = fitted.predict(row_PF[test]) == label_P[test]
-    return _Judged(right_P)
+    return _Outcome(right_P)
 
 
-def _judge_folds(task: TransferTask, rows: RowStore, mode: Mode) -> _Judged:
+def _fit_folds(task: TransferTask, rows: RowStore, mode: Mode) -> _Outcome:
     """The test split, by a classifier on train whose folds choose the weight decay; under ``dev`` those folds."""
     text = task.splits["train"]
     row_PF, label_P = _features(text, rows), text.label_P
     folds = [Fit(train_T=kept, held_H=held) for kept, held in stratified_folds(label_P, folds=mode.folds)]
     tried = fit_all(row_PF, label_P, folds, classes=task.classes, training=mode.training)
     choice = best_decay(tried)
-    if mode.judges_dev:
+    if mode.scores_dev:
         right_P = np.zeros(len(text))
         for fold, fitted in zip(folds, tried, strict=True):
             right_P[fold.held_H] = fitted.right_RH[choice]
-        return _Judged(right_P)
+        return _Outcome(right_P)
     chosen = Fit(train_T=np.arange(len(text)), held_H=None, decays=(DECAYS[choice],))
     (final,) = fit_all(row_PF, label_P, [chosen], classes=task.classes, training=mode.training)
     return _on_test(final.predict(_features(task.splits["test"], rows)), task)
 
 
-def _judge_fixed(task: TransferTask, rows: RowStore, mode: Mode) -> _Judged:
+def _fit_fixed(task: TransferTask, rows: RowStore, mode: Mode) -> _Outcome:
     """The test split, by the classifier on the train split that is best on the dev split; under ``dev`` that split."""
     train, dev = task.splits["train"], task.splits["dev"]
     row_PF = np.concatenate([_features(train, rows), _features(dev, rows)])
@@ -197,13 +188,13 @@ def _judge_fixed(task: TransferTask, rows: RowStore, mode: Mode) -> _Judged:
     fit = Fit(train_T=np.arange(len(train)), held_H=np.arange(len(train), len(label_P)))
     (fitted,) = fit_all(row_PF, label_P, [fit], classes=task.classes, training=mode.training)
     choice = best_decay([fitted])
-    if mode.judges_dev:
-        return _Judged(fitted.right_RH[choice].astype(np.float64))
+    if mode.scores_dev:
+        return _Outcome(fitted.right_RH[choice].astype(np.float64))
     return _on_test(fitted.predict(_features(task.splits["test"], rows), decay=choice), task)
 
 
-def _on_test(predicted_P: Labels, task: TransferTask) -> _Judged:
-    return _Judged((predicted_P == task.splits["test"].label_P).astype(np.float64), predicted_P)
+def _on_test(predicted_P: Labels, task: TransferTask) -> _Outcome:
+    return _Outcome((predicted_P == task.splits["test"].label_P).astype(np.float64), predicted_P)
 
 
 def _features(text: LabelledText, rows: RowStore) -> FloatArray:
@@ -222,34 +213,41 @@ def _f1(predicted_P: Labels, label_P: Labels) -> float:
 
 
 def _suite_scores(tasks: Sequence[TransferTaskScore], data: TransferData, mode: TransferMode) -> SuiteScores:
-    samples: dict[str, Sample] = {}
+    samples: dict[ScoreKey, Sample] = {}
     scores: dict[str, dict[str, float]] = {}
     absent = {f"transfer.{name}": reason for name, reason in data.absent.items()}
     for task in tasks:
-        samples[f"transfer.{task.name}.accuracy"] = Sample(statistic="mean", value_P=100 * task.right_P)
+        samples[_key(task.name)] = Sample(statistic="mean", value_P=100 * task.right_P)
         scores[task.name] = {"accuracy": task.accuracy, "pairs": len(task.right_P)}
         if task.f1 is not None and task.predicted_P is not None and task.label_P is not None:
             predicted_P, label_P = task.predicted_P.astype(np.float64), task.label_P.astype(np.float64)
-            samples[f"transfer.{task.name}.f1"] = Sample(statistic="f1", value_P=predicted_P, gold_P=label_P)
+            samples[_key(task.name, "f1")] = Sample(statistic="f1", value_P=predicted_P, gold_P=label_P)
             scores[task.name]["f1"] = task.f1
         elif task.name == "MRPC":
-            absent["transfer.MRPC.f1"] = f"mode {mode} judges no test split"
-    means: dict[str, Mapping[str, float]] = {}
-    average, missing = average_of_transfer({task.name: task.accuracy for task in tasks})
+            absent["transfer.MRPC.f1"] = f"mode {mode} does not score the test split"
+    means = {}
+    average, missing = average_over(TRANSFER_TASKS, {task.name: task.accuracy for task in tasks})
     if average is None:
         absent["transfer.average"] = missing
     else:
         scores["average"] = {"accuracy": average, "pairs": sum(len(task.right_P) for task in tasks)}
-        means["transfer.average.accuracy"] = {f"transfer.{name}.accuracy": 1.0 for name in TRANSFER_TASKS}
-    with_intervals = add_intervals(scores, replicate_all(samples, means), suite="transfer")
+        means[_key("average")] = {_key(name): 1.0 for name in TRANSFER_TASKS}
     return SuiteScores(
-        scores={"transfer": with_intervals},
+        scores=with_intervals(keyed_scores("transfer", scores), samples, means),
         protocols=_protocols(data.tasks, mode),
-        columns=_columns(with_intervals),
+        columns=tuple(
+            Column(label="Avg." if name == "average" else name, key=_key(name))
+            for name in (*TRANSFER_TASKS, "average")
+            if name in scores
+        ),
         absent=absent,
         samples=samples,
         means=means,
     )
+
+
+def _key(task: str, metric: str = "accuracy") -> ScoreKey:
+    return ScoreKey("transfer", task, metric)
 
 
 def _protocols(tasks: Sequence[TransferTask], mode: TransferMode) -> dict[str, str]:
@@ -260,32 +258,24 @@ def _protocols(tasks: Sequence[TransferTask], mode: TransferMode) -> dict[str, s
         f"{training.batch_size}, stopped early, weight decay chosen among {', '.join(f'{decay:g}' for decay in DECAYS)}"
     }
     for task in tasks:
-        words = _judged_how(task, setting)
+        words = _how(task, setting)
         if task.altered:
             words += f"; NOT the published data: {'; '.join(task.altered)}"
         protocols[f"transfer.{task.name}"] = words
     protocols["transfer intervals"] = (
-        "95 % percentile bootstrap, 1,000 draws of judged sentences; classifiers as fitted"
+        "95 % percentile bootstrap, 1,000 draws of the sentences under test; classifiers as fitted"
     )
     return protocols
 
 
-def _judged_how(task: TransferTask, setting: Mode) -> str:
+def _how(task: TransferTask, setting: Mode) -> str:
     sizes = ", ".join(f"{split} {len(text):,}" for split, text in task.splits.items())
     if "test" not in task.splits:
-        if setting.judges_dev:
+        if setting.scores_dev:
             return f"accuracy in the inner folds of nested stratified {setting.folds}-fold cross-validation ({sizes})"
         return f"accuracy in nested stratified {setting.folds}-fold cross-validation, over all sentences ({sizes})"
     if "dev" in task.splits:
-        return f"accuracy on the {'dev' if setting.judges_dev else 'test'} split, fixed splits ({sizes})"
-    if setting.judges_dev:
+        return f"accuracy on the {'dev' if setting.scores_dev else 'test'} split, fixed splits ({sizes})"
+    if setting.scores_dev:
         return f"accuracy in {setting.folds} stratified folds of train ({sizes})"
     return f"accuracy on test, weight decay by {setting.folds} stratified folds of train ({sizes})"
-
-
-def _columns(scores: TaskScores) -> tuple[Column, ...]:
-    return tuple(
-        Column(label="Avg." if name == "average" else name, suite="transfer", task=name, metric="accuracy")
-        for name in (*TRANSFER_TASKS, "average")
-        if name in scores
-    )

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from mcse.data.test_sets.contamination import unseen
 from mcse.data.test_sets.sts import SICK_ALL_SPLITS, STS_TASKS, ScoredPairs, StsData, StsTask, load_sts
 from mcse.evaluation.encoding import RowStore, cosines
-from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, pairs_digest
-from mcse.evaluation.uncertainty import add_intervals, clean_part, point_score, replicate_all
+from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, average_over, pairs_digest
+from mcse.evaluation.uncertainty import Means, Samples, clean_part, point_score, with_intervals
 from mcse.metrics.correlation import UndefinedScoreError, pearson, spearman
-from mcse.types import Column, Encoder, PairList, Sample, SuiteScores, TaskScores
+from mcse.types import Column, Encoder, PairList, Sample, ScoreKey, Scores, SuiteScores, keyed_scores
 
 _SHORT_NAMES = {"STSBenchmark": "STS-B", "SICKRelatedness": "SICK-R", SICK_ALL_SPLITS: "SICK-R 9,927"}
 
+_DOMAINS = "sts_domains"
 _STATISTICS: tuple[Literal["spearman", "pearson"], ...] = ("spearman", "pearson")
 
 DOMAINS: Mapping[str, tuple[str, ...]] = {
@@ -107,16 +108,8 @@ def score_sts(rows: RowStore, tasks: Sequence[StsTask]) -> StsResult:
         raise ValueError(f"tasks must have different names, got {', '.join(names)}")
     rows.encode([text for task in tasks for part in task.subsets for text in (*part.sentence1, *part.sentence2)])
     scores = tuple(_score_task(task, rows) for task in tasks)
-    average, absent = average_of_seven({score.name: score.spearman for score in scores})
+    average, absent = average_over(STS_TASKS, {score.name: score.spearman for score in scores})
     return StsResult(tasks=scores, average=average, average_absent=absent)
-
-
-def average_of_seven(spearman_by_task: Mapping[str, float]) -> tuple[float | None, str]:
-    """The plain mean over exactly the seven tasks that papers average, or ``None`` and which are missing."""
-    missing = [name for name in STS_TASKS if name not in spearman_by_task]
-    if missing:
-        return None, f"no average: it is over seven tasks, and {', '.join(missing)} {_is_or_are(missing)} missing"
-    return float(np.mean([spearman_by_task[name] for name in STS_TASKS])), ""
 
 
 def prepare_sts(options: SuiteOptions) -> PreparedSuite:
@@ -189,48 +182,37 @@ def _suite_scores(result: StsResult, data: StsData, *, subject: Subject) -> Suit
     samples = {key: sample for task in result.tasks for key, sample in _task_samples(task, seen=subject.seen).items()}
     means = {**_means_of_subsets(result.tasks), **_domain_means(samples)}
     if result.average is not None:
-        means["sts.average.spearman"] = {f"sts.{name}.spearman": 1.0 for name in STS_TASKS}
-    draws = replicate_all(samples, means)
-    scores: dict[str, TaskScores] = {"sts": add_intervals(_full_scores(result), draws, suite="sts")}
-    subsets = {
-        task.name: {
-            part.name: add_intervals({f"{task.name}/{part.name}": _subset_scores(part)}, draws, suite="sts")[
-                f"{task.name}/{part.name}"
-            ]
-            for part in task.subsets
-        }
-        for task in result.tasks
-        if len(task.subsets) > 1
-    }
+        means[_key("average")] = {_key(name): 1.0 for name in STS_TASKS}
     absent = dict(data.absent)
     if result.average is None and any(task.name in STS_TASKS for task in result.tasks):
         absent["average"] = result.average_absent
-    domains = _domain_scores(samples, means)
-    if domains:
-        scores["sts_domains"] = add_intervals(domains, draws, suite="sts_domains")
+    scores = {**keyed_scores("sts", _full_scores(result)), **_domain_scores(samples, means)}
+    scores = with_intervals(scores, samples, means)
     if subject.seen is not None:
         clean, without = _clean_scores(samples, means)
         scores |= clean
         absent |= without
     elif subject.why_unknown:
         absent["sts_clean"] = subject.why_unknown
+    domains = [key for key in means if key.suite == _DOMAINS]
     return SuiteScores(
         scores=scores,
         protocols=_protocols(result.tasks, scores),
-        columns=_columns(scores["sts"]),
-        details=tuple(
-            Column(label=domain, suite="sts_domains", task=domain, metric="spearman") for domain in domains or ()
-        ),
-        subsets={"sts": subsets},
+        columns=_columns(result),
+        details=tuple(Column(label=key.task, key=key) for key in domains),
         absent=absent,
         samples=samples,
         means=means,
-        pairs={f"sts.{task.name}": task.pair_list for task in result.tasks},
+        pairs={_key(task.name): task.pair_list for task in result.tasks},
     )
 
 
-def _task_samples(task: StsTaskScore, *, seen: frozenset[str] | None) -> dict[str, Sample]:
-    """By key: of the task, drawn within its subsets, and of each subset."""
+def _key(task: str, metric: str = "spearman") -> ScoreKey:
+    return ScoreKey("sts", task, metric)
+
+
+def _task_samples(task: StsTaskScore, *, seen: frozenset[str] | None) -> dict[ScoreKey, Sample]:
+    """Of the task, drawn within its subsets, and of each subset."""
     group_P = np.repeat(np.arange(len(task.subsets)), [subset.pairs for subset in task.subsets])
     clean_P = None if seen is None else unseen(task.pair_list.sentence1, task.pair_list.sentence2, seen=seen)
     whole = Sample(statistic="spearman", value_P=task.cosine_P, gold_P=task.gold_P, group_P=group_P, clean_P=clean_P)
@@ -244,124 +226,103 @@ def _task_samples(task: StsTaskScore, *, seen: frozenset[str] | None) -> dict[st
             clean_P=None if clean_P is None else clean_P[part],
         )
     return {
-        f"sts.{name}.{statistic}": replace(sample, statistic=statistic)
+        _key(name, statistic): replace(sample, statistic=statistic)
         for name, sample in parts.items()
         for statistic in _STATISTICS
     }
 
 
 def _full_scores(result: StsResult) -> dict[str, dict[str, float]]:
+    """By task and subset, over all pairs; and the average."""
     scores: dict[str, dict[str, float]] = {}
     for task in result.tasks:
-        means = {"spearman_mean": task.spearman_mean, "spearman_wmean": task.spearman_wmean}
+        scores[task.name] = {"spearman": task.spearman, "pearson": task.pearson, "pairs": task.pairs}
         # The hub's copies do not say which subset a pair is of: means over one subset would pass for what they are not.
-        known = means if len(task.subsets) > 1 else {}
-        scores[task.name] = {"spearman": task.spearman, "pearson": task.pearson, **known, "pairs": task.pairs}
+        if len(task.subsets) > 1:
+            scores[task.name] |= {"spearman_mean": task.spearman_mean, "spearman_wmean": task.spearman_wmean}
+            for part in task.subsets:
+                own = {"spearman": part.spearman, "pearson": part.pearson, "pairs": part.pairs}
+                scores[f"{task.name}/{part.name}"] = own
     if result.average is not None:
         seven = [task for task in result.tasks if task.name in STS_TASKS]
         scores["average"] = {"spearman": result.average, "pairs": sum(task.pairs for task in seven)}
     return scores
 
 
-def _clean_scores(
-    samples: Mapping[str, Sample], means: Mapping[str, Mapping[str, float]]
-) -> tuple[dict[str, TaskScores], dict[str, str]]:
+def _clean_scores(samples: Samples, means: Means) -> tuple[dict[ScoreKey, float], dict[str, str]]:
     """Scores of tasks and domains over the pairs that the model has not seen, and why one is missing."""
     absent: dict[str, str] = {}
-    clean: dict[str, Sample] = {}
-    points: dict[str, float] = {}
+    clean: dict[ScoreKey, Sample] = {}
+    scores: dict[ScoreKey, float] = {}
     for key, sample in samples.items():
         part = clean_part(sample)
         try:
             if part is None:
                 raise UndefinedScoreError("fewer than two pairs are clean")
-            points[key] = point_score(part, name=key)
+            score = point_score(part)
         except UndefinedScoreError as error:
-            absent[f"sts_clean.{key.removeprefix('sts.').rpartition('.')[0]}"] = str(error)
+            absent[f"sts_clean.{key.task}"] = str(error)
             continue
-        clean[key] = part
-    tasks: dict[str, dict[str, float]] = {}
-    for key in clean:
-        task, _, metric = key.removeprefix("sts.").rpartition(".")
-        if "/" not in task:
-            tasks.setdefault(task, {"pairs": len(clean[key].value_P)})[metric] = points[key]
-    average, missing = average_of_seven({task: metrics["spearman"] for task, metrics in tasks.items()})
+        clean[key.clean] = part
+        if not key.subset:
+            scores |= {key.clean: score, key.clean.with_metric("pairs"): len(part.value_P)}
+    average, missing = average_over(STS_TASKS, {key.task: scores[key] for key in scores if key.metric == "spearman"})
     if average is None:
         absent["sts_clean.average"] = missing
     else:
-        tasks["average"] = {"spearman": average, "pairs": sum(tasks[name]["pairs"] for name in STS_TASKS)}
-    draws = replicate_all(clean, means)
-    found = {"sts_clean": add_intervals(tasks, draws, suite="sts")}
-    domains = _domain_scores(clean, {key: parts for key, parts in means.items() if parts.keys() <= clean.keys()})
-    if domains:
-        found["sts_domains_clean"] = add_intervals(domains, draws, suite="sts_domains")
-    return found, absent
+        pairs = sum(scores[_key(name, "pairs").clean] for name in STS_TASKS)
+        scores |= {_key("average").clean: average, _key("average", "pairs").clean: pairs}
+    means = {key.clean: {part.clean: weight for part, weight in parts.items()} for key, parts in means.items()}
+    return with_intervals({**scores, **_domain_scores(clean, means)}, clean, means), absent
 
 
-def _means_of_subsets(tasks: Sequence[StsTaskScore]) -> dict[str, dict[str, float]]:
+def _means_of_subsets(tasks: Sequence[StsTaskScore]) -> dict[ScoreKey, dict[ScoreKey, float]]:
     means = {}
     for task in tasks:
-        parts = {f"sts.{task.name}/{subset.name}.spearman": subset.pairs for subset in task.subsets}
+        parts = {_key(f"{task.name}/{subset.name}"): float(subset.pairs) for subset in task.subsets}
         if len(parts) > 1:
-            means[f"sts.{task.name}.spearman_mean"] = dict.fromkeys(parts, 1.0)
-            means[f"sts.{task.name}.spearman_wmean"] = {key: float(pairs) for key, pairs in parts.items()}
+            means[_key(task.name, "spearman_mean")] = dict.fromkeys(parts, 1.0)
+            means[_key(task.name, "spearman_wmean")] = parts
     return means
 
 
-def _domain_means(samples: Mapping[str, Sample]) -> dict[str, dict[str, float]]:
+def _domain_means(samples: Samples) -> dict[ScoreKey, dict[ScoreKey, float]]:
     """Of the domains all of whose subsets are there."""
-    keys = {domain: [f"sts.{part}.spearman" for part in parts] for domain, parts in DOMAINS.items()}
+    keys = {domain: [_key(part) for part in parts] for domain, parts in DOMAINS.items()}
     return {
-        f"sts_domains.{domain}.spearman": dict.fromkeys(parts, 1.0)
+        ScoreKey(_DOMAINS, domain, "spearman"): dict.fromkeys(parts, 1.0)
         for domain, parts in keys.items()
         if all(part in samples for part in parts)
     }
 
 
-def _domain_scores(samples: Mapping[str, Sample], means: Mapping[str, object]) -> TaskScores:
-    """Of the domains that ``means`` has: the plain mean of their subsets' own Spearman, and how many pairs."""
-    scores = {}
-    for domain, parts in DOMAINS.items():
-        if f"sts_domains.{domain}.spearman" not in means:
-            continue
-        own = [samples[f"sts.{part}.spearman"] for part in parts]
-        scores[domain] = {
-            "spearman": float(np.mean([point_score(sample, name=domain) for sample in own])),
-            "pairs": sum(len(sample.value_P) for sample in own),
-        }
+def _domain_scores(samples: Samples, means: Means) -> dict[ScoreKey, float]:
+    """Of the domains all of whose subsets are there: the plain mean of their own Spearman, and how many pairs."""
+    scores: dict[ScoreKey, float] = {}
+    for key, parts in means.items():
+        if key.suite == _DOMAINS and parts.keys() <= samples.keys():
+            own = [samples[part] for part in parts]
+            scores[key] = float(np.mean([point_score(sample) for sample in own]))
+            scores[key.with_metric("pairs")] = sum(len(sample.value_P) for sample in own)
     return scores
 
 
-def _protocols(tasks: Sequence[StsTaskScore], scores: Mapping[str, TaskScores]) -> dict[str, str]:
+def _protocols(tasks: Sequence[StsTaskScore], scores: Scores) -> dict[str, str]:
     protocols = {f"sts.{task.name}": task.protocol for task in tasks}
     protocols["sts intervals"] = "95 % percentile bootstrap, 1,000 draws of pairs within each subset"
-    if "sts_clean" in scores:
+    if any(key.part == "clean" for key in scores):
         protocols["sts_clean"] = "without the pairs of which a normalised sentence stands in the model's training text"
-    if "sts_domains" in scores:
-        parts = "; ".join(f"{domain}: {', '.join(DOMAINS[domain])}" for domain in scores["sts_domains"])
+    if domains := dict.fromkeys(key.task for key in scores if key.suite == _DOMAINS):
+        parts = "; ".join(f"{domain}: {', '.join(DOMAINS[domain])}" for domain in domains)
         protocols["sts_domains"] = f"mean of the subsets' own Spearman ({parts})"
     return protocols
 
 
-def _subset_scores(subset: SubsetScore) -> dict[str, float]:
-    return {"spearman": subset.spearman, "pearson": subset.pearson, "pairs": subset.pairs}
-
-
-def _columns(scores: TaskScores) -> tuple[Column, ...]:
+def _columns(result: StsResult) -> tuple[Column, ...]:
     """As papers print them: the seven, their average, and what is not of them behind it."""
-    published = [name for name in STS_TASKS if name in scores]
-    others = [name for name in scores if name not in published and name != "average"]
-    average = ["average"] if "average" in scores else []
-    return tuple(
-        Column(
-            label="Avg." if name == "average" else _SHORT_NAMES.get(name, name),
-            suite="sts",
-            task=name,
-            metric="spearman",
-        )
-        for name in (*published, *average, *others)
-    )
-
-
-def _is_or_are(names: Sequence[str]) -> str:
-    return "is" if len(names) == 1 else "are"
+    names = [task.name for task in result.tasks]
+    published = [name for name in STS_TASKS if name in names]
+    average = ["average"] if result.average is not None else []
+    others = [name for name in names if name not in published]
+    labels = {**_SHORT_NAMES, "average": "Avg."}
+    return tuple(Column(label=labels.get(name, name), key=_key(name)) for name in (*published, *average, *others))

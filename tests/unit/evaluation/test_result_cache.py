@@ -1,0 +1,69 @@
+"""Results kept by what they depend on: they come back the same, or damaged ones are named and computed anew."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mcse.evaluation.result_cache import KeptResult, cache_folder, cache_key, load_result, save_result
+from tests.fixtures.model_scores import make_scores
+
+SCORES = make_scores("kept", noise=0.2, seen=[3]).suites[0]
+
+
+def test_results_are_kept_and_come_back_the_same() -> None:
+    name = cache_key("digest", None, "sts", 1)
+    assert load_result(name) is None
+    save_result(name, KeptResult(pooling="cls", scores=SCORES, notes=("covered",)))
+    kept = load_result(name)
+    assert kept is not None
+    assert (kept.pooling, kept.notes) == ("cls", ("covered",))
+    for field in ("scores", "protocols", "columns", "details", "absent", "means"):
+        assert getattr(kept.scores, field) == getattr(SCORES, field), field
+    assert str(kept.scores.pairs) == str(SCORES.pairs)
+    assert kept.scores.samples.keys() == SCORES.samples.keys()
+    for key, sample in SCORES.samples.items():
+        back = kept.scores.samples[key]
+        assert back.statistic == sample.statistic
+        for part in ("value_P", "gold_P", "clean_P"):
+            np.testing.assert_array_equal(getattr(back, part), getattr(sample, part))
+        assert back.group_P is None
+    assert cache_key("digest", None, "sts", 2) != name
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:100]),
+        lambda path: path.write_bytes(b"no archive at all"),
+        lambda path: path.write_text(json.dumps({"pooling": "cls"})),
+        lambda path: np.save(path.open("wb"), np.zeros(3)),
+        lambda path: np.savez(path, content=np.array("{}")),
+        lambda path: np.savez(path, content=np.array("[1")),
+        lambda path: np.savez(path, content=np.array(json.dumps({"pooling": "cls", "notes": [], "scores": []}))),
+        lambda path: path.write_bytes(path.read_bytes().replace(b"value_P", b"value_Q")),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+)
+def test_a_damaged_result_is_named_and_computed_anew(damage, caplog: pytest.LogCaptureFixture) -> None:
+    save_result("key", KeptResult(pooling="cls", scores=SCORES))
+    path = cache_folder() / "key.npz"
+    damage(path)
+    with caplog.at_level(logging.WARNING):
+        assert load_result("key") is None
+    assert f"{path} is damaged and is computed anew" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "results").write_text("a file where the folder should be")
+    monkeypatch.setenv("MCSE_CACHE", str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        save_result("key", KeptResult(pooling="cls", scores=SCORES))
+    assert "not kept" in caplog.text
