@@ -8,7 +8,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -16,14 +17,25 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
+from torch.func import functional_call
+from torch.optim import Optimizer
 
 Value = TypeVar("Value")
 
 _GONE = ("connection closed", "connection reset", "connection refused", "broken pipe", "remote process exited")
 _LATE = ("timed out", "timeout")
 """Words in which the libraries below say that another process is gone, or does not answer."""
+
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class LostProcessError(RuntimeError):
@@ -204,26 +216,36 @@ def whole_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_state(state: Mapping[Any, Any]) -> dict[Any, Any]:
-    """A nested state with whole tensors on the CPU, on the main process; all must ask, and the others get leftovers."""
-    whole: dict[Any, Any] = {}
-    for name, value in state.items():
-        if isinstance(value, Mapping):
-            whole[name] = whole_state(value)
-        elif isinstance(value, DTensor):
-            tensor = whole_tensor(value.detach())
-            whole[name] = tensor.cpu() if is_main() else None
-        else:
-            whole[name] = value
-    return whole
+def whole_states(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The states of model and optimizer by the parameters' names: whole tensors on the CPU of the main process.
+
+    All processes must ask, and the others get nothing. Tied weights stand under the first of their names alone.
+    """
+    weights = get_model_state_dict(model, options=_WHOLE)
+    tied = _tied(model)
+    return {name: t for name, t in weights.items() if name not in tied}, get_optimizer_state_dict(
+        model, optimizer, options=_WHOLE
+    )
 
 
-def cut_like(whole: Tensor, model: Tensor) -> Tensor:
-    """This process's part of ``whole``, cut as ``model`` is; ``whole`` itself where that is not cut."""
-    if not isinstance(model, DTensor):
-        return whole
-    cut: Tensor = distribute_tensor(whole.to(model.device), model.device_mesh, model.placements, src_data_rank=None)
-    return cut
+def put_back_states(model: nn.Module, optimizer: Optimizer, *, weights: dict[str, Any], state: dict[str, Any]) -> None:
+    """Puts back what ``whole_states`` gave, on every process the part that it holds; all must bring all of it."""
+    set_model_state_dict(
+        model, weights | {name: weights[first] for name, first in _tied(model).items()}, options=_WHOLE
+    )
+    if state["state"]:  # plain SGD keeps nothing
+        set_optimizer_state_dict(model, optimizer, state, options=replace(_WHOLE, strict=False))
+    for name, parameter in model.named_parameters():
+        # PyTorch gives every parameter a state; one that had no gradient so far must begin with its first.
+        if name not in state["state"]:
+            optimizer.state.pop(parameter, None)
+
+
+def _tied(model: nn.Module) -> dict[str, str]:
+    """Names of weights that are another one, with that one's first name."""
+    first: dict[Tensor, str] = {}
+    names = {name: first.setdefault(tensor, name) for name, tensor in model.state_dict(keep_vars=True).items()}
+    return {name: known for name, known in names.items() if name != known}
 
 
 @contextlib.contextmanager
@@ -247,27 +269,29 @@ def whole_for_forward(model: nn.Module, *, cuts_again: bool) -> Iterator[None]:
             part.set_reshard_after_forward(cuts_again and part is not model, recurse=False)
 
 
-@contextlib.contextmanager
-def whole_for_saving(model: nn.Module) -> Iterator[None]:
-    """Inside, the parameters of a model cut by FSDP are whole, on the main process; not for forward passes."""
-    cut = [
-        (module, name, parameter)
-        for module in model.modules()
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
-        if isinstance(parameter, DTensor)
-    ]
-    whole: dict[int, nn.Parameter] = {}
-    for _, _, parameter in cut:
-        if id(parameter) not in whole:  # tied weights stay tied
-            tensor = whole_tensor(parameter.detach())
-            whole[id(parameter)] = nn.Parameter(tensor.cpu() if is_main() else torch.empty(0))
-    for module, name, parameter in cut:
-        module._parameters[name] = whole[id(parameter)]
-    try:
-        yield
-    finally:
-        for module, name, parameter in cut:
-            module._parameters[name] = parameter
+def on_main_with_whole_weights(model: nn.Module, act: Callable[[], None]) -> None:
+    """Calls ``act`` on the main process while a model cut by FSDP has whole weights there, on the CPU.
+
+    All processes must call this. ``act`` may read weights; it must not run the model.
+    """
+    if not any(isinstance(module, FSDPModule) for module in model.modules()):
+        if is_main():
+            act()
+        return
+    whole = get_model_state_dict(model, options=_WHOLE)
+    if is_main():
+        functional_call(_Acting(model, act), {f"model.{name}": tensor for name, tensor in whole.items()}, ())
+
+
+class _Acting(nn.Module):
+    """A module whose forward pass is any act, so that PyTorch lends its model other weights for the time of it."""
+
+    def __init__(self, model: nn.Module, act: Callable[[], None]) -> None:
+        super().__init__()
+        self.model, self._act = model, act
+
+    def forward(self) -> None:
+        self._act()
 
 
 def _is_running() -> bool:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mcse import distributed
 from mcse.cpu import return_freed_memory
+from mcse.files import recover_folder, replacing_folder
 from mcse.run_folder import BEST, LAST, STATE
 from mcse.training.config import OptimConfig, TrainConfig, count_steps
 from mcse.training.gradcache import CachedForward
@@ -28,9 +29,7 @@ from mcse.training.signals import StopRequest
 from mcse.training.state import (
     Progress,
     Resumable,
-    recover_folder,
     recover_states,
-    replace_folder,
     restore_state,
     save_state,
 )
@@ -241,9 +240,11 @@ class Loop:
             self._export(LAST, {})
 
     def _export(self, name: str, scores: Mapping[str, float]) -> None:
-        with distributed.whole_for_saving(self.run.model):
-            if distributed.is_main():
-                replace_folder(self.folder / name, lambda folder: self.run.export(folder, scores))
+        def write() -> None:
+            with replacing_folder(self.folder / name) as draft:
+                self.run.export(draft, scores)
+
+        distributed.on_main_with_whole_weights(self.run.model, write)
         distributed.barrier()
 
     def _finish(self) -> None:

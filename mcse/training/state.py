@@ -1,4 +1,4 @@
-"""Saving and restoring what resuming needs, and replacing folders so that a crash at any moment loses nothing.
+"""Saving and restoring what resuming needs.
 
 Only safetensors and JSON are written and read: nothing in a run folder can execute code. The last file written into a
 state holds the SHA-256 of all the others; a state that does not agree with it is never gone on from.
@@ -6,14 +6,10 @@ state holds the SHA-256 of all the others; a state that does not agree with it i
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import logging
-import os
 import random
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +23,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mcse import distributed
+from mcse.files import move, read_json, recover_folder, remove_folder, replacing_folder, sha256_file
 from mcse.run_folder import saved_states
 from mcse.types import Stateful
 
 logger = logging.getLogger(__name__)
 
 _DIGESTS = "digests.json"
+_TENSORS = ("model", "optimizer", "stateful")
+"""The safetensors files of a state."""
 
 
 @dataclass(slots=True)
@@ -46,7 +45,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Resumable:
-    """Everything that a resume must put back."""
+    """Everything that a resume must put back, beside the random states."""
 
     model: nn.Module
     optimizer: Optimizer
@@ -54,44 +53,33 @@ class Resumable:
     scaler: Any
     stateful: Mapping[str, Stateful]
 
-
-def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Writes a folder beside its place and moves it there whole.
-
-    A crash leaves the old folder, the new one, or for an instant the old one as ``<name>.old``, which
-    ``recover_folder`` puts back; never a half-written one.
-
-    Raises:
-        OSError: The disk is full, cannot be written to or fails; the old folder is still there.
-    """
-    partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        write(partial)
-        _sync(partial)
-    except SafetensorError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        # safetensors has an error of its own for a full disk.
-        raise OSError(f"{folder} cannot be written: {error}") from None
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.rename(folder, old)
-    os.rename(partial, folder)
-    _sync_names(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    def own_parts(self) -> dict[str, Stateful]:
+        """What each process has of its own; the random states last, since putting back the others may draw."""
+        return {**self.stateful, "rng": _RandomStates()}
 
 
-def recover_folder(folder: Path) -> None:
-    """Undoes what a crash inside ``replace_folder`` left."""
-    old = folder.with_name(folder.name + ".old")
-    if old.exists() and not folder.exists():
-        os.rename(old, folder)
-    shutil.rmtree(old, ignore_errors=True)
-    shutil.rmtree(folder.with_name(folder.name + ".partial"), ignore_errors=True)
+class _RandomStates:
+    """The generators of Python, NumPy and PyTorch in this process."""
+
+    def state_dict(self) -> dict[str, Any]:
+        version, keys, gauss = random.getstate()
+        kind, vector, position, has_gauss, cached = np.random.get_state(legacy=True)
+        return {
+            "python": [version, list(keys), gauss],
+            "numpy": [str(kind), int(position), int(has_gauss), float(cached)],
+            "numpy_keys": torch.from_numpy(np.asarray(vector, dtype=np.int64)),
+            "torch": torch.get_rng_state(),
+            **({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        version, keys, gauss = state["python"]
+        random.setstate((version, tuple(keys), gauss))
+        kind, *rest = state["numpy"]
+        np.random.set_state((kind, state["numpy_keys"].numpy().astype(np.uint32), *rest))
+        torch.set_rng_state(state["torch"])
+        if "cuda" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda"])
 
 
 def recover_states(folder: Path) -> None:
@@ -105,47 +93,37 @@ def save_state(folder: Path, resumable: Resumable, progress: Progress, *, keep: 
 
     Every process's random states and ``Stateful`` parts are gathered, so all processes must call this.
     """
-    rng = distributed.all_gather_object(_rng_state())
-    parts = {name: distributed.all_gather_object(part.state_dict()) for name, part in resumable.stateful.items()}
-    model_state = distributed.whole_state(resumable.model.state_dict())
-    optimizer_state = distributed.whole_state(resumable.optimizer.state_dict())
+    parts = {name: distributed.all_gather_object(part.state_dict()) for name, part in resumable.own_parts().items()}
+    weights, optimizer = distributed.whole_states(resumable.model, resumable.optimizer)
     if not distributed.is_main():
         return
-
-    def write(partial: Path) -> None:
-        save_file(_unique(model_state), partial / "model.safetensors")
-        tensors, plain = _split(optimizer_state)
-        save_file(tensors, partial / "optimizer.safetensors")
-        save_file(
-            {f"{rank}.{name}": t for rank, (t_by_name, _) in enumerate(rng) for name, t in t_by_name.items()},
-            partial / "rng.safetensors",
-        )
-        facts = {
-            "progress": asdict(progress),
-            "world_size": distributed.world_size(),
-            "optimizer": plain,
-            "schedule": {"last_epoch": resumable.schedule.last_epoch},
-            "scaler": resumable.scaler.state_dict() if resumable.scaler is not None else None,
-            "rng": [plain_rng for _, plain_rng in rng],
-            "stateful": {name: [_plain_of(state) for state in states] for name, states in parts.items()},
-        }
-        save_file(
-            {
-                f"{name}.{rank}.{key}": value.detach().cpu().contiguous().clone()
-                for name, states in parts.items()
-                for rank, state in enumerate(states)
-                for key, value in state.items()
-                if isinstance(value, Tensor)
-            },
-            partial / "stateful.safetensors",
-        )
-        (partial / "state.json").write_text(json.dumps(facts), encoding="utf-8")
-        digests = {path.name: _digest(path) for path in sorted(partial.iterdir())}
-        (partial / _DIGESTS).write_text(json.dumps(digests, indent=2), encoding="utf-8")
-
-    replace_folder(folder / f"step-{progress.step:08d}", write)
+    facts = {
+        "progress": asdict(progress),
+        "world_size": distributed.world_size(),
+        "optimizer": optimizer["param_groups"],
+        "schedule": {"last_epoch": resumable.schedule.last_epoch},
+        "scaler": resumable.scaler.state_dict() if resumable.scaler is not None else None,
+        "stateful": {
+            name: [{key: value for key, value in state.items() if not isinstance(value, Tensor)} for state in states]
+            for name, states in parts.items()
+        },
+    }
+    own = (
+        (f"{name}.{rank}.{key}", value.clone())  # carried tensors may be views of one, which safetensors refuses
+        for name, states in parts.items()
+        for rank, state in enumerate(states)
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    )
+    moments = ((f"{name}.{key}", value) for name, entry in optimizer["state"].items() for key, value in entry.items())
+    with replacing_folder(folder / f"step-{progress.step:08d}") as draft:
+        for name, tensors in zip(_TENSORS, (weights.items(), moments, own), strict=True):
+            save_file({key: value.detach().cpu().contiguous() for key, value in tensors}, draft / f"{name}.safetensors")
+        (draft / "state.json").write_text(json.dumps(facts), encoding="utf-8")
+        digests = {path.name: sha256_file(path) for path in sorted(draft.iterdir())}
+        (draft / _DIGESTS).write_text(json.dumps(digests, indent=2), encoding="utf-8")
     for path in [*saved_states(folder)[:-keep], *folder.glob("step-*.damaged")]:
-        _remove(path)
+        remove_folder(path)
 
 
 def restore_state(folder: Path, resumable: Resumable) -> Progress | None:
@@ -173,9 +151,7 @@ def restore_state(folder: Path, resumable: Resumable) -> Progress | None:
     if distributed.is_main():
         for name, damage in damages.items():
             logger.warning("train.resume: %s; going on from %s, the state before", damage, path)
-            damaged = folder / f"{name}.damaged"
-            shutil.rmtree(damaged, ignore_errors=True)
-            os.rename(folder / name, damaged)
+            move(folder / name, folder / f"{name}.damaged")
     return _put_back(content, resumable)
 
 
@@ -185,7 +161,6 @@ class _Content:
 
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
-    rng: dict[str, Tensor]
     stateful: dict[str, Tensor]
     facts: dict[str, Any]
 
@@ -205,10 +180,10 @@ def _damage(path: Path) -> str | None:
     """What is wrong with the files of a saved state, naming the first such file; ``None`` if nothing is."""
     file = path / _DIGESTS
     try:
-        digests = json.loads(file.read_text(encoding="utf-8"))
+        digests = read_json(file)
         for name, digest in digests.items():
             file = path / name
-            if _digest(file) != digest:
+            if sha256_file(file) != digest:
                 return f"{file} is damaged (its SHA-256 is not the one noted when it was saved)"
     except FileNotFoundError:
         return f"{file} is missing"
@@ -224,164 +199,44 @@ def _read_state(path: Path) -> _Content:
         ValueError: Another number of processes saved it, or it cannot be read from here.
     """
     try:
-        facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        facts = read_json(path / "state.json")
         if facts["world_size"] != distributed.world_size():
             raise ValueError(
                 f"train.resume: {path} was saved by {facts['world_size']} processes and cannot go on with "
                 f"{distributed.world_size()}: each process's dropout would differ"
             )
-        parts = {name: load_file(path / f"{name}.safetensors") for name in ("model", "optimizer", "rng", "stateful")}
+        return _Content(**{name: load_file(path / f"{name}.safetensors") for name in _TENSORS}, facts=facts)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"train.resume: {path} cannot be read by process {distributed.rank()}: {error}") from None
-    return _Content(**parts, facts=facts)
 
 
 def _put_back(content: _Content, resumable: Resumable) -> Progress:
-    facts, rank = content.facts, distributed.rank()
-    _load_model(resumable.model, content.model)
-    _load_optimizer(resumable.optimizer, _join(content.optimizer, facts["optimizer"]))
+    facts = content.facts
+    state: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in content.optimizer.items():
+        name, _, moment = key.rpartition(".")
+        state.setdefault(name, {})[moment] = tensor
+    distributed.put_back_states(
+        resumable.model,
+        resumable.optimizer,
+        weights=content.model,
+        state={"state": state, "param_groups": facts["optimizer"]},
+    )
     resumable.schedule.last_epoch = facts["schedule"]["last_epoch"]
     _apply_schedule(resumable)
     if resumable.scaler is not None and facts["scaler"] is not None:
         resumable.scaler.load_state_dict(facts["scaler"])
-    for name, part in resumable.stateful.items():
-        own = _with_prefix(content.stateful, f"{name}.{rank}.")
-        part.load_state_dict({**facts["stateful"][name][rank], **own})
-    _set_rng_state(_with_prefix(content.rng, f"{rank}."), facts["rng"][rank])
+    for name, part in resumable.own_parts().items():
+        plain = facts["stateful"][name][distributed.rank()]
+        part.load_state_dict({**plain, **dict(_below(content.stateful, f"{name}.{distributed.rank()}."))})
     return Progress(**facts["progress"])
 
 
-def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _remove(folder: Path) -> None:
-    """Deletes a state; renamed first, so that a kill in the middle leaves no state that looks whole."""
-    partial = folder.with_name(folder.name + ".partial")
-    with contextlib.suppress(OSError):
-        os.rename(folder, partial)
-        shutil.rmtree(partial)
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:
+    return ((name.removeprefix(prefix), tensor) for name, tensor in tensors.items() if name.startswith(prefix))
 
 
 def _apply_schedule(resumable: Resumable) -> None:
     factor = resumable.schedule.lr_lambdas[0](resumable.schedule.last_epoch)
     for group, base in zip(resumable.optimizer.param_groups, resumable.schedule.base_lrs, strict=True):
         group["lr"] = base * factor
-
-
-def _sync(folder: Path) -> None:
-    """Forces what was written to the disk, so that the rename cannot overtake it, and lets others read it.
-
-    safetensors makes its files readable for their owner alone; a checkpoint is as public as its folder.
-    """
-    mask = os.umask(0)
-    os.umask(mask)
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(0o666 & ~mask)
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-        else:
-            _sync_names(path)
-    _sync_names(folder)
-
-
-def _sync_names(folder: Path) -> None:
-    """Forces to the disk which files a folder holds; some network file systems cannot, and need not."""
-    with contextlib.suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
-
-
-def _unique(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors on the CPU, without those that share memory with an earlier one (safetensors refuses them)."""
-    seen: set[int] = set()
-    unique = {}
-    for name, tensor in tensors.items():
-        if tensor.data_ptr() in seen and tensor.numel():
-            continue
-        seen.add(tensor.data_ptr())
-        unique[name] = tensor.detach().cpu().contiguous()
-    return unique
-
-
-def _restore_tied(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The saved tensors and, for names that share memory with one, the same tensor again."""
-    first: dict[int, str] = {}
-    for name, tensor in model.state_dict().items():
-        known = first.setdefault(tensor.data_ptr(), name)
-        if name not in tensors and known in tensors:
-            tensors[name] = tensors[known]
-    return tensors
-
-
-def _load_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Whole tensors into a model, each process taking the part that it holds."""
-    held = model.state_dict()
-    whole = _restore_tied(tensors, model)
-    model.load_state_dict({name: distributed.cut_like(tensor, held[name]) for name, tensor in whole.items()})
-
-
-def _load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Whole tensors into an optimizer, each process taking the part of the parameters that it holds."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, entry in state["state"].items():
-        for name, value in entry.items():
-            if isinstance(value, Tensor) and value.shape == parameters[index].shape:
-                entry[name] = distributed.cut_like(value, parameters[index])
-    optimizer.load_state_dict(state)
-
-
-def _split(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as tensors by ``parameter.name`` and plain values."""
-    tensors, plain = {}, {}
-    for index, entry in state["state"].items():
-        for name, value in entry.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value.detach().cpu().contiguous().clone()
-            else:
-                plain[f"{index}.{name}"] = value
-    return tensors, {"state": plain, "param_groups": state["param_groups"]}
-
-
-def _join(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, Any]:
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in [*tensors.items(), *plain["state"].items()]:
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    return {"state": state, "param_groups": plain["param_groups"]}
-
-
-def _plain_of(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in state.items() if not isinstance(value, Tensor)}
-
-
-def _rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    version, keys, gauss = random.getstate()
-    kind, vector, position, has_gauss, cached = np.random.get_state(legacy=True)
-    tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(vector, dtype=np.int64))}
-    if torch.cuda.is_available():
-        tensors["cuda"] = torch.cuda.get_rng_state()
-    plain = {
-        "python": [version, list(keys), gauss],
-        "numpy": [str(kind), int(position), int(has_gauss), float(cached)],
-    }
-    return tensors, plain
-
-
-def _set_rng_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-    version, keys, gauss = plain["python"]
-    random.setstate((version, tuple(keys), gauss))
-    kind, position, has_gauss, cached = plain["numpy"]
-    np.random.set_state((kind, tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(tensors["torch"])
-    if "cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["cuda"])

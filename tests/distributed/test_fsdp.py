@@ -167,6 +167,7 @@ def test_losses_scores_and_files_are_those_of_whole_weights(recipe, runs, tiny):
     assert [set(line) for line in ours] == [set(line) for line in theirs]
     assert any("dev.spearman" in line for line in ours)
     for left, right in zip(ours, theirs, strict=True):
+        assert left.pop("higher_is_better", None) == right.pop("higher_is_better", None)
         assert left == pytest.approx(right, rel=1e-4, abs=1e-5)
     assert len(set(losses(cut))) == 5
     for part in ("best", "last", "state"):

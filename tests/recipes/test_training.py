@@ -136,7 +136,7 @@ def test_checkpoints_load(recipe, finished):
     }
     assert rows["best"].shape == rows["last"].shape == (2, 32)
     np.testing.assert_allclose(np.linalg.norm(rows["best"], axis=1), 1, rtol=1e-5)
-    assert np.array_equal(rows[""], rows["best"])
+    np.testing.assert_allclose(rows[""], rows["best"], atol=1e-6)
     heads = {name.split(":")[1].split(".")[0] for name in tensors(finished / recipe / "best") if "heads" in name}
     assert heads == {"text_head"} | ({"grounding_head", "image_head"} if recipe == "mcse" else set())
 

@@ -4,8 +4,11 @@ import errno
 import gzip
 import hashlib
 import os
+import resource
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from mcse.files import (
     creating_folder,
@@ -120,6 +123,46 @@ def test_what_a_kill_left_is_put_back(tmp_path):
     assert names(tmp_path) == ["f"]
     remove_folder(tmp_path / "f")
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("moment", ["between the renames", "after both"])
+def test_a_kill_while_a_folder_is_replaced_is_undone(tmp_path, moment):
+    folder, old = tmp_path / "f", tmp_path / "f.old"
+    write_json(folder / "a.json", "old")
+    os.rename(folder, old)
+    (tmp_path / "f.partial").mkdir()
+    if moment == "after both":
+        write_json(folder / "a.json", "new")
+    recover_folder(folder)
+    assert read_json(folder / "a.json") == ("new" if moment == "after both" else "old")
+    assert names(tmp_path) == ["f"]
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path):
+    previous = os.umask(0o022)
+    try:
+        with replacing_folder(tmp_path / "f") as draft:
+            save_file({"a": torch.ones(1)}, draft / "x.safetensors")
+    finally:
+        os.umask(previous)
+    assert (tmp_path / "f" / "x.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_disk_that_refuses_safetensors_is_an_os_error(tmp_path):
+    """safetensors raises an error of its own where the system's write fails; here it does fail."""
+    write_json(tmp_path / "f" / "a.json", "old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with (
+            pytest.raises(OSError, match=r"f cannot be written: .*too large"),
+            replacing_folder(tmp_path / "f") as draft,
+        ):
+            save_file({"a": torch.ones(9999)}, draft / "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(tmp_path) == ["f"]
+    assert read_json(tmp_path / "f" / "a.json") == "old"
 
 
 def test_lines_of_text_plain_and_packed(tmp_path):

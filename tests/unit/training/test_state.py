@@ -1,84 +1,29 @@
-"""Folders are replaced whole or not at all."""
+"""States of a run come back whole, tied weights and late parameters too; damaged ones are seen and passed over."""
 
 from __future__ import annotations
 
 import json
-import os
-import resource
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file
 
+from mcse.training.config import OptimConfig
+from mcse.training.optim import build_optimizer, build_schedule
 from mcse.training.state import (
     Progress,
     Resumable,
-    recover_folder,
     recover_states,
-    replace_folder,
     restore_state,
     save_state,
     saved_states,
 )
-
-
-def _write(text: str):
-    return lambda folder: (folder / "text").write_text(text)
-
-
-def test_a_failed_write_leaves_the_old_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "best"
-    replace_folder(folder, _write("old"))
-
-    def fail(partial: Path) -> None:
-        (partial / "text").write_text("half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left"):
-        replace_folder(folder, fail)
-    assert (folder / "text").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["best"]
-
-
-@pytest.mark.parametrize("moment", ["between the renames", "after both"])
-def test_a_crash_is_undone(tmp_path: Path, moment: str) -> None:
-    folder, old, partial = tmp_path / "best", tmp_path / "best.old", tmp_path / "best.partial"
-    replace_folder(folder, _write("old"))
-    os.rename(folder, old)
-    partial.mkdir()
-    if moment == "after both":
-        replace_folder(folder, _write("new"))
-        old.mkdir(exist_ok=True)
-    recover_folder(folder)
-    assert (folder / "text").read_text() == ("new" if moment == "after both" else "old")
-    assert [path.name for path in tmp_path.iterdir()] == ["best"]
-
-
-def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
-    previous = os.umask(0o022)
-    try:
-        replace_folder(tmp_path / "best", lambda folder: save_file({"a": torch.ones(1)}, folder / "x.safetensors"))
-    finally:
-        os.umask(previous)
-    assert (tmp_path / "best" / "x.safetensors").stat().st_mode & 0o777 == 0o644
-
-
-def test_a_disk_that_refuses_safetensors_is_an_os_error(tmp_path: Path) -> None:
-    """safetensors raises an error of its own where the system's write fails; here it does fail."""
-    replace_folder(tmp_path / "best", _write("old"))
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    try:
-        with pytest.raises(OSError, match=r"best cannot be written: .*too large"):
-            replace_folder(tmp_path / "best", lambda folder: save_file({"a": torch.ones(9999)}, folder / "x"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert [path.name for path in tmp_path.iterdir()] == ["best"]
-    assert (tmp_path / "best" / "text").read_text() == "old"
 
 
 class _Carried:
@@ -109,6 +54,86 @@ def test_carried_tensors_and_plain_values_come_back(tmp_path: Path) -> None:
     assert carried.state["hidden"].tolist() == [[3.0] * 3] * 2
 
 
+class _Tied(torch.nn.Module):
+    """An output matrix tied to the input's, a layer that the first batches do not reach, one that does not train."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.late, self.out = torch.nn.Embedding(5, 3), torch.nn.Linear(3, 3), torch.nn.Linear(3, 5)
+        self.out.weight = self.embed.weight
+        self.frozen = torch.nn.Linear(2, 2).requires_grad_(False)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, late: bool) -> torch.Tensor:
+        self.seen += 1
+        x_TD = self.embed(torch.arange(5))
+        return self.out(self.late(x_TD) if late else x_TD).square().mean()
+
+
+OPTIMIZERS = {"adamw": {"weight_decay": 0.1}, "adagrad": {"initial_accumulator": 0.1}, "sgd": {}}
+
+
+def _tied(optimizer: str) -> Resumable:
+    model = _Tied()
+    config = OptimConfig(learning_rate=0.1, optimizer=optimizer, warmup_steps=3, **OPTIMIZERS[optimizer])  # type: ignore[arg-type]
+    built = build_optimizer(model, config)
+    schedule = build_schedule(built, config, total_steps=9)
+    return Resumable(model=model, optimizer=built, schedule=schedule, scaler=None, stateful={})
+
+
+def _train(resumable: Resumable, *, late: list[bool]) -> None:
+    for reaches in late:
+        resumable.model(reaches).backward()
+        resumable.optimizer.step()
+        resumable.schedule.step()
+        resumable.optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_tied_frozen_and_late_parameters_go_on_bit_for_bit(tmp_path: Path, optimizer: str) -> None:
+    straight = _tied(optimizer)
+    _train(straight, late=[False, False])
+    save_state(tmp_path, straight, Progress(step=2), keep=1)
+    saved = load_file(tmp_path / "step-00000002" / "model.safetensors")
+    assert "embed.weight" in saved
+    assert "out.weight" not in saved, "tied weights are saved once"
+    moments = {name.rpartition(".")[0] for name in load_file(tmp_path / "step-00000002" / "optimizer.safetensors")}
+    early = {"embed.weight", "out.bias"}
+    assert moments == {"adamw": early, "adagrad": early | {"late.weight", "late.bias"}, "sgd": set()}[optimizer]
+    resumed = _tied(optimizer)
+    _train(resumed, late=[True])
+    assert restore_state(tmp_path, resumed) == Progress(step=2)
+    assert resumed.model.out.weight is resumed.model.embed.weight
+    before = resumed.model.late.weight.clone()
+    for each in (straight, resumed):
+        _train(each, late=[True, False, True])
+    assert not torch.equal(before, resumed.model.late.weight)
+    ours, theirs = straight.model.state_dict(), resumed.model.state_dict()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_carried_tensors_may_share_memory(tmp_path: Path) -> None:
+    carried = _Carried(3.0)
+    both = torch.arange(6.0).reshape(2, 3)
+    carried.state |= {"hidden": both[0], "cell": both[1]}
+    save_state(tmp_path, _resumable(carried), Progress(step=1), keep=1)
+    back = _Carried(0.0)
+    restore_state(tmp_path, _resumable(back))
+    assert [back.state["hidden"].tolist(), back.state["cell"].tolist()] == both.tolist()
+
+
+def test_random_states_come_back(tmp_path: Path) -> None:
+    def draw() -> list[float]:
+        return [random.random(), float(np.random.rand()), float(torch.rand(()))]
+
+    save_state(tmp_path, _resumable(_Carried(0.0)), Progress(step=1), keep=1)
+    drawn = draw()
+    assert draw() != drawn
+    restore_state(tmp_path, _resumable(_Carried(0.0)))
+    assert draw() == drawn
+
+
 def _save(folder: Path, *steps: int, keep: int = 5) -> None:
     for step in steps:
         save_state(folder, _resumable(_Carried(float(step))), Progress(step=step), keep=keep)
@@ -125,7 +150,7 @@ def _truncate(path: Path) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], None]] = {"a flipped bit": _flip, "truncated": _truncate, "absent": Path.unlink}
-FILES = [f"{name}.safetensors" for name in ("model", "optimizer", "rng", "stateful")] + ["state.json", "digests.json"]
+FILES = [f"{name}.safetensors" for name in ("model", "optimizer", "stateful")] + ["state.json", "digests.json"]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -154,7 +179,7 @@ def test_a_damaged_state_does_not_count_as_kept(tmp_path: Path) -> None:
 def test_several_damaged_states_are_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _save(tmp_path, 1, 2, 3)
     for step in (2, 3):
-        _flip(tmp_path / f"step-0000000{step}" / "rng.safetensors")
+        _flip(tmp_path / f"step-0000000{step}" / "stateful.safetensors")
     assert restore_state(tmp_path, _resumable(_Carried(0.0))) == Progress(step=1)
     assert len([line for line in caplog.text.splitlines() if "going on from" in line]) == 2
 
