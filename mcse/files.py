@@ -195,9 +195,12 @@ def sha256_file(*paths: Path) -> str:
     return digest.hexdigest()
 
 
-def sha256_bytes(content: bytes) -> str:
-    """``sha256_file`` of a file with this content."""
-    return hashlib.sha256(content).hexdigest()
+def sha256_bytes(*contents: bytes | memoryview) -> str:
+    """``sha256_file`` of files with these contents."""
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def digest_of(*parts: str | bytes) -> str:

@@ -5,7 +5,6 @@ B images, F feature width.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from mcse.files import sha256_bytes
 from mcse.models.open_clip_model import RANDOM_WEIGHTS, WHOLE_NAMES, build_open_clip, check_known, split_name
 
 _CELL = 8
@@ -55,12 +55,11 @@ class ImageTower(nn.Module):
 
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 over all weights: tells two checkpoints of one name apart."""
-        sha = hashlib.sha256()
+        parts: list[bytes | memoryview] = []
         for name, tensor in self.state_dict().items():
-            sha.update(name.encode())
             raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            sha.update(raw.numpy().data)
-        return sha.hexdigest()[:16]
+            parts += [name.encode(), raw.numpy().data]
+        return sha256_bytes(*parts)[:16]
 
 
 class FrozenTower(nn.Module):

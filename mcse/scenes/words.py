@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mcse.files import replacing, write_text
 from mcse.scenes.drawing import COLOURS, SHAPES, draw_silhouette
 from mcse.scenes.grammar import LEXICON, PLURALS
 from mcse.scenes.world import SIZES
@@ -68,9 +69,9 @@ def write_word_files(world: Path, *, seed: int = 0) -> None:
     """
     captions = _captions(world / "captions.csv")
     spoken = sorted({token for _, caption in captions for token in caption.split()})
-    (world / VECTORS).write_text(_vectors(spoken, seed=seed), encoding="utf-8")
-    (world / SIMILARITY).write_text(_similarity(), encoding="utf-8")
-    with (world / CAPTIONS).open("w", encoding="utf-8", newline="") as stream:
+    write_text(world / VECTORS, _vectors(spoken, seed=seed))
+    write_text(world / SIMILARITY, _similarity())
+    with replacing(world / CAPTIONS) as draft, draft.open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream, lineterminator="\n").writerows([("image", "caption"), *captions])
 
 

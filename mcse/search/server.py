@@ -137,18 +137,16 @@ class _Site:
         try:
             state = _numbered(state, request.query_params)
             with self._encoding:
-                return HTMLResponse(_answer(self._search, state, self._uploads))
+                return HTMLResponse(self._answered(state))
         except ValueError as error:
-            page = _page(self._search, state, error=str(error), uploads=self._uploads)
-            return HTMLResponse(page, status_code=400)
+            return self._refused(state, str(error), status=400)
 
     def image(self, place: str) -> Response:
         """A small copy of an image of the index."""
         try:
-            found = self._search.open_image(_number(place, "image", most=len(self._search.index) - 1))
+            return _jpeg(_thumbnail(self._search.open_image(self._place(place))))
         except ValueError as error:
             return PlainTextResponse(str(error), status_code=404)
-        return _jpeg(_thumbnail(found))
 
     def uploaded(self, mark: str) -> Response:
         """A small copy of an uploaded image."""
@@ -163,23 +161,82 @@ class _Site:
             name, content = await _uploaded_file(request)
             mark = self._uploads.keep(await run_in_threadpool(self._read, name, content))
         except _TooLargeError:
-            error = f"The file is larger than {MAX_UPLOAD_MB} MB."
-            return HTMLResponse(_page(self._search, PageState(), error=error), status_code=413)
+            return self._refused(PageState(), f"The file is larger than {MAX_UPLOAD_MB} MB.", status=413)
         except ValueError as error:
-            return HTMLResponse(_page(self._search, PageState(), error=str(error)), status_code=400)
+            return self._refused(PageState(), str(error), status=400)
         return RedirectResponse(f"/?upload={mark}", status_code=303)
 
     async def missing(self, request: Request, error: Exception) -> Response:
         """The page for an address that there is none of."""
         assert isinstance(error, HTTPException)
-        page = _page(self._search, PageState(), error=f"{request.url.path[:100]}: {error.detail}")
-        return HTMLResponse(page, status_code=error.status_code)
+        return self._refused(PageState(), f"{request.url.path[:100]}: {error.detail}", status=error.status_code)
 
     def _read(self, name: str, content: bytes) -> _Upload:
         image = _opened(name, content)
         with self._encoding:
             row_D = self._search.encode_image(image)
         return _Upload(name, row_D, sha256_bytes(content), _thumbnail(image))
+
+    def _answered(self, state: PageState) -> str:
+        """The page for a question, or for leafing through where nothing is asked."""
+        minus, plus = _words(state.minus), _words(state.plus)
+        if not state.text and not state.has_image:
+            if minus or plus:
+                raise ValueError("Words are added to a sentence or an image: write one, or choose one below.")
+            return self._leafed(state)
+        upload = self._uploads.get(state.upload) if state.upload else None
+        question = Question(
+            text=None if state.has_image else state.text,
+            place=self._place(state.image) if state.image else None,
+            embedding=upload.row_D if upload else None,
+            image_sha256=upload.sha256 if upload else None,
+            minus=minus,
+            plus=plus,
+            top=state.top,
+        )
+        answer = self._search.ask(question)
+        name = self._query_name(state)
+        asked = " ".join([name or f"“{state.text}”", *(f"− {word}" for word in minus), *(f"+ {word}" for word in plus)])
+        found = [PageImage(place=int(hit.id), name=hit.text, score=hit.score) for hit in answer.hits]
+        return render_search_page(replace(self._page(state, found), asked=asked, query_name=name, notes=answer.notes))
+
+    def _refused(self, state: PageState, error: str, *, status: int) -> Response:
+        """The page with what went wrong, and what was asked."""
+        try:
+            name = self._query_name(state)
+        except ValueError:  # it is what went wrong
+            name = ""
+        return HTMLResponse(self._leafed(state, error=error, query_name=name), status_code=status)
+
+    def _leafed(self, state: PageState, *, error: str = "", query_name: str = "") -> str:
+        """The page without an answer: images to leaf through."""
+        index = self._search.index
+        pages = -(-len(index) // _PAGE)
+        start = (min(state.page, pages) - 1) * _PAGE
+        shown = index.images[start : start + (12 if error else _PAGE)]
+        images = [PageImage(place=start + number, name=image.path) for number, image in enumerate(shown)]
+        return render_search_page(replace(self._page(state, images), pages=pages, error=error, query_name=query_name))
+
+    def _page(self, state: PageState, images: list[PageImage]) -> SearchPage:
+        search = self._search
+        return SearchPage(
+            state=state,
+            images=images,
+            folder=search.folder.name,
+            model="/".join(search.index.origin.model.rstrip("/").split("/")[-2:]),
+            count=len(search.index),
+            takes_uploads=search.takes_images,
+            max_upload_mb=MAX_UPLOAD_MB,
+        )
+
+    def _query_name(self, state: PageState) -> str:
+        """Name of the image that is asked by; empty where none is."""
+        if state.upload:
+            return self._uploads.get(state.upload).name
+        return self._search.index.images[self._place(state.image)].path if state.image else ""
+
+    def _place(self, text: str) -> int:
+        return _number(text, "image", most=len(self._search.index) - 1)
 
 
 def _refusal(request: Request, *, names: frozenset[str] | None) -> str:
@@ -219,81 +276,6 @@ def _number(text: str, name: str, *, least: int = 0, most: int) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and least <= int(text) <= most):
         raise ValueError(f"{name} must be a number from {least} to {most}, got {text[:40]!r}")
     return int(text)
-
-
-def _answer(search: ImageSearch, state: PageState, uploads: _Uploads) -> str:
-    """The page for a question, or for leafing through where nothing is asked."""
-    minus, plus = _words(state.minus), _words(state.plus)
-    if not state.text and not state.has_image:
-        if minus or plus:
-            raise ValueError("Words are added to a sentence or an image: write one, or choose one below.")
-        return _page(search, state)
-    place = _number(state.image, "image", most=len(search.index) - 1) if state.image else None
-    upload = uploads.get(state.upload) if state.upload else None
-    question = Question(
-        text=None if state.has_image else state.text,
-        place=place,
-        embedding=upload.row_D if upload else None,
-        image_sha256=upload.sha256 if upload else None,
-        minus=minus,
-        plus=plus,
-        top=state.top,
-    )
-    answer = search.ask(question)
-    name = _query_name(search, state, uploads)
-    asked = " ".join([name or f"“{state.text}”", *(f"− {word}" for word in minus), *(f"+ {word}" for word in plus)])
-    found = [PageImage(place=int(hit.id), name=hit.text, score=hit.score) for hit in answer.hits]
-    return render_search_page(_content(search, state, images=found, asked=asked, query_name=name, notes=answer.notes))
-
-
-def _page(search: ImageSearch, state: PageState, *, error: str = "", uploads: _Uploads | None = None) -> str:
-    """The page without an answer: images to leaf through, and what went wrong."""
-    pages = -(-len(search.index) // _PAGE)
-    start = (min(state.page, pages) - 1) * _PAGE
-    shown = search.index.images[start : start + (12 if error else _PAGE)]
-    images = [PageImage(place=start + number, name=image.path) for number, image in enumerate(shown)]
-    name = ""
-    if uploads is not None and state.has_image:
-        try:
-            name = _query_name(search, state, uploads)
-        except ValueError:  # it is what went wrong
-            name = ""
-    return render_search_page(_content(search, state, images=images, pages=pages, error=error, query_name=name))
-
-
-def _content(
-    search: ImageSearch,
-    state: PageState,
-    *,
-    images: list[PageImage],
-    pages: int = 1,
-    asked: str = "",
-    query_name: str = "",
-    error: str = "",
-    notes: tuple[str, ...] = (),
-) -> SearchPage:
-    return SearchPage(
-        state=state,
-        images=images,
-        folder=search.folder.name,
-        model="/".join(search.index.origin.model.rstrip("/").split("/")[-2:]),
-        count=len(search.index),
-        pages=pages,
-        asked=asked,
-        query_name=query_name,
-        error=error,
-        notes=notes,
-        takes_uploads=search.takes_images,
-        max_upload_mb=MAX_UPLOAD_MB,
-    )
-
-
-def _query_name(search: ImageSearch, state: PageState, uploads: _Uploads) -> str:
-    if state.upload:
-        return uploads.get(state.upload).name
-    if state.image:
-        return search.index.images[_number(state.image, "image", most=len(search.index) - 1)].path
-    return ""
 
 
 def _words(text: str) -> tuple[str, ...]:
