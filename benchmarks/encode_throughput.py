@@ -23,7 +23,8 @@ import torch
 from mcse.cpu import ensure_bfloat16
 from mcse.data.test_sets.sts import load_sts_from_senteval
 from mcse.encoders.sentence_encoder import SentenceEncoder
-from mcse.models.checkpoint import CheckpointInfo, save_checkpoint
+from mcse.manifest import Manifest
+from mcse.models.checkpoint import save_checkpoint
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -36,9 +37,9 @@ Encode: TypeAlias = Callable[[list[str], int], np.ndarray]
 
 def save_for_both(options: argparse.Namespace, folder: Path) -> None:
     encoder, tokenizer = load_text_encoder(options.model, pooling="mean"), load_tokenizer(options.model)
-    info = CheckpointInfo("simcse", "mean")
+    manifest = Manifest(kind="sentence", recipe="simcse", pooling="mean")
     save_checkpoint(
-        folder, encoder=encoder.eval(), tokenizer=tokenizer, info=info, text_head=None, image_heads={}, card=""
+        folder, encoder=encoder.eval(), tokenizer=tokenizer, manifest=manifest, text_head=None, image_heads={}, card=""
     )
 
 

@@ -40,7 +40,8 @@ from mcse.data.test_sets.sts import (
 from mcse.encoders.sentence_encoder import Precision, SentenceEncoder
 from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.suites.sts import score_sts
-from mcse.models.checkpoint import CheckpointInfo, save_checkpoint
+from mcse.manifest import Manifest
+from mcse.models.checkpoint import save_checkpoint
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 from mcse.types import Tokenizer
 
@@ -213,7 +214,7 @@ class Models:
             self.checkpoint,
             encoder=text_encoder.eval(),
             tokenizer=tokenizer,
-            info=CheckpointInfo("simcse", options.pooling),
+            manifest=Manifest(kind="sentence", recipe="simcse", pooling=options.pooling),
             text_head=None,
             image_heads={},
             card="",

@@ -30,7 +30,8 @@ from mcse.data.test_sets.transfer import TRANSFER_TASKS, LabelledText, TransferT
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.suites.transfer import score_transfer
-from mcse.models.checkpoint import CheckpointInfo, save_checkpoint
+from mcse.manifest import Manifest
+from mcse.models.checkpoint import save_checkpoint
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 
 SEED = 1111
@@ -296,7 +297,7 @@ def make_sides(options: argparse.Namespace, folder: Path, scratch: Path) -> tupl
         checkpoint,
         encoder=text_encoder.eval(),
         tokenizer=tokenizer,
-        info=CheckpointInfo("simcse", options.pooling),
+        manifest=Manifest(kind="sentence", recipe="simcse", pooling=options.pooling),
         text_head=None,
         image_heads={},
         card="",

@@ -59,6 +59,10 @@ Series = tuple[tuple[int, float], ...]
 """Step and value of one number, in the order in which they were written."""
 
 
+class NoModelError(ValueError):
+    """A folder or file that is there, but holds no model."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
     """What ``metrics.jsonl`` holds.
@@ -157,19 +161,19 @@ def best_of(folder: Path) -> Path:
     """The folder of the model that a run folder or a model's own folder stands for.
 
     Raises:
-        ValueError: Nothing is there, a run without ``best/``, a parent of several runs, or a folder without a model.
+        NoModelError: Nothing is there, a run without ``best/``, a parent of several runs, or a folder without a model.
     """
     if not folder.is_dir():
-        raise ValueError(f"there is no run and no checkpoint at {folder}")
+        raise NoModelError(f"there is no run and no checkpoint at {folder}")
     if (found := model_in(folder)) is not None:
         return found
     if (folder / LAST).is_dir():
-        raise ValueError(f"{folder} is a run without best/ so far; name {folder / LAST} to take its last checkpoint")
+        raise NoModelError(f"{folder} is a run without best/ so far; name {folder / LAST} to take its last checkpoint")
     if is_run(folder):
-        raise ValueError(f"{folder} is a run without best/ so far: it has saved no checkpoint")
+        raise NoModelError(f"{folder} is a run without best/ so far: it has saved no checkpoint")
     if runs := sorted(child.parent.name for child in folder.glob(f"*/{BEST}")):
-        raise ValueError(f"{folder} holds several runs ({', '.join(runs)}); name one of them")
-    raise ValueError(f"{folder} holds no model: neither {', '.join(MODEL_FILES)} nor a run's best/")
+        raise NoModelError(f"{folder} holds several runs ({', '.join(runs)}); name one of them")
+    raise NoModelError(f"{folder} holds no model: neither {', '.join(MODEL_FILES)} nor a run's best/")
 
 
 def saved_states(folder: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.suites.sts import score_sts
 from mcse.evaluation.suites.wordsim import POLICY, WordsimScore, score_wordsim
 from mcse.metrics.correlation import UndefinedScoreError
-from mcse.models.grounded_checkpoint import VOCAB_FILE, find_grounded_words, read_info
+from mcse.models.grounded_checkpoint import VOCAB_FILE, open_grounded_words
 from mcse.text.vocab import SPECIALS, Vocab
 from mcse.text.word_map import WordMap
 from mcse.text.word_spaces import all_but_the_top, whiten
@@ -74,7 +74,7 @@ def run(
     _check_controls("--true", true, wanted=(True,))
     _check_controls("--shuffled", shuffled, wanted=("shuffled_images", "shuffled_pairs"))
     for run in (*true, *shuffled) if ground_text else ():
-        check_source(_folder(run), text, hint="its map is of no use here")
+        check_source(run, text, hint="its map is of no use here")
     vectors = load_word_vectors(text)
     grounded = vectors if ground_text else None
     spaces: dict[str, list[Callable[[], WordVectors]]] = {
@@ -104,7 +104,8 @@ def run(
 
 def _seen_words(runs: Sequence[Path]) -> frozenset[str]:
     """The words of the captions that all runs read."""
-    found = {run: frozenset(Vocab.load(_folder(run) / VOCAB_FILE).words[len(SPECIALS) :]) for run in runs}
+    vocabs = {run: Vocab.load(open_grounded_words(run)[0] / VOCAB_FILE) for run in runs}
+    found = {run: frozenset(vocab.words[len(SPECIALS) :]) for run, vocab in vocabs.items()}
     for run, words in found.items():
         if words != found[runs[0]]:
             raise ValueError(f"{runs[0]} and {run} saw different words, so seen and unseen are not the same for both")
@@ -114,7 +115,7 @@ def _seen_words(runs: Sequence[Path]) -> frozenset[str]:
 def _check_controls(flag: str, runs: Sequence[Path], *, wanted: tuple[bool | str, ...]) -> None:
     """True runs saw true images, the others shuffled ones: a report with mixed-up rows would be believed."""
     for run in runs:
-        found = read_info(_folder(run)).config["controls"]["images"]
+        found = open_grounded_words(run)[1].config["controls"]["images"]
         if found not in wanted:
             raise ValueError(f"{flag}: {run} was trained with controls.images {found}")
 
@@ -129,19 +130,12 @@ def _check_pairs(text: dict[str, Cell], cells: dict[str, Cell], row: str) -> Non
             )
 
 
-def _folder(run: Path) -> Path:
-    folder = find_grounded_words(run)
-    if folder is None:
-        raise ValueError(f"{run} is no run and no checkpoint of grounded_words")
-    return folder
-
-
 def _loader(run: Path, text: WordVectors | None) -> Callable[[], WordVectors]:
     """A run's own vectors, or ``text`` by its map."""
     if text is None:
         return lambda: load_space(run)
     block = WordBlock(text.words, text.row_VD)
-    return lambda: WordVectors.of(text.words, WordMap.load(_folder(run)).ground(block).row_ND)
+    return lambda: WordVectors.of(text.words, WordMap.load(open_grounded_words(run)[0]).ground(block).row_ND)
 
 
 def _judge(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +12,16 @@ from mcse.config import build_config
 from mcse.data.config import LanguageDataConfig
 from mcse.data.language import dev_sentences, training_sentences
 from mcse.encoders.elmo_scorer import ElmoScorer
+from mcse.manifest import MANIFEST, Located, locate
 from mcse.metrics.perplexity import TrigramModel, UnigramModel, perplexity
-from mcse.run_folder import best_of
 from mcse.text.vocab import BEGIN, END, Vocab
 
 
 def run(run_folder: Path, *, data: Path | None = None, seed: int = 0) -> int:
     """Prints a table; exit code 0."""
-    folder = best_of(run_folder)
-    scorer = ElmoScorer.from_pretrained(folder)
-    config = _data_config(folder, root=data)
+    located = locate(run_folder).expect("elmo")
+    scorer = ElmoScorer.from_pretrained(located)
+    config = _data_config(located, root=data)
     dev = dev_sentences(config)
     generator = np.random.default_rng(seed)
     shuffled = [[words[number] for number in generator.permutation(len(words))] for words in dev]
@@ -46,13 +45,11 @@ def _row(name: str, values: Sequence[float]) -> None:
     print(f"{name:28s}" + "".join(f"{value:10.1f}" for value in values))
 
 
-def _data_config(folder: Path, *, root: Path | None) -> LanguageDataConfig:
-    path = folder / "mcse.json"
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))["config"]["data"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: does not say what the model was trained on ({error})") from None
-    config = build_config(LanguageDataConfig, tree, source=str(path))
+def _data_config(located: Located, *, root: Path | None) -> LanguageDataConfig:
+    path = located.folder / MANIFEST
+    if located.manifest is None or "data" not in located.manifest.config:
+        raise ValueError(f"{path}: does not say what the model was trained on")
+    config = build_config(LanguageDataConfig, located.manifest.config["data"], source=str(path))
     return config if root is None else replace(config, root=root)
 
 

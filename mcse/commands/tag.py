@@ -112,7 +112,7 @@ def _open_images(tagger: TweetTagger, *, features: Path | None, images: str | No
     if features is None:
         return None
     store = open_features(features)
-    store.check_tower(None if tagger.info is None else tagger.info.image_tower)
+    store.check_tower(None if tagger.manifest is None else tagger.manifest.image_tower)
     return store
 
 

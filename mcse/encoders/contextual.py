@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from mcse.encoders.inputs import Precision, as_texts, autocast, check_precision, check_word_lists, evaluating
+from mcse.manifest import Located, locate
 from mcse.models.cove_model import CoveModel, load_cove
 from mcse.models.elmo_language_model import load_elmo
-from mcse.models.elmo_model import ElmoModel, ElmoState, is_original_release
-from mcse.run_folder import best_of
+from mcse.models.elmo_model import ElmoModel, ElmoState
 from mcse.text.characters import character_ids
 from mcse.text.vocab import Vocab, split_words
 from mcse.types import FloatArray
@@ -180,7 +180,7 @@ class ElmoEncoder(ContextualEncoder):
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | Path,
+        name_or_path: str | Path | Located,
         *,
         pooling: str | None = None,
         device: str | torch.device | None = None,
@@ -191,10 +191,11 @@ class ElmoEncoder(ContextualEncoder):
         Raises:
             ValueError: The folder is none of them, or damaged; or there is no such pooling.
         """
-        path = Path(name_or_path)
-        model = ElmoModel.from_original(path) if is_original_release(path) else load_elmo(best_of(path))
+        located = locate(name_or_path).expect("elmo", "elmo_release")
+        load = ElmoModel.from_original if located.kind == "elmo_release" else load_elmo
+        model = load(located.folder)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return cls(model, name=str(name_or_path), pooling=pooling, precision=precision)
+        return cls(model, name=located.name, pooling=pooling, precision=precision)
 
     @property
     def dimension(self) -> int:
@@ -258,7 +259,7 @@ class CoveEncoder(ContextualEncoder):
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | Path,
+        name_or_path: str | Path | Located,
         *,
         pooling: str | None = None,
         device: str | torch.device | None = None,
@@ -269,9 +270,10 @@ class CoveEncoder(ContextualEncoder):
         Raises:
             ValueError: The folder is neither, or damaged; or there is no such pooling.
         """
-        model, words = load_cove(best_of(Path(name_or_path)))
+        located = locate(name_or_path).expect("cove")
+        model, words = load_cove(located.folder)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return cls(model, words, name=str(name_or_path), pooling=pooling, precision=precision)
+        return cls(model, words, name=located.name, pooling=pooling, precision=precision)
 
     @property
     def dimension(self) -> int:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcse.encoders.inputs import evaluating
+from mcse.manifest import Located, locate
 from mcse.models.cove_translator import CoveTranslator, load_translator
-from mcse.run_folder import best_of
 from mcse.text.vocab import BEGIN, END, PAD, UNKNOWN, Vocab, split_words
 from mcse.types import TokenBatch, TranslationBatch
 
@@ -40,13 +40,13 @@ class WordTranslator:
         self._model, self._source, self._target = model, source_words, target_words
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> WordTranslator:
+    def from_pretrained(cls, folder: str | Path | Located) -> WordTranslator:
         """Of a run folder (its ``best/``) or a checkpoint folder.
 
         Raises:
             ValueError: The folder holds no CoVe with its decoder.
         """
-        return cls(*load_translator(best_of(Path(folder))))
+        return cls(*load_translator(locate(folder).expect("cove").folder))
 
     def translate(self, sentences: Sequence[str], *, beams: int = 1, batch_size: int = 64) -> list[str]:
         """One translation a sentence; the unknown word is left out.

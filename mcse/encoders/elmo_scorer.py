@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from mcse.encoders.inputs import evaluating
+from mcse.manifest import Located, locate
 from mcse.models.elmo_language_model import ElmoLanguageModel, load_language_model
 from mcse.models.elmo_model import Direction
-from mcse.run_folder import best_of
 from mcse.text.characters import character_ids
 from mcse.text.vocab import BEGIN, END, Vocab
 
@@ -38,13 +38,13 @@ class ElmoScorer:
         self._model, self.vocab = model, vocab
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> ElmoScorer:
+    def from_pretrained(cls, folder: str | Path | Located) -> ElmoScorer:
         """Of a run folder (its ``best/``) or a checkpoint folder.
 
         Raises:
             ValueError: The folder holds no ELMo with its softmax.
         """
-        return cls(*load_language_model(best_of(Path(folder))))
+        return cls(*load_language_model(locate(folder).expect("elmo").folder))
 
     def nll(
         self, sentences: Sequence[Sequence[str]], *, backward: bool = False, batch_size: int = 64

@@ -53,6 +53,12 @@ def check_precision(precision: Precision) -> Precision:
     return precision
 
 
+def check_only_pooling(name: str, pooling: str | None, *, only: str, why: str) -> None:
+    """Refuses another pooling than the ``only`` one of a model with a ``ValueError`` that says why."""
+    if pooling not in (None, only):
+        raise ValueError(f"{name!r}: pooling {pooling!r} is not available, only {only!r}: {why}")
+
+
 def autocast(device: torch.device, *, precision: Precision) -> torch.autocast:
     """Runs matrix products in ``precision``.
 

@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from mcse.encoders.images import ImageInput, checked_features, image_features
-from mcse.encoders.inputs import Precision, as_texts, autocast, check_precision, evaluating
-from mcse.encoders.sources import inside_run
+from mcse.encoders.inputs import Precision, as_texts, autocast, check_only_pooling, check_precision, evaluating
+from mcse.manifest import Located, locate
 from mcse.models.checkpoint import load_checkpoint_tower, max_tokens
 from mcse.models.image_tower import ImageTower
 from mcse.models.joint_checkpoint import load_joint
@@ -77,26 +77,33 @@ class JointEncoder:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, device: str | torch.device | None = None, precision: Precision = "float32"
+        cls,
+        name_or_path: str | Path | Located,
+        *,
+        pooling: str | None = None,
+        device: str | torch.device | None = None,
+        precision: Precision = "float32",
     ) -> JointEncoder:
         """Loads a run folder (its ``best/``) or a checkpoint folder of the recipe vse.
 
         Args:
-            folder: Where it lies.
+            name_or_path: Where it lies.
+            pooling: "joint", the only one.
             device: CUDA where there is one, by default.
             precision: As for the class.
 
         Raises:
-            ValueError: No checkpoint of a joint model is there, or it is damaged.
+            ValueError: No checkpoint of a joint model is there, it is damaged, or another pooling is asked for.
         """
-        inside = Path(inside_run(str(folder)))
-        loaded = load_joint(inside)
+        located = locate(name_or_path).expect("joint")
+        check_only_pooling(located.name, pooling, only=cls.pooling, why="a joint model has one row a sentence")
+        loaded = load_joint(located.folder)
         encoder = cls(
             loaded.model,
             loaded.tokenizer,
-            name=str(folder),
-            image_tower=loaded.info.image_tower,
-            load_tower=partial(load_checkpoint_tower, inside),
+            name=located.name,
+            image_tower=loaded.manifest.image_tower,
+            load_tower=partial(load_checkpoint_tower, located.folder),
             precision=precision,
         )
         return encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,12 +1,10 @@
-"""One name for any encoder: which kind it is, loading it, and a digest of the files that make it."""
+"""One name for any encoder: loading it, and a digest of the files that make it."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -18,22 +16,29 @@ from mcse.encoders.joint_encoder import JointEncoder
 from mcse.encoders.open_clip_text import OpenClipEncoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.encoders.sentence_transformers_folder import fetch_json
-from mcse.encoders.sources import inside_run
-from mcse.encoders.word_vectors import WordVectorEncoder, vectors_file
-from mcse.models.cove_model import CoveConfig
-from mcse.models.digests import file_sha256
-from mcse.models.elmo_model import ElmoConfig, is_original_release
-from mcse.models.grounded_checkpoint import find_grounded_words
-from mcse.models.joint_checkpoint import is_joint_checkpoint
+from mcse.encoders.word_vectors import WordVectorEncoder
+from mcse.files import digest_of, sha256_file
+from mcse.manifest import MANIFEST, Kind, Located, locate
 from mcse.models.open_clip_model import open_clip_source
-from mcse.models.text_encoder import resolve_name
-from mcse.run_folder import CONFIG, FACTS, model_in
-from mcse.text.word_vectors import is_word_vectors_name
+from mcse.run_folder import CONFIG, FACTS, NoModelError
 
 AnyEncoder: TypeAlias = SentenceEncoder | JointEncoder | OpenClipEncoder | WordVectorEncoder | ElmoEncoder | CoveEncoder
 """Every kind has ``name``, ``pooling`` and ``dimension`` beside ``encode``."""
 
-_VECTORS, _OPEN_CLIP = "vectors:", "open_clip:"
+_LOADERS: Mapping[Kind, Callable[..., AnyEncoder]] = {
+    "sentence": SentenceEncoder.from_pretrained,
+    "sentence_transformers": SentenceEncoder.from_pretrained,
+    "transformers": SentenceEncoder.from_pretrained,
+    "hub": SentenceEncoder.from_pretrained,
+    "joint": JointEncoder.from_pretrained,
+    "open_clip": OpenClipEncoder.from_pretrained,
+    "vectors": WordVectorEncoder.from_pretrained,
+    "grounded_words": WordVectorEncoder.from_pretrained,
+    "elmo": ElmoEncoder.from_pretrained,
+    "elmo_release": ElmoEncoder.from_pretrained,
+    "cove": CoveEncoder.from_pretrained,
+}
+"""Every kind that encodes sentences, and what loads it."""
 
 # README.md is none of them: reports are written into model cards.
 _SENTENCE_FILES = (".safetensors", ".json", ".txt", ".model", ".bin", ".hdf5")
@@ -53,43 +58,18 @@ def load_encoder(
     """Loads an encoder of any kind.
 
     Args:
-        name: A run folder or a checkpoint, of any recipe, a sentence-transformers folder, any other encoder's folder,
-            a hub id or ``package:NAME/FOLDER``; ``open_clip:MODEL/PRETRAINED`` for a text tower; ``vectors:FILE``, or
-            the plain path of a ``.txt``, ``.vec`` or ``.bin`` file, also with ``.gz``, or a run or checkpoint of
-            grounded words, for averaged word vectors. An ELMo or CoVe, or the folder of an original release, gives
-            the mean of its words' vectors.
-        pooling: For the first group, where it overrides what the folder says. Word vectors know "mean" alone, open_clip
-            models only their own, contextual word vectors "mean" and "mean_layerN".
+        name: As ``locate`` takes it. Word vectors, an ELMo or a CoVe give the mean of their words' vectors.
+        pooling: Of sentence encoders, where it overrides what the folder says. Word vectors know "mean" alone,
+            open_clip and joint models only their own, contextual word vectors "mean" and "mean_layerN".
         precision: Of the matrix products. Word vectors are averaged alike under each.
         device: CUDA where there is one, by default. Word vectors stay in main memory.
 
     Raises:
-        ValueError: Nothing loadable is there, or ``pooling`` is needed and not given, or given and not known.
+        ValueError: Nothing that encodes sentences is there, or ``pooling`` is needed and not given, or given and not
+            known.
     """
-    kind, rest = _kind(name)
-    if kind == "vectors":
-        if pooling not in (None, WordVectorEncoder.pooling):
-            raise ValueError(f"{name!r}: pooling {pooling!r} is not to be had; word vectors are averaged ('mean')")
-        return WordVectorEncoder.from_file(rest, name=name)
-    if kind == "open_clip":
-        if pooling is not None:
-            raise ValueError(f"{name!r}: pooling {pooling!r} is not to be had; an open_clip model pools in its own way")
-        return OpenClipEncoder.from_pretrained(name, device=device, precision=precision)
-    if kind == "elmo":
-        return ElmoEncoder.from_pretrained(name, pooling=pooling, device=device, precision=precision)
-    if kind == "cove":
-        return CoveEncoder.from_pretrained(name, pooling=pooling, device=device, precision=precision)
-    if Path(name).is_file():
-        raise ValueError(
-            f"{name!r} is a file, and none of word vectors (.txt, .vec, .bin, also .gz); an encoder is named by its "
-            "folder"
-        )
-    folder = Path(inside_run(resolve_name(name)))
-    if is_joint_checkpoint(folder):
-        if pooling not in (None, JointEncoder.pooling):
-            raise ValueError(f"{name!r}: pooling {pooling!r} is not to be had; a joint model has one row a sentence")
-        return JointEncoder.from_pretrained(name, device=device, precision=precision)
-    return SentenceEncoder.from_pretrained(name, pooling=pooling, device=device, precision=precision)
+    located = locate(name).expect(*_LOADERS)
+    return _LOADERS[located.kind](located, pooling=pooling, precision=precision, device=device)
 
 
 def encoder_digest(name: str) -> str | None:
@@ -101,75 +81,48 @@ def encoder_digest(name: str) -> str | None:
     hub, or of the cache where the hub cannot be reached).
 
     Raises:
-        ValueError: An unknown model of open_clip, a package that is not installed, or a damaged ``modules.json``.
+        ValueError: An unknown model of open_clip, a package that is not installed, or a damaged ``mcse.json`` or
+            ``modules.json``.
     """
-    kind, rest = _kind(name)
-    if kind == "vectors":
-        file = vectors_file(rest)
-        return file_sha256(file) if file.is_file() else None
-    if kind == "open_clip":
-        return _open_clip_digest(name, rest)
-    path = Path(resolve_name(name))
-    if not path.is_dir():
-        return None if path.is_file() else _commit(name, _HUB_FILES)
-    folder = model_in(path) or path
-    if folder == path:
-        return _files_digest(path, _model_files(path))
-    recorded = [path / file for file in (CONFIG, FACTS) if (path / file).is_file()]
-    files = list(_model_files(folder))
-    return _files_digest(path, [*files, *recorded]) if files else None
-
-
-def _kind(name: str) -> tuple[Literal["vectors", "open_clip", "elmo", "cove", "sentences"], str]:
-    """Of an encoder, and its name without the prefix."""
-    if name.startswith(_VECTORS):
-        return "vectors", name.removeprefix(_VECTORS)
-    if name.startswith(_OPEN_CLIP):
-        return "open_clip", name.removeprefix(_OPEN_CLIP)
-    if is_word_vectors_name(name) and not Path(name).is_dir():
-        return "vectors", name
-    if find_grounded_words(name) is not None:
-        return "vectors", name
-    model_type = _model_type(folder) if (folder := model_in(Path(name))) is not None else None
-    if is_original_release(Path(name)) or model_type == ElmoConfig.model_type:
-        return "elmo", name
-    if model_type == CoveConfig.model_type:
-        return "cove", name
-    return "sentences", name
-
-
-def _model_type(folder: Path) -> str | None:
-    """What ``config.json`` says, ``None`` where there is none or none that can be read."""
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
+        located = locate(name)
+    except NoModelError:
         return None
-    return str(found)
+    if located.kind == "hub":
+        return _commit(located.path, _HUB_FILES)
+    if located.kind == "open_clip":
+        return _open_clip_digest(located)
+    if located.kind == "vectors":
+        return sha256_file(Path(located.path)) if Path(located.path).is_file() else None
+    files = _model_files(located)
+    if files and located.run is not None:
+        files += [located.run / CONFIG, located.run / FACTS]
+    return _files_digest(located.run or located.folder, files)
 
 
-def _open_clip_digest(name: str, rest: str) -> str | None:
-    source = open_clip_source(rest, title=f"text tower {name!r}")
+def _open_clip_digest(located: Located) -> str | None:
+    source = open_clip_source(located.path, title=f"text tower {located.name!r}")
     if source.repository is not None:
         commit = _commit(source.repository, ("open_clip_config.json", *_HUB_FILES))
-        return commit if commit is None or not source.architecture else _digest([source.architecture, commit])
+        return commit if commit is None or not source.architecture else digest_of(source.architecture, commit)
     if source.path is None:
-        return _digest([source.architecture]) if source.is_random else None
+        return digest_of(source.architecture) if source.is_random else None
     if source.path.is_dir():
         return _files_digest(source.path, _listed(source.path, _OPEN_CLIP_FILES))
-    return _digest([source.architecture, file_sha256(source.path)]) if source.path.is_file() else None
+    return digest_of(source.architecture, sha256_file(source.path)) if source.path.is_file() else None
 
 
-def _model_files(folder: Path) -> Iterator[Path]:
-    """What loading a folder may read: its own files, and those of sentence-transformers' modules."""
-    yield from _listed(folder, _SENTENCE_FILES)
-    for module in fetch_json(str(folder), "modules.json") or ():
-        inside = folder / module["path"]
-        if inside != folder and inside.is_dir():
-            yield from _listed(inside, _SENTENCE_FILES)
+def _model_files(located: Located) -> list[Path]:
+    """What loading a folder may read: what its manifest lists, or its own files and those of its modules' folders."""
+    folder = located.folder
+    if located.manifest is not None:
+        return [folder / name for name in (MANIFEST, *located.manifest.files)]
+    modules = [folder / module["path"] for module in fetch_json(str(folder), "modules.json") or ()]
+    return [file for inside in {folder, *modules} for file in _listed(inside, _SENTENCE_FILES)]
 
 
 def _listed(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    return [file for file in folder.iterdir() if file.suffix in suffixes and file.is_file()] if folder.is_dir() else []
+    return [file for file in folder.iterdir() if file.suffix in suffixes] if folder.is_dir() else []
 
 
 def _commit(repository: str, files: Iterable[str]) -> str | None:
@@ -183,9 +136,6 @@ def _commit(repository: str, files: Iterable[str]) -> str | None:
 
 
 def _files_digest(folder: Path, files: Iterable[Path]) -> str | None:
-    lines = sorted(f"{file.relative_to(folder).as_posix()} {file_sha256(file)}" for file in set(files))
-    return _digest(lines) if lines else None
-
-
-def _digest(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    found = sorted(file for file in files if file.is_file())
+    parts = [part for file in found for part in (file.relative_to(folder).as_posix(), sha256_file(file))]
+    return digest_of(*parts) if parts else None

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from mcse.encoders.images import ImageInput, image_features
-from mcse.encoders.inputs import Precision, as_texts, autocast
+from mcse.encoders.inputs import Precision, as_texts, autocast, check_only_pooling
+from mcse.manifest import Located, locate
 from mcse.models.image_tower import ImageTower, load_image_tower
 from mcse.models.open_clip_text import OpenClipText, load_open_clip_text, used_positions
 from mcse.types import FloatArray
@@ -60,22 +61,31 @@ class OpenClipEncoder:
 
     @classmethod
     def from_pretrained(
-        cls, spec: str, *, device: str | torch.device | None = None, precision: Precision = "float32"
+        cls,
+        spec: str | Located,
+        *,
+        pooling: str | None = None,
+        device: str | torch.device | None = None,
+        precision: Precision = "float32",
     ) -> OpenClipEncoder:
         """Loads the text side of a model.
 
         Args:
             spec: ``open_clip:MODEL/PRETRAINED``, ``open_clip:hf-hub:ID`` or ``open_clip:local-dir:FOLDER``, the names
                 of image towers.
+            pooling: "joint", the only one.
             device: CUDA where there is one, by default.
             precision: As for the class.
 
         Raises:
-            ValueError: The model is not known, or its weights or tokenizer are not to be had.
+            ValueError: The model is not known, its weights or tokenizer are not available, or another pooling is asked
+                for.
         """
+        name = locate(spec).expect("open_clip").name
+        check_only_pooling(name, pooling, only=cls.pooling, why="an open_clip model pools in its own way")
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        text = load_open_clip_text(spec).to(chosen)
-        return cls(text, name=spec, load_tower=lambda: load_image_tower(spec), precision=precision)
+        text = load_open_clip_text(name).to(chosen)
+        return cls(text, name=name, load_tower=lambda: load_image_tower(name), precision=precision)
 
     @property
     def device(self) -> torch.device:

@@ -22,6 +22,7 @@ from mcse import distributed
 from mcse.encoders.images import ImageInput, checked_features, image_features
 from mcse.encoders.inputs import Precision, as_texts, autocast, check_precision, evaluating
 from mcse.encoders.sources import load_parts
+from mcse.manifest import Located, locate
 from mcse.models.checkpoint import max_tokens
 from mcse.models.image_tower import ImageTower
 from mcse.models.piece_tokenizer import PieceTokenizer
@@ -90,7 +91,7 @@ class SentenceEncoder:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str,
+        name_or_path: str | Path | Located,
         *,
         pooling: str | None = None,
         device: str | torch.device | None = None,
@@ -107,7 +108,8 @@ class SentenceEncoder:
         Raises:
             ValueError: Nothing loadable is there, its pooling is not known, or it lacks what ``pooling`` needs.
         """
-        parts = load_parts(str(name_or_path), pooling=pooling)
+        located = locate(name_or_path)
+        parts = load_parts(located, pooling=pooling)
         encoder = cls(
             parts.text_encoder,
             parts.tokenizer,
@@ -118,7 +120,7 @@ class SentenceEncoder:
             joint_pooling=parts.joint_pooling,
             image_tower=parts.image_tower,
             load_tower=parts.load_tower,
-            name=str(name_or_path),
+            name=located.name,
             max_length=parts.max_length,
             precision=precision,
         )

@@ -1,4 +1,4 @@
-"""What the name of a sentence encoder may mean: a run, our checkpoint, a sentence-transformers folder, any encoder."""
+"""What a ``SentenceEncoder`` is made of, for each kind of model that it loads."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ from typing import Any
 from torch import nn
 
 from mcse.encoders.sentence_transformers_folder import fetch_json, read_modules
+from mcse.manifest import Located, locate
 from mcse.models.checkpoint import (
     KNOWN_POOLINGS,
     check_pooling,
-    is_checkpoint,
     load_checkpoint,
     load_checkpoint_tower,
     load_stored_pooler,
     max_tokens,
 )
 from mcse.models.image_tower import ImageTower
-from mcse.models.joint_checkpoint import is_joint_checkpoint
 from mcse.models.piece_tokenizer import PieceTokenizer
-from mcse.models.text_encoder import TextEncoder, load_text_encoder, load_tokenizer, resolve_name
-from mcse.run_folder import best_of
+from mcse.models.text_encoder import TextEncoder, load_text_encoder, load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +46,11 @@ class EncoderParts:
     max_length: int | None = None
 
 
-def load_parts(name_or_path: str, *, pooling: str | None) -> EncoderParts:
+def load_parts(name_or_path: str | Path | Located, *, pooling: str | None) -> EncoderParts:
     """The parts of an encoder, on the CPU.
 
     Args:
-        name_or_path: A run folder (its ``best/`` is taken), a checkpoint folder, a sentence-transformers folder or hub
-            id, any other encoder's folder or hub id, or ``package:NAME/FOLDER``.
+        name_or_path: As ``locate`` takes it, of a sentence encoder of any make.
         pooling: Overrides what the folder says; needed where it says nothing.
 
     Raises:
@@ -61,34 +58,24 @@ def load_parts(name_or_path: str, *, pooling: str | None) -> EncoderParts:
     """
     if pooling is not None:
         check_pooling(pooling)
-    path = inside_run(resolve_name(name_or_path))
-    if is_checkpoint(Path(path)):
-        return _ours(Path(path), pooling=pooling)
+    located = locate(name_or_path).expect("sentence", "sentence_transformers", "transformers", "hub")
+    if located.kind == "sentence":
+        return _ours(located.folder, pooling=pooling)
+    path = located.path
     if (modules := fetch_json(path, "modules.json")) is not None:
         return _sentence_transformers(path, modules, pooling=pooling)
     if pooling is None:
         unsaid = f"does not say how its rows are pooled; choose pooling from {', '.join(KNOWN_POOLINGS)}"
-        if Path(path).is_dir():
-            raise ValueError(f"{name_or_path!r} {unsaid}")
-        raise ValueError(f"there is no folder {name_or_path!r} here; as a model of the hub it {unsaid}")
+        if located.kind == "hub":
+            raise ValueError(f"there is no folder {located.name!r} here; as a model of the hub it {unsaid}")
+        raise ValueError(f"{located.name!r} {unsaid}")
     text_head = load_stored_pooler(path) if pooling == "cls_with_head" else None
     return EncoderParts(load_text_encoder(path, pooling=pooling), load_tokenizer(path), pooling, text_head=text_head)
 
 
-def inside_run(path: str) -> str:
-    """The folder of the model that a run folder or a model's own folder stands for; every other name as it is.
-
-    Raises:
-        ValueError: A folder without a model.
-    """
-    return str(best_of(Path(path))) if Path(path).is_dir() else path
-
-
 def _ours(folder: Path, *, pooling: str | None) -> EncoderParts:
-    if is_joint_checkpoint(folder):
-        raise ValueError(f"{folder} holds a joint model of captions and images; JointEncoder loads it")
     loaded = load_checkpoint(folder)
-    chosen = pooling or loaded.info.pooling
+    chosen = pooling or str(loaded.manifest.pooling)
     if chosen == "cls_with_head" and loaded.text_head is None:
         raise ValueError(f"pooling 'cls_with_head': {folder} stores no text head")
     return EncoderParts(
@@ -97,8 +84,8 @@ def _ours(folder: Path, *, pooling: str | None) -> EncoderParts:
         chosen,
         text_head=loaded.text_head,
         heads=loaded.heads,
-        joint_pooling=loaded.info.pooling,
-        image_tower=loaded.info.image_tower,
+        joint_pooling=loaded.manifest.pooling,
+        image_tower=loaded.manifest.image_tower,
         load_tower=partial(load_checkpoint_tower, folder),
     )
 

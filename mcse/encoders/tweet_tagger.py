@@ -16,11 +16,12 @@ from PIL import Image
 
 from mcse.encoders.images import ImageInput, image_features
 from mcse.encoders.inputs import check_word_lists, evaluating
+from mcse.manifest import Manifest, locate
+from mcse.models.checkpoint import load_checkpoint_tower
 from mcse.models.image_tower import ImageTower
 from mcse.models.maf_model import TaggerModel, TweetRows
 from mcse.models.piece_tokenizer import PieceTokenizer
-from mcse.models.tagger_checkpoint import TaggerInfo, load_tagger, load_tagger_tower, save_tagger
-from mcse.run_folder import best_of
+from mcse.models.tagger_checkpoint import load_tagger, save_tagger
 from mcse.text.tags import TagSet
 from mcse.text.word_pieces import Part, cut_words, tweet_words
 from mcse.types import Entity, FloatArray, Tagging, TokenBatch, TweetBatch
@@ -52,7 +53,7 @@ class TweetTagger:
     Args:
         model: Takes stored regions, or pixels where it holds a tower.
         tokenizer: Of its encoder.
-        info: What its checkpoint says; ``None`` while training.
+        manifest: Of its checkpoint; ``None`` while training.
         folder: Of its checkpoint, where a trained tower lies.
     """
 
@@ -61,10 +62,10 @@ class TweetTagger:
         model: TaggerModel,
         tokenizer: PieceTokenizer,
         *,
-        info: TaggerInfo | None = None,
+        manifest: Manifest | None = None,
         folder: Path | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.info, self.folder = model, tokenizer, info, folder
+        self.model, self.tokenizer, self.manifest, self.folder = model, tokenizer, manifest, folder
         self.tags = TagSet(model.shape.types)
         self._tower: ImageTower | None = None
 
@@ -75,19 +76,23 @@ class TweetTagger:
         Raises:
             ValueError: No tagger is there, or it is damaged.
         """
-        folder = best_of(Path(path))
+        folder = locate(path).expect("tagger").folder
         loaded = load_tagger(folder)
         loaded.model.to(device)
-        return cls(loaded.model, loaded.tokenizer, info=loaded.info, folder=folder)
+        return cls(loaded.model, loaded.tokenizer, manifest=loaded.manifest, folder=folder)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the checkpoint folder again, without its card's scores; the folder must be empty or absent."""
-        if self.info is None:
+        manifest = self.manifest
+        if manifest is None:
             raise ValueError("this tagger was not loaded from a checkpoint; its run exports it")
-        trained = self.tower if self.info.image_tower_trained else None
-        card = f"# Entity tagger\n\nRecipe `{self.info.recipe}` of mcse; `mcse.TweetTagger` loads this folder.\n"
         save_tagger(
-            Path(folder), model=self.model, tokenizer=self.tokenizer, info=self.info, card=card, trained_tower=trained
+            Path(folder),
+            model=self.model,
+            tokenizer=self.tokenizer,
+            manifest=manifest,
+            card=f"# Entity tagger\n\nRecipe `{manifest.recipe}` of mcse; `mcse.TweetTagger` loads this folder.\n",
+            trained_tower=self.tower if manifest.images is not None and manifest.images.is_trained else None,
         )
 
     @property
@@ -99,9 +104,9 @@ class TweetTagger:
     def tower(self) -> ImageTower:
         """The image tower behind its regions, loaded when first asked for."""
         if self._tower is None:
-            if self.info is None or self.folder is None:
+            if self.folder is None:
                 raise ValueError("this tagger comes from no checkpoint and knows no image tower; give feature rows")
-            self._tower = load_tagger_tower(self.folder, self.info).to(self._device)
+            self._tower = load_checkpoint_tower(self.folder).to(self._device)
         return self._tower
 
     def __call__(

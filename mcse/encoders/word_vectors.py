@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mcse.encoders.inputs import as_texts
-from mcse.models.grounded_checkpoint import VECTORS_FILE, find_grounded_words
+from mcse.encoders.inputs import as_texts, check_only_pooling
+from mcse.manifest import Located, locate
+from mcse.models.grounded_checkpoint import vectors_file
 from mcse.text.word_vectors import WordVectors, load_word_vectors
 from mcse.types import FloatArray
 
@@ -70,6 +71,24 @@ class WordVectorEncoder:
         self._vectors = vectors
         self._coverage = Coverage()
         self.name = name
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path | Located,
+        *,
+        pooling: str | None = None,
+        device: object = None,
+        precision: str = "float32",
+    ) -> WordVectorEncoder:
+        """Loads what ``locate`` calls word vectors; ``device`` and ``precision`` change nothing here.
+
+        Raises:
+            ValueError: The file cannot be read, a checkpoint is damaged, or another pooling is asked for.
+        """
+        located = locate(name_or_path)
+        check_only_pooling(located.name, pooling, only=cls.pooling, why="word vectors are averaged")
+        return cls(load_word_vectors(vectors_file(located)), name=located.name)
 
     @classmethod
     def from_file(
@@ -148,12 +167,6 @@ def load_space(name: str | Path, *, limit: int | None = None) -> WordVectors:
         ValueError: Nothing that can be read is there.
     """
     return load_word_vectors(vectors_file(name), limit=limit)
-
-
-def vectors_file(name: str | Path) -> Path:
-    """The file of word vectors that ``name`` is or holds."""
-    folder = find_grounded_words(name)
-    return Path(name) if folder is None else folder / VECTORS_FILE
 
 
 def _count(sentences: Sequence[str], known: Sequence[Sequence[int]]) -> Coverage:

@@ -3,15 +3,14 @@
 ``config.json``, ``model.safetensors`` and the tokenizer's files are what ``AutoModel`` and ``AutoTokenizer`` load;
 ``modules.json`` and the numbered folders are what sentence-transformers loads, in the older schema that its versions 3
 to 6 all read; ``mcse.json``, ``heads.safetensors`` and, of a trained image tower, ``image_tower.safetensors`` are ours;
-``README.md`` is the model card. ``mcse.json`` holds the digests of all weights, which loading checks.
+``README.md`` is the model card. ``mcse.json`` is the manifest (``mcse/manifest.py``).
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from mcse.models.digests import KEY as DIGESTS
-from mcse.models.digests import check_weights, weight_digests
+from mcse.files import write_json
+from mcse.manifest import (
+    HEADS_FILE,
+    IMAGE_TOWER_FILE,
+    MANIFEST,
+    ImageSide,
+    Manifest,
+    check_files,
+    read_manifest,
+    resolve_name,
+    writing_checkpoint,
+)
 from mcse.models.image_tower import ImageTower, load_image_tower
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.text_encoder import (
@@ -31,7 +40,6 @@ from mcse.models.text_encoder import (
     load_text_encoder,
     load_tokenizer,
     quiet_transformers,
-    resolve_name,
     takes_pooling_layer,
 )
 from mcse.nn.heads import TanhHead
@@ -39,8 +47,6 @@ from mcse.nn.pooling import POOLINGS
 from mcse.types import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-FORMAT_VERSION = 1
 
 KNOWN_POOLINGS = POOLINGS
 """Every pooling there is, exportable or not."""
@@ -53,32 +59,7 @@ _POOLING_KEYS = {
 }
 """Our poolings as sentence-transformers' older schema names them; those that it cannot express are absent."""
 
-IMAGE_TOWER_FILE = "image_tower.safetensors"
-
 _HEAD_KINDS: dict[type[nn.Module], str] = {TanhHead: "tanh", nn.Linear: "linear"}
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointInfo:
-    """``mcse.json``: what the weights are, and how they came about.
-
-    ``image_tower`` names the network behind the image features, ``image_preprocessing`` says what it does to an image
-    first, and ``image_weights`` is a digest of a frozen one's weights; a trained one's are in the folder.
-    ``feature_store`` describes the features themselves (file, width, digest), or the images. All are absent in
-    text-only recipes. ``max_length_training`` is where training cut sentences, in tokens; inference does not.
-    ``config`` is the resolved configuration of the run.
-    """
-
-    recipe: str
-    pooling: str
-    image_tower: str | None = None
-    image_preprocessing: str | None = None
-    image_weights: str | None = None
-    image_tower_trained: bool = False
-    feature_store: str | None = None
-    max_length_training: int | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +68,7 @@ class LoadedCheckpoint:
 
     encoder: TextEncoder
     tokenizer: PieceTokenizer
-    info: CheckpointInfo
+    manifest: Manifest
     text_head: TanhHead | None
     heads: Mapping[str, nn.Module]
 
@@ -132,61 +113,61 @@ def save_checkpoint(
     *,
     encoder: TextEncoder,
     tokenizer: PieceTokenizer,
-    info: CheckpointInfo,
+    manifest: Manifest,
     text_head: TanhHead | None,
     image_heads: Mapping[str, nn.Module],
     card: str,
     image_tower: ImageTower | None = None,
 ) -> None:
-    """Writes a checkpoint folder. Nothing is synced to disk and nothing replaced: that is the caller's part.
+    """Writes a checkpoint folder. The folder is not replaced as a whole: that is the caller's part.
 
     Args:
         folder: Empty or absent.
         encoder: The text tower.
         tokenizer: The tower's tokenizer.
-        info: Goes into ``mcse.json``.
+        manifest: Of kind ``sentence``, without the heads.
         text_head: The head of training, stored always and part of the rows only under ``cls_with_head``.
         image_heads: By name, such as ``grounding_head`` and ``image_head``.
         card: The model card, Markdown with its front matter.
-        image_tower: The tower that was trained; a frozen one is only named, in ``info``.
+        image_tower: The tower that was trained; a frozen one is only named, in ``manifest``.
 
     Raises:
         ValueError: ``folder`` holds something, the pooling cannot be exported or lacks its head, a head is of a kind
-            that cannot be rebuilt from its weights, or ``info`` and ``image_tower`` disagree.
+            that cannot be rebuilt from its weights, or ``manifest`` and ``image_tower`` disagree.
     """
-    check_exportable(info.pooling)
-    if info.pooling == "cls_with_head" and text_head is None:
+    pooling = str(manifest.pooling)
+    check_exportable(pooling)
+    if pooling == "cls_with_head" and text_head is None:
         raise ValueError("encoder.pooling: 'cls_with_head' cannot be exported without the text head")
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; a checkpoint is written into a new folder")
-    if info.image_tower_trained != (image_tower is not None):
-        raise ValueError(f"image_tower_trained is {info.image_tower_trained}, but the weights given say otherwise")
     heads = {**({} if text_head is None else {"text_head": text_head}), **image_heads}
-    kinds = {name: head_kind(name, head) for name, head in heads.items()}
-    folder.mkdir(parents=True, exist_ok=True)
+    pooler = text_head if pooling == "cls_with_head" else None
+    with writing_checkpoint(folder, with_heads(manifest, heads, tower=image_tower), card=card):
+        save_backbone(folder, encoder.backbone, pooler=pooler)
+        tokenizer.save(folder)
+        _save_modules(folder, encoder, tokenizer=tokenizer, pooling=pooling, dense=pooler)
+        save_heads(folder, heads, tower=image_tower)
 
-    pooler = text_head if info.pooling == "cls_with_head" else None
-    save_backbone(folder, encoder.backbone, pooler=pooler)
-    tokenizer.save(folder)
-    _save_modules(folder, encoder, tokenizer=tokenizer, pooling=info.pooling, dense=pooler)
+
+def with_heads(manifest: Manifest, heads: Mapping[str, nn.Module], *, tower: ImageTower | None) -> Manifest:
+    """The manifest with the kinds of the heads that a checkpoint stores.
+
+    Raises:
+        ValueError: A head is of a kind that cannot be rebuilt, or manifest and trained tower disagree.
+    """
+    is_trained = manifest.images is not None and manifest.images.is_trained
+    if is_trained != (tower is not None):
+        raise ValueError(f"images.is_trained is {is_trained}, but the weights given say otherwise")
+    kinds = {name: head_kind(name, head) for name, head in heads.items()}
+    return replace(manifest, details={**manifest.details, "heads": kinds})
+
+
+def save_heads(folder: Path, heads: Mapping[str, nn.Module], *, tower: ImageTower | None) -> None:
+    """Writes ``heads.safetensors`` and, of a tower that was trained, ``image_tower.safetensors``."""
     if heads:
         state = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.state_dict().items()}
-        save_tensors(folder / "heads.safetensors", state)
-    if image_tower is not None:
-        save_tensors(folder / IMAGE_TOWER_FILE, image_tower.state_dict())
-    write_json(folder / "mcse.json", {**asdict(info), "heads": kinds, DIGESTS: weight_digests(folder)})
-    (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def save_info(folder: Path, info: CheckpointInfo, *, card: str) -> None:
-    """Writes ``mcse.json`` and the card alone, for models whose other files are not those of a sentence encoder."""
-    write_json(folder / "mcse.json", asdict(info))
-    (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def is_checkpoint(folder: Path) -> bool:
-    """Whether ``folder`` says that it is one of ours."""
-    return (folder / "mcse.json").is_file()
+        save_tensors(folder / HEADS_FILE, state)
+    if tower is not None:
+        save_tensors(folder / IMAGE_TOWER_FILE, tower.state_dict())
 
 
 def load_checkpoint(folder: Path) -> LoadedCheckpoint:
@@ -195,66 +176,70 @@ def load_checkpoint(folder: Path) -> LoadedCheckpoint:
     Raises:
         ValueError: The folder is no checkpoint, or a file in it is missing, damaged or of a newer version.
     """
-    info, kinds = read_info(folder)
-    wanted = ["config.json", "model.safetensors", "tokenizer_config.json", *(["heads.safetensors"] if kinds else [])]
-    wanted += [IMAGE_TOWER_FILE] if info.image_tower_trained else []
-    if missing := [name for name in wanted if not (folder / name).is_file()]:
-        raise ValueError(f"{folder} is not a complete checkpoint: it lacks {', '.join(missing)}")
-    if kinds:
-        check_weights(folder, "heads.safetensors")
-    try:
-        encoder = load_text_encoder(str(folder), pooling=info.pooling).eval()
-        state = load_file(folder / "heads.safetensors") if kinds else {}
-    except SafetensorError as error:
-        raise ValueError(f"{folder}: damaged weights: {error}") from None
-    heads = {name: rebuild_head(folder, name, kind=kind, state=state) for name, kind in kinds.items()}
+    manifest = read_manifest(folder, "sentence")
+    # The encoder's own files are checked with it, the tower's when it is loaded.
+    check_files(folder, only=(HEADS_FILE,))
+    pooling = str(manifest.pooling)
+    encoder = load_text_encoder(str(folder), pooling=pooling).eval()
+    heads = load_heads(folder, manifest)
     text_head = heads.pop("text_head", None)
     if text_head is not None and not isinstance(text_head, TanhHead):
-        raise ValueError(f"{folder / 'mcse.json'}: text_head must be of kind 'tanh'")
-    if info.pooling == "cls_with_head" and text_head is None:
-        raise ValueError(f"{folder / 'mcse.json'}: pooling is 'cls_with_head', but the checkpoint has no text_head")
-    return LoadedCheckpoint(encoder, load_tokenizer(str(folder)), info, text_head, heads)
+        raise ValueError(f"{folder / MANIFEST}: text_head must be of kind 'tanh'")
+    if pooling == "cls_with_head" and text_head is None:
+        raise ValueError(f"{folder / MANIFEST}: pooling is 'cls_with_head', but the checkpoint has no text_head")
+    return LoadedCheckpoint(encoder, load_tokenizer(str(folder)), manifest, text_head, heads)
 
 
-def load_stored_tower(folder: Path, name: str | None, *, is_trained: bool, weights: str | None) -> ImageTower:
-    """The tower ``name``, with weights out of ``folder`` if it was trained; else those with the digest ``weights``.
+def load_heads(folder: Path, manifest: Manifest) -> dict[str, nn.Module]:
+    """The heads that the manifest names, by name.
 
     Raises:
-        ValueError: There is no name, or the weights are damaged, not to be had, or no longer the same.
+        ValueError: One is of an unknown kind, or its weights are missing or damaged.
     """
-    if name is None:
-        raise ValueError(
-            f"{folder / 'mcse.json'} names no image tower (its features came from a file that does not say), so give "
-            "features, not images (mcse search index has --features STORE)"
-        )
-    tower = load_image_tower(name, weights=not is_trained)
-    if is_trained:
-        check_weights(folder, IMAGE_TOWER_FILE)
-        try:
-            tower.load_state_dict(load_file(folder / IMAGE_TOWER_FILE))
-        except (SafetensorError, OSError, RuntimeError) as error:
-            raise ValueError(f"{folder / IMAGE_TOWER_FILE}: no weights of {name}: {error}") from None
-    elif weights is not None and (found := tower.digest()) != weights:
-        raise ValueError(f"{folder}: trained with {name} of weights {weights}; that name now gives {found}")
-    return tower
+    kinds = dict(manifest.details.get("heads", {}))
+    if unknown := {name: kind for name, kind in kinds.items() if kind not in _HEAD_KINDS.values()}:
+        known = ", ".join(_HEAD_KINDS.values())
+        raise ValueError(f"{folder / MANIFEST}: unknown kinds of heads {unknown}; known are {known}")
+    if not kinds:
+        return {}
+    try:
+        state = load_file(folder / HEADS_FILE)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{folder / HEADS_FILE}: damaged weights: {error}") from None
+    return {name: _rebuild_head(folder, name, kind=kind, state=state) for name, kind in kinds.items()}
 
 
 def load_checkpoint_tower(folder: Path) -> ImageTower:
-    """The image tower that the checkpoint's image head was trained with, on the CPU, in evaluation mode.
+    """The image tower that gave the image features of training, on the CPU, in evaluation mode.
 
     A trained one comes out of the folder; a frozen one from where its name says.
 
     Raises:
-        ValueError: The checkpoint names no tower, or its weights are damaged, not to be had, or no longer the same.
+        ValueError: The checkpoint names no tower, or its weights are damaged, not available, or no longer the same.
     """
-    info, _ = read_info(folder)
-    tower = load_stored_tower(folder, info.image_tower, is_trained=info.image_tower_trained, weights=info.image_weights)
-    if info.image_preprocessing not in (None, tower.preprocessing):
+    images = read_manifest(folder).images or ImageSide()
+    if images.tower is None:
+        raise ValueError(
+            f"{folder / MANIFEST} names no image tower (its features came from a file that does not say), so give "
+            "features, not images (mcse search index has --features STORE)"
+        )
+    tower = load_image_tower(images.tower, weights=not images.is_trained)
+    if images.is_trained:
+        check_files(folder, only=(IMAGE_TOWER_FILE,))
+        try:
+            tower.load_state_dict(load_file(folder / IMAGE_TOWER_FILE))
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise ValueError(f"{folder / IMAGE_TOWER_FILE}: no weights of {images.tower}: {error}") from None
+    elif images.weights is not None and (found := tower.digest()) != images.weights:
+        raise ValueError(
+            f"{folder}: trained with {images.tower} of weights {images.weights}; that name now gives {found}"
+        )
+    if images.preprocessing not in (None, tower.preprocessing):
         logger.warning(
             "%s: trained with preprocessing %s, but %s now has %s",
             folder,
-            info.image_preprocessing,
-            info.image_tower,
+            images.preprocessing,
+            images.tower,
             tower.preprocessing,
         )
     return tower
@@ -352,12 +337,12 @@ def head_kind(name: str, head: nn.Module) -> str:
     return _HEAD_KINDS[type(head)]
 
 
-def rebuild_head(folder: Path, name: str, *, kind: str, state: Mapping[str, Tensor]) -> nn.Module:
+def _rebuild_head(folder: Path, name: str, *, kind: str, state: Mapping[str, Tensor]) -> nn.Module:
     """A head from the shapes of its weights; no random draw, so that loading leaves the global generator alone."""
     own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
     weight_HD = own.get("linear.weight" if kind == "tanh" else "weight")
     if weight_HD is None:
-        raise ValueError(f"{folder / 'heads.safetensors'} holds no weights for {name!r} of kind {kind!r}")
+        raise ValueError(f"{folder / HEADS_FILE} holds no weights for {name!r} of kind {kind!r}")
     head: nn.Module
     with torch.device("meta"):
         if kind == "tanh":
@@ -367,39 +352,10 @@ def rebuild_head(folder: Path, name: str, *, kind: str, state: Mapping[str, Tens
     try:
         head.load_state_dict(own, assign=True)
     except RuntimeError as error:
-        raise ValueError(f"{folder / 'heads.safetensors'}: {name!r} does not fit its kind {kind!r}: {error}") from None
+        raise ValueError(f"{folder / HEADS_FILE}: {name!r} does not fit its kind {kind!r}: {error}") from None
     return head.eval()
-
-
-def read_info(folder: Path) -> tuple[CheckpointInfo, dict[str, str]]:
-    """``mcse.json`` and the kinds of the stored heads by name."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a checkpoint: no such folder")
-    path = folder / "mcse.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} is not a checkpoint: it lacks mcse.json")
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if "tagger" in stored:
-            raise ValueError("a tagger of entities, no encoder of sentences; mcse.TweetTagger loads it")
-        version = stored.get("format_version", 0)
-        if version > FORMAT_VERSION:
-            raise ValueError(f"format_version {version} is newer than this mcse, which reads up to {FORMAT_VERSION}")
-        kinds = dict(stored.pop("heads", {}))
-        stored.pop(DIGESTS, None)
-        info = CheckpointInfo(**stored)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
-    if unknown := {name: kind for name, kind in kinds.items() if kind not in _HEAD_KINDS.values()}:
-        raise ValueError(f"{path}: unknown kinds of heads {unknown}; known are {', '.join(_HEAD_KINDS.values())}")
-    return info, kinds
 
 
 def save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
     """Writes tensors as safetensors, from whatever device."""
     save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, path, metadata={"format": "pt"})
-
-
-def write_json(path: Path, content: object) -> None:
-    """Writes readable JSON with a line break at its end."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

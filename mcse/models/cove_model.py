@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from mcse.manifest import check_files
 from mcse.models.text_encoder import quiet_transformers
 from mcse.text.vocab import SPECIALS, Vocab
 from mcse.text.word_vectors import WordVectors
@@ -183,6 +184,7 @@ def load_cove(folder: Path) -> tuple[CoveModel, Vocab]:
     Raises:
         ValueError: Files are missing or damaged, or weights are missing in them.
     """
+    check_files(folder)
     words = Vocab.load(folder / _VOCAB)
     try:
         with quiet_transformers():

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mcse.manifest import check_files
 from mcse.models.elmo_model import DIRECTIONS, Direction, ElmoModel, ElmoState
 from mcse.models.text_encoder import quiet_transformers
 from mcse.nn.charcnn import look_up
@@ -111,6 +112,7 @@ def load_elmo(folder: Path) -> ElmoModel:
     Raises:
         ValueError: Files are missing or damaged, or weights are missing in them.
     """
+    check_files(folder)
     try:
         with quiet_transformers():
             model, report = ElmoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)

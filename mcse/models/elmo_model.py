@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from mcse.manifest import ELMO_OPTIONS, ELMO_WEIGHTS
 from mcse.nn.charcnn import CharCNN, grouped_words, look_up
 from mcse.nn.projected_lstm import LSTMState, ProjectedLSTM
 from mcse.text.characters import CHARACTERS, MAX_CHARACTERS, PAD_CHARACTER
@@ -26,9 +27,6 @@ Direction: TypeAlias = Literal["forward", "backward"]
 DIRECTIONS: tuple[Direction, Direction] = ("forward", "backward")
 ElmoState: TypeAlias = dict[Direction, tuple[LSTMState, ...]]
 """Where the sentences' streams stand, layer by layer of each direction."""
-
-OPTIONS_FILE = "options.json"
-_WEIGHTS = "*weights.hdf5"
 
 _PUBLISHED_FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
 
@@ -222,21 +220,18 @@ class ElmoModel(PreTrainedModel):
         )
 
 
-def is_original_release(folder: Path) -> bool:
-    """Whether the folder holds the original release's two files."""
-    return (folder / OPTIONS_FILE).is_file() and len(list(folder.glob(_WEIGHTS))) == 1
-
-
 def original_files(folder: Path) -> tuple[Path, Path]:
     """``options.json`` and the weights' file.
 
     Raises:
         ValueError: They are not there, or there are several files of weights.
     """
-    options, weights = folder / OPTIONS_FILE, sorted(folder.glob(_WEIGHTS))
+    options, weights = folder / ELMO_OPTIONS, sorted(folder.glob(ELMO_WEIGHTS))
     if not options.is_file() or len(weights) != 1:
         found = ", ".join(path.name for path in weights) or "none"
-        raise ValueError(f"{folder}: an ELMo release holds {OPTIONS_FILE} and one {_WEIGHTS}, found {found} of these")
+        raise ValueError(
+            f"{folder}: an ELMo release holds {ELMO_OPTIONS} and one {ELMO_WEIGHTS}, found {found} of these"
+        )
     return options, weights[0]
 
 

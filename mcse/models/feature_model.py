@@ -5,7 +5,6 @@ B sentences, T words, E static width, L layers of D, H width of one direction, K
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from mcse.manifest import check_files, read_manifest
 from mcse.nn.crf import LinearChainCRF
 from mcse.nn.scalar_mix import ScalarMix
 from mcse.text.tags import TagSet
@@ -158,8 +158,9 @@ def load_feature_model(folder: str | Path) -> FeatureTagger | FeatureClassifier:
         ValueError: A file is missing or damaged.
     """
     path = Path(folder)
+    stored = read_manifest(path, "word_features").details
+    check_files(path)
     try:
-        stored = json.loads((path / "feature_model.json").read_text(encoding="utf-8"))
         sizes = FeatureSizes(**stored["sizes"])
         model: FeatureTagger | FeatureClassifier = FeatureClassifier(sizes)
         if stored["types"] is not None:

@@ -1,75 +1,62 @@
 """The checkpoint folder of grounded word vectors.
 
 ``vectors.safetensors`` holds words and grounded vectors, which is what evaluation loads; ``word_map.safetensors`` the
-map that grounds any further word; ``vocab.json`` the words that training saw; ``mcse.json`` recipe and configuration;
-``README.md`` is the card.
+map that grounds any further word; ``vocab.json`` the words that training saw; ``mcse.json`` is the manifest, whose
+details name the file of text vectors (``source``, ``source_digest``); ``README.md`` is the card.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from mcse.run_folder import model_in
+from mcse.manifest import Located, Manifest, check_files, locate, writing_checkpoint
 from mcse.text.vocab import Vocab
 from mcse.text.word_map import WordMap
 from mcse.text.word_vector_writer import WordVectorWriter
 from mcse.text.word_vectors import WordBlock
 
-FORMAT_VERSION = 1
 VECTORS_FILE, VOCAB_FILE = "vectors.safetensors", "vocab.json"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroundedWordsInfo:
-    """``mcse.json``: the source file by name and digest, the features' description, and the resolved configuration."""
-
-    source: str
-    source_digest: str
-    feature_store: str
-    recipe: str = "grounded_words"
-    config: Mapping[str, Any] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
-
-
 def save_grounded_words(
-    folder: Path, blocks: Iterable[WordBlock], *, word_map: WordMap, vocab: Vocab, info: GroundedWordsInfo, card: str
+    folder: Path, blocks: Iterable[WordBlock], *, word_map: WordMap, vocab: Vocab, manifest: Manifest, card: str
 ) -> None:
     """Writes a checkpoint folder; ``blocks`` are text vectors of the words whose grounded vectors it shall hold.
 
     Raises:
         ValueError: ``folder`` holds something, or a block has another width than the map takes.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; a checkpoint is written into a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    with WordVectorWriter(folder / VECTORS_FILE, width=word_map.map_DC.shape[1]) as writer:
-        for block in blocks:
-            writer.append(word_map.ground(block))
-    word_map.save(folder)
-    vocab.save(folder / VOCAB_FILE)
-    text = json.dumps(asdict(info), indent=2, ensure_ascii=False)
-    (folder / "mcse.json").write_text(text + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    with writing_checkpoint(folder, manifest, card=card):
+        with WordVectorWriter(folder / VECTORS_FILE, width=word_map.map_DC.shape[1]) as writer:
+            for block in blocks:
+                writer.append(word_map.ground(block))
+        word_map.save(folder)
+        vocab.save(folder / VOCAB_FILE)
 
 
-def read_info(folder: Path) -> GroundedWordsInfo:
-    """``mcse.json`` of a checkpoint folder.
+def open_grounded_words(name: str | Path) -> tuple[Path, Manifest]:
+    """The checkpoint folder of a run or checkpoint, and its manifest; all its files but the vectors are checked.
 
     Raises:
-        ValueError: The file is damaged.
+        ValueError: It is of another kind, or damaged.
     """
-    try:
-        found = json.loads((folder / "mcse.json").read_text(encoding="utf-8"))
-        return GroundedWordsInfo(**{field.name: found[field.name] for field in fields(GroundedWordsInfo)})
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'mcse.json'}: damaged, or of no grounded words ({error!r})") from None
+    located = locate(name).expect("grounded_words")
+    assert located.manifest is not None
+    check_files(located.folder, but=(VECTORS_FILE,))
+    return located.folder, located.manifest
 
 
-def find_grounded_words(name: str | Path) -> Path | None:
-    """The checkpoint folder that ``name`` is, or whose run ``name`` is (its ``best/``); ``None`` for anything else."""
-    folder = model_in(Path(name))
-    return folder if folder is not None and (folder / VECTORS_FILE).is_file() else None
+def vectors_file(name: str | Path | Located) -> Path:
+    """The file of word vectors that ``name`` is, or that a run or checkpoint of grounded words holds.
+
+    Raises:
+        ValueError: It is of another kind, or damaged.
+    """
+    if not isinstance(name, Located) and not Path(name).is_dir():
+        return Path(name)
+    located = locate(name).expect("vectors", "grounded_words")
+    if located.kind == "vectors":
+        return Path(located.path)
+    check_files(located.folder, only=(VECTORS_FILE,))
+    return located.folder / VECTORS_FILE

@@ -1,15 +1,14 @@
 """The checkpoint folder of a joint model: captions and images of one space.
 
-``joint.json`` says how the model is built and ``mcse.json`` how it came about; ``vocab.json`` and ``text.safetensors``
-are a word-level text side, the files of ``AutoModel`` and ``AutoTokenizer`` a transformer; ``heads.safetensors`` are
-the linear maps, and ``image_tower.safetensors`` a tower that was trained. Only safetensors and JSON are read back.
+``mcse.json`` says how the model is built; ``vocab.json`` and ``text.safetensors`` are a word-level text side, the files
+of ``AutoModel`` and ``AutoTokenizer`` a transformer; ``heads.safetensors`` are the linear maps, and
+``image_tower.safetensors`` a tower that was trained. Only safetensors and JSON are read back.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from mcse.models.checkpoint import (
-    IMAGE_TOWER_FILE,
-    CheckpointInfo,
-    head_kind,
-    read_info,
-    rebuild_head,
-    save_backbone,
-    save_tensors,
-    write_json,
-)
+from mcse.manifest import HEADS_FILE, MANIFEST, Manifest, check_files, read_manifest, writing_checkpoint
+from mcse.models.checkpoint import load_heads, save_backbone, save_heads, save_tensors, with_heads
 from mcse.models.config import CaptionEncoderConfig
-from mcse.models.digests import KEY as DIGESTS
-from mcse.models.digests import check_weights, weight_digests
 from mcse.models.image_tower import ImageTower
 from mcse.models.joint_model import CaptionEncoder, JointModel, build_caption_encoder
 from mcse.models.text_encoder import TextEncoder, load_text_encoder, load_tokenizer
@@ -38,7 +27,10 @@ from mcse.text.vocab import Vocab
 from mcse.text.word_tokenizer import WordTokenizer
 from mcse.types import Tokenizer
 
-_JOINT, _VOCAB, _TEXT, _HEADS = "joint.json", "vocab.json", "text.safetensors", "heads.safetensors"
+_VOCAB, _TEXT = "vocab.json", "text.safetensors"
+
+# Where the run's words came from does not matter any more, and may be a path of another machine.
+_OF_TRAINING = ("name_or_path", "word_vectors", "train_words", "min_count")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +39,7 @@ class LoadedJoint:
 
     model: JointModel
     tokenizer: Tokenizer
-    info: CheckpointInfo
+    manifest: Manifest
 
 
 def save_joint(
@@ -56,55 +48,36 @@ def save_joint(
     model: JointModel,
     config: CaptionEncoderConfig,
     tokenizer: Tokenizer,
-    info: CheckpointInfo,
+    manifest: Manifest,
     card: str,
     image_tower: ImageTower | None = None,
 ) -> None:
-    """Writes a checkpoint folder; nothing is synced to disk and nothing replaced: that is the caller's part.
+    """Writes a checkpoint folder. The folder is not replaced as a whole: that is the caller's part.
 
     Args:
         folder: Empty or absent.
         model: Text side and heads.
         config: What the text side was built from.
         tokenizer: The text side's.
-        info: Goes into ``mcse.json``.
+        manifest: Of kind ``joint``, without how the model is built.
         card: The model card.
-        image_tower: The tower that was trained; a frozen one is only named, in ``info``.
+        image_tower: The tower that was trained; a frozen one is only named, in ``manifest``.
 
     Raises:
-        ValueError: ``folder`` holds something, or ``info`` and ``image_tower`` disagree.
+        ValueError: ``folder`` holds something, or ``manifest`` and ``image_tower`` disagree.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; a checkpoint is written into a new folder")
-    if info.image_tower_trained != (image_tower is not None):
-        raise ValueError(f"image_tower_trained is {info.image_tower_trained}, but the weights given say otherwise")
     heads = model.heads()
-    folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(model.text, TextEncoder):
-        save_backbone(folder, model.text.backbone, pooler=None)
-    else:
-        save_tensors(folder / _TEXT, model.text.state_dict())
-    tokenizer.save(folder)
-    if heads:
-        state = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.state_dict().items()}
-        save_tensors(folder / _HEADS, state)
-    if image_tower is not None:
-        save_tensors(folder / IMAGE_TOWER_FILE, image_tower.state_dict())
     space = {"dim": model.dim, "image_width": model.image_width, "unit_features": model.unit_features}
-    # Where the run's words came from does not matter any more, and may be a path of another machine.
     encoder = {key: value for key, value in asdict(config).items() if key not in _OF_TRAINING}
-    write_json(folder / _JOINT, {"encoder": encoder, "joint": space})
-    kinds = {name: head_kind(name, head) for name, head in heads.items()}
-    write_json(folder / "mcse.json", {**asdict(info), "heads": kinds, DIGESTS: weight_digests(folder)})
-    (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-_OF_TRAINING = ("name_or_path", "word_vectors", "train_words", "min_count")
-
-
-def is_joint_checkpoint(folder: Path) -> bool:
-    """Whether ``folder`` says that it holds a joint model."""
-    return (folder / _JOINT).is_file()
+    whole = with_heads(manifest, heads, tower=image_tower)
+    whole = replace(whole, details={**whole.details, "encoder": encoder, "joint": space})
+    with writing_checkpoint(folder, whole, card=card):
+        if isinstance(model.text, TextEncoder):
+            save_backbone(folder, model.text.backbone, pooler=None)
+        else:
+            save_tensors(folder / _TEXT, model.text.state_dict())
+        tokenizer.save(folder)
+        save_heads(folder, heads, tower=image_tower)
 
 
 def load_joint(folder: Path) -> LoadedJoint:
@@ -113,26 +86,19 @@ def load_joint(folder: Path) -> LoadedJoint:
     Raises:
         ValueError: The folder holds no joint model, or a file in it is missing, damaged or of a newer version.
     """
-    if not is_joint_checkpoint(folder):
-        raise ValueError(f"{folder} is no checkpoint of a joint model: it lacks {_JOINT}")
-    info, kinds = read_info(folder)
-    config, space = _read_joint(folder)
-    own = ("config.json", "model.safetensors") if config.kind == "transformer" else (_VOCAB, _TEXT)
-    wanted = [*own, *([_HEADS] if kinds else []), *([IMAGE_TOWER_FILE] if info.image_tower_trained else [])]
-    if missing := [name for name in wanted if not (folder / name).is_file()]:
-        raise ValueError(f"{folder} is not a complete checkpoint: it lacks {', '.join(missing)}")
-    for name in (_HEADS, _TEXT):
-        check_weights(folder, name)
+    manifest = read_manifest(folder, "joint")
+    check_files(folder, only=(HEADS_FILE, _VOCAB, _TEXT))
+    config, space = _read_details(folder, manifest)
     try:
         text, tokenizer = _load_text(folder, config, dim=space["dim"])
-        state = load_file(folder / _HEADS) if kinds else {}
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{folder}: damaged weights: {error}") from None
-    heads = {name: rebuild_head(folder, name, kind=kind, state=state) for name, kind in kinds.items()}
+    heads = load_heads(folder, manifest)
     linear: dict[str, nn.Linear] = {name: head for name, head in heads.items() if isinstance(head, nn.Linear)}
     if linear.keys() != heads.keys() or not heads.keys() <= {"text_head", "image_head"}:
         raise ValueError(
-            f"{folder / 'mcse.json'}: a joint model has linear heads text_head and image_head, not {kinds}"
+            f"{folder / MANIFEST}: a joint model has linear heads text_head and image_head, not "
+            f"{manifest.details.get('heads')}"
         )
     model = JointModel(
         text,
@@ -141,22 +107,20 @@ def load_joint(folder: Path) -> LoadedJoint:
         unit_features=space["unit_features"],
     )
     if (model.dim, model.image_width) != (space["dim"], space["image_width"]):
-        raise ValueError(f"{folder / _JOINT}: {space} is not what the weights say")
-    return LoadedJoint(model.eval(), tokenizer, info)
+        raise ValueError(f"{folder / MANIFEST}: {space} is not what the weights say")
+    return LoadedJoint(model.eval(), tokenizer, manifest)
 
 
-def _read_joint(folder: Path) -> tuple[CaptionEncoderConfig, Mapping[str, Any]]:
+def _read_details(folder: Path, manifest: Manifest) -> tuple[CaptionEncoderConfig, Mapping[str, Any]]:
     try:
-        stored = json.loads((folder / _JOINT).read_text(encoding="utf-8"))
-        space = stored["joint"]
+        encoder, space = manifest.details["encoder"], manifest.details["joint"]
         if space.keys() != {"dim", "image_width", "unit_features"}:
             raise ValueError(f"joint holds {', '.join(space)}")
         # A transformer's weights stand in the folder itself.
-        encoder = stored["encoder"]
         place = {"name_or_path": str(folder)} if encoder["kind"] == "transformer" else {}
         return CaptionEncoderConfig(**{**encoder, **place}), space
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / _JOINT}: damaged, or no file of ours ({error})") from None
+        raise ValueError(f"{folder / MANIFEST}: does not say how a joint model is built ({error})") from None
 
 
 def _load_text(folder: Path, config: CaptionEncoderConfig, *, dim: int) -> tuple[CaptionEncoder, Tokenizer]:

@@ -5,7 +5,6 @@ B sentences, T tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
-import importlib.resources
 import inspect
 import pickle
 from pathlib import Path
@@ -17,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-from mcse.models.digests import check_weights
+from mcse.manifest import HEADS_FILE, IMAGE_TOWER_FILE, check_files, resolve_name
 from mcse.models.packing import ATTENTION, attention_over, find_last_layer, pack, register_attention, unpack
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.nn.dropout import use_cheap_dropout
@@ -109,27 +108,6 @@ class TextEncoder(nn.Module):
         return pool(hidden, tokens.attention_mask_BT, pooling=self.pooling)
 
 
-def resolve_name(name_or_path: str) -> str:
-    """A hub id or folder as it is; ``package:NAME/FOLDER`` as the folder inside the installed package.
-
-    Raises:
-        ValueError: The package is not installed, or holds no such folder.
-    """
-    if not name_or_path.startswith("package:"):
-        return name_or_path
-    package, _, inside = name_or_path.removeprefix("package:").partition("/")
-    try:
-        folder = Path(str(importlib.resources.files(package))) / inside
-    except ModuleNotFoundError:
-        raise ValueError(
-            f"encoder.name_or_path: {name_or_path!r} names the package {package!r}, which is not installed "
-            f"(pip install {package.replace('_', '-')})"
-        ) from None
-    if not folder.is_dir():
-        raise ValueError(f"encoder.name_or_path: package {package!r} holds no folder {inside!r}")
-    return str(folder)
-
-
 def load_text_encoder(
     name_or_path: str,
     *,
@@ -143,12 +121,12 @@ def load_text_encoder(
 
     Raises:
         ValueError: Nothing loadable is there, weights are missing, a pickle of them holds more than tensors, it is not
-            an encoder-only model, it is a checkpoint of ours whose weights are not those that were saved, or
+            an encoder-only model, it is a checkpoint of ours whose files are not those that were saved, or
             ``packing`` would change what it computes.
     """
     path = resolve_name(name_or_path)
+    check_files(Path(path), but=(HEADS_FILE, IMAGE_TOWER_FILE))
     config = _load_config(path, name_or_path)
-    check_weights(Path(path), "model.safetensors")
     register_attention()
     options: dict[str, Any] = {
         "attn_implementation": ATTENTION if attention == "sdpa" else attention,

@@ -1,9 +1,9 @@
-"""The shelf of exports: the folder that people load, with its card. Not a recipe."""
+"""The folder that people load, with its manifest and card, which recipes share. Not a recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,94 +11,79 @@ from torch import nn
 
 from mcse.config import to_dict, to_yaml
 from mcse.data.config import DataConfig
-from mcse.models.checkpoint import CheckpointInfo, save_checkpoint, save_info
+from mcse.manifest import ImageSide, Kind, Manifest
+from mcse.models.checkpoint import save_checkpoint
 from mcse.models.config import EncoderConfig
 from mcse.models.image_tower import ImageTower
 from mcse.recipes.shared import TextSide
-from mcse.report.model_card import CardFacts, sentence_card, word_model_card
-from mcse.types import DataFile
+from mcse.report.model_card import CardFacts, sentence_card
+from mcse.types import DataFile, Score
 
 
-def card_facts(config: Any, *, scores: Mapping[str, float], data: Sequence[DataFile]) -> CardFacts:
+def card_facts(config: Any, *, scores: Mapping[str, Score], data: Sequence[DataFile]) -> CardFacts:
     """What a model card tells of a run of any recipe; ``config`` is the recipe's whole."""
     return CardFacts(
         name="-".join(config.output_dir.parts[-2:]),
         recipe=config.recipe,
-        scores=scores,
+        scores={name: score.value for name, score in scores.items()},
         config_yaml=to_yaml(config),
         data=data,
     )
 
 
-def save_word_model_info(
-    folder: Path,
+def manifest_of(
     config: Any,
     *,
-    pooling: str,
-    summary: str,
-    use: str,
-    scores: Mapping[str, float],
-    data: Sequence[DataFile],
-) -> None:
-    """Writes ``mcse.json`` and the card of a model of words in context into ``folder``."""
-    card = word_model_card(card_facts(config, scores=scores, data=data), summary=summary, use=use)
-    save_info(folder, CheckpointInfo(recipe=config.recipe, pooling=pooling, config=to_dict(config)), card=card)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredImageSide:
-    """What a checkpoint keeps of the image side.
-
-    The heads by name; which tower gave the features, after which preprocessing, by which weights (a digest), as far as
-    that is known; a description of the features; and the tower itself where it was trained.
-    """
-
-    heads: Mapping[str, nn.Module]
-    tower: str | None
-    preprocessing: str | None
-    weights: str | None
-    features: str
-    trained_tower: ImageTower | None = None
+    kind: Kind,
+    scores: Mapping[str, Score],
+    pooling: str | None = None,
+    images: ImageSide | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """The manifest of a run of any recipe; ``config`` is the recipe's whole."""
+    return Manifest(
+        kind=kind,
+        recipe=config.recipe,
+        pooling=pooling,
+        images=images,
+        details=details or {},
+        scores={name: score.value for name, score in scores.items()},
+        higher_is_better={name: score.higher_is_better for name, score in scores.items()},
+        config=to_dict(config),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Exporter:
-    """Writes the folder that people load; ``config`` is the recipe's whole, ``data`` are names of what was read."""
+    """Writes the folder of a sentence encoder; ``config`` is the recipe's whole, ``data`` what was read.
+
+    ``heads`` are those of the image side, by name; ``image_tower`` is the tower where it was trained.
+    """
 
     config: Any
     text: TextSide
     encoder_config: EncoderConfig
     data: tuple[DataFile, ...]
-    images: StoredImageSide | None = None
+    images: ImageSide | None = None
+    heads: Mapping[str, nn.Module] = field(default_factory=dict)
+    image_tower: ImageTower | None = None
 
-    def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
-        """Into ``folder``, with ``scores`` in the card."""
-        card = sentence_card(
-            card_facts(self.config, scores=scores, data=self.data),
-            base_model=self.encoder_config.name_or_path,
-            datasets=_hub_datasets(self.config.data),
-        )
-        images = self.images
-        info = CheckpointInfo(
-            recipe=self.config.recipe,
-            pooling=self.encoder_config.pooling,
-            image_tower=images.tower if images else None,
-            image_preprocessing=images.preprocessing if images else None,
-            image_weights=images.weights if images else None,
-            image_tower_trained=images is not None and images.trained_tower is not None,
-            feature_store=images.features if images else None,
-            max_length_training=self.config.data.max_length,
-            config=to_dict(self.config),
-        )
+    def __call__(self, folder: Path, scores: Mapping[str, Score]) -> None:
+        """Into ``folder``, with ``scores`` in manifest and card."""
+        pooling = self.encoder_config.pooling
         save_checkpoint(
             folder,
             encoder=self.text.model.encoder,
             tokenizer=self.text.tokenizer,
-            info=info,
+            manifest=manifest_of(self.config, kind="sentence", pooling=pooling, images=self.images, scores=scores),
             text_head=self.text.model.head,
-            image_heads=images.heads if images else {},
-            card=card,
-            image_tower=images.trained_tower if images else None,
+            image_heads=self.heads,
+            card=sentence_card(
+                card_facts(self.config, scores=scores, data=self.data),
+                base_model=self.encoder_config.name_or_path,
+                datasets=_hub_datasets(self.config.data),
+            ),
+            image_tower=self.image_tower,
         )
 
 

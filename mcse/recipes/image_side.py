@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,9 +17,9 @@ from mcse.data.images.sources import ImageSource, SkippedImage, find_bad_images
 from mcse.data.load import load_features, open_caption_shards, open_pixels, store_digest
 from mcse.data.shards.pairs import ShardFeatures, ShardImages, ShardPixels
 from mcse.data.streams import RowNumbers
+from mcse.manifest import ImageSide
 from mcse.models.config import ImageConfig
 from mcse.models.image_tower import FrozenTower, ImageTower, load_image_tower
-from mcse.recipes.export import StoredImageSide
 from mcse.training.config import OptimConfig
 from mcse.training.optim import build_optimizer
 from mcse.types import DataFile
@@ -74,28 +74,30 @@ class Images:
         assert isinstance(image_of_caption, np.ndarray)
         return DataFile("images", self.rows.origin, self.rows.digest(np.unique(image_of_caption)))
 
-    def stored(self, file: DataFile, *, heads: Mapping[str, nn.Module]) -> StoredImageSide:
-        """What a checkpoint keeps; ``file`` is what ``self.file`` gave."""
+    @property
+    def trained_tower(self) -> ImageTower | None:
+        """The tower, where a checkpoint must hold its weights."""
+        return self.tower if self.trained else None
+
+    def stored(self, file: DataFile) -> ImageSide:
+        """What a checkpoint's manifest says of the images; ``file`` is what ``self.file`` gave."""
         if isinstance(self.rows, FeatureStore):
             store = self.rows
-            return StoredImageSide(
-                heads=heads,
+            return ImageSide(
                 tower=store.tower,
                 preprocessing=store.preprocessing,
                 weights=store.weights,
                 features=f"{store.path.name} ({file.digest}, {store.width} wide)",
             )
         if isinstance(self.rows, ShardFeatures):
-            features = f"rows of shards ({file.digest}, {self.width} wide)"
-            return StoredImageSide(heads=heads, tower=None, preprocessing=None, weights=None, features=features)
+            return ImageSide(features=f"rows of shards ({file.digest}, {self.width} wide)")
         assert self.tower is not None
-        return StoredImageSide(
-            heads=heads,
+        return ImageSide(
             tower=self.tower.spec,
             preprocessing=self.tower.preprocessing,
             weights=None if self.trained else self.tower.digest(),
+            is_trained=self.trained,
             features=f"images ({file.digest}), read in training, {self.width} wide",
-            trained_tower=self.tower if self.trained else None,
         )
 
 

@@ -72,14 +72,6 @@ class WordBlock:
     row_ND: NDArray[np.float32]
 
 
-def is_word_vectors_name(name: str) -> bool:
-    """Whether a name alone says word vectors: ``.txt``, ``.vec`` or ``.bin``, also with ``.gz``.
-
-    Models end in ``.safetensors``, too, so that ending says nothing.
-    """
-    return _suffix(Path(name)) in (*TEXT_SUFFIXES, *BINARY_SUFFIXES)
-
-
 def load_word_vectors(path: str | Path, *, keep: Set[str] | None = None, limit: int | None = None) -> WordVectors:
     """Reads a file of word vectors into memory.
 

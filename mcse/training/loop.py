@@ -210,7 +210,6 @@ class Loop:
 
     def _evaluate(self) -> None:
         scores = self._scores()
-        values = {name: score.value for name, score in scores.items()}
         self.journal.write_scores(self.progress.step, scores)
         chosen = scores.get(self.config.select_by or "")
         if chosen is None:
@@ -219,7 +218,7 @@ class Loop:
             return
         if self._is_better(chosen):
             self.progress.best_score, self.progress.best_step = chosen.value, self.progress.step
-            self._export(BEST, values)
+            self._export(BEST, scores)
 
     def _is_better(self, score: Score) -> bool:
         best = self.progress.best_score
@@ -239,7 +238,7 @@ class Loop:
         if with_last:
             self._export(LAST, {})
 
-    def _export(self, name: str, scores: Mapping[str, float]) -> None:
+    def _export(self, name: str, scores: Mapping[str, Score]) -> None:
         def write() -> None:
             with replacing_folder(self.folder / name) as draft:
                 self.run.export(draft, scores)

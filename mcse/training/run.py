@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from mcse.types import DataFile, Evaluator, LossTerms, Stateful, Stream
+from mcse.types import DataFile, Evaluator, LossTerms, Score, Stateful, Stream
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class Run:
         evaluators: Each judges the model every ``train.eval_steps`` steps.
         metrics: The names that the evaluators can give, so that ``train.select_by`` is checked before the first step.
         export: Writes a checkpoint folder that people load, into a folder that is empty or absent; the second argument
-            is the score table for the model card.
+            holds the dev scores for the manifest and the card.
         state: Whatever else must be saved to resume bit for bit.
         carried: The part of the stream, if any, that reads on from where it stopped. Batches are made ahead, so what is
             saved is its state after the batch that was used last.
@@ -37,7 +37,7 @@ class Run:
     step: Callable[[nn.Module, Any], LossTerms]
     stream: Stream[Any]
     optimizer: Optimizer
-    export: Callable[[Path, Mapping[str, float]], None]
+    export: Callable[[Path, Mapping[str, Score]], None]
     evaluators: Sequence[Evaluator] = ()
     metrics: Sequence[str] = ()
     state: Mapping[str, Stateful] = field(default_factory=dict)

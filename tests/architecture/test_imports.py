@@ -23,6 +23,7 @@ PACKAGE = REPOSITORY / "mcse"
 BELOW_RECIPES = {
     "files",
     "run_folder",
+    "manifest",
     "types",
     "config_fields",
     "config",
@@ -45,6 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": set(),
     "types": set(),
     "run_folder": {"files"},
+    "manifest": {"files", "run_folder"},
     "config_fields": set(),
     "config": {"files", "config_fields"},
     "distributed": set(),
@@ -55,8 +57,8 @@ ALLOWED: dict[str, set[str]] = {
     "text": {"files"},
     "data": {"files", "types", "text"},
     "scenes": {"files", "types"},
-    "models": {"files", "run_folder", "types", "nn", "text"},
-    "encoders": {"files", "run_folder", "types", "text", "models", "distributed", "cpu"},
+    "models": {"files", "run_folder", "manifest", "types", "nn", "text"},
+    "encoders": {"files", "run_folder", "manifest", "types", "text", "models", "distributed", "cpu"},
     "search": {
         "files",
         "run_folder",

@@ -28,8 +28,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TypeAlias
 
+from mcse.manifest import check_files
 from mcse.models.checkpoint import load_checkpoint
-from mcse.models.digests import weight_digests
 from mcse.training.state import _damage, saved_states
 from tests.fixtures.launch import REPOSITORY, arguments_of, assert_same_run, fork
 from tests.fixtures.tiny_run import build_tiny_run
@@ -223,7 +223,7 @@ def check_whole(output: Path) -> None:
     for path in (output / "best", output / "last"):
         if path.is_dir():
             load_checkpoint(path)
-            assert json.loads((path / "mcse.json").read_text())["sha256"] == weight_digests(path)
+            check_files(path)
     if (output / "config.yaml").exists():
         assert (output / "config.yaml").read_text().endswith("\n")
 

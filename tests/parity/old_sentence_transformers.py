@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from mcse import SentenceEncoder
-from mcse.models.checkpoint import CheckpointInfo, save_checkpoint
+from mcse.manifest import Manifest
+from mcse.models.checkpoint import save_checkpoint
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
 from tests.fixtures.tiny_models import TEXTS, build_tiny_bert, build_tiny_roberta
@@ -88,7 +89,7 @@ def save_checkpoints(root: Path) -> list[Path]:
                 folder,
                 encoder=load_text_encoder(base, pooling=pooling),
                 tokenizer=load_tokenizer(base),
-                info=CheckpointInfo("simcse", pooling),
+                manifest=Manifest(kind="sentence", recipe="simcse", pooling=pooling),
                 text_head=TanhHead(32, 32, init_std=0.3),
                 image_heads={},
                 card="",

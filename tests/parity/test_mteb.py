@@ -12,7 +12,8 @@ from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.suite import Subject, SuiteOptions
 from mcse.evaluation.suites import SUITES
 from mcse.evaluation.suites.mteb_tasks import prepare_mteb
-from mcse.models.checkpoint import CheckpointInfo, save_checkpoint
+from mcse.manifest import Manifest
+from mcse.models.checkpoint import save_checkpoint
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 from mcse.report.mteb_files import write_mteb_files
 from mcse.types import ModelScores, SuiteScores, score_tree
@@ -35,7 +36,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder,
         encoder=load_text_encoder(MINILM, pooling="mean").eval(),
         tokenizer=load_tokenizer(MINILM),
-        info=CheckpointInfo("simcse", "mean"),
+        manifest=Manifest(kind="sentence", recipe="simcse", pooling="mean"),
         text_head=None,
         image_heads={},
         card="",

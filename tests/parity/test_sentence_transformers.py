@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from transformers import AutoModel, AutoTokenizer
 
 from mcse import SentenceEncoder
-from mcse.models.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from mcse.manifest import Manifest
+from mcse.models.checkpoint import load_checkpoint, save_checkpoint
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
 from tests.fixtures.tiny_models import TEXTS, build_tiny_bert, build_tiny_roberta
@@ -36,7 +37,7 @@ def save(base: Path, folder: Path, *, pooling: str) -> Path:
         folder,
         encoder=load_text_encoder(str(base), pooling=pooling),
         tokenizer=load_tokenizer(str(base)),
-        info=CheckpointInfo("mcse", pooling, max_length_training=32),
+        manifest=Manifest(kind="sentence", recipe="mcse", pooling=pooling),
         text_head=TanhHead(32, 32, init_std=0.3),
         image_heads={"grounding_head": TanhHead(32, 8), "image_head": TanhHead(12, 8)},
         card="",
@@ -90,8 +91,10 @@ def test_image_heads_give_the_same_rows_after_loading(base: Path, tmp_path: Path
     heads = {"grounding_head": TanhHead(32, 8), "image_head": TanhHead(12, 8)}
     live = SentenceEncoder(encoder, tokenizer, pooling="cls", heads=heads)
     folder = tmp_path / "checkpoint"
-    info = CheckpointInfo("mcse", "cls")
-    save_checkpoint(folder, encoder=encoder, tokenizer=tokenizer, info=info, text_head=None, image_heads=heads, card="")
+    manifest = Manifest(kind="sentence", recipe="mcse", pooling="cls")
+    save_checkpoint(
+        folder, encoder=encoder, tokenizer=tokenizer, manifest=manifest, text_head=None, image_heads=heads, card=""
+    )
     loaded = SentenceEncoder.from_pretrained(str(folder))
     feature_NF = np.random.default_rng(0).standard_normal((6, 12)).astype(np.float32)
     for ours, theirs in (
@@ -117,8 +120,10 @@ def test_all_minilm_goes_through_our_export(tmp_path: Path) -> None:
     encoder, tokenizer = load_text_encoder(MINILM, pooling="cls").eval(), load_tokenizer(MINILM)
     live_ND = SentenceEncoder(encoder, tokenizer, pooling="cls").encode(SENTENCES)
     folder = tmp_path / "checkpoint"
-    info = CheckpointInfo("simcse", "cls")
-    save_checkpoint(folder, encoder=encoder, tokenizer=tokenizer, info=info, text_head=None, image_heads={}, card="")
+    manifest = Manifest(kind="sentence", recipe="simcse", pooling="cls")
+    save_checkpoint(
+        folder, encoder=encoder, tokenizer=tokenizer, manifest=manifest, text_head=None, image_heads={}, card=""
+    )
     theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
     np.testing.assert_allclose(theirs.encode(SENTENCES), live_ND, atol=1e-5)
     # The package's own folder says 256; the model itself takes 512.

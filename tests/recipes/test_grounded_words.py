@@ -201,7 +201,7 @@ def test_a_run_exports_every_word_of_the_source(tiny, tmp_path, caplog) -> None:
     assert isinstance(encoder, WordVectorEncoder)
     assert encoder.dimension == 10
     info = json.loads((output / "best" / "mcse.json").read_text())
-    assert (info["recipe"], info["source"]) == ("grounded_words", "grounding.txt")
+    assert (info["kind"], info["details"]["source"]) == ("grounded_words", "grounding.txt")
     assert "wordsim.mean" in (output / "best" / "README.md").read_text()
     scores = [entry["wordsim.mean"] for entry in entries(output) if "wordsim.mean" in entry]
     assert len(scores) == 2

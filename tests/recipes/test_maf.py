@@ -273,7 +273,7 @@ def test_a_file_without_tags_gets_no_gold_and_no_old_scores(tweets, finished, tm
 def test_a_tagger_is_no_sentence_encoder_and_the_other_way_round(tweets, finished, tmp_path):
     with pytest.raises(ValueError, match="a tagger of entities.*TweetTagger loads it"):
         load_encoder(str(finished / "full"))
-    with pytest.raises(ValueError, match="lacks mcse.json"):
+    with pytest.raises(ValueError, match="holds a transformers model, not a tagger of entities"):
         TweetTagger.from_pretrained(tweets / "bert")
     weights = finished / "text" / "last" / "heads.safetensors"
     broken = tmp_path / "broken"

@@ -88,7 +88,7 @@ def test_pixels_read_in_training_are_the_stored_features(tiny, tmp_path):
         for name in ("live", "stored")
     ]
     np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
-    assert json.loads((tmp_path / "live" / "best" / "mcse.json").read_text())["image_tower"] == "pixels:4"
+    assert json.loads((tmp_path / "live" / "best" / "mcse.json").read_text())["images"]["tower"] == "pixels:4"
 
 
 @pytest.mark.parametrize("keys", [VIT, NORMED], ids=["vit", "batch norm"])
@@ -110,7 +110,7 @@ def test_a_frozen_tower_stays_as_it_was(tiny, tmp_path, keys):
     run_.export(tmp_path / "checkpoint", {})
     assert not (tmp_path / "checkpoint" / "image_tower.safetensors").exists()
     info = json.loads((tmp_path / "checkpoint" / "mcse.json").read_text())
-    assert (info["image_tower"], info["image_weights"]) == (keys["image.tower"], before)
+    assert (info["images"]["tower"], info["images"]["weights"]) == (keys["image.tower"], before)
     encoder = SentenceEncoder.from_pretrained(str(tmp_path / "checkpoint"))
     first = int(batch.image_id_B[0])
     features = encoder.image_features(images_of(tiny, first))
@@ -122,7 +122,7 @@ def test_a_frozen_tower_stays_as_it_was(tiny, tmp_path, keys):
 
 def test_a_trained_tower_learns_and_is_stored(tiny, trained):
     info = json.loads((trained / "last" / "mcse.json").read_text())
-    assert (info["image_tower"], info["image_tower_trained"]) == ("timm:test_vit/none", True)
+    assert (info["images"]["tower"], info["images"]["is_trained"]) == ("timm:test_vit/none", True)
     stored = load_file(trained / "last" / "image_tower.safetensors")
     first = load_image_tower("timm:test_vit/none").state_dict()
     assert stored.keys() == first.keys()

@@ -121,4 +121,4 @@ def test_a_run_says_what_it_reads(tiny, tmp_path):
     assert run(tiny, "mcse", tmp_path / "run", SHARDS) == 0
     assert len(entries(tmp_path / "run")) > 0
     card = (tmp_path / "run" / "best" / "mcse.json").read_text()
-    assert "rows of shards" in json.loads(card)["feature_store"]
+    assert "rows of shards" in json.loads(card)["images"]["features"]

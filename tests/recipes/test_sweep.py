@@ -8,11 +8,11 @@ import statistics
 
 import pytest
 from mcse.commands.run_folders import read_run
-from mcse.encoders.runs import seed_runs
 
 from mcse.commands.main import main
 from mcse.config import to_yaml
 from mcse.recipes.launch import load_config
+from mcse.run_folder import seed_runs
 from tests.fixtures.launch import assert_same_run, entries
 from tests.fixtures.tiny_run import build_tiny_run, tiny_overrides
 

@@ -316,21 +316,31 @@ def test_features_that_are_not_finite_stop_a_run_before_it_begins(tmp_path, caps
 
 
 def test_other_loaders_say_what_the_folder_is(finished, tmp_path):
-    with pytest.raises(ValueError, match="holds a joint model of captions and images; JointEncoder loads it"):
+    with pytest.raises(ValueError, match="holds a joint model of captions and images, not .*; mcse.JointEncoder"):
         SentenceEncoder.from_pretrained(str(finished / "gru"))
-    with pytest.raises(ValueError, match="pooling 'cls' is not to be had"):
+    with pytest.raises(ValueError, match="pooling 'cls' is not available, only 'joint': a joint model"):
         load_encoder(str(finished / "gru"), pooling="cls")
     (tmp_path / "mcse.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"it lacks joint\.json"):
+    with pytest.raises(ValueError, match=r"mcse\.json: damaged, or not written by mcse"):
         JointEncoder.from_pretrained(tmp_path)
+
+
+def _forget_how_it_is_built(folder):
+    manifest = json.loads((folder / "mcse.json").read_text())
+    (folder / "mcse.json").write_text(json.dumps(manifest | {"details": {}}))
 
 
 def test_damaged_checkpoints_are_refused(finished, tmp_path):
     for name, change, message in (
-        ("lacks", lambda folder: (folder / "vocab.json").unlink(), r"not a complete checkpoint: it lacks vocab\.json"),
+        (
+            "lacks",
+            lambda folder: (folder / "vocab.json").unlink(),
+            r"vocab\.json is missing, though",
+        ),
         ("weights", lambda folder: (folder / "text.safetensors").write_bytes(b"x" * 64), "safetensors is damaged"),
-        ("joint", lambda folder: (folder / "joint.json").write_text("{}"), r"joint\.json: damaged"),
-        ("heads", lambda folder: (folder / "heads.safetensors").unlink(), r"it lacks heads\.safetensors"),
+        ("vocab", lambda folder: (folder / "vocab.json").write_text("{}"), r"vocab\.json is damaged"),
+        ("joint", _forget_how_it_is_built, r"mcse\.json: does not say how a joint model is built"),
+        ("heads", lambda folder: (folder / "heads.safetensors").unlink(), r"heads\.safetensors is missing"),
     ):
         shutil.copytree(finished / "gru" / "best", tmp_path / name)
         change(tmp_path / name)

@@ -16,16 +16,18 @@ from mcse.data.translation import TranslationData, TranslationStream, load_trans
 from mcse.encoders.cove_translator import WordTranslator
 from mcse.evaluation.evaluators.translation import TranslationEvaluator
 from mcse.losses.likelihood import token_nll
+from mcse.manifest import writing_checkpoint
 from mcse.models.cove_model import CoveModel, vocab_of
 from mcse.models.cove_translator import CoveTranslator, save_translator
 from mcse.recipes import export, shared
 from mcse.recipes.cove.config import Config
+from mcse.report.model_card import word_model_card
 from mcse.text.vocab import Vocab
 from mcse.text.word_vectors import load_word_vectors
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
-from mcse.types import LossTerm, LossTerms, TranslationBatch
+from mcse.types import LossTerm, LossTerms, Score, TranslationBatch
 
 _SUMMARY = (
     "Contextual word vectors: the encoder of a translation model on frozen word vectors (CoVe), trained with the "
@@ -86,8 +88,8 @@ class _Exporter:
     words: Vocab
     data: TranslationData
 
-    def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
-        save_translator(folder, self.model, self.words, self.data.target_vocab)
-        export.save_word_model_info(
-            folder, self.config, pooling="mean", summary=_SUMMARY, use=_USE, scores=scores, data=self.data.files
-        )
+    def __call__(self, folder: Path, scores: Mapping[str, Score]) -> None:
+        manifest = export.manifest_of(self.config, kind="cove", pooling="mean", scores=scores)
+        facts = export.card_facts(self.config, scores=scores, data=self.data.files)
+        with writing_checkpoint(folder, manifest, card=word_model_card(facts, summary=_SUMMARY, use=_USE)):
+            save_translator(folder, self.model, self.words, self.data.target_vocab)

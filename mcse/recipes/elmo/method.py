@@ -19,15 +19,17 @@ from mcse.encoders.elmo_scorer import ElmoScorer
 from mcse.evaluation.evaluators.perplexity import PerplexityEvaluator
 from mcse.losses.likelihood import token_nll
 from mcse.losses.sampled_softmax import sampled_softmax_nll
+from mcse.manifest import writing_checkpoint
 from mcse.models.elmo_language_model import ElmoLanguageModel, Predictions, save_language_model
 from mcse.models.elmo_model import DIRECTIONS, ElmoConfig, ElmoModel, ElmoState
 from mcse.nn.projected_lstm import LSTMState
 from mcse.recipes import export, shared
 from mcse.recipes.elmo.config import Config
+from mcse.report.model_card import word_model_card
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
-from mcse.types import IGNORED_LABEL, Lane, LaneBatch, LossTerm, LossTerms
+from mcse.types import IGNORED_LABEL, Lane, LaneBatch, LossTerm, LossTerms, Score
 
 _SUMMARY = (
     "Contextual word vectors: an ELMo, a character-level language model in each direction, trained with the recipe "
@@ -153,8 +155,8 @@ class _Exporter:
     model: ElmoLanguageModel
     data: LanguageData
 
-    def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
-        save_language_model(folder, self.model, self.data.vocab)
-        export.save_word_model_info(
-            folder, self.config, pooling="mean", summary=_SUMMARY, use=_USE, scores=scores, data=self.data.files
-        )
+    def __call__(self, folder: Path, scores: Mapping[str, Score]) -> None:
+        manifest = export.manifest_of(self.config, kind="elmo", pooling="mean", scores=scores)
+        facts = export.card_facts(self.config, scores=scores, data=self.data.files)
+        with writing_checkpoint(folder, manifest, card=word_model_card(facts, summary=_SUMMARY, use=_USE)):
+            save_language_model(folder, self.model, self.data.vocab)

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from mcse import distributed
-from mcse.config import to_dict
 from mcse.data.captions.vocabulary import CaptionVocab, load_caption_vocab
 from mcse.data.false_pairs import MatchStream
 from mcse.data.images.features import FeatureStore
@@ -30,8 +29,9 @@ from mcse.files import sha256_file
 from mcse.losses.grounded_words import cosine_retention
 from mcse.losses.likelihood import token_nll
 from mcse.losses.pair_matching import matching_loss
+from mcse.manifest import ImageSide
 from mcse.models.config import ModelConfig
-from mcse.models.grounded_checkpoint import GroundedWordsInfo, save_grounded_words
+from mcse.models.grounded_checkpoint import save_grounded_words
 from mcse.models.grounded_words import (
     GroundedWordRows,
     GroundedWordsModel,
@@ -50,7 +50,7 @@ from mcse.text.word_vectors import WordBlock, WordVectors, stream_word_vectors
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
-from mcse.types import IGNORED_LABEL, DataFile, LossTerm, LossTerms, MatchBatch, PairBatch
+from mcse.types import IGNORED_LABEL, DataFile, LossTerm, LossTerms, MatchBatch, PairBatch, Score
 
 
 def build(config: Config, runtime: Runtime) -> Run:
@@ -144,23 +144,24 @@ class Exporter:
         words = self.words.vocab.words[len(SPECIALS) :]
         return WordMap(map_DC, tuned=WordVectors.of(words, self.model.table.words()[0].detach().float().cpu().numpy()))
 
-    def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
-        """Into ``folder``, with ``scores`` in the card."""
+    def __call__(self, folder: Path, scores: Mapping[str, Score]) -> None:
+        """Into ``folder``, with ``scores`` in manifest and card."""
         *_, features, source = self.data
+        name = Path(source.path).name
         save_grounded_words(
             folder,
             self._blocks(Path(source.path)),
             word_map=self.current_map(),
             vocab=self.words.vocab,
-            info=GroundedWordsInfo(
-                source=Path(source.path).name,
-                source_digest=source.digest,
-                feature_store=f"{Path(features.path).name} ({features.digest})",
-                config=to_dict(self.config),
+            manifest=export.manifest_of(
+                self.config,
+                kind="grounded_words",
+                pooling="mean",
+                images=ImageSide(features=f"{Path(features.path).name} ({features.digest})"),
+                details={"source": name, "source_digest": source.digest},
+                scores=scores,
             ),
-            card=word_card(
-                export.card_facts(self.config, scores=scores, data=self.data), source=Path(source.path).name
-            ),
+            card=word_card(export.card_facts(self.config, scores=scores, data=self.data), source=name),
         )
 
     def _blocks(self, source: Path) -> Iterable[WordBlock]:

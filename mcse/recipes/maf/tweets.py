@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mcse.config import to_dict
 from mcse.data.config import ImageControl, TaggedConfig
 from mcse.data.conll import TaggedTexts, check_types, find_tags, read_conll
 from mcse.data.images.features import FeatureStore, open_features
@@ -31,7 +30,7 @@ from mcse.models.config import ImageConfig
 from mcse.models.image_tower import ImageTower, load_image_tower
 from mcse.models.maf_model import TaggerModel
 from mcse.models.piece_tokenizer import PieceTokenizer
-from mcse.models.tagger_checkpoint import TaggerInfo, save_tagger
+from mcse.models.tagger_checkpoint import save_tagger
 from mcse.models.text_encoder import TextEncoder
 from mcse.recipes import export
 from mcse.recipes.image_side import Images
@@ -39,7 +38,7 @@ from mcse.report.model_card import tagger_card
 from mcse.text.tags import TagSet
 from mcse.training.config import OptimConfig
 from mcse.training.optim import build_optimizer
-from mcse.types import DataFile
+from mcse.types import DataFile, Score
 
 _SAMPLED = 256
 
@@ -186,30 +185,20 @@ class TaggerExporter:
     data: tuple[DataFile, ...]
     images: Images | None
 
-    def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
-        """Into ``folder``, with ``scores`` in the card."""
-        stored = None if self.images is None else self.images.stored(self.data[-1], heads={})
-        info = TaggerInfo(
-            recipe=self.config.recipe,
-            tagger=self.model.shape,
-            image_tower=stored.tower if stored else None,
-            image_preprocessing=stored.preprocessing if stored else None,
-            image_weights=stored.weights if stored else None,
-            image_tower_trained=stored is not None and stored.trained_tower is not None,
-            config=to_dict(self.config),
-        )
-        card = tagger_card(
-            export.card_facts(self.config, scores=scores, data=self.data),
-            base_model=self.config.encoder.name_or_path,
-            types=self.model.shape.types,
-        )
+    def __call__(self, folder: Path, scores: Mapping[str, Score]) -> None:
+        """Into ``folder``, with ``scores`` in manifest and card."""
+        images = None if self.images is None else self.images.stored(self.data[-1])
         save_tagger(
             folder,
             model=self.model,
             tokenizer=self.tokenizer,
-            info=info,
-            card=card,
-            trained_tower=stored.trained_tower if stored else None,
+            manifest=export.manifest_of(self.config, kind="tagger", images=images, scores=scores),
+            card=tagger_card(
+                export.card_facts(self.config, scores=scores, data=self.data),
+                base_model=self.config.encoder.name_or_path,
+                types=self.model.shape.types,
+            ),
+            trained_tower=None if self.images is None else self.images.trained_tower,
         )
 
 

@@ -52,7 +52,15 @@ def build(config: Config, runtime: Runtime) -> Run:
         optimizer=build_grounded_optimizer(
             model.text, list(heads.values()), images.tower, optim=config.optim, image=config.image
         ),
-        export=export.Exporter(config, text, config.encoder, data, images=images.stored(data[-1], heads=heads)),
+        export=export.Exporter(
+            config,
+            text,
+            config.encoder,
+            data,
+            images=images.stored(data[-1]),
+            heads=heads,
+            image_tower=images.trained_tower,
+        ),
         evaluators=(evaluator,),
         metrics=metrics,
         facts=facts,

@@ -11,27 +11,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mcse.config import to_dict
 from mcse.data.images.features import FeatureStore
 from mcse.data.joint_pairs import DevImages
 from mcse.encoders.inputs import evaluating
 from mcse.encoders.joint_encoder import JointEncoder
 from mcse.evaluation.evaluators.held_out_images import RetrievalEvaluator
 from mcse.files import sha256_file
-from mcse.models.checkpoint import CheckpointInfo
+from mcse.manifest import ImageSide
 from mcse.models.config import CaptionEncoderConfig
+from mcse.models.image_tower import ImageTower
 from mcse.models.joint_checkpoint import save_joint
 from mcse.models.joint_model import CaptionEncoder, JointModel, build_caption_encoder
 from mcse.models.text_encoder import TextEncoder, load_tokenizer
 from mcse.models.word_init import fill_words, place_of
 from mcse.recipes import export
-from mcse.recipes.export import StoredImageSide
 from mcse.recipes.image_side import Images
 from mcse.report.model_card import joint_card
 from mcse.text.vocab import Vocab, split_words
 from mcse.text.word_tokenizer import WordTokenizer
 from mcse.text.word_vectors import WordVectors, load_word_vectors
-from mcse.types import DataFile, FloatArray, Tokenizer
+from mcse.types import DataFile, FloatArray, Score, Tokenizer
 
 _IMAGES_AT_ONCE = 64
 
@@ -109,35 +108,25 @@ class JointExporter:
     model: JointModel
     text: CaptionSide
     data: tuple[DataFile, ...]
-    images: StoredImageSide
+    images: ImageSide
+    image_tower: ImageTower | None
 
-    def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
-        """Into ``folder``, with ``scores`` in the card."""
-        images = self.images
-        info = CheckpointInfo(
-            recipe=self.config.recipe,
-            pooling=JointEncoder.pooling,
-            image_tower=images.tower,
-            image_preprocessing=images.preprocessing,
-            image_weights=images.weights,
-            image_tower_trained=images.trained_tower is not None,
-            feature_store=images.features,
-            max_length_training=self.config.data.max_length,
-            config=to_dict(self.config),
-        )
-        card = joint_card(
-            export.card_facts(self.config, scores=scores, data=self.data),
-            text=self.text.config.name_or_path or self.text.config.kind,
-            images=images.tower or images.features,
-        )
+    def __call__(self, folder: Path, scores: Mapping[str, Score]) -> None:
+        """Into ``folder``, with ``scores`` in manifest and card."""
         save_joint(
             folder,
             model=self.model,
             config=self.text.config,
             tokenizer=self.text.tokenizer,
-            info=info,
-            card=card,
-            image_tower=images.trained_tower,
+            manifest=export.manifest_of(
+                self.config, kind="joint", pooling=JointEncoder.pooling, images=self.images, scores=scores
+            ),
+            card=joint_card(
+                export.card_facts(self.config, scores=scores, data=self.data),
+                text=self.text.config.name_or_path or self.text.config.kind,
+                images=self.images.tower or str(self.images.features),
+            ),
+            image_tower=self.image_tower,
         )
 
 

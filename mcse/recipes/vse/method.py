@@ -68,7 +68,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         optimizer=build_grounded_optimizer(
             model.text, list(model.heads().values()), images.tower, optim=config.optim, image=config.image
         ),
-        export=JointExporter(config, model, text, files, images=images.stored(files[-1], heads=model.heads())),
+        export=JointExporter(config, model, text, files, images.stored(files[-1]), images.trained_tower),
         evaluators=evaluators,
         metrics=metrics,
         facts=facts,

@@ -26,10 +26,12 @@ from mcse.data.word_features import (
 from mcse.encoders.frozen_features import FeatureSource, load_feature_source
 from mcse.encoders.inputs import evaluating
 from mcse.evaluation.evaluators.word_tasks import AccuracyEvaluator, SpanF1Evaluator
-from mcse.models.checkpoint import save_tensors, write_json
+from mcse.manifest import writing_checkpoint
+from mcse.models.checkpoint import save_tensors
 from mcse.models.feature_model import FeatureClassifier, FeatureSizes, FeatureTagger
 from mcse.recipes import export, shared
 from mcse.recipes.word_features.config import Config
+from mcse.report.model_card import word_model_card
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
@@ -162,18 +164,15 @@ class _Exporter:
     sizes: FeatureSizes
     data: LabelledData
 
-    def __call__(self, folder: Path, scores: Mapping[str, float]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(folder / "model.safetensors", self.model.state_dict())
+    def __call__(self, folder: Path, scores: Mapping[str, Score]) -> None:
         types = None if self.data.tags is None else list(self.data.tags.types)
-        write_json(folder / "feature_model.json", {"sizes": asdict(self.sizes), "types": types})
-        kind = "sentence classifier" if types is None else f"tagger of {', '.join(types)}"
-        export.save_word_model_info(
-            folder,
-            self.config,
-            pooling="none",
-            summary=f"A {kind} on frozen word features, trained with the recipe `word_features` of mcse.",
+        title = "sentence classifier" if types is None else f"tagger of {', '.join(types)}"
+        details = {"sizes": asdict(self.sizes), "types": types}
+        manifest = export.manifest_of(self.config, kind="word_features", details=details, scores=scores)
+        card = word_model_card(
+            export.card_facts(self.config, scores=scores, data=self.data.files),
+            summary=f"A {title} on frozen word features, trained with the recipe `word_features` of mcse.",
             use='from mcse.models.feature_model import load_feature_model\nmodel = load_feature_model(".")',
-            scores=scores,
-            data=self.data.files,
         )
+        with writing_checkpoint(folder, manifest, card=card):
+            save_tensors(folder / "model.safetensors", self.model.state_dict())

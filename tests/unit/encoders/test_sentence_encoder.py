@@ -18,7 +18,8 @@ from torch import nn
 
 import mcse.encoders.sentence_encoder as module
 from mcse import SentenceEncoder
-from mcse.models.checkpoint import CheckpointInfo, load_stored_pooler, save_checkpoint
+from mcse.manifest import Manifest
+from mcse.models.checkpoint import load_stored_pooler, save_checkpoint
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
 from mcse.types import Encoder, FeatureTextEncoder
@@ -50,7 +51,7 @@ def save(base: Path, folder: Path, *, pooling: str = "cls", head: bool = True, i
         folder,
         encoder=load_text_encoder(str(base), pooling=pooling),
         tokenizer=load_tokenizer(str(base)),
-        info=CheckpointInfo("mcse", pooling),
+        manifest=Manifest(kind="sentence", recipe="mcse", pooling=pooling),
         text_head=TanhHead(32, 32, init_std=0.2) if head else None,
         image_heads=heads,
         card="",

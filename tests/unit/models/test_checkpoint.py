@@ -15,12 +15,10 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
 from mcse.encoders.sentence_encoder import SentenceEncoder
+from mcse.manifest import FORMAT_VERSION, ImageSide, Manifest, is_checkpoint
 from mcse.models.checkpoint import (
-    FORMAT_VERSION,
-    CheckpointInfo,
     LoadedCheckpoint,
     check_exportable,
-    is_checkpoint,
     load_checkpoint,
     load_checkpoint_tower,
     load_stored_pooler,
@@ -33,12 +31,13 @@ from mcse.nn.heads import TanhHead
 from tests.fixtures.tiny_models import MAX_TOKENS, TEXTS, build_tiny_bert, build_tiny_roberta
 
 BUILDERS = {"bert": build_tiny_bert, "roberta": build_tiny_roberta}
-INFO = CheckpointInfo(
-    "mcse",
-    "cls",
-    image_tower="open_clip:ViT-B-32/openai",
-    feature_store="features.npy, 12 wide, sha256 0123",
-    max_length_training=32,
+SAVED = Manifest(
+    kind="sentence",
+    recipe="mcse",
+    pooling="cls",
+    images=ImageSide(tower="open_clip:ViT-B-32/openai", features="features.npy, 12 wide, sha256 0123"),
+    scores={"stsb_dev.spearman": 80.0, "stsb_dev.alignment": 0.2},
+    higher_is_better={"stsb_dev.spearman": True, "stsb_dev.alignment": False},
     config={"loss": {"image_weight": 0.05}},
 )
 
@@ -48,21 +47,31 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return BUILDERS[request.param](tmp_path_factory.mktemp(request.param))
 
 
-def save(base: Path, folder: Path, *, info: CheckpointInfo = INFO, head_width: int | None = 32) -> LoadedCheckpoint:
+def save(base: Path, folder: Path, *, manifest: Manifest = SAVED, head_width: int | None = 32) -> LoadedCheckpoint:
     """Saves a checkpoint with random heads and returns what was saved."""
-    encoder, tokenizer = load_text_encoder(str(base), pooling=info.pooling).eval(), load_tokenizer(str(base))
+    encoder, tokenizer = load_text_encoder(str(base), pooling=str(manifest.pooling)).eval(), load_tokenizer(str(base))
     head = None if head_width is None else TanhHead(32, head_width, init_std=0.2)
     heads = {"grounding_head": TanhHead(32, 8), "image_head": TanhHead(12, 8)}
     save_checkpoint(
-        folder, encoder=encoder, tokenizer=tokenizer, info=info, text_head=head, image_heads=heads, card="# a card\n"
+        folder,
+        encoder=encoder,
+        tokenizer=tokenizer,
+        manifest=manifest,
+        text_head=head,
+        image_heads=heads,
+        card="# a card\n",
     )
-    return LoadedCheckpoint(encoder, tokenizer, info, head, heads)
+    return LoadedCheckpoint(encoder, tokenizer, manifest, head, heads)
 
 
 def test_a_checkpoint_comes_back_whole(base: Path, tmp_path: Path) -> None:
     saved = save(base, tmp_path / "checkpoint")
     loaded = load_checkpoint(tmp_path / "checkpoint")
-    assert loaded.info == saved.info
+    stored = loaded.manifest
+    assert stored.details == {"heads": {"text_head": "tanh", "grounding_head": "tanh", "image_head": "tanh"}}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "1_Pooling/config.json"} <= stored.files.keys()
+    assert not {"README.md", "mcse.json"} & stored.files.keys()
+    assert replace(stored, details={}, files={}) == saved.manifest
     assert loaded.tokenizer.ids(TEXTS) == saved.tokenizer.ids(TEXTS)
     assert loaded.text_head is not None
     modules = {"encoder": loaded.encoder, "text_head": loaded.text_head, **loaded.heads}
@@ -79,7 +88,7 @@ def test_a_checkpoint_comes_back_whole(base: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pooling", ["cls", "cls_with_head", "mean", "max"])
 def test_auto_model_finds_every_key_but_the_pooler(base: Path, tmp_path: Path, pooling: str) -> None:
-    saved = save(base, tmp_path / "checkpoint", info=replace(INFO, pooling=pooling))
+    saved = save(base, tmp_path / "checkpoint", manifest=replace(SAVED, pooling=pooling))
     model, report = AutoModel.from_pretrained(tmp_path / "checkpoint", output_loading_info=True)
     assert not report["unexpected_keys"]
     assert not report["mismatched_keys"]
@@ -99,7 +108,7 @@ def test_auto_model_finds_every_key_but_the_pooler(base: Path, tmp_path: Path, p
 
 
 def test_a_head_that_is_no_square_is_not_stored_as_the_pooler(base: Path, tmp_path: Path) -> None:
-    save(base, tmp_path / "checkpoint", info=replace(INFO, pooling="cls_with_head"), head_width=16)
+    save(base, tmp_path / "checkpoint", manifest=replace(SAVED, pooling="cls_with_head"), head_width=16)
     assert not [key for key in load_file(tmp_path / "checkpoint" / "model.safetensors") if "pooler" in key]
     dense = json.loads((tmp_path / "checkpoint" / "2_Dense" / "config.json").read_text())
     assert (dense["in_features"], dense["out_features"]) == (32, 16)
@@ -113,7 +122,7 @@ def test_a_pooler_that_the_tower_brings_along_is_not_stored(base: Path, tmp_path
         tmp_path / "checkpoint",
         encoder=tower,
         tokenizer=load_tokenizer(str(base)),
-        info=CheckpointInfo("simcse", pooling),
+        manifest=Manifest(kind="sentence", recipe="simcse", pooling=pooling),
         text_head=head,
         image_heads={},
         card="",
@@ -131,7 +140,7 @@ def test_training_does_not_leak_into_the_tokenizer(base: Path, tmp_path: Path) -
     assert json.loads(tokenizer.inner.backend_tokenizer.to_str())["truncation"] is not None
     folder = tmp_path / "checkpoint"
     save_checkpoint(
-        folder, encoder=encoder, tokenizer=tokenizer, info=INFO, text_head=None, image_heads={}, card="card"
+        folder, encoder=encoder, tokenizer=tokenizer, manifest=SAVED, text_head=None, image_heads={}, card="card"
     )
     stored = json.loads((folder / "tokenizer.json").read_text())
     assert stored["truncation"] is None
@@ -143,7 +152,7 @@ def test_training_does_not_leak_into_the_tokenizer(base: Path, tmp_path: Path) -
 
 
 def test_only_safetensors_json_and_text_are_written(base: Path, tmp_path: Path) -> None:
-    save(base, tmp_path / "checkpoint", info=replace(INFO, pooling="cls_with_head"))
+    save(base, tmp_path / "checkpoint", manifest=replace(SAVED, pooling="cls_with_head"))
     files = [path for path in (tmp_path / "checkpoint").rglob("*") if path.is_file()]
     assert len(files) > 10
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".txt"}
@@ -163,7 +172,7 @@ def test_the_models_own_maximum_is_read_from_its_positions(base: Path) -> None:
 @pytest.mark.parametrize("pooling", ["first_last_mean", "last2_mean"])
 def test_a_pooling_that_the_schema_cannot_express_is_refused_first(base: Path, tmp_path: Path, pooling: str) -> None:
     with pytest.raises(ValueError, match=f"'{pooling}' cannot be exported.*cls, cls_with_head, mean, max"):
-        save(base, tmp_path / "checkpoint", info=replace(INFO, pooling=pooling))
+        save(base, tmp_path / "checkpoint", manifest=replace(SAVED, pooling=pooling))
     assert not (tmp_path / "checkpoint").exists()
     with pytest.raises(ValueError, match=pooling):
         check_exportable(pooling)
@@ -173,14 +182,14 @@ def test_other_refusals_before_anything_is_written(base: Path, tmp_path: Path) -
     with pytest.raises(ValueError, match="unknown pooling 'men'; choose one of cls"):
         check_exportable("men")
     with pytest.raises(ValueError, match="without the text head"):
-        save(base, tmp_path / "new", info=replace(INFO, pooling="cls_with_head"), head_width=None)
+        save(base, tmp_path / "new", manifest=replace(SAVED, pooling="cls_with_head"), head_width=None)
     encoder, tokenizer = load_text_encoder(str(base), pooling="cls"), load_tokenizer(str(base))
     with pytest.raises(ValueError, match=r"head 'odd' is a Sequential; .*TanhHead, Linear"):
         save_checkpoint(
             tmp_path / "new",
             encoder=encoder,
             tokenizer=tokenizer,
-            info=INFO,
+            manifest=SAVED,
             text_head=None,
             image_heads={"odd": nn.Sequential()},
             card="",
@@ -204,7 +213,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused_by_what_it_lacks(base: Path, 
     assert is_checkpoint(folder)
     (folder / "heads.safetensors").unlink()
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"lacks model\.safetensors, heads\.safetensors"):
+    with pytest.raises(ValueError, match=r"heads\.safetensors is missing, though .*mcse\.json lists it"):
         load_checkpoint(folder)
 
 
@@ -220,8 +229,10 @@ def test_a_damaged_checkpoint_is_refused_by_file(base: Path, tmp_path: Path) -> 
         ({"format_version": FORMAT_VERSION + 1}, "newer than this mcse"),
         ({"surprise": 1}, "surprise"),
         ({"pooling": "cls_with_head"}, "has no text_head"),
-        ({"heads": {"image_head": "conv"}}, "unknown kinds of heads"),
-        ({"heads": {"other_head": "tanh"}}, r"heads\.safetensors holds no weights for 'other_head'"),
+        ({"details": {"heads": {"image_head": "conv"}}}, "unknown kinds of heads"),
+        ({"details": {"heads": {"other_head": "tanh"}}}, r"heads\.safetensors holds no weights for 'other_head'"),
+        ({"kind": "joint"}, "holds a joint model of captions and images, not a sentence encoder; mcse.JointEncoder"),
+        ({"kind": "poem"}, "unknown kind 'poem'"),
     ):
         edit(folder / "mcse.json", **changes)
         with pytest.raises(ValueError, match=message):
@@ -231,7 +242,7 @@ def test_a_damaged_checkpoint_is_refused_by_file(base: Path, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"mcse\.json"):
         load_checkpoint(folder)
     (folder / "mcse.json").write_text(good)
-    for name in ("heads.safetensors", "model.safetensors"):
+    for name in ("heads.safetensors", "model.safetensors", "config.json", "tokenizer.json", "1_Pooling/config.json"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[: len(content) // 2])
         with pytest.raises(ValueError, match=f"{name} is damaged: its SHA-256 is not the one in .*mcse.json"):
@@ -243,9 +254,9 @@ def test_a_damaged_checkpoint_is_refused_by_file(base: Path, tmp_path: Path) -> 
 def test_a_flipped_bit_is_found_by_digest(base: Path, tmp_path: Path) -> None:
     """A flipped bit among the numbers still is a safetensors file: only the digest knows."""
     folder = tmp_path / "checkpoint"
-    save(base, folder, info=replace(INFO, pooling="cls_with_head"))
-    noted = json.loads((folder / "mcse.json").read_text())["sha256"]
-    assert set(noted) == {"model.safetensors", "heads.safetensors", "2_Dense/model.safetensors"}
+    save(base, folder, manifest=replace(SAVED, pooling="cls_with_head"))
+    noted = json.loads((folder / "mcse.json").read_text())["files"]
+    assert {"model.safetensors", "heads.safetensors", "2_Dense/model.safetensors"} <= noted.keys()
     for name in ("model.safetensors", "heads.safetensors"):
         content = bytearray((folder / name).read_bytes())
         content[-1] ^= 1
@@ -267,9 +278,7 @@ def test_a_flipped_bit_is_found_by_digest(base: Path, tmp_path: Path) -> None:
 def test_a_checkpoint_without_digests_loads(base: Path, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     save(base, folder)
-    info = json.loads((folder / "mcse.json").read_text())
-    del info["sha256"]
-    (folder / "mcse.json").write_text(json.dumps(info))
+    edit(folder / "mcse.json", files={})
     load_checkpoint(folder)
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
@@ -280,8 +289,8 @@ def test_a_checkpoint_without_digests_loads(base: Path, tmp_path: Path) -> None:
 def test_digests_that_are_none_are_refused_by_name(base: Path, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     save(base, folder)
-    edit(folder / "mcse.json", sha256=["model.safetensors"])
-    with pytest.raises(ValueError, match=r"mcse\.json"):
+    edit(folder / "mcse.json", files=["model.safetensors"])
+    with pytest.raises(ValueError, match=r"mcse\.json: damaged, .*files must be objects"):
         load_checkpoint(folder)
 
 
@@ -303,12 +312,12 @@ PICKLES = ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "heads.bin"
 
 def test_a_pickle_in_a_checkpoint_is_never_read(base: Path, tmp_path: Path) -> None:
     folder, mark = tmp_path / "checkpoint", tmp_path / "mark"
-    save(base, folder, info=replace(INFO, pooling="cls_with_head"))
+    save(base, folder, manifest=replace(SAVED, pooling="cls_with_head"))
     for name in PICKLES:
         (folder / name).write_bytes(pickle.dumps(Bomb(mark)))
     assert SentenceEncoder.from_pretrained(str(folder)).encode(["A man plays."]).shape == (1, 32)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"lacks model\.safetensors"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
         load_checkpoint(folder)
     assert not mark.exists()
     pickle.loads((folder / "heads.bin").read_bytes())
@@ -341,6 +350,9 @@ def test_code_that_a_folder_brings_along_is_not_run(
     edit(
         folder / file, auto_map=own, **({"model_type": "own"} if file == "config.json" else {"tokenizer_class": "Own"})
     )
+    with pytest.raises(ValueError, match=f"{file} is damaged"):
+        load_checkpoint(folder)
+    edit(folder / "mcse.json", files={})
     if file == "config.json":
         with pytest.raises(ValueError, match="encoder.name_or_path: no encoder at"):
             load_checkpoint(folder)
@@ -364,7 +376,7 @@ def test_a_linear_head_keeps_its_kind(base: Path, tmp_path: Path) -> None:
         tmp_path / "checkpoint",
         encoder=encoder,
         tokenizer=tokenizer,
-        info=INFO,
+        manifest=SAVED,
         text_head=None,
         image_heads={"image_head": head},
         card="",
@@ -390,18 +402,17 @@ TOWER = "timm:test_vit.r160_in1k"
 
 
 def save_with_tower(base: Path, folder: Path, *, tower: ImageTower, trained: bool) -> Path:
-    info = replace(
-        INFO,
-        image_tower=tower.spec,
-        image_preprocessing=tower.preprocessing,
-        image_weights=None if trained else tower.digest(),
-        image_tower_trained=trained,
+    images = ImageSide(
+        tower=tower.spec,
+        preprocessing=tower.preprocessing,
+        weights=None if trained else tower.digest(),
+        is_trained=trained,
     )
     save_checkpoint(
         folder,
         encoder=load_text_encoder(str(base), pooling="cls").eval(),
         tokenizer=load_tokenizer(str(base)),
-        info=info,
+        manifest=replace(SAVED, images=images),
         text_head=None,
         image_heads={"grounding_head": TanhHead(32, 8), "image_head": TanhHead(tower.width, 8)},
         card="",
@@ -426,7 +437,7 @@ def test_a_trained_tower_comes_back_from_the_folder_alone(base: Path, tmp_path: 
     loaded = load_checkpoint_tower(folder)
     assert loaded.digest() == tower.digest() != load_image_tower(TOWER, weights=False).digest()
     assert (loaded.spec, loaded.preprocessing, loaded.training) == (TOWER, tower.preprocessing, False)
-    assert load_checkpoint(folder).info.image_tower == TOWER
+    assert load_checkpoint(folder).manifest.image_tower == TOWER
 
 
 def test_an_open_clip_tower_needs_no_named_weights_to_come_back() -> None:
@@ -475,14 +486,14 @@ def test_tower_weights_that_are_gone_damaged_or_of_another_tower_are_refused(bas
     with pytest.raises(ValueError, match=r"image_tower\.safetensors is damaged: its SHA-256"):
         load_checkpoint_tower(folder)
     weights.unlink()
-    with pytest.raises(ValueError, match=r"not a complete checkpoint: it lacks image_tower\.safetensors"):
+    with pytest.raises(ValueError, match=r"image_tower\.safetensors is missing, though"):
         load_checkpoint(folder)
 
 
 def test_a_checkpoint_that_names_no_tower_takes_no_images(base: Path, tmp_path: Path) -> None:
-    save(base, tmp_path / "checkpoint", info=replace(INFO, image_tower=None))
+    save(base, tmp_path / "checkpoint", manifest=replace(SAVED, images=None))
     with pytest.raises(ValueError, match="names no image tower"):
         load_checkpoint_tower(tmp_path / "checkpoint")
-    with pytest.raises(ValueError, match="image_tower_trained is True, but"):
-        save(base, tmp_path / "other", info=replace(INFO, image_tower_trained=True))
+    with pytest.raises(ValueError, match="images.is_trained is True, but"):
+        save(base, tmp_path / "other", manifest=replace(SAVED, images=ImageSide(is_trained=True)))
     assert not (tmp_path / "other").exists()

@@ -21,8 +21,9 @@ from mcse.encoders.word_vectors import WordVectorEncoder
 from mcse.files import sha256_file
 from mcse.losses.grounded_words import cosine_retention
 from mcse.losses.pair_matching import matching_loss
+from mcse.manifest import Manifest
 from mcse.models.config import ModelConfig
-from mcse.models.grounded_checkpoint import GroundedWordsInfo, save_grounded_words
+from mcse.models.grounded_checkpoint import save_grounded_words
 from mcse.models.grounded_words import GroundedWordsModel, ImageRegressionModel, WordTable, last_states, reverse
 from mcse.text.vocab import SPECIALS, Vocab, plain_words
 from mcse.text.word_map import WordMap, ground_file
@@ -322,6 +323,15 @@ def test_grounding_is_one_matrix_product_for_every_word(tmp_path: Path) -> None:
         WordMap.load(tmp_path / "absent")
 
 
+def grounded_manifest(digest: str, *, images: object) -> Manifest:
+    return Manifest(
+        kind="grounded_words",
+        recipe="grounded_words",
+        details={"source": "text.txt", "source_digest": digest},
+        config={"controls": {"images": images}},
+    )
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     folder = tmp_path / "run" / "best"
@@ -330,9 +340,7 @@ def checkpoint(tmp_path: Path) -> Path:
         [WordBlock(VECTORS.words, VECTORS.row_VD)],
         word_map=WordMap(MAP),
         vocab=Vocab((*SPECIALS, "dog", "zebra")),
-        info=GroundedWordsInfo(
-            source="text.txt", source_digest="0", feature_store="f", config={"controls": {"images": True}}
-        ),
+        manifest=grounded_manifest("0", images=True),
         card="# card\n",
     )
     return folder
@@ -351,7 +359,7 @@ def test_a_run_loads_as_word_vectors(checkpoint: Path) -> None:
             [],
             word_map=WordMap(MAP),
             vocab=Vocab(SPECIALS),
-            info=GroundedWordsInfo(source="", source_digest="", feature_store=""),
+            manifest=grounded_manifest("", images=True),
             card="",
         )
 
@@ -438,9 +446,7 @@ def test_report_has_five_rows_and_refuses_mixed_up_runs(checkpoint: Path, tmp_pa
                 [WordBlock(text.words, text.row_VD)],
                 word_map=WordMap(draw.normal(size=(3, 4)).astype(np.float32)),
                 vocab=Vocab((*SPECIALS, *words[:6])),
-                info=GroundedWordsInfo(
-                    source="text.txt", source_digest="", feature_store="", config={"controls": {"images": control}}
-                ),
+                manifest=grounded_manifest("", images=control),
                 card="",
             )
     arguments = ["words", "report", "--text", str(tmp_path / "text.txt"), "--data", str(tmp_path / "own.tsv")]
@@ -476,9 +482,7 @@ def test_report_refuses_other_pairs_and_random_images_and_grounds_text(
             [WordBlock(words[:count], text.row_VD[:count])],
             word_map=WordMap(np.random.default_rng(3).normal(size=(3, 4)).astype(np.float32)),
             vocab=Vocab((*SPECIALS, *words[:6])),
-            info=GroundedWordsInfo(
-                source="text.txt", source_digest=digest, feature_store="", config={"controls": {"images": control}}
-            ),
+            manifest=grounded_manifest(digest, images=control),
             card="",
         )
         return str(folder)

@@ -1,0 +1,327 @@
+"""``mcse.json``, the manifest of every checkpoint; the one writer of checkpoints; and what the name of a model means.
+
+A checkpoint's manifest says what kind of model it is, how it came about, and the SHA-256 of every file that makes its
+embeddings. ``locate`` turns any name that people may give, of our models and of others', into a kind and a place.
+A further kind of model is a line in ``_TITLES`` here and one in ``mcse/encoders/loading.py``.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Literal
+
+from mcse.files import read_json, sha256_file, write_json, write_text
+from mcse.run_folder import NoModelError, best_of
+
+FORMAT_VERSION = 1
+MANIFEST, CARD = "mcse.json", "README.md"
+HEADS_FILE, IMAGE_TOWER_FILE = "heads.safetensors", "image_tower.safetensors"
+"""What may stand beside the files of the encoder itself."""
+
+Kind = Literal[
+    "sentence",
+    "joint",
+    "tagger",
+    "grounded_words",
+    "elmo",
+    "cove",
+    "word_features",
+    "sentence_transformers",
+    "transformers",
+    "hub",
+    "elmo_release",
+    "vectors",
+    "open_clip",
+]
+
+_TITLES: Mapping[Kind, tuple[str, str]] = {
+    "sentence": ("a sentence encoder", "mcse.SentenceEncoder"),
+    "joint": ("a joint model of captions and images", "mcse.JointEncoder"),
+    "tagger": ("a tagger of entities", "mcse.TweetTagger"),
+    "grounded_words": ("grounded word vectors", "mcse.encoders.word_vectors.WordVectorEncoder"),
+    "elmo": ("an ELMo", "mcse.encoders.contextual.ElmoEncoder"),
+    "cove": ("a CoVe", "mcse.encoders.contextual.CoveEncoder"),
+    "word_features": ("a model on word features", "mcse.models.feature_model.load_feature_model"),
+    "sentence_transformers": ("a sentence-transformers model", "mcse.SentenceEncoder"),
+    "transformers": ("a transformers model", "mcse.SentenceEncoder"),
+    "hub": ("a model of the hub", "mcse.SentenceEncoder"),
+    "elmo_release": ("an ELMo of the original release", "mcse.encoders.contextual.ElmoEncoder"),
+    "vectors": ("a file of word vectors", "mcse.encoders.word_vectors.WordVectorEncoder"),
+    "open_clip": ("an open_clip model", "mcse.encoders.open_clip_text.OpenClipEncoder"),
+}
+"""Every kind of model, ours first: what to call it, and what loads it."""
+
+_PREFIXES: Mapping[str, Kind] = {"vectors:": "vectors", "open_clip:": "open_clip"}
+"""Names that say their kind themselves."""
+
+_MODEL_TYPES: Mapping[str, Kind] = {"mcse_elmo": "elmo", "mcse_cove": "cove"}
+"""Architectures of ours that may also be saved without a manifest, by ``model_type`` in their ``config.json``."""
+
+_VECTOR_ENDINGS = (".txt", ".vec", ".bin")
+
+ELMO_OPTIONS, ELMO_WEIGHTS = "options.json", "*weights.hdf5"
+"""What the folder of an original ELMo holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSide:
+    """The images that a model was trained with.
+
+    Attributes:
+        tower: Names the network behind the image features.
+        preprocessing: What it does to an image first.
+        weights: A digest of a frozen tower's weights; those of a trained one are in the checkpoint.
+        is_trained: Whether the tower was trained.
+        features: Describes the features (file, width, digest), or the images.
+    """
+
+    tower: str | None = None
+    preprocessing: str | None = None
+    weights: str | None = None
+    is_trained: bool = False
+    features: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """``mcse.json``: what a checkpoint holds, and how it came about.
+
+    Attributes:
+        kind: What loads it.
+        recipe: What trained it.
+        pooling: How a sentence's embedding is made; ``None`` where there is none.
+        images: The image side, ``None`` of models of text alone.
+        details: What this kind alone needs to be rebuilt, such as sizes and the kinds of heads.
+        scores: Dev scores of the exported step, by name.
+        higher_is_better: The direction of each of them.
+        config: The run's resolved configuration.
+        files: SHA-256 of every file but this one and the card, by path inside the folder, with ``/``.
+    """
+
+    kind: Kind
+    recipe: str
+    pooling: str | None = None
+    images: ImageSide | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def image_tower(self) -> str | None:
+        """The name of the network behind the image features, as far as it is known."""
+        return None if self.images is None else self.images.tower
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """A model's name, understood.
+
+    Attributes:
+        name: As it was given.
+        kind: What loads it.
+        path: What is loaded: a folder, a file, the id of a hub repository, or an open_clip model's name.
+        run: The run folder whose ``best/`` it is.
+        manifest: Of a checkpoint of ours.
+    """
+
+    name: str
+    kind: Kind
+    path: str
+    run: Path | None = None
+    manifest: Manifest | None = None
+
+    @property
+    def folder(self) -> Path:
+        """``path``, of models that are folders."""
+        return Path(self.path)
+
+    def expect(self, *kinds: Kind) -> Located:
+        """Itself.
+
+        Raises:
+            ValueError: It is of another kind; names what loads it.
+        """
+        if self.kind == "hub" and "hub" not in kinds:
+            raise NoModelError(f"there is no run and no checkpoint at {self.name}")
+        if self.kind not in kinds:
+            title, loader = _TITLES[self.kind]
+            raise ValueError(f"{self.name} holds {title}, not {_TITLES[kinds[0]][0]}; {loader} loads it")
+        return self
+
+
+@contextmanager
+def writing_checkpoint(folder: Path, manifest: Manifest, *, card: str) -> Iterator[Path]:
+    """The folder to write a model's files into; its manifest, with their digests, and its card follow.
+
+    The folder is not replaced as a whole: that is the caller's part.
+
+    Args:
+        folder: Empty or absent.
+        manifest: All but the digests.
+        card: The model card, Markdown with its front matter.
+
+    Raises:
+        ValueError: ``folder`` holds something.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; a checkpoint is written into a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+    written = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {path.relative_to(folder).as_posix(): sha256_file(path) for path in written}
+    write_json(folder / MANIFEST, asdict(replace(manifest, files=files)))
+    write_text(folder / CARD, card)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether ``folder`` says that it is one of ours."""
+    return (folder / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path, *kinds: Kind) -> Manifest:
+    """The manifest of a checkpoint folder.
+
+    Args:
+        folder: The checkpoint.
+        kinds: What it may be; anything, by default.
+
+    Raises:
+        ValueError: The folder is no checkpoint, the manifest is damaged or of a newer version, or of another kind.
+    """
+    if not is_checkpoint(folder):
+        raise ValueError(
+            f"{folder} is not a checkpoint: {f'it lacks {MANIFEST}' if folder.is_dir() else 'no such folder'}"
+        )
+    path = folder / MANIFEST
+    stored = read_json(path)
+    try:
+        version = stored.get("format_version", 0)
+        if version > FORMAT_VERSION:
+            raise ValueError(f"format_version {version} is newer than this mcse, which reads up to {FORMAT_VERSION}")
+        images = stored.get("images")
+        manifest = Manifest(**{**stored, "images": None if images is None else ImageSide(**images)})
+        if manifest.kind not in _TITLES:
+            raise ValueError(f"unknown kind {manifest.kind!r}; known are {', '.join(_TITLES)}")
+        if not all(isinstance(part, dict) for part in (manifest.details, manifest.config, manifest.files)):
+            raise ValueError("details, config and files must be objects")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: damaged, or not written by mcse: {error}") from None
+    if kinds:
+        Located(name=str(folder), kind=manifest.kind, path=str(folder)).expect(*kinds)
+    return manifest
+
+
+def check_files(folder: Path, *, only: Sequence[str] = ("*",), but: Sequence[str] = ()) -> None:
+    """Refuses files of a checkpoint that are not those that were saved; a folder of another make is taken as it is.
+
+    Args:
+        folder: A checkpoint of ours, any other folder, or no folder.
+        only: Patterns of the files that are going to be read.
+        but: Patterns of files among them that are read later, or checked elsewhere.
+
+    Raises:
+        ValueError: Any file is missing, or one of these is damaged, by name; or the manifest is damaged.
+    """
+    if not is_checkpoint(folder):
+        return
+    for name, digest in read_manifest(folder).files.items():
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name} is missing, though {folder / MANIFEST} lists it")
+        if _fits(name, only) and not _fits(name, but) and sha256_file(folder / name) != digest:
+            raise ValueError(
+                f"{folder / name} is damaged: its SHA-256 is not the one in {folder / MANIFEST}, noted when it was "
+                "saved (was it changed on purpose? then delete its line under 'files' there)"
+            )
+
+
+def locate(name: str | Path | Located) -> Located:
+    """What the name of a model means.
+
+    Args:
+        name: A run folder (its ``best/`` is taken), a checkpoint of any recipe, a sentence-transformers folder, any
+            other model's folder, a hub id, ``package:NAME/FOLDER``; ``open_clip:MODEL/PRETRAINED``; ``vectors:FILE`` or
+            the plain path of a ``.txt``, ``.vec`` or ``.bin`` file, also with ``.gz``; the folder of an original ELMo.
+
+    Raises:
+        NoModelError: It is a folder or a file without a model.
+        ValueError: It names a package that is not installed, or a checkpoint whose manifest is damaged.
+    """
+    if isinstance(name, Located):
+        return name
+    given = str(name)
+    for prefix, kind in _PREFIXES.items():
+        if given.startswith(prefix):
+            path = given.removeprefix(prefix)
+            if kind == "vectors" and Path(path).is_dir():
+                return replace(locate(path).expect("grounded_words"), name=given)
+            return Located(name=given, kind=kind, path=path)
+    path = resolve_name(given)
+    if Path(path).is_dir():
+        return _in_folder(given, Path(path))
+    if _is_word_vectors_name(path):
+        return Located(name=given, kind="vectors", path=path)
+    if Path(path).is_file():
+        endings = ", ".join(_VECTOR_ENDINGS)
+        raise NoModelError(
+            f"{given!r} is a file, and none of word vectors ({endings}, also .gz); a model is named by its folder"
+        )
+    return Located(name=given, kind="hub", path=path)
+
+
+def resolve_name(name_or_path: str) -> str:
+    """A hub id or folder as it is; ``package:NAME/FOLDER`` as the folder inside the installed package.
+
+    Raises:
+        ValueError: The package is not installed, or holds no such folder.
+    """
+    if not name_or_path.startswith("package:"):
+        return name_or_path
+    package, _, inside = name_or_path.removeprefix("package:").partition("/")
+    try:
+        folder = Path(str(importlib.resources.files(package))) / inside
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"encoder.name_or_path: {name_or_path!r} names the package {package!r}, which is not installed "
+            f"(pip install {package.replace('_', '-')})"
+        ) from None
+    if not folder.is_dir():
+        raise ValueError(f"encoder.name_or_path: package {package!r} holds no folder {inside!r}")
+    return str(folder)
+
+
+def _in_folder(given: str, folder: Path) -> Located:
+    # The original release of ELMo has none of the files that other models have.
+    if (folder / ELMO_OPTIONS).is_file() and len(list(folder.glob(ELMO_WEIGHTS))) == 1:
+        return Located(name=given, kind="elmo_release", path=str(folder))
+    inside = best_of(folder)
+    manifest = read_manifest(inside) if is_checkpoint(inside) else None
+    kind = _foreign_kind(inside) if manifest is None else manifest.kind
+    run = None if inside == folder else folder
+    return Located(name=given, kind=kind, path=str(inside), run=run, manifest=manifest)
+
+
+def _foreign_kind(folder: Path) -> Kind:
+    """Of a folder without a manifest. A damaged ``config.json`` is for whoever loads it to refuse."""
+    if (folder / "modules.json").is_file():
+        return "sentence_transformers"
+    try:
+        return _MODEL_TYPES.get(read_json(folder / "config.json").get("model_type"), "transformers")
+    except (OSError, ValueError, AttributeError):
+        return "transformers"
+
+
+def _is_word_vectors_name(name: str) -> bool:
+    """Models end in ``.safetensors``, too, so that ending says nothing."""
+    return name.lower().removesuffix(".gz").endswith(_VECTOR_ENDINGS)
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
