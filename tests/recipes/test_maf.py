@@ -25,7 +25,7 @@ from mcse.metrics.spans import find_spans
 from mcse.recipes.launch import load_config
 from mcse.training.loop import Loop
 from mcse.types import Tagger
-from tests.fixtures.launch import assert_same_run, differing, entries, one_thread
+from tests.fixtures.launch import assert_same_run, differing, entries, one_thread, typed
 from tests.fixtures.tiny_tweets import REGION_WIDTH, REGIONS, build_tiny_tweets, tweet_overrides
 
 TEXT = {"data.features": None, "tagger.heads": 12, "loss.num_swapped": 16}
@@ -39,7 +39,7 @@ def tweets(tmp_path_factory):
 
 def flags(tweets, output, keys=None):
     merged = tweet_overrides(tweets, output) | (keys or {})
-    return [text for key, value in merged.items() for text in (f"--{key}", json.dumps(value, default=str))]
+    return [text for key, value in merged.items() for text in (f"--{key}", typed(value))]
 
 
 def run(tweets, output, keys=None, *more):
