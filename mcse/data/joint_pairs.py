@@ -21,7 +21,6 @@ from mcse.data.load import (
     caption_files,
     captions_to_images,
     clean_images,
-    sts_test_sentences,
     tests_folder,
 )
 from mcse.data.seeds import Draw
@@ -85,7 +84,7 @@ def load_joint_pairs(
     dev = _held_out(config, matched, seed=seed, images=images)
     table = matched if dev is None else _part(matched, ~np.isin(matched.row_of_image, dev.row_of_image))
     captions, image_of_caption = select_captions(table.table, mode=config.captions_per_image, seed=seed)
-    clean = np.flatnonzero(clean_images(table.table, sts_test_sentences(tests_folder(config)))[image_of_caption])
+    clean = np.flatnonzero(clean_images(table.table, tests_folder(config))[image_of_caption])
     kept = clean[choose_pairs(len(clean), controls.num_pairs, seed=seed)]
     if not len(kept):
         raise ValueError(f"data.captions: no captions of {matched.table.source} are left to train on")

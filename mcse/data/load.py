@@ -148,7 +148,7 @@ def load_pairs(
     matched = captions_to_images(config, images)
     table = matched.table
     captions, image_of_caption = select_captions(table, mode=config.captions_per_image, seed=seed)
-    clean = np.flatnonzero(clean_images(table, sts_test_sentences(tests_folder(config)))[image_of_caption])
+    clean = np.flatnonzero(clean_images(table, tests_folder(config))[image_of_caption])
     kept = clean[choose_pairs(len(clean), controls.num_pairs, seed=seed)]
     captions = [captions[row] for row in kept]
     image_of_caption = matched.row_of_image[image_of_caption[kept]]
@@ -366,8 +366,9 @@ def sts_test_sentences(folder: str | None) -> frozenset[str]:
     return test_sentences(data.tasks)
 
 
-def clean_images(table: CaptionTable, known: frozenset[str]) -> NDArray[np.bool_]:
-    """Which images have no caption, the unused ones included, among the normalised sentences ``known``."""
+def clean_images(table: CaptionTable, tests: str | None) -> NDArray[np.bool_]:
+    """Which images have no caption, the unused ones included, among the STS test sentences of a folder."""
+    known = sts_test_sentences(tests)
     clean = [not any(normalise(caption) in known for caption in several) for several in table.captions]
     if known:
         logger.warning("%s: dropped %d images whose captions stand in STS test files", table.source, clean.count(False))

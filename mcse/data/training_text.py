@@ -86,7 +86,7 @@ def _stream(text: TrainingText) -> Iterator[str]:
 
 def _captions(text: TrainingText) -> Iterator[str]:
     table = load_captions(text.source, images=None if text.images is None else Path(text.images))
-    for several, is_clean in zip(table.captions, clean_images(table, sts_test_sentences(text.tests)), strict=True):
+    for several, is_clean in zip(table.captions, clean_images(table, text.tests), strict=True):
         yield from several if is_clean else ()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcse.data.config import DataConfig, WordsConfig
-from mcse.data.load import clean_images, load_caption_table
+from mcse.data.load import clean_images, load_caption_table, tests_folder
 from mcse.text.vocab import SPECIALS, Vocab, plain_words
 from mcse.text.word_vectors import WordVectors, load_word_vectors
 
@@ -50,7 +50,7 @@ def load_caption_vocab(
         ValueError: No word of the captions has a vector, or "unknown" is needed and has none.
     """
     table = load_caption_table(config)
-    clean = compress(table.captions, clean_images(table, config))
+    clean = compress(table.captions, clean_images(table, tests_folder(config)))
     texts = (plain_words(caption) for captions in clean for caption in captions)
     vocab = Vocab.from_sentences(texts, min_count=words.min_count, max_size=words.max_words)
     vectors = config.folder / words.vectors
