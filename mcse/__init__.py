@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mcse.version import __version__
+
 if TYPE_CHECKING:
     from mcse.encoders.joint_encoder import JointEncoder as JointEncoder
     from mcse.encoders.sentence_encoder import SentenceEncoder as SentenceEncoder
     from mcse.encoders.tweet_tagger import TweetTagger as TweetTagger
     from mcse.search.embedding_index import EmbeddingIndex as EmbeddingIndex
 
-__all__ = ["EmbeddingIndex", "JointEncoder", "SentenceEncoder", "TweetTagger"]
+__all__ = ["EmbeddingIndex", "JointEncoder", "SentenceEncoder", "TweetTagger", "__version__"]
 
 
 def __getattr__(name: str) -> object:

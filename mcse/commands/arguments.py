@@ -6,7 +6,7 @@ not passed on: defaults stand once, at that function. The docstring of a command
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,36 @@ class Group:
 
     summary: str
     commands: Mapping[str, Command]
+
+
+def _train(parser: ArgumentParser) -> None:
+    """Trains a recipe from a configuration. Every key can be given as --key value or --group.key value."""
+    parser.usage = "mcse train [RECIPE] [--config FILE] [--print-config] [--overwrite] [--key value ...]"
+    parser.add_argument("--config", metavar="FILE", help="YAML file of a run, or mcse:NAME (mcse configs lists them)")
+    parser.add_argument("--recipe", metavar="RECIPE", help="the recipe, if no file says it; also the first argument")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
+    parser.add_argument("--overwrite", action="store_true", help="delete a run that is in output_dir")
+    parser.add_argument("-h", "--help", action=_RecipeHelp, nargs=0, help="show this, with every key of the recipe")
+
+
+class _RecipeHelp(Action):
+    """Help that ends with the recipes, or with the keys of the one that is named before ``--help``."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, *_: object) -> None:
+        from mcse.commands.train import recipe_help
+
+        try:
+            below = recipe_help(getattr(namespace, "recipe", None))
+        except ValueError as error:
+            parser.error(str(error))
+        print(f"{parser.format_help()}\n{below}")
+        parser.exit()
+
+
+def _configs(parser: ArgumentParser) -> None:
+    """Lists the configurations that come with the package, or prints one of them."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="such as simcse/bert_base_unsup: print this one")
+    parser.add_argument("--path", action="store_true", help="print where the file is, or the folder of all of them")
 
 
 def _prepare(parser: ArgumentParser) -> None:
@@ -112,7 +142,7 @@ def _sweep(parser: ArgumentParser) -> None:
     one a combination of --set values, are compared by the mean over seeds of each run's best train.select_by, a score
     of the dev set; no test score is looked at.
     """
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of one run")
+    parser.add_argument("config", metavar="CONFIG", help="YAML file of a run, or mcse:NAME (mcse configs lists them)")
     parser.add_argument("--seeds", required=True, help="such as 0-4 or 0,2,5")
     parser.add_argument(
         "--set",
@@ -256,6 +286,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 SPLITTINGS = ("words", "spaces")
 
 COMMANDS: Mapping[str, Command | Group] = {
+    "train": Command("train a recipe; mcse train RECIPE --help lists its keys", _train, "train"),
     "prepare": Command("fetch and verify training and test data, so that runs need no network", _prepare, "prepare"),
     "extract-features": Command(
         "run a frozen image encoder over images once, into a feature store", _extract_features, "extract_features"
@@ -270,6 +301,7 @@ COMMANDS: Mapping[str, Command | Group] = {
     ),
     "sweep": Command("train one configuration under several seeds and values; selects on dev", _sweep, "sweep"),
     "runs": Command("list run folders with their state and scores", _runs, "runs"),
+    "configs": Command("list the configurations that come with the package, or print one", _configs, "configs"),
     "demo": Command("train and compare on the embedded picture world; writes a report", _demo, "demo"),
     "words": Group(
         "word vectors: ground them, report on them, compare neighbours and contexts",

@@ -26,6 +26,7 @@ import torch
 from tqdm import tqdm
 
 from mcse.commands import extract_features
+from mcse.commands.configs import config_path
 from mcse.data.captions.table import load_captions
 from mcse.data.images.features import open_features
 from mcse.data.images.names import find_names
@@ -40,11 +41,10 @@ from mcse.report.tables import Caption, Curve, Gallery, ScoreColumn, ScoreRow, S
 from mcse.report.terminal import print_table
 from mcse.scenes import WorldConfig, build_world
 
-CONFIGS = Path("configs/demo")
 SYSTEMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "simcse": ("simcse.yaml", ()),
-    "mcse": ("mcse.yaml", ()),
-    "mcse_shuffled": ("mcse.yaml", ("--controls.images", "shuffled_images")),
+    "simcse": ("mcse:demo/simcse", ()),
+    "mcse": ("mcse:demo/mcse", ()),
+    "mcse_shuffled": ("mcse:demo/mcse", ("--controls.images", "shuffled_images")),
 }
 TITLES = {
     "untrained": "untrained encoder",
@@ -79,12 +79,10 @@ def run(
     """Builds, trains, judges, reports; returns 0.
 
     Raises:
-        ValueError: Fewer than one seed, no configs here, or a run that failed.
+        ValueError: Fewer than one seed, or a run that failed.
     """
     if seeds < 1:
         raise ValueError(f"--seeds must be 1 or more, got {seeds}")
-    if not CONFIGS.is_dir():
-        raise ValueError(f"no {CONFIGS} here; run 'mcse demo' in the project's folder")
     started = time.perf_counter()
     _fresh(output)
     world = build_world(output / "world", config=WorldConfig(seed=world_seed, gold=gold))
@@ -127,7 +125,7 @@ def _plan(output: Path, world: Path, *, seeds: int, max_steps: int | None) -> li
                 "seed": seed,
             } | ({"train.max_steps": max_steps} if max_steps else {})
             overrides = [text for key, value in keys.items() for text in (f"--{key}", str(value))]
-            jobs.append(Job(system, seed, folder, ("--config", str(CONFIGS / name), *arguments, *overrides)))
+            jobs.append(Job(system, seed, folder, ("--config", str(config_path(name)), *arguments, *overrides)))
     return jobs
 
 

@@ -1,7 +1,7 @@
 """How a sweep's runs are started: side by side as children of this process, or as one array of a Slurm cluster.
 
-Every run is ``train.py`` in a process of its own, with a configuration file and a log beside its run folder. Its log is
-locked while it runs, also when whoever started it has died, so that no run is trained by two processes at a time.
+Every run is ``mcse train`` in a process of its own, with a configuration file and a log beside its run folder. Its log
+is locked while it runs, also when whoever started it has died, so that no run is trained by two processes at a time.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from mcse.files import write_text
 from mcse.run_folder import read_run
 from mcse.training.signals import StopRequest
 
-TRAIN = Path(__file__).resolve().parents[2] / "train.py"
-"""``train.py`` of the checkout that this package is installed from; wheels do not hold it."""
+TRAIN = (sys.executable, "-P", "-m", "mcse", "train")
+"""Without the current folder among those where Python looks: it may hold runs under the name ``mcse``."""
 
 _POLL_SECONDS = 0.2
 _STATUS_SECONDS = 30.0
@@ -58,7 +58,7 @@ class Task:
     @property
     def command(self) -> list[str]:
         """What trains it."""
-        return [sys.executable, str(TRAIN), "--config", str(self.config)]
+        return [*TRAIN, "--config", str(self.config)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +83,6 @@ class _Child:
     process: subprocess.Popen[bytes]
     started: float
     log_start: int
-
-
-def check_train_script() -> None:
-    """Refuses to go on where ``train.py`` is not beside the package.
-
-    Raises:
-        ValueError: The package is not installed from a checkout.
-    """
-    if not TRAIN.is_file():
-        raise ValueError(f"no train.py at {TRAIN}; install mcse from a checkout (pip install -e)")
 
 
 def train_locally(tasks: Sequence[Task], *, jobs: int) -> Ending:
@@ -154,7 +144,7 @@ def write_slurm_script(path: Path, tasks: Sequence[Task], *, jobs: int | None) -
         '  echo "another process trains $run"',
         "  exit 1",
         "fi",
-        f'exec {shlex.quote(sys.executable)} {shlex.quote(str(TRAIN))} --config "$run.yaml"',
+        f'exec {shlex.join(TRAIN)} --config "$run.yaml"',
     ]
     write_text(path, "\n".join(lines) + "\n")
 

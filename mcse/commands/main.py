@@ -13,39 +13,51 @@ import sys
 from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 
+from mcse.commands import CommandError
 from mcse.commands.arguments import COMMANDS, Command, Group
+from mcse.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["train"] and arguments[1:2] and not arguments[1].startswith("-"):
+        # As a positional argument the parser would find the recipe behind any key that it does not know.
+        arguments.insert(1, "--recipe")
     parser = build_parser()
-    options = vars(parser.parse_args(argv))
+    parsed, unknown = parser.parse_known_args(arguments)
+    options = vars(parsed)
+    if unknown and options.get("work") == "train":
+        options["overrides"] = unknown
+    elif unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)} (mcse {options.get('command', '')} --help)")
     if "work" not in options:
         parser.print_help(sys.stderr)
         return 2
-    name, work = options.pop("name"), options.pop("work")
-    logging.basicConfig(format="%(message)s")
+    name, work = options.pop("command"), options.pop("work")
+    logging.basicConfig(format="%(message)s", level=logging.INFO if name == "train" else logging.WARNING)
     module, _, function = work.partition(".")
     run = getattr(importlib.import_module(f"mcse.commands.{module}"), function or "run")
     try:
         code: int = run(**options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, CommandError) as error:
         return _fail(name, error, code=exit_code(error))
-    except KeyboardInterrupt:
-        return _fail(name, "stopped", code=130)
+    except KeyboardInterrupt as error:
+        return _fail(name, str(error) or "stopped", code=130)
     return code
 
 
 def exit_code(error: Exception) -> int:
-    """2 where the input is wrong, a missing file included; 1 for a failing disk or network."""
+    """2 where the input is wrong, a missing file included; 1 for anything else, such as a failing disk."""
     return 2 if isinstance(error, ValueError | FileNotFoundError) else 1
 
 
 def build_parser() -> ArgumentParser:
-    """The parser of all commands; ``work`` and ``name`` of what it returns are the chosen command's."""
+    """The parser of all commands; ``command`` and ``work`` of what it returns are the chosen command's."""
     parser = ArgumentParser(
         prog="mcse", description="Train and evaluate sentence encoders that have seen images.", allow_abbrev=False
     )
+    parser.add_argument("--version", action="version", version=f"mcse {__version__}")
     _add(parser, COMMANDS, prefix="")
     return parser
 
@@ -62,10 +74,12 @@ def _add(parser: ArgumentParser, commands: Mapping[str, Command | Group], *, pre
             help=command.summary,
             description=inspect.getdoc(command.arguments),
             argument_default=SUPPRESS,
+            allow_abbrev=False,
+            conflict_handler="resolve",
             formatter_class=RawDescriptionHelpFormatter,
         )
         command.arguments(one)
-        one.set_defaults(work=command.work, name=prefix + name)
+        one.set_defaults(command=prefix + name, work=command.work)
 
 
 def _fail(command: str, error: object, *, code: int) -> int:

@@ -19,10 +19,10 @@ from typing import Any, Literal
 
 import yaml
 
+from mcse.commands.configs import config_path
 from mcse.commands.launchers import (
     Failure,
     Task,
-    check_train_script,
     last_line,
     submit,
     train_locally,
@@ -129,7 +129,7 @@ class CellResult:
 
 
 def run(
-    config: Path,
+    config: str,
     *,
     seeds: str,
     settings: Sequence[str] = (),
@@ -144,8 +144,7 @@ def run(
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"--jobs must be 1 or more, got {jobs}")
-    check_train_script()
-    plan = make_plan(config, parse_seeds(seeds), settings=parse_settings(settings), output=output)
+    plan = make_plan(config_path(config), parse_seeds(seeds), settings=parse_settings(settings), output=output)
     tasks = _write_configs(plan)
     for planned in plan.runs:
         if planned.is_finished:

@@ -22,6 +22,7 @@ PACKAGE = REPOSITORY / "mcse"
 
 BELOW_RECIPES = {
     "files",
+    "version",
     "run_folder",
     "manifest",
     "types",
@@ -44,6 +45,7 @@ BELOW_RECIPES = {
 }
 ALLOWED: dict[str, set[str]] = {
     "files": set(),
+    "version": set(),
     "types": set(),
     "run_folder": {"files"},
     "manifest": {"files", "run_folder"},
@@ -78,8 +80,8 @@ ALLOWED: dict[str, set[str]] = {
     "commands": BELOW_RECIPES | {"recipes"},
     "__main__": {"commands"},
     # ``mcse/__init__.py``: what people import, on first use.
-    "": {"encoders", "search"},
-    "train.py": {"recipes", "training", "config", "distributed"},
+    "": {"version", "encoders", "search"},
+    "train.py": {"commands"},
     "evaluate.py": {
         "recipes",
         "evaluation",

@@ -89,7 +89,7 @@ def test_one_process_killed_ends_the_other_with_a_message(victim, tiny, straight
     assert time.monotonic() - begun < BOUND
     assert codes == [1]
     last = said(tmp_path, 1 - victim)
-    assert f"train.py: process {1 - victim} of 2 stops, since another one has ended" in last
+    assert f"mcse train: process {1 - victim} of 2 stops, since another one has ended" in last
     assert "Traceback" not in last
     assert len(last.strip().splitlines()[-1]) < 400, "one line, no wall"
     if victim == 0:
@@ -107,7 +107,7 @@ def test_one_process_that_hangs_ends_the_other_after_the_time_out(tiny, tmp_path
     os.kill(processes[1].pid, signal.SIGCONT)
     end([processes[1]], 0)
     assert codes == [1]
-    assert "train.py: process 0 of 2 stops, since another one did not answer in time" in said(tmp_path, 0)
+    assert "mcse train: process 0 of 2 stops, since another one did not answer in time" in said(tmp_path, 0)
     assert "Traceback" not in said(tmp_path, 0)
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.parity
 def extract(*arguments):
     """As the command line does it, but errors are raised."""
     options = vars(build_parser().parse_args(["extract-features", *map(str, arguments)]))
-    return extract_features.run(**{key: value for key, value in options.items() if key not in ("work", "name")})
+    return extract_features.run(**{key: value for key, value in options.items() if key not in ("work", "command")})
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 6000), ("dev", 1000)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import train
+from mcse.commands.main import main
 from tests.fixtures.launch import REPOSITORY, entries, one_thread, own_cache
 
 CHANCE = 2 * (1 + 5 + 10) / 2
@@ -26,7 +26,7 @@ def test_pairs_are_learnt_only_where_they_are_true(pairs, real_data, tmp_path):
     flags = [text for key, value in keys.items() for text in (f"--{key}", str(value))]
     config = REPOSITORY / "configs" / "vse" / "flickr8k_bow_cpu.yaml"
     with one_thread(), own_cache(tmp_path):
-        assert train.main(["--config", str(config), *flags]) == 0
+        assert main(["train", "--config", str(config), *flags]) == 0
     (rsum,) = [entry["retrieval.rsum"] for entry in entries(tmp_path / "run") if "retrieval.rsum" in entry]
     if pairs == "true":
         assert rsum > 10 * CHANCE

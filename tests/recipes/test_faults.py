@@ -305,7 +305,7 @@ def test_what_cannot_be_written_is_named_and_nothing_is_lost(place, tiny, straig
         assert run(tiny, "mcse", output, RESUMABLE) == 1
     message = capsys.readouterr().err
     last = message.strip().splitlines()[-1]
-    assert last.startswith("train.py: ")
+    assert last.startswith("mcse train: ")
     assert os.strerror(WRITTEN[place]) in last
     assert str(output) in last
     assert "Traceback" not in message

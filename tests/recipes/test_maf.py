@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-import train
 from mcse import TweetTagger
 from mcse.commands.main import main as mcse
 from mcse.config import ConfigError
@@ -44,7 +43,7 @@ def flags(tweets, output, keys=None):
 
 def run(tweets, output, keys=None, *more):
     with one_thread():
-        return train.main([*flags(tweets, output, keys), *more])
+        return mcse(["train", *flags(tweets, output, keys), *more])
 
 
 @pytest.fixture(scope="module")

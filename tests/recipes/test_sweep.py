@@ -7,12 +7,11 @@ import shutil
 import statistics
 
 import pytest
-from mcse.commands.run_folders import read_run
 
 from mcse.commands.main import main
 from mcse.config import to_yaml
 from mcse.recipes.launch import load_config
-from mcse.run_folder import seed_runs
+from mcse.run_folder import read_run, seed_runs
 from tests.fixtures.launch import assert_same_run, entries
 from tests.fixtures.tiny_run import build_tiny_run, tiny_overrides
 
@@ -73,7 +72,7 @@ def test_a_failing_cell_is_named_finished_runs_are_kept_and_an_unfinished_one_go
     err = capsys.readouterr().err
     assert err.count("finished before, skipped") == 3
     for seed in (0, 1):
-        assert f"{FAILING} seed{seed}: failed: exit code 2: train.py: optim.warmup_steps" in err
+        assert f"{FAILING} seed{seed}: failed: exit code 2: mcse train: optim.warmup_steps" in err
     told = json.loads((out / "sweep.json").read_text())
     assert [cell["is_complete"] for cell in told["cells"]] == [True, True, False]
     assert told["selected"]["name"] in GOOD

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-import train
+from mcse.commands.main import main
 from mcse.data.test_sets.sts import load_scored_pairs
 from mcse.encoders.loading import load_encoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
@@ -449,7 +449,7 @@ def test_resume_auto_starts_where_nothing_is(tiny, tmp_path):
 
 def test_print_config_shows_and_touches_nothing(tiny, tmp_path, capsys):
     arguments = [*arguments_of(tiny, "mcse", tmp_path / "run", {"seed": 9}), "--print-config"]
-    assert train.main(arguments) == 0
+    assert main(["train", *arguments]) == 0
     shown = tmp_path / "shown.yaml"
     shown.write_text(capsys.readouterr().out)
     assert load_config(shown, []) == load_config(None, arguments[:-1])

@@ -11,10 +11,13 @@ from typing import get_args
 
 import pytest
 
+import mcse
 from mcse.commands import arguments, prepare
 from mcse.commands.arguments import COMMANDS, Command, Group
 from mcse.commands.main import build_parser, main
+from mcse.config import describe
 from mcse.data.config import Splitting
+from mcse.recipes import RECIPES, config_class
 
 
 def commands(table=COMMANDS, prefix=()):
@@ -33,7 +36,7 @@ def work_of(command: Command):
 def actions_of(command: Command):
     parser = argparse.ArgumentParser(add_help=False)
     command.arguments(parser)
-    return parser._actions
+    return [action for action in parser._actions if action.dest != "help"]
 
 
 def test_what_most_people_need_comes_first_and_every_command_has_help(capsys):
@@ -51,12 +54,15 @@ def test_what_most_people_need_comes_first_and_every_command_has_help(capsys):
 
 @pytest.mark.parametrize(("name", "command"), commands(), ids=[" ".join(name) for name, _ in commands()])
 def test_what_is_parsed_is_what_the_work_takes(name, command):
-    parameters = inspect.signature(work_of(command)).parameters
+    # What the parser of train does not know is the configuration's.
+    parameters = {
+        key: kind for key, kind in inspect.signature(work_of(command)).parameters.items() if key != "overrides"
+    }
     actions = actions_of(command)
     assert {action.dest for action in actions} == set(parameters), name
     needed = {key for key, parameter in parameters.items() if parameter.default is parameter.empty}
     # Not given, a value is not passed: its default stands at the function alone.
-    assert needed == {action.dest for action in actions if action.required and action.nargs != "*"}
+    assert needed == {action.dest for action in actions if action.required and action.nargs not in ("*", "?")}
     assert all(action.default in (None, False, argparse.SUPPRESS) for action in actions)
 
 
@@ -133,3 +139,37 @@ def test_the_package_runs_as_a_module(tmp_path):
     assert done.returncode == 2
     assert "cocodataset.org" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_train_lists_recipes_and_a_recipes_keys(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {name} " in shown for name in RECIPES)
+    for name in RECIPES:
+        with pytest.raises(SystemExit):
+            main(["train", name, "--help"])
+        shown = capsys.readouterr().out
+        for info in describe(config_class(name)):
+            assert info.key == "recipe" or f"--{info.key}  ({info.type}; " in shown
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "simce", "--help"])
+    assert stopped.value.code == 2
+    assert "choose one of simcse" in capsys.readouterr().err
+
+
+def test_the_recipe_is_the_first_argument_and_a_keys_value_is_not(capsys, tmp_path):
+    keys = ["--output_dir", "x", "--encoder.name_or_path", "bert"]
+    assert main(["train", "simcse", *keys, "--print-config"]) == 2
+    assert "missing key 'optim" in capsys.readouterr().err
+    assert main(["train", *keys]) == 2
+    assert "recipe: choose one of" in capsys.readouterr().err
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"mcse {mcse.__version__}\n"
+    assert "0.1.0" in mcse.__version__

@@ -52,7 +52,7 @@ def folder(tmp_path):
 def extract(*arguments):
     """As the command line does it, but errors are raised."""
     options = vars(build_parser().parse_args(["extract-features", *map(str, arguments)]))
-    return extract_features.run(**{key: value for key, value in options.items() if key not in ("work", "name")})
+    return extract_features.run(**{key: value for key, value in options.items() if key not in ("work", "command")})
 
 
 def test_a_folder_names_its_images_by_path(folder):

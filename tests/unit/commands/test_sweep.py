@@ -1,4 +1,4 @@
-"""``mcse sweep`` around the training: plans, children, signals, Slurm, the table. A script stands in for train.py."""
+"""``mcse sweep`` around the training: plans, children, signals, Slurm, the table. A script stands in for mcse train."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import signal
 import statistics
 import subprocess
-from pathlib import Path
+import sys
 
 import pytest
 
@@ -31,7 +31,7 @@ folder, seed = Path(config["output_dir"]), config["seed"]
 rate, steps = float(config["optim"]["learning_rate"]), config["train"]["max_steps"]
 print("starts", flush=True)
 if rate == 13:
-    print("train.py: no luck at 13", file=sys.stderr)
+    print("mcse train: no luck at 13", file=sys.stderr)
     sys.exit(1)
 if rate == 7 and seed == 1:
     os.kill(os.getpid(), signal.SIGKILL)
@@ -73,11 +73,11 @@ save(steps)
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-    """A complete configuration with its output below the folder; ``train.py`` is the stand-in."""
+    """A complete configuration with its output below the folder; the stand-in trains."""
     script = tmp_path / "stand in" / "train.py"
     script.parent.mkdir()
     script.write_text(STAND_IN)
-    monkeypatch.setattr(launchers, "TRAIN", script)
+    monkeypatch.setattr(launchers, "TRAIN", (sys.executable, str(script)))
     monkeypatch.setattr(launchers, "_POLL_SECONDS", 0.02)
     path = tmp_path / "tiny.yaml"
     path.write_text(to_yaml(load_config(None, tiny_overrides(tmp_path, "simcse", tmp_path / "out"))))
@@ -209,12 +209,11 @@ def test_what_cannot_be_swept_is_refused_before_anything_starts(config, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_an_absent_configuration_or_train_script_is_named(config, tmp_path, capsys, monkeypatch):
+def test_an_absent_configuration_is_named(config, tmp_path, capsys):
     assert sweep(tmp_path / "absent.yaml", "--seeds", "0") == 2
     assert "absent.yaml" in capsys.readouterr().err
-    monkeypatch.setattr(launchers, "TRAIN", tmp_path / "nowhere" / "train.py")
-    assert sweep(config, "--seeds", "0") == 2
-    assert "no train.py at" in capsys.readouterr().err
+    assert sweep("mcse:simcse/tiny", "--seeds", "0") == 2
+    assert "no configuration 'simcse/tiny' comes with mcse" in capsys.readouterr().err
 
 
 def test_cells_are_compared_by_their_means(config, tmp_path, capsys):
@@ -258,7 +257,7 @@ def test_failing_runs_are_named_and_do_not_stop_the_others(config, tmp_path, cap
     assert sweep(config, "--seeds", "0-1", "--set", "optim.learning_rate=13,7,0.2") == 1
     told = report(tmp_path)
     thirteen, seven, good = told["cells"]
-    assert [run["reason"] for run in thirteen["runs"]] == ["exit code 1: train.py: no luck at 13"] * 2
+    assert [run["reason"] for run in thirteen["runs"]] == ["exit code 1: mcse train: no luck at 13"] * 2
     # Its one finished seed scores 700, but a cell that fails for a seed is not selected.
     assert (seven["is_complete"], seven["best"], seven["sd"]) == (False, 700.0, None)
     assert seven["runs"][1]["reason"] == "killed by signal 9: starts"
@@ -266,8 +265,8 @@ def test_failing_runs_are_named_and_do_not_stop_the_others(config, tmp_path, cap
     out, err = capsys.readouterr()
     assert "Left out: 2 without a score for every seed." in " ".join(out.split())
     assert err.strip().splitlines()[-3:] == [
-        "optim.learning_rate=13 seed0: failed: exit code 1: train.py: no luck at 13",
-        "optim.learning_rate=13 seed1: failed: exit code 1: train.py: no luck at 13",
+        "optim.learning_rate=13 seed0: failed: exit code 1: mcse train: no luck at 13",
+        "optim.learning_rate=13 seed1: failed: exit code 1: mcse train: no luck at 13",
         "optim.learning_rate=7 seed1: failed: killed by signal 9: starts",
     ]
     assert "optim.learning_rate=7 (1 of 2 runs) | 700.00 |" in (tmp_path / "out" / "sweep.md").read_text()
@@ -443,14 +442,14 @@ def test_children_share_devices_and_cores(monkeypatch):
 
 def test_the_last_line_is_found_behind_bars_and_blank_lines(tmp_path):
     log = tmp_path / "log"
-    log.write_bytes(b"--- command\n" + b"x" * 200_000 + b"\r 10%\r 20%\ntrain.py: wrong \xff\n\n  \n")
-    assert last_line(log) == "train.py: wrong \ufffd"
+    log.write_bytes(b"--- command\n" + b"x" * 200_000 + b"\r 10%\r 20%\nmcse train: wrong \xff\n\n  \n")
+    assert last_line(log) == "mcse train: wrong \ufffd"
     log.write_bytes(b"--- command\n 10%\r 20%\r")
     assert last_line(log) == "20%"
     assert last_line(log, start=len(b"--- command\n 10%\r 20%\r")) == ""
 
 
-def test_the_stand_in_is_not_what_users_run():
-    train = Path(launchers.__file__).resolve().parents[2] / "train.py"
-    assert train == launchers.TRAIN
-    assert train.is_file()
+def test_the_stand_in_is_not_what_users_run(tmp_path):
+    (tmp_path / "mcse").mkdir()
+    done = subprocess.run([*launchers.TRAIN, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: mcse train [RECIPE]")

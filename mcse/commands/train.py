@@ -1,0 +1,80 @@
+"""``mcse train``: from a configuration to a finished run. ``train.py`` is the same command."""
+
+from __future__ import annotations
+
+import logging
+import textwrap
+from collections.abc import Sequence
+
+from mcse.commands import CommandError
+from mcse.commands.configs import config_path
+from mcse.config import describe, to_yaml
+from mcse.recipes import RECIPES, config_class
+from mcse.recipes.launch import load_config, train
+
+_STOPPED = (
+    "stopped at once; nothing was saved since the last save, if there was one. --train.resume auto goes on, or begins "
+    "anew"
+)
+_WIDTH = 100
+
+
+def run(
+    overrides: Sequence[str] = (),
+    *,
+    recipe: str | None = None,
+    config: str | None = None,
+    print_config: bool = False,
+    overwrite: bool = False,
+) -> int:
+    """Trains; returns 0 when finished, 130 or 143 when stopped by a signal after saving.
+
+    Args:
+        overrides: ``--key value`` arguments, which win over the file.
+        recipe: The recipe's name, where no file says it.
+        config: A YAML file, or ``mcse:NAME``.
+        print_config: Print the resolved configuration and train nothing.
+        overwrite: Delete a run that is in ``output_dir``.
+
+    Raises:
+        ValueError: Wrong configuration or data.
+        CommandError: The loss is not finite, or another process of the run is lost.
+    """
+    resolved = load_config(
+        None if config is None else config_path(config),
+        overrides if recipe is None else ["--recipe", recipe, *overrides],
+    )
+    if print_config:
+        print(to_yaml(resolved), end="")
+        return 0
+    from mcse.distributed import LostProcessError
+    from mcse.training.meter import NotFiniteError
+
+    for name in ("httpx", "httpcore", "datasets", "filelock", "accelerate", "torch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        return train(resolved, overwrite=overwrite)
+    except (NotFiniteError, LostProcessError) as error:
+        raise CommandError(str(error)) from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_STOPPED) from None
+
+
+def recipe_help(recipe: str | None) -> str:
+    """The recipes, or every key of one with its type, default and meaning.
+
+    Raises:
+        ConfigError: There is no such recipe.
+    """
+    if recipe is None:
+        lines = [f"  {name:16}{summary}" for name, summary in RECIPES.items()]
+        return "\n".join(["recipes (mcse train RECIPE --help lists their keys):", *lines])
+    blocks = [f"keys of the recipe {recipe}, as --key value or in the file:"]
+    for info in describe(config_class(recipe)):
+        if info.key == "recipe":
+            continue
+        facts = [info.type, "required" if info.default is None else f"default {info.default}"]
+        facts += [f"with {info.tag}"] if info.tag else []
+        doc = textwrap.wrap(info.doc.split("\n")[0], _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        blocks.append("\n".join([f"  --{info.key}  ({'; '.join(facts)})", *doc]))
+    return "\n".join(blocks)
