@@ -18,8 +18,8 @@ from torch import Tensor
 from mcse.encoders.inputs import Precision, as_texts, autocast, check_precision, check_word_lists, evaluating
 from mcse.manifest import Located, locate
 from mcse.models.cove_model import CoveModel, load_cove
-from mcse.models.elmo_language_model import load_elmo
 from mcse.models.elmo_model import ElmoModel, ElmoState
+from mcse.models.weights import load_own
 from mcse.text.characters import character_ids
 from mcse.text.vocab import Vocab, split_words
 from mcse.types import FloatArray
@@ -192,8 +192,8 @@ class ElmoEncoder(ContextualEncoder):
             ValueError: The folder is none of them, or damaged; or there is no such pooling.
         """
         located = locate(name_or_path).expect("elmo", "elmo_release")
-        load = ElmoModel.from_original if located.kind == "elmo_release" else load_elmo
-        model = load(located.folder)
+        is_release, folder = located.kind == "elmo_release", located.folder
+        model = ElmoModel.from_original(folder) if is_release else load_own(ElmoModel, folder)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(model, name=located.name, pooling=pooling, precision=precision)
 

@@ -13,7 +13,6 @@ from torch import nn
 from mcse.encoders.sentence_transformers_folder import fetch_json, read_modules
 from mcse.manifest import Located, locate
 from mcse.models.checkpoint import (
-    KNOWN_POOLINGS,
     check_pooling,
     load_checkpoint,
     load_checkpoint_tower,
@@ -22,7 +21,7 @@ from mcse.models.checkpoint import (
 )
 from mcse.models.image_tower import ImageTower
 from mcse.models.piece_tokenizer import PieceTokenizer
-from mcse.models.text_encoder import TextEncoder, load_text_encoder, load_tokenizer
+from mcse.models.text_encoder import POOLINGS, TextEncoder, load_text_encoder, load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ def load_parts(name_or_path: str | Path | Located, *, pooling: str | None) -> En
     if (modules := fetch_json(path, "modules.json")) is not None:
         return _sentence_transformers(path, modules, pooling=pooling)
     if pooling is None:
-        unsaid = f"does not say how its rows are pooled; choose pooling from {', '.join(KNOWN_POOLINGS)}"
+        unsaid = f"does not say how its rows are pooled; choose pooling from {', '.join(POOLINGS)}"
         if located.kind == "hub":
             raise ValueError(f"there is no folder {located.name!r} here; as a model of the hub it {unsaid}")
         raise ValueError(f"{located.name!r} {unsaid}")

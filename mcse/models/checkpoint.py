@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel
 
@@ -42,14 +40,12 @@ from mcse.models.text_encoder import (
     quiet_transformers,
     takes_pooling_layer,
 )
+from mcse.models.weights import load_tensors, load_weights, save_tensors
 from mcse.nn.heads import TanhHead
 from mcse.nn.pooling import POOLINGS
 from mcse.types import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-KNOWN_POOLINGS = POOLINGS
-"""Every pooling there is, exportable or not."""
 
 _POOLING_KEYS = {
     "cls": "pooling_mode_cls_token",
@@ -202,10 +198,7 @@ def load_heads(folder: Path, manifest: Manifest) -> dict[str, nn.Module]:
         raise ValueError(f"{folder / MANIFEST}: unknown kinds of heads {unknown}; known are {known}")
     if not kinds:
         return {}
-    try:
-        state = load_file(folder / HEADS_FILE)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{folder / HEADS_FILE}: damaged weights: {error}") from None
+    state = load_tensors(folder / HEADS_FILE)
     return {name: _rebuild_head(folder, name, kind=kind, state=state) for name, kind in kinds.items()}
 
 
@@ -226,10 +219,7 @@ def load_checkpoint_tower(folder: Path) -> ImageTower:
     tower = load_image_tower(images.tower, weights=not images.is_trained)
     if images.is_trained:
         check_files(folder, only=(IMAGE_TOWER_FILE,))
-        try:
-            tower.load_state_dict(load_file(folder / IMAGE_TOWER_FILE))
-        except (SafetensorError, OSError, RuntimeError) as error:
-            raise ValueError(f"{folder / IMAGE_TOWER_FILE}: no weights of {images.tower}: {error}") from None
+        load_weights(tower, folder / IMAGE_TOWER_FILE, title=images.tower)
     elif images.weights is not None and (found := tower.digest()) != images.weights:
         raise ValueError(
             f"{folder}: trained with {images.tower} of weights {images.weights}; that name now gives {found}"
@@ -354,8 +344,3 @@ def _rebuild_head(folder: Path, name: str, *, kind: str, state: Mapping[str, Ten
     except RuntimeError as error:
         raise ValueError(f"{folder / HEADS_FILE}: {name!r} does not fit its kind {kind!r}: {error}") from None
     return head.eval()
-
-
-def save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Writes tensors as safetensors, from whatever device."""
-    save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, path, metadata={"format": "pt"})

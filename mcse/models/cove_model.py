@@ -16,8 +16,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from mcse.manifest import check_files
 from mcse.models.text_encoder import quiet_transformers
+from mcse.models.weights import load_own
 from mcse.text.vocab import SPECIALS, Vocab
 from mcse.text.word_vectors import WordVectors
 
@@ -184,17 +184,10 @@ def load_cove(folder: Path) -> tuple[CoveModel, Vocab]:
     Raises:
         ValueError: Files are missing or damaged, or weights are missing in them.
     """
-    check_files(folder)
-    words = Vocab.load(folder / _VOCAB)
-    try:
-        with quiet_transformers():
-            model, report = CoveModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{folder}: no CoVe that can be read: {error}") from None
-    if report["missing_keys"] or report["unexpected_keys"] or model.config.words != len(words):
-        raise ValueError(f"{folder}: weights, config.json and {_VOCAB} do not fit one another")
-    loaded: CoveModel = model.eval()
-    return loaded, words
+    model, words = load_own(CoveModel, folder), Vocab.load(folder / _VOCAB)
+    if model.config.words != len(words):
+        raise ValueError(f"{folder}: config.json and {_VOCAB} do not fit one another")
+    return model, words
 
 
 def _unpacked(output: PackedSequence, *, length: int) -> Tensor:

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mcse.models.cove_model import CoveModel, load_cove, save_cove
+from mcse.models.weights import load_tensors, save_tensors
 from mcse.nn.global_attention import GlobalAttention
 from mcse.text.vocab import Vocab
 from mcse.types import TokenBatch, TranslationBatch
@@ -146,12 +145,8 @@ def _is_over(best: list[tuple[float, list[int]]], sums_BK: Tensor, *, beams: int
 def save_translator(folder: Path, model: CoveTranslator, source_words: Vocab, target_words: Vocab) -> None:
     """Writes the encoder as ``save_cove`` does, and the decoder and the target words beside it."""
     save_cove(folder, model.encoder, source_words)
-    state = {
-        name: value.detach().cpu().contiguous()
-        for name, value in model.state_dict().items()
-        if not name.startswith("encoder.")
-    }
-    save_file(state, folder / _DECODER)
+    own = {name: value for name, value in model.state_dict().items() if not name.startswith("encoder.")}
+    save_tensors(folder / _DECODER, own)
     target_words.save(folder / _TARGET_WORDS)
 
 
@@ -165,11 +160,11 @@ def load_translator(folder: Path) -> tuple[CoveTranslator, Vocab, Vocab]:
         raise ValueError(f"{folder} holds no decoder ({_DECODER}), so it can embed words but not translate")
     encoder, source_words = load_cove(folder)
     target_words = Vocab.load(folder / _TARGET_WORDS)
+    state = load_tensors(folder / _DECODER)
     try:
-        state = load_file(folder / _DECODER)
         model = CoveTranslator(encoder, target_words=len(target_words), target_dim=state["words.weight"].shape[1])
         missing, unexpected = model.load_state_dict(state, strict=False)
-    except (SafetensorError, OSError, RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError) as error:
         raise ValueError(f"{folder / _DECODER}: no decoder of this encoder: {error}") from None
     lacking = [name for name in missing if not name.startswith("encoder.")]
     if lacking or unexpected:

@@ -8,15 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mcse.manifest import check_files
 from mcse.models.elmo_model import DIRECTIONS, Direction, ElmoModel, ElmoState
 from mcse.models.text_encoder import quiet_transformers
+from mcse.models.weights import load_own, load_weights, save_tensors
 from mcse.nn.charcnn import look_up
 from mcse.text.vocab import Vocab
 from mcse.types import IGNORED_LABEL, LaneBatch
@@ -84,8 +81,7 @@ def save_language_model(folder: Path, model: ElmoLanguageModel, vocab: Vocab) ->
     """Writes ``config.json`` and ``model.safetensors`` of the ``ElmoModel``, its softmax, and the vocabulary."""
     with quiet_transformers():
         model.elmo.save_pretrained(folder)
-    state = {name: value.detach().cpu().contiguous() for name, value in model.softmax.state_dict().items()}
-    save_file(state, folder / _SOFTMAX)
+    save_tensors(folder / _SOFTMAX, model.softmax.state_dict())
     vocab.save(folder / _VOCAB)
 
 
@@ -97,30 +93,7 @@ def load_language_model(folder: Path) -> tuple[ElmoLanguageModel, Vocab]:
     """
     if not (folder / _SOFTMAX).is_file():
         raise ValueError(f"{folder} holds no softmax ({_SOFTMAX}), so it can embed words but not predict them")
-    vocab = Vocab.load(folder / _VOCAB)
-    model = ElmoLanguageModel(load_elmo(folder), vocabulary_size=len(vocab))
-    try:
-        model.softmax.load_state_dict(load_file(folder / _SOFTMAX))
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise ValueError(f"{folder / _SOFTMAX}: no softmax over the {len(vocab)} words of {_VOCAB}: {error}") from None
+    elmo, vocab = load_own(ElmoModel, folder), Vocab.load(folder / _VOCAB)
+    model = ElmoLanguageModel(elmo, vocabulary_size=len(vocab))
+    load_weights(model.softmax, folder / _SOFTMAX, title=f"a softmax over the {len(vocab)} words of {_VOCAB}")
     return model.eval(), vocab
-
-
-def load_elmo(folder: Path) -> ElmoModel:
-    """The ``ElmoModel`` of a checkpoint folder, on the CPU, in evaluation mode.
-
-    Raises:
-        ValueError: Files are missing or damaged, or weights are missing in them.
-    """
-    check_files(folder)
-    try:
-        with quiet_transformers():
-            model, report = ElmoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{folder}: no ELMo that can be read: {error}") from None
-    if report["missing_keys"] or report["unexpected_keys"]:
-        raise ValueError(
-            f"{folder}: weights do not fit config.json: {sorted([*report['missing_keys'], *report['unexpected_keys']])}"
-        )
-    loaded: ElmoModel = model.eval()
-    return loaded

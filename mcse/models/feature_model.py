@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mcse.manifest import check_files, read_manifest
+from mcse.models.weights import load_weights
 from mcse.nn.crf import LinearChainCRF
 from mcse.nn.scalar_mix import ScalarMix
 from mcse.text.tags import TagSet
@@ -167,7 +166,7 @@ def load_feature_model(folder: str | Path) -> FeatureTagger | FeatureClassifier:
             tags = TagSet(tuple(stored["types"]))
             follow, start = torch.from_numpy(tags.may_follow()), torch.from_numpy(tags.may_start())
             model = FeatureTagger(sizes, may_follow_KK=follow, may_start_K=start)
-        model.load_state_dict(load_file(path / "model.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{path}: no model on word features that can be read: {error}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: does not say how a model on word features is built: {error}") from None
+    load_weights(model, path / "model.safetensors", title="a model on word features of these sizes")
     return model.eval()

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from mcse.manifest import HEADS_FILE, MANIFEST, Manifest, check_files, read_manifest, writing_checkpoint
-from mcse.models.checkpoint import load_heads, save_backbone, save_heads, save_tensors, with_heads
+from mcse.models.checkpoint import load_heads, save_backbone, save_heads, with_heads
 from mcse.models.config import CaptionEncoderConfig
 from mcse.models.image_tower import ImageTower
 from mcse.models.joint_model import CaptionEncoder, JointModel, build_caption_encoder
 from mcse.models.text_encoder import TextEncoder, load_text_encoder, load_tokenizer
+from mcse.models.weights import load_weights, save_tensors
 from mcse.text.vocab import Vocab
 from mcse.text.word_tokenizer import WordTokenizer
 from mcse.types import Tokenizer
@@ -89,10 +88,7 @@ def load_joint(folder: Path) -> LoadedJoint:
     manifest = read_manifest(folder, "joint")
     check_files(folder, only=(HEADS_FILE, _VOCAB, _TEXT))
     config, space = _read_details(folder, manifest)
-    try:
-        text, tokenizer = _load_text(folder, config, dim=space["dim"])
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{folder}: damaged weights: {error}") from None
+    text, tokenizer = _load_text(folder, config, dim=space["dim"])
     heads = load_heads(folder, manifest)
     linear: dict[str, nn.Linear] = {name: head for name, head in heads.items() if isinstance(head, nn.Linear)}
     if linear.keys() != heads.keys() or not heads.keys() <= {"text_head", "image_head"}:
@@ -130,5 +126,5 @@ def _load_text(folder: Path, config: CaptionEncoderConfig, *, dim: int) -> tuple
     # Its random weights are all replaced; the caller's generator is not to notice.
     with torch.random.fork_rng(devices=[]):
         text = build_caption_encoder(config, vocab_size=len(vocab), dim=dim)
-    text.load_state_dict(load_file(folder / _TEXT))
+    load_weights(text, folder / _TEXT, title=f"a text side of kind {config.kind}")
     return text, WordTokenizer(vocab, config.marks)

@@ -10,15 +10,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from mcse.manifest import HEADS_FILE, MANIFEST, Manifest, check_files, read_manifest, writing_checkpoint
-from mcse.models.checkpoint import save_backbone, save_heads, save_tensors
+from mcse.models.checkpoint import save_backbone, save_heads
 from mcse.models.image_tower import ImageTower
 from mcse.models.maf_model import TaggerModel, TaggerShape
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.models.weights import load_tensors, save_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +66,9 @@ def load_tagger(folder: Path) -> LoadedTagger:
         raise ValueError(f"{folder / MANIFEST}: does not say how a tagger is built ({error})") from None
     model = TaggerModel(load_text_encoder(str(folder), pooling=shape.pooling), shape=shape)
     try:
-        lacking = model.load_state_dict(load_file(folder / HEADS_FILE), strict=False)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise ValueError(f"{folder / HEADS_FILE}: damaged, or of another tagger: {error}") from None
+        lacking = model.load_state_dict(load_tensors(folder / HEADS_FILE), strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"{folder / HEADS_FILE}: weights of another tagger: {error}") from None
     wrong = [*lacking.unexpected_keys, *(name for name in lacking.missing_keys if not name.startswith("encoder."))]
     if wrong:
         raise ValueError(f"{folder / HEADS_FILE}: missing or unknown weights, first {wrong[0]}")

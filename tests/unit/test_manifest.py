@@ -25,12 +25,12 @@ from mcse.manifest import (
     resolve_name,
     writing_checkpoint,
 )
-from mcse.models.checkpoint import save_tensors
 from mcse.models.cove_model import CoveConfig, CoveModel, save_cove, vocab_of
 from mcse.models.elmo_language_model import ElmoLanguageModel, save_language_model
 from mcse.models.elmo_model import ElmoConfig, ElmoModel
 from mcse.models.feature_model import FeatureClassifier, FeatureSizes, load_feature_model
 from mcse.models.grounded_checkpoint import open_grounded_words, save_grounded_words
+from mcse.models.weights import save_tensors
 from mcse.run_folder import NoModelError
 from mcse.text.vocab import SPECIALS, Vocab
 from mcse.text.word_map import WordMap

@@ -27,8 +27,8 @@ from mcse.encoders.frozen_features import FeatureSource, load_feature_source
 from mcse.encoders.inputs import evaluating
 from mcse.evaluation.evaluators.word_tasks import AccuracyEvaluator, SpanF1Evaluator
 from mcse.manifest import writing_checkpoint
-from mcse.models.checkpoint import save_tensors
 from mcse.models.feature_model import FeatureClassifier, FeatureSizes, FeatureTagger
+from mcse.models.weights import save_tensors
 from mcse.recipes import export, shared
 from mcse.recipes.word_features.config import Config
 from mcse.report.model_card import word_model_card

@@ -14,11 +14,11 @@ from mcse.encoders.elmo_scorer import ElmoScorer
 from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.models.elmo_language_model import (
     ElmoLanguageModel,
-    load_elmo,
     load_language_model,
     save_language_model,
 )
 from mcse.models.elmo_model import ElmoConfig, ElmoModel
+from mcse.models.weights import load_own
 from mcse.nn.charcnn import CharCNN
 from mcse.nn.projected_lstm import LSTMState, ProjectedLSTM
 from mcse.nn.scalar_mix import ScalarMix
@@ -308,7 +308,7 @@ def test_weights_that_do_not_fit_are_refused(model, tmp_path):
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"layers": 3}))
     with pytest.raises(ValueError, match="weights do not fit config.json"):
-        load_elmo(tmp_path / "model")
+        load_own(ElmoModel, tmp_path / "model")
     with pytest.raises(ValueError, match="holds no softmax"):
         load_language_model(tmp_path / "model")
 
