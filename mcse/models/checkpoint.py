@@ -100,7 +100,7 @@ def max_tokens(encoder: nn.Module, tokenizer: Tokenizer) -> int | None:
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
     ]
     if not limits and isinstance(encoder, TextEncoder):
-        limits = [getattr(encoder.backbone.config, "max_position_embeddings", None)]
+        limits = [int(getattr(encoder.backbone.config, "max_position_embeddings", None) or 0)]
     return min((limit for limit in (*limits, tokenizer.longest) if limit), default=None)
 
 
