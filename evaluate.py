@@ -244,7 +244,7 @@ def _report(systems: Sequence[System], options: argparse.Namespace, *, is_comple
     models = [seed for system in systems for seed in system.seeds]
     is_contest = len(models) > 1
     tables = contest_tables(systems) if is_contest else model_tables(models[0])
-    notes = [f"{name}: {reason}" for model in models for name, reason in model.absent.items()]
+    notes = [f"{name}: {reason}" for model in models for name, reason in model.all.absent.items()]
     notes += [f"{model.name}: {note}" for model in models for note in model.notes]
     compared: tuple[ComparedScore, ...] = ()
     if options.compare and not is_complete:
@@ -283,7 +283,7 @@ def _listings(
             {"model": model.name, **pair} for model in models for pair in contaminated_pairs(model)
         ]
         for model in models:
-            if not any(sample.clean_P is not None for sample in model.samples.values()):
+            if not any(sample.clean_P is not None for sample in model.all.samples.values()):
                 print(f"contamination: the training text of {model.name} is unknown", file=sys.stderr)
     return found
 

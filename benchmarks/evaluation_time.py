@@ -39,11 +39,12 @@ from mcse.data.test_sets.sts import (
 )
 from mcse.encoders.sentence_encoder import Precision, SentenceEncoder
 from mcse.evaluation.encoding import RowStore
+from mcse.evaluation.suite import Subject
 from mcse.evaluation.suites.sts import score_sts
 from mcse.manifest import Manifest
 from mcse.models.checkpoint import save_checkpoint
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
-from mcse.types import Tokenizer
+from mcse.types import ScoreKey, Tokenizer
 
 SPLITS = ("train", "dev", "test")
 TOOLKIT_BATCH = 128
@@ -196,7 +197,8 @@ def mteb_runner(checkpoint: Path, folder: Path, scratch: Path, model: Any) -> Ca
 def our_scores(folder: Path, encoder: SentenceEncoder) -> Scores:
     """Reads the files, encodes each distinct sentence of the seven tasks once, scores. No result is kept."""
     tasks = [task for task in load_sts_from_senteval(folder).tasks if task.name in STS_TASKS]
-    return {task.name: task.spearman for task in score_sts(RowStore(encoder), tasks).tasks}
+    scores = score_sts(Subject.of(encoder), tasks).scores
+    return {task.name: scores[ScoreKey("sts", task.name, "spearman")] for task in tasks}
 
 
 class Models:

@@ -32,7 +32,8 @@ from mcse.data.images.features import open_features
 from mcse.data.images.names import find_names
 from mcse.data.test_sets.sts import load_own_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
-from mcse.evaluation.suites.sts import evaluate_sts
+from mcse.evaluation.suite import Subject
+from mcse.evaluation.suites.sts import score_sts
 from mcse.models.small_encoder import build_small_encoder
 from mcse.recipes.launch import load_config, train
 from mcse.report.demo_page import write_demo_report
@@ -40,6 +41,7 @@ from mcse.report.learning_curves import read_curves
 from mcse.report.tables import Caption, Curve, Gallery, ScoreColumn, ScoreRow, ScoreTable
 from mcse.report.terminal import print_table
 from mcse.scenes import WorldConfig, build_world
+from mcse.types import ScoreKey
 
 SYSTEMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "simcse": ("mcse:demo/simcse", ()),
@@ -152,7 +154,7 @@ def _judge_all(output: Path, world: Path, jobs: Sequence[Job], *, seeds: int) ->
 
     def judge(folder: Path, pooling: str | None = None) -> float:
         encoder = SentenceEncoder.from_pretrained(str(folder), pooling=pooling, device="cpu")
-        return evaluate_sts(encoder, [task]).tasks[0].spearman
+        return score_sts(Subject.of(encoder), [task]).scores[ScoreKey("sts", task.name, "spearman")]
 
     scores = {"untrained": [judge(output / "encoder" / f"seed{seed}", pooling="cls") for seed in range(seeds)]}
     for system in SYSTEMS:

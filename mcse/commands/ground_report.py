@@ -15,10 +15,11 @@ import numpy as np
 
 from mcse.commands.downloads import replacing
 from mcse.commands.ground_words import check_source
-from mcse.data.test_sets.sts import STS_TASKS, StsTask, load_sts
+from mcse.data.test_sets.sts import StsTask, load_sts
 from mcse.data.test_sets.wordsim import WordPairs, load_wordsim
 from mcse.encoders.word_vectors import WordVectorEncoder, load_space
 from mcse.evaluation.encoding import RowStore
+from mcse.evaluation.suite import Subject
 from mcse.evaluation.suites.sts import score_sts
 from mcse.evaluation.suites.wordsim import POLICY, WordsimScore, score_wordsim
 from mcse.metrics.correlation import UndefinedScoreError
@@ -27,6 +28,7 @@ from mcse.text.vocab import SPECIALS, Vocab
 from mcse.text.word_map import WordMap
 from mcse.text.word_spaces import all_but_the_top, whiten
 from mcse.text.word_vectors import WordBlock, WordVectors, load_word_vectors
+from mcse.types import ScoreKey
 
 ROWS = ("text", "whitened text", "all-but-the-top", "shuffled images", "true images")
 
@@ -152,12 +154,15 @@ def _judge(
             words[f"{score.pairs.name} {part}"] = _cell(score, among_P)
     if not tasks:
         return words, {}
-    result = score_sts(RowStore(encoder), tasks)
-    found = {task.name: Cell((task.spearman,), task.pairs, None) for task in result.tasks}
-    if result.average is not None:
-        found["average of seven"] = Cell(
-            (result.average,), sum(task.pairs for task in result.tasks if task.name in STS_TASKS), None
+    scores = score_sts(Subject.of(encoder), tasks).scores
+    keys = {name: ScoreKey("sts", name, "spearman") for name in (*(task.name for task in tasks), "average")}
+    found = {
+        "average of seven" if name == "average" else name: Cell(
+            (scores[key],), int(scores[key.with_metric("pairs")]), None
         )
+        for name, key in keys.items()
+        if key in scores
+    }
     return words, found
 
 

@@ -35,12 +35,13 @@ def compare(first: Sequence[ModelScores], second: Sequence[ModelScores]) -> tupl
     Raises:
         ValueError: The two sides were evaluated on different data, or share no score.
     """
-    models = [*first, *second]
+    models = [model.all for model in (*first, *second)]
     keys = set.intersection(*({column.key for column in model.compared} for model in models))
     columns = [column for column in models[0].compared if column.key in keys]
+    every = [model.samples for model in models]
     found: list[ComparedScore] = []
     for is_clean in (False, True):
-        samples = _clean_samples(models) if is_clean else [model.samples for model in models]
+        samples = _clean_samples(every) if is_clean else every
         measured = dict(_measure(columns, samples, models[0].means, number_first=len(first)))
         found += _compared(measured, columns, is_clean=is_clean)
     if not found:
@@ -106,10 +107,9 @@ def _check_same_items(key: ScoreKey, samples: Sequence[Sample]) -> None:
             raise ValueError(f"{key}: the two sides were evaluated on different data (their gold differs)")
 
 
-def _clean_samples(models: Sequence[ModelScores]) -> list[dict[ScoreKey, Sample]]:
+def _clean_samples(samples: Sequence[Mapping[ScoreKey, Sample]]) -> list[dict[ScoreKey, Sample]]:
     """Of every model the samples without the items that any of the models has seen, as far as that is known."""
-    samples = [model.samples for model in models]
-    found: list[dict[ScoreKey, Sample]] = [{} for _ in models]
+    found: list[dict[ScoreKey, Sample]] = [{} for _ in samples]
     for key in set.intersection(*map(set, samples)):
         masks = [mask for by_key in samples if (mask := by_key[key].clean_P) is not None]
         if not masks or len({len(mask) for mask in masks}) > 1:

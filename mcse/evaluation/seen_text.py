@@ -45,8 +45,8 @@ def seen_by(model: Path) -> tuple[frozenset[str] | None, str]:
 def contaminated_pairs(model: ModelScores) -> list[dict[str, str | float]]:
     """The scored pairs of which a sentence stands in the model's training text, task by task."""
     found: list[dict[str, str | float]] = []
-    for key, pairs in model.pairs.items():
-        sample = model.samples[key]
+    for key, pairs in model.all.pairs.items():
+        sample = model.all.samples[key]
         if sample.clean_P is None:
             continue
         for place in (~sample.clean_P).nonzero()[0]:

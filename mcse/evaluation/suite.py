@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mcse.data.test_sets.contamination import unseen
 from mcse.data.test_sets.sts import ScoredPairs
 from mcse.evaluation.encoding import RowStore
+from mcse.evaluation.uncertainty import add_intervals
 from mcse.files import digest_of, sha256_file
 from mcse.types import Encoder, SuiteScores
 
@@ -65,14 +68,28 @@ class Subject:
         rows = RowStore(encoder, batch_size=batch_size)
         return cls(encoder=encoder, rows=rows, seen=seen, why_unknown=why_unknown)
 
+    def unseen(self, sentence1: Sequence[str], sentence2: Sequence[str]) -> NDArray[np.bool_] | None:
+        """(P,) whether neither sentence of a pair stands in the training text; ``None`` where that is unknown."""
+        return None if self.seen is None else unseen(sentence1, sentence2, seen=self.seen)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedSuite:
-    """A suite whose data has been read and found good; ``digest`` is of everything that the numbers depend on."""
+    """A suite whose data has been read and found good.
+
+    Args:
+        summary: What the data is, in words.
+        digest: Of everything that the numbers depend on.
+        score: Gives scores without intervals.
+    """
 
     summary: str
     digest: str
-    run: Callable[[Subject], SuiteScores]
+    score: Callable[[Subject], SuiteScores]
+
+    def run(self, subject: Subject) -> SuiteScores:
+        """The scores with their intervals; every process must call it."""
+        return add_intervals(self.score(subject))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +120,8 @@ def data_digest(files: Iterable[str | Path], *settings: object) -> str:
     )
 
 
-def average_over(names: Sequence[str], values: Mapping[str, float]) -> tuple[float | None, str]:
-    """The plain mean over exactly ``names``, the tasks that papers average, or ``None`` and which are missing."""
-    missing = [name for name in names if name not in values]
-    if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        return None, f"no average: it is over {len(names)} tasks, and {', '.join(missing)} {verb} missing"
-    return float(np.mean([values[name] for name in names])), ""
+def why_no_average(names: Sequence[str], known: Iterable[str]) -> str:
+    """Which of the tasks that papers average are missing; empty where none is."""
+    missing = [name for name in names if name not in set(known)]
+    verb = "is" if len(missing) == 1 else "are"
+    return f"no average: it is over {len(names)} tasks, and {', '.join(missing)} {verb} missing" if missing else ""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcse.distributed import broadcast_object, fail_together, is_main
-from mcse.metrics.correlation import pearson, spearman
+from mcse.metrics.correlation import UndefinedScoreError, pearson, spearman
 from mcse.metrics.significance import (
     Counts,
     bootstrap_counts,
@@ -21,7 +21,7 @@ from mcse.metrics.significance import (
     replicate_pearson,
     replicate_spearman,
 )
-from mcse.types import Sample, ScoreKey, Scores
+from mcse.types import Sample, ScoreKey, SuiteScores
 
 Replicates = NDArray[np.float64]
 Samples = Mapping[ScoreKey, Sample]
@@ -75,15 +75,7 @@ def point_score(sample: Sample) -> float:
 def clean_part(sample: Sample) -> Sample | None:
     """The items that the model has not seen; ``None`` where that is not known or fewer than two are left."""
     kept_P = sample.clean_P
-    if kept_P is None or kept_P.sum() < 2:
-        return None
-    return replace(
-        sample,
-        value_P=sample.value_P[kept_P],
-        gold_P=None if sample.gold_P is None else sample.gold_P[kept_P],
-        group_P=None if sample.group_P is None else sample.group_P[kept_P],
-        clean_P=None,
-    )
+    return None if kept_P is None or kept_P.sum() < 2 else replace(sample.part(kept_P), clean_P=None)
 
 
 def replicate_all(samples: Samples, means: Means) -> dict[ScoreKey, Replicates]:
@@ -99,20 +91,58 @@ def replicate_all(samples: Samples, means: Means) -> dict[ScoreKey, Replicates]:
     return draws
 
 
-def with_intervals(scores: Scores, samples: Samples, means: Means | None = None) -> dict[ScoreKey, float]:
-    """The scores, behind each the ends of its 95 % interval if it is that of a sample or a mean of samples.
+def point_scores(samples: Samples, means: Means) -> tuple[dict[ScoreKey, float], dict[ScoreKey, str]]:
+    """Scores of samples and of their means, with ``pairs``, how many items each is over; and why one is undefined.
+
+    A mean whose parts are not all defined is left out.
+    """
+    scores: dict[ScoreKey, float] = {}
+    undefined: dict[ScoreKey, str] = {}
+    for key, sample in samples.items():
+        try:
+            scores[key] = point_score(sample)
+        except UndefinedScoreError as error:
+            undefined[key] = str(error)
+            continue
+        scores[key.with_metric("pairs")] = len(sample.value_P)
+    for key, weights in means.items():
+        if weights.keys() <= scores.keys():
+            scores[key] = float(np.average([scores[part] for part in weights], weights=list(weights.values())))
+            scores[key.with_metric("pairs")] = sum(len(samples[part].value_P) for part in weights)
+    return scores, undefined
+
+
+def clean_samples(samples: Samples) -> dict[ScoreKey, Sample]:
+    """The clean part of every sample that has one, by its clean key."""
+    parts = {key.clean: clean_part(sample) for key, sample in samples.items()}
+    return {key: part for key, part in parts.items() if part is not None}
+
+
+def clean_means(means: Means) -> dict[ScoreKey, dict[ScoreKey, float]]:
+    """The same means of clean parts."""
+    return {key.clean: {part.clean: weight for part, weight in parts.items()} for key, parts in means.items()}
+
+
+def add_intervals(found: SuiteScores) -> SuiteScores:
+    """What a suite found, behind each score of a sample or a mean of samples the ends of its 95 % interval.
 
     Every process must call it: one of them draws, and all get the intervals.
     """
 
     def draw() -> dict[ScoreKey, tuple[float, float]]:
-        draws = replicate_all(samples, means or {}) if is_main() else {}
-        return {key: interval(draws_B) for key, draws_B in draws.items()}
+        if not is_main():
+            return {}
+        every_mean = {**found.means, **clean_means(found.means)}
+        means = {key: weights for key, weights in every_mean.items() if key in found.scores}
+        wanted = {*found.scores, *(part for weights in means.values() for part in weights)}
+        every_sample = {**found.samples, **clean_samples(found.samples)}
+        samples = {key: sample for key, sample in every_sample.items() if key in wanted}
+        return {key: interval(draws_B) for key, draws_B in replicate_all(samples, means).items()}
 
     ends = broadcast_object(fail_together(draw))
     wide: dict[ScoreKey, float] = {}
-    for key, score in scores.items():
+    for key, score in found.scores.items():
         wide[key] = score
         if key in ends:
             wide |= zip(key.ends, ends[key], strict=True)
-    return wide
+    return replace(found, scores=wide)

@@ -36,8 +36,9 @@ def worst_pairs(models: Sequence[ModelScores], *, number: int) -> list[Misjudged
     if len(models) not in (1, 2):
         raise ValueError(f"--errors lists the pairs of one model or of two side by side, got {len(models)}")
     found: list[tuple[float, Misjudged]] = []
-    for key, pairs in models[0].pairs.items():
-        samples = [sample for model in models if (sample := model.samples.get(key)) is not None]
+    every = [model.all.samples for model in models]
+    for key, pairs in models[0].all.pairs.items():
+        samples = [by_key[key] for by_key in every if key in by_key]
         if len(samples) < len(models):
             continue
         error = [_rank_errors(sample) for sample in samples]

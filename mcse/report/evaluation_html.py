@@ -19,7 +19,7 @@ from mcse.report.page import write_page
 from mcse.report.plots import Point, Profile, plot_curves, plot_points, plot_profiles
 from mcse.report.seed_groups import System, numbered
 from mcse.report.svg import Scale, pair_density, score_bar, series_colour, spanning_scale
-from mcse.report.tables import Curve, ScoreColumn, ScoreRow, ScoreTable
+from mcse.report.tables import Curve, ScoreTable
 from mcse.types import Column, ModelScores, ScoreKey
 
 _MAX_PANELS = 6
@@ -100,8 +100,6 @@ def write_evaluation_report(
     """
     found = numbered(systems)
     said = [f"{seed.name}: {note}" for system in found for seed in system.seeds for note in seed.notes]
-    domains = _domain_table(found)
-    is_shown = any(_labels(table) == _labels(domains) for table in tables)
     content = {
         "title": found[0].name if len(found) == 1 else f"{len(found)} systems compared",
         "systems": [(system, Markup(series_colour(system.number))) for system in found],
@@ -109,24 +107,19 @@ def write_evaluation_report(
         "tables": tables,
         "bar_groups": _bar_groups(found),
         "has_seeds": any(len(system.seeds) > 1 for system in found),
-        "domains": domains if domains.rows and not is_shown else None,
         "geometry": _geometry_plots(found),
         "scatters": _scatters(found),
         "breakdowns": _breakdown_plots(found),
         "curves": _curve_plots(found, curves),
-        "absent": _by_text(found, lambda seed: seed.absent),
-        "protocols": _by_text(found, lambda seed: seed.protocols),
+        "absent": _by_text(found, lambda seed: seed.all.absent),
+        "protocols": _by_text(found, lambda seed: seed.all.protocols),
     }
     write_page(path, template="evaluation.html.j2", content=content)
 
 
-def _labels(table: ScoreTable) -> list[str]:
-    return [column.label for column in table.columns]
-
-
 def _bar_groups(systems: Sequence[System]) -> list[_BarGroup]:
     """By suite a chart for each headline number; geometry has a plot of its own and is not on a scale from 0."""
-    columns = {column.key: column for system in systems for seed in system.seeds for column in seed.columns}
+    columns = {column.key: column for system in systems for seed in system.seeds for column in seed.all.columns}
     groups: dict[str, list[_BarChart]] = {}
     for key, column in columns.items():
         if key.suite != "geometry" and (chart := _bar_chart(systems, column)).bars:
@@ -182,27 +175,9 @@ def _bar_scale(numbers: Sequence[float], *, higher_is_better: bool) -> Scale:
     return Scale(low, float(np.ceil(top / power) * power))
 
 
-def _domain_table(systems: Sequence[System]) -> ScoreTable:
-    """Of one model with the ends of the intervals, of several side by side."""
-    scored = [key for system in systems for seed in system.seeds for key in seed.scores]
-    keys = list(dict.fromkeys(key for key in scored if key == ScoreKey("sts_domains", key.task, "spearman")))
-    rows = [ScoreRow(system.short, tuple(map(system.values, keys))) for system in systems]
-    if len(systems) == 1 and len(systems[0].seeds) == 1:
-        low, high = zip(*(key.ends for key in keys), strict=True) if keys else ((), ())
-        for label, ends in (("95 % interval, low", low), ("95 % interval, high", high)):
-            rows.append(ScoreRow(label, tuple(map(systems[0].values, ends))))
-    return ScoreTable(
-        title="STS by domain",
-        columns=tuple(ScoreColumn(key.task) for key in keys),
-        rows=tuple(row for row in rows if any(row.values)),
-        caption="Mean of Spearman × 100 of a domain's subsets.",
-        is_contest=len(systems) > 1,
-    )
-
-
 def _geometry_plots(systems: Sequence[System]) -> list[tuple[str, Markup]]:
     """A scatter of all models for each task of the geometry suite."""
-    keys = [key for system in systems for seed in system.seeds for key in seed.scores if key.suite == "geometry"]
+    keys = [key for system in systems for seed in system.seeds for key in seed.all.scores if key.suite == "geometry"]
     plots = []
     for task in dict.fromkeys(key.task for key in keys):
         points = [point for system in systems for point in _points(system, task)]
@@ -235,9 +210,9 @@ def _points(system: System, task: str) -> Iterator[Point]:
 def _scatters(systems: Sequence[System]) -> list[tuple[str, list[_Panel]]]:
     """For each STS task a panel a system, all on the same axes."""
     first = {system: system.seeds[0] for system in systems[:_MAX_PANELS]}
-    labels = {column.key: column.label for seed in first.values() for column in seed.columns}
+    labels = {column.key: column.label for seed in first.values() for column in seed.all.columns}
     scatters = []
-    for key in dict.fromkeys(key for seed in first.values() for key in seed.pairs if key.suite == "sts"):
+    for key in dict.fromkeys(key for seed in first.values() for key in seed.all.pairs if key.suite == "sts"):
         known = {system: pairs for system, seed in first.items() if (pairs := _scored(seed, key)) is not None}
         if not known:
             continue
@@ -257,7 +232,7 @@ def _scatters(systems: Sequence[System]) -> list[tuple[str, list[_Panel]]]:
 
 def _scored(seed: ModelScores, key: ScoreKey) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Cosines and gold of the pairs behind a score."""
-    sample = seed.samples.get(key)
+    sample = seed.all.samples.get(key)
     return None if sample is None or sample.gold_P is None else (sample.value_P, sample.gold_P)
 
 
@@ -290,7 +265,7 @@ def _pairs(seed: ModelScores) -> _BinnedPairs | None:
     """The STS pairs of a model. One that stands in several tasks, as SICK's do, counts in the first."""
     parts = [
         (pairs, *scored)
-        for key, pairs in seed.pairs.items()
+        for key, pairs in seed.all.pairs.items()
         if key.suite == "sts" and (scored := _scored(seed, key)) is not None
     ]
     both = [pair for pairs, *_ in parts for pair in zip(pairs.sentence1, pairs.sentence2, strict=True)]

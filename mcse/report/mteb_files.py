@@ -51,7 +51,7 @@ def write_mteb_files(folder: str | Path, model: ModelScores) -> tuple[Path, ...]
         ValueError: The model has a score on none of the tasks.
     """
     folder = Path(folder)
-    scores = score_tree(model.scores).get("sts", {})
+    scores = score_tree(model.all.scores).get("sts", {})
     known = {task: name for task, name in _TASKS.items() if task in scores}
     if not known:
         found = ", ".join(scores) or "no STS task"
@@ -104,7 +104,7 @@ def _protocol(
             name: {
                 "mcse_task": task,
                 "pairs": int(scores[task]["pairs"]),
-                "protocol": model.protocols.get(f"sts.{task}", ""),
+                "protocol": model.all.protocols.get(f"sts.{task}", ""),
             }
             for task, name in known.items()
         },

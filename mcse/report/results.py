@@ -35,18 +35,19 @@ def results_json(model: ModelScores, *, digest: str, precision: str, earlier: Ma
         earlier: The file's content so far, or nothing.
     """
     own = {"schema": SCHEMA, "pooling": model.pooling, "precision": precision, "digest": digest}
+    every = model.all
     found: dict[str, dict[str, Any]] = {
-        "protocols": model.protocols,
-        "scores": dict(score_tree(model.scores)),
-        "higher_is_better": {str(column.key): column.higher_is_better for column in model.compared},
-        "subsets": dict(subset_tree(model.scores)),
+        "protocols": dict(every.protocols),
+        "scores": dict(score_tree(every.scores)),
+        "higher_is_better": {str(column.key): column.higher_is_better for column in every.compared},
+        "subsets": dict(subset_tree(every.scores)),
     }
     if digest and all(earlier.get(key) == value for key, value in own.items()):
         for suite, tasks in earlier["scores"].items():
             found["scores"][suite] = {**tasks, **found["scores"].get(suite, {})}
         for name in ("protocols", "higher_is_better", "subsets"):
             found[name] = {**earlier.get(name, {}), **found[name]}
-    return {"model": model.name, **own, **found, "absent": model.absent, "notes": list(model.notes)}
+    return {"model": model.name, **own, **found, "absent": every.absent, "notes": list(model.notes)}
 
 
 def comparison_json(systems: Sequence[System], compared: Sequence[ComparedScore]) -> dict[str, Any]:
@@ -74,23 +75,22 @@ def comparison_json(systems: Sequence[System], compared: Sequence[ComparedScore]
 def report_markdown(model: ModelScores) -> str:
     """``report.md``: every number of a model, what is missing, and how the numbers came about."""
     parts = [markdown_table(table) for table in model_tables(model)]
-    for tasks in subset_tree(model.scores).values():
+    for tasks in subset_tree(model.all.scores).values():
         parts += [markdown_table(_subset_table(task, subsets)) for task, subsets in tasks.items()]
     parts.append(markdown_notes("Notes", model.notes))
-    parts.append(markdown_notes("Missing", [f"{name}: {reason}" for name, reason in model.absent.items()]))
-    parts.append(markdown_notes("Protocols", [f"{name}: {words}" for name, words in model.protocols.items()]))
+    parts.append(markdown_notes("Missing", [f"{name}: {reason}" for name, reason in model.all.absent.items()]))
+    parts.append(markdown_notes("Protocols", [f"{name}: {words}" for name, words in model.all.protocols.items()]))
     return "\n".join(part for part in parts if part)
 
 
 def model_tables(model: ModelScores) -> list[ScoreTable]:
-    """One table a suite: the headline with its interval, and the other ways to count."""
-    return [
-        table for suite in model.suites for table in (_suite_table(model, suite), _domain_table(suite)) if table.rows
-    ]
+    """One table a suite: the headline with its interval, and the other ways to count; then STS by domain."""
+    tables = [table for suite in model.suites if (table := _suite_table(model, suite)).rows]
+    return tables + _domain_table([System(model.name, (model,))])
 
 
 def contest_tables(systems: Sequence[System]) -> list[ScoreTable]:
-    """One table a suite with a row for each system, and for each with clean scores a second row of these."""
+    """One table a suite with a row for each system, and of the clean scores another; then STS by domain."""
     tables = []
     for number in range(len(systems[0].seeds[0].suites)):
         columns = _all_columns(systems, number)
@@ -112,7 +112,7 @@ def contest_tables(systems: Sequence[System]) -> list[ScoreTable]:
                 "the same pairs."
             )
             tables.append(replace(_contest(columns, clean, caption=caption), is_contest=False))
-    return tables
+    return tables + _domain_table(systems)
 
 
 def compared_tables(systems: Sequence[System], compared: Sequence[ComparedScore]) -> list[ScoreTable]:
@@ -160,7 +160,7 @@ def _over_clean(systems: Sequence[System]) -> str:
     unknown = [
         system.name
         for system in systems
-        if any(all(sample.clean_P is None for sample in seed.samples.values()) for seed in system.seeds)
+        if any(all(sample.clean_P is None for sample in seed.all.samples.values()) for seed in system.seeds)
     ]
     if not unknown:
         return "over the items that no training text of either side holds"
@@ -170,11 +170,11 @@ def _over_clean(systems: Sequence[System]) -> str:
 def _system_json(system: System) -> dict[str, Any]:
     first = system.seeds[0]
     if len(system.seeds) == 1:
-        return {"model": system.name, "pooling": first.pooling, "scores": score_tree(first.scores)}
+        return {"model": system.name, "pooling": first.pooling, "scores": score_tree(first.all.scores)}
     return {
         "model": system.name,
         "pooling": first.pooling,
-        "seeds": [{"model": seed.name, "scores": score_tree(seed.scores)} for seed in system.seeds],
+        "seeds": [{"model": seed.name, "scores": score_tree(seed.all.scores)} for seed in system.seeds],
         "scores": _over_seeds(system, statistics.fmean),
         "sd": _over_seeds(system, statistics.stdev),
     }
@@ -182,7 +182,7 @@ def _system_json(system: System) -> dict[str, Any]:
 
 def _over_seeds(system: System, summary: Callable[[Sequence[float]], float]) -> ScoreTree:
     """Of every score that all seeds have; the seeds' own intervals are left out, as theirs is another question."""
-    values = {key: system.values(key) for key in system.seeds[0].scores if key.bound is None}
+    values = {key: system.values(key) for key in system.seeds[0].all.scores if key.bound is None}
     return score_tree({key: summary(of) for key, of in values.items() if len(of) == len(system.seeds)})
 
 
@@ -230,15 +230,22 @@ def _suite_caption(suite: SuiteScores, columns: Sequence[Column], *, has_clean: 
     )
 
 
-def _domain_table(suite: SuiteScores) -> ScoreTable:
-    keys = [key for key in suite.scores if key == ScoreKey("sts_domains", key.task, "spearman")]
-    row = ScoreRow("Spearman, mean of subsets", tuple(_value(suite, key) for key in keys))
-    return ScoreTable(
-        title="By domain",
+def _domain_table(systems: Sequence[System]) -> list[ScoreTable]:
+    """The means over subsets of one domain; nothing where no suite gives them."""
+    models = [seed.all for system in systems for seed in system.seeds]
+    scores = [key for model in models for key in model.scores]
+    keys = list(dict.fromkeys(key for key in scores if key == ScoreKey("sts_domains", key.task, "spearman")))
+    rows = [ScoreRow(system.title, tuple(map(system.values, keys))) for system in systems]
+    for end, label in enumerate(("95 % low", "95 % high") if len(models) == 1 else ()):
+        rows.append(ScoreRow(label, tuple(_value(models[0], key.ends[end]) for key in keys)))
+    table = ScoreTable(
+        title="STS by domain",
         columns=tuple(ScoreColumn(key.task) for key in keys),
-        rows=(row,) if keys else (),
-        is_contest=False,
+        rows=tuple(row for row in rows if any(row.values)),
+        caption="Mean of Spearman × 100 of a domain's subsets.",
+        is_contest=len(systems) > 1,
     )
+    return [table] if keys else []
 
 
 def _subset_table(task: str, subsets: Mapping[str, Mapping[str, float]]) -> ScoreTable:

@@ -151,6 +151,11 @@ class Sample:
     group_P: NDArray[np.int64] | None = None
     clean_P: NDArray[np.bool_] | None = None
 
+    def part(self, kept_P: NDArray[np.bool_]) -> Sample:
+        """The items that ``kept_P`` marks."""
+        arrays = {name: getattr(self, name) for name in ("value_P", "gold_P", "group_P", "clean_P")}
+        return replace(self, **{name: array[kept_P] for name, array in arrays.items() if array is not None})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PairList:
@@ -185,10 +190,15 @@ class SuiteScores:
     means: Mapping[ScoreKey, Mapping[ScoreKey, float]] = field(default_factory=dict)
     pairs: Mapping[ScoreKey, PairList] = field(default_factory=dict)
 
+    @property
+    def compared(self) -> tuple[Column, ...]:
+        """The headlines, then the details."""
+        return self.columns + self.details
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelScores:
-    """What the suites found for one model; the properties join what they say."""
+    """What the suites found for one model."""
 
     name: str
     pooling: str
@@ -196,44 +206,18 @@ class ModelScores:
     notes: tuple[str, ...] = ()
 
     @property
-    def columns(self) -> tuple[Column, ...]:
-        """The headline numbers."""
-        return tuple(column for suite in self.suites for column in suite.columns)
-
-    @property
-    def compared(self) -> tuple[Column, ...]:
-        """The headlines, then the details."""
-        return self.columns + tuple(column for suite in self.suites for column in suite.details)
-
-    @property
-    def scores(self) -> dict[ScoreKey, float]:
-        """Of tasks and subsets, with the ends of their intervals."""
-        return _joined(suite.scores for suite in self.suites)
-
-    @property
-    def protocols(self) -> dict[str, str]:
-        """How each number came about, in words."""
-        return _joined(suite.protocols for suite in self.suites)
-
-    @property
-    def absent(self) -> dict[str, str]:
-        """What is missing, and why."""
-        return _joined(suite.absent for suite in self.suites)
-
-    @property
-    def samples(self) -> dict[ScoreKey, Sample]:
-        """The items behind a score."""
-        return _joined(suite.samples for suite in self.suites)
-
-    @property
-    def means(self) -> dict[ScoreKey, Mapping[ScoreKey, float]]:
-        """A score → the samples that it is the mean of → weight."""
-        return _joined(suite.means for suite in self.suites)
-
-    @property
-    def pairs(self) -> dict[ScoreKey, PairList]:
-        """The sentence pairs behind a sample."""
-        return _joined(suite.pairs for suite in self.suites)
+    def all(self) -> SuiteScores:
+        """The suites joined to one."""
+        return SuiteScores(
+            scores=_joined(suite.scores for suite in self.suites),
+            protocols=_joined(suite.protocols for suite in self.suites),
+            columns=tuple(column for suite in self.suites for column in suite.columns),
+            details=tuple(column for suite in self.suites for column in suite.details),
+            absent=_joined(suite.absent for suite in self.suites),
+            samples=_joined(suite.samples for suite in self.suites),
+            means=_joined(suite.means for suite in self.suites),
+            pairs=_joined(suite.pairs for suite in self.suites),
+        )
 
     def get(self, key: ScoreKey) -> float | None:
         """One score; ``None`` where it is missing."""

@@ -14,8 +14,10 @@ import pytest
 from mcse.commands.main import main
 from mcse.data.test_sets.sts import load_own_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
-from mcse.evaluation.suites.sts import evaluate_sts
+from mcse.evaluation.suite import Subject
+from mcse.evaluation.suites.sts import score_sts
 from mcse.scenes import WorldConfig, build_world
+from mcse.types import ScoreKey
 
 WORLD_SEED = 5
 
@@ -46,8 +48,9 @@ def test_images_do_not_help_where_gold_is_not_about_them(demo: Path, tmp_path: P
     assert (null / "captions.csv").read_bytes() == (demo / "world" / "captions.csv").read_bytes()
     task = load_own_task(null / "sts" / "test.tsv")
     assert len(task) == 1000
+    key = ScoreKey("sts", task.name, "spearman")
     score = {
-        system: evaluate_sts(SentenceEncoder.from_pretrained(str(demo / system / "seed0")), [task]).tasks[0].spearman
+        system: score_sts(Subject.of(SentenceEncoder.from_pretrained(str(demo / system / "seed0"))), [task]).scores[key]
         for system in ("simcse", "mcse", "mcse_shuffled")
     }
     # Over 1,000 pairs an uninformed correlation has a standard deviation of 3.2.

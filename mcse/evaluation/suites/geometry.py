@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.test_sets.contamination import unseen
 from mcse.data.test_sets.sts import (
     HUB_REPOSITORIES,
     ScoredPairs,
@@ -18,9 +17,7 @@ from mcse.data.test_sets.sts import (
     load_sts_from_hub,
     load_stsbenchmark,
 )
-from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, pairs_digest
-from mcse.evaluation.uncertainty import with_intervals
 from mcse.metrics.geometry import (
     alignment,
     batchwise_geometry,
@@ -41,19 +38,19 @@ _LABELS = {"alignment": "alignment", "uniformity": "uniformity", "mean_cosine": 
 """Headline numbers; of each, lower is better."""
 
 
-def score_geometry(rows: RowStore, pairs: ScoredPairs, *, seen: frozenset[str] | None = None) -> SuiteScores:
+def score_geometry(subject: Subject, pairs: ScoredPairs) -> SuiteScores:
     """Everything the suite says, under ``geometry.<pairs.name>``.
 
     Pairs of which a sentence has no direction (a row of zeros) are left out, and said.
 
     Args:
-        rows: Of the encoder.
+        subject: The encoder and its rows.
         pairs: With gold from 0 to 5.
-        seen: The normalised sentences of the training text, where they are known.
 
     Raises:
         ValueError, UndefinedScoreError: As for ``encode_distinct``; or no pair of which both sentences have a row.
     """
+    rows = subject.rows
     rows.encode((*pairs.sentence1, *pairs.sentence2))
     left_PD, right_PD = rows.unit(pairs.sentence1), rows.unit(pairs.sentence2)
     placed_P = left_PD.any(1) & right_PD.any(1)
@@ -68,14 +65,14 @@ def score_geometry(rows: RowStore, pairs: ScoredPairs, *, seen: frozenset[str] |
     samples = {}
     if placed_P.all():
         # Of other encoders the pairs would be others, and a comparison pair by pair would be of different items.
-        clean_P = None if seen is None else unseen(pairs.sentence1, pairs.sentence2, seen=seen)[positive_P]
+        clean_P = subject.unseen(pairs.sentence1, pairs.sentence2)
         samples = _samples(left_PD, right_PD, positive_P, row_ND, clean_P=clean_P)
     else:
         gone = f"{int((~placed_P).sum())} of {len(pairs)} pairs are left out: the encoder has no row for a sentence"
         absent["intervals"] = f"{gone}, and so the numbers have no intervals"
     by_key = {ScoreKey("geometry", pairs.name, metric): sample for metric, sample in samples.items()}
     return SuiteScores(
-        scores=with_intervals(keyed_scores("geometry", {pairs.name: metrics}), by_key),
+        scores=keyed_scores("geometry", {pairs.name: metrics}),
         protocols=_protocols(pairs.name),
         columns=_columns(pairs.name, metrics),
         absent={f"geometry.{pairs.name}.{metric}": reason for metric, reason in absent.items()},
@@ -91,13 +88,11 @@ def prepare_geometry(options: SuiteOptions) -> PreparedSuite:
         ValueError: A file cannot be read.
     """
     pairs = _load_pairs(options.data)
-
-    def run(subject: Subject) -> SuiteScores:
-        return score_geometry(subject.rows, pairs, seen=subject.seen)
-
     positive = int((pairs.gold > POSITIVE_ABOVE).sum())
     summary = f"{len(pairs):,} pairs of {pairs.name}, {positive:,} of them with gold above {POSITIVE_ABOVE:g}"
-    return PreparedSuite(summary=summary, digest=pairs_digest([pairs]), run=run)
+    return PreparedSuite(
+        summary=summary, digest=pairs_digest([pairs]), score=lambda subject: score_geometry(subject, pairs)
+    )
 
 
 SUITE = Suite(
@@ -159,7 +154,8 @@ def _samples(
     }
     if positive_P.any():
         distance_P = squared_distances(left_PD[positive_P], right_PD[positive_P])
-        samples["alignment"] = Sample(statistic="mean", value_P=distance_P, clean_P=clean_P)
+        own_P = None if clean_P is None else clean_P[positive_P]
+        samples["alignment"] = Sample(statistic="mean", value_P=distance_P, clean_P=own_P)
     return samples
 
 

@@ -18,11 +18,9 @@ from typing import Any
 import huggingface_hub.constants
 import numpy as np
 
-from mcse.data.test_sets.contamination import unseen
 from mcse.data.test_sets.sts import load_scored_pairs
 from mcse.evaluation.encoding import RowStore, cosines
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
-from mcse.evaluation.uncertainty import with_intervals
 from mcse.types import Column, FloatArray, Sample, ScoreKey, SuiteScores, keyed_scores
 
 _NEAREST = 3
@@ -98,7 +96,7 @@ def prepare_mteb(options: SuiteOptions) -> PreparedSuite:
     if not tasks:
         raise FileNotFoundError("no mteb task can be run: " + "; ".join(f"{name}: {absent[name]}" for name in absent))
 
-    def run(subject: Subject) -> SuiteScores:
+    def score(subject: Subject) -> SuiteScores:
         return _suite_scores(tasks, absent, subject, batch_size=options.batch_size)
 
     summary = f"mteb's {', '.join(task.name for task in tasks)}"
@@ -106,7 +104,7 @@ def prepare_mteb(options: SuiteOptions) -> PreparedSuite:
         summary += f"; without {', '.join(absent)}"
     settings = (_version(), *(f"{task.name}: {task.source}" for task in tasks), *sorted(absent))
     digest = data_digest([file for task in tasks for file in task.files], *settings)
-    return PreparedSuite(summary=summary, digest=digest, run=run)
+    return PreparedSuite(summary=summary, digest=digest, score=score)
 
 
 SUITE = Suite(
@@ -227,7 +225,7 @@ def _suite_scores(
             sample = samples[_key(loaded.name)] = _sample(loaded.task, subject)
             found["pairs"] = len(sample.value_P)
     return SuiteScores(
-        scores=with_intervals(keyed_scores("mteb", scores), samples),
+        scores=keyed_scores("mteb", scores),
         protocols=protocols,
         columns=tuple(Column(label=name, key=_key(name)) for name in scores),
         absent=missing,
@@ -277,10 +275,9 @@ def _sample(task: Any, subject: Subject) -> Sample:
     parts = task.dataset if split in task.dataset else task.dataset["default"]
     column = parts[split][:]
     left, right = (column[name] for name in task.column_names)
-    clean_P = None if subject.seen is None else unseen(left, right, seen=subject.seen)
     return Sample(
         statistic="spearman",
         value_P=cosines(subject.rows.unit(left), subject.rows.unit(right)),
         gold_P=np.asarray(column["score"], dtype=np.float64),
-        clean_P=clean_P,
+        clean_P=subject.unseen(left, right),
     )

@@ -22,7 +22,6 @@ from mcse.evaluation.joint_space import (
     joint_image_rows,
 )
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
-from mcse.evaluation.uncertainty import with_intervals
 from mcse.metrics.regularities import Marks, Positions, arithmetic_row, nearest, precision_at, rerank
 from mcse.types import Column, FeatureTextEncoder, FloatArray, Sample, ScoreKey, SuiteScores
 
@@ -70,7 +69,7 @@ def score_regularities(subject: Subject, gallery: Gallery) -> SuiteScores:
         scores[key.with_metric("pairs")] = len(swaps)
     scores[_key("chance")] = _chance(swaps.right_QI)
     return SuiteScores(
-        scores=with_intervals(scores, samples),
+        scores=scores,
         protocols=_protocols(gallery, unknown),
         columns=tuple(Column(label=title, key=_key(task)) for task, title in _TITLES.items()),
         samples=samples,
@@ -90,13 +89,10 @@ def prepare_regularities(options: SuiteOptions) -> PreparedSuite:
     else:
         swaps = swaps_by_contents(Path(options.contents), images.image_names, images.captions, k=K)
     gallery = Gallery(images=images, swaps=swaps)
-
-    def run(subject: Subject) -> SuiteScores:
-        return score_regularities(subject, gallery)
-
     asked = data_digest((), swaps.image_Q.tolist(), swaps.old, swaps.new, swaps.random_words, swaps.right_QI.tobytes())
     summary = f"{len(swaps):,} colour swaps on {len(images):,} images"
-    return PreparedSuite(summary=summary, digest=images_digest(images, "regularities", asked, K, RERANKED), run=run)
+    digest = images_digest(images, "regularities", asked, K, RERANKED)
+    return PreparedSuite(summary=summary, digest=digest, score=lambda subject: score_regularities(subject, gallery))
 
 
 SUITE = Suite(

@@ -24,7 +24,6 @@ from mcse.evaluation.joint_space import (
     pair_ranks,
 )
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions
-from mcse.evaluation.uncertainty import with_intervals
 from mcse.metrics.correlation import UndefinedScoreError
 from mcse.metrics.retrieval import TIE, best_ranks
 from mcse.types import Column, Sample, ScoreKey, SuiteScores
@@ -72,7 +71,7 @@ def score_retrieval(subject: Subject, images: CaptionedImages, *, batch_size: in
         samples[rsum] = _rsum_sample(*(found[task] for task in _JOINT))
         scores[rsum] = sum(scores[_key(task, f"recall@{k}")] for task in _JOINT for k in RECALLS)
     return SuiteScores(
-        scores=with_intervals(scores, samples),
+        scores=scores,
         protocols=_protocols(images, seen=subject.seen, folds=folds),
         columns=_columns(scores),
         absent=absent,
@@ -109,14 +108,14 @@ def prepare_retrieval(options: SuiteOptions) -> PreparedSuite:
     """
     images = images_of_options(options, suite="retrieval")
 
-    def run(subject: Subject) -> SuiteScores:
+    def score(subject: Subject) -> SuiteScores:
         return score_retrieval(subject, images, batch_size=options.batch_size, folds=options.folds)
 
     if options.folds > len(images):
         raise ValueError(f"--folds: {options.folds} parts of {len(images)} images")
     parts = f" in {options.folds} folds" if options.folds > 1 else ""
     summary = f"{len(images):,} images with {len(images.captions):,} captions{parts}"
-    return PreparedSuite(summary=summary, digest=images_digest(images, "retrieval", options.folds), run=run)
+    return PreparedSuite(summary=summary, digest=images_digest(images, "retrieval", options.folds), score=score)
 
 
 SUITE = Suite(

@@ -6,19 +6,17 @@ P pairs, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mcse.data.test_sets.contamination import unseen
-from mcse.data.test_sets.sts import SICK_ALL_SPLITS, STS_TASKS, ScoredPairs, StsData, StsTask, load_sts
-from mcse.evaluation.encoding import RowStore, cosines
-from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, average_over, pairs_digest
-from mcse.evaluation.uncertainty import Means, Samples, clean_part, point_score, with_intervals
-from mcse.metrics.correlation import UndefinedScoreError, pearson, spearman
-from mcse.types import Column, Encoder, PairList, Sample, ScoreKey, Scores, SuiteScores, keyed_scores
+from mcse.data.test_sets.sts import SICK_ALL_SPLITS, STS_TASKS, StsTask, load_sts
+from mcse.evaluation.encoding import cosines
+from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, pairs_digest, why_no_average
+from mcse.evaluation.uncertainty import Means, Samples, clean_means, clean_samples, point_scores
+from mcse.metrics.correlation import UndefinedScoreError
+from mcse.types import Column, PairList, Sample, ScoreKey, Scores, SuiteScores
 
 _SHORT_NAMES = {"STSBenchmark": "STS-B", "SICKRelatedness": "SICK-R", SICK_ALL_SPLITS: "SICK-R 9,927"}
 
@@ -50,66 +48,55 @@ DOMAINS: Mapping[str, tuple[str, ...]] = {
 """Domain → task/subset. STS-B is in none: its pairs are drawn from the other tasks."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubsetScore:
-    """Correlations × 100 over one subset's pairs."""
-
-    name: str
-    spearman: float
-    pearson: float
-    pairs: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class StsTaskScore:
-    """Correlations × 100 of one task.
+def score_sts(subject: Subject, tasks: Sequence[StsTask]) -> SuiteScores:
+    """Correlations × 100 of tasks, of their subsets, and of domains; where the training text is known clean ones, too.
 
     ``spearman`` and ``pearson`` are over the pairs of all subsets together ("all"), ``spearman_mean`` and
-    ``spearman_wmean`` are means of the subsets' own, plain and weighted by pairs. ``cosine_P``, ``gold_P``
-    and ``pair_list`` keep the pairs, in the order of the subsets.
-    """
-
-    name: str
-    protocol: str
-    spearman: float
-    pearson: float
-    spearman_mean: float
-    spearman_wmean: float
-    pairs: int
-    subsets: tuple[SubsetScore, ...]
-    cosine_P: NDArray[np.float64]
-    gold_P: NDArray[np.float64]
-    pair_list: PairList
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StsResult:
-    """Scores by task in the order asked for. ``average`` is over the seven, or ``None`` with the reason."""
-
-    tasks: tuple[StsTaskScore, ...]
-    average: float | None
-    average_absent: str
-
-
-def evaluate_sts(encoder: Encoder, tasks: Sequence[StsTask], *, batch_size: int = 64) -> StsResult:
-    """Scores of every task, from rows of the distinct sentences of all of them, each encoded once.
+    ``spearman_wmean`` are means of the subsets' own, plain and weighted by pairs. No sentence is encoded twice.
 
     Raises:
         ValueError: Two tasks of one name, or an encoder that does not give one row a sentence.
         UndefinedScoreError: NaN rows, or a task or subset whose cosines or gold are constant; the message names it.
     """
-    return score_sts(RowStore(encoder, batch_size=batch_size), tasks)
-
-
-def score_sts(rows: RowStore, tasks: Sequence[StsTask]) -> StsResult:
-    """As ``evaluate_sts``, from rows that other suites share."""
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise ValueError(f"tasks must have different names, got {', '.join(names)}")
-    rows.encode([text for task in tasks for part in task.subsets for text in (*part.sentence1, *part.sentence2)])
-    scores = tuple(_score_task(task, rows) for task in tasks)
-    average, absent = average_over(STS_TASKS, {score.name: score.spearman for score in scores})
-    return StsResult(tasks=scores, average=average, average_absent=absent)
+    subject.rows.encode(
+        [text for task in tasks for part in task.subsets for text in (*part.sentence1, *part.sentence2)]
+    )
+    pairs = {
+        _key(task.name): PairList(
+            sentence1=tuple(text for subset in task.subsets for text in subset.sentence1),
+            sentence2=tuple(text for subset in task.subsets for text in subset.sentence2),
+        )
+        for task in tasks
+    }
+    samples = {
+        key: sample for task in tasks for key, sample in _task_samples(task, pairs[_key(task.name)], subject).items()
+    }
+    means = {**_means_of_subsets(tasks), **_means_over_tasks(samples)}
+    scores, undefined = point_scores(samples, means)
+    for key, reason in undefined.items():
+        raise UndefinedScoreError(f"{key.task}: {reason}")
+    absent = {}
+    if (reason := why_no_average(STS_TASKS, names)) and any(name in STS_TASKS for name in names):
+        absent["average"] = reason
+    if subject.seen is not None:
+        clean, without = _clean_scores(samples, means)
+        scores |= clean
+        absent |= without
+    elif subject.why_unknown:
+        absent["sts_clean"] = subject.why_unknown
+    return SuiteScores(
+        scores=scores,
+        protocols=_protocols(tasks, scores),
+        columns=_columns(names, scores),
+        details=tuple(Column(label=key.task, key=key) for key in means if key.suite == _DOMAINS),
+        absent=absent,
+        samples=samples,
+        means=means,
+        pairs=pairs,
+    )
 
 
 def prepare_sts(options: SuiteOptions) -> PreparedSuite:
@@ -121,14 +108,15 @@ def prepare_sts(options: SuiteOptions) -> PreparedSuite:
     """
     data = load_sts(options.data)
 
-    def run(subject: Subject) -> SuiteScores:
-        return _suite_scores(score_sts(subject.rows, data.tasks), data, subject=subject)
+    def score(subject: Subject) -> SuiteScores:
+        found = score_sts(subject, data.tasks)
+        return replace(found, absent={**data.absent, **found.absent})
 
     summary = f"{len(data.tasks)} tasks, {sum(map(len, data.tasks)):,} pairs"
     if data.absent:
         summary += f"; without {', '.join(data.absent)}"
     digest = pairs_digest(subset for task in data.tasks for subset in task.subsets)
-    return PreparedSuite(summary=summary, digest=digest, run=run)
+    return PreparedSuite(summary=summary, digest=digest, score=score)
 
 
 SUITE = Suite(
@@ -139,92 +127,26 @@ SUITE = Suite(
 )
 
 
-def _score_task(task: StsTask, rows: RowStore) -> StsTaskScore:
-    cosine = [cosines(rows.raw(subset.sentence1), rows.raw(subset.sentence2)) for subset in task.subsets]
-    cosine_P = np.concatenate(cosine)
-    gold_P = np.concatenate([subset.gold for subset in task.subsets])
-    try:
-        subsets = tuple(_score_subset(subset, part) for subset, part in zip(task.subsets, cosine, strict=True))
-        values = [subset.spearman for subset in subsets]
-        return StsTaskScore(
-            name=task.name,
-            protocol=task.protocol,
-            spearman=100 * spearman(cosine_P, gold_P),
-            pearson=100 * pearson(cosine_P, gold_P),
-            spearman_mean=float(np.mean(values)),
-            spearman_wmean=float(np.average(values, weights=[subset.pairs for subset in subsets])),
-            pairs=len(gold_P),
-            subsets=subsets,
-            cosine_P=cosine_P,
-            gold_P=gold_P,
-            pair_list=PairList(
-                sentence1=tuple(text for subset in task.subsets for text in subset.sentence1),
-                sentence2=tuple(text for subset in task.subsets for text in subset.sentence2),
-            ),
-        )
-    except UndefinedScoreError as error:
-        raise UndefinedScoreError(f"{task.name}: {error}") from None
-
-
-def _score_subset(subset: ScoredPairs, cosine_P: NDArray[np.float64]) -> SubsetScore:
-    try:
-        return SubsetScore(
-            name=subset.subset,
-            spearman=100 * spearman(cosine_P, subset.gold),
-            pearson=100 * pearson(cosine_P, subset.gold),
-            pairs=len(subset),
-        )
-    except UndefinedScoreError as error:
-        raise UndefinedScoreError(f"subset {subset.subset}: {error}") from None
-
-
-def _suite_scores(result: StsResult, data: StsData, *, subject: Subject) -> SuiteScores:
-    samples = {key: sample for task in result.tasks for key, sample in _task_samples(task, seen=subject.seen).items()}
-    means = {**_means_of_subsets(result.tasks), **_domain_means(samples)}
-    if result.average is not None:
-        means[_key("average")] = {_key(name): 1.0 for name in STS_TASKS}
-    absent = dict(data.absent)
-    if result.average is None and any(task.name in STS_TASKS for task in result.tasks):
-        absent["average"] = result.average_absent
-    scores = {**keyed_scores("sts", _full_scores(result)), **_domain_scores(samples, means)}
-    scores = with_intervals(scores, samples, means)
-    if subject.seen is not None:
-        clean, without = _clean_scores(samples, means)
-        scores |= clean
-        absent |= without
-    elif subject.why_unknown:
-        absent["sts_clean"] = subject.why_unknown
-    domains = [key for key in means if key.suite == _DOMAINS]
-    return SuiteScores(
-        scores=scores,
-        protocols=_protocols(result.tasks, scores),
-        columns=_columns(result),
-        details=tuple(Column(label=key.task, key=key) for key in domains),
-        absent=absent,
-        samples=samples,
-        means=means,
-        pairs={_key(task.name): task.pair_list for task in result.tasks},
-    )
-
-
 def _key(task: str, metric: str = "spearman") -> ScoreKey:
     return ScoreKey("sts", task, metric)
 
 
-def _task_samples(task: StsTaskScore, *, seen: frozenset[str] | None) -> dict[ScoreKey, Sample]:
+def _task_samples(task: StsTask, pairs: PairList, subject: Subject) -> dict[ScoreKey, Sample]:
     """Of the task, drawn within its subsets, and of each subset."""
-    group_P = np.repeat(np.arange(len(task.subsets)), [subset.pairs for subset in task.subsets])
-    clean_P = None if seen is None else unseen(task.pair_list.sentence1, task.pair_list.sentence2, seen=seen)
-    whole = Sample(statistic="spearman", value_P=task.cosine_P, gold_P=task.gold_P, group_P=group_P, clean_P=clean_P)
+    group_P = np.repeat(np.arange(len(task.subsets)), [len(subset) for subset in task.subsets])
+    whole = Sample(
+        statistic="spearman",
+        value_P=np.concatenate(
+            [cosines(subject.rows.raw(part.sentence1), subject.rows.raw(part.sentence2)) for part in task.subsets]
+        ),
+        gold_P=np.concatenate([subset.gold for subset in task.subsets]),
+        group_P=group_P,
+        clean_P=subject.unseen(pairs.sentence1, pairs.sentence2),
+    )
     parts = {task.name: whole}
+    # The hub's copies do not say which subset a pair is of: means over one subset would pass for what they are not.
     for number, subset in enumerate(task.subsets if len(task.subsets) > 1 else ()):
-        part = group_P == number
-        parts[f"{task.name}/{subset.name}"] = Sample(
-            statistic="spearman",
-            value_P=task.cosine_P[part],
-            gold_P=task.gold_P[part],
-            clean_P=None if clean_P is None else clean_P[part],
-        )
+        parts[f"{task.name}/{subset.subset}"] = replace(whole.part(group_P == number), group_P=None)
     return {
         _key(name, statistic): replace(sample, statistic=statistic)
         for name, sample in parts.items()
@@ -232,82 +154,36 @@ def _task_samples(task: StsTaskScore, *, seen: frozenset[str] | None) -> dict[Sc
     }
 
 
-def _full_scores(result: StsResult) -> dict[str, dict[str, float]]:
-    """By task and subset, over all pairs; and the average."""
-    scores: dict[str, dict[str, float]] = {}
-    for task in result.tasks:
-        scores[task.name] = {"spearman": task.spearman, "pearson": task.pearson, "pairs": task.pairs}
-        # The hub's copies do not say which subset a pair is of: means over one subset would pass for what they are not.
-        if len(task.subsets) > 1:
-            scores[task.name] |= {"spearman_mean": task.spearman_mean, "spearman_wmean": task.spearman_wmean}
-            for part in task.subsets:
-                own = {"spearman": part.spearman, "pearson": part.pearson, "pairs": part.pairs}
-                scores[f"{task.name}/{part.name}"] = own
-    if result.average is not None:
-        seven = [task for task in result.tasks if task.name in STS_TASKS]
-        scores["average"] = {"spearman": result.average, "pairs": sum(task.pairs for task in seven)}
-    return scores
-
-
 def _clean_scores(samples: Samples, means: Means) -> tuple[dict[ScoreKey, float], dict[str, str]]:
     """Scores of tasks and domains over the pairs that the model has not seen, and why one is missing."""
-    absent: dict[str, str] = {}
-    clean: dict[ScoreKey, Sample] = {}
-    scores: dict[ScoreKey, float] = {}
-    for key, sample in samples.items():
-        part = clean_part(sample)
-        try:
-            if part is None:
-                raise UndefinedScoreError("fewer than two pairs are clean")
-            score = point_score(part)
-        except UndefinedScoreError as error:
-            absent[f"sts_clean.{key.task}"] = str(error)
-            continue
-        clean[key.clean] = part
-        if not key.subset:
-            scores |= {key.clean: score, key.clean.with_metric("pairs"): len(part.value_P)}
-    average, missing = average_over(STS_TASKS, {key.task: scores[key] for key in scores if key.metric == "spearman"})
-    if average is None:
-        absent["sts_clean.average"] = missing
-    else:
-        pairs = sum(scores[_key(name, "pairs").clean] for name in STS_TASKS)
-        scores |= {_key("average").clean: average, _key("average", "pairs").clean: pairs}
-    means = {key.clean: {part.clean: weight for part, weight in parts.items()} for key, parts in means.items()}
-    return with_intervals({**scores, **_domain_scores(clean, means)}, clean, means), absent
+    clean = clean_samples(samples)
+    scores, undefined = point_scores(clean, clean_means({key: means[key] for key in means if key.metric == "spearman"}))
+    undefined |= {key.clean: "fewer than two pairs are clean" for key in samples if key.clean not in clean}
+    absent = {f"{key.written_suite}.{key.task}": reason for key, reason in undefined.items()}
+    if reason := why_no_average(STS_TASKS, {key.task for key in scores}):
+        absent["sts_clean.average"] = reason
+    return {key: score for key, score in scores.items() if not key.subset}, absent
 
 
-def _means_of_subsets(tasks: Sequence[StsTaskScore]) -> dict[ScoreKey, dict[ScoreKey, float]]:
+def _means_of_subsets(tasks: Sequence[StsTask]) -> dict[ScoreKey, dict[ScoreKey, float]]:
     means = {}
     for task in tasks:
-        parts = {_key(f"{task.name}/{subset.name}"): float(subset.pairs) for subset in task.subsets}
+        parts = {_key(f"{task.name}/{subset.subset}"): float(len(subset)) for subset in task.subsets}
         if len(parts) > 1:
             means[_key(task.name, "spearman_mean")] = dict.fromkeys(parts, 1.0)
             means[_key(task.name, "spearman_wmean")] = parts
     return means
 
 
-def _domain_means(samples: Samples) -> dict[ScoreKey, dict[ScoreKey, float]]:
-    """Of the domains all of whose subsets are there."""
-    keys = {domain: [_key(part) for part in parts] for domain, parts in DOMAINS.items()}
-    return {
-        ScoreKey(_DOMAINS, domain, "spearman"): dict.fromkeys(parts, 1.0)
-        for domain, parts in keys.items()
-        if all(part in samples for part in parts)
-    }
+def _means_over_tasks(samples: Samples) -> dict[ScoreKey, dict[ScoreKey, float]]:
+    """The average over the seven, and of each domain the mean of its subsets' own; as far as all parts are there."""
+    parts = {_key("average"): STS_TASKS}
+    parts |= {ScoreKey(_DOMAINS, domain, "spearman"): subsets for domain, subsets in DOMAINS.items()}
+    means = {key: dict.fromkeys(map(_key, names), 1.0) for key, names in parts.items()}
+    return {key: weights for key, weights in means.items() if weights.keys() <= samples.keys()}
 
 
-def _domain_scores(samples: Samples, means: Means) -> dict[ScoreKey, float]:
-    """Of the domains all of whose subsets are there: the plain mean of their own Spearman, and how many pairs."""
-    scores: dict[ScoreKey, float] = {}
-    for key, parts in means.items():
-        if key.suite == _DOMAINS and parts.keys() <= samples.keys():
-            own = [samples[part] for part in parts]
-            scores[key] = float(np.mean([point_score(sample) for sample in own]))
-            scores[key.with_metric("pairs")] = sum(len(sample.value_P) for sample in own)
-    return scores
-
-
-def _protocols(tasks: Sequence[StsTaskScore], scores: Scores) -> dict[str, str]:
+def _protocols(tasks: Sequence[StsTask], scores: Scores) -> dict[str, str]:
     protocols = {f"sts.{task.name}": task.protocol for task in tasks}
     protocols["sts intervals"] = "95 % percentile bootstrap, 1,000 draws of pairs within each subset"
     if any(key.part == "clean" for key in scores):
@@ -318,11 +194,8 @@ def _protocols(tasks: Sequence[StsTaskScore], scores: Scores) -> dict[str, str]:
     return protocols
 
 
-def _columns(result: StsResult) -> tuple[Column, ...]:
+def _columns(names: Sequence[str], scores: Scores) -> tuple[Column, ...]:
     """As papers print them: the seven, their average, and what is not of them behind it."""
-    names = [task.name for task in result.tasks]
-    published = [name for name in STS_TASKS if name in names]
-    average = ["average"] if result.average is not None else []
-    others = [name for name in names if name not in published]
+    ordered = [*STS_TASKS, "average", *(name for name in names if name not in STS_TASKS)]
     labels = {**_SHORT_NAMES, "average": "Avg."}
-    return tuple(Column(label=labels.get(name, name), key=_key(name)) for name in (*published, *average, *others))
+    return tuple(Column(label=labels.get(name, name), key=_key(name)) for name in ordered if _key(name) in scores)

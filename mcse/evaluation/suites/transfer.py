@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,7 @@ from numpy.typing import NDArray
 from mcse.data.test_sets.transfer import TRANSFER_TASKS, LabelledText, TransferData, TransferTask, load_transfer
 from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.softmax import DECAYS, Fit, Labels, Training, best_decay, fit_all, stratified_folds
-from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, TransferMode, average_over, data_digest
-from mcse.evaluation.uncertainty import with_intervals
+from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, TransferMode, data_digest, why_no_average
 from mcse.types import Column, FloatArray, Sample, ScoreKey, SuiteScores, keyed_scores
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def prepare_transfer(options: SuiteOptions) -> PreparedSuite:
     data = load_transfer(options.data)
     mode = options.transfer_mode
 
-    def run(subject: Subject) -> SuiteScores:
+    def score(subject: Subject) -> SuiteScores:
         return _suite_scores(score_transfer(subject.rows, data.tasks, mode=mode), data, mode)
 
     summary = f"{len(data.tasks)} tasks, {sum(len(task.sentences) for task in data.tasks):,} sentences, mode {mode}"
@@ -100,7 +100,7 @@ def prepare_transfer(options: SuiteOptions) -> PreparedSuite:
     if altered := [task.name for task in data.tasks if task.altered]:
         summary += f"; NOT the published data: {', '.join(altered)}"
     files = [file for task in data.tasks for file in task.files]
-    return PreparedSuite(summary=summary, digest=data_digest(files, mode), run=run)
+    return PreparedSuite(summary=summary, digest=data_digest(files, mode), score=score)
 
 
 SUITE = Suite(
@@ -112,15 +112,11 @@ SUITE = Suite(
 
 
 def _score_task(task: TransferTask, rows: RowStore, mode: Mode) -> TransferTaskScore:
-    if "test" not in task.splits:
-        outcome, label_P = _fit_nested(task, rows, mode), task.splits["train"].label_P
-    elif "dev" in task.splits:
-        outcome, label_P = _fit_fixed(task, rows, mode), task.splits["test"].label_P
-    else:
-        outcome, label_P = _fit_folds(task, rows, mode), task.splits["test"].label_P
+    outcome = (_fit_fixed if "dev" in task.splits else _fit_folds)(task, rows, mode)
     accuracy = 100 * float(outcome.right_P.mean())
     if outcome.predicted_P is None or not task.splits["train"].second:
         return TransferTaskScore(name=task.name, accuracy=accuracy, right_P=outcome.right_P)
+    label_P = task.splits["test"].label_P
     return TransferTaskScore(
         name=task.name,
         accuracy=accuracy,
@@ -131,53 +127,42 @@ def _score_task(task: TransferTask, rows: RowStore, mode: Mode) -> TransferTaskS
     )
 
 
-def _fit_nested(task: TransferTask, rows: RowStore, mode: Mode) -> _Outcome:
-    """Every sentence once by the classifier that has not seen its fold; folds inside the rest choose the weight decay.
+def _fit_folds(task: TransferTask, rows: RowStore, mode: Mode) -> _Outcome:
+    """The test split, by a classifier on train whose folds choose the weight decay.
 
-    Under ``dev`` a sentence's share of right answers among the inner folds that it was held out in.
+    Without a test split every sentence once, by the classifier that has not seen its fold; folds inside the rest choose
+    the weight decay. Under ``dev`` a sentence's share of right answers among the folds that chose.
     """
     text = task.splits["train"]
     row_PF, label_P = _features(text, rows), text.label_P
-    outer = stratified_folds(label_P, folds=mode.folds)
+    every = np.arange(len(text))
+    outer = [(every, every[:0])] if "test" in task.splits else stratified_folds(label_P, folds=mode.folds)
     inner = [
-        Fit(train_T=train[kept], held_H=train[held])
+        [
+            Fit(train_T=train[kept], held_H=train[held])
+            for kept, held in stratified_folds(label_P[train], folds=mode.folds)
+        ]
         for train, _ in outer
-        for kept, held in stratified_folds(label_P[train], folds=mode.folds)
     ]
-    tried = fit_all(row_PF, label_P, inner, classes=task.classes, training=mode.training)
-    groups = [range(start, start + mode.folds) for start in range(0, len(inner), mode.folds)]
-    choices = [best_decay([tried[number] for number in group]) for group in groups]
+    tried = iter(fit_all(row_PF, label_P, list(chain(*inner)), classes=task.classes, training=mode.training))
+    fitted = [[next(tried) for _ in group] for group in inner]
+    choices = [best_decay(group) for group in fitted]
     right_P = np.zeros(len(text))
     if mode.scores_dev:
-        for group, choice in zip(groups, choices, strict=True):
-            for number in group:
-                right_P[inner[number].held_H] += tried[number].right_RH[choice]
-        return _Outcome(right_P / (mode.folds - 1))
+        for folds, group, choice in zip(inner, fitted, choices, strict=True):
+            for fold, one in zip(folds, group, strict=True):
+                right_P[fold.held_H] += one.right_RH[choice]
+        return _Outcome(right_P / max(1, len(outer) - 1))
     chosen = [
         Fit(train_T=train, held_H=None, decays=(DECAYS[choice],))
         for (train, _), choice in zip(outer, choices, strict=True)
     ]
     final = fit_all(row_PF, label_P, chosen, classes=task.classes, training=mode.training)
-    for (_, test), fitted in zip(outer, final, strict=True):
-        right_P[test] = fitted.predict(row_PF[test]) == label_P[test]
+    if "test" in task.splits:
+        return _on_test(final[0].predict(_features(task.splits["test"], rows)), task)
+    for (_, test), one in zip(outer, final, strict=True):
+        right_P[test] = one.predict(row_PF[test]) == label_P[test]
     return _Outcome(right_P)
-
-
-def _fit_folds(task: TransferTask, rows: RowStore, mode: Mode) -> _Outcome:
-    """The test split, by a classifier on train whose folds choose the weight decay; under ``dev`` those folds."""
-    text = task.splits["train"]
-    row_PF, label_P = _features(text, rows), text.label_P
-    folds = [Fit(train_T=kept, held_H=held) for kept, held in stratified_folds(label_P, folds=mode.folds)]
-    tried = fit_all(row_PF, label_P, folds, classes=task.classes, training=mode.training)
-    choice = best_decay(tried)
-    if mode.scores_dev:
-        right_P = np.zeros(len(text))
-        for fold, fitted in zip(folds, tried, strict=True):
-            right_P[fold.held_H] = fitted.right_RH[choice]
-        return _Outcome(right_P)
-    chosen = Fit(train_T=np.arange(len(text)), held_H=None, decays=(DECAYS[choice],))
-    (final,) = fit_all(row_PF, label_P, [chosen], classes=task.classes, training=mode.training)
-    return _on_test(final.predict(_features(task.splits["test"], rows)), task)
 
 
 def _fit_fixed(task: TransferTask, rows: RowStore, mode: Mode) -> _Outcome:
@@ -226,14 +211,14 @@ def _suite_scores(tasks: Sequence[TransferTaskScore], data: TransferData, mode: 
         elif task.name == "MRPC":
             absent["transfer.MRPC.f1"] = f"mode {mode} does not score the test split"
     means = {}
-    average, missing = average_over(TRANSFER_TASKS, {task.name: task.accuracy for task in tasks})
-    if average is None:
+    if missing := why_no_average(TRANSFER_TASKS, scores):
         absent["transfer.average"] = missing
     else:
+        average = float(np.mean([scores[name]["accuracy"] for name in TRANSFER_TASKS]))
         scores["average"] = {"accuracy": average, "pairs": sum(len(task.right_P) for task in tasks)}
         means[_key("average")] = {_key(name): 1.0 for name in TRANSFER_TASKS}
     return SuiteScores(
-        scores=with_intervals(keyed_scores("transfer", scores), samples, means),
+        scores=keyed_scores("transfer", scores),
         protocols=_protocols(data.tasks, mode),
         columns=tuple(
             Column(label="Avg." if name == "average" else name, key=_key(name))

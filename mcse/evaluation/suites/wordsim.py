@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from mcse.data.test_sets.wordsim import EXPECTED_PAIRS, WORDSIM_SETS, WordPairs, WordsimData, load_wordsim
 from mcse.evaluation.encoding import RowStore, cosines
-from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, average_over, data_digest
-from mcse.evaluation.uncertainty import with_intervals
+from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest, why_no_average
 from mcse.metrics.correlation import UndefinedScoreError, spearman
 from mcse.types import Column, PairList, Sample, ScoreKey, SuiteScores, keyed_scores
 
@@ -84,13 +83,15 @@ def prepare_wordsim(options: SuiteOptions) -> PreparedSuite:
     """
     data = load_wordsim(options.data or os.environ.get("MCSE_DATA", "."))
 
-    def run(subject: Subject) -> SuiteScores:
+    def score(subject: Subject) -> SuiteScores:
         return _suite_scores(score_wordsim(subject.rows, data.sets), data)
 
     summary = f"{', '.join(pairs.name for pairs in data.sets)}: {sum(map(len, data.sets)):,} pairs of words"
     if data.absent:
         summary += f"; without {', '.join(data.absent)}"
-    return PreparedSuite(summary=summary, digest=data_digest([], *_content(data)), run=run)
+    subsets = [(name, mask.tolist()) for pairs in data.sets for name, mask in pairs.subsets.items()]
+    words = [(pairs.name, pairs.word1, pairs.word2, pairs.gold_P.tolist()) for pairs in data.sets]
+    return PreparedSuite(summary=summary, digest=data_digest((), words, subsets), score=score)
 
 
 SUITE = Suite(
@@ -99,15 +100,6 @@ SUITE = Suite(
     needs="a folder with word-similarity sets, itself or in wordsim/, or one file of pairs, by --data (MCSE_DATA)",
     prepare=prepare_wordsim,
 )
-
-
-def _content(data: WordsimData) -> list[str]:
-    lines = []
-    for pairs in data.sets:
-        kinds = [f"{name} {''.join(map(str, mask.astype(int)))}" for name, mask in pairs.subsets.items()]
-        rows = zip(pairs.word1, pairs.word2, pairs.gold_P.tolist(), strict=True)
-        lines += [pairs.name, *kinds, *(f"{left}\t{right}\t{gold}" for left, right, gold in rows)]
-    return lines
 
 
 def _suite_scores(found: Sequence[WordsimScore], data: WordsimData) -> SuiteScores:
@@ -130,14 +122,14 @@ def _suite_scores(found: Sequence[WordsimScore], data: WordsimData) -> SuiteScor
             except (ValueError, UndefinedScoreError) as error:
                 absent[f"{name}/{subset}"] = str(error)
     means = {}
-    average, missing = average_over(WORDSIM_SETS, {name: numbers["spearman"] for name, numbers in scores.items()})
-    if average is not None:
+    missing = why_no_average(WORDSIM_SETS, scores)
+    if not missing:
         means[_key("average")] = {_key(name): 1.0 for name in WORDSIM_SETS}
-        scores["average"] = {"spearman": average}
+        scores["average"] = {"spearman": float(np.mean([scores[name]["spearman"] for name in WORDSIM_SETS]))}
     elif any(name in WORDSIM_SETS for name in scores):
         absent["average"] = missing
     return SuiteScores(
-        scores=with_intervals(keyed_scores("wordsim", scores), samples, means),
+        scores=keyed_scores("wordsim", scores),
         protocols=_protocols(found),
         columns=tuple(column for key in (*samples, *means) for column in _columns(key)),
         absent=absent,

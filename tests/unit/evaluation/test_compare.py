@@ -26,7 +26,7 @@ def test_two_models_differ_by_their_scores_with_a_paired_interval() -> None:
     assert list(found) == ["A", "B", "average"]
     for task in ("A", "B"):
         score = found[task]
-        ours, theirs = (model.scores[key(task)] for model in (GOOD, BAD))
+        ours, theirs = (model.all.scores[key(task)] for model in (GOOD, BAD))
         assert (score.first, score.second) == (ours, theirs)
         assert score.difference == pytest.approx(ours - theirs)
         assert score.low < score.difference < score.high
@@ -42,7 +42,7 @@ def test_two_models_differ_by_their_scores_with_a_paired_interval() -> None:
 
 def test_pairing_items_makes_the_interval_narrower_than_two_intervals_apart() -> None:
     shifted = make_scores("good", noise=0.1)
-    sample = shifted.samples[key("A")]
+    sample = shifted.all.samples[key("A")]
     nearly = dataclasses.replace(sample, value_P=sample.value_P + np.random.default_rng(0).normal(0, 0.01, PAIRS))
     suite = dataclasses.replace(shifted.suites[0], samples={**shifted.suites[0].samples, key("A"): nearly})
     score = by_key([GOOD], [dataclasses.replace(shifted, suites=(suite,))])["A"]
@@ -59,7 +59,7 @@ def test_groups_of_seeds_use_the_variance_of_seeds_and_of_pairs() -> None:
     first = [make_scores(f"first/{seed}", noise=0.2, seed=seed) for seed in range(4)]
     second = [make_scores(f"second/{seed}", noise=0.22, seed=seed) for seed in range(3)]
     score = by_key(first, second)["A"]
-    values = [[model.scores[key("A")] for model in group] for group in (first, second)]
+    values = [[model.all.scores[key("A")] for model in group] for group in (first, second)]
     welch = stats.ttest_ind(*values, equal_var=False).confidence_interval()
     assert score.first == pytest.approx(np.mean(values[0]))
     assert score.high - score.low > welch.high - welch.low
@@ -74,7 +74,7 @@ def test_clean_rows_leave_out_what_either_has_seen() -> None:
     stranger = make_scores("stranger", noise=0.3)
     score = by_key([first], [second], clean=True)["A"]
     kept = [place for place in range(PAIRS) if place not in (0, 1, 2, 50)]
-    sample = first.samples[key("A")]
+    sample = first.all.samples[key("A")]
     assert sample.gold_P is not None
     assert score.items == len(kept)
     assert score.first == pytest.approx(100 * stats.spearmanr(sample.value_P[kept], sample.gold_P[kept]).statistic)
@@ -83,12 +83,12 @@ def test_clean_rows_leave_out_what_either_has_seen() -> None:
 
 
 def test_different_data_is_refused() -> None:
-    sample = GOOD.samples[key("A")]
+    sample = GOOD.all.samples[key("A")]
     for changed, message in (
         (Sample(statistic="spearman", value_P=sample.value_P[:-1], gold_P=sample.value_P[:-1]), "150 and 149 items"),
         (dataclasses.replace(sample, gold_P=sample.value_P), "their gold differs"),
     ):
-        suite = dataclasses.replace(GOOD.suites[0], samples={**GOOD.samples, key("A"): changed})
+        suite = dataclasses.replace(GOOD.suites[0], samples={**GOOD.all.samples, key("A"): changed})
         with pytest.raises(ValueError, match=message):
             compare([GOOD], [dataclasses.replace(GOOD, suites=(suite,))])
     with pytest.raises(ValueError, match="share no score"):

@@ -17,9 +17,9 @@ from mcse.data.test_sets.contamination import normalise
 from mcse.data.test_sets.sts import STS_TASKS, ScoredPairs, StsTask
 from mcse.evaluation.encoding import RowStore, encode_distinct
 from mcse.evaluation.evaluators.scored_pairs import ScoredPairsEvaluator
-from mcse.evaluation.suite import Subject, SuiteOptions, average_over
+from mcse.evaluation.suite import Subject, SuiteOptions
 from mcse.evaluation.suites import SUITES
-from mcse.evaluation.suites.sts import evaluate_sts
+from mcse.evaluation.suites.sts import score_sts
 from mcse.metrics.correlation import UndefinedScoreError
 from mcse.types import Encoder, ScoreKey, score_tree, subset_tree
 from tests.distributed.processes import run_processes
@@ -202,6 +202,9 @@ def test_hub_tasks_come_from_the_hubs_own_format(tmp_path, monkeypatch):
         data.load_sts_from_hub({"STS13": str(tmp_path / "absent")})
 
 
+KEY = ScoreKey("sts", "T", "spearman")
+
+
 class HashEncoder:
     """Unit rows that depend on the sentence alone; remembers what it was asked."""
 
@@ -249,40 +252,48 @@ def test_the_stub_is_an_encoder():
 
 def test_scores_equal_the_protocol_computed_pair_by_pair():
     subsets = (make_pairs(20, subset="small"), make_pairs(60, subset="large", seed=1))
-    (score,) = evaluate_sts(HashEncoder(), [StsTask("T", subsets, "words")]).tasks
+    found = score_sts(Subject.of(HashEncoder()), [StsTask("T", subsets, "words")])
+    score, parts = score_tree(found.scores)["sts"]["T"], subset_tree(found.scores)["sts"]["T"]
     cosine = [plain_cosines(HashEncoder(), subset) for subset in subsets]
     each = [100 * stats.spearmanr(c, s.gold).statistic for c, s in zip(cosine, subsets, strict=True)]
     gold = np.concatenate([subset.gold for subset in subsets])
-    assert score.spearman == pytest.approx(100 * stats.spearmanr(np.concatenate(cosine), gold).statistic, abs=1e-4)
-    assert score.pearson == pytest.approx(100 * stats.pearsonr(np.concatenate(cosine), gold).statistic, abs=1e-4)
-    assert [subset.spearman for subset in score.subsets] == pytest.approx(each, abs=1e-4)
-    assert score.spearman_mean == pytest.approx(sum(each) / 2, abs=1e-4)
-    assert score.spearman_wmean == pytest.approx((20 * each[0] + 60 * each[1]) / 80, abs=1e-4)
-    assert len({round(score.spearman, 1), round(score.spearman_mean, 1), round(score.spearman_wmean, 1)}) == 3
-    assert (score.pairs, score.subsets[1].pairs) == (80, 60)
-    np.testing.assert_allclose(score.cosine_P, np.concatenate(cosine), atol=1e-6)
+    assert score["spearman"] == pytest.approx(100 * stats.spearmanr(np.concatenate(cosine), gold).statistic, abs=1e-4)
+    assert score["pearson"] == pytest.approx(100 * stats.pearsonr(np.concatenate(cosine), gold).statistic, abs=1e-4)
+    assert [part["spearman"] for part in parts.values()] == pytest.approx(each, abs=1e-4)
+    assert score["spearman_mean"] == pytest.approx(sum(each) / 2, abs=1e-4)
+    assert score["spearman_wmean"] == pytest.approx((20 * each[0] + 60 * each[1]) / 80, abs=1e-4)
+    assert len({round(score[metric], 1) for metric in ("spearman", "spearman_mean", "spearman_wmean")}) == 3
+    assert (score["pairs"], parts["large"]["pairs"]) == (80, 60)
+    np.testing.assert_allclose(found.samples[KEY].value_P, np.concatenate(cosine), atol=1e-6)
 
 
 def test_each_distinct_sentence_is_encoded_once_over_all_tasks():
     encoder, pairs = HashEncoder(), make_pairs(30)
-    evaluate_sts(encoder, [StsTask("A", (pairs,), ""), StsTask("B", (pairs, make_pairs(9, seed=3)), "")])
+    score_sts(Subject.of(encoder), [StsTask("A", (pairs,), ""), StsTask("B", (pairs, make_pairs(9, seed=3)), "")])
     assert len(encoder.asked) == len(set(encoder.asked)) > 30
 
 
-def test_average_is_over_exactly_the_seven():
-    scores = {name: 10.0 * number for number, name in enumerate(data.STS_TASKS)}
-    assert average_over(STS_TASKS, scores) == (30.0, "")
-    assert average_over(STS_TASKS, scores | {"SICKRelatedness9927": 1000.0}) == (30.0, "")
-    del scores["STS13"]
-    average, absent = average_over(STS_TASKS, scores | {"SICKRelatedness9927": 1000.0})
-    assert average is None
-    assert "STS13 is missing" in absent
+def test_the_average_is_over_exactly_the_seven():
+    tasks = [StsTask(name, (make_pairs(20, seed=n),), "") for n, name in enumerate((*STS_TASKS, "SICKRelatedness9927"))]
+    found = score_sts(Subject.of(HashEncoder()), tasks)
+    spearman = [found.scores[ScoreKey("sts", name, "spearman")] for name in STS_TASKS]
+    assert found.scores[ScoreKey("sts", "average", "spearman")] == pytest.approx(np.mean(spearman))
+    assert found.scores[ScoreKey("sts", "average", "pairs")] == 7 * 20
+    found = score_sts(Subject.of(HashEncoder()), [task for task in tasks if task.name != "STS13"])
+    assert ScoreKey("sts", "average", "spearman") not in found.scores
+    assert found.absent == {"average": "no average: it is over 7 tasks, and STS13 is missing"}
+
+
+def test_a_subset_that_cannot_be_scored_is_named():
+    constant = ScoredPairs("T", "s", TRIO.sentence1, TRIO.sentence2, np.ones(3), ())
+    with pytest.raises(UndefinedScoreError, match="T/s: all 3 gold values are 1"):
+        score_sts(Subject.of(HashEncoder()), [StsTask("T", (make_pairs(20), constant), "")])
 
 
 def test_permuted_gold_is_near_zero():
     pairs = make_pairs(4000)
     random = ScoredPairs("T", "all", pairs.sentence1, pairs.sentence2, np.random.permutation(pairs.gold), ())
-    assert abs(evaluate_sts(HashEncoder(), [StsTask("T", (random,), "")]).tasks[0].spearman) < 5
+    assert abs(score_sts(Subject.of(HashEncoder()), [StsTask("T", (random,), "")]).scores[KEY]) < 5
 
 
 TRIO = ScoredPairs("T", "all", ("a", "b", "c"), ("b", "c", "d"), np.array([1.0, 2.0, 3.0]), ("memory",))
@@ -299,12 +310,12 @@ CROSS = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [1.0, 0.0], "d": [0.0, 1.0]}
         ({"b": [np.inf, 1.0], "d": [np.nan, 0.0]}, UndefinedScoreError, "2 of 4 sentences: 'b', 'd'"),
         (SAME, UndefinedScoreError, "the same row for all 4 sentences"),
         (SAME | {"a": [1.0, 1e-7]}, UndefinedScoreError, "the same row"),
-        (CROSS, UndefinedScoreError, "T: subset all: all 3 scores are 0"),
+        (CROSS, UndefinedScoreError, "T: all 3 scores are 0"),
     ],
 )
 def test_broken_encoders_are_refused_by_sentence(changed, error, message):
     with pytest.raises(error, match=message):
-        evaluate_sts(FixedEncoder(CIRCLE | changed), [StsTask("T", (TRIO,), "")])
+        score_sts(Subject.of(FixedEncoder(CIRCLE | changed)), [StsTask("T", (TRIO,), "")])
 
 
 def test_rows_that_should_be_unit_rows_are_checked():
@@ -326,26 +337,26 @@ def test_wrong_shapes_and_twice_the_same_task_are_refused():
             return super().encode(sentences)[:-1]
 
     with pytest.raises(ValueError, match=r"shape \(3, 8\) for 4 sentences"):
-        evaluate_sts(Short(), [StsTask("T", (TRIO,), "")])
+        score_sts(Subject.of(Short()), [StsTask("T", (TRIO,), "")])
     with pytest.raises(ValueError, match="different names, got T, T"):
-        evaluate_sts(HashEncoder(), [StsTask("T", (TRIO,), ""), StsTask("T", (TRIO,), "")])
+        score_sts(Subject.of(HashEncoder()), [StsTask("T", (TRIO,), ""), StsTask("T", (TRIO,), "")])
     constant = ScoredPairs("T", "s", TRIO.sentence1, TRIO.sentence2, np.ones(3), ())
-    with pytest.raises(UndefinedScoreError, match="T: subset s: all 3 gold values are 1"):
-        evaluate_sts(FixedEncoder(CIRCLE), [StsTask("T", (constant,), "")])
+    with pytest.raises(UndefinedScoreError, match="T: all 3 gold values are 1"):
+        score_sts(Subject.of(FixedEncoder(CIRCLE)), [StsTask("T", (constant,), "")])
 
 
 def test_equal_sentences_tie_at_one():
     sentences = tuple(f"sentence {number}" for number in range(50))
     pairs = ScoredPairs("T", "all", (*sentences, "a"), (*sentences, "b"), np.arange(51.0), ())
-    cosine = evaluate_sts(HashEncoder(), [StsTask("T", (pairs,), "")]).tasks[0].cosine_P
+    cosine = score_sts(Subject.of(HashEncoder()), [StsTask("T", (pairs,), "")]).samples[KEY].value_P
     assert list(cosine[:50]) == [1.0] * 50  # rounding must not order them
     assert cosine[50] < 0.999
 
 
 def test_zero_rows_count_as_cosine_zero_and_are_said(caplog):
     with caplog.at_level(logging.WARNING):
-        score = evaluate_sts(FixedEncoder(CIRCLE | {"b": [0.0, 0.0]}), [StsTask("T", (TRIO,), "")]).tasks[0]
-    assert list(score.cosine_P[:2]) == [0, 0]
+        found = score_sts(Subject.of(FixedEncoder(CIRCLE | {"b": [0.0, 0.0]})), [StsTask("T", (TRIO,), "")])
+    assert list(found.samples[KEY].value_P[:2]) == [0, 0]
     assert "1 of 4 sentences: 'b'" in caplog.text
 
 
@@ -422,9 +433,9 @@ def shares_of_two_processes() -> tuple[np.ndarray, list[str], float, int]:
     encoder, pairs = HashEncoder(), make_pairs(31)
     row = encode_distinct(encoder, (*pairs.sentence1, *pairs.sentence2), batch_size=4).row_ND
     asked = list(encoder.asked)
-    score = evaluate_sts(encoder, [StsTask("T", (pairs,), "")]).tasks[0]
+    score = score_sts(Subject.of(encoder), [StsTask("T", (pairs,), "")]).scores[KEY]
     alone = encode_distinct(HashEncoder(), ["only one"], batch_size=4).row_ND  # fewer sentences than processes
-    return row, asked, score.spearman, len(alone)
+    return row, asked, score, len(alone)
 
 
 def test_two_processes_share_the_sentences_and_agree_with_one():

@@ -19,7 +19,7 @@ from mcse.data.test_sets import transfer as data
 from mcse.data.test_sets.transfer import TRANSFER_TASKS, find_transfer, load_transfer, load_transfer_task
 from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.softmax import DECAYS, Fit, Fitted, Training, best_decay, fit_all, stratified_folds
-from mcse.evaluation.suite import Subject, SuiteOptions, average_over
+from mcse.evaluation.suite import Subject, SuiteOptions, why_no_average
 from mcse.evaluation.suites import transfer
 from mcse.evaluation.suites.transfer import MODES, prepare_transfer, score_transfer
 from mcse.types import ScoreKey, score_tree
@@ -330,8 +330,8 @@ def test_best_decay_is_the_smallest_of_equals() -> None:
 @pytest.fixture
 def small_modes(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = Training(optimizer="rmsprop", batch_size=16, epochs_per_check=4, tenacity=0)
-    for name, judges_dev in (("test", False), ("dev", True), ("fasttest", False)):
-        monkeypatch.setitem(transfer.MODES, name, transfer.Mode(folds=3, training=quick, judges_dev=judges_dev))
+    for name, scores_dev in (("test", False), ("dev", True), ("fasttest", False)):
+        monkeypatch.setitem(transfer.MODES, name, transfer.Mode(folds=3, training=quick, scores_dev=scores_dev))
 
 
 def test_settings_are_those_of_senteval() -> None:
@@ -340,7 +340,7 @@ def test_settings_are_those_of_senteval() -> None:
     for name in ("dev", "fasttest"):
         assert MODES[name].folds == 5
         assert MODES[name].training == Training(optimizer="rmsprop", batch_size=128, epochs_per_check=2, tenacity=3)
-    assert [MODES[name].judges_dev for name in ("test", "dev", "fasttest")] == [False, True, False]
+    assert [MODES[name].scores_dev for name in ("test", "dev", "fasttest")] == [False, True, False]
     assert DECAYS == (1e-5, 1e-4, 1e-3, 1e-2)
 
 
@@ -396,7 +396,7 @@ def test_noise_is_at_chance(senteval: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_modes")
-def test_dev_judges_no_test_split(senteval: Path) -> None:
+def test_dev_does_not_score_the_test_split(senteval: Path) -> None:
     """Other labels in the test splits move nothing under ``dev``; it judges the folds, or the dev split."""
     options = SuiteOptions(data=str(senteval), transfer_mode="dev")
     first = prepare_transfer(options).run(Subject.of(WordCounts()))
@@ -405,7 +405,7 @@ def test_dev_judges_no_test_split(senteval: Path) -> None:
         write(senteval / file, text)
     second = prepare_transfer(options).run(Subject.of(WordCounts()))
     assert first.scores == second.scores
-    assert first.absent == {"transfer.MRPC.f1": "mode dev judges no test split"}
+    assert first.absent == {"transfer.MRPC.f1": "mode dev does not score the test split"}
     assert "f1" not in score_tree(first.scores)["transfer"]["MRPC"]
     assert score_tree(first.scores)["transfer"]["SST2"]["pairs"] == 60
     mr = first.samples[ScoreKey.parse("transfer.MR.accuracy")].value_P
@@ -453,9 +453,9 @@ def test_missing_task_gives_no_average(senteval: Path) -> None:
     found = prepared.run(Subject.of(WordCounts()))
     assert "average" not in score_tree(found.scores)["transfer"]
     assert "Avg." not in [column.label for column in found.columns]
-    assert found.absent["transfer.average"] == "no average: it is over seven tasks, and TREC is missing"
+    assert found.absent["transfer.average"] == "no average: it is over 7 tasks, and TREC is missing"
     assert found.absent["transfer.TREC"].endswith("TREC_10.label")
-    assert average_over(TRANSFER_TASKS, {})[1].endswith(f"{', '.join(TRANSFER_TASKS)} are missing")
+    assert why_no_average(TRANSFER_TASKS, ()).endswith(f"{', '.join(TRANSFER_TASKS)} are missing")
 
 
 def test_too_few_sentences_name_the_task(tmp_path: Path) -> None:

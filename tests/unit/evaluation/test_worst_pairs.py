@@ -15,7 +15,7 @@ GOOD, BAD = make_scores("good", noise=0.1), make_scores("bad", noise=0.4)
 
 
 def test_worst_pairs_of_one_and_of_two() -> None:
-    sample = GOOD.samples[key("A")]
+    sample = GOOD.all.samples[key("A")]
     assert sample.gold_P is not None
     worst = worst_pairs([BAD], number=5)
     assert [pair.errors for pair in worst] == sorted((pair.errors for pair in worst), reverse=True)
@@ -25,7 +25,7 @@ def test_worst_pairs_of_one_and_of_two() -> None:
     assert gaps == sorted(gaps, reverse=True)
     place = int(sides[0].sentence1.rsplit(" ", 1)[1])
     for model, cosine, error in zip((GOOD, BAD), sides[0].cosines, sides[0].errors, strict=True):
-        sample = model.samples[key(sides[0].task)]
+        sample = model.all.samples[key(sides[0].task)]
         assert sample.gold_P is not None
         assert cosine == sample.value_P[place]
         ranks = stats.rankdata(sample.value_P)[place], stats.rankdata(sample.gold_P)[place]

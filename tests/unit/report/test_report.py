@@ -262,7 +262,7 @@ def test_evaluate_several_models_and_one_that_fails(evaluate, encoders, pairs, t
     [
         (["x", "--data", "nowhere"], "neither a folder nor a file at nowhere"),
         (["x", "--data", "mine.tsv", "--batch-size", "0"], "--batch-size must be positive, got 0"),
-        (["x", "--data", "bad.tsv"], "bad.tsv, line 1: gold score 'x' is not a number"),
+        (["x", "--data", "bad.tsv"], "bad.tsv, line 1: score 'x' is not a finite number"),
     ],
 )
 def test_evaluate_says_what_is_wrong_in_one_line(evaluate, pairs, capsys, arguments, message):
