@@ -5,7 +5,6 @@ Text vectors; the same whitened; the same without their first components; ground
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mcse.commands.downloads import replacing
 from mcse.commands.ground_words import check_source
 from mcse.data.test_sets.sts import StsTask, load_sts
 from mcse.data.test_sets.wordsim import WordPairs, load_wordsim
@@ -22,6 +20,7 @@ from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.suite import Subject
 from mcse.evaluation.suites.sts import score_sts
 from mcse.evaluation.suites.wordsim import POLICY, WordsimScore, score_wordsim
+from mcse.files import write_json, write_text
 from mcse.metrics.correlation import UndefinedScoreError
 from mcse.models.grounded_checkpoint import VOCAB_FILE, open_grounded_words
 from mcse.text.vocab import SPECIALS, Vocab
@@ -98,8 +97,8 @@ def run(
         sentences[row] = _joined([found for _, found in judged])
     markdown = _report(words, sentences, seen=seen, sets=sets)
     content = {name: _plain(table) for name, table in (("wordsim", words), ("sts", sentences)) if any(table.values())}
-    _write(output / "report.md", markdown)
-    _write(output / "report.json", json.dumps({"policy": POLICY, **content}, indent=2) + "\n")
+    write_text(output / "report.md", markdown)
+    write_json(output / "report.json", {"policy": POLICY, **content})
     print(markdown)
     return 0
 
@@ -209,8 +208,3 @@ def _markdown(table: Table, *, header: str) -> str:
 
 def _plain(table: Table) -> dict[str, dict[str, object]]:
     return {row: {column: asdict(cell) for column, cell in cells.items()} for row, cells in table.items()}
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")

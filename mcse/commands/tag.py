@@ -19,6 +19,7 @@ from mcse.data.images.sources import open_images
 from mcse.data.tweets import control_images, tweets_to_images
 from mcse.encoders.tweet_tagger import TweetTagger
 from mcse.evaluation.evaluators.tagging import TaggingScores, score_taggings, tag_texts
+from mcse.files import write_json, write_text
 from mcse.metrics.spans import SpanScores
 from mcse.report.tables import ScoreColumn, ScoreRow, ScoreTable
 from mcse.report.terminal import print_table
@@ -60,9 +61,8 @@ def run(
         row_N = control_images(row_N, "shuffled_images", seed=shuffle_images)
     rows = _Images(store, tagger) if isinstance(store, PixelRows) else store
     taggings = tag_texts(tagger, texts.words, rows, row_N)
-    output.mkdir(parents=True, exist_ok=True)
-    written[0].write_text("".join(_conll(texts, taggings)), encoding="utf-8")
-    written[1].write_text("".join(_json_lines(texts, taggings)), encoding="utf-8")
+    write_text(written[0], "".join(_conll(texts, taggings)))
+    write_text(written[1], "".join(_json_lines(texts, taggings)))
     # Scores of another file would be taken for those of this one.
     written[2].unlink(missing_ok=True)
     if has_gold:
@@ -76,8 +76,7 @@ def run(
             "shuffled images": shuffle_images is not None,
             "tags that are no valid BIO": texts.repairs.total,
         }
-        results = json.dumps(facts | {"scores": _score_tree(scores)}, indent=2)
-        written[2].write_text(results + "\n", encoding="utf-8")
+        write_json(written[2], facts | {"scores": _score_tree(scores)})
         print_table(_table(scores, file))
     print(f"wrote {written[0]} and tagged.jsonl", file=sys.stderr)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mcse.encoders.cove_translator import WordTranslator
-from mcse.files import read_lines
+from mcse.files import read_lines, write_text
 from mcse.metrics.bleu import corpus_bleu
 
 
@@ -23,7 +23,7 @@ def run(
     sentences = list(read_lines(source))
     found = translator.translate(sentences, beams=beams, batch_size=batch_size)
     if output is not None:
-        output.write_text("\n".join(found) + "\n", encoding="utf-8")
+        write_text(output, "\n".join(found) + "\n")
     elif reference is None:
         print("\n".join(found))
     if reference is not None:
