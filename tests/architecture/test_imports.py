@@ -111,6 +111,7 @@ LIGHT = (
 
 # A library, or a part of one, and the only places that may import it.
 HOMES: dict[str, set[str]] = {
+    "hashlib": {"files"},
     "torch.distributed": {"distributed"},
     "torch.nn.parallel": set(),
     "accelerate": {"training"},
@@ -134,6 +135,7 @@ HOMES: dict[str, set[str]] = {
 }
 LIGHT_LIBRARIES = {"pydantic", "yaml", "__future__", "mcse.files"}
 
+RENAMES = {"os.rename", "os.renames", "os.replace", "shutil.move"}
 PRINTS = ("train.py", "evaluate.py", "mcse/commands/", "mcse/report/")
 MAX_FUNCTION = 60
 
@@ -250,6 +252,25 @@ def library_attribute(tree: ast.Module) -> bool:
     return any(isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.distributed" for node in ast.walk(tree))
 
 
+def rename_faults(source: Source) -> Iterator[str]:
+    """Renames outside ``mcse/files.py``, which alone knows how a file or folder takes its place whole.
+
+    A method ``replace`` with one argument is a path's: a text's takes two, a dataclass's and a date's take names.
+    """
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.ImportFrom):
+            is_rename = any(f"{node.module}.{alias.name}" in RENAMES for alias in node.names)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            is_path_method = node.func.attr == "rename" or (
+                node.func.attr == "replace" and len(node.args) == 1 and not node.keywords
+            )
+            is_rename = is_path_method or ast.unparse(node.func) in RENAMES
+        else:
+            continue
+        if is_rename and source.part != "files":
+            yield f"{source.path}:{node.lineno}: a rename: {ast.unparse(node)}; write by mcse.files"
+
+
 def style_faults(source: Source) -> Iterator[str]:
     for node in ast.walk(source.tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -264,6 +285,7 @@ def style_faults(source: Source) -> Iterator[str]:
     if source.module.startswith("mcse") and ast.get_docstring(source.tree) is None and source.lines:
         yield f"{source.path}: no docstring that says what it owns"
     yield from import_time_faults(source)
+    yield from rename_faults(source)
 
 
 def import_time_faults(source: Source) -> Iterator[str]:
@@ -394,6 +416,14 @@ PLANTED = {
     "a long function": ("mcse/nn/x.py", '"""Owns it."""\ndef f():\n' + "    a = 1\n" * 60),
     "a promise": ("mcse/nn/x.py", '"""Owns it."""\ndef f():\n    raise NotImplementedError'),
     "no docstring": ("mcse/nn/x.py", "A = 1"),
+    "a digest of its own": ("mcse/data/x.py", "import hashlib"),
+    "a digest inside a function": ("evaluate.py", "def f():\n    from hashlib import sha256"),
+    "a rename": ("mcse/data/x.py", "import os\n\ndef f(a, b):\n    os.rename(a, b)"),
+    "a replaced file": ("mcse/report/x.py", "import os\n\ndef f(a, b):\n    os.replace(a, b)"),
+    "a rename by its name": ("mcse/report/x.py", "from os import replace"),
+    "a moved folder": ("mcse/scenes/x.py", "import shutil\n\ndef f(a, b):\n    shutil.move(a, b)"),
+    "a path that is renamed": ("mcse/search/x.py", "def f(path):\n    path.with_suffix('.part').rename(path)"),
+    "a path that is replaced": ("train.py", "def f(path, target):\n    (path / 'part').replace(target)"),
     "work at import": ("mcse/nn/x.py", '"""Owns it."""\nregister("x")'),
 }
 
@@ -422,6 +452,9 @@ def test_a_planted_fault_is_caught(name):
         ("mcse/commands/x.py", "from mcse.recipes.launch import train\n\ndef f():\n    print(1)"),
         ("mcse/evaluation/x.py", "from mcse import distributed\nfrom mcse.evaluation.suites.sts import f"),
         ("mcse/nn/x.py", "def f():\n" + "    a = 1\n" * 59),
+        ("mcse/files.py", "import hashlib\nimport os\n\ndef f(a, b):\n    os.replace(a, b)\n    a.rename(b)"),
+        ("mcse/data/x.py", "def f(a, day):\n    return a.replace('b', 'c'), day.replace(year=1)"),
+        ("mcse/data/x.py", "from dataclasses import replace\n\ndef f(a):\n    return replace(a)"),
     ],
 )
 def test_what_is_allowed_is_not_caught(path, text):
