@@ -59,6 +59,39 @@ class _RecipeHelp(Action):
         parser.exit()
 
 
+def _evaluate(parser: ArgumentParser) -> None:
+    """Evaluates sentence encoders: loads each model, runs the suites, prints the tables and writes the reports."""
+    add = parser.add_argument
+    add(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="run folder, parent of seed folders, checkpoint, hub id, package:NAME/FOLDER, open_clip:MODEL/PRETRAINED, "
+        "or a file of word vectors",
+    )
+    add("--suite", nargs="+", choices=SUITES, dest="suites", help="suites to run (default: sts)")
+    add("--pooling", help="overrides the model's own pooling; needed where a model states none")
+    add("--data", help="SentEval folder, or one file of scored pairs (.tsv, .csv, .jsonl)")
+    add("--captions", help="retrieval, regularities: captions of images, in any layout that training reads")
+    add("--features", help="retrieval, regularities: the images' stored features")
+    add("--images", help="retrieval, regularities: a file that lists the images to use, which is the split")
+    add("--contents", help="regularities: what each image truly shows (contents.jsonl of a picture world)")
+    add("--folds", type=int, help="retrieval: parts of the images, each searched by itself (COCO: 5; default: 1)")
+    add("--transfer-mode", choices=("test", "dev", "fasttest"), help="SentEval's setting (default: test)")
+    add("--tasks", nargs="+", metavar="TASK", help="mteb: names of its tasks")
+    compare = "exactly two models, or two parents of seeds: differences and p-values"
+    add("--compare", action="store_true", dest="compared", help=compare)
+    add("--errors", type=int, metavar="N", help="list the N worst pairs of one model, or where two differ most")
+    add("--contamination", action="store_true", help="list the test pairs that stand in a run's training text")
+    add("--mteb-files", action="store_true", help="write the STS scores in the shape of mteb's result files, too")
+    add("--output", type=Path, help="folder of the reports (a run's evaluation/, or evaluation/<digest>/)")
+    add("--batch-size", type=int, help="sentences a forward pass (default: 64)")
+    add("--precision", choices=("float32", "bfloat16"), help="of matrix products (default: float32)")
+    add("--no-cache", action="store_true", help="evaluate anew, whatever earlier calls found")
+    listing = "name the suites, what data they need and whether it is available"
+    add("--list", action="store_true", dest="list_suites", help=listing)
+
+
 def _configs(parser: ArgumentParser) -> None:
     """Lists the configurations that come with the package, or prints one of them."""
     parser.add_argument("name", nargs="?", metavar="NAME", help="such as simcse/bert_base_unsup: print this one")
@@ -284,9 +317,11 @@ def _maf_tag(parser: ArgumentParser) -> None:
 DATASETS = ("wiki1m", "nli", "flickr30k", "coco", "sts")
 PRECISIONS = ("fp32", "bf16", "fp16")
 SPLITTINGS = ("words", "spaces")
+SUITES = ("sts", "geometry", "transfer", "retrieval", "regularities", "wordsim", "mteb")
 
 COMMANDS: Mapping[str, Command | Group] = {
     "train": Command("train a recipe; mcse train RECIPE --help lists its keys", _train, "train"),
+    "evaluate": Command("evaluate models, compare them, and write reports", _evaluate, "evaluate"),
     "prepare": Command("fetch and verify training and test data, so that runs need no network", _prepare, "prepare"),
     "extract-features": Command(
         "run a frozen image encoder over images once, into a feature store", _extract_features, "extract_features"

@@ -13,7 +13,7 @@ import sys
 from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 
-from mcse.commands import CommandError
+from mcse.commands import CommandError, exit_code
 from mcse.commands.arguments import COMMANDS, Command, Group
 from mcse.version import __version__
 
@@ -45,11 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         return _fail(name, str(error) or "stopped", code=130)
     return code
-
-
-def exit_code(error: Exception) -> int:
-    """2 where the input is wrong, a missing file included; 1 for anything else, such as a failing disk."""
-    return 2 if isinstance(error, ValueError | FileNotFoundError) else 1
 
 
 def build_parser() -> ArgumentParser:

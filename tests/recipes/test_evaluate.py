@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import evaluate
+from mcse.commands import evaluate
+from mcse.commands.main import main
 from mcse.evaluation.seen_text import UnknownTrainingTextError, read_run_text
 from tests.fixtures.launch import run
 from tests.fixtures.tiny_run import build_tiny_run
@@ -51,7 +52,7 @@ def read(path: Path) -> dict:
 
 def test_two_groups_of_seeds_are_compared_over_all_and_over_clean_pairs(groups, pairs, capsys) -> None:
     arguments = [str(groups / "mcse"), str(groups / "simcse"), "--compare", "--data", str(pairs), "--output", "out"]
-    assert evaluate.main([*arguments, "--errors", "3", "--contamination"]) == 0
+    assert main(["evaluate", *arguments, "--errors", "3", "--contamination"]) == 0
     output = capsys.readouterr().out
     found = read(Path("out/comparison.json"))
     assert [entry["model"] for entry in found["models"]] == arguments[:2]
@@ -78,27 +79,27 @@ def test_two_groups_of_seeds_are_compared_over_all_and_over_clean_pairs(groups, 
 
 def test_a_second_call_loads_no_model_and_a_changed_file_is_seen(groups, pairs, capsys, monkeypatch) -> None:
     model = str(groups / "simcse" / "seed0")
-    assert evaluate.main([model, "--data", str(pairs), "--no-cache"]) == 0
+    assert main(["evaluate", model, "--data", str(pairs), "--no-cache"]) == 0
     first = read(Path(model) / "evaluation" / "results.json")
     assert "evaluating" in capsys.readouterr().err
     with monkeypatch.context() as patched:
         patched.setattr(evaluate, "load_encoder", lambda *_, **__: pytest.fail("the model was loaded again"))
-        assert evaluate.main([model, "--data", str(pairs)]) == 0
+        assert main(["evaluate", model, "--data", str(pairs)]) == 0
     assert read(Path(model) / "evaluation" / "results.json") == first
     assert "evaluating" not in capsys.readouterr().err
-    assert evaluate.main([model, "--data", str(pairs), "--no-cache"]) == 0
+    assert main(["evaluate", model, "--data", str(pairs), "--no-cache"]) == 0
     assert "evaluating" in capsys.readouterr().err
     pairs.write_text(pairs.read_text() + "2.0\tthe dog sleeps\tthe cat sleeps\n")
-    assert evaluate.main([model, "--data", str(pairs)]) == 0
+    assert main(["evaluate", model, "--data", str(pairs)]) == 0
     assert read(Path(model) / "evaluation" / "results.json")["scores"]["sts"]["mine"]["pairs"] == 43
 
 
 def test_the_models_card_takes_the_seven_tasks_and_nothing_less(groups, pairs, senteval) -> None:
     model = groups / "simcse" / "seed1"
     before = (model / "best" / "README.md").read_text(encoding="utf-8")
-    assert evaluate.main([str(model), "--data", str(pairs)]) == 0
+    assert main(["evaluate", str(model), "--data", str(pairs)]) == 0
     assert (model / "best" / "README.md").read_text(encoding="utf-8") == before
-    assert evaluate.main([str(model), "--data", str(senteval)]) == 0
+    assert main(["evaluate", str(model), "--data", str(senteval)]) == 0
     scores = read(model / "evaluation" / "results.json")["scores"]["sts"]
     score = scores["average"]["spearman"]
     assert scores["mine"]["pairs"] == 42  # of the same weights, so it stays
@@ -111,7 +112,7 @@ def test_the_models_card_takes_the_seven_tasks_and_nothing_less(groups, pairs, s
 def test_evaluating_leaves_the_generators_alone(groups, pairs) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    assert evaluate.main([str(groups / "simcse" / "seed0"), "--data", str(pairs), "--no-cache"]) == 0
+    assert main(["evaluate", str(groups / "simcse" / "seed0"), "--data", str(pairs), "--no-cache"]) == 0
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -154,10 +155,9 @@ def test_wrong_calls_are_refused(groups, pairs, capsys) -> None:
         (["a", "b", "c", "--errors", "3"], "one model or two"),
         (["a", "--errors", "0"], "a number from 1"),
     ):
-        with pytest.raises(SystemExit):
-            evaluate.main(arguments)
+        assert main(["evaluate", *arguments]) == 2
         assert message in capsys.readouterr().err
     other = pairs.with_name("two")
     other.mkdir()
-    assert evaluate.main([str(groups), "--data", str(pairs)]) == 2
-    assert "evaluate.py: error:" in capsys.readouterr().err
+    assert main(["evaluate", str(groups), "--data", str(pairs)]) == 2
+    assert "mcse evaluate: " in capsys.readouterr().err

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-import evaluate
 from mcse import JointEncoder, SentenceEncoder
+from mcse.commands.main import main
 from mcse.data.config import ControlsConfig, JointDataConfig
 from mcse.data.images.features import open_features
 from mcse.data.joint_pairs import load_joint_pairs
@@ -186,7 +186,7 @@ def test_evaluation_does_not_disturb_training(tiny, tmp_path):
 def test_evaluate_judges_a_run(tiny, finished, tmp_path, capsys):
     arguments = ["--captions", str(tiny / "captions.csv"), "--features", str(tiny / "features.hdf5"), "--folds", "4"]
     arguments += ["--output", str(tmp_path), "--data", str(tiny / "dev.tsv"), "--suite", "retrieval", "sts"]
-    assert evaluate.main([str(finished / "bow"), *arguments]) == 0
+    assert main(["evaluate", str(finished / "bow"), *arguments]) == 0
     found = json.loads((tmp_path / "results.json").read_text())
     scores = found["scores"]["retrieval"]
     assert scores["image_to_text"]["targets"] == 24

@@ -17,6 +17,7 @@ from mcse.commands.arguments import COMMANDS, Command, Group
 from mcse.commands.main import build_parser, main
 from mcse.config import describe
 from mcse.data.config import Splitting
+from mcse.evaluation.suites import SUITES
 from mcse.recipes import RECIPES, config_class
 
 
@@ -71,6 +72,7 @@ def test_choices_that_are_listed_for_the_parser_are_those_that_there_are():
 
     assert set(arguments.DATASETS) == {*prepare.SENTENCES, *prepare.IMAGES, "sts"}
     assert tuple(PRECISIONS) == arguments.PRECISIONS
+    assert tuple(SUITES) == arguments.SUITES
     assert get_args(Splitting) == arguments.SPLITTINGS
 
 

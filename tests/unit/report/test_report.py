@@ -1,15 +1,10 @@
-"""Tables, the HTML report, and ``evaluate.py`` from the command line to the files."""
+"""Tables, plots and the demo's page."""
 
 from __future__ import annotations
 
-import importlib.util
 import io
-import json
 import re
-import sys
 from html.parser import HTMLParser
-from pathlib import Path
-from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
@@ -31,7 +26,6 @@ from mcse.report.tables import (
     table_cells,
 )
 from mcse.report.terminal import print_table
-from tests.fixtures.tiny_models import build_tiny_bert
 
 TABLE = ScoreTable(
     title="Scores",
@@ -187,107 +181,3 @@ def test_demo_report_refuses_other_images_and_keeps_the_old_file(tmp_path):
 def test_demo_report_without_curves_and_galleries(tmp_path):
     write_demo_report(tmp_path / "report.html", table=TABLE)
     assert "nearest captions" not in (tmp_path / "report.html").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def evaluate(repository: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evaluate", repository / "evaluate.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["evaluate"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    texts = ["a man plays guitar", "a dog runs", "the red square is left of the blue circle"]
-    return build_tiny_bert(folder / "one", texts=texts), build_tiny_bert(folder / "two", texts=texts, seed=1)
-
-
-@pytest.fixture
-def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "mine.tsv"
-    path.write_text("5\ta man\ta man plays\n1\ta dog\tthe circle\n3\ta red dog\ta dog runs\n0\tthe square\ta guitar\n")
-    return path
-
-
-def test_evaluate_one_model(evaluate, encoders, pairs, capsys):
-    arguments = [str(encoders[0]), "--pooling", "mean", "--data", str(pairs), "--output", "out"]
-    assert evaluate.main(arguments) == 0
-    found = json.loads(Path("out/results.json").read_text(encoding="utf-8"))
-    assert (found["schema"], found["model"], found["pooling"]) == (1, str(encoders[0]), "mean")
-    scores = found["scores"]["sts"]["mine"]
-    assert scores["pairs"] == 4
-    assert -100 <= scores["spearman"] <= 100
-    assert found["protocols"]["sts.mine"]
-    assert f"{scores['spearman']:.2f}" in capsys.readouterr().out
-    report = Path("out/report.md").read_text(encoding="utf-8")
-    assert f"{scores['spearman']:.2f}" in report
-    assert "**" not in report  # ways to aggregate are not rivals
-
-
-def test_evaluate_puts_reports_where_agreed(evaluate, encoders, pairs, tmp_path):
-    run = tmp_path / "runs" / "mine"
-    run.mkdir(parents=True)
-    (run / "best").symlink_to(encoders[0])
-    assert evaluate.main([str(encoders[0]), "--pooling", "cls", "--data", str(pairs)]) == 0
-    (digest,) = Path("evaluation").iterdir()
-    assert (digest / "results.json").is_file()
-    assert evaluate._output_folder(str(run), evaluate._parse([str(run)])) == run / "evaluation"
-
-
-def test_evaluate_several_models_and_one_that_fails(evaluate, encoders, pairs, tmp_path, capsys):
-    broken = tmp_path / "nothing here"
-    models = [str(encoders[0]), str(broken), str(encoders[1])]
-    assert evaluate.main([*models, "--pooling", "mean", "--data", str(pairs), "--output", "out"]) == 2
-    output = capsys.readouterr()
-    errors = [line for line in output.err.splitlines() if line.startswith("evaluate.py: error:")]
-    assert len(errors) == 1
-    assert "nothing here" in errors[0]
-    assert "Traceback" not in output.err
-    compared = json.loads(Path("out/comparison.json").read_text(encoding="utf-8"))["models"]
-    assert [entry["model"] for entry in compared] == [models[0], models[2]]
-    assert len(list(Path("out").glob("*/results.json"))) == 2
-    values = [entry["scores"]["sts"]["mine"]["spearman"] for entry in compared]
-    best = f"{max(values):.2f}"
-    assert f"**{best}**" in Path("out/comparison.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["x", "--data", "nowhere"], "neither a folder nor a file at nowhere"),
-        (["x", "--data", "mine.tsv", "--batch-size", "0"], "--batch-size must be positive, got 0"),
-        (["x", "--data", "bad.tsv"], "bad.tsv, line 1: score 'x' is not a finite number"),
-    ],
-)
-def test_evaluate_says_what_is_wrong_in_one_line(evaluate, pairs, capsys, arguments, message):
-    Path("bad.tsv").write_text("x\ta\tb\n")
-    assert evaluate.main(arguments) == 2
-    error = capsys.readouterr().err.strip()
-    assert error.count("\n") == 0
-    assert message in error
-
-
-def test_evaluate_refuses_processes_that_do_not_know_each_other(evaluate, pairs, monkeypatch, capsys):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert evaluate.main(["x", "--data", str(pairs)]) == 2
-    assert "started 2 processes" in capsys.readouterr().err
-
-
-def test_evaluate_list_names_suites_and_whether_data_is_there(evaluate, pairs, capsys):
-    assert evaluate.main(["--list", "--data", str(pairs)]) == 0
-    assert re.search(r"sts\n  needs .*\n  there: 1 tasks, 4 pairs", capsys.readouterr().out)
-    assert evaluate.main(["--list", "--data", "nowhere"]) == 0
-    assert "not there: --data" in capsys.readouterr().out
-
-
-def test_evaluate_command_line_errors(evaluate, capsys):
-    for arguments, message in (([], "give at least one MODEL"), (["a", "a"], "given twice")):
-        with pytest.raises(SystemExit):
-            evaluate.main(arguments)
-        assert message in capsys.readouterr().err

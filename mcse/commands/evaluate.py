@@ -1,0 +1,287 @@
+"""``mcse evaluate``: loads each model, runs the suites, prints the tables and writes the reports.
+
+``evaluate.py`` is the same command.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from mcse.commands import exit_code
+from mcse.distributed import is_main, join_world
+from mcse.encoders.loading import encoder_digest, load_encoder
+from mcse.encoders.word_vectors import WordVectorEncoder
+from mcse.evaluation.compare import compare
+from mcse.evaluation.runner import Runner
+from mcse.evaluation.seen_text import contaminated_pairs
+from mcse.evaluation.suite import Subject, SuiteOptions, TransferMode
+from mcse.evaluation.suites import SUITES
+from mcse.evaluation.worst_pairs import worst_pairs
+from mcse.report.evaluation_files import (
+    comparison_folder,
+    model_folder,
+    update_card,
+    write_comparison,
+    write_listing,
+    write_model,
+)
+from mcse.report.mteb_files import write_mteb_files
+from mcse.report.results import compared_tables, contest_tables, model_tables
+from mcse.report.seed_groups import System
+from mcse.report.tables import ScoreTable
+from mcse.report.terminal import print_table
+from mcse.run_folder import is_run, seed_runs
+from mcse.types import ComparedScore, ModelScores
+
+
+@dataclass(slots=True)
+class _Reports:
+    """What is written of the models, and the exit codes of what failed."""
+
+    output: Path | None
+    precision: str
+    _: KW_ONLY
+    is_alone: bool
+    has_cards: bool
+    mteb_files: bool
+    failures: list[int] = field(default_factory=list)
+
+    def fail(self, name: str, error: Exception) -> None:
+        """Says what is wrong in one line."""
+        self.failures.append(exit_code(error))
+        if is_main():
+            message = " ".join(str(error).split())
+            print(f"mcse evaluate: {f'{name}: ' if name not in message else ''}{message}", file=sys.stderr)
+
+    def folder(self, model: str, *, is_seed: bool = False) -> Path:
+        """Where the report of one model goes."""
+        is_alone = self.is_alone and not is_seed
+        return model_folder(model, digest=encoder_digest(model), output=self.output, is_alone=is_alone)
+
+    def write(self, model: ModelScores, *, is_seed: bool) -> None:
+        """Writes the report of one model."""
+        folder = self.folder(model.name, is_seed=is_seed)
+        write_model(model, folder, digest=encoder_digest(model.name), precision=self.precision)
+        print(f"wrote {folder / 'results.json'}, report.md, report.tex and report.html")
+        if self.has_cards:
+            try:
+                update_card(model)
+            except OSError as error:
+                print(f"mcse evaluate: the model card does not get the table: {error}", file=sys.stderr)
+        if self.mteb_files:
+            write_mteb_files(folder / "mteb", model)
+
+
+def run(
+    models: Sequence[str] = (),
+    *,
+    suites: Sequence[str] = ("sts",),
+    pooling: str | None = None,
+    data: str | None = None,
+    captions: str | None = None,
+    features: str | None = None,
+    images: str | None = None,
+    contents: str | None = None,
+    folds: int = 1,
+    transfer_mode: TransferMode = "test",
+    tasks: Sequence[str] = (),
+    compared: bool = False,
+    errors: int | None = None,
+    contamination: bool = False,
+    mteb_files: bool = False,
+    output: Path | None = None,
+    batch_size: int = 64,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    no_cache: bool = False,
+    list_suites: bool = False,
+) -> int:
+    """Evaluates; returns 0, or the code of what failed: a model that fails does not lose the others.
+
+    Raises:
+        ValueError: Flags that do not go together.
+    """
+    options = SuiteOptions(
+        data=data,
+        batch_size=batch_size,
+        transfer_mode=transfer_mode,
+        captions=captions,
+        features=features,
+        images=images,
+        contents=contents,
+        folds=folds,
+        tasks=tuple(tasks),
+    )
+    join_world()
+    if list_suites:
+        return _list_suites(options)
+    _check(models, suites, options, compared=compared, errors=errors, mteb_files=mteb_files)
+    is_alone, has_cards = len(models) == 1, pooling is None
+    reports = _Reports(output, precision, is_alone=is_alone, has_cards=has_cards, mteb_files=mteb_files)
+    try:
+        groups = _groups(models)
+        prepared = {name: SUITES[name].prepare(options) for name in suites}
+        runner = Runner(prepared, pooling=pooling, precision=precision, batch_size=batch_size, use_cache=not no_cache)
+        systems = _evaluate(groups, runner, reports)
+        if is_main() and systems:
+            folder = _report(systems, reports, is_compared=compared)
+            _list_pairs(systems, folder, errors=errors, contamination=contamination)
+    except (ValueError, OSError) as error:
+        reports.fail("", error)
+    return max(reports.failures, default=0)
+
+
+def _check(
+    models: Sequence[str],
+    suites: Sequence[str],
+    options: SuiteOptions,
+    *,
+    compared: bool,
+    errors: int | None,
+    mteb_files: bool,
+) -> None:
+    if not models:
+        raise ValueError("give at least one MODEL, or --list")
+    if len(set(models)) < len(models):
+        raise ValueError("the same MODEL is given twice")
+    if (errors is not None or mteb_files) and "sts" not in suites:
+        raise ValueError("--errors and --mteb-files need --suite sts")
+    if options.contents and "regularities" not in suites:
+        raise ValueError("--contents is for --suite regularities")
+    if options.folds != 1 and "retrieval" not in suites:
+        raise ValueError("--folds parts the images of --suite retrieval")
+    if options.tasks and "mteb" not in suites:
+        raise ValueError("--tasks names tasks of --suite mteb")
+    if compared and len(models) != 2:
+        raise ValueError(f"--compare takes exactly two models or two parents of seed folders, got {len(models)}")
+    if errors is not None and (errors < 1 or len(models) > 2):
+        raise ValueError("--errors takes a number from 1, and one model or two")
+
+
+def _list_suites(options: SuiteOptions) -> int:
+    for suite in SUITES.values():
+        try:
+            state = f"available: {suite.prepare(options).summary}"
+        except (ValueError, OSError) as error:
+            state = f"not available: {error}"
+        if is_main():
+            print(f"{suite.name}\n  needs {suite.needs}\n  {state}")
+    return 0
+
+
+def _groups(models: Sequence[str]) -> dict[str, list[str]]:
+    """For each name its models: itself, or the seeds below it."""
+    groups = {}
+    for name in models:
+        folder = Path(name)
+        is_parent = folder.is_dir() and not is_run(folder) and any(is_run(child) for child in folder.iterdir())
+        groups[name] = [str(run) for run in seed_runs(folder)] if is_parent else [name]
+    return groups
+
+
+def _evaluate(groups: Mapping[str, Sequence[str]], runner: Runner, reports: _Reports) -> list[System]:
+    """Model after model, each written as soon as it is evaluated."""
+    systems: list[System] = []
+    for name, models in groups.items():
+        seeds = []
+        for model in models:
+            try:
+                found = runner.scores(
+                    model,
+                    digest=encoder_digest(model),
+                    load=lambda name: load_encoder(name, pooling=runner.pooling, precision=runner.precision),
+                    notes=_notes,
+                    on_start=_say,
+                    on_failure=reports.fail,
+                )
+                seeds.append(found)
+                if is_main():
+                    reports.write(found, is_seed=len(models) > 1)
+            except (ValueError, OSError) as error:
+                reports.fail(model, error)
+        if seeds:
+            systems.append(System(name, tuple(seeds)))
+    return systems
+
+
+def _say(model: str, suites: str) -> None:
+    if is_main():
+        print(f"evaluating {model} on {suites}", file=sys.stderr)
+
+
+def _notes(subject: Subject) -> tuple[str, ...]:
+    """What the scores do not say: how many words of the sentences so far a table of vectors knows."""
+    if not isinstance(subject.encoder, WordVectorEncoder):
+        return ()
+    sentences = subject.rows.sentences
+    return (f"of {len(sentences):,} distinct sentences: {subject.encoder.coverage_of(sentences).text}",)
+
+
+def _report(systems: Sequence[System], reports: _Reports, *, is_compared: bool) -> Path:
+    """Prints the tables, and writes them where there are several models; returns the folder of what is written."""
+    models = [seed for system in systems for seed in system.seeds]
+    is_contest = len(models) > 1
+    tables = contest_tables(systems) if is_contest else model_tables(models[0])
+    notes = [f"{name}: {reason}" for model in models for name, reason in model.all.absent.items()]
+    notes += [f"{model.name}: {note}" for model in models for note in model.notes]
+    compared: tuple[ComparedScore, ...] = ()
+    if is_compared and reports.failures:
+        notes.append("not compared: not every model could be evaluated")
+    elif is_compared:
+        try:
+            compared = compare(systems[0].seeds, systems[1].seeds)
+            tables += compared_tables(systems, compared)
+        except ValueError as error:
+            notes.append(f"not compared: {error}")
+    _print(tables, notes=list(dict.fromkeys(notes)))
+    if not is_contest:
+        return reports.folder(models[0].name)
+    folder = comparison_folder([system.name for system in systems], output=reports.output)
+    write_comparison(systems, folder, tables=tables, compared=compared)
+    print(f"wrote {folder / 'comparison.json'}, comparison.md, comparison.tex and report.html")
+    return folder
+
+
+def _print(tables: Sequence[ScoreTable], *, notes: Sequence[str]) -> None:
+    console = Console()
+    for table in tables[:-1]:
+        print_table(table, console=console)
+    print_table(tables[-1], notes=notes, console=console)
+
+
+def _list_pairs(systems: Sequence[System], folder: Path, *, errors: int | None, contamination: bool) -> None:
+    """Lists what ``--errors`` and ``--contamination`` ask for; of a group of seeds the first stands for all."""
+    console = Console()
+    if errors is not None:
+        pairs = [asdict(pair) for pair in worst_pairs([system.seeds[0] for system in systems], number=errors)]
+        console.print(f"errors: {len(pairs):,} pairs", style="bold")
+        for line, style in _pair_lines(pairs):
+            console.print(line, markup=False, style=style)
+        write_listing(folder / "errors.jsonl", pairs)
+    if not contamination:
+        return
+    models = [seed for system in systems for seed in system.seeds]
+    found = [{"model": model.name, **pair} for model in models for pair in contaminated_pairs(model)]
+    for model in models:
+        if not any(sample.clean_P is not None for sample in model.all.samples.values()):
+            print(f"contamination: the training text of {model.name} is unknown", file=sys.stderr)
+    console.print(f"contamination: {len(found):,} pairs", style="bold")
+    for (name, task), number in Counter((row["model"], row["task"]) for row in found).items():
+        console.print(f"  {name}, {task}: {number:,}", markup=False)
+    write_listing(folder / "contamination.jsonl", found)
+
+
+def _pair_lines(pairs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str | None]]:
+    for pair in pairs:
+        numbers = " | ".join(
+            f"cosine {cosine:.2f}, {error:.0f} % off"
+            for cosine, error in zip(pair["cosines"], pair["errors"], strict=True)
+        )
+        yield f"  {pair['task']}, gold {pair['gold']:g}: {numbers}", None
+        yield f"    {pair['sentence1']}\n    {pair['sentence2']}", "dim"

@@ -1,0 +1,99 @@
+"""The files of an evaluation: in which folder they go, and what each holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mcse.files import digest_of, read_json, write_json, write_text
+from mcse.report.evaluation_html import write_evaluation_report
+from mcse.report.latex import latex_table
+from mcse.report.learning_curves import read_learning_curves
+from mcse.report.markdown import markdown_table
+from mcse.report.model_card import with_scores
+from mcse.report.results import comparison_json, model_tables, report_markdown, results_json
+from mcse.report.seed_groups import System
+from mcse.report.tables import ScoreTable
+from mcse.run_folder import BEST, EVALUATION, RESULTS, is_run
+from mcse.types import ComparedScore, ModelScores, ScoreKey
+
+
+def model_folder(model: str, *, digest: str | None, output: Path | None, is_alone: bool) -> Path:
+    """Where the report of one model goes.
+
+    Args:
+        model: Its name.
+        digest: Of the model, where it is known.
+        output: The folder that was asked for; otherwise a run's own, or one below ``evaluation``.
+        is_alone: Whether it is the only model that goes to ``output``, and needs no folder of its own there.
+    """
+    if output is not None:
+        return output if is_alone else output / f"{_slug(model)}-{digest_of(model)[:8]}"
+    if is_run(Path(model)):
+        return Path(model) / EVALUATION
+    return Path("evaluation") / (digest or digest_of(model))[:16]
+
+
+def comparison_folder(names: Sequence[str], *, output: Path | None) -> Path:
+    """Where the report of several models goes."""
+    return output if output is not None else Path("evaluation") / digest_of(*names)[:16]
+
+
+def write_model(model: ModelScores, folder: Path, *, digest: str | None, precision: str) -> None:
+    """Writes ``report.md``, ``.tex`` and ``.html``, and ``results.json``, in which earlier suites' scores stay."""
+    tables = model_tables(model)
+    write_text(folder / "report.md", report_markdown(model))
+    write_text(folder / "report.tex", "\n".join(map(latex_table, tables)))
+    _write_html(folder / "report.html", [System(model.name, (model,))], tables=tables)
+    earlier = _earlier(folder / RESULTS)
+    write_json(folder / RESULTS, results_json(model, digest=digest or "", precision=precision, earlier=earlier))
+
+
+def write_comparison(
+    systems: Sequence[System], folder: Path, *, tables: Sequence[ScoreTable], compared: Sequence[ComparedScore]
+) -> None:
+    """Writes ``comparison.md``, ``.tex`` and ``.json``, and ``report.html``."""
+    write_text(folder / "comparison.md", "\n".join(map(markdown_table, tables)))
+    write_text(folder / "comparison.tex", "\n".join(map(latex_table, tables)))
+    _write_html(folder / "report.html", systems, tables=tables)
+    write_json(folder / "comparison.json", comparison_json(systems, compared))
+
+
+def write_listing(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a JSON object a line."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def update_card(model: ModelScores) -> None:
+    """Puts the table into the model card of a run, if it has all seven STS tasks.
+
+    Raises:
+        OSError: The card cannot be written.
+    """
+    card = Path(model.name) / BEST / "README.md"
+    if card.is_file() and model.get(ScoreKey("sts", "average", "spearman")) is not None:
+        tables = "\n".join(map(markdown_table, model_tables(model)))
+        write_text(card, with_scores(card.read_text(encoding="utf-8"), tables))
+
+
+def _slug(model: str) -> str:
+    parts = [part for part in re.split(r"[/:\\]", model) if part not in ("", ".", "..")]
+    return re.sub(r"[^\w.-]", "_", "-".join(parts[-2:])) or "model"
+
+
+def _earlier(path: Path) -> dict[str, Any]:
+    """What the file holds; nothing where there is none, or none that can be read."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_html(path: Path, systems: Sequence[System], *, tables: Sequence[ScoreTable]) -> None:
+    models = [seed for system in systems for seed in system.seeds]
+    curves = [curve for model in models for curve in read_learning_curves(Path(model.name))]
+    write_evaluation_report(path, systems=systems, tables=tables, curves=curves)
