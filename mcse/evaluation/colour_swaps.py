@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcse.data.images.names import ABSENT, find_names
+from mcse.files import read_lines
 
 COLOURS = (
     *("black", "white", "red", "blue", "green", "yellow", "orange", "brown", "tan", "pink", "purple"),
@@ -56,7 +57,7 @@ class ColourSwaps:
         new: The colour to add.
         things: What changes its colour.
         random_words: Two words of the captions that a control takes away and adds instead.
-        right_QI: Which images are right answers; never the question's own, and at least as many as are judged.
+        right_QI: Which images are right answers; never the question's own, and at least as many as are looked at.
         rule: When an image is right, in words.
     """
 
@@ -76,7 +77,7 @@ class ColourSwaps:
 def swaps_by_contents(
     path: Path, image_names: Sequence[str], captions: Sequence[str], *, k: int, seed: int = 0
 ) -> ColourSwaps:
-    """Questions judged by what images truly show, as a picture world writes it down.
+    """Questions answered by what images truly show, as a picture world writes it down.
 
     Args:
         path: JSON lines, each with ``image`` and, anywhere inside, things with ``colour`` and ``shape``.
@@ -115,7 +116,7 @@ def swaps_by_contents(
 
 
 def swaps_by_captions(captions: Sequence[str], image_C: NDArray[np.int64], *, k: int, seed: int = 0) -> ColourSwaps:
-    """Questions judged by captions: a colour word and the word right behind it, such as "black dog".
+    """Questions answered by captions: a colour word and the word right behind it, such as "black dog".
 
     An image asks for each of its looks in each other colour that at least ``k`` other images' captions name for that
     very word; and is no answer itself, since it may not have the new look.
@@ -159,12 +160,12 @@ def _looks_of_contents(path: Path, image_names: Sequence[str]) -> list[frozenset
     if not path.is_file():
         raise FileNotFoundError(f"--contents: no file {path}")
     looks_of: dict[str, frozenset[Look]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         try:
             record = json.loads(line)
             looks_of[record["image"]] = frozenset(_looks(record))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"--contents: {path} line {number}: no record with an image ({error})") from error
+            raise ValueError(f"--contents: {path}, line {number}: no record with an image ({error})") from error
     rows = find_names(image_names, list(looks_of), where=f"--contents {path}")
     if (missing := np.flatnonzero(rows == ABSENT)).size:
         raise ValueError(f"--contents: {path} says nothing of {missing.size} images, first {image_names[missing[0]]!r}")

@@ -108,7 +108,7 @@ def pseudo_word_senses(
     replaced wherever they stand, so that nothing but the context can tell.
 
     Args:
-        encoder: Judged.
+        encoder: Under evaluation.
         sentences: Tokenised text.
         pairs: Words to merge.
         occurrences: Of each word, at most.

@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,22 +27,10 @@ _BLOCK_SENTENCES = 16384
 """Encoded and written at a time, so that memory does not grow with the sentences."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DistinctRows:
-    """Rows of distinct sentences, and which row a sentence has."""
-
-    index: Mapping[str, int]
-    row_ND: FloatArray
-
-    def __getitem__(self, sentences: Sequence[str]) -> FloatArray:
-        """(P, D) rows, one for each of ``sentences``, repeats included."""
-        return self.row_ND[[self.index[sentence] for sentence in sentences]]
-
-
 def encode_distinct(
-    encoder: Encoder, sentences: Iterable[str], *, batch_size: int, normalize: bool = True
-) -> DistinctRows:
-    """Rows of the distinct sentences, each encoded once by one of the processes; every process gets them all.
+    encoder: Encoder, sentences: Sequence[str], *, batch_size: int, normalize: bool = True
+) -> FloatArray:
+    """(N, D) rows of distinct sentences, each encoded once by one of the processes; every process gets them all.
 
     A row of zeros (no known word, under averaged word vectors) is kept and logged: its cosines are 0.
 
@@ -51,20 +38,19 @@ def encode_distinct(
         ValueError: Not one row a sentence, or rows that are not unit rows though they should be.
         UndefinedScoreError: NaN or infinite rows (the message names the sentences), or one row for all sentences.
     """
-    distinct = list(dict.fromkeys(sentences))
     # By length, so that every process has about as many tokens to encode.
-    order = sorted(range(len(distinct)), key=lambda number: len(distinct[number]))
+    order = sorted(range(len(sentences)), key=lambda number: len(sentences[number]))
     row = encode_in_turns(
         lambda own: encoder.encode(own, batch_size=batch_size, normalize=normalize),
-        [distinct[number] for number in order],
+        [sentences[number] for number in order],
         label="sentences",
     )
     row_ND = np.empty_like(row)
     row_ND[order] = row
-    check_rows(row_ND, distinct, label="sentences", must_be_unit=normalize)
+    check_rows(row_ND, sentences, label="sentences", must_be_unit=normalize)
     if len(row_ND) > 1 and np.ptp(row_ND, axis=0).max() <= _SAME_ROW_SPREAD:
         raise UndefinedScoreError(f"the encoder gave the same row for all {len(row_ND)} sentences")
-    return DistinctRows(index={sentence: number for number, sentence in enumerate(distinct)}, row_ND=row_ND)
+    return row_ND
 
 
 def encode_in_turns(encode: Callable[[list[str]], FloatArray], texts: Sequence[str], *, label: str) -> FloatArray:
@@ -89,14 +75,20 @@ def encode_in_turns(encode: Callable[[list[str]], FloatArray], texts: Sequence[s
 
 
 class RowStore:
-    """Raw rows of one encoder's distinct sentences, each encoded once however many suites ask for it.
+    """Rows of one encoder's distinct sentences, each encoded once however many suites ask for it.
 
     Rows lie in a memory-mapped file that goes with the store, so that memory does not grow with the sentences.
+
+    Args:
+        encoder: Gives the rows.
+        batch_size: Sentences a forward pass.
+        normalize: Whether the encoder shall give unit rows.
     """
 
-    def __init__(self, encoder: Encoder, *, batch_size: int = 64) -> None:
+    def __init__(self, encoder: Encoder, *, batch_size: int = 64, normalize: bool = False) -> None:
         self._encoder = encoder
         self._batch_size = batch_size
+        self._normalize = normalize
         self._index: dict[str, int] = {}
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the store
         self._width = 0
@@ -110,7 +102,7 @@ class RowStore:
         return tuple(self._index)
 
     def raw(self, sentences: Sequence[str]) -> FloatArray:
-        """(P, D) float32 rows as the encoder gives them without normalisation, repeats included.
+        """(P, D) float32 rows as the encoder gives them, repeats included.
 
         Raises:
             ValueError, UndefinedScoreError: As for ``encode_distinct``.
@@ -133,7 +125,7 @@ class RowStore:
             self._append(new[start : start + _BLOCK_SENTENCES])
 
     def _append(self, new: Sequence[str]) -> None:
-        row_ND = encode_distinct(self._encoder, new, batch_size=self._batch_size, normalize=False).row_ND
+        row_ND = encode_distinct(self._encoder, new, batch_size=self._batch_size, normalize=self._normalize)
         if self._index and row_ND.shape[1] != self._width:
             raise ValueError(f"the encoder gave rows of width {self._width}, then of width {row_ND.shape[1]}")
         self._width = row_ND.shape[1]

@@ -1,4 +1,4 @@
-"""Softmax regression on frozen rows as SentEval trains it, many fits at once, and the folds that it is judged on.
+"""Softmax regression on frozen rows as SentEval trains it, many fits at once, and the folds that it is tested on.
 
 SentEval's classifier is not the minimum of its loss: it stops early, on the sentences that it is then chosen by, and
 published accuracies hold for that. So its draws, updates and stops are repeated here, fit by fit. It is fast because
@@ -283,7 +283,7 @@ class _Best:
         self._stopped_R = torch.zeros(decays, dtype=torch.bool)
 
     def check(self, weight_KD: Tensor, training: Training) -> bool:
-        """Judges weights on the held-out rows; whether every weight decay has now come to its end.
+        """Tries weights on the held-out rows; whether every weight decay has now come to its end.
 
         Misses are never forgotten: the fit under a decay ends at the first one past ``tenacity``, however far apart.
         """

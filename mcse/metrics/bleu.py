@@ -12,7 +12,7 @@ def corpus_bleu(translations: Sequence[str], references: Sequence[str]) -> float
         ValueError: sacrebleu is not installed, or there is not one reference a translation.
     """
     if len(translations) != len(references) or not references:
-        raise ValueError(f"{len(translations)} translations cannot be judged by {len(references)} references")
+        raise ValueError(f"{len(translations)} translations need as many references, got {len(references)}")
     try:
         import sacrebleu
     except ModuleNotFoundError:

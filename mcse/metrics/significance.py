@@ -33,8 +33,7 @@ Counts = NDArray[np.int64]
 def bootstrap_counts(name: str, group_P: ArrayLike, *, draws: int = DRAWS) -> Counts:
     """Draws with replacement, as many items of each group as it has.
 
-    The draws depend on ``name`` and the groups alone, so that two models judged on the same items are compared draw by
-    draw.
+    The draws depend on ``name`` and the groups alone, so that two models on the same items are compared draw by draw.
     """
     group = np.asarray(group_P)
     generator = np.random.default_rng([zlib.crc32(name.encode()), len(group)])

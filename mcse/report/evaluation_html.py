@@ -23,7 +23,7 @@ from mcse.report.tables import Curve, ScoreTable
 from mcse.types import Column, ModelScores, ScoreKey
 
 _MAX_PANELS = 6
-"""Systems of which pairs are drawn: the file would grow with every further one, and nobody would see more."""
+"""Systems of which pairs are drawn: the file would grow with every further one, and a reader would see no more."""
 
 _Z = 1.96
 _ROUNDING = 1e-6
@@ -43,14 +43,6 @@ class _BarChart:
     title: str
     ends: tuple[str, str, str]
     bars: tuple[_Bar, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _BarGroup:
-    suite: str
-    has_clean: bool
-    has_intervals: bool
-    charts: tuple[_BarChart, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,24 +109,14 @@ def write_evaluation_report(
     write_page(path, template="evaluation.html.j2", content=content)
 
 
-def _bar_groups(systems: Sequence[System]) -> list[_BarGroup]:
+def _bar_groups(systems: Sequence[System]) -> dict[str, list[_BarChart]]:
     """By suite a chart for each headline number; geometry has a plot of its own and is not on a scale from 0."""
     columns = {column.key: column for system in systems for seed in system.seeds for column in seed.all.columns}
     groups: dict[str, list[_BarChart]] = {}
     for key, column in columns.items():
         if key.suite != "geometry" and (chart := _bar_chart(systems, column)).bars:
             groups.setdefault(key.suite, []).append(chart)
-    return [_bar_group(suite, charts) for suite, charts in groups.items()]
-
-
-def _bar_group(suite: str, charts: Sequence[_BarChart]) -> _BarGroup:
-    bars = [bar for chart in charts for bar in chart.bars]
-    return _BarGroup(
-        suite=suite,
-        has_clean=any(bar.is_clean for bar in bars),
-        has_intervals=any(bar.has_interval for bar in bars),
-        charts=tuple(charts),
-    )
+    return groups
 
 
 def _bar_chart(systems: Sequence[System], column: Column) -> _BarChart:

@@ -18,7 +18,7 @@ class CardFacts:
     Attributes:
         name: The model's title.
         recipe: Such as ``mcse``.
-        scores: By name; none where nothing was judged yet.
+        scores: By name; none before the first evaluation.
         config_yaml: The resolved configuration.
         data: What was read.
     """
@@ -45,7 +45,7 @@ def sentence_card(
         base_model: Hub id, folder or package path of the encoder that training started from.
         datasets: Hub ids of those that the hub has.
         languages: ISO codes.
-        license_name: The hub's name of the licence; left out where nobody chose one.
+        license_name: The hub's name of the licence; left out where none was chosen.
     """
     front = ModelCardData(
         language=list(languages),
@@ -56,17 +56,17 @@ def sentence_card(
         base_model=base_model if _is_hub_id(base_model) else None,
         tags=["sentence-transformers", "feature-extraction", "sentence-similarity", *_tags(run)],
     )
-    # All three ways to load the folder that the card lies in; they give the same rows.
+    # All three ways to load the folder that the card lies in; they give the same embeddings.
     use = f"""```python
 from mcse import SentenceEncoder
 encoder = SentenceEncoder.from_pretrained("{run.name}")  # this folder
-rows = encoder.encode(["A man plays the guitar."])  # (N, D) float32, unit norm
+embeddings = encoder.encode(["A man plays the guitar."])  # (N, D) float32, unit norm
 
 from sentence_transformers import SentenceTransformer
-rows = SentenceTransformer("{run.name}").encode(["A man plays the guitar."])  # the same rows
+embeddings = SentenceTransformer("{run.name}").encode(["A man plays the guitar."])  # the same
 ```
 
-`transformers.AutoModel` loads the folder too; its rows still have to be pooled as `mcse.json` says."""
+`transformers.AutoModel` loads the folder too; its output still has to be pooled as `mcse.json` says."""
     summary = f"Sentence embeddings trained with the recipe `{run.recipe}` of mcse from `{base_model}`."
     return _card(front, run, summary=summary, use=use)
 
@@ -99,7 +99,7 @@ from mcse.text.word_vectors import load_word_vectors
 vectors = load_word_vectors("{run.name}/vectors.safetensors")  # this folder
 ```
 
-`python evaluate.py {run.name} --suite wordsim sts` judges them; `mcse words ground {run.name} --vectors {source}
+`python evaluate.py {run.name} --suite wordsim sts` evaluates them; `mcse words ground {run.name} --vectors {source}
 --output grounded.bin` grounds every word of the source, say for gensim's `KeyedVectors.load_word2vec_format`."""
     summary = f"Word vectors of `{source}`, visually grounded with the recipe `{run.recipe}` of mcse."
     return _card(ModelCardData(language=["en"], tags=["word-vectors", *_tags(run)]), run, summary=summary, use=use)

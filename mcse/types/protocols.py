@@ -117,7 +117,7 @@ class Entity:
 class Tagging:
     """A tagged text: valid BIO by word, the entities, and how probable it is that text and image belong together.
 
-    ``match`` is ``None`` where there was no image or the model does not judge images.
+    ``match`` is ``None`` where there was no image or the model does not match images.
     """
 
     tags: tuple[str, ...]
@@ -143,7 +143,7 @@ class Score:
 
 
 class Evaluator(Protocol):
-    """Judges the model as it is now. Must not disturb training: no gradient, no random draws, mode restored."""
+    """Scores the model as it is now. Must not disturb training: no gradient, no random draws, mode restored."""
 
     def __call__(self) -> Mapping[str, Score]:
         """Scores by name, such as ``stsb_dev.spearman``."""
@@ -155,7 +155,7 @@ class Stream(Protocol[Batch_co]):
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """Steps in which every example is drawn once (whole batches only); ``None`` where nobody has counted them."""
+        """Steps in which every example is drawn once (whole batches only); ``None`` where they are not counted."""
         ...
 
     def batch(self, step: int) -> Batch_co:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from mcse.data.test_sets.sts import ScoredPairs
-from mcse.evaluation.encoding import cosines, encode_distinct
+from mcse.evaluation.encoding import RowStore, cosines
 from mcse.evaluation.evaluators.base import DevSet
 from mcse.metrics.correlation import UndefinedScoreError, spearman
 from mcse.metrics.geometry import alignment, uniformity
@@ -52,12 +52,13 @@ class ScoredPairsEvaluator(DevSet):
     def __call__(self) -> dict[str, Score]:
         """``<name>.spearman`` (higher is better), ``<name>.alignment`` and ``<name>.uniformity`` (lower)."""
         left, right = self._pairs.sentence1, self._pairs.sentence2
+        rows = RowStore(self._encoder, batch_size=self._batch_size, normalize=True)
         try:
-            rows = encode_distinct(self._encoder, (*left, *right), batch_size=self._batch_size)
+            rows.encode((*left, *right))
         except UndefinedScoreError as error:
             logger.warning("%s: no scores: %s", self._name, error)
             return {}
-        left_PD, right_PD = rows[left], rows[right]
+        left_PD, right_PD = rows.raw(left), rows.raw(right)
         values = {"uniformity": Score(uniformity(np.concatenate([left_PD, right_PD])), higher_is_better=False)}
         positive = self._positive_P
         if positive.any():

@@ -320,7 +320,7 @@ def test_broken_encoders_are_refused_by_sentence(changed, error, message):
 
 def test_rows_that_should_be_unit_rows_are_checked():
     with pytest.raises(ValueError, match=r"other than unit norm \(5\) for 1 of 4 sentences: 'c'"):
-        encode_distinct(FixedEncoder(CIRCLE | {"c": [3.0, 4.0]}), "abcd", batch_size=4)
+        encode_distinct(FixedEncoder(CIRCLE | {"c": [3.0, 4.0]}), list("abcd"), batch_size=4)
 
 
 def test_a_row_store_encodes_once_and_keeps_raw_rows():
@@ -431,10 +431,11 @@ def test_own_file_makes_one_task_without_average(tmp_path):
 
 def shares_of_two_processes() -> tuple[np.ndarray, list[str], float, int]:
     encoder, pairs = HashEncoder(), make_pairs(31)
-    row = encode_distinct(encoder, (*pairs.sentence1, *pairs.sentence2), batch_size=4).row_ND
+    distinct = list(dict.fromkeys((*pairs.sentence1, *pairs.sentence2)))
+    row = encode_distinct(encoder, distinct, batch_size=4)
     asked = list(encoder.asked)
     score = score_sts(Subject.of(encoder), [StsTask("T", (pairs,), "")]).scores[KEY]
-    alone = encode_distinct(HashEncoder(), ["only one"], batch_size=4).row_ND  # fewer sentences than processes
+    alone = encode_distinct(HashEncoder(), ["only one"], batch_size=4)  # fewer sentences than processes
     return row, asked, score, len(alone)
 
 

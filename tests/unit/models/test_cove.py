@@ -274,7 +274,7 @@ def test_translation_evaluator():
 
 def test_bleu_takes_words_parted_by_spaces_as_plain_text():
     assert corpus_bleu(["Ein Mann schläft , hier ."], ["Ein Mann schläft, hier."]) == pytest.approx(100)
-    with pytest.raises(ValueError, match="1 translations cannot be judged by 2"):
+    with pytest.raises(ValueError, match="1 translations need as many references, got 2"):
         corpus_bleu(["a"], ["a", "b"])
 
 
