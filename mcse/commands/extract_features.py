@@ -19,13 +19,12 @@ from tqdm import tqdm
 
 from mcse.cpu import ensure_bfloat16
 from mcse.data.images.feature_writer import ExtractionPlan, FeatureWriter
-from mcse.data.images.names import read_name_list
+from mcse.data.images.names import find_all, read_name_list
 from mcse.data.images.sources import (
     BadImageError,
     ImageSource,
     OnBadImage,
     SkippedImage,
-    find_images,
     open_images,
 )
 from mcse.models.image_tower import ImageTower, load_image_tower
@@ -84,7 +83,7 @@ def run(
 def _chosen(source: ImageSource, names: Path | None, *, where: str) -> list[int]:
     if names is None:
         return list(range(len(source.names)))
-    rows = find_images(read_name_list(names), source, where=f"--names {names} against --images {where}")
+    rows = find_all(read_name_list(names), source.names, where=f"--names {names} against --images {where}")
     return [int(row) for row in rows]
 
 

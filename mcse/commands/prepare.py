@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mcse.commands.downloads import (
     Fetch,
     HubFile,
@@ -26,7 +24,7 @@ from mcse.commands.downloads import (
 )
 from mcse.data.captions.table import CaptionTable, load_captions
 from mcse.data.images.features import captions_to_features, open_features
-from mcse.data.images.names import ABSENT, find_names
+from mcse.data.images.names import find_all
 from mcse.data.images.sources import open_images
 from mcse.data.sentences.files import open_sentences
 from mcse.data.test_sets.sts import (
@@ -422,11 +420,7 @@ def _check_images(folder: Path, table: CaptionTable, spec: Images) -> tuple[str,
     images = folder / "images"
     if not images.is_dir():
         return (_indented(f"no images in {images}", spec.images_by_hand.format(folder=folder)),)
-    names = open_images(str(images)).names
-    missing = np.flatnonzero(find_names(table.image_names, names, where=str(images)) == ABSENT)
-    if len(missing):
-        first = table.image_names[int(missing[0])]
-        raise ValueError(f"{images}: {len(missing):,} of {len(table):,} images are missing, first {first!r}")
+    find_all(table.image_names, open_images(str(images)).names, where=str(images))
     return ()
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.images.names import ABSENT, find_names
+from mcse.data.images.names import find_all
 from mcse.files import read_lines
 
 COLOURS = (
@@ -166,9 +166,7 @@ def _looks_of_contents(path: Path, image_names: Sequence[str]) -> list[frozenset
             looks_of[record["image"]] = frozenset(_looks(record))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"--contents: {path}, line {number}: no record with an image ({error})") from error
-    rows = find_names(image_names, list(looks_of), where=f"--contents {path}")
-    if (missing := np.flatnonzero(rows == ABSENT)).size:
-        raise ValueError(f"--contents: {path} says nothing of {missing.size} images, first {image_names[missing[0]]!r}")
+    rows = find_all(image_names, list(looks_of), where=f"--contents {path}", problem="are not described")
     known = list(looks_of.values())
     return [known[row] for row in rows.tolist()]
 

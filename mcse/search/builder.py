@@ -21,12 +21,7 @@ from mcse.data.images.features import FeatureStore, open_features
 from mcse.data.images.names import ABSENT, find_names
 from mcse.data.images.sources import BadImageError, ImageFolder, SkippedImage, load_image, open_images
 from mcse.files import sha256_file
-from mcse.search.image_index import (
-    ImageIndex,
-    IndexedImage,
-    IndexOrigin,
-    is_image_index,
-)
+from mcse.search.image_index import ImageIndex, IndexedImage, IndexOrigin, is_image_index
 from mcse.types import FeatureTextEncoder, FloatArray, ImageTextEncoder
 
 _SAVE_SECONDS = 30.0
@@ -195,14 +190,10 @@ class _Builder:
         assert store.names is not None
         where = f"{self._root} against {store.path}"
         feature_B = find_names(names, store.names, where=where) if names else np.zeros(0, dtype=np.int64)
-        has = feature_B != ABSENT
-        self.skipped += [
-            SkippedImage(name=name, reason=f"no features in {store.path}")
-            for name, is_there in zip(names, has, strict=True)
-            if not is_there
-        ]
-        kept = [name for name, is_there in zip(names, has, strict=True) if is_there]
-        return kept, self._encoder.encode_image_features(store.rows(feature_B[has]))
+        row_of = {name: row for name, row in zip(names, feature_B.tolist(), strict=True) if row != ABSENT}
+        lacking = [name for name in names if name not in row_of]
+        self.skipped += [SkippedImage(name=name, reason=f"no features in {store.path}") for name in lacking]
+        return list(row_of), self._encoder.encode_image_features(store.rows(np.array(list(row_of.values()), np.int64)))
 
 
 def is_inside(root: Path, name: str) -> bool:
@@ -223,14 +214,9 @@ def _open_store(features: Path, encoder: FeatureTextEncoder) -> FeatureStore:
 
 
 def _inside(source: ImageFolder) -> tuple[list[str], list[SkippedImage]]:
-    names: list[str] = []
-    outside: list[SkippedImage] = []
-    for name in source.names:
-        if is_inside(source.root, name):
-            names.append(name)
-        else:
-            outside.append(SkippedImage(name=name, reason="a link that leads out of the folder"))
-    return names, outside
+    names = [name for name in source.names if is_inside(source.root, name)]
+    outside = sorted(set(source.names) - set(names))
+    return names, [SkippedImage(name=name, reason="a link that leads out of the folder") for name in outside]
 
 
 def _known(output: Path, origin: IndexOrigin, *, is_new: bool) -> _Known:

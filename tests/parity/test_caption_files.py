@@ -16,7 +16,8 @@ from mcse.commands import extract_features
 from mcse.commands.main import build_parser
 from mcse.data.captions.table import load_captions, select_captions
 from mcse.data.images.features import captions_to_features, open_features
-from mcse.data.images.sources import find_images, open_images
+from mcse.data.images.names import find_all
+from mcse.data.images.sources import open_images
 from mcse.models.image_tower import load_image_tower
 
 pytestmark = pytest.mark.parity
@@ -77,7 +78,7 @@ def test_coco_json_names_the_photographs(real_data, split, images, captions, tmp
         own = [a["caption"].strip() for a in entries["annotations"] if a["image_id"] == number[table.image_names[i]]]
         assert list(table.captions[i]) == own
     source = open_images(str(folder))  # both splits lie in it: matched without the folder's name
-    rows = find_images(table.image_names, source, where="coco")
+    rows = find_all(table.image_names, source.names, where="coco")
     assert all(source.names[row] == f"{split}/{name}" for row, name in zip(rows, table.image_names, strict=True))
     assert source.load(int(rows[0])).mode == "RGB"
     ids = tmp_path / "ids.txt"
@@ -104,7 +105,7 @@ def test_photographs_become_features_that_captions_find(real_data, tower, tmp_pa
     table, store = load_captions(str(folder / "captions.txt"), images=names), open_features(output)
     rows = store.rows(captions_to_features(table, store))
     loaded, source = load_image_tower(tower), open_images(str(folder / "images"))
-    image = source.load(int(find_images([table.image_names[17]], source, where="")[0]))
+    image = source.load(int(find_all([table.image_names[17]], source.names, where="")[0]))
     expected = loaded(loaded.preprocess(image)[None]).detach().numpy()[0]
     np.testing.assert_allclose(rows[17], expected, rtol=1e-3, atol=1e-4)
     assert rows.std(axis=0).max() > 0

@@ -282,7 +282,7 @@ def test_images_without_captions_and_the_reverse(tmp_path, capsys):
     with (root / "captions.csv").open("a") as file:
         file.write("new.png,the dog runs\n")
     assert run(root, "vse", tmp_path / "run", {}) == 2
-    assert "no features for 1 of the 49 images" in capsys.readouterr().err
+    assert "1 of 49 images have no features in" in capsys.readouterr().err
 
 
 def test_features_of_another_tower_width_or_not_finite_are_refused(tiny, tmp_path, finished):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mcse.data.captions.files import CaptionRow, folder_files, read_caption_text, read_folder, read_rows
 from mcse.data.captions.hub import read_hub
-from mcse.data.images.names import ABSENT, find_names, read_name_list
+from mcse.data.images.names import ABSENT, find_all, find_names, read_name_list
 from mcse.data.seeds import Draw
 
 _logger = logging.getLogger(__name__)
@@ -98,13 +98,7 @@ def select_images(table: CaptionTable, images: Path) -> CaptionTable:
     if table.image_names is None:
         raise ValueError(f"{table.source} has no image names, so {images} cannot select from it; remove data.images")
     wanted = read_name_list(images)
-    rows = find_names(wanted, table.image_names, where=f"{images} against {table.source}")
-    unknown = np.flatnonzero(rows == ABSENT)
-    if len(unknown):
-        raise ValueError(
-            f"{images}: {len(unknown)} of {len(wanted)} images have no captions in {table.source}, "
-            f"first {wanted[int(unknown[0])]!r}"
-        )
+    rows = find_all(wanted, table.image_names, where=str(images), problem=f"have no captions in {table.source}")
     return replace(table.take(rows.tolist()), files=(*table.files, images))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcse.data.captions.table import CaptionTable, without_images
-from mcse.data.images.names import ABSENT, find_names
+from mcse.data.images.names import ABSENT, find_all, find_names
 from mcse.data.images.sources import OnBadImage, SkippedImage
 from mcse.files import read_json
 from mcse.types import FloatArray
@@ -185,15 +185,9 @@ def captions_to_features(table: CaptionTable, store: FeatureStore) -> NDArray[np
             )
         _logger.warning("%s and %s: no image names, so matched by order (%d)", table.source, store.path, len(store))
         return np.arange(len(table), dtype=np.int64)
-    rows = find_names(table.image_names, store.names, where=f"{table.source} against {store.path}")
-    missing = np.flatnonzero(rows == ABSENT)
-    if len(missing):
-        hint = f"; its extraction skipped {len(store.skipped)} unreadable images" if store.skipped else ""
-        raise ValueError(
-            f"{store.path}: no features for {len(missing)} of the {len(table)} images of {table.source}, "
-            f"first {table.image_names[int(missing[0])]!r}{hint}"
-        )
-    return rows
+    hint = f" (its extraction skipped {len(store.skipped)} unreadable images)" if store.skipped else ""
+    problem = f"have no features in {store.path}{hint}"
+    return find_all(table.image_names, store.names, where=table.source, problem=problem)
 
 
 def without_skipped(table: CaptionTable, store: FeatureStore, *, on_bad_image: OnBadImage) -> CaptionTable:

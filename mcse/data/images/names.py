@@ -71,6 +71,28 @@ def find_names(wanted: Sequence[str], available: Sequence[str], *, where: str) -
     return found
 
 
+def find_all(
+    wanted: Sequence[str], available: Sequence[str], *, where: str, problem: str = "are not there"
+) -> NDArray[np.int64]:
+    """``find_names`` of images that must all be there.
+
+    Args:
+        wanted: Names to look for.
+        available: Names to look among.
+        where: Opens messages.
+        problem: What the images that are not there lack.
+
+    Raises:
+        ValueError: As for ``find_names``, and where images are absent (count and first).
+    """
+    rows = find_names(wanted, available, where=where)
+    absent = np.flatnonzero(rows == ABSENT)
+    if len(absent):
+        first = wanted[int(absent[0])]
+        raise ValueError(f"{where}: {len(absent):,} of {len(wanted):,} images {problem}, first {first!r}")
+    return rows
+
+
 def _index(names: Sequence[str], key: Callable[[str], Hashable]) -> dict[Hashable, int]:
     index: dict[Hashable, int] = {}
     for position, name in enumerate(names):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mcse.data.captions.hub import find_columns, image_names, load_split
-from mcse.data.images.names import ABSENT, IMAGE_SUFFIXES, find_names, is_image_file
+from mcse.data.images.names import IMAGE_SUFFIXES, is_image_file
 from mcse.types import FloatArray
 
 OnBadImage: TypeAlias = Literal["error", "skip"]
@@ -130,20 +130,6 @@ def open_images(source: str) -> ImageSource:
     dataset = load_split(path_part, split=split or None)
     columns = find_columns(dataset, source=source)
     return HubImages(dataset, image_names(dataset, columns), column=columns.image)
-
-
-def find_images(wanted: Sequence[str], source: ImageSource, *, where: str) -> NDArray[np.int64]:
-    """The position in ``source`` of each wanted image; names may lack folders and ending.
-
-    Raises:
-        ValueError: images that are not there (count and first), or a name fits several; ``where`` opens the message.
-    """
-    rows = find_names(wanted, source.names, where=where)
-    missing = np.flatnonzero(rows == ABSENT)
-    if len(missing):
-        first = wanted[int(missing[0])]
-        raise ValueError(f"{where}: {len(missing)} of {len(wanted)} images are not there, first {first!r}")
-    return rows
 
 
 def find_bad_images(source: ImageSource, index: Sequence[int], *, threads: int = READING_THREADS) -> list[SkippedImage]:

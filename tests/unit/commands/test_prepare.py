@@ -279,7 +279,7 @@ def test_coco_keeps_the_first_five_captions_and_checks_images_and_features(tmp_p
 def test_a_missing_image_is_named(tmp_path):
     write_coco(tmp_path / "coco", captions=1)
     write_images(tmp_path / "coco" / "images", ["COCO_train2014_000000000009.jpg"])
-    with pytest.raises(ValueError, match=r"1 of 2 images are missing, first 'COCO_train2014_000000000025\.jpg'"):
+    with pytest.raises(ValueError, match=r"1 of 2 images are not there, first 'COCO_train2014_000000000025\.jpg'"):
         prepare_images(tmp_path, replace(COCO, count=2), ids=None, fetch=None)
 
 

@@ -212,7 +212,7 @@ def test_contents_that_do_not_fit_are_refused(world, tmp_path):
     names = (world / "test_images.txt").read_text().split()
     with pytest.raises(FileNotFoundError, match="--contents: no file"):
         swaps_by_contents(tmp_path / "none", names, [], k=1)
-    with pytest.raises(ValueError, match="says nothing of 1 images, first 'other.png'"):
+    with pytest.raises(ValueError, match="1 of .* images are not described, first 'other.png'"):
         swaps_by_contents(world / "contents.jsonl", [*names, "other.png"], [], k=1)
     (tmp_path / "broken").write_text('{"image": "a"}\n{"photo": 1}\n')
     with pytest.raises(ValueError, match="line 2: no record with an image"):

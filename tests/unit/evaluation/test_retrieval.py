@@ -329,7 +329,7 @@ def test_missing_options_and_files_are_named(options, tmp_path):
         SUITE.prepare(dataclasses.replace(options, captions=str(tmp_path / "nowhere.csv")))
     with open(options.captions, "a", encoding="utf-8") as file:
         file.write("77.jpg,a new image 77\n")
-    with pytest.raises(ValueError, match="no features for 1 of the 21 images of .*captions.csv, first '77.jpg'"):
+    with pytest.raises(ValueError, match="captions.csv: 1 of 21 images have no features in .*, first '77.jpg'"):
         SUITE.prepare(options)
 
 

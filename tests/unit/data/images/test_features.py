@@ -172,7 +172,7 @@ def test_images_match_by_name_and_the_store_may_hold_more(tmp_path, matrix):
 
 def test_images_without_features_are_refused_by_count_and_first_name(tmp_path, matrix):
     store = open_features(hdf5(tmp_path / "f.hdf5", matrix, names=NAMES))
-    with pytest.raises(ValueError, match=r"no features for 2 of the 3 images of captions.txt, first 'q.jpg'"):
+    with pytest.raises(ValueError, match=r"captions.txt: 2 of 3 images have no features in .*, first 'q.jpg'"):
         captions_to_features(table(("7.jpg", "q.jpg", "r.jpg")), store)
 
 

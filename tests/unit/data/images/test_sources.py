@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mcse.data.images.names import find_all
 from mcse.data.images.sources import (
     BadImageError,
     find_bad_images,
-    find_images,
     load_image,
     open_images,
 )
@@ -26,17 +26,17 @@ def test_a_folder_names_its_images_by_path(folder):
     assert len(source.names) == COUNT
     assert source.names[:2] == ("00.png", "02.png")
     assert "deep/er/03.png" in source.names
-    rows = find_images(["03", "deep/er/05.png", "02.png"], source, where="w")
+    rows = find_all(["03", "deep/er/05.png", "02.png"], source.names, where="w")
     assert [source.names[i] for i in rows] == ["deep/er/03.png", "deep/er/05.png", "02.png"]
     np.testing.assert_array_equal(np.asarray(source.load(rows[0])), np.asarray(image(3)))
     with pytest.raises(ValueError, match=r"w: 2 of 3 images are not there, first 'x.png'"):
-        find_images(["x.png", "02.png", "y.png"], source, where="w")
+        find_all(["x.png", "02.png", "y.png"], source.names, where="w")
 
 
 def test_ambiguous_names_are_refused(folder):
     image(0).save(folder / "deep" / "00.png")
     with pytest.raises(ValueError, match=r"'x/00.png' fits several images"):
-        find_images(["x/00.png"], open_images(str(folder)), where="w")
+        find_all(["x/00.png"], open_images(str(folder)).names, where="w")
 
 
 def test_folders_without_images_are_refused(tmp_path):
