@@ -33,7 +33,8 @@ class EncoderConfig:
     that keeps attention dropout: SimCSE's positives are made of it. ``length_chunks`` cuts a training batch into that
     many parts of similar length for the forward pass, so that less padding is computed; loss and negatives stay those
     of the whole batch. Worth it on GPUs at large batches. ``packing`` trains on sentences one after the other in a
-    single row, without any padding, with the same loss: for CPUs, and for models that take ``position_ids``.
+    single row, without any padding, with the same loss: for models that take ``position_ids``. ``auto`` packs where the
+    model allows it and the device is one on which it is faster (``models/packing.py``), and pads elsewhere.
     ``compile`` compiles the model for any width at once, one graph for training and one for evaluation.
     """
 
@@ -42,7 +43,7 @@ class EncoderConfig:
     attention: Literal["sdpa", "eager"] = "sdpa"
     gradient_checkpointing: bool = False
     length_chunks: int = 1
-    packing: bool = False
+    packing: Literal[False, True, "auto"] = False
     compile: bool = False
 
     def __post_init__(self) -> None:

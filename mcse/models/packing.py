@@ -1,7 +1,8 @@
 """Sentences one after the other in a single row of tokens: nothing is computed on padding.
 
-All layers but attention look at tokens alone, so they take the packed row as it is. Attention takes sentences of equal
-length together, which stand side by side because the row is sorted by length.
+All layers but attention look at tokens alone, so they take the packed row as it is. Attention is told where sentences
+begin: on a GPU its own kernels are, elsewhere sentences of equal length are taken together, which stand side by side
+because the row is sorted by length.
 
 B sentences, C of them in a run of equal length, N real tokens of all of them, M of a run, T tokens of a sentence, A
 heads, E width of a head, D width.
@@ -9,12 +10,14 @@ heads, E width of a head, D width.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -23,9 +26,13 @@ from transformers.masking_utils import sdpa_mask
 
 from mcse.nn.dropout import dropout, kept
 from mcse.types import TokenBatch
+from mcse.types.batches import from_host
 
 ATTENTION = "mcse"
 """The name that ``attend`` has among transformers' attention functions."""
+
+FASTER_ON = ("cpu",)
+"""Kinds of device on which ``encoder.packing: auto`` packs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,33 +40,43 @@ class Packed:
     """A batch as one row of tokens, shortest sentence first.
 
     Attributes:
-        order_B: Which sentence of the batch stands where.
+        place_B: Where in the row's order each sentence of the batch stands.
         input_ids_N: Token ids.
         position_N: Place of each token in its sentence, from 0.
-        start_B: Where each sentence, in packed order, begins.
+        bound_B: Where each sentence, in packed order, begins, and where the last one ends: B + 1 numbers.
         runs: Sentences of equal length that stand together: how many, and how long.
     """
 
-    order_B: Tensor
+    place_B: Tensor
     input_ids_N: Tensor
     position_N: Tensor
-    start_B: Tensor
+    bound_B: Tensor
     runs: tuple[tuple[int, int], ...]
+
+    @property
+    def start_B(self) -> Tensor:  # noqa: N802 - an attribute like the others
+        """Where each sentence, in packed order, begins."""
+        return self.bound_B[:-1]
 
 
 def pack(tokens: TokenBatch) -> Packed:
-    """Takes the padding out. Padding must stand on the right."""
-    length_B = tokens.attention_mask_BT.sum(1)
-    order_B = length_B.argsort(stable=True)
+    """Takes the padding out. Padding must stand on the right.
+
+    Planned on the host, from lengths that it knows; the plan travels to the tokens' device as one tensor.
+    """
+    length_B = tokens.lengths()
+    order_B = length_B.argsort(kind="stable")
     sorted_B = length_B[order_B]
-    real_BT = tokens.attention_mask_BT[order_B].bool()
-    position_BT = torch.arange(real_BT.shape[1], device=real_BT.device).expand_as(real_BT)
-    lengths, counts = torch.unique_consecutive(sorted_B, return_counts=True)
+    bound_B = np.concatenate([[0], sorted_B.cumsum()])
+    position_N = np.arange(bound_B[-1]) - bound_B[:-1].repeat(sorted_B)
+    token_N = (order_B * tokens.input_ids_BT.shape[1]).repeat(sorted_B) + position_N
+    plan = from_host([order_B.argsort(), bound_B, position_N, token_N], tokens.input_ids_BT.device)
+    lengths, counts = np.unique(sorted_B, return_counts=True)
     return Packed(
-        order_B=order_B,
-        input_ids_N=tokens.input_ids_BT[order_B][real_BT],
-        position_N=position_BT[real_BT],
-        start_B=sorted_B.cumsum(0) - sorted_B,
+        place_B=plan[0],
+        input_ids_N=tokens.input_ids_BT.flatten()[plan[3]],
+        position_N=plan[2],
+        bound_B=plan[1],
         runs=tuple(zip(counts.tolist(), lengths.tolist(), strict=True)),
     )
 
@@ -68,7 +85,7 @@ def unpack(row_ND: Tensor, packed: Packed, attention_mask_BT: Tensor) -> Tensor:
     """(B, T, D) rows in the batch's own order; what stands on padding is some token's row, and to be masked."""
     end = attention_mask_BT.shape[1]
     index_BT = packed.start_B[:, None] + torch.arange(end, device=row_ND.device)
-    return row_ND[index_BT.clamp(max=len(row_ND) - 1)[packed.order_B.argsort()]]
+    return row_ND[index_BT.clamp(max=len(row_ND) - 1)[packed.place_B]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +140,15 @@ def find_last_layer(backbone: nn.Module) -> LastLayer | None:
 def register_attention() -> None:
     """Makes ``attend`` known to transformers under the name ``ATTENTION``; a second time changes nothing."""
     AttentionInterface.register(ATTENTION, attend)
-    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    AttentionMaskInterface.register(ATTENTION, _mask)
+
+
+def _mask(*given: Any, **settings: Any) -> Tensor | None:
+    """The library's own, which may ask whether there is padding at all: not on a GPU, where the host would wait."""
+    mask = settings.get("attention_mask")
+    if mask is not None and mask.device.type != "cpu":
+        settings["allow_is_bidirectional_skip"] = False
+    return cast(Tensor | None, sdpa_mask(*given, **settings))
 
 
 def attend(
@@ -152,7 +177,8 @@ def attend(
         (B, T, A, E), and no probabilities.
     """
     if scope := _scope.get():
-        return _attend_packed(query, key, value, scope.packed, rate=dropout, scaling=scaling), None
+        packed = _attend_by_bounds if query.device.type == "cuda" else _attend_by_length
+        return packed(query, key, value, scope.packed, rate=dropout, scaling=scaling), None
     if (
         dropout == 0
         or query.device.type != "cpu"
@@ -184,7 +210,7 @@ def _attend_padded(
     return (weight_BATT @ value).transpose(1, 2).contiguous()
 
 
-def _attend_packed(
+def _attend_by_length(
     query: Tensor, key: Tensor, value: Tensor, packed: Packed, *, rate: float, scaling: float | None
 ) -> Tensor:
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -194,7 +220,8 @@ def _attend_packed(
     by_run = zip(*(torch.split(x[0].transpose(0, 1), tokens) for x in (query * scale, key, value)), strict=True)
     sizes = [count * heads * length * length for count, length in packed.runs]
     # One draw for all sentences: many small ones would cost more than their bits.
-    masks = torch.split(kept((sum(sizes),), rate).to(query.dtype), sizes) if rate else [None] * len(sizes)
+    drawn = kept((sum(sizes),), rate, device=query.device).to(query.dtype) if rate else None
+    masks = [None] * len(sizes) if drawn is None else torch.split(drawn, sizes)
     parts = []
     for (count, length), rows_MAE, mask in zip(packed.runs, by_run, masks, strict=True):
         query_CTAE, key_CTAE, value_CTAE = (x_MAE.reshape(count, length, heads, width) for x_MAE in rows_MAE)
@@ -203,3 +230,29 @@ def _attend_packed(
             weight_CATT = weight_CATT * mask.view_as(weight_CATT)
         parts.append((weight_CATT @ value_CTAE.transpose(1, 2)).transpose(1, 2).flatten(0, 1))
     return torch.cat(parts)[None]
+
+
+def _attend_by_bounds(
+    query: Tensor, key: Tensor, value: Tensor, packed: Packed, *, rate: float, scaling: float | None
+) -> Tensor:
+    """PyTorch's kernels for sentences of unequal length: flash attention in half precision, else the efficient one."""
+    query_NAE, key_NAE, value_NAE = (x[0].transpose(0, 1) for x in (query, key, value))
+    bounds, longest = packed.bound_B.int(), packed.runs[-1][1]
+    width = query.shape[-1]
+    scale = width**-0.5 if scaling is None else scaling
+    if query.dtype in (torch.bfloat16, torch.float16) and width % 8 == 0 and width <= 256 and _has_flash_attention():
+        return torch.ops.aten._flash_attention_forward(
+            query_NAE, key_NAE, value_NAE, bounds, bounds, longest, longest, rate, False, False, scale=scale
+        )[0][None]
+    rows = (x_NAE[None] for x_NAE in (query_NAE, key_NAE, value_NAE))
+    no_mask, keeps_sums = 0, True
+    output_1NAE: Tensor = torch.ops.aten._efficient_attention_forward(
+        *rows, None, bounds, bounds, longest, longest, rate, no_mask, keeps_sums, scale=scale
+    )[0]
+    return output_1NAE
+
+
+@functools.cache
+def _has_flash_attention() -> bool:
+    """PyTorch's flash attention needs an Ampere GPU, or a later one."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcse.models.text_encoder import TextEncoder
 from mcse.nn.heads import TanhHead
-from mcse.types import IGNORED_LABEL, MaskedTokens, PairBatch, SentenceBatch, TokenBatch
+from mcse.types import MaskedTokens, PairBatch, SentenceBatch
+from mcse.types.batches import concatenate
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class SentenceModel(nn.Module):
             return None, None
         token_BTD = self.encoder.token_rows(masked.tokens)
         # Only the masked positions pass through the vocabulary-wide matrix.
-        chosen_BT = masked.label_BT != IGNORED_LABEL
-        return self.mlm_head(token_BTD[chosen_BT]), masked.label_BT[chosen_BT]
+        chosen_M = masked.chosen()
+        return self.mlm_head(token_BTD.flatten(0, 1)[chosen_M]), masked.label_BT.flatten()[chosen_M]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +142,3 @@ def nothing_of(*modules: nn.Module) -> Tensor | float:
     """0, on which every parameter that trains depends."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     return torch.stack([p.flatten()[0].float() for p in parameters]).sum() * 0.0 if parameters else 0.0
-
-
-def concatenate(batches: list[TokenBatch]) -> TokenBatch:
-    """Batches of tokens as one, padded to the widest; padding ids are masked, so their value does not matter."""
-    width = max(batch.input_ids_BT.shape[1] for batch in batches)
-    grown = [(batch, (0, width - batch.input_ids_BT.shape[1])) for batch in batches]
-    return TokenBatch(
-        input_ids_BT=torch.cat([F.pad(batch.input_ids_BT, by) for batch, by in grown]),
-        attention_mask_BT=torch.cat([F.pad(batch.attention_mask_BT, by) for batch, by in grown]),
-    )

@@ -6,9 +6,11 @@ B sentences, T tokens, D width, V vocabulary.
 from __future__ import annotations
 
 import inspect
+import logging
 import pickle
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -17,11 +19,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from mcse.manifest import HEADS_FILE, IMAGE_TOWER_FILE, check_files, resolve_name
-from mcse.models.packing import ATTENTION, attention_over, find_last_layer, pack, register_attention, unpack
+from mcse.models.packing import ATTENTION, FASTER_ON, attention_over, find_last_layer, pack, register_attention, unpack
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.nn.dropout import use_cheap_dropout
 from mcse.nn.pooling import FIRST_TOKEN_POOLINGS, LAYER_POOLINGS, POOLINGS, pool
 from mcse.types import TokenBatch
+from mcse.types.batches import from_host
+
+logger = logging.getLogger(__name__)
 
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 """Without it transformers asks on the terminal whether to run the code that a folder brings along."""
@@ -31,9 +36,18 @@ class TextEncoder(nn.Module):
     """A Hugging Face encoder that turns a ``TokenBatch`` into (B, D) rows, before any head."""
 
     def __init__(
-        self, backbone: nn.Module, *, pooling: str, length_chunks: int = 1, first_position: int | None = None
+        self,
+        backbone: nn.Module,
+        *,
+        pooling: str,
+        length_chunks: int = 1,
+        first_position: int | None = None,
+        packs_on: Collection[str] | None = None,
     ) -> None:
-        """With ``first_position``, the position id of a sentence's first token, training batches are packed."""
+        """With ``first_position``, the position id of a sentence's first token, training batches are packed.
+
+        ``packs_on`` names the kinds of device on which they are; ``None`` is every kind.
+        """
         super().__init__()
         if pooling not in POOLINGS:
             raise ValueError(f"encoder.pooling: unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
@@ -41,6 +55,7 @@ class TextEncoder(nn.Module):
         self.pooling = pooling
         self.length_chunks = length_chunks
         self.first_position = first_position
+        self.packs_on = packs_on
         self.last_layer = find_last_layer(backbone)
 
     @property
@@ -67,18 +82,20 @@ class TextEncoder(nn.Module):
         """(B, D) pooled rows, not normalised."""
         if not self.training:
             return self._rows(tokens)
-        if self.first_position is not None:
+        if self.first_position is not None and self._packs_on(tokens.input_ids_BT.device):
             return self.packed_rows(tokens, first_position=self.first_position)
         if self.length_chunks == 1:
             return self._rows(tokens)
-        length_B = tokens.attention_mask_BT.sum(1)
-        order_B = length_B.argsort(stable=True)
-        parts = []
-        for index in order_B.chunk(self.length_chunks):
-            width = int(length_B[index[-1]])
+        length_B = tokens.lengths()
+        order_B = length_B.argsort(kind="stable")
+        order, place = from_host([order_B, order_B.argsort()], tokens.input_ids_BT.device)
+        parts, last = [], -1
+        for index in order.chunk(self.length_chunks):
+            last += len(index)
+            width = int(length_B[order_B[last]])
             part = TokenBatch(tokens.input_ids_BT[index, :width], tokens.attention_mask_BT[index, :width])
             parts.append(self._rows(part))
-        return torch.cat(parts)[order_B.argsort()]
+        return torch.cat(parts)[place]
 
     def packed_rows(self, tokens: TokenBatch, *, first_position: int) -> Tensor:
         """(B, D) pooled rows of sentences that go through the model in one row of tokens."""
@@ -93,10 +110,13 @@ class TextEncoder(nn.Module):
         if self.pooling in FIRST_TOKEN_POOLINGS:
             row_ND: Tensor = output.last_hidden_state[0]
             first_BD = row_ND if last is not None else row_ND[packed.start_B]
-            return first_BD[packed.order_B.argsort()]
+            return first_BD[packed.place_B]
         layers = output.hidden_states if self.pooling in LAYER_POOLINGS else (output.last_hidden_state,)
         hidden = tuple(unpack(layer[0], packed, tokens.attention_mask_BT) for layer in layers)
         return pool(hidden, tokens.attention_mask_BT, pooling=self.pooling)
+
+    def _packs_on(self, device: torch.device) -> bool:
+        return self.packs_on is None or device.type in self.packs_on
 
     def _rows(self, tokens: TokenBatch) -> Tensor:
         output = self.backbone(
@@ -115,7 +135,7 @@ def load_text_encoder(
     attention: str = "sdpa",
     gradient_checkpointing: bool = False,
     length_chunks: int = 1,
-    packing: bool = False,
+    packing: Literal[False, True, "auto"] = False,
 ) -> TextEncoder:
     """A hub id, folder or package path as a ``TextEncoder`` in float32, without a pooler that nobody trained.
 
@@ -158,16 +178,23 @@ def load_text_encoder(
     use_cheap_dropout(backbone)
     encoder = TextEncoder(backbone, pooling=pooling, length_chunks=length_chunks)
     if packing:
-        encoder.first_position = _find_first_position(encoder, name_or_path)
+        encoder.packs_on = FASTER_ON if packing == "auto" else None
+        encoder.first_position = _find_first_position(encoder)
+        if encoder.first_position is None and packing == "auto":
+            logger.info("encoder.packing: %r gives packed sentences other rows, so batches are padded", name_or_path)
+        elif encoder.first_position is None:
+            raise ValueError(
+                f"encoder.packing: {name_or_path!r} gives packed sentences other rows than sentences alone; leave it "
+                "false"
+            )
     return encoder
 
 
 @torch.no_grad()
-def _find_first_position(encoder: TextEncoder, name_or_path: str) -> int:
+def _find_first_position(encoder: TextEncoder) -> int | None:
     """The position id of first tokens, found by packing three sentences: no model says it, RoBERTa's is not 0.
 
-    Raises:
-        ValueError: With none do packed sentences get the rows that they get alone.
+    ``None`` if with none do packed sentences get the rows that they get alone.
     """
     vocabulary, pad = int(encoder._config.vocab_size), encoder._config.pad_token_id or 0
     length_B = torch.tensor([5, 2, 9])
@@ -188,9 +215,7 @@ def _find_first_position(encoder: TextEncoder, name_or_path: str) -> int:
                 return first_position
     finally:
         encoder.train(was_training)
-    raise ValueError(
-        f"encoder.packing: {name_or_path!r} gives packed sentences other rows than sentences alone; leave it false"
-    )
+    return None
 
 
 def load_mlm_head(name_or_path: str, *, attention: str = "sdpa") -> nn.Module:

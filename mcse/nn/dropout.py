@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _LEVELS = 2**16
+_CPU = torch.device("cpu")
 
 
 class Dropout(nn.Dropout):
@@ -33,8 +34,10 @@ def dropout(x: Tensor, p: float) -> Tensor:
     return x * kept(x.shape, p).to(x.dtype)
 
 
-def kept(shape: Sequence[int], p: float) -> Tensor:
-    """A float32 mask on the CPU, of mean 1: 0 with probability ``p``, else 1 over the share that is kept."""
+def kept(shape: Sequence[int], p: float, *, device: torch.device = _CPU) -> Tensor:
+    """A float32 mask on ``device``, of mean 1: 0 with probability ``p``, else 1 over the share that is kept."""
+    if device.type != "cpu":
+        return F.dropout(torch.ones(tuple(shape), device=device), p)
     threshold = round(p * _LEVELS)
     if threshold == _LEVELS:
         return torch.zeros(tuple(shape))

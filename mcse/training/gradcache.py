@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mcse.types import to_device
-from mcse.types.batches import split_batch
+from mcse.types.batches import pin, split_batch
 
 
 class CachedForward:
@@ -45,7 +45,9 @@ class CachedForward:
         no_sync: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self._model, self._device, self._autocast, self._no_sync = model, device, autocast, no_sync
-        self._chunks = split_batch(batch, chunk_size)
+        chunks = split_batch(batch, chunk_size)
+        # Parts of a pinned batch are copies in plain memory, from which a GPU would make the host wait.
+        self._chunks = [pin(chunk) for chunk in chunks] if device.type == "cuda" else chunks
         self._states: list[_RandomState] = []
         self._sizes: list[list[int]] = []
         self._leaves: list[Tensor] = []

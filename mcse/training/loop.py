@@ -70,7 +70,10 @@ class Loop:
         self.model, self.optimizer = runtime.prepare(run.model, run.optimizer)
         self.progress = Progress()
         self.prefetcher: Prefetcher[Any] = Prefetcher(
-            run.stream, end=self.total_steps * config.accumulation_steps, carried=run.carried
+            run.stream,
+            end=self.total_steps * config.accumulation_steps,
+            carried=run.carried,
+            pins=runtime.device.type == "cuda",
         )
         self.resumable = Resumable(
             model=run.model,
@@ -148,7 +151,9 @@ class Loop:
         cached = self._cached(batch) if self.config.cached_chunk_size is not None else None
         with contextlib.nullcontext() if syncs else accelerator.no_sync(self.model):
             with accelerator.autocast():
-                terms = self.run.step(cast(nn.Module, cached or self.model), to_device(batch, device))
+                # Images go to the device with their chunk alone; the loss reads ids and labels.
+                moved = to_device(batch, device, images=cached is None)
+                terms = self.run.step(cast(nn.Module, cached or self.model), moved)
             loss = total_loss(terms, device=device)
             accelerator.backward(loss * share)
         if cached is not None:
@@ -270,7 +275,7 @@ def total_loss(terms: LossTerms, *, device: torch.device) -> Tensor:
     what one process would get on the whole batch.
     """
     names = list(terms)
-    counts = torch.stack([torch.as_tensor(terms[name].count, dtype=torch.float32, device=device) for name in names])
+    counts = torch.stack([terms[name].count_on(device) for name in names])
     counts = distributed.sum_over_processes(counts).clamp(min=1)
     world_size = distributed.world_size()
     parts = [

@@ -49,9 +49,8 @@ class Meter:
         self._losses.append(loss.detach())
         self._watched.append(_Watched(step, "loss", loss.detach()))
         for name, term in terms.items():
-            count = torch.as_tensor(term.count, dtype=torch.float32, device=loss.device)
             self._sums[name] = self._sums.get(name, 0.0) + term.sum.detach().float()
-            self._counts[name] = self._counts.get(name, 0.0) + count
+            self._counts[name] = self._counts.get(name, 0.0) + term.count_on(loss.device)
 
     def add_step(self, step: int, grad_norm: Tensor) -> None:
         """An optimizer step, with the norm of its gradient before clipping."""

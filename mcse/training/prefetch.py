@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from mcse.types import Stateful, Stream
+from mcse.types.batches import pin
 
 Batch = TypeVar("Batch")
 
@@ -17,13 +18,22 @@ class Prefetcher(Generic[Batch]):
 
     Batches made ahead and never used leave no trace: each is a pure function of its step, and where a part of the
     stream is ``carried`` from batch to batch, its state is noted with each batch. So the prefetcher is the ``Stateful``
-    to save: it gives the state after the batch that was handed out last.
+    to save: it gives the state after the batch that was handed out last. With ``pins`` batches come in page-locked
+    memory, for a GPU.
     """
 
     def __init__(
-        self, stream: Stream[Batch], *, end: int, first: int = 0, depth: int = 4, carried: Stateful | None = None
+        self,
+        stream: Stream[Batch],
+        *,
+        end: int,
+        first: int = 0,
+        depth: int = 4,
+        carried: Stateful | None = None,
+        pins: bool = False,
     ) -> None:
         self._stream, self._next, self._end, self._depth, self._carried = stream, first, end, depth, carried
+        self._pins = pins
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mcse-batches")
         self._ahead: deque[Future[tuple[Batch, dict[str, Any]]]] = deque()
         self._state = self._note()
@@ -57,7 +67,8 @@ class Prefetcher(Generic[Batch]):
         self._state = self._note()
 
     def _make(self, step: int) -> tuple[Batch, dict[str, Any]]:
-        return self._stream.batch(step), self._note()
+        batch = self._stream.batch(step)
+        return pin(batch) if self._pins else batch, self._note()
 
     def _note(self) -> dict[str, Any]:
         return self._carried.state_dict() if self._carried is not None else {}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from torch import nn
 from torch.optim import Optimizer
 
@@ -59,6 +59,11 @@ class Runtime:
         if self.cuts_weights:
             prepared: tuple[nn.Module, Any] = self.accelerator.prepare(model, optimizer)
             return prepared
+        # Positions and the like are the same everywhere; running means are not, and evaluation reads them.
+        moves = any(buffer.is_floating_point() for buffer in model.buffers())
+        self.accelerator.ddp_handler = DistributedDataParallelKwargs(
+            broadcast_buffers=moves, gradient_as_bucket_view=True
+        )
         return self.accelerator.prepare_model(model), self.accelerator.prepare_optimizer(optimizer)
 
     def whole_for_forward(self, model: nn.Module) -> AbstractContextManager[None]:

@@ -6,11 +6,14 @@ B examples a process, T tokens, F image feature width.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 Batch = TypeVar("Batch")
@@ -21,21 +24,50 @@ IGNORED_LABEL = -100
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Token ids padded on the right to the longest row, and the mask that is 1 on real tokens."""
+    """Token ids padded on the right to the longest row, and the mask that is 1 on real tokens.
+
+    ``length_B``, tokens a row, is counted when a batch is made on the host and stays there when the batch moves, so
+    that what depends on lengths is planned without waiting for a GPU.
+    """
 
     input_ids_BT: Tensor
     attention_mask_BT: Tensor
+    length_B: NDArray[np.int64] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.attention_mask_BT.device.type == "cpu":
+            object.__setattr__(self, "length_B", self.attention_mask_BT.sum(1).numpy())
 
     def __len__(self) -> int:
         return len(self.input_ids_BT)
 
+    def lengths(self) -> NDArray[np.int64]:
+        """(B,) tokens a row; of a batch that was made on a GPU they are fetched from there."""
+        return self.attention_mask_BT.sum(1).cpu().numpy() if self.length_B is None else self.length_B
+
 
 @dataclass(frozen=True, slots=True)
 class MaskedTokens:
-    """Sentences with some tokens replaced; ``label_BT`` holds the original ids there, else ``IGNORED_LABEL``."""
+    """Sentences with some tokens replaced; ``label_BT`` holds the original ids there, else ``IGNORED_LABEL``.
+
+    ``chosen_M``, the places of those tokens in all rows one after the other, is found when a batch is made on the host,
+    and moves with it.
+    """
 
     tokens: TokenBatch
     label_BT: Tensor
+    chosen_M: Tensor | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.label_BT.device.type == "cpu":
+            object.__setattr__(self, "chosen_M", self._find_chosen())
+
+    def chosen(self) -> Tensor:
+        """``chosen_M``; of a batch that was made on a GPU they are looked for there."""
+        return self._find_chosen() if self.chosen_M is None else self.chosen_M
+
+    def _find_chosen(self) -> Tensor:
+        return (self.label_BT != IGNORED_LABEL).flatten().nonzero()[:, 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +149,7 @@ def _part(value: Any, start: int, stop: int, *, total: int) -> Any:
         width = int(mask_BT.sum(1).max())
         return TokenBatch(input_ids_BT=ids_BT[:, :width], attention_mask_BT=mask_BT[:, :width])
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value)]
+        names = [field.name for field in dataclasses.fields(value) if field.init]
         parts = {name: _part(getattr(value, name), start, stop, total=total) for name in names}
         return dataclasses.replace(value, **parts)
     return value
@@ -131,12 +163,56 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(getattr(value, field.name))
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The same batch with every tensor on ``device``; nested dataclasses are followed, other values kept."""
-    moved: Any = batch
-    if isinstance(batch, Tensor):
-        moved = batch.to(device, non_blocking=True)
-    elif dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        fields = {field.name: to_device(getattr(batch, field.name), device) for field in dataclasses.fields(batch)}
-        moved = dataclasses.replace(batch, **fields)
-    return cast(Batch, moved)
+def concatenate(batches: Sequence[TokenBatch]) -> TokenBatch:
+    """Batches of tokens as one, padded to the widest; padding ids are masked, so their value does not matter."""
+    width = max(batch.input_ids_BT.shape[1] for batch in batches)
+    grown = [(batch, (0, width - batch.input_ids_BT.shape[1])) for batch in batches]
+    joined = TokenBatch(
+        input_ids_BT=torch.cat([F.pad(batch.input_ids_BT, by) for batch, by in grown]),
+        attention_mask_BT=torch.cat([F.pad(batch.attention_mask_BT, by) for batch, by in grown]),
+    )
+    known = [batch.length_B for batch in batches if batch.length_B is not None]
+    if len(known) == len(batches):
+        object.__setattr__(joined, "length_B", np.concatenate(known))
+    return joined
+
+
+def to_device(batch: Batch, device: torch.device, *, images: bool = True) -> Batch:
+    """The same batch with every tensor on ``device``; nested dataclasses are followed, other values kept.
+
+    A copy of a pinned tensor to a GPU is not waited for. Without ``images``, what images are made of stays where it is:
+    rows of floating-point numbers.
+    """
+
+    def move(tensor: Tensor) -> Tensor:
+        stays = not images and tensor.is_floating_point() and tensor.ndim > 1
+        return tensor if stays else tensor.to(device, non_blocking=True)
+
+    return _map_tensors(batch, move)
+
+
+def from_host(arrays: Sequence[NDArray[np.int64]], device: torch.device) -> tuple[Tensor, ...]:
+    """One-dimensional arrays as tensors on ``device``, sent together; nothing waits for a GPU."""
+    sizes = [len(array) for array in arrays]
+    joined = torch.from_numpy(np.concatenate(arrays).astype(np.int64, copy=False))
+    if device.type == "cuda":
+        joined = joined.pin_memory()
+    return joined.to(device, non_blocking=True).split(sizes)
+
+
+def pin(batch: Batch) -> Batch:
+    """The same batch in page-locked memory, from which a GPU copies while the host goes on."""
+    return _map_tensors(batch, Tensor.pin_memory)
+
+
+def _map_tensors(value: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
+    mapped: Any = value
+    if isinstance(value, Tensor):
+        mapped = function(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        found = {field.name: _map_tensors(getattr(value, field.name), function) for field in dataclasses.fields(value)}
+        derived = {field.name for field in dataclasses.fields(value) if not field.init}
+        mapped = dataclasses.replace(value, **{name: part for name, part in found.items() if name not in derived})
+        for name in derived:
+            object.__setattr__(mapped, name, found[name])
+    return cast(Batch, mapped)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -21,6 +22,12 @@ class LossTerm:
     sum: Tensor
     count: float | Tensor
     weight: float = 1.0
+
+    def count_on(self, device: torch.device) -> Tensor:
+        """``count`` as a float32 scalar there; a number is written by the device itself, so that nothing is copied."""
+        if isinstance(self.count, Tensor):
+            return self.count.to(device, torch.float32)
+        return torch.full((), self.count, dtype=torch.float32, device=device)
 
 
 LossTerms = Mapping[str, LossTerm]

@@ -41,11 +41,13 @@ def _tokens() -> TokenBatch:
 def test_pack_takes_the_padding_out() -> None:
     tokens = _tokens()
     packed = pack(tokens)
-    assert packed.order_B.tolist() == [1, 3, 6, 4, 2, 0, 5]
+    order = [1, 3, 6, 4, 2, 0, 5]
+    assert packed.place_B[torch.tensor(order)].tolist() == list(range(7))
     assert packed.runs == ((3, 3), (1, 5), (1, 7), (1, 9), (1, 12))
-    ids = [tokens.input_ids_BT[i, : tokens.attention_mask_BT[i].sum()].tolist() for i in packed.order_B]
+    ids = [tokens.input_ids_BT[i, : tokens.attention_mask_BT[i].sum()].tolist() for i in order]
     assert packed.input_ids_N.tolist() == [token for row in ids for token in row]
     assert packed.position_N.tolist() == [place for row in ids for place in range(len(row))]
+    assert packed.bound_B.tolist() == [0, 3, 6, 9, 14, 21, 30, 42]
     assert packed.start_B.tolist() == [0, 3, 6, 9, 14, 21, 30]
 
 
@@ -100,7 +102,7 @@ def test_attention_equals_pytorchs_own_under_the_same_mask(packs: bool, monkeypa
     ).transpose(1, 2)
     shapes = []
 
-    def ones(shape, p):
+    def ones(shape, p, *, device=None):
         shapes.append((tuple(shape), p))
         return torch.ones(tuple(shape))
 
@@ -130,6 +132,31 @@ def test_a_model_with_relative_positions_is_refused(tmp_path: Path) -> None:
     assert isinstance(load_text_encoder(str(tmp_path), pooling="cls"), TextEncoder)
     with pytest.raises(ValueError, match=r"encoder\.packing: .* gives packed sentences other rows"):
         load_text_encoder(str(tmp_path), pooling="cls", packing=True)
+    assert load_text_encoder(str(tmp_path), pooling="cls", packing="auto").first_position is None
+
+
+@pytest.mark.parametrize("packing_is", [True, "auto"])
+@pytest.mark.parametrize("packs_on", [("cpu",), ("cuda",)])
+def test_auto_packs_on_the_devices_on_which_it_is_faster(
+    packing_is: bool | str, packs_on: tuple[str], folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcse.models.text_encoder.FASTER_ON", packs_on)
+    encoder = load_text_encoder(str(folders["bert"]), pooling="cls", packing=packing_is).train()
+    calls = []
+    monkeypatch.setattr(TextEncoder, "packed_rows", lambda *_, **__: calls.append(1))
+    monkeypatch.setattr(TextEncoder, "_rows", lambda *_: None)
+    encoder(_tokens())
+    assert bool(calls) == (packing_is is True or packs_on == ("cpu",))
+
+
+def test_a_gpu_is_not_asked_whether_there_is_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The question would make the host wait; "meta" stands for a device that is not the host."""
+    asked = []
+    monkeypatch.setattr(packing, "sdpa_mask", lambda **settings: asked.append(settings["allow_is_bidirectional_skip"]))
+    for device in ("cpu", "meta"):
+        packing._mask(attention_mask=torch.ones(2, 3, device=device), allow_is_bidirectional_skip=True)
+    packing._mask(attention_mask=None, allow_is_bidirectional_skip=True)
+    assert asked == [True, False, True]
 
 
 def test_settings_that_do_not_go_with_packing_are_refused() -> None:

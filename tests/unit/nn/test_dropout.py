@@ -45,6 +45,11 @@ def test_a_mask_is_named_by_one_draw_of_pytorchs_generator() -> None:
     assert not torch.equal(kept((50,), 0.5), first)
 
 
+def test_a_mask_is_on_the_device_that_is_asked_for() -> None:
+    assert kept((3, 2), 0.5, device=torch.device("meta")).device.type == "meta"
+    assert kept((3, 2), 0.5).device.type == "cpu"
+
+
 def test_the_edges() -> None:
     x = torch.randn(5, 3)
     state = torch.get_rng_state()

@@ -1,0 +1,155 @@
+"""Each kind of step on fake CUDA tensors: devices and dtypes agree, dropout is there, the host waits for nothing."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+
+import pytest
+import torch
+
+from mcse.models import packing
+from mcse.recipes import method
+from mcse.recipes.launch import load_config
+from mcse.training.runtime import start_runtime
+from tests.cuda.fake import LOW, fake_cuda, run_steps
+from tests.fixtures.launch import arguments_of, one_thread, own_cache
+from tests.fixtures.tiny_run import build_tiny_run
+
+PAIRS = {"data.captions_per_image": "all", "mix.schedule": "every"}
+CASES = {
+    "simcse": ("simcse", {}),
+    "supervised": ("simcse", {"data.sentences": "nli.csv", "loss.hard_negative_weight": 0.5}),
+    "mlm": ("simcse", {"loss.mlm_weight": 0.1}),
+    "mcse": ("mcse", PAIRS),
+    "mcse, mlm": ("mcse", PAIRS | {"loss.mlm_weight": 0.1}),
+}
+# Keys, and the passes of a batch's sentences through the encoder.
+WAYS = {
+    "plain": ({}, 1),
+    "eager attention": ({"encoder.attention": "eager"}, 1),
+    "packed": ({"encoder.packing": True}, 1),
+    "packed, mean": ({"encoder.packing": True, "encoder.pooling": "mean"}, 1),
+    "length chunks": ({"encoder.length_chunks": 3}, 3),
+    "cached chunks": ({"train.cached_chunk_size": 3}, 6),
+    "packed, cached chunks": ({"encoder.packing": True, "train.cached_chunk_size": 3}, 6),
+    "accumulated": ({"train.accumulation_steps": 2}, 2),
+}
+IN_SHORT = ("plain", "packed", "cached chunks")
+TABLE = [
+    (case, way, precision)
+    for case in CASES
+    for way in (WAYS if case in ("simcse", "mcse") else IN_SHORT)
+    for precision in (LOW if way in ("plain", "packed") and case in ("simcse", "mcse") else ("bf16",))
+]
+DROPOUTS_A_PASS = {"hidden": 5, "attention": 2}
+"""Of the tiny encoder: after embeddings, attention and feed-forward of two layers; in their attention."""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return build_tiny_run(tmp_path_factory.mktemp("tiny"))
+
+
+def take_steps(tiny, recipe, keys, *, monkeypatch, steps):
+    with one_thread(), own_cache(tiny):
+        config = load_config(None, arguments_of(tiny, recipe, tiny / "unused", keys))
+        # Accelerate would refuse fp16 without a GPU: ``run_steps`` opens the precision itself.
+        runtime = start_runtime(precision="fp32", seed=0, show_progress=False)
+        run = method(recipe).build(config, runtime)
+        return run_steps(run, config, runtime, monkeypatch=monkeypatch, folder=tiny / "unused", steps=steps)
+
+
+@pytest.mark.parametrize(("case", "way", "precision"), TABLE)
+def test_a_step(case, way, precision, tiny, monkeypatch):
+    recipe, keys = CASES[case]
+    added, passes = WAYS[way]
+    # One batch of text and one of pairs.
+    steps = 2 if recipe == "mcse" else 1
+    keys = keys | added | {"train.precision": precision}
+    seen = take_steps(tiny, recipe, keys, monkeypatch=monkeypatch, steps=steps)
+    assert not seen.waits
+    terms = {"text_text"} | ({"mlm"} if "mlm" in case else set()) | ({"text_image"} if recipe == "mcse" else set())
+    assert seen.terms == terms
+    # The language model's copies are neither packed nor cut by length.
+    passes += ("mlm" in case) * (1 if way == "packed" else passes)
+    assert {rate for _, rate in seen.dropouts} == {0.1}
+    assert len(seen.dropouts) == steps * passes * sum(DROPOUTS_A_PASS.values())
+    if "packed" in way:
+        in_kernels = [name for name, _ in seen.dropouts if "attention_forward" in name]
+        plain = DROPOUTS_A_PASS["attention"] * ("mlm" in case)
+        assert len(in_kernels) == steps * (passes * DROPOUTS_A_PASS["attention"] - plain)
+    low = LOW[precision] or torch.float32
+    assert seen.dtypes == {low, torch.float32}, "the loss's product is in float32"
+    assert {dtype for _, dtype in seen.kernels} <= {low}
+
+
+@pytest.mark.parametrize(("precision", "kernel"), [("bf16", "_flash"), ("fp16", "_flash"), ("fp32", "_efficient")])
+def test_packed_attention_takes_the_fastest_kernel(precision, kernel, tiny, monkeypatch):
+    """As on a GPU that has flash attention, which takes half precision alone."""
+    monkeypatch.setattr(packing, "_has_flash_attention", lambda: True)
+    keys = {"encoder.packing": True, "train.precision": precision}
+    seen = take_steps(tiny, "simcse", keys, monkeypatch=monkeypatch, steps=1)
+    assert not seen.waits
+    assert {name for name, _ in seen.kernels} == {f"{kernel}_attention_forward"}
+    assert collections.Counter(name for name, _ in seen.dropouts)[f"{kernel}_attention_forward"] == 2
+
+
+@pytest.mark.parametrize("way", ["plain", "packed"])
+@pytest.mark.parametrize("rate", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+def test_without_one_kind_of_dropout_the_count_shows_it(rate, way, tiny, tmp_path, monkeypatch):
+    """What the tests above rely on: each kind is among what they count, at its own rate."""
+    still = build_tiny_run(tmp_path / "still")
+    path = still / "bert" / "config.json"
+    path.write_text(path.read_text().replace(f'"{rate}": 0.1', f'"{rate}": 0.0'))
+    seen = take_steps(still, "simcse", WAYS[way][0], monkeypatch=monkeypatch, steps=1)
+    left = "attention" if "hidden" in rate else "hidden"
+    assert len(seen.dropouts) == DROPOUTS_A_PASS[left]
+
+
+def ask(x):
+    return bool(x.sum() > 0)
+
+
+def scalar(x):
+    return x.sum().item()
+
+
+def mask(x):
+    return x[x > 0]
+
+
+def listed(x):
+    return x.tolist()
+
+
+def host(x):
+    return x.cpu()
+
+
+def plain_memory(x):
+    return torch.zeros(3).to(x.device, non_blocking=True)
+
+
+def blocking(x):
+    return torch.zeros(3).pin_memory().to(x.device)
+
+
+def numbers(x):
+    return torch.tensor([1.0, 2.0], device=x.device)
+
+
+def counted(x):
+    return x.nonzero()
+
+
+@pytest.mark.parametrize("waits", [ask, scalar, mask, listed, host, plain_memory, blocking, numbers, counted])
+def test_what_waits_is_seen(waits, monkeypatch):
+    with fake_cuda(monkeypatch) as (_, watch):
+        x = torch.ones(4, device="cuda")
+        watch.counts = True
+        torch.zeros(3).pin_memory().to("cuda", non_blocking=True) * x[:3]
+        assert not watch.seen.waits
+        with contextlib.suppress(Exception):
+            waits(x)
+    assert sum(watch.seen.waits.values()) >= 1
