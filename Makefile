@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo test faults format check golden clean
+.PHONY: help install demo test quick faults format check golden clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -25,6 +25,9 @@ demo: install ## Train SimCSE, MCSE and MCSE on shuffled images on the embedded 
 
 test: install ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+
+quick: install ## Run the tests that are not slow: two minutes on two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not slow' -n auto --maxprocesses 4 --dist loadfile
 
 faults: install ## Kill a real run with SIGKILL 20 times, then one of two processes 8 times; takes many minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --kills 20

@@ -31,7 +31,8 @@ from typing import TypeAlias
 from mcse.manifest import check_files
 from mcse.models.checkpoint import load_checkpoint
 from mcse.training.state import _damage, saved_states
-from tests.fixtures.launch import REPOSITORY, arguments_of, assert_same_run, fork
+from tests.fixtures.launch import arguments_of, assert_same_run, fork
+from tests.fixtures.processes import REPOSITORY
 from tests.fixtures.tiny_run import build_tiny_run
 
 STEPS_A_KILL = 14

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mcse.commands.main import main
-from tests.fixtures.launch import REPOSITORY, entries, one_thread, own_cache
+from tests.fixtures.launch import entries, one_thread, own_cache
+from tests.fixtures.processes import REPOSITORY
 
 CHANCE = 2 * (1 + 5 + 10) / 2
 """rsum of a random order of 200 images, each with five captions: image→text has five right ones, of 1,000."""

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import subprocess
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +27,6 @@ from mcse.training.loop import total_loss
 from mcse.training.runtime import start_runtime
 from mcse.types import PairBatch
 from tests.fixtures.tiny_models import build_tiny_bert, build_tiny_roberta
-from tests.fixtures.tiny_run import build_tiny_run, tiny_overrides
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted(path for recipe in ("simcse", "mcse") for path in (CONFIGS / recipe).rglob("*.yaml"))
@@ -433,18 +429,3 @@ def test_launch_files_are_what_accelerate_reads():
     for path in files.values():
         assert f"configs/accelerate/{path.name}" in path.read_text(), f"{path.name}: no command in its header"
         assert yaml.safe_load(path.read_text())["mixed_precision"] == "no"  # train.precision alone decides
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA this launch file takes GPUs")
-def test_two_cpu_processes_make_one_world(tmp_path):
-    data = build_tiny_run(tmp_path / "data")
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--main_process_port", "0"]
-    command += ["--config_file", str(CONFIGS / "accelerate" / "cpu_two_processes.yaml")]
-    command += ["train.py", *tiny_overrides(data, "simcse", tmp_path / "run")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run(
-        command, cwd=CONFIGS.parent, env=environment, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["world_size"] == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,20 +11,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from mcse import SentenceEncoder, distributed
+from mcse import SentenceEncoder
 from mcse.commands.main import main
 from mcse.config import ConfigError
-from mcse.data.images.sources import open_images
-from mcse.models.image_tower import FrozenTower, ImageTower, load_image_tower
-from mcse.recipes import image_side, method
+from mcse.models.image_tower import FrozenTower, load_image_tower
+from mcse.recipes import method
 from mcse.recipes.launch import load_config
 from mcse.search import Question, open_search
 from mcse.training.loop import Loop, total_loss
 from mcse.training.runtime import start_runtime
 from mcse.types import PairBatch
-from tests.distributed.processes import run_processes
 from tests.fixtures.launch import arguments_of, assert_same_run, entries, losses, one_thread, own_cache, run, tensors
 from tests.fixtures.tiny_run import build_tiny_run
 
@@ -246,77 +242,6 @@ def test_resuming_goes_on_with_the_same_tower(tiny, tmp_path, monkeypatch):
         entry for entry in entries(tmp_path / "straight") if "loss" in entry
     ]
     assert_same_run(tmp_path / "straight", tmp_path / "broken")
-
-
-# --- two processes
-
-
-def update(tiny, keys, step):
-    """One step in float64: the loss, and the parameters afterwards."""
-    keys = keys | {"train.batch_size": 16 // distributed.world_size(), "data.captions_per_image": "all"}
-    with one_thread(), own_cache(tiny):
-        run_, _ = build(tiny, keys)
-        if isinstance(run_.model.tower, ImageTower):
-            run_.model.tower.register_parameter("unused", nn.Parameter(torch.ones(2)))
-        model = start_runtime(precision="fp32", seed=0).accelerator.prepare_model(run_.model.double())
-        model.train()
-        batch = run_.stream.batch(step)
-        if isinstance(batch, PairBatch):
-            batch = replace(batch, image_BF=batch.image_BF.double())
-        loss = total_loss(run_.step(model, batch), device=torch.device("cpu"))
-        loss.backward()
-        gradients = {name: p.grad.numpy().copy() for name, p in run_.model.named_parameters() if p.grad is not None}
-        # A second step finds out whether DDP was left waiting for a parameter.
-        total_loss(run_.step(model, batch), device=torch.device("cpu")).backward()
-    return {
-        "wrapped": isinstance(model, DistributedDataParallel),
-        "paired": isinstance(batch, PairBatch),
-        "gradients": gradients,
-        "loss": loss.item(),
-    }
-
-
-def updates(tiny):
-    cases = [(TRAINED, 0), (TRAINED, 1), (VIT, 0), (VIT, 1)]
-    return [update(tiny, keys, step) for keys, step in cases]
-
-
-@pytest.mark.slow
-def test_two_processes_make_the_update_of_one(tiny):
-    (alone,) = [updates(tiny)]
-    together = run_processes(updates, 2, tiny)
-    for case, one in enumerate(alone):
-        two = [process[case] for process in together]
-        assert not one["wrapped"]
-        assert all(process["wrapped"] for process in two)
-        assert one["paired"] == (case % 2 == 0)
-        towers = [name for name in one["gradients"] if name.startswith("tower.")]
-        assert bool(towers) == (case < 2)
-        assert np.mean([process["loss"] for process in two]) == pytest.approx(one["loss"], rel=1e-9)
-        for process in two:
-            assert process["gradients"].keys() == one["gradients"].keys()
-            for name, gradient in one["gradients"].items():
-                np.testing.assert_allclose(process["gradients"][name], gradient, rtol=1e-6, atol=1e-9, err_msg=name)
-        if case == 0:
-            assert sum(np.abs(one["gradients"][name]).max() > 0 for name in towers) > len(towers) / 2
-        if case == 1:
-            assert all(np.abs(one["gradients"][name]).max() == 0 for name in towers)
-
-
-def bad_images(folder):
-    source = open_images(str(folder))
-    return [image.name for image in image_side._find_bad(source, range(len(source.names)))]
-
-
-def test_processes_agree_on_the_bad_images(tmp_path):
-    for number in range(7):
-        Image.new("RGB", (4, 4)).save(tmp_path / f"{number}.png")
-    for number in (1, 2, 4):
-        (tmp_path / f"{number}.png").write_bytes(b"no")
-    alone, together = bad_images(tmp_path), run_processes(bad_images, 2, tmp_path)
-    assert alone == ["1.png", "2.png", "4.png"]
-    assert together[0] == together[1]
-    assert sorted(together[0]) == alone
 
 
 # --- bad images

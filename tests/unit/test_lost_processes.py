@@ -1,4 +1,4 @@
-"""Which errors are about another process, and what is said then; real processes are in tests/distributed."""
+"""Which errors are about another process, and what is said then; real processes are in tests/processes."""
 
 from __future__ import annotations
 

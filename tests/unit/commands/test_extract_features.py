@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import pickle
-import signal
-import subprocess
-import sys
 
 import datasets
 import numpy as np
@@ -82,41 +78,6 @@ def test_bad_images_stop_the_extraction_or_are_listed(folder, tmp_path, capsys):
     assert [image.name for image in store.skipped] == bad
     assert len(store) == COUNT
     assert not set(bad) & set(store.names)
-
-
-KILLED = """
-import os, signal, sys
-from mcse.commands.main import main
-from mcse.data.images import feature_writer
-write, calls = feature_writer.write_json, 0
-def killing(path, value):
-    global calls
-    calls += 1
-    if calls == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-    write(path, value)
-feature_writer.write_json = killing
-sys.exit(main())
-"""
-
-
-def test_a_killed_extraction_continues_to_the_same_bytes(folder, tmp_path, capsys):
-    """Killed after a batch's rows were written and before they were recorded."""
-    arguments = ["--images", folder, "--tower", "pixels:8", "--batch-size", "2", "--output"]
-    command = [sys.executable, "-c", KILLED, "extract-features", *arguments, tmp_path / "killed"]
-    killed = subprocess.run(list(map(str, command)), capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert json.loads((tmp_path / "killed" / "progress.json").read_text())["done"] == 4
-    with pytest.raises(ValueError, match="unfinished extraction, 4 of 11"):
-        open_features(tmp_path / "killed")
-    with pytest.raises(ValueError, match="with tower pixels:8, not pixels:2"):
-        extract("--images", folder, "--tower", "pixels:2", "--output", tmp_path / "killed")
-    assert extract(*arguments, tmp_path / "killed") == 0
-    assert "continuing after 4 of 11 images" in capsys.readouterr().err
-    assert extract(*arguments, tmp_path / "straight") == 0
-    for name in ("features.npy", "names.json", "meta.json"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
-    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["features.npy", "meta.json", "names.json"]
 
 
 def test_ctrl_c_keeps_what_is_done_and_says_so(folder, tmp_path, monkeypatch, capsys):

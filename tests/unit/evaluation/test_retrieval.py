@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import zlib
 
 import numpy as np
@@ -11,8 +10,7 @@ import pytest
 
 from mcse import SentenceEncoder
 from mcse.data.images.feature_writer import ExtractionPlan, FeatureWriter
-from mcse.evaluation.evaluators.held_out_images import RetrievalEvaluator
-from mcse.evaluation.joint_space import encode_captions, load_captioned_images, pair_ranks
+from mcse.evaluation.joint_space import load_captioned_images
 from mcse.evaluation.suite import Subject, SuiteOptions
 from mcse.evaluation.suites.retrieval import SUITE, score_retrieval
 from mcse.evaluation.uncertainty import point_score, replicate
@@ -22,7 +20,6 @@ from mcse.metrics.retrieval import best_ranks, recall_at
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
 from mcse.types import ScoreKey, score_tree
-from tests.distributed.processes import run_processes
 from tests.fixtures.tiny_models import build_tiny_bert
 
 F = 6
@@ -391,107 +388,3 @@ def test_a_checkpoint_with_heads_is_judged_by_its_own_joint_rows(options, tmp_pa
     other = SentenceEncoder(load_text_encoder(base, pooling="cls"), load_tokenizer(base), pooling="cls", heads=heads)
     with pytest.raises(ValueError, match=r"image features have shape \(20, 6\).* was trained on \(N, 7\)"):
         SUITE.prepare(options).run(Subject.of(other))
-
-
-class Counting(ImageWords):
-    def __init__(self) -> None:
-        super().__init__(0.7)
-        self.counts: list[int] = []
-
-    def encode_captions(self, sentences, *, batch_size=64):
-        self.counts.append(len(sentences))
-        return super().encode_captions(sentences)
-
-
-def split_captions():
-    encoder = Counting()
-    return encode_captions(encoder, tuple(f"{i % 9} {i % 9}" for i in range(20)), batch_size=4), encoder.counts
-
-
-def test_processes_share_the_distinct_captions():
-    alone, counts = split_captions()
-    assert counts == [9]
-    results = run_processes(split_captions, 2)
-    assert [counts for _, counts in results] == [[5], [4]]
-    for rows, _ in results:
-        np.testing.assert_array_equal(rows, alone)
-
-
-def test_scores_are_json(options):
-    found = SUITE.prepare(options).run(Subject.of(ImageWords()))
-    tree = score_tree(found.scores)
-    assert json.loads(json.dumps(tree)) == tree
-
-
-# --- folds, and held-out images in training
-
-
-def test_folds_are_searched_by_themselves(options):
-    encoder = ImageWords(noise=0.9)
-    texts = [f"{number} of {image}" for image in range(20) for number in range(2 + image % 2)]
-    image_of = np.array([int(text.split()[-1]) for text in texts])
-    caption, image = encoder.encode(texts), unit([direction(image) for image in range(20)])
-    found = pair_ranks(caption, image, image_C=image_of, folds=4)
-    to_text, to_image = [], []
-    for first in range(0, 20, 5):
-        images = np.arange(first, first + 5)
-        own = np.flatnonzero(np.isin(image_of, images))
-        to_text += loop_ranks(image[images], caption[own], images, image_of[own])
-        to_image += loop_ranks(caption[own], image[images], image_of[own], images)
-    assert found["image_to_text"].rank_Q.tolist() == list(to_text)
-    assert found["text_to_image"].rank_Q.tolist() == list(to_image)
-    whole = pair_ranks(caption, image, image_C=image_of)
-    assert (found["text_to_image"].rank_Q <= whole["text_to_image"].rank_Q).all()
-    assert (found["text_to_image"].rank_Q < whole["text_to_image"].rank_Q).any()
-
-    plain, folded = (SUITE.prepare(dataclasses.replace(options, folds=folds)) for folds in (1, 4))
-    assert plain.digest != folded.digest
-    scores = folded.run(Subject.of(encoder))
-    assert "4 folds" in scores.protocols["retrieval"]
-    recall = score_tree(scores.scores)["retrieval"]["text_to_image"]["recall@1"]
-    assert recall == pytest.approx(100 * np.mean([rank <= 1 for rank in to_image]))
-    with pytest.raises(ValueError, match="--folds: 21 parts of 20 images"):
-        SUITE.prepare(dataclasses.replace(options, folds=21))
-
-
-def test_held_out_images_are_scored_as_the_suite_scores_them(options):
-    encoder = ImageWords(noise=0.9)
-    suite = score_tree(SUITE.prepare(options).run(Subject.of(encoder)).scores)["retrieval"]
-    texts = [f"{number} of {image}" for image in range(20) for number in range(2 + image % 2)]
-    image_of = np.array([int(text.split()[-1]) for text in texts])
-    images = unit([direction(image) for image in range(20)])
-    evaluator = RetrievalEvaluator(encoder, texts, image_C=image_of, features=lambda: images)
-    found = evaluator()
-    assert set(found) == set(evaluator.metrics)
-    assert found["retrieval.rsum"].value == pytest.approx(suite["rsum"]["score"])
-    for task in ("image_to_text", "text_to_image"):
-        for metric in ("recall@1", "recall@5", "recall@10", "median_rank"):
-            score = found[f"retrieval.{task}.{metric}"]
-            assert score.value == suite[task][metric]
-            assert score.higher_is_better == (metric != "median_rank")
-
-
-def test_rows_that_are_not_finite_give_no_scores_in_training(caplog):
-    texts = ["0 of 0", "0 of 1"]
-    evaluator = RetrievalEvaluator(
-        Broken(), texts, image_C=np.array([0, 1]), features=lambda: unit([direction(0), direction(1)])
-    )
-    assert evaluator() == {}
-    assert "retrieval: no scores" in caplog.text
-
-
-class Broken(ImageWords):
-    """Loses its head."""
-
-    def encode(self, sentences, *, batch_size=64, normalize=True):
-        return np.full((len(sentences), F), np.nan, dtype=np.float32)
-
-
-@pytest.mark.parametrize(("ranks", "median"), [([1], 1), ([1, 2], 1), ([3, 1, 2], 2), ([9, 1, 2, 3], 2), ([5, 5], 5)])
-def test_the_median_is_the_smallest_rank_that_half_of_the_queries_reach(ranks, median):
-    found = metrics.median_rank(np.array(ranks))
-    assert found == median
-    by_definition = next(k for k in range(1, 10) if recall_at(np.array(ranks), k) >= 50)
-    assert found == by_definition
-    with pytest.raises(UndefinedScoreError, match="at least one query"):
-        metrics.median_rank(np.array([], dtype=np.int64))

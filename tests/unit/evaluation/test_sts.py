@@ -22,7 +22,6 @@ from mcse.evaluation.suites import SUITES
 from mcse.evaluation.suites.sts import score_sts
 from mcse.metrics.correlation import UndefinedScoreError
 from mcse.types import Encoder, ScoreKey, score_tree, subset_tree
-from tests.distributed.processes import run_processes
 
 
 def write(path: Path, text: str) -> Path:
@@ -427,27 +426,6 @@ def test_own_file_makes_one_task_without_average(tmp_path):
     assert not found.absent
     with pytest.raises(ValueError, match="--batch-size must be positive, got 0"):
         SuiteOptions(batch_size=0)
-
-
-def shares_of_two_processes() -> tuple[np.ndarray, list[str], float, int]:
-    encoder, pairs = HashEncoder(), make_pairs(31)
-    distinct = list(dict.fromkeys((*pairs.sentence1, *pairs.sentence2)))
-    row = encode_distinct(encoder, distinct, batch_size=4)
-    asked = list(encoder.asked)
-    score = score_sts(Subject.of(encoder), [StsTask("T", (pairs,), "")]).scores[KEY]
-    alone = encode_distinct(HashEncoder(), ["only one"], batch_size=4)  # fewer sentences than processes
-    return row, asked, score, len(alone)
-
-
-def test_two_processes_share_the_sentences_and_agree_with_one():
-    row, sentences, spearman, _ = shares_of_two_processes()
-    first, second = run_processes(shares_of_two_processes, 2)
-    assert sorted(first[1] + second[1]) == sorted(sentences)
-    assert abs(len(first[1]) - len(second[1])) <= 1
-    assert min(len(first[1]), len(second[1])) > 10
-    for share in (first, second):
-        np.testing.assert_array_equal(share[0], row)
-        assert share[2:] == (spearman, 1)
 
 
 def dev_pairs() -> ScoredPairs:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -189,22 +187,6 @@ def test_a_stopped_index_goes_on(images, model, tmp_path, monkeypatch, capsys):
     assert calls == [2, 2, 2, 2]
     whole = ImageIndex.load(tmp_path / "index")
     assert (len(whole), whole.is_complete) == (6, True)
-
-
-def test_a_kill_leaves_an_index_that_goes_on(images, model, tmp_path):
-    script = (
-        "import os\nfrom mcse.search import builder as search_index\nfrom mcse.commands.main import main\n"
-        "from mcse.encoders.joint_encoder import JointEncoder\nsearch_index._SAVE_SECONDS = 0.0\n"
-        "encode, calls = JointEncoder.encode_images, []\n"
-        "def dying(self, given, **options):\n    calls.append(1)\n    if len(calls) == 3: os.kill(os.getpid(), 9)\n"
-        "    return encode(self, given, **options)\nJointEncoder.encode_images = dying\n"
-        f"main(['search', 'index', {str(images)!r}, '--model', {str(model)!r}, '--output', "
-        f"{str(tmp_path / 'index')!r}, '--batch-size', '2'])\n"
-    )
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == -9
-    assert len(ImageIndex.load(tmp_path / "index")) == 4
-    assert run_index(images, model, tmp_path / "index") == 0
-    assert len(ImageIndex.load(tmp_path / "index")) == 6
 
 
 def test_unreadable_images_are_named_and_left_out(images, model, tmp_path, capsys):

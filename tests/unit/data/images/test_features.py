@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -216,50 +212,6 @@ def test_a_store_of_another_version_is_refused(tmp_path, matrix):
     (folder / "meta.json").write_text(json.dumps({**meta, "schema": 2}))
     with pytest.raises(ValueError, match="schema 2, this version reads 1"):
         open_features(folder)
-
-
-MANY = """
-import sys
-import numpy as np
-from pathlib import Path
-from mcse.data.images.features import open_features
-
-def mib(name):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
-
-peak, own = mib("VmHWM"), mib("RssAnon")
-store = open_features(Path(sys.argv[1]))
-opened = mib("VmHWM") - peak
-draw = np.random.default_rng(0)
-for _ in range(20):
-    store.rows(draw.integers(len(store), size=64))
-last = store.rows(np.array([len(store) - 1]))[0, 0]
-print(len(store), store.width, float(last), opened, mib("RssAnon") - own)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read from Linux's /proc")
-def test_a_store_of_very_many_rows_costs_no_memory(tmp_path):
-    """Two gigabytes of rows, as a file with a hole: looked through when it is opened, and read at random.
-
-    What is read at random stays in the page cache, and the kernel counts it to whoever maps it, but takes it back when
-    somebody needs memory. So of the reading the process's own memory is what is looked at.
-    """
-    rows, width = 1_000_000, 512
-    path = tmp_path / "many.npy"
-    with path.open("wb") as file:
-        fields = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
-        np.lib.format.write_array_header_1_0(file, fields)
-        file.seek(rows * width * 4 - 4 * width, os.SEEK_CUR)
-        file.write(np.full(width, 7, dtype=np.float32).tobytes())
-    assert path.stat().st_size > 2e9
-    done = subprocess.run([sys.executable, "-c", MANY, str(path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    count, found_width, last, opened_mib, own_mib = done.stdout.split()
-    assert (int(count), int(found_width), float(last)) == (rows, width, 7.0)
-    assert 0 < float(opened_mib) < 200
-    assert float(own_mib) < 100
 
 
 def test_moments_are_those_of_the_rows_asked_for(tmp_path):

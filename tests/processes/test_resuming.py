@@ -22,8 +22,8 @@ from mcse.recipes.launch import load_config, train
 from mcse.training.journal import Journal
 from mcse.training.loop import Loop
 from mcse.types import PairBatch
-from tests.distributed.processes import run_processes
 from tests.fixtures.launch import arguments_of, assert_same_run, entries, own_cache
+from tests.fixtures.processes import run_processes
 from tests.fixtures.tiny_run import build_tiny_run
 from tests.fixtures.tiny_shards import shards_of_tiny_run
 

@@ -24,9 +24,7 @@ from mcse.training.meter import NotFiniteError
 from mcse.training.optim import clip_gradients
 from mcse.training.runtime import start_runtime
 from mcse.types import FeatureBatch, MatchBatch, PairBatch, TweetBatch
-from tests.distributed.processes import run_processes
 from tests.fixtures.launch import (
-    REPOSITORY,
     arguments_of,
     assert_same_run,
     entries,
@@ -36,6 +34,7 @@ from tests.fixtures.launch import (
     run,
     tensors,
 )
+from tests.fixtures.processes import REPOSITORY, run_processes
 from tests.fixtures.tiny_run import build_tiny_run
 from tests.fixtures.tiny_tweets import build_tiny_tweets, tweet_overrides
 
@@ -351,7 +350,6 @@ def test_the_cases_are_hard_enough(one, two):
     assert set(halves[0]["vse gru"]["images"]) & set(halves[1]["vse gru"]["images"])
 
 
-@pytest.mark.slow
 def test_four_processes_make_the_update_of_one(one, still):
     for quarter in run_processes(updates, 4, still):
         for case, whole in one.items():
@@ -414,21 +412,16 @@ def test_a_signal_to_one_process_stops_both_and_they_resume_bit_for_bit(two, out
     assert {"0", "1"} <= ranks, "the random states of both processes are saved"
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="takes GPUs where there are some")
 def test_accelerate_launch_on_two_processes_equals_one(still, tmp_path):
     """The command people type; its two processes train what one does with twice the batch."""
     # Adam divides a vanishing gradient by itself; a wider epsilon keeps rounding from growing into a step.
     keys = {"train.log_steps": 1, "optim.epsilon": 1e-4, "data.captions_per_image": "all", "loss.mlm_weight": 0.1}
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
-    command += ["--num_processes", "2", "--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no"]
-    command += ["--dynamo_backend", "no", "train.py"]
+    settings = REPOSITORY / "configs" / "accelerate" / "cpu_two_processes.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(settings)]
+    command += ["--main_process_port", "0", "train.py"]
     command += arguments_of(still, "mcse", tmp_path / "two", keys | {"train.batch_size": 4})
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
-        "HF_DATASETS_CACHE": str(still / "cache"),
-    }
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(still / "cache")}
     done = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=300
     )

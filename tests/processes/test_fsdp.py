@@ -26,9 +26,7 @@ from mcse.training import runtime as runtime_module
 from mcse.training.journal import Journal
 from mcse.training.loop import Loop
 from mcse.training.runtime import start_runtime
-from tests.distributed.processes import run_processes
 from tests.fixtures.launch import (
-    REPOSITORY,
     arguments_of,
     assert_same_run,
     differing,
@@ -40,6 +38,7 @@ from tests.fixtures.launch import (
     run,
     tensors,
 )
+from tests.fixtures.processes import REPOSITORY, run_processes
 from tests.fixtures.tiny_run import build_tiny_run
 
 KEYS = {

@@ -27,8 +27,8 @@ from mcse.recipes import method
 from mcse.recipes.launch import load_config
 from mcse.training.loop import total_loss
 from mcse.training.runtime import start_runtime
-from tests.distributed.processes import run_processes
 from tests.fixtures.launch import arguments_of, own_cache
+from tests.fixtures.processes import run_processes
 from tests.fixtures.tiny_run import build_tiny_run
 
 WORLD, WIDTH, JOINT = 2, 32, 20

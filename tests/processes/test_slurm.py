@@ -19,7 +19,8 @@ import time
 import pytest
 import torch
 
-from tests.fixtures.launch import REPOSITORY, arguments_of, entries
+from tests.fixtures.launch import arguments_of, entries
+from tests.fixtures.processes import REPOSITORY
 from tests.fixtures.tiny_run import build_tiny_run
 
 FOLDER = REPOSITORY / "configs" / "slurm"
@@ -167,7 +168,6 @@ def wait_for_steps(output, steps, job, cluster):
         time.sleep(0.02)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="takes GPUs where there are some")
 def test_two_processes_are_stopped_by_slurm_requeued_once_and_finish(tiny, tmp_path):
     cluster, output = Cluster(tmp_path, tiny), tmp_path / "run"
@@ -189,7 +189,6 @@ def test_two_processes_are_stopped_by_slurm_requeued_once_and_finish(tiny, tmp_p
     assert int(entries(output)[-1]["step"]) == stopped + 2
 
 
-@pytest.mark.slow
 def test_one_process_that_slurm_preempts_is_requeued_but_not_for_ever(tiny, tmp_path):
     cluster, output = Cluster(tmp_path, tiny), tmp_path / "run"
     keys = {"train.max_steps": 4000, "train.eval_steps": 4000, "train.log_steps": 1}

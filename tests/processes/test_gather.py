@@ -10,7 +10,7 @@ from mcse import distributed
 from mcse.losses.contrastive import info_nce, unit_rows
 from mcse.training.loop import total_loss
 from mcse.types import LossTerm
-from tests.distributed.processes import run_processes
+from tests.fixtures.processes import run_processes
 
 
 def _toy(total: int) -> tuple[torch.Tensor, torch.Tensor]:
