@@ -39,10 +39,10 @@ def shares_of_sentences() -> tuple[NDArray[np.float32], list[str], float, int]:
     encoder, draw = HashEncoder(), np.random.default_rng(0)
     left, right = ([" ".join(draw.choice(list("abcdefghij"), size=1 + n % 5)) for n in range(31)] for _ in range(2))
     pairs = ScoredPairs("T", "all", tuple(left), tuple(right), draw.integers(0, 11, size=31) / 2, ("memory",))
-    row = encode_distinct(encoder, (*left, *right), batch_size=4).row_ND
+    row = encode_distinct(encoder, list(dict.fromkeys((*left, *right))), batch_size=4)
     asked = list(encoder.asked)
     score = score_sts(Subject.of(encoder), [StsTask("T", (pairs,), "")]).scores[ScoreKey("sts", "T", "spearman")]
-    alone = encode_distinct(HashEncoder(), ["only one"], batch_size=4).row_ND  # fewer sentences than processes
+    alone = encode_distinct(HashEncoder(), ["only one"], batch_size=4)  # fewer sentences than processes
     return row, asked, score, len(alone)
 
 
