@@ -52,7 +52,7 @@ _TITLES: Mapping[Kind, tuple[str, str]] = {
     "hub": ("a model of the hub", "mcse.SentenceEncoder"),
     "elmo_release": ("an ELMo of the original release", "mcse.encoders.contextual.ElmoEncoder"),
     "vectors": ("a file of word vectors", "mcse.encoders.word_vectors.WordVectorEncoder"),
-    "open_clip": ("an open_clip model", "mcse.encoders.open_clip_text.OpenClipEncoder"),
+    "open_clip": ("an open_clip model", "mcse.encoders.open_clip_encoder.OpenClipEncoder"),
 }
 """Every kind of model, ours first: what to call it, and what loads it."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mcse.encoders.cove_translator import WordTranslator
+from mcse.encoders.word_translator import WordTranslator
 from mcse.files import read_lines, write_text
 from mcse.metrics.bleu import corpus_bleu
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from mcse.data.seeds import Draw
-from mcse.data.streams import PairStream, pad
-from mcse.types import MatchBatch, PairBatch
+from mcse.data.streams import PairStream
+from mcse.types import MatchBatch, PairBatch, TokenBatch
 
 
 class MatchStream:
@@ -50,7 +50,7 @@ class MatchStream:
         ]
         caption_P, image_P = (np.array(part, dtype=np.int64) for part in zip(*drawn, strict=True))
         false = PairBatch(
-            caption=pad(self.pairs.captions.ids(caption_P), pad_id=self.pairs.pad_id),
+            caption=TokenBatch.padded(self.pairs.captions.ids(caption_P), pad_id=self.pairs.pad_id),
             image_BF=torch.from_numpy(self.pairs.images.rows(image_P)),
             image_id_B=torch.from_numpy(image_P),
         )

@@ -12,10 +12,10 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mcse.data.seeds import Draw
 from mcse.types import IGNORED_LABEL, FloatArray, MaskedTokens, PairBatch, SentenceBatch, TokenBatch
+from mcse.types.batches import pad_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ def sentence_batch(
 ) -> SentenceBatch:
     """The batch of ``step`` from token ids: one view a sentence, or query, positive and hard negative."""
     masked = _masked(masker, views, step=step, share=share, pad_id=pad_id)
-    query, *others = (pad(ids, pad_id=pad_id) for ids in views)
+    query, *others = (TokenBatch.padded(ids, pad_id=pad_id) for ids in views)
     positive, negative = (*others, None, None)[:2]
     return SentenceBatch(query=query, positive=positive, negative=negative, masked=masked)
 
@@ -259,26 +259,11 @@ class PairStream(SampledStream):
         ids = self.captions.ids(index)
         image_id_B = self.image_of_caption[index]
         return PairBatch(
-            caption=pad(ids, pad_id=self.pad_id),
+            caption=TokenBatch.padded(ids, pad_id=self.pad_id),
             image_BF=torch.from_numpy(self.images.rows(image_id_B)),
             image_id_B=torch.from_numpy(image_id_B),
             masked=_masked(self.masker, [ids], step=step, share=self.sampler.share, pad_id=self.pad_id),
         )
-
-
-def pad(ids: Sequence[NDArray[np.int64]], *, pad_id: int) -> TokenBatch:
-    """Rows of ids as tensors, padded on the right to the longest."""
-    input_ids_BT = _stack(ids, fill=pad_id)
-    length_B = torch.tensor([len(row) for row in ids])
-    mask_BT = (torch.arange(input_ids_BT.shape[1])[None] < length_B[:, None]).long()
-    return TokenBatch(input_ids_BT=input_ids_BT, attention_mask_BT=mask_BT)
-
-
-def _stack(rows: Sequence[NDArray[np.int64]], *, fill: int) -> Tensor:
-    out = np.full((len(rows), max(len(row) for row in rows)), fill, dtype=np.int64)
-    for line, row in zip(out, rows, strict=True):
-        line[: len(row)] = row
-    return torch.from_numpy(out)
 
 
 def _masked(
@@ -299,4 +284,4 @@ def _masked(
         for row, ids_T in enumerate(ids)
     ]
     masked, labels = zip(*drawn, strict=True)
-    return MaskedTokens(tokens=pad(masked, pad_id=pad_id), label_BT=_stack(labels, fill=IGNORED_LABEL))
+    return MaskedTokens(tokens=TokenBatch.padded(masked, pad_id=pad_id), label_BT=pad_rows(labels, fill=IGNORED_LABEL))

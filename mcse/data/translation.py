@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from mcse.data.config import TranslationDataConfig
 from mcse.data.seeds import Draw
-from mcse.data.streams import Share, pad
+from mcse.data.streams import Share
 from mcse.files import read_lines, sha256_file
 from mcse.text.vocab import BEGIN, END, Vocab, split_words
-from mcse.types import DataFile, TrainingText, TranslationBatch
+from mcse.types import DataFile, TokenBatch, TrainingText, TranslationBatch
 
 Ids = NDArray[np.int64]
 
@@ -107,8 +107,8 @@ class TranslationStream:
         # Every other pair, so that no process gets all the long ones.
         rows = self._batches[within][self.share.rank :: self.share.world_size]
         return TranslationBatch(
-            source=pad([self.data.source[row] for row in rows], pad_id=0),
-            target=pad([self.data.target[row] for row in rows], pad_id=0),
+            source=TokenBatch.padded([self.data.source[row] for row in rows]),
+            target=TokenBatch.padded([self.data.target[row] for row in rows]),
         )
 
     def _drawn(self, epoch: int) -> Ids:

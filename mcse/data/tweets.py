@@ -21,10 +21,10 @@ from mcse.data.images.names import ABSENT, find_names
 from mcse.data.images.pixels import PixelRows
 from mcse.data.images.sources import find_bad_images
 from mcse.data.seeds import Draw
-from mcse.data.streams import ImageRows, SampledStream, Sampler, pad
+from mcse.data.streams import ImageRows, SampledStream, Sampler
 from mcse.text.tags import TagSet, repair_tags
 from mcse.text.word_pieces import FastTokenizer, Part, cut_words
-from mcse.types import FloatArray, TweetBatch
+from mcse.types import FloatArray, TokenBatch, TweetBatch
 
 logger = logging.getLogger(__name__)
 
@@ -147,13 +147,13 @@ class TweetStream(SampledStream):
         """This process's tweets of ``step``."""
         chosen = [self.tweets[row] for row in self.sampler.index(step)]
         row_B = np.asarray([tweet.image_row for tweet in chosen], dtype=np.int64)
-        first = pad([tweet.part.first_W for tweet in chosen], pad_id=0)
+        first = TokenBatch.padded([tweet.part.first_W for tweet in chosen])
         image_BF = self._images(row_B)
         return TweetBatch(
-            tokens=pad([tweet.part.id_T for tweet in chosen], pad_id=self.pad_id),
+            tokens=TokenBatch.padded([tweet.part.id_T for tweet in chosen], pad_id=self.pad_id),
             first_BW=first.input_ids_BT,
             word_mask_BW=first.attention_mask_BT.bool(),
-            tag_BW=pad([tweet.tag_W for tweet in chosen], pad_id=0).input_ids_BT,
+            tag_BW=TokenBatch.padded([tweet.tag_W for tweet in chosen]).input_ids_BT,
             has_image_B=torch.from_numpy(row_B != ABSENT),
             image_id_B=torch.from_numpy(row_B),
             partner_B=torch.from_numpy(self._partners(row_B, step=step)),

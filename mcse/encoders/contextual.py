@@ -1,28 +1,28 @@
 """Contextual word vectors as encoders: each word's own vectors, and a sentence by the mean of its words.
 
-B sentences of one batch, N of all, T tokens, D width of one layer or of several side by side.
+B sentences of one batch, T tokens, D width of one layer or of several side by side.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mcse.encoders.inputs import Precision, as_texts, autocast, check_precision, check_word_lists, evaluating
-from mcse.manifest import Located, locate
+from mcse.encoders.base import BaseEncoder
+from mcse.encoders.inputs import Precision, autocast, check_word_lists, evaluating, longest_first
+from mcse.manifest import Located
 from mcse.models.cove_model import CoveModel, load_cove
 from mcse.models.elmo_model import ElmoModel, ElmoState
 from mcse.models.weights import load_own
 from mcse.text.characters import character_ids
 from mcse.text.vocab import Vocab, split_words
-from mcse.types import FloatArray
+from mcse.types import FloatArray, TokenBatch, to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,13 @@ class WordLayers:
     state: ElmoState | None = None
 
 
-class ContextualEncoder(ABC):
-    """What ELMo and CoVe share: batches, a choice among the layers, the mean over words.
+class ContextualEncoder(BaseEncoder[list[str]]):
+    """What ELMo and CoVe share: batches of words, a choice among the layers, the mean over words.
 
     Args:
         model: Turns sentences into layers.
         name: What to call the encoder in messages and reports.
         pooling: "mean", or "mean_layerN" for one layer alone.
-        layers: How many there are.
         split: Text to words, for ``encode``.
         precision: Of the matrix products.
 
@@ -59,32 +58,23 @@ class ContextualEncoder(ABC):
         self,
         model: Any,
         *,
-        name: str,
-        pooling: str | None,
-        layers: int,
+        name: str = "",
+        pooling: str | None = None,
         split: Callable[[str], list[str]] = split_words,
         precision: Precision = "float32",
     ) -> None:
-        poolings = ["mean", *(f"mean_layer{number}" for number in range(layers))]
+        super().__init__(name=name, precision=precision)
+        self._model, self._split = model, split
+        poolings = ["mean", *(f"mean_layer{number}" for number in range(self.layers))]
         if pooling is not None and pooling not in poolings:
-            raise ValueError(f"{name!r}: pooling {pooling!r} is not to be had; choose one of {', '.join(poolings)}")
-        self._model = model
-        self._split = split
-        self.name = name
+            raise ValueError(f"{name!r}: pooling {pooling!r} is not available; choose one of {', '.join(poolings)}")
         self.pooling = pooling or "mean"
         self.layer = None if self.pooling == "mean" else int(self.pooling.removeprefix("mean_layer"))
-        self.precision = check_precision(precision)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        device: torch.device = next(self._model.parameters()).device
-        return device
 
     @property
     @abstractmethod
-    def dimension(self) -> int:
-        """D, the width of the rows of ``encode`` and ``embed``."""
+    def layers(self) -> int:
+        """How many there are, the words' own counted."""
 
     @abstractmethod
     def word_layers(self, sentences: Sequence[Sequence[str]]) -> WordLayers:
@@ -126,37 +116,27 @@ class ContextualEncoder(ABC):
                 rows[number] = [layer[place, : len(sentences[number])].copy() for layer in layers]
         return rows
 
-    def encode(self, sentences: str | Sequence[str], *, batch_size: int = 64, normalize: bool = True) -> FloatArray:
-        """(N, D) float32 rows, the means over words; (D,) for one string; zeros for a sentence without words.
+    def _modules(self) -> list[nn.Module]:
+        return [self._model]
 
-        Raises:
-            ValueError: An item is not a string, or ``batch_size`` is below 1.
-        """
-        texts = as_texts(sentences, batch_size=batch_size)
-        words = [self._split(text) for text in texts]
-        row_ND = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        for numbers, found in self._batches(words, batch_size=batch_size):
-            mask_BT1 = found.mask_BT.unsqueeze(-1).float()
-            mean_BD = (self.chosen(found.layers).float() * mask_BT1).sum(dim=1) / mask_BT1.sum(dim=1).clamp(min=1)
-            row_ND[numbers] = mean_BD.cpu().numpy()
-        if normalize:
-            norm_N1 = np.linalg.norm(row_ND, axis=1, keepdims=True)
-            row_ND /= np.where(norm_N1 == 0, 1, norm_N1)
-        row: FloatArray = row_ND[0] if isinstance(sentences, str) else row_ND
-        return row
+    def _tokenize(self, texts: Sequence[str], *, max_length: int | None) -> list[list[str]]:
+        return [self._split(text)[:max_length] for text in texts]
+
+    def _forward(self, tokens: Sequence[list[str]]) -> Tensor:
+        """Means over words."""
+        found = self.word_layers(tokens)
+        mask_BT1 = found.mask_BT.unsqueeze(-1).float()
+        return (self.chosen(found.layers).float() * mask_BT1).sum(dim=1) / mask_BT1.sum(dim=1).clamp(min=1)
 
     def _batches(
         self, sentences: Sequence[Sequence[str]], *, batch_size: int
     ) -> Iterator[tuple[list[int], WordLayers]]:
         """Sentences that have words, the longest first, with their numbers."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         check_word_lists(sentences)
-        order = sorted((n for n, words in enumerate(sentences) if words), key=lambda n: -len(sentences[n]))
+        batches = longest_first(map(len, sentences), batch_size=batch_size)
         with evaluating([self._model]), torch.inference_mode(), autocast(self.device, precision=self.precision):
-            for first in range(0, len(order), batch_size):
-                numbers = order[first : first + batch_size]
-                yield numbers, self.word_layers([sentences[n] for n in numbers])
+            for numbers in batches:
+                yield numbers, self.word_layers([sentences[number] for number in numbers])
 
 
 class ElmoEncoder(ContextualEncoder):
@@ -165,42 +145,24 @@ class ElmoEncoder(ContextualEncoder):
     Source: Peters et al. 2018; the mean of the layers is the mixture that a task starts from (w = 0, γ = 1).
     """
 
-    def __init__(
-        self,
-        model: ElmoModel,
-        *,
-        name: str = "",
-        pooling: str | None = None,
-        split: Callable[[str], list[str]] = split_words,
-        precision: Precision = "float32",
-    ) -> None:
-        super().__init__(model, name=name, pooling=pooling, layers=model.layers, split=split, precision=precision)
-        self._elmo = model
+    _model: ElmoModel
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path | Located,
-        *,
-        pooling: str | None = None,
-        device: str | torch.device | None = None,
-        precision: Precision = "float32",
-    ) -> ElmoEncoder:
-        """Loads a run folder (its ``best/``), a checkpoint folder, or the original release.
-
-        Raises:
-            ValueError: The folder is none of them, or damaged; or there is no such pooling.
-        """
-        located = locate(name_or_path).expect("elmo", "elmo_release")
-        is_release, folder = located.kind == "elmo_release", located.folder
+    def _load(cls, located: Located, *, pooling: str | None, precision: Precision) -> Self:
+        folder = located.expect("elmo", "elmo_release").folder
+        is_release = located.kind == "elmo_release"
         model = ElmoModel.from_original(folder) if is_release else load_own(ElmoModel, folder)
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(model, name=located.name, pooling=pooling, precision=precision)
+
+    @property
+    def layers(self) -> int:
+        """The words' own, and one an LSTM."""
+        return self._model.layers
 
     @property
     def dimension(self) -> int:
         """2P."""
-        return self._elmo.width
+        return self._model.width
 
     def word_layers(self, sentences: Sequence[Sequence[str]]) -> WordLayers:
         """All layers, each sentence by itself: the same text always gets the same vectors."""
@@ -221,9 +183,9 @@ class ElmoEncoder(ContextualEncoder):
         """
         if state is not None and len(state["forward"][0].hidden_BP) != len(sentences):
             raise ValueError(f"{len(sentences)} sentences cannot follow {len(state['forward'][0].hidden_BP)}")
-        ids_BTC = character_ids(sentences, length=self._elmo.config.max_characters, marks=True)
-        with evaluating([self._elmo]), torch.inference_mode():
-            output = self._elmo(torch.from_numpy(ids_BTC).to(self.device), state=state)
+        ids_BTC = character_ids(sentences, length=self._model.config.max_characters, marks=True)
+        with evaluating([self._model]), torch.inference_mode():
+            output = self._model(torch.from_numpy(ids_BTC).to(self.device), state=state)
         length_B = torch.tensor([len(words) for words in sentences], device=self.device)
         mask_BT = (torch.arange(ids_BTC.shape[1] - 2, device=self.device)[None] < length_B[:, None]).long()
         # Without the two marks: the last one of a shorter sentence stands where its padding begins.
@@ -242,6 +204,8 @@ class CoveEncoder(ContextualEncoder):
     is the static vector alone, the last "mean_layerN" CoVe alone.
     """
 
+    _model: CoveModel
+
     def __init__(
         self,
         model: CoveModel,
@@ -252,46 +216,32 @@ class CoveEncoder(ContextualEncoder):
         split: Callable[[str], list[str]] = split_words,
         precision: Precision = "float32",
     ) -> None:
-        layers = int(model.config.layers) + 1
-        super().__init__(model, name=name, pooling=pooling, layers=layers, split=split, precision=precision)
-        self._cove, self.words = model, words
+        super().__init__(model, name=name, pooling=pooling, split=split, precision=precision)
+        self.words = words
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path | Located,
-        *,
-        pooling: str | None = None,
-        device: str | torch.device | None = None,
-        precision: Precision = "float32",
-    ) -> CoveEncoder:
-        """Loads a run folder (its ``best/``) or a checkpoint folder.
-
-        Raises:
-            ValueError: The folder is neither, or damaged; or there is no such pooling.
-        """
-        located = locate(name_or_path).expect("cove")
-        model, words = load_cove(located.folder)
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    def _load(cls, located: Located, *, pooling: str | None, precision: Precision) -> Self:
+        model, words = load_cove(located.expect("cove").folder)
         return cls(model, words, name=located.name, pooling=pooling, precision=precision)
+
+    @property
+    def layers(self) -> int:
+        """The static vectors, and one an LSTM."""
+        return int(self._model.config.layers) + 1
 
     @property
     def dimension(self) -> int:
         """Of the static vectors and the last layer together, or of the one layer that the pooling names."""
-        vectors = int(self._cove.config.vector_dim)
-        return {None: vectors + self._cove.width, 0: vectors}.get(self.layer, self._cove.width)
+        vectors = int(self._model.config.vector_dim)
+        return {None: vectors + self._model.width, 0: vectors}.get(self.layer, self._model.width)
 
     def word_layers(self, sentences: Sequence[Sequence[str]]) -> WordLayers:
         """The static vectors and all layers; unknown words are zeros."""
         if not sentences or not all(sentences):
             raise ValueError("every sentence needs a word")
-        length_B = torch.tensor([len(words) for words in sentences])
-        id_BT = torch.zeros(len(sentences), int(length_B.max()), dtype=torch.long)
-        for row, words in zip(id_BT, sentences, strict=True):
-            row[: len(words)] = torch.from_numpy(self.words.ids(words))
-        mask_BT = (torch.arange(id_BT.shape[1])[None] < length_B[:, None]).long().to(self.device)
-        output = self._cove(id_BT.to(self.device), mask_BT)
-        return WordLayers(tuple(output.hidden_states), mask_BT)
+        batch = to_device(TokenBatch.padded([self.words.ids(words) for words in sentences]), self.device)
+        output = self._model(batch.input_ids_BT, batch.attention_mask_BT)
+        return WordLayers(tuple(output.hidden_states), batch.attention_mask_BT)
 
     def chosen(self, layers: Sequence[Tensor]) -> Tensor:
         """The static vectors beside the last layer, or the one layer that the pooling names."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from mcse.encoders.inputs import evaluating
+from mcse.encoders.inputs import evaluating, longest_first
 from mcse.manifest import Located, locate
 from mcse.models.elmo_language_model import ElmoLanguageModel, load_language_model
 from mcse.models.elmo_model import Direction
@@ -54,14 +54,12 @@ class ElmoScorer:
         Raises:
             ValueError: A token is empty.
         """
-        order = sorted(range(len(sentences)), key=lambda n: -len(sentences[n]))
         found: list[NDArray[np.float64]] = [np.empty(0)] * len(sentences)
         with evaluating([self._model]), torch.inference_mode():
-            for first in range(0, len(order), batch_size):
-                numbers = order[first : first + batch_size]
-                for number, nll_T in zip(
-                    numbers, self._batch([sentences[n] for n in numbers], backward=backward), strict=True
-                ):
+            # Of a sentence without words, too, the other end is predicted.
+            for numbers in longest_first((len(words) + 1 for words in sentences), batch_size=batch_size):
+                nll = self._batch([sentences[number] for number in numbers], backward=backward)
+                for number, nll_T in zip(numbers, nll, strict=True):
                     found[number] = nll_T
         return found
 

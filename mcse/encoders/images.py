@@ -1,20 +1,24 @@
-"""Images to feature rows, for checkpoints that know their image tower; and checks of features that were stored.
+"""Images for encoders: files to features by an image tower, and features to embeddings beside those of sentences.
 
-N images, B of one batch, F feature width.
+N sentences or images, M others, B of one batch, F image feature width, H width of the space in common.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeAlias
+from typing import Generic, Self, TypeAlias
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from mcse.encoders.base import BaseEncoder, Tokens
+from mcse.encoders.inputs import Precision, autocast, check_batch_size, evaluating
 from mcse.models.image_tower import ImageTower
 from mcse.types import FloatArray
 
@@ -24,60 +28,160 @@ ImageInput: TypeAlias = str | Path | Image.Image
 _THREADS = 4
 
 
-def image_features(
-    tower: ImageTower, images: Sequence[ImageInput], *, batch_size: int, autocast: torch.autocast
-) -> FloatArray:
-    """(N, F) float32 features of images, in their order; the tower must be in evaluation mode.
+class ImageReader(ABC):
+    """Turns images into features by a tower that is loaded with the first of them."""
 
-    Raises:
-        ValueError: ``batch_size`` is below 1; an image is missing, cannot be read or is none, by place and name.
+    precision: Precision
+    _load_tower: Callable[[], ImageTower] | None
+    _tower: ImageTower | None = None
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @abstractmethod
+    def _title(self) -> str:
+        """What messages call it."""
+
+    @property
+    def tower(self) -> ImageTower:
+        """The image tower, loaded when first asked for.
+
+        Raises:
+            ValueError: None is known, or its weights are not available or have changed.
+        """
+        if self._tower is None:
+            if self._load_tower is None:
+                raise ValueError(f"{self._title()} knows no image tower, so it takes image features, not images")
+            self._tower = self._load_tower().to(self.device)
+        return self._tower
+
+    def image_features(self, images: ImageInput | Sequence[ImageInput], *, batch_size: int = 32) -> FloatArray:
+        """(N, F) float32 features of images (PIL images, or paths), in their order.
+
+        The tower is loaded with the first images: one that was trained from the checkpoint folder, a frozen one from
+        where ``mcse extract-features`` takes it.
+
+        Raises:
+            ValueError: As for ``tower``; ``batch_size`` is below 1; an image is missing or cannot be read, by place
+                and name.
+        """
+        check_batch_size(batch_size)
+        chosen = [images] if isinstance(images, str | Path | Image.Image) else list(images)
+        tower, device = self.tower, self.device
+        feature_NF = np.empty((len(chosen), tower.width), dtype=np.float32)
+
+        def pixels_of(place: int) -> Tensor:
+            return tower.preprocess(_as_rgb(chosen[place], place))
+
+        mode = autocast(device, precision=self.precision)
+        with evaluating([tower]), ThreadPoolExecutor(_THREADS) as pool, torch.inference_mode(), mode:
+            for start in range(0, len(chosen), batch_size):
+                stop = min(start + batch_size, len(chosen))
+                pixel_B3HW = torch.stack(list(pool.map(pixels_of, range(start, stop)))).to(device)
+                feature_NF[start:stop] = tower(pixel_B3HW).float().cpu().numpy()
+        return feature_NF
+
+
+class JointSpaceEncoder(BaseEncoder[Tokens], ImageReader, Generic[Tokens]):
+    """An encoder whose sentences share a space with images.
+
+    Beside the frame's hooks a kind gives ``image_width`` and ``_forward_images``; where sentences stand elsewhere in
+    that space than ``encode`` puts them, also ``joint_dimension`` and ``_forward_captions``.
+
+    Attributes:
+        image_tower: Names what gave the image features that it was trained with.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    feature_NF = np.empty((len(images), tower.width), dtype=np.float32)
-    device = next((parameter.device for parameter in tower.parameters()), torch.device("cpu"))
 
-    def pixels_of(place: int) -> Tensor:
-        return tower.preprocess(_as_rgb(images[place], place))
+    image_tower: str | None
 
-    with ThreadPoolExecutor(_THREADS) as pool, torch.inference_mode(), autocast:
-        for start in range(0, len(images), batch_size):
-            stop = min(start + batch_size, len(images))
-            pixel_B3HW = torch.stack(list(pool.map(pixels_of, range(start, stop)))).to(device)
-            feature_NF[start:stop] = tower(pixel_B3HW).float().cpu().numpy()
-    return feature_NF
+    @property
+    def has_image_heads(self) -> bool:
+        """Whether ``encode_captions`` and ``encode_image_features`` can work."""
+        return True
 
+    @property
+    @abstractmethod
+    def image_width(self) -> int:
+        """F, of the image features that ``encode_image_features`` takes."""
 
-def checked_features(
-    features: FloatArray, *, width: int, batch_size: int, title: str, tower: str | None
-) -> Iterator[tuple[int, FloatArray]]:
-    """Stored features in blocks: the first row's number, and (B, F) float32; the shape is checked before the first.
+    @property
+    def joint_dimension(self) -> int:
+        """H, the width of the space in common."""
+        return self.dimension
 
-    Args:
-        features: (N, F).
-        width: F that the model was trained on.
-        batch_size: Rows of a block.
-        title: What the model is called.
-        tower: What gave the features that it was trained on, if that is known.
+    @abstractmethod
+    def _forward_images(self, feature_BF: Tensor) -> Tensor:
+        """(B, H) embeddings of features, not normalised."""
 
-    Raises:
-        ValueError: ``batch_size`` is below 1, the features are no matrix of that width, or a row is not finite.
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if features.ndim != 2 or features.shape[1] != width:
-        source = f" features of {tower}" if tower else ""
-        raise ValueError(f"image features have shape {features.shape}; {title} was trained on (N, {width}){source}")
-    return _blocks(features, batch_size)
+    def _forward_captions(self, tokens: Sequence[Tokens]) -> Tensor:
+        """(B, H) embeddings of sentences, not normalised."""
+        return self._forward(tokens)
 
+    def to(self, device: str | torch.device) -> Self:
+        """Moves the weights; returns itself."""
+        if self._tower is not None:
+            self._tower.to(device)
+        return super().to(device)
 
-def _blocks(features: FloatArray, batch_size: int) -> Iterator[tuple[int, FloatArray]]:
-    for start in range(0, len(features), batch_size):
-        block_BF = np.asarray(features[start : start + batch_size], dtype=np.float32)
-        finite_B = np.isfinite(block_BF).all(axis=1)
-        if not finite_B.all():
-            raise ValueError(f"image features: row {start + int(np.argmin(finite_B))} is not finite")
-        yield start, block_BF
+    def encode_captions(self, sentences: str | Sequence[str], *, batch_size: int = 64) -> FloatArray:
+        """(N, H) float32 unit embeddings of sentences in the space shared with images.
+
+        Raises:
+            ValueError: The encoder has no image heads, or an item is not a string.
+        """
+        row_NH: FloatArray = self._embed(
+            sentences,
+            self._forward_captions,
+            width=self.joint_dimension,
+            batch_size=batch_size,
+            max_length=self.max_length,
+            precision=self.precision,
+        ).numpy()
+        return row_NH
+
+    def encode_image_features(self, features: FloatArray, *, batch_size: int = 256) -> FloatArray:
+        """(N, H) float32 unit embeddings of images in the space shared with sentences, from stored features.
+
+        Args:
+            features: (N, F) features of ``image_tower``, such as ``image_features`` and ``mcse extract-features`` give;
+                those of another tower of equal width cannot be told apart.
+            batch_size: Images at a time.
+
+        Raises:
+            ValueError: The encoder has no image heads, ``batch_size`` is below 1, or the features are not finite rows
+                of width F.
+        """
+        check_batch_size(batch_size)
+        wanted = self.image_width
+        if features.ndim != 2 or features.shape[1] != wanted:
+            source = f" features of {self.image_tower}" if self.image_tower else ""
+            shape = f"image features have shape {features.shape}"
+            raise ValueError(f"{shape}; {self._title()} was trained on (N, {wanted}){source}")
+        row_NH = np.empty((len(features), self.joint_dimension), dtype=np.float32)
+        with evaluating(self._modules()), torch.inference_mode():
+            for start in range(0, len(features), batch_size):
+                block_BF = np.asarray(features[start : start + batch_size], dtype=np.float32)
+                finite_B = np.isfinite(block_BF).all(axis=1)
+                if not finite_B.all():
+                    raise ValueError(f"image features: row {start + int(np.argmin(finite_B))} is not finite")
+                row_BH = self._forward_images(torch.from_numpy(block_BF).to(self.device)).float()
+                row_NH[start : start + len(block_BF)] = F.normalize(row_BH, dim=-1).cpu().numpy()
+        return row_NH
+
+    def encode_images(self, images: ImageInput | Sequence[ImageInput], *, batch_size: int = 32) -> FloatArray:
+        """(N, H) float32 unit embeddings of images (PIL images, or paths) in the space shared with sentences.
+
+        Raises:
+            ValueError: The encoder has no image heads, or as for ``image_features``.
+        """
+        _ = self.image_width  # refuses before a tower is loaded
+        return self.encode_image_features(self.image_features(images, batch_size=batch_size))
+
+    def image_similarity(self, sentences: str | Sequence[str], features: FloatArray) -> FloatArray:
+        """(N, M) cosines between N sentences and M images, given by their features."""
+        return self.encode_captions(sentences) @ self.encode_image_features(features).T
 
 
 def _as_rgb(image: ImageInput, place: int) -> Image.Image:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,14 +15,37 @@ from mcse.cpu import ensure_bfloat16
 Precision = Literal["float32", "bfloat16"]
 
 
-def as_texts(sentences: str | Sequence[str], *, batch_size: int) -> list[str]:
+def check_batch_size(batch_size: int) -> None:
+    """Refuses a size below 1 with a ``ValueError``."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+
+
+def longest_first(lengths: Iterable[int], *, batch_size: int) -> list[list[int]]:
+    """Numbers of the items that have a length, in batches of similar length.
+
+    The longest come first, so that what does not fit into memory says so at once.
+
+    Raises:
+        ValueError: ``batch_size`` is below 1.
+    """
+    check_batch_size(batch_size)
+    length_N = np.fromiter(lengths, dtype=np.int64)
+    order = np.argsort(-length_N, kind="stable")[: np.count_nonzero(length_N)].tolist()
+    return [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+
+
+def chosen_device(device: str | torch.device | None) -> torch.device:
+    """The device itself; of ``None``, CUDA where there is one."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def as_texts(sentences: str | Sequence[str]) -> list[str]:
     """Sentences as a list, one string as a list of one.
 
     Raises:
-        ValueError: ``batch_size`` is below 1, or an item is not a string.
+        ValueError: An item is not a string.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     texts = [sentences] if isinstance(sentences, str) else list(sentences)
     for number, text in enumerate(texts):
         if not isinstance(text, str):

@@ -13,7 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from mcse.encoders.contextual import CoveEncoder, ElmoEncoder
 from mcse.encoders.inputs import Precision
 from mcse.encoders.joint_encoder import JointEncoder
-from mcse.encoders.open_clip_text import OpenClipEncoder
+from mcse.encoders.open_clip_encoder import OpenClipEncoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.encoders.sentence_transformers_folder import fetch_json
 from mcse.encoders.word_vectors import WordVectorEncoder

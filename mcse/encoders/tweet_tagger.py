@@ -8,23 +8,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from mcse.encoders.images import ImageInput, image_features
-from mcse.encoders.inputs import check_word_lists, evaluating
+from mcse.encoders.images import ImageInput, ImageReader
+from mcse.encoders.inputs import Precision, check_word_lists, evaluating, longest_first
 from mcse.manifest import Manifest, locate
 from mcse.models.checkpoint import load_checkpoint_tower
-from mcse.models.image_tower import ImageTower
 from mcse.models.maf_model import TaggerModel, TweetRows
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.tagger_checkpoint import load_tagger, save_tagger
 from mcse.text.tags import TagSet
 from mcse.text.word_pieces import Part, cut_words, tweet_words
-from mcse.types import Entity, FloatArray, Tagging, TokenBatch, TweetBatch
+from mcse.types import Entity, FloatArray, Tagging, TokenBatch, TweetBatch, to_device
 
 _SPANS_AT_ONCE = 256
 
@@ -47,7 +47,7 @@ class FoundEntity:
     match: float | None
 
 
-class TweetTagger:
+class TweetTagger(ImageReader):
     """A tagger ready for use, in evaluation mode whatever the mode of its model.
 
     Args:
@@ -56,6 +56,8 @@ class TweetTagger:
         manifest: Of its checkpoint; ``None`` while training.
         folder: Of its checkpoint, where a trained tower lies.
     """
+
+    precision: Precision = "float32"
 
     def __init__(
         self,
@@ -67,7 +69,7 @@ class TweetTagger:
     ) -> None:
         self.model, self.tokenizer, self.manifest, self.folder = model, tokenizer, manifest, folder
         self.tags = TagSet(model.shape.types)
-        self._tower: ImageTower | None = None
+        self._load_tower = None if folder is None else partial(load_checkpoint_tower, folder)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu") -> TweetTagger:
@@ -101,13 +103,12 @@ class TweetTagger:
         return self.model.shape.regions > 0
 
     @property
-    def tower(self) -> ImageTower:
-        """The image tower behind its regions, loaded when first asked for."""
-        if self._tower is None:
-            if self.folder is None:
-                raise ValueError("this tagger comes from no checkpoint and knows no image tower; give feature rows")
-            self._tower = load_checkpoint_tower(self.folder).to(self._device)
-        return self._tower
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def _title(self) -> str:
+        return "this tagger"
 
     def __call__(
         self, text: str | Sequence[str], image: ImageInput | Sequence[ImageInput | None] | None = None
@@ -150,8 +151,7 @@ class TweetTagger:
             return [None] * len(images)
         if not self.reads_images:
             raise ValueError("this tagger was trained on text alone and reads no images; give none")
-        autocast = torch.autocast(self._device.type, enabled=False)
-        rows = iter(image_features(self.tower, given, batch_size=32, autocast=autocast))
+        rows = iter(self.image_features(given))
         return [None if image is None else next(rows) for image in images]
 
     def tag(
@@ -191,19 +191,12 @@ class TweetTagger:
                 positions,
                 more,
             )
-        # Neighbours in length share a batch, so that little is padded.
-        order = sorted(range(len(parts)), key=lambda row: len(parts[row][1].id_T))
         done: dict[int, Tagging] = {}
         with evaluating([self.model]):
-            for start in range(0, len(order), batch_size):
-                chosen = order[start : start + batch_size]
+            for chosen in longest_first((len(part.id_T) for _, part in parts), batch_size=batch_size):
                 block = self._tag_parts([parts[row][1] for row in chosen], [images[parts[row][0]] for row in chosen])
                 done |= dict(zip(chosen, block, strict=True))
         return _join([number for number, _ in parts], [part for _, part in parts], done, count=len(texts))
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
 
     @torch.inference_mode()
     def _tag_parts(self, parts: Sequence[Part], images: Sequence[FloatArray | None]) -> list[Tagging]:
@@ -224,27 +217,25 @@ class TweetTagger:
         ]
 
     def _batch(self, parts: Sequence[Part], images: Sequence[FloatArray | None]) -> TweetBatch:
-        pad_id = self.tokenizer.pad_id
-        id_BT, mask_BT = _padded([part.id_T for part in parts], fill=pad_id)
-        first_BW, word_mask_BW = _padded([part.first_W for part in parts], fill=0)
+        first = TokenBatch.padded([part.first_W for part in parts])
         image_BF = None
         if self.reads_images:
             known = [image for image in images if image is not None]
             shape = self.model.shape
             blank = np.zeros(known[0].shape if known else (shape.regions * shape.region_width,), dtype=np.float32)
             image_BF = torch.from_numpy(np.stack([blank if image is None else image for image in images]))
-            image_BF = image_BF.to(self._device)
-        own_B = torch.arange(len(parts), device=self._device)
-        return TweetBatch(
-            tokens=TokenBatch(id_BT.to(self._device), mask_BT.long().to(self._device)),
-            first_BW=first_BW.to(self._device),
-            word_mask_BW=word_mask_BW.to(self._device),
-            tag_BW=torch.zeros_like(first_BW).to(self._device),
-            has_image_B=torch.tensor([image is not None for image in images], device=self._device),
+        own_B = torch.arange(len(parts))
+        batch = TweetBatch(
+            tokens=TokenBatch.padded([part.id_T for part in parts], pad_id=self.tokenizer.pad_id),
+            first_BW=first.input_ids_BT,
+            word_mask_BW=first.attention_mask_BT.bool(),
+            tag_BW=torch.zeros_like(first.input_ids_BT),
+            has_image_B=torch.tensor([image is not None for image in images]),
             image_id_B=own_B,
             partner_B=own_B,
             image_BF=image_BF,
         )
+        return to_device(batch, self.device)
 
     def _span_scores(
         self, rows: TweetRows, batch: TweetBatch, spans: Sequence[Sequence[tuple[int, int, str]]]
@@ -255,7 +246,7 @@ class TweetTagger:
         names = self.tags.names
         for start in range(0, len(flat), _SPANS_AT_ONCE):
             block = flat[start : start + _SPANS_AT_ONCE]
-            row_S = torch.tensor([row for row, *_ in block], device=self._device)
+            row_S = torch.tensor([row for row, *_ in block], device=self.device)
             emission_SWK = rows.emission_BWK[row_S]
             allowed_SWK = torch.ones_like(emission_SWK, dtype=torch.bool)
             for place, (_, first, stop, kind) in enumerate(block):
@@ -280,16 +271,6 @@ def _spans(tag_W: np.ndarray[tuple[int], np.dtype[np.int64]], tags: TagSet) -> l
                 stop += 1
             spans.append((start, stop, name[2:]))
     return spans
-
-
-def _padded(
-    rows: Sequence[np.ndarray[tuple[int], np.dtype[np.int64]]], *, fill: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    length_B = torch.tensor([len(row) for row in rows])
-    out = torch.full((len(rows), int(length_B.max())), fill)
-    for line, row in zip(out, rows, strict=True):
-        line[: len(row)] = torch.from_numpy(row)
-    return out, torch.arange(out.shape[1])[None] < length_B[:, None]
 
 
 def _join(numbers: Sequence[int], parts: Sequence[Part], done: dict[int, Tagging], *, count: int) -> list[Tagging]:

@@ -1,6 +1,6 @@
 """``WordVectorEncoder``: a sentence is the mean of its words' static vectors; how many words are known is counted.
 
-N sentences, T tokens of one sentence, V words, D width.
+B sentences of one batch, V words, D width.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-from mcse.encoders.inputs import as_texts, check_only_pooling
-from mcse.manifest import Located, locate
+from mcse.encoders.base import BaseEncoder
+from mcse.encoders.inputs import Precision, check_only_pooling
+from mcse.manifest import Located
 from mcse.models.grounded_checkpoint import vectors_file
 from mcse.text.word_vectors import WordVectors, load_word_vectors
-from mcse.types import FloatArray
 
 _PUNCTUATION = string.punctuation + "“”‘’«»…–—"
 _APOSTROPHES = "'’"
@@ -24,25 +27,17 @@ _APOSTROPHES = "'’"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """How many tokens have a vector, and how many sentences have no token with one: their rows are zeros."""
+    """How many tokens have a vector, and how many sentences have no token with one: their embeddings are zeros."""
 
-    tokens: int = 0
-    known_tokens: int = 0
-    sentences: int = 0
-    unknown_sentences: int = 0
+    tokens: int
+    known_tokens: int
+    sentences: int
+    unknown_sentences: int
 
     @property
     def share(self) -> float:
         """Of the tokens that are known, in [0, 1]; 0 where there are no tokens."""
         return self.known_tokens / self.tokens if self.tokens else 0.0
-
-    def __add__(self, other: Coverage) -> Coverage:
-        return Coverage(
-            tokens=self.tokens + other.tokens,
-            known_tokens=self.known_tokens + other.known_tokens,
-            sentences=self.sentences + other.sentences,
-            unknown_sentences=self.unknown_sentences + other.unknown_sentences,
-        )
 
     @property
     def text(self) -> str:
@@ -53,8 +48,8 @@ class Coverage:
         )
 
 
-class WordVectorEncoder:
-    """Averages static word vectors.
+class WordVectorEncoder(BaseEncoder[list[int]]):
+    """Averages static word vectors, in main memory.
 
     Tokens are what white space parts. A token is looked up as it is, in lower case, and capitalised ("usain" as
     "Usain"); then the same without punctuation at its ends, for text that was never tokenised ("guitar." as "guitar").
@@ -69,24 +64,11 @@ class WordVectorEncoder:
 
     def __init__(self, vectors: WordVectors, *, name: str = "") -> None:
         self._vectors = vectors
-        self._coverage = Coverage()
-        self.name = name
+        super().__init__(name=name)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path | Located,
-        *,
-        pooling: str | None = None,
-        device: object = None,
-        precision: str = "float32",
-    ) -> WordVectorEncoder:
-        """Loads what ``locate`` calls word vectors; ``device`` and ``precision`` change nothing here.
-
-        Raises:
-            ValueError: The file cannot be read, a checkpoint is damaged, or another pooling is asked for.
-        """
-        located = locate(name_or_path)
+    def _load(cls, located: Located, *, pooling: str | None, precision: Precision) -> Self:
+        del precision  # means of vectors are the same under each
         check_only_pooling(located.name, pooling, only=cls.pooling, why="word vectors are averaged")
         return cls(load_word_vectors(vectors_file(located)), name=located.name)
 
@@ -111,48 +93,33 @@ class WordVectorEncoder:
 
     @property
     def dimension(self) -> int:
-        """D, the width of the rows of ``encode``."""
+        """D, the width of the embeddings."""
         return self._vectors.width
 
-    def encode(self, sentences: str | Sequence[str], *, batch_size: int = 64, normalize: bool = True) -> FloatArray:
-        """Means of the known words' rows, in the order of the sentences; zeros where no word is known.
-
-        Args:
-            sentences: Several, or one.
-            batch_size: For the protocol; means are the same in any batches.
-            normalize: Whether rows have unit norm. Rows of zeros stay zeros.
-
-        Returns:
-            (N, D) float32, or (D,) for a single string.
-
-        Raises:
-            ValueError: An item is not a string, or ``batch_size`` is below 1.
-        """
-        texts = as_texts(sentences, batch_size=batch_size)
-        row_ND = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        known = [self._known_rows(text) for text in texts]
-        for number, rows in enumerate(known):
-            if rows:
-                row_ND[number] = self._vectors.row_VD[rows].mean(axis=0, dtype=np.float64)
-        self._coverage += _count(texts, known)
-        if normalize:
-            norm_N1 = np.linalg.norm(row_ND.astype(np.float64), axis=1, keepdims=True)
-            row_ND = (row_ND / np.where(norm_N1 == 0, 1.0, norm_N1)).astype(np.float32)
-        row: FloatArray = row_ND[0] if isinstance(sentences, str) else row_ND
-        return row
-
-    def coverage(self) -> Coverage:
-        """Of every sentence encoded so far in this process, repeats included. Coverages add up over processes."""
-        return self._coverage
-
     def coverage_of(self, sentences: Iterable[str]) -> Coverage:
-        """Of these sentences; they are not encoded."""
-        texts = list(sentences)
-        return _count(texts, [self._known_rows(text) for text in texts])
+        """How many tokens of these sentences are known; they are not encoded."""
+        tokens = [sentence.split() for sentence in sentences]
+        known = [self._known_rows(words) for words in tokens]
+        return Coverage(
+            tokens=sum(map(len, tokens)),
+            known_tokens=sum(map(len, known)),
+            sentences=len(known),
+            unknown_sentences=sum(not rows for rows in known),
+        )
 
-    def _known_rows(self, sentence: str) -> list[int]:
-        found = (self._known_row(token) for token in sentence.split())
-        return [row for row in found if row is not None]
+    def _modules(self) -> list[nn.Module]:
+        return []
+
+    def _tokenize(self, texts: Sequence[str], *, max_length: int | None) -> list[list[int]]:
+        return [self._known_rows(text.split()[:max_length]) for text in texts]
+
+    def _forward(self, tokens: Sequence[list[int]]) -> Tensor:
+        means = [self._vectors.row_VD[rows].mean(axis=0, dtype=np.float64) for rows in tokens]
+        # Scaled in double precision: sentences of the same few words tie, and rounding would break their ties.
+        return torch.from_numpy(np.stack(means)).float().double()
+
+    def _known_rows(self, tokens: Sequence[str]) -> list[int]:
+        return [row for row in map(self._known_row, tokens) if row is not None]
 
     def _known_row(self, token: str) -> int | None:
         index = self._vectors.index
@@ -167,15 +134,6 @@ def load_space(name: str | Path, *, limit: int | None = None) -> WordVectors:
         ValueError: Nothing that can be read is there.
     """
     return load_word_vectors(vectors_file(name), limit=limit)
-
-
-def _count(sentences: Sequence[str], known: Sequence[Sequence[int]]) -> Coverage:
-    return Coverage(
-        tokens=sum(len(sentence.split()) for sentence in sentences),
-        known_tokens=sum(map(len, known)),
-        sentences=len(sentences),
-        unknown_sentences=sum(not rows for rows in known),
-    )
 
 
 def _forms(token: str) -> list[str]:

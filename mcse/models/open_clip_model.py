@@ -19,7 +19,8 @@ RANDOM_WEIGHTS = "none"
 WHOLE_NAMES = ("hf-hub:", "hf_hub:", "local-dir:")
 """open_clip's and timm's own notation for weights and config in one place."""
 
-Tokenize = Callable[[Sequence[str]], Tensor]
+Tokenize = Callable[[Sequence[str], int | None], Tensor]
+"""Sentences, and how many positions they get, the model's context by default."""
 
 _UNREADABLE = (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError)
 

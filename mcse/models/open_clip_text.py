@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -36,19 +37,21 @@ class OpenClipText(nn.Module):
         self._tokenize = tokenize
         self._can_shorten = _looks_only_backwards(getattr(model, "text", model))
         self.spec = spec
+        id_1T = self.tokenize(["a"])
+        self.context = id_1T.shape[1]
         with torch.no_grad():
-            self.width = int(self(self.tokenize(["a"])).shape[1])
+            self.width = int(self(id_1T).shape[1])
 
-    def tokenize(self, sentences: Sequence[str]) -> Tensor:
-        """(B, T) ids on the CPU; T is the context length, to which shorter sentences are filled and longer ones cut."""
-        return self._tokenize(list(sentences))
+    def tokenize(self, sentences: Sequence[str], *, length: int | None = None) -> Tensor:
+        """(B, T) ids on the CPU, all sentences filled or cut to T: ``length``, or the context length."""
+        return self._tokenize(list(sentences), length)
 
     def forward(self, id_BT: Tensor) -> Tensor:
-        """(B, D) rows of the ids of ``tokenize``, not normalised."""
+        """(B, D) rows of ids of ``tokenize``, not normalised; positions that no text fills may be left out."""
         longest = int(used_positions(id_BT).max())
         row_BD: Tensor
-        if not self._can_shorten or longest == id_BT.shape[1]:
-            row_BD = self._side(id_BT)
+        if not self._can_shorten or longest == self.context:
+            row_BD = self._side(F.pad(id_BT, (0, self.context - id_BT.shape[1])))
             return row_BD
         tower = "model.text." if hasattr(self._side.model, "text") else "model."
         states = {**dict(self._side.named_parameters()), **dict(self._side.named_buffers())}

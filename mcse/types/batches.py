@@ -45,6 +45,13 @@ class TokenBatch:
         """(B,) tokens a row; of a batch that was made on a GPU they are fetched from there."""
         return self.attention_mask_BT.sum(1).cpu().numpy() if self.length_B is None else self.length_B
 
+    @classmethod
+    def padded(cls, rows: Sequence[Sequence[int] | NDArray[np.int64]], *, pad_id: int = 0) -> TokenBatch:
+        """Rows of ids, filled on the right with ``pad_id`` to the longest."""
+        id_BT = pad_rows(rows, fill=pad_id)
+        length_B = torch.tensor([len(row) for row in rows])
+        return cls(id_BT, (torch.arange(id_BT.shape[1])[None] < length_B[:, None]).long())
+
 
 @dataclass(frozen=True, slots=True)
 class MaskedTokens:
@@ -123,6 +130,14 @@ class MatchBatch:
 
     true: PairBatch
     false: PairBatch
+
+
+def pad_rows(rows: Sequence[Sequence[int] | NDArray[np.int64]], *, fill: int) -> Tensor:
+    """(B, T) whole numbers, filled on the right to the longest row."""
+    out = np.full((len(rows), max(len(row) for row in rows)), fill, dtype=np.int64)
+    for line, row in zip(out, rows, strict=True):
+        line[: len(row)] = row
+    return torch.from_numpy(out)
 
 
 def split_batch(batch: Batch, size: int) -> list[Batch]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from mcse.data.translation import TranslationData, TranslationStream, load_translation_data
-from mcse.encoders.cove_translator import WordTranslator
+from mcse.encoders.word_translator import WordTranslator
 from mcse.evaluation.evaluators.translation import TranslationEvaluator
 from mcse.losses.likelihood import token_nll
 from mcse.manifest import writing_checkpoint
@@ -38,7 +38,7 @@ from mcse.encoders.contextual import CoveEncoder
 encoder = CoveEncoder.from_pretrained(".")  # this folder
 rows = encoder.embed([["a", "man", "plays", "."]])  # one (T, D) float32 array a sentence: [static; CoVe]
 
-from mcse.encoders.cove_translator import WordTranslator
+from mcse.encoders.word_translator import WordTranslator
 WordTranslator.from_pretrained(".").translate(["A man plays ."], beams=4)
 """
 

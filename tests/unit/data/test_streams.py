@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mcse.data.streams import Sampler, Share, TokenMasker, pad
-from mcse.types import IGNORED_LABEL
+from mcse.data.streams import Sampler, Share, TokenMasker
+from mcse.types import IGNORED_LABEL, TokenBatch
 
 
 def test_an_epoch_draws_every_example_at_most_once_and_epochs_differ() -> None:
@@ -30,7 +30,7 @@ def test_fewer_examples_than_a_batch_are_refused() -> None:
 
 
 def test_padding_is_masked() -> None:
-    tokens = pad([np.array([5, 6, 7]), np.array([8])], pad_id=9)
+    tokens = TokenBatch.padded([np.array([5, 6, 7]), np.array([8])], pad_id=9)
     assert tokens.input_ids_BT.tolist() == [[5, 6, 7], [8, 9, 9]]
     assert tokens.attention_mask_BT.tolist() == [[1, 1, 1], [1, 0, 0]]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mcse.encoders.loading import encoder_digest, load_encoder
-from mcse.encoders.open_clip_text import OpenClipEncoder
+from mcse.encoders.open_clip_encoder import OpenClipEncoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.encoders.word_vectors import WordVectorEncoder
 from mcse.manifest import Manifest

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from mcse.encoders.open_clip_text import OpenClipEncoder
+from mcse.encoders.open_clip_encoder import OpenClipEncoder
 from mcse.models.image_tower import load_image_tower
 from mcse.models.open_clip_text import load_open_clip_text, used_positions
 from mcse.types import Encoder, FeatureTextEncoder
@@ -206,7 +206,7 @@ def test_a_folder_without_good_weights_never_gives_random_ones(tmp_path: Path) -
 def test_bad_input_is_refused(encoder: OpenClipEncoder, folder: Path) -> None:
     with pytest.raises(
         ValueError,
-        match=rf"image features have shape \(2, 5\); .*clip' takes those of its own image tower, \(N, {WIDTH}\)",
+        match=rf"image features have shape \(2, 5\); .*clip' was trained on \(N, {WIDTH}\)",
     ):
         encoder.encode_image_features(np.zeros((2, 5), dtype=np.float32))
     broken = np.ones((4, WIDTH), dtype=np.float32)
@@ -220,5 +220,5 @@ def test_bad_input_is_refused(encoder: OpenClipEncoder, folder: Path) -> None:
     with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, got 'int8'"):
         OpenClipEncoder.from_pretrained(f"open_clip:local-dir:{folder}", precision="int8")  # type: ignore[arg-type]
     text = load_open_clip_text(f"open_clip:local-dir:{folder}")
-    with pytest.raises(ValueError, match="'alone' was made without its image side"):
+    with pytest.raises(ValueError, match="'alone' knows no image tower"):
         OpenClipEncoder(text, name="alone").encode_images(_images())

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-import mcse.encoders.sentence_encoder as module
+import mcse.encoders.base as module
 from mcse import SentenceEncoder
 from mcse.manifest import Manifest
 from mcse.models.checkpoint import load_stored_pooler, save_checkpoint

@@ -13,8 +13,8 @@ from mcse.data.config import TranslationDataConfig
 from mcse.data.streams import Share
 from mcse.data.translation import TranslationStream, load_translation_data
 from mcse.encoders.contextual import CoveEncoder
-from mcse.encoders.cove_translator import WordTranslator
 from mcse.encoders.loading import encoder_digest, load_encoder
+from mcse.encoders.word_translator import WordTranslator
 from mcse.evaluation.evaluators.translation import TranslationEvaluator
 from mcse.metrics.bleu import corpus_bleu
 from mcse.models.cove_model import CoveModel, load_cove, save_cove, vocab_of

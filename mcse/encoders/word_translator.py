@@ -13,13 +13,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
-from mcse.encoders.inputs import evaluating
+from mcse.encoders.inputs import evaluating, longest_first
 from mcse.manifest import Located, locate
 from mcse.models.cove_translator import CoveTranslator, load_translator
 from mcse.text.vocab import BEGIN, END, PAD, UNKNOWN, Vocab, split_words
-from mcse.types import TokenBatch, TranslationBatch
+from mcse.types import TokenBatch, TranslationBatch, to_device
 
 Found = TypeVar("Found")
 
@@ -92,24 +91,16 @@ class WordTranslator:
         return self._sorted(sentences, work, batch_size=batch_size, empty=np.empty(0))
 
     def _batch(self, ids: Sequence[NDArray[np.int64]]) -> TokenBatch:
-        length_B = torch.tensor([len(row) for row in ids])
-        input_ids_BT = torch.zeros(len(ids), int(length_B.max()), dtype=torch.long)
-        for line, row in zip(input_ids_BT, ids, strict=True):
-            line[: len(row)] = torch.from_numpy(row)
-        mask_BT: Tensor = (torch.arange(input_ids_BT.shape[1])[None] < length_B[:, None]).long()
-        device = self._model.softmax.weight.device
-        return TokenBatch(input_ids_BT.to(device), mask_BT.to(device))
+        return to_device(TokenBatch.padded(ids), self._model.softmax.weight.device)
 
     def _sorted(
         self, sentences: Sequence[str], work: Callable[[list[int]], list[Found]], *, batch_size: int, empty: Found
     ) -> list[Found]:
         """``work`` on batches of similar length; results in the order of the sentences."""
         lengths = [len(split_words(sentence)) for sentence in sentences]
-        order = sorted((n for n, length in enumerate(lengths) if length), key=lambda n: -lengths[n])
         found = [empty] * len(sentences)
         with evaluating([self._model]), torch.inference_mode():
-            for first in range(0, len(order), batch_size):
-                numbers = order[first : first + batch_size]
+            for numbers in longest_first(lengths, batch_size=batch_size):
                 for number, result in zip(numbers, work(numbers), strict=True):
                     found[number] = result
         return found
