@@ -60,14 +60,14 @@ class _Reports:
             message = " ".join(str(error).split())
             print(f"mcse evaluate: {f'{name}: ' if name not in message else ''}{message}", file=sys.stderr)
 
-    def folder(self, model: str, *, is_seed: bool = False) -> Path:
+    def folder(self, model: ModelScores, *, is_seed: bool = False) -> Path:
         """Where the report of one model goes."""
         is_alone = self.is_alone and not is_seed
-        return model_folder(model, digest=encoder_digest(model), output=self.output, is_alone=is_alone)
+        return model_folder(model, digest=encoder_digest(model.name), output=self.output, is_alone=is_alone)
 
     def write(self, model: ModelScores, *, is_seed: bool) -> None:
         """Writes the report of one model."""
-        folder = self.folder(model.name, is_seed=is_seed)
+        folder = self.folder(model, is_seed=is_seed)
         write_model(model, folder, digest=encoder_digest(model.name), precision=self.precision)
         print(f"wrote {folder / 'results.json'}, report.md, report.tex and report.html")
         if self.has_cards:
@@ -241,8 +241,8 @@ def _report(systems: Sequence[System], reports: _Reports, *, is_compared: bool) 
             notes.append(f"not compared: {error}")
     _print(tables, notes=list(dict.fromkeys(notes)))
     if not is_contest:
-        return reports.folder(models[0].name)
-    folder = comparison_folder([system.name for system in systems], output=reports.output)
+        return reports.folder(models[0])
+    folder = comparison_folder([system.title for system in systems], output=reports.output)
     write_comparison(systems, folder, tables=tables, compared=compared)
     print(f"wrote {folder / 'comparison.json'}, comparison.md, comparison.tex and report.html")
     return folder

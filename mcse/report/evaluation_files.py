@@ -21,25 +21,25 @@ from mcse.run_folder import BEST, EVALUATION, RESULTS, is_run
 from mcse.types import ComparedScore, ModelScores, ScoreKey
 
 
-def model_folder(model: str, *, digest: str | None, output: Path | None, is_alone: bool) -> Path:
-    """Where the report of one model goes.
+def model_folder(model: ModelScores, *, digest: str | None, output: Path | None, is_alone: bool) -> Path:
+    """Where the report of one model goes; outside runs every pooling of a model has a folder of its own.
 
     Args:
-        model: Its name.
+        model: Its scores.
         digest: Of the model, where it is known.
         output: The folder that was asked for; otherwise a run's own, or one below ``evaluation``.
         is_alone: Whether it is the only model that goes to ``output``, and needs no folder of its own there.
     """
     if output is not None:
-        return output if is_alone else output / f"{_slug(model)}-{digest_of(model)[:8]}"
-    if is_run(Path(model)):
-        return Path(model) / EVALUATION
-    return Path("evaluation") / (digest or digest_of(model))[:16]
+        return output if is_alone else output / f"{_slug(model.name)}-{digest_of(model.name)[:8]}"
+    if is_run(Path(model.name)):
+        return Path(model.name) / EVALUATION
+    return Path("evaluation") / digest_of(digest or model.name, model.pooling)[:16]
 
 
-def comparison_folder(names: Sequence[str], *, output: Path | None) -> Path:
-    """Where the report of several models goes."""
-    return output if output is not None else Path("evaluation") / digest_of(*names)[:16]
+def comparison_folder(titles: Sequence[str], *, output: Path | None) -> Path:
+    """Where the report of several models goes; ``titles`` say their names, poolings and seeds."""
+    return output if output is not None else Path("evaluation") / digest_of(*titles)[:16]
 
 
 def write_model(model: ModelScores, folder: Path, *, digest: str | None, precision: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from mcse.commands.main import main
 from mcse.report.evaluation_files import model_folder
+from mcse.types import ModelScores
 from tests.fixtures.tiny_models import build_tiny_bert
 
 
@@ -50,9 +51,13 @@ def test_evaluate_puts_reports_where_agreed(encoders, pairs, tmp_path):
     assert main(["evaluate", str(encoders[0]), "--pooling", "cls", "--data", str(pairs)]) == 0
     (digest,) = Path("evaluation").iterdir()
     assert (digest / "results.json").is_file()
-    assert model_folder(str(run), digest=None, output=None, is_alone=True) == run / "evaluation"
-    assert model_folder("x/y", digest=None, output=Path("out"), is_alone=True) == Path("out")
-    assert model_folder("x/y", digest=None, output=Path("out"), is_alone=False).name.startswith("x-y-")
+    assert main(["evaluate", str(encoders[0]), "--pooling", "mean", "--data", str(pairs)]) == 0
+    found = [json.loads(path.read_text()) for path in Path("evaluation").glob("*/results.json")]
+    assert sorted(result["pooling"] for result in found) == ["cls", "mean"]  # neither replaces the other
+    own, other = (ModelScores(name=name, pooling="cls", suites=()) for name in (str(run), "x/y"))
+    assert model_folder(own, digest=None, output=None, is_alone=True) == run / "evaluation"
+    assert model_folder(other, digest=None, output=Path("out"), is_alone=True) == Path("out")
+    assert model_folder(other, digest=None, output=Path("out"), is_alone=False).name.startswith("x-y-")
 
 
 def test_evaluate_several_models_and_one_that_fails(encoders, pairs, tmp_path, capsys):
