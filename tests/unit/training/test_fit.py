@@ -1,0 +1,45 @@
+"""Which folders a run may be written into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mcse.run_folder import is_run
+from mcse.training.fit import check_folder
+
+
+def put(folder: Path, *files: str) -> Path:
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("{}")
+    return folder
+
+
+def test_a_new_or_empty_folder_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        check_folder(tmp_path / name, resume=False, overwrite=False)
+
+
+def test_only_what_the_loop_wrote_is_deleted(tmp_path: Path) -> None:
+    """Looking like a run is not enough: somebody else's ``best/`` is no reason to delete what lies beside it."""
+    others = put(tmp_path / "others", "best/config.json", "thesis.txt")
+    assert is_run(others)
+    with pytest.raises(ValueError, match=r"others holds no run \(no config.yaml\), so --overwrite does not delete it"):
+        check_folder(others, resume=False, overwrite=True)
+    ours = put(tmp_path / "ours", "config.yaml", "best/config.json")
+    with pytest.raises(ValueError, match="ours is not empty; give --train.resume auto"):
+        check_folder(ours, resume=False, overwrite=False)
+    check_folder(ours, resume=False, overwrite=True)
+    check_folder(ours, resume=True, overwrite=False)
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "run.json", "metrics.jsonl", "best/mcse.json"])
+def test_a_run_inside_a_run_is_refused_by_whatever_makes_it_one(tmp_path: Path, file: str) -> None:
+    run = put(tmp_path / "run", file)
+    with pytest.raises(ValueError, match="again would be inside a run, or hold one; runs are siblings"):
+        check_folder(run / "again", resume=False, overwrite=False)
+    with pytest.raises(ValueError, match="would be inside a run, or hold one"):
+        check_folder(tmp_path, resume=True, overwrite=False)
