@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -25,20 +25,20 @@ from mcse.run_folder import CONFIG, FACTS, NoModelError
 AnyEncoder: TypeAlias = SentenceEncoder | JointEncoder | OpenClipEncoder | WordVectorEncoder | ElmoEncoder | CoveEncoder
 """Every kind has ``name``, ``pooling`` and ``dimension`` beside ``encode``."""
 
-_LOADERS: Mapping[Kind, Callable[..., AnyEncoder]] = {
-    "sentence": SentenceEncoder.from_pretrained,
-    "sentence_transformers": SentenceEncoder.from_pretrained,
-    "transformers": SentenceEncoder.from_pretrained,
-    "hub": SentenceEncoder.from_pretrained,
-    "joint": JointEncoder.from_pretrained,
-    "open_clip": OpenClipEncoder.from_pretrained,
-    "vectors": WordVectorEncoder.from_pretrained,
-    "grounded_words": WordVectorEncoder.from_pretrained,
-    "elmo": ElmoEncoder.from_pretrained,
-    "elmo_release": ElmoEncoder.from_pretrained,
-    "cove": CoveEncoder.from_pretrained,
+_CLASSES: Mapping[Kind, type[AnyEncoder]] = {
+    "sentence": SentenceEncoder,
+    "sentence_transformers": SentenceEncoder,
+    "transformers": SentenceEncoder,
+    "hub": SentenceEncoder,
+    "joint": JointEncoder,
+    "open_clip": OpenClipEncoder,
+    "vectors": WordVectorEncoder,
+    "grounded_words": WordVectorEncoder,
+    "elmo": ElmoEncoder,
+    "elmo_release": ElmoEncoder,
+    "cove": CoveEncoder,
 }
-"""Every kind that encodes sentences, and what loads it."""
+"""Every kind that encodes sentences."""
 
 # README.md is none of them: reports are written into model cards.
 _SENTENCE_FILES = (".safetensors", ".json", ".txt", ".model", ".bin", ".hdf5")
@@ -68,8 +68,8 @@ def load_encoder(
         ValueError: Nothing that encodes sentences is there, or ``pooling`` is needed and not given, or given and not
             known.
     """
-    located = locate(name).expect(*_LOADERS)
-    return _LOADERS[located.kind](located, pooling=pooling, precision=precision, device=device)
+    located = locate(name).expect(*_CLASSES)
+    return _CLASSES[located.kind].from_pretrained(located, pooling=pooling, precision=precision, device=device)
 
 
 def encoder_digest(name: str) -> str | None:

@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from functools import partial
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from mcse.encoders.images import JointSpaceEncoder
 from mcse.encoders.inputs import Precision
-from mcse.encoders.sources import load_parts
+from mcse.encoders.sentence_transformers_folder import fetch_json, read_modules
 from mcse.manifest import Located
-from mcse.models.checkpoint import max_tokens
+from mcse.models.checkpoint import (
+    check_pooling,
+    load_checkpoint,
+    load_checkpoint_tower,
+    load_stored_pooler,
+    max_tokens,
+)
 from mcse.models.image_tower import ImageTower
-from mcse.models.text_encoder import TextEncoder
+from mcse.models.text_encoder import POOLINGS, TextEncoder, load_text_encoder, load_tokenizer
 from mcse.types import TokenBatch, Tokenizer, to_device
 
 
@@ -74,20 +81,60 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
 
     @classmethod
     def _load(cls, located: Located, *, pooling: str | None, precision: Precision) -> Self:
-        parts = load_parts(located, pooling=pooling)
+        if pooling is not None:
+            check_pooling(pooling)
+        located.expect("sentence", "sentence_transformers", "transformers", "hub")
+        if located.kind == "sentence":
+            return cls._of_checkpoint(located, pooling=pooling, precision=precision)
+        if (modules := fetch_json(located.path, "modules.json")) is not None:
+            return cls._of_modules(located, modules, pooling=pooling, precision=precision)
+        name, path = located.name, located.path
+        if pooling is None:
+            unsaid = f"does not say how its embeddings are pooled; choose pooling from {', '.join(POOLINGS)}"
+            if located.kind == "hub":
+                raise ValueError(f"there is no folder {name!r} here; as a model of the hub it {unsaid}")
+            raise ValueError(f"{name!r} {unsaid}")
+        head = load_stored_pooler(path) if pooling == "cls_with_head" else None
+        text, tokenizer = load_text_encoder(path, pooling=pooling), load_tokenizer(path)
+        return cls(text, tokenizer, pooling=pooling, text_head=head, name=name, precision=precision)
+
+    @classmethod
+    def _of_checkpoint(cls, located: Located, *, pooling: str | None, precision: Precision) -> Self:
+        loaded = load_checkpoint(located.folder)
+        chosen = pooling or str(loaded.manifest.pooling)
+        if chosen == "cls_with_head" and loaded.text_head is None:
+            raise ValueError(f"pooling 'cls_with_head': {located.path} stores no text head")
         return cls(
-            parts.text_encoder,
-            parts.tokenizer,
-            pooling=parts.pooling,
-            text_head=parts.text_head,
-            dense=parts.dense,
-            heads=parts.heads,
-            joint_pooling=parts.joint_pooling,
-            image_tower=parts.image_tower,
-            load_tower=parts.load_tower,
+            loaded.encoder,
+            loaded.tokenizer,
+            pooling=chosen,
+            text_head=loaded.text_head,
+            heads=loaded.heads,
+            joint_pooling=loaded.manifest.pooling,
+            image_tower=loaded.manifest.image_tower,
+            load_tower=partial(load_checkpoint_tower, located.folder),
             name=located.name,
-            max_length=parts.max_length,
             precision=precision,
+        )
+
+    @classmethod
+    def _of_modules(cls, located: Located, modules: Any, *, pooling: str | None, precision: Precision) -> Self:
+        """A sentence-transformers folder or repository."""
+        path, found = located.path, read_modules(located.path, modules)
+        chosen = pooling or found.pooling
+        # A head stands on the embeddings it was trained on: under another pooling than the folder's it is left out.
+        kept = found.dense if chosen == found.pooling else None
+        if chosen == "cls_with_head" and kept is None:
+            raise ValueError(f"pooling 'cls_with_head': {path} stores no Dense layer on its [CLS] rows")
+        text = load_text_encoder(found.transformer_path, pooling=chosen)
+        tokenizer = load_tokenizer(found.transformer_path)
+        if found.lowercases and tokenizer.inner.tokenize("A") != tokenizer.inner.tokenize("a"):
+            told = "sentence_bert_config.json sets do_lower_case"
+            raise ValueError(f"{path}: {told}, but its tokenizer tells cases apart")
+        limits = [limit for limit in (found.max_length, max_tokens(text, tokenizer)) if limit is not None]
+        longest = min(limits, default=None)
+        return cls(
+            text, tokenizer, pooling=chosen, dense=kept, name=located.name, max_length=longest, precision=precision
         )
 
     @property

@@ -96,7 +96,7 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path, bert: Path, vectors: Pat
         load_encoder(f"vectors:{bert}")
     with pytest.raises(ValueError, match=r"model.safetensors' is a file, and none of word vectors"):
         load_encoder(str(bert / "model.safetensors"))
-    with pytest.raises(ValueError, match="does not say how its rows are pooled"):
+    with pytest.raises(ValueError, match="does not say how its embeddings are pooled"):
         load_encoder(str(bert))
     with pytest.raises(ValueError, match="holds no model"):
         load_encoder(str(tmp_path))

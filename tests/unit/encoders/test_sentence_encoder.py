@@ -287,7 +287,7 @@ def test_a_stated_pooling_overrides_with_the_head_only_if_stored(bert: Path, tmp
 
 
 def test_a_plain_encoder_needs_its_pooling_said(bert: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="does not say how its rows are pooled; .* cls, cls_with_head, mean, first"):
+    with pytest.raises(ValueError, match="does not say how its embeddings are pooled; .* cls, cls_with_head, mean"):
         SentenceEncoder.from_pretrained(str(bert))
     with pytest.raises(ValueError, match="unknown pooling 'avg'; choose one of cls"):
         SentenceEncoder.from_pretrained(str(bert), pooling="avg")
