@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from mcse.commands import CommandError
 from mcse.commands.configs import config_path
-from mcse.config import describe, to_yaml
+from mcse.config import to_yaml
+from mcse.config_fields import describe
 from mcse.recipes import RECIPES, config_class
 from mcse.recipes.launch import load_config, train
 

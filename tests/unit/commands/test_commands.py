@@ -15,7 +15,7 @@ import mcse
 from mcse.commands import arguments, prepare
 from mcse.commands.arguments import COMMANDS, Command, Group
 from mcse.commands.main import build_parser, main
-from mcse.config import describe
+from mcse.config_fields import describe
 from mcse.data.config import Splitting
 from mcse.evaluation.suites import SUITES
 from mcse.recipes import RECIPES, config_class
