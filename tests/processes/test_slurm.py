@@ -210,4 +210,4 @@ def test_only_a_run_that_was_asked_to_stop_is_requeued(name, code, restarts, req
     given = ["--config", "a file.yaml", "--seed", "3"]
     assert cluster.submit(name, given, tasks=1, restarts=restarts).wait(60) == code
     assert len(cluster.requeued) == requeued
-    assert "train.py --train.resume auto --config a file.yaml --seed 3" in cluster.log
+    assert "-m mcse train --train.resume auto --config a file.yaml --seed 3" in cluster.log
