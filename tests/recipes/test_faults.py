@@ -291,7 +291,7 @@ def test_a_damaged_state_is_named_and_the_one_before_is_used(name, damage, tiny,
 def test_without_a_whole_state_it_stops_and_touches_nothing(tiny, straight, tmp_path, capsys):
     output = tmp_path / "run"
     shutil.copytree(straight, output)
-    damaged = [output / "state" / name / "rng.safetensors" for name in states(output)]
+    damaged = [output / "state" / name / "stateful.safetensors" for name in states(output)]
     for path in damaged:
         flip_a_bit(path)
     before = tensors(output / "best")
