@@ -14,6 +14,7 @@ from mcse.recipes.launch import load_config
 from mcse.training.loop import total_loss
 from mcse.training.runtime import start_runtime
 from tests.fixtures.launch import arguments_of, entries, one_thread, own_cache, run, tensors
+from tests.fixtures.tiny_models import build_tiny_bert
 from tests.fixtures.tiny_run import build_tiny_run
 
 CPU = torch.device("cpu")
@@ -71,13 +72,18 @@ def test_encoding_in_chunks_changes_neither_loss_nor_gradient(recipe, keys, step
             torch.testing.assert_close(cut[name], gradient, rtol=0, atol=1e-10)
 
 
-def test_a_compiled_model_takes_the_same_steps_with_few_graphs(still, monkeypatch):
-    """Batches of many widths; the tracer and autograd are real, and code is not generated, which takes minutes."""
+@pytest.mark.slow
+def test_a_compiled_model_takes_the_same_steps_with_few_graphs(still, tmp_path, monkeypatch):
+    """Batches of many widths; the tracer and autograd are real, and code is not generated, which takes minutes.
+
+    One layer, since tracing each takes seconds.
+    """
+    keys = {"encoder.name_or_path": build_tiny_bert(tmp_path / "bert", layers=1, dropout=0.0)}
     plain = torch.compile
     monkeypatch.setattr(torch, "compile", lambda *given, **keys: plain(*given, **keys, backend="aot_eager"))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    eager, compiled = (build(still, "simcse", {"encoder.compile": value}) for value in (False, True))
+    eager, compiled = (build(still, "simcse", keys | {"encoder.compile": value}) for value in (False, True))
     compiled.model.load_state_dict(eager.model.state_dict())
     widths = set()
     for step in range(8):
