@@ -12,8 +12,8 @@ from mcse.commands import evaluate
 from mcse.commands.main import main
 from mcse.evaluation.seen_text import UnknownTrainingTextError, read_run_text
 from tests.fixtures.launch import run
+from tests.fixtures.senteval import senteval as senteval
 from tests.fixtures.tiny_run import build_tiny_run
-from tests.unit.evaluation.test_sts import senteval as senteval
 
 SEEDS = (0, 1)
 

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import re
 from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from mcse.metrics.breakdown import (
     binned_spearman,
-    first_places,
-    mean_length,
-    quartile_edges,
-    spearman_error,
-    word_overlap,
 )
-from mcse.metrics.correlation import UndefinedScoreError
 from mcse.report.evaluation_html import write_evaluation_report
-from mcse.report.plots import Point, Profile, plot_points, plot_profiles
 from mcse.report.seed_groups import System, numbered, short_names
-from mcse.report.svg import Scale, pair_density, score_bar
 from mcse.report.tables import Curve, ScoreColumn, ScoreRow, ScoreTable
 from mcse.types import Column, ModelScores, PairList, Sample, ScoreKey, SuiteScores, keyed_scores
 
@@ -215,139 +204,6 @@ def test_seeds_are_one_system(tmp_path):
     assert labels == ["mcse"] * 4  # the legends of geometry, two breakdowns and the curve
     with pytest.raises(ValueError, match="at least one model"):
         numbered([])
-
-
-def test_size_of_the_drawn_pairs():
-    generator = np.random.default_rng(0)
-    gold_P = generator.uniform(0, 5, 10_000)
-    scale = {"cosines": Scale(-1, 1), "golds": Scale(0, 5), "series": 0}
-    # Spread over all cells, as no encoder's are: 3 models × 8 tasks of the worst case stay under a megabyte.
-    svg = pair_density(generator.uniform(-1, 1, 10_000), gold_P, **scale)
-    ElementTree.fromstring(svg)
-    assert 3 * 8 * len(svg) < 1_000_000
-    few = pair_density(np.array([0.1, 0.5]), np.array([0.0, 5.0]), **scale)
-    assert few.count("h0") == 2  # a dot each
-
-
-def test_cells_count_every_pair_where_it_lies():
-    corner = np.repeat([0.0, 1.0], 300)
-    svg = pair_density(corner, 5 * corner, cosines=Scale(0, 1), golds=Scale(0, 5), series=1)
-    cells = re.findall(r"M(\d+) (\d+)h4v4h-4z", svg)
-    assert len(cells) == 2
-    (right, top), (left, bottom) = sorted(((int(x), int(y)) for x, y in cells), key=lambda cell: -cell[0])
-    assert right > left
-    assert top < bottom  # cosine upwards
-    assert "var(--series-2)" in svg
-
-
-def test_bars_start_at_zero_and_show_their_interval():
-    bar = score_bar(-25.0, scale=Scale(-100, 100), series=7, interval=(-50.0, 0.0))
-    assert '<rect x="37.5%" y="3" width="12.5%"' in bar
-    assert '<line x1="25%" x2="50%" y1="8" y2="8"' in bar
-    assert "var(--series-2)" in bar
-    assert '<rect x="0%" y="3" width="100%"' in score_bar(300.0, scale=Scale(0, 100), series=0)
-
-
-def test_plots_of_points_and_profiles():
-    series = {"a": 0, "b": 1}
-    points = plot_points(
-        [Point(label="a", x=-2.0, y=0.2, x_interval=(-2.1, -1.9)), Point(label="b", x=-2.5, y=0.3)],
-        x_label="x",
-        y_label="y",
-        series=series,
-    )
-    profiles = plot_profiles(
-        [
-            Profile(label="a", values=(70.0, None), reaches=(1.0, None)),
-            Profile(label="b", values=(60.0, 65.0), reaches=(None, None)),
-        ],
-        ticks=("1 – 5", "6 – 9"),
-        x_label="x",
-        y_label="y",
-        series=series,
-    )
-    for svg in (points, profiles):
-        ElementTree.fromstring(svg)
-        assert {"var(--series-1)", "var(--series-2)"} <= set(re.findall(r"var\(--series-\d\)", svg))
-        assert "metadata" not in svg
-    assert "6 – 9" in profiles
-
-
-@pytest.mark.parametrize(
-    ("names", "short"),
-    [
-        (["sentence-transformers/all-MiniLM-L6-v2"], ["all-MiniLM-L6-v2"]),
-        (["runs/mcse/seed0"], ["mcse/seed0"]),
-        (["runs/mcse", "runs/simcse/"], ["mcse", "simcse"]),
-        (["a/x/seed0", "b/x/seed0", "hub/other"], ["a/x/seed0", "b/x/seed0", "other"]),
-        (["/", "."], ["model", "."]),
-        (["x" * 40, "x" * 41], ["xxxxxxxxxx…xxxxxxxxxxx", "xxxxxxxx…xxxxxxxxx (2)"]),
-    ],
-)
-def test_short_names_are_distinct(names, short):
-    assert short_names(names) == short
-    assert all(len(name) <= 22 for name in short)
-
-
-def test_overlap_and_length_by_hand():
-    # {a, man, plays} and {a, man, sings, well}: two shared of five.
-    assert word_overlap("A man plays.", "a MAN sings well") == pytest.approx(2 / 5)
-    assert word_overlap("don’t go", "go don’t") == 1.0
-    assert word_overlap("...", "") == 1.0
-    assert word_overlap("cat", "") == 0.0
-    assert mean_length("A man plays.", "a MAN sings well") == 3.5
-
-
-def test_quartiles():
-    assert quartile_edges(range(1, 9)).tolist() == [2, 4, 6]
-    assert quartile_edges([1, 1, 1, 1, 1, 9]).tolist() == [1]
-    assert quartile_edges([3, 3]).tolist() == []
-    with pytest.raises(UndefinedScoreError, match="at least one value"):
-        quartile_edges([])
-
-
-def test_first_places():
-    assert first_places([("a", "b"), ("b", "a"), ("a", "b")]).tolist() == [True, True, False]
-
-
-def test_binned_spearman_equals_the_definition():
-    generator = np.random.default_rng(0)
-    task_P = np.repeat([0, 1, 2], [80, 40, 9])  # nine are too few
-    gold_P = generator.normal(size=129) + 10 * task_P  # another scale a task
-    value_P = gold_P - 10 * task_P + generator.normal(size=129)
-    by_P = generator.permutation(129).astype(float)
-    edges = quartile_edges(by_P)
-    found = binned_spearman(value_P, gold_P, task_P=task_P, by_P=by_P, edges=edges)
-    assert len(found) == 4
-    for bin_score, (low, high) in zip(found, pairwise([-math.inf, *edges, math.inf]), strict=True):
-        total, count = 0.0, 0
-        for task in (0, 1):
-            here = [n for n in range(129) if task_P[n] == task and low < by_P[n] <= high]
-            if len(here) >= 10:
-                total += len(here) * stats.spearmanr(value_P[here], gold_P[here]).statistic
-                count += len(here)
-        assert bin_score.score == pytest.approx(100 * total / count)
-        assert bin_score.pairs == count
-        assert low < bin_score.smallest <= bin_score.largest <= high
-        assert bin_score.error > 0
-
-
-def test_bins_without_a_score_have_none():
-    constant = binned_spearman(np.arange(12.0), np.ones(12), task_P=np.zeros(12), by_P=np.arange(12.0), edges=[20.0])
-    assert [one.score for one in constant] == [None, None]
-    assert [one.pairs for one in constant] == [0, 0]
-    assert math.isnan(constant[1].smallest)
-    with pytest.raises(ValueError, match=r"one length, got \(2,\), \(2,\), \(1,\), \(2,\)"):
-        binned_spearman([1, 2], [1, 2], task_P=[0], by_P=[1, 2], edges=[])
-
-
-def test_the_standard_error_covers_what_samples_show():
-    generator = np.random.default_rng(1)
-    draws = []
-    for _ in range(300):
-        x_P = generator.normal(size=100)
-        draws.append(stats.spearmanr(x_P, 0.7 * x_P + generator.normal(size=100) * math.sqrt(0.51)).statistic)
-    assert spearman_error(float(np.mean(draws)), 100) == pytest.approx(np.std(draws), rel=0.12)
 
 
 def test_a_pair_of_two_tasks_counts_once(tmp_path, monkeypatch):

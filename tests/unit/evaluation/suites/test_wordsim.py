@@ -17,88 +17,9 @@ from mcse.evaluation.suites import SUITES
 from mcse.text.word_vectors import WordVectors, load_word_vectors
 from mcse.types import score_tree, subset_tree
 
-PUBLISHED = {
-    "RW": ("rw/rw.txt", "squishing\tsquirt\t5.88\t7\t6\ncat\tdog\t6\t6\t6\n"),
-    "MEN": ("MEN/MEN_dataset_natural_form_full", "squishing squirt 5.880000\ncat dog 6.0\n"),
-    "WordSim-353": ("combined.csv", "Word 1,Word 2,Human (mean)\nsquishing,squirt,5.88\ncat,dog,6\n"),
-    "MTurk-771": ("MTURK-771.csv", "squishing,squirt,5.88\ncat,dog,6\n"),
-    "SimVerb-3500": ("SimVerb-3500.txt", "squishing\tsquirt\tV\t5.88\tNONE\ncat\tdog\tV\t6\tNONE\n"),
-}
-SIMLEX = (
-    "word1\tword2\tPOS\tSimLex999\tconc(w1)\tconc(w2)\tconcQ\tAssoc(USF)\tSimAssoc333\tSD(SimLex)\n"
-    "old\tnew\tA\t1.58\t2.72\t2.81\t2\t7.25\t1\t0.41\n"
-    "cat\tdog\tN\t6\t2\t2\t4\t0\t0\t1\n"
-    "go\tcome\tV\t2.5\t2\t2\t1\t0\t1\t1\n"
-)
-
-
-def _write(folder: Path, name: str, text: str) -> None:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_formats(name: str, tmp_path: Path) -> None:
-    _write(tmp_path, *PUBLISHED[name])
-    data = load_wordsim(tmp_path)
-    (pairs,) = data.sets
-    assert (pairs.name, pairs.word1, pairs.word2) == (name, ("squishing", "cat"), ("squirt", "dog"))
-    assert pairs.gold_P.tolist() == [5.88, 6.0]
-    assert set(data.absent) == set(EXPECTED_PAIRS) - {name}
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("EN-MEN-TR-3k.txt", "cat\tdog\t6\n"),
-        ("MEN_dataset_lemma_form_full", "cat-n dog-n 6\n"),
-        ("EN-SimVerb-3500.txt", "cat\tdog\t6\n"),
-        ("combined.tab", "Word 1\tWord 2\tHuman (mean)\ncat\tdog\t6\n"),
-        ("EN-WS-353-ALL.txt", "cat\tdog\t6\n"),
-        ("EN-MTurk-771.txt", "cat dog 6\n"),
-    ],
-)
-def test_formats_of_collections(name: str, text: str, tmp_path: Path) -> None:
-    _write(tmp_path / "wordsim", name, text)
-    (pairs,) = load_wordsim(tmp_path).sets
-    assert (pairs.word1, pairs.word2, pairs.gold_P.tolist()) == (("cat",), ("dog",), [6.0])
-
-
-def test_simlex_has_parts_of_speech_concreteness_and_the_hard_pairs(tmp_path: Path) -> None:
-    _write(tmp_path, "SimLex-999.txt", SIMLEX)
-    (pairs,) = load_wordsim(tmp_path).sets
-    marked = {name: np.flatnonzero(mask).tolist() for name, mask in pairs.subsets.items()}
-    assert marked["adjectives"] == [0]
-    assert marked["nouns"] == [1]
-    assert marked["verbs"] == [2]
-    assert [marked[f"concreteness {number}"] for number in (1, 2, 3, 4)] == [[2], [0], [], [1]]
-    assert marked["hard"] == [0, 2]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("own.tsv", "cat\tdog\thigh\n", "own.tsv, line 1: score 'high'"),
-        ("own.tsv", "cat\tdog\t1\ncat\n", "own.tsv, line 2: 1 columns"),
-        ("SimLex-999.txt", "a\tb\tc\td\te\tf\tg\th\ti\tj\n", "lacks POS, SimLex999"),
-        ("own.csv", "cat,dog,1\n", "no published name"),
-    ],
-)
-def test_bad_files_are_refused_by_line(name: str, text: str, message: str, tmp_path: Path) -> None:
-    _write(tmp_path, name, text)
-    with pytest.raises(ValueError, match=message):
-        load_wordsim(tmp_path / name)
-
-
-def test_a_folder_without_sets_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no word-similarity set"):
-        load_wordsim(tmp_path)
-    with pytest.raises(FileNotFoundError, match="neither a folder nor a file"):
-        load_wordsim(tmp_path / "absent")
-
-
 WORDS = tuple("abcdefgh")
+
+
 VECTORS = WordVectors.of(WORDS, np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32))
 
 

@@ -1,24 +1,17 @@
-"""Tables, plots and the demo's page."""
+"""Tables: cells, the best of a column, and what is printed in Markdown, LaTeX and the terminal."""
 
 from __future__ import annotations
 
 import io
 import re
-from html.parser import HTMLParser
-from xml.etree import ElementTree
 
 import pytest
-from PIL import Image
 from rich.console import Console
 
-from mcse.report.demo_page import write_demo_report
 from mcse.report.latex import latex_table
 from mcse.report.markdown import markdown_notes, markdown_table
-from mcse.report.plots import plot_curves, plot_seeds
 from mcse.report.tables import (
-    Caption,
     Curve,
-    Gallery,
     ScoreColumn,
     ScoreRow,
     ScoreTable,
@@ -103,81 +96,3 @@ def test_terminal_table_shows_every_number_at_any_width(width):
     assert re.search(r"\x1b\[1;32m *79\.00", text)  # bold
     assert not re.search(r"\x1b\[1;32m *72\.00", text)
     assert max(map(len, plain.splitlines())) <= width
-
-
-def curves() -> list[Curve]:
-    return [Curve(name, (0, 5, 10), (1.0, 2.0 + seed, 3.0)) for name in ("SimCSE", "MCSE") for seed in range(2)]
-
-
-def test_plots_are_svg_in_the_pages_colours():
-    for svg in (plot_curves(curves()), plot_seeds(TABLE)):
-        ElementTree.fromstring(svg)
-        assert "var(--series-1)" in svg
-        assert "var(--series-2)" in svg
-        assert not re.search(r"#0[0-9a-f]{5}\b", svg)  # no stand-in is left
-    assert "SimCSE" in plot_curves(curves())  # text stays text
-    assert plot_curves(curves()) == plot_curves(curves())
-    with pytest.raises(ValueError, match="one panel"):
-        plot_curves([Curve("a", (1,), (1.0,)), Curve("a", (1,), (1.0,), panel="loss")])
-
-
-class Links(HTMLParser):
-    """Everything a page would fetch, and the tags it left open."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sources: list[str] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag, attrs):
-        self.sources += [value for key, value in attrs if key in ("src", "href", "xlink:href", "data") and value]
-        if tag not in ("meta", "img", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.sources += [value for key, value in attrs if key in ("src", "href", "xlink:href") and value]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def png() -> bytes:
-    target = io.BytesIO()
-    Image.new("RGB", (4, 4), "red").save(target, "PNG")
-    return target.getvalue()
-
-
-def test_demo_report_is_one_file_with_everything_in_it(tmp_path):
-    captions = {
-        "SimCSE": [Caption("a <b>red</b> dot", is_right=False)],
-        "MCSE": [Caption("a crimson dot", is_right=True)],
-    }
-    gallery = Gallery("Image 1", png(), captions)
-    path = tmp_path / "new" / "report.html"
-    write_demo_report(path, table=TABLE, curves=curves(), galleries=[gallery], notes=["Took 8 & a half minutes."])
-    text = path.read_text(encoding="utf-8")
-    page = Links()
-    page.feed(text)
-    assert not page.open
-    assert page.sources
-    assert all(source.startswith(("data:image/png;base64,", "#")) for source in page.sources)
-    assert "@import" not in text
-    assert not re.search(r"url\((?!#)", text)
-    for part in ("72.00 ± 2.00", "MCSE &lt;shuffled&gt;", "a &lt;b&gt;red&lt;/b&gt; dot", "8 &amp; a half", "✗ wrong"):
-        assert part in text
-    assert '<td data-label="STS-B" class="best">79.00</td>' in text
-    assert "prefers-color-scheme: dark" in text
-    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
-
-
-def test_demo_report_refuses_other_images_and_keeps_the_old_file(tmp_path):
-    path = tmp_path / "report.html"
-    path.write_text("old")
-    with pytest.raises(ValueError, match="gallery 'Image 1': the image is not a PNG"):
-        write_demo_report(path, table=TABLE, galleries=[Gallery("Image 1", b"\xff\xd8jpeg", {})])
-    assert path.read_text() == "old"
-
-
-def test_demo_report_without_curves_and_galleries(tmp_path):
-    write_demo_report(tmp_path / "report.html", table=TABLE)
-    assert "nearest captions" not in (tmp_path / "report.html").read_text(encoding="utf-8")
