@@ -9,6 +9,7 @@ import inspect
 import logging
 import pickle
 from collections.abc import Collection
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,16 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from mcse.manifest import HEADS_FILE, IMAGE_TOWER_FILE, check_files, resolve_name
-from mcse.models.packing import ATTENTION, FASTER_ON, attention_over, find_last_layer, pack, register_attention, unpack
+from mcse.models.packing import (
+    ATTENTION,
+    FASTER_ON,
+    LastLayer,
+    attention_over,
+    find_last_layer,
+    pack,
+    register_attention,
+    unpack,
+)
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.nn.dropout import use_cheap_dropout
 from mcse.nn.pooling import FIRST_TOKEN_POOLINGS, LAYER_POOLINGS, POOLINGS, pool
@@ -56,7 +66,11 @@ class TextEncoder(nn.Module):
         self.length_chunks = length_chunks
         self.first_position = first_position
         self.packs_on = packs_on
-        self.last_layer = find_last_layer(backbone)
+
+    @cached_property
+    def last_layer(self) -> LastLayer | None:
+        """Looked for when a batch is packed: it leaves a hook, and most encoders around a model never pack."""
+        return find_last_layer(self.backbone)
 
     @property
     def _config(self) -> Any:

@@ -86,8 +86,8 @@ class CaptionTokenizer(WordTokenizer):
     marks: Marks = "both"
 
     def _words(self, text: str, room: int | None) -> list[int]:
-        known = (word for word in plain_words(text) if word in self.vocab)
-        return self.vocab.ids(known).tolist()[:room]
+        known: list[int] = self.vocab.ids(word for word in plain_words(text) if word in self.vocab).tolist()
+        return known[:room]
 
 
 def is_known(word: str, vocab: Vocab) -> bool:

@@ -70,6 +70,20 @@ def test_rows_and_gradients_are_those_of_padded_sentences(
         torch.testing.assert_close(packed_gradients[name], gradient, rtol=1e-8, atol=1e-10, msg=name)
 
 
+def test_encoders_around_a_model_leave_hooks_in_it_only_when_they_pack(folders: dict[str, Path]) -> None:
+    encoder = load_text_encoder(str(folders["bert"]), pooling="cls")
+
+    def hooks() -> int:
+        return sum(len(module._forward_pre_hooks) for module in encoder.backbone.modules())
+
+    for _ in range(3):
+        TextEncoder(encoder.backbone, pooling="mean")(_tokens())
+    assert hooks() == 0
+    for _ in range(3):
+        encoder.packed_rows(_tokens(), first_position=0)
+    assert hooks() == 1
+
+
 def test_in_the_last_layer_first_tokens_alone_are_computed(folders: dict[str, Path]) -> None:
     encoder = load_text_encoder(str(folders["bert"]), pooling="cls", packing=True).train()
     seen: list[int] = []
