@@ -6,7 +6,7 @@ B sentences of one batch, T tokens, D width of one layer or of several side by s
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mcse.encoders.base import BaseEncoder
-from mcse.encoders.inputs import Precision, autocast, check_word_lists, evaluating, longest_first
+from mcse.encoders.inputs import Precision, autocast, check_word_lists, evaluating, in_batches
 from mcse.manifest import Located
 from mcse.models.cove_model import CoveModel, load_cove
 from mcse.models.elmo_model import ElmoModel, ElmoState
@@ -45,10 +45,10 @@ class ContextualEncoder(BaseEncoder[list[str]]):
 
     Args:
         model: Turns sentences into layers.
-        name: What to call the encoder in messages and reports.
+        name: As for every encoder.
         pooling: "mean", or "mean_layerN" for one layer alone.
         split: Text to words, for ``encode``.
-        precision: Of the matrix products.
+        precision: As for every encoder.
 
     Raises:
         ValueError: There is no such pooling.
@@ -96,25 +96,18 @@ class ContextualEncoder(BaseEncoder[list[str]]):
         self._model.load_state_dict(state, strict=False)
 
     def embed(self, sentences: Sequence[Sequence[str]], *, batch_size: int = 64) -> list[FloatArray]:
-        """One (T, D) float32 array a tokenised sentence; a sentence's rows do not depend on the others.
+        """One (T, D) float32 array a tokenised sentence; which does not depend on the other sentences.
 
         Raises:
             ValueError: ``batch_size`` is below 1, or a token is empty.
         """
-        rows: list[FloatArray] = [np.zeros((0, self.dimension), dtype=np.float32) for _ in sentences]
-        for numbers, found in self._batches(sentences, batch_size=batch_size):
-            for row, number in zip(self.chosen(found.layers).float().cpu().numpy(), numbers, strict=True):
-                rows[number] = row[: len(sentences[number])].copy()
-        return rows
+        empty = np.zeros((0, self.dimension), dtype=np.float32)
+        found = self._by_layer(sentences, lambda layers: [self.chosen(layers)], batch_size=batch_size)
+        return [layers[0] if layers else empty for layers in found]
 
     def embed_layers(self, sentences: Sequence[Sequence[str]], *, batch_size: int = 64) -> list[list[FloatArray]]:
         """All layers of each sentence, (T, D) each."""
-        rows: list[list[FloatArray]] = [[] for _ in sentences]
-        for numbers, found in self._batches(sentences, batch_size=batch_size):
-            layers = [layer.float().cpu().numpy() for layer in found.layers]
-            for place, number in enumerate(numbers):
-                rows[number] = [layer[place, : len(sentences[number])].copy() for layer in layers]
-        return rows
+        return self._by_layer(sentences, list, batch_size=batch_size)
 
     def _modules(self) -> list[nn.Module]:
         return [self._model]
@@ -128,15 +121,23 @@ class ContextualEncoder(BaseEncoder[list[str]]):
         mask_BT1 = found.mask_BT.unsqueeze(-1).float()
         return (self.chosen(found.layers).float() * mask_BT1).sum(dim=1) / mask_BT1.sum(dim=1).clamp(min=1)
 
-    def _batches(
-        self, sentences: Sequence[Sequence[str]], *, batch_size: int
-    ) -> Iterator[tuple[list[int], WordLayers]]:
-        """Sentences that have words, the longest first, with their numbers."""
+    def _by_layer(
+        self,
+        sentences: Sequence[Sequence[str]],
+        choose: Callable[[Sequence[Tensor]], list[Tensor]],
+        *,
+        batch_size: int,
+    ) -> list[list[FloatArray]]:
+        """(T, D) of each sentence by each of the layers that ``choose`` makes of all; none of one without words."""
         check_word_lists(sentences)
-        batches = longest_first(map(len, sentences), batch_size=batch_size)
+
+        def work(numbers: list[int]) -> list[list[FloatArray]]:
+            found = self.word_layers([sentences[number] for number in numbers])
+            layers = [layer.float().cpu().numpy() for layer in choose(found.layers)]
+            return [[layer[row, : len(sentences[n])].copy() for layer in layers] for row, n in enumerate(numbers)]
+
         with evaluating([self._model]), torch.inference_mode(), autocast(self.device, precision=self.precision):
-            for numbers in batches:
-                yield numbers, self.word_layers([sentences[number] for number in numbers])
+            return in_batches(map(len, sentences), work, batch_size=batch_size, empty=[])
 
 
 class ElmoEncoder(ContextualEncoder):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from mcse.encoders.inputs import evaluating, longest_first
+from mcse.encoders.inputs import evaluating, in_batches
 from mcse.manifest import Located, locate
 from mcse.models.elmo_language_model import ElmoLanguageModel, load_language_model
 from mcse.models.elmo_model import Direction
@@ -54,14 +54,14 @@ class ElmoScorer:
         Raises:
             ValueError: A token is empty.
         """
-        found: list[NDArray[np.float64]] = [np.empty(0)] * len(sentences)
+
+        def work(numbers: list[int]) -> list[NDArray[np.float64]]:
+            return self._batch([sentences[number] for number in numbers], backward=backward)
+
+        # Of a sentence without words, too, the other end is predicted.
+        predicted = (len(words) + 1 for words in sentences)
         with evaluating([self._model]), torch.inference_mode():
-            # Of a sentence without words, too, the other end is predicted.
-            for numbers in longest_first((len(words) + 1 for words in sentences), batch_size=batch_size):
-                nll = self._batch([sentences[number] for number in numbers], backward=backward)
-                for number, nll_T in zip(numbers, nll, strict=True):
-                    found[number] = nll_T
-        return found
+            return in_batches(predicted, work, batch_size=batch_size, empty=np.empty(0))
 
     def _batch(self, sentences: Sequence[Sequence[str]], *, backward: bool) -> list[NDArray[np.float64]]:
         elmo = self._model.elmo

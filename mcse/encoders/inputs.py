@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import torch
 from torch import nn
 
 from mcse.cpu import ensure_bfloat16
+
+Found = TypeVar("Found")
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -33,6 +35,25 @@ def longest_first(lengths: Iterable[int], *, batch_size: int) -> list[list[int]]
     length_N = np.fromiter(lengths, dtype=np.int64)
     order = np.argsort(-length_N, kind="stable")[: np.count_nonzero(length_N)].tolist()
     return [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+
+
+def in_batches(
+    lengths: Iterable[int], work: Callable[[list[int]], Sequence[Found]], *, batch_size: int, empty: Found
+) -> list[Found]:
+    """One result an item, in the order of the items; ``empty`` for those without length.
+
+    Args:
+        lengths: Of the items.
+        work: Results of the items whose numbers it is given: a batch of similar length.
+        batch_size: Items a batch.
+        empty: A result.
+    """
+    sizes = list(lengths)
+    found = [empty] * len(sizes)
+    for numbers in longest_first(sizes, batch_size=batch_size):
+        for number, result in zip(numbers, work(numbers), strict=True):
+            found[number] = result
+    return found
 
 
 def chosen_device(device: str | torch.device | None) -> torch.device:

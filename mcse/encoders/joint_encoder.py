@@ -28,23 +28,20 @@ _NAMED = 3
 
 
 class JointEncoder(JointSpaceEncoder[list[int]]):
-    """A joint model with its tokenizer. ``encode`` and ``encode_captions`` give rows of the same space.
+    """A joint model with its tokenizer. ``encode`` and ``encode_captions`` give embeddings of the same space.
 
-    A sentence without a word of the vocabulary gets a row of zeros, which is as similar to everything as to nothing; a
-    warning counts them. ``check_query`` refuses it where somebody asks for it.
+    A sentence without a word of the vocabulary gets zeros, which are as similar to everything as to nothing; a warning
+    counts them. ``check_query`` refuses it where somebody asks for it.
 
     Wrapping a model that trains is cheap: it shares the weights, and encoding restores the modes it finds.
 
     Args:
         model: Text side and heads.
         tokenizer: The text side's.
-        name: What to call the encoder in messages and reports.
+        name: As for every encoder.
         image_tower: Names what gave the image features that the model was trained with.
         load_tower: Loads it, the first time that images are encoded.
-        precision: ``bfloat16`` runs matrix products in it; rows come out as float32 all the same.
-
-    Raises:
-        ValueError: There is no such precision.
+        precision: As for every encoder.
     """
 
     pooling = "joint"
@@ -59,8 +56,7 @@ class JointEncoder(JointSpaceEncoder[list[int]]):
         load_tower: Callable[[], ImageTower] | None = None,
         precision: Precision = "float32",
     ) -> None:
-        self._model = model
-        self._tokenizer = copy.deepcopy(tokenizer)
+        self._model, self._tokenizer = model, copy.deepcopy(tokenizer)
         self._load_tower, self.image_tower = load_tower, image_tower
         super().__init__(name=name, longest=max_tokens(model.text, tokenizer), precision=precision)
 
@@ -80,7 +76,7 @@ class JointEncoder(JointSpaceEncoder[list[int]]):
 
     @property
     def dimension(self) -> int:
-        """H, the width of the rows of sentences and images alike."""
+        """H, the width of the embeddings of sentences and images alike."""
         return self._model.dim
 
     @property
@@ -102,7 +98,7 @@ class JointEncoder(JointSpaceEncoder[list[int]]):
         return self._tokenizer.nearest_words(word, number=number)
 
     def check_query(self, sentence: str) -> None:
-        """Refuses a sentence whose row would be zeros.
+        """Refuses a sentence whose embedding would be zeros.
 
         Raises:
             ValueError: It has no word that the text side knows; the message suggests words that are spelt alike.

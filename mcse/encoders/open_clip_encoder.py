@@ -26,12 +26,9 @@ class OpenClipEncoder(JointSpaceEncoder[Tensor]):
 
     Args:
         text: The text tower, on its device and in evaluation mode.
-        name: What to call the encoder in messages and reports.
+        name: As for every encoder.
         load_tower: Loads the image side, the first time that images are encoded.
-        precision: ``bfloat16`` runs matrix products in it; embeddings come out as float32 all the same.
-
-    Raises:
-        ValueError: There is no such precision.
+        precision: As for every encoder.
     """
 
     pooling = "joint"

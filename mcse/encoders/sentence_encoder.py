@@ -36,16 +36,16 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
     Args:
         text_encoder: The text tower; its own pooling is overridden by ``pooling``.
         tokenizer: The tower's tokenizer; copied, because encoding changes its truncation.
-        pooling: Which row stands for a sentence.
-        text_head: Applied to the pooled row under ``cls_with_head``, and only then.
-        dense: Applied to the pooled row under every pooling (layers of a sentence-transformers folder).
+        pooling: Which vector stands for a sentence.
+        text_head: Applied to that vector under ``cls_with_head``, and only then.
+        dense: Applied to it under every pooling (layers of a sentence-transformers folder).
         heads: ``grounding_head`` and ``image_head`` for the joint space, both or neither.
-        joint_pooling: Which row the grounding head was trained on; ``pooling`` by default.
+        joint_pooling: Which vector the grounding head was trained on; ``pooling`` by default.
         image_tower: Names what gave the image features that the image head was trained with.
         load_tower: Loads it, the first time that images are encoded.
-        name: What to call the encoder in messages and reports.
-        max_length: Longest input in tokens; the model's own maximum by default, which it cannot exceed.
-        precision: ``bfloat16`` runs matrix products in it; rows come out as float32 all the same.
+        name: As for every encoder.
+        max_length: As for every encoder.
+        precision: As for every encoder.
 
     Raises:
         ValueError: The pooling is unknown or lacks its head, or ``max_length`` is more than the model takes.

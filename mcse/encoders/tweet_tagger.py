@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from mcse.encoders.images import ImageInput, ImageReader
-from mcse.encoders.inputs import Precision, check_word_lists, evaluating, longest_first
+from mcse.encoders.inputs import Precision, check_word_lists, evaluating, in_batches
 from mcse.manifest import Manifest, locate
 from mcse.models.checkpoint import load_checkpoint_tower
 from mcse.models.maf_model import TaggerModel, TweetRows
@@ -191,14 +191,15 @@ class TweetTagger(ImageReader):
                 positions,
                 more,
             )
-        done: dict[int, Tagging] = {}
-        with evaluating([self.model]):
-            for chosen in longest_first((len(part.id_T) for _, part in parts), batch_size=batch_size):
-                block = self._tag_parts([parts[row][1] for row in chosen], [images[parts[row][0]] for row in chosen])
-                done |= dict(zip(chosen, block, strict=True))
+
+        def work(chosen: list[int]) -> list[Tagging]:
+            return self._tag_parts([parts[row][1] for row in chosen], [images[parts[row][0]] for row in chosen])
+
+        lengths = (len(part.id_T) for _, part in parts)
+        with evaluating([self.model]), torch.inference_mode():
+            done = in_batches(lengths, work, batch_size=batch_size, empty=Tagging((), (), None))
         return _join([number for number, _ in parts], [part for _, part in parts], done, count=len(texts))
 
-    @torch.inference_mode()
     def _tag_parts(self, parts: Sequence[Part], images: Sequence[FloatArray | None]) -> list[Tagging]:
         batch = self._batch(parts, images)
         rows: TweetRows = self.model(batch)
@@ -273,7 +274,7 @@ def _spans(tag_W: np.ndarray[tuple[int], np.dtype[np.int64]], tags: TagSet) -> l
     return spans
 
 
-def _join(numbers: Sequence[int], parts: Sequence[Part], done: dict[int, Tagging], *, count: int) -> list[Tagging]:
+def _join(numbers: Sequence[int], parts: Sequence[Part], done: Sequence[Tagging], *, count: int) -> list[Tagging]:
     """The parts of each text as one tagging; ``match`` is that of its first part."""
     tags: list[list[str]] = [[] for _ in range(count)]
     entities: list[list[Entity]] = [[] for _ in range(count)]

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from mcse.encoders.inputs import evaluating, longest_first
+from mcse.encoders.inputs import Found, evaluating, in_batches
 from mcse.manifest import Located, locate
 from mcse.models.cove_translator import CoveTranslator, load_translator
 from mcse.text.vocab import BEGIN, END, PAD, UNKNOWN, Vocab, split_words
 from mcse.types import TokenBatch, TranslationBatch, to_device
-
-Found = TypeVar("Found")
 
 _LONGER = 10
 """A translation may have half as many words again as its source, and this many more."""
@@ -69,7 +66,7 @@ class WordTranslator:
             texts = [[self._target.words[word] for word in row] for row in found]
             return [" ".join(word for word in row if word not in hidden) for row in texts]
 
-        return self._sorted(sentences, work, batch_size=batch_size, empty="")
+        return self._in_batches(sentences, work, batch_size=batch_size, empty="")
 
     def nll(
         self, sentences: Sequence[str], translations: Sequence[str], *, batch_size: int = 64
@@ -88,19 +85,13 @@ class WordTranslator:
             rows = nll_BS.cpu().double().numpy()
             return [row[: len(words) - 1] for row, words in zip(rows, targets, strict=True)]
 
-        return self._sorted(sentences, work, batch_size=batch_size, empty=np.empty(0))
+        return self._in_batches(sentences, work, batch_size=batch_size, empty=np.empty(0))
 
     def _batch(self, ids: Sequence[NDArray[np.int64]]) -> TokenBatch:
         return to_device(TokenBatch.padded(ids), self._model.softmax.weight.device)
 
-    def _sorted(
+    def _in_batches(
         self, sentences: Sequence[str], work: Callable[[list[int]], list[Found]], *, batch_size: int, empty: Found
     ) -> list[Found]:
-        """``work`` on batches of similar length; results in the order of the sentences."""
-        lengths = [len(split_words(sentence)) for sentence in sentences]
-        found = [empty] * len(sentences)
         with evaluating([self._model]), torch.inference_mode():
-            for numbers in longest_first(lengths, batch_size=batch_size):
-                for number, result in zip(numbers, work(numbers), strict=True):
-                    found[number] = result
-        return found
+            return in_batches((len(split_words(text)) for text in sentences), work, batch_size=batch_size, empty=empty)

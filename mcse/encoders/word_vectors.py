@@ -57,7 +57,7 @@ class WordVectorEncoder(BaseEncoder[list[int]]):
 
     Args:
         vectors: The words and their rows.
-        name: What to call the encoder in messages and reports.
+        name: As for every encoder.
     """
 
     pooling = "mean"

@@ -9,19 +9,18 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from mcse.files import digest_of, read_json, write_json
+from mcse.types import Tokenizer
 
 _NO_LIMIT = 1e9
 """A tokenizer without a limit says 1e30."""
 
 
-class PieceTokenizer:
-    """Text to pieces of words. No word is unknown to it, so it has no vocabulary to suggest words from.
+class PieceTokenizer(Tokenizer):
+    """Text to pieces of words, which make any word.
 
     Args:
         inner: transformers' own, for what only transformers asks; it remembers the truncation of its last call.
     """
-
-    vocabulary = None
 
     def __init__(self, inner: PreTrainedTokenizerBase) -> None:
         self.inner = inner
@@ -60,21 +59,6 @@ class PieceTokenizer:
         )
         ids: list[list[int]] = encoded["input_ids"]
         return ids
-
-    def knows_some(self, text: str) -> bool:
-        """Always: pieces make any word."""
-        del text
-        return True
-
-    def unknown_words(self, text: str) -> list[str]:
-        """None."""
-        del text
-        return []
-
-    def nearest_words(self, word: str, *, number: int = 5) -> list[str]:
-        """None: it has pieces, not words."""
-        del word, number
-        return []
 
     def save(self, folder: Path) -> None:
         """Its files, less what transformers leaks into them about this machine and the last call."""

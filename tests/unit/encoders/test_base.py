@@ -28,10 +28,10 @@ class Toy(JointSpaceEncoder[list[int]]):
 
     def __init__(self, *, name: str = "", longest: int | None = 6, load_tower: object = None) -> None:
         super().__init__(name=name, longest=longest)
+        self.image_tower, self._load_tower = "pixels:1", load_tower  # type: ignore[assignment]
         self.weight = nn.Linear(len(WORDS), len(WORDS), bias=False)
         with torch.no_grad():
             self.weight.weight.copy_(torch.eye(len(WORDS)) * 2)
-        self.image_tower, self._load_tower = "pixels:1", load_tower  # type: ignore[assignment]
         self.batches: list[list[int]] = []
         self.chunks: list[int] = []
         self.cuts: list[int | None] = []
