@@ -1,7 +1,7 @@
 """The import table, as the design draws it: a one-way graph, each library in its home, short functions, no prints.
 
-Everything is read from the source, inside functions too. If the code needs an arrow that is not here, the table changes
-on purpose, here and in the documentation.
+Everything is read from the source, inside functions too. If the code needs an arrow that is not in ``table.py``, the
+table changes on purpose.
 """
 
 from __future__ import annotations
@@ -16,74 +16,12 @@ from pathlib import Path
 import pytest
 
 from mcse.recipes import RECIPES
+from tests.architecture.table import HOMES, PARTS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "mcse"
 
-BELOW_RECIPES = {
-    "files",
-    "version",
-    "run_folder",
-    "manifest",
-    "types",
-    "config_fields",
-    "config",
-    "distributed",
-    "cpu",
-    "losses",
-    "metrics",
-    "nn",
-    "text",
-    "data",
-    "scenes",
-    "models",
-    "encoders",
-    "search",
-    "evaluation",
-    "report",
-    "training",
-}
-ALLOWED: dict[str, set[str]] = {
-    "files": set(),
-    "version": set(),
-    "types": set(),
-    "run_folder": {"files"},
-    "manifest": {"files", "run_folder"},
-    "config_fields": set(),
-    "config": {"files", "config_fields"},
-    "distributed": set(),
-    "cpu": set(),
-    "losses": {"types"},
-    "metrics": set(),
-    "nn": {"types"},
-    "text": {"files"},
-    "data": {"files", "types", "text"},
-    "scenes": {"files", "types"},
-    "models": {"files", "run_folder", "manifest", "types", "nn", "text"},
-    "encoders": {"files", "run_folder", "manifest", "types", "text", "models", "distributed", "cpu"},
-    "search": {
-        "files",
-        "run_folder",
-        "types",
-        "data",
-        "text",
-        "models",
-        "encoders",
-        "metrics",
-        "report",
-        "distributed",
-    },
-    "evaluation": {"files", "run_folder", "types", "metrics", "data", "distributed"},
-    "report": {"files", "run_folder", "types", "metrics"},
-    "training": {"files", "run_folder", "types", "config", "distributed", "cpu"},
-    "recipes": BELOW_RECIPES,
-    "commands": BELOW_RECIPES | {"recipes"},
-    "__main__": {"commands"},
-    # ``mcse/__init__.py``: what people import, on first use.
-    "": {"version", "encoders", "search"},
-    "train.py": {"commands"},
-    "evaluate.py": {"commands"},
-}
+ALLOWED = {name: part.uses for name, part in PARTS.items()}
 SHARED = {f"mcse.recipes.{name}" for name in ("shared", "export", "image_side", "checks")}
 LAUNCHER = "mcse.recipes.launch"
 """Not recipes: what recipes share, and what starts them. Recipes may use the first, none of them the second."""
@@ -99,30 +37,6 @@ LIGHT = (
 )
 """Modules that configurations are made of: they import none of the libraries that take seconds."""
 
-# A library, or a part of one, and the only places that may import it.
-HOMES: dict[str, set[str]] = {
-    "hashlib": {"files"},
-    "torch.distributed": {"distributed"},
-    "torch.nn.parallel": set(),
-    "accelerate": {"training"},
-    "datasets": {"data"},
-    "open_clip": {"models"},
-    "timm": {"models"},
-    "transformers": {"models"},
-    "sentence_transformers": set(),
-    "h5py": {"data", "models"},
-    "jinja2": {"report"},
-    "matplotlib": {"report"},
-    "pydantic": {"config"},
-    "faiss": {"search"},
-    "mteb": {"evaluation"},
-    "sacrebleu": {"metrics"},
-    "fastapi": {"search"},
-    "starlette": {"search"},
-    "uvicorn": {"search"},
-    "wandb": set(),
-    "tensorboard": set(),
-}
 LIGHT_LIBRARIES = {"pydantic", "yaml", "__future__", "mcse.files"}
 
 RENAMES = {"os.rename", "os.renames", "os.replace", "shutil.move"}

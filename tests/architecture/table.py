@@ -1,0 +1,208 @@
+"""The one place of the import table and of the table of systems, from which ``docs/architecture.md`` shows both.
+
+``MCSE_WRITE_DOCS=1 pytest tests/architecture`` writes them anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A folder or single module of ``mcse``, or a file outside: what it owns, and what of the project it may import."""
+
+    owns: str
+    uses: frozenset[str] = field(default_factory=frozenset)
+
+
+def part(owns: str, *uses: str) -> Part:
+    return Part(owns, frozenset(uses))
+
+
+_LOW = {
+    "files": part("files and folders written whole, digests, lines of text; alone renames"),
+    "version": part("the version"),
+    "types": part("batches, `LossTerm`, scores and their keys, protocols"),
+    "run_folder": part("a run's files, its best model, state, seeds, scores with their direction", "files"),
+    "manifest": part(
+        "`mcse.json` of every checkpoint, the writer of checkpoints, what a model's name means", "files", "run_folder"
+    ),
+    "config_fields": part("keys of a configuration class: types, docs, defaults, variants"),
+    "config": part("YAML and command line → frozen dataclasses", "files", "config_fields"),
+    "distributed": part("gathers with gradients, facts about processes, weights cut over processes"),
+    "cpu": part("what the CPU can really do"),
+    "losses": part("pure functions of tensors", "types"),
+    "metrics": part("pure functions of arrays"),
+    "nn": part(
+        "blocks without pretrained weights: heads, pooling, dropout, LSTM, GRU, bag of words, CRF, attention", "types"
+    ),
+    "text": part("strings → ids: vocabularies, word vectors' files, maps of words, BIO tags, words to pieces", "files"),
+    "data": part("files → typed batches", "files", "types", "text"),
+    "scenes": part("the picture world of the demo, and words for what it shows", "files", "types"),
+    "models": part(
+        "`forward(batch)` → rows, and checkpoints of them; h5py for ELMo's original release",
+        *("files", "run_folder", "manifest", "types", "nn", "text"),
+    ),
+    "encoders": part(
+        "any kind of encoder by one name",
+        *("files", "run_folder", "manifest", "types", "text", "models", "distributed", "cpu"),
+    ),
+    "search": part(
+        "indexes of sentences and images, questions, the server and its page",
+        *("files", "run_folder", "types", "data", "text", "models", "encoders", "metrics", "report", "distributed"),
+    ),
+    "evaluation": part(
+        "published protocols as suites, evaluators while training, and what they share",
+        *("files", "run_folder", "types", "metrics", "data", "distributed"),
+    ),
+    "report": part("results → terminal, Markdown, HTML, model card", "files", "run_folder", "types", "metrics"),
+    "training": part("the loop", "files", "run_folder", "types", "config", "distributed", "cpu"),
+}
+PARTS = {
+    **_LOW,
+    "recipes": part("one system a folder: `Config`, `build(config, runtime)` → `Run`; never another recipe", *_LOW),
+    "commands": part(
+        "the `mcse` command line: arguments.py says what each command takes, a module each does the work",
+        *(*_LOW, "recipes"),
+    ),
+    "__main__": part("`python -m mcse`", "commands"),
+    "": part("the public classes, loaded on first use", "version", "encoders", "search"),
+    "train.py": part("`mcse train`", "commands"),
+    "evaluate.py": part("`mcse evaluate`", "commands"),
+}
+"""From the lowest to the highest; the empty name is ``mcse/__init__.py``."""
+
+HOMES: dict[str, set[str]] = {
+    "hashlib": {"files"},
+    "torch.distributed": {"distributed"},
+    "torch.nn.parallel": set(),
+    "accelerate": {"training"},
+    "datasets": {"data"},
+    "open_clip": {"models"},
+    "timm": {"models"},
+    "transformers": {"models"},
+    "sentence_transformers": set(),
+    "h5py": {"data", "models"},
+    "jinja2": {"report"},
+    "matplotlib": {"report"},
+    "pydantic": {"config"},
+    "faiss": {"search"},
+    "mteb": {"evaluation"},
+    "sacrebleu": {"metrics"},
+    "fastapi": {"search"},
+    "starlette": {"search"},
+    "uvicorn": {"search"},
+    "wandb": set(),
+    "tensorboard": set(),
+}
+"""A library, or a part of one, and the only parts that may import it; an empty set is for nobody."""
+
+SYSTEMS: dict[str, tuple[str, ...]] = {
+    "simcse": ("recipes/simcse",),
+    "mcse": ("recipes/mcse",),
+    "vse": (
+        "recipes/vse",
+        "data/joint_pairs.py",
+        "encoders/joint_encoder.py",
+        "evaluation/evaluators/held_out_images.py",
+        "losses/ranking.py",
+        "models/joint_checkpoint.py",
+        "models/joint_model.py",
+        "models/word_init.py",
+        "nn/bow.py",
+        "nn/recurrent.py",
+        "nn/words.py",
+    ),
+    "grounded_words": (
+        "recipes/grounded_words",
+        "commands/ground_report.py",
+        "commands/ground_words.py",
+        "commands/neighbors.py",
+        "data/captions/vocabulary.py",
+        "data/false_pairs.py",
+        "data/test_sets/wordsim.py",
+        "encoders/grounded_words.py",
+        "evaluation/evaluators/word_similarity.py",
+        "evaluation/suites/wordsim.py",
+        "losses/grounded_words.py",
+        "models/grounded_words.py",
+        "text/word_spaces.py",
+    ),
+    "elmo": (
+        "recipes/elmo",
+        "commands/perplexity.py",
+        "encoders/elmo_scorer.py",
+        "evaluation/evaluators/perplexity.py",
+        "losses/sampled_softmax.py",
+        "models/elmo_language_model.py",
+        "models/elmo_model.py",
+        "nn/charcnn.py",
+        "nn/projected_lstm.py",
+        "text/characters.py",
+    ),
+    "cove": (
+        "recipes/cove",
+        "commands/translate.py",
+        "data/translation.py",
+        "encoders/word_translator.py",
+        "evaluation/evaluators/translation.py",
+        "metrics/bleu.py",
+        "models/cove_model.py",
+        "models/cove_translator.py",
+        "nn/global_attention.py",
+    ),
+    "word_features": (
+        "recipes/word_features",
+        "commands/contexts.py",
+        "data/word_features.py",
+        "encoders/frozen_features.py",
+        "evaluation/contexts.py",
+        "evaluation/evaluators/word_tasks.py",
+        "models/feature_model.py",
+        "nn/scalar_mix.py",
+    ),
+    "elmo, cove, word_features": (
+        "data/language.py",
+        "data/lanes.py",
+        "encoders/contextual.py",
+        "metrics/perplexity.py",
+    ),
+    "maf": (
+        "recipes/maf",
+        "commands/tag.py",
+        "data/tweets.py",
+        "encoders/tweet_tagger.py",
+        "evaluation/evaluators/tagging.py",
+        "models/maf_model.py",
+        "models/tagger_checkpoint.py",
+        "nn/attention.py",
+        "nn/match_head.py",
+        "text/word_pieces.py",
+    ),
+    "search": ("search", "commands/search.py"),
+    "demo": ("scenes", "commands/demo.py", "models/small_encoder.py", "report/demo_page.py"),
+}
+"""What belongs to one system, as paths below ``mcse``; a folder stands for all in it. All else is the frame."""
+
+CROSSROADS = ("__init__", "commands.arguments", "commands.prepare", "encoders.loading", "evaluation.suites")
+"""Modules that name every system's parts, so that their imports say nothing of whose a module is."""
+
+
+def shown_imports() -> str:
+    """The import table as Markdown."""
+    lines = ["| part | owns | alone imports | of `mcse` it may import |", "|---|---|---|---|"]
+    above: set[str] = set()
+    for name, own in PARTS.items():
+        libraries = sorted(library for library, homes in HOMES.items() if name in homes)
+        uses = "all above" if own.uses == above and len(above) > 2 else ", ".join(sorted(own.uses)) or "–"
+        shown = name if name.endswith(".py") else f"mcse/{name}" if name else "mcse/\\_\\_init\\_\\_.py"
+        lines.append(f"| {shown} | {own.owns} | {', '.join(libraries) or '–'} | {uses} |")
+        above.add(name)
+    return "\n".join(lines)
+
+
+def shown_systems() -> str:
+    """The table of systems as Markdown."""
+    rows = [f"| {name} | {', '.join(paths)} |" for name, paths in SYSTEMS.items()]
+    return "\n".join(["| system | its files, below `mcse/` |", "|---|---|", *rows])
