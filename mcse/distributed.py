@@ -278,7 +278,7 @@ def on_main_with_whole_weights(model: nn.Module, act: Callable[[], None]) -> Non
         if is_main():
             act()
         return
-    whole = get_model_state_dict(model, options=_WHOLE)
+    whole = cast(dict[str, Tensor], get_model_state_dict(model, options=_WHOLE))
     if is_main():
         functional_call(_Acting(model, act), {f"model.{name}": tensor for name, tensor in whole.items()}, ())
 
