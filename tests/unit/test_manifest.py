@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,8 +18,10 @@ from mcse.encoders.loading import load_encoder
 from mcse.encoders.word_vectors import WordVectorEncoder
 from mcse.files import sha256_file
 from mcse.manifest import (
+    _TITLES,
     FORMAT_VERSION,
     ImageSide,
+    Kind,
     Manifest,
     check_files,
     locate,
@@ -179,6 +183,13 @@ def test_names_that_are_no_folders(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'no_such_package', which is not installed"):
         locate("package:no_such_package/model")
     assert resolve_name("package:tests/unit") == str(Path(__file__).parent)
+
+
+def test_what_messages_call_the_loader_of_a_kind_is_there() -> None:
+    assert set(_TITLES) == set(get_args(Kind))
+    for title, loader in _TITLES.values():
+        module, _, name = loader.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name)), title
 
 
 def test_names_are_understood_without_torch() -> None:
