@@ -1,12 +1,11 @@
-"""Reads how a sentence-transformers folder makes rows: its schema up to version 5, and that of version 6.
+"""Reads how a sentence-transformers folder makes embeddings: its schema up to version 5, and that of version 6.
 
 Only JSON and safetensors are read, and what is not understood is refused by name: a module left out would give other
-rows than sentence-transformers gives, silently.
+embeddings than sentence-transformers gives, silently.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors.torch import load_file
 from torch import nn
+
+from mcse.files import read_json
 
 _POOLINGS = {
     "pooling_mode_cls_token": "cls",
@@ -56,12 +57,7 @@ def fetch_json(name_or_path: str, file: str) -> Any:
         ValueError: The file is not JSON.
     """
     path = _fetch(name_or_path, file)
-    if path is None:
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    return None if path is None else read_json(path)
 
 
 def read_modules(name_or_path: str, modules: Sequence[Mapping[str, str]]) -> SentenceTransformersModules:
@@ -101,7 +97,7 @@ def _fetch(name_or_path: str, file: str) -> Path | None:
     try:
         return Path(hf_hub_download(name_or_path, file))
     except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError):
-        # Whether the model itself can be had is for its own loader to say.
+        # Whether the model itself is available is for its own loader to say.
         return None
 
 
@@ -116,7 +112,7 @@ def _transformer_path(name_or_path: str, inside: str) -> str:
 def _read_pooling(name_or_path: str, inside: str) -> str:
     config = fetch_json(name_or_path, f"{inside}/config.json")
     if config is None:
-        raise ValueError(f"{name_or_path} lacks {inside}/config.json, which says how rows are pooled")
+        raise ValueError(f"{name_or_path} lacks {inside}/config.json, which says how embeddings are pooled")
     if "pooling_mode" in config:
         mode = config["pooling_mode"]
         modes = [mode] if isinstance(mode, str) else list(mode)
@@ -137,7 +133,7 @@ def _read_dense(name_or_path: str, inside: str) -> nn.Module:
     if activation not in _ACTIVATIONS:
         raise ValueError(_unknown(name_or_path, f"activation {activation} in {inside}", ", ".join(_ACTIVATIONS)))
     if config.get("use_residual") or config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
-        raise ValueError(_unknown(name_or_path, f"the wiring of {inside}", "a plain Dense on sentence rows"))
+        raise ValueError(_unknown(name_or_path, f"the wiring of {inside}", "a plain Dense on sentence embeddings"))
     with torch.device("meta"):
         linear = nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
     linear.load_state_dict({key.removeprefix("linear."): value for key, value in load_file(path).items()}, assign=True)

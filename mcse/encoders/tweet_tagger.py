@@ -36,7 +36,7 @@ class FoundEntity:
     """An entity in a plain text: type, the text itself, its characters ``start`` … ``end - 1``, and its probability.
 
     ``match``: probability that text and image belong together; ``None`` without an image, or where the tagger does
-    not judge images.
+    not match images.
     """
 
     kind: str
@@ -110,6 +110,10 @@ class TweetTagger(ImageReader):
     def _title(self) -> str:
         return "this tagger"
 
+    def _check_images(self, images: Sequence[object]) -> None:
+        if not self.reads_images and any(image is not None for image in images):
+            raise ValueError("this tagger was trained on text alone and reads no images; give none")
+
     def __call__(
         self, text: str | Sequence[str], image: ImageInput | Sequence[ImageInput | None] | None = None
     ) -> list[FoundEntity] | list[list[FoundEntity]]:
@@ -120,11 +124,10 @@ class TweetTagger(ImageReader):
                 none, or an image that cannot be read.
         """
         texts = [text] if isinstance(text, str) else list(text)
-        images: list[ImageInput | None]
-        if image is None or isinstance(image, str | Path | Image.Image):
-            images = [image] * len(texts) if image is None or isinstance(text, str) else [image]
+        if image is None:
+            images: list[ImageInput | None] = [None] * len(texts)
         else:
-            images = list(image)
+            images = [image] if isinstance(image, str | Path | Image.Image) else list(image)
         rows = self.image_rows(images)
         words = [tweet_words(one) for one in texts]
         taggings = self.tag([[word for word, _, _ in own] for own in words], rows)
@@ -145,13 +148,10 @@ class TweetTagger(ImageReader):
         return found[0] if isinstance(text, str) else found
 
     def image_rows(self, images: Sequence[ImageInput | None]) -> list[FloatArray | None]:
-        """Feature rows of images by the tagger's own tower; ``None`` stays ``None``."""
+        """Features of images by the tagger's own tower; ``None`` stays ``None``."""
         given = [image for image in images if image is not None]
-        if not given:
-            return [None] * len(images)
-        if not self.reads_images:
-            raise ValueError("this tagger was trained on text alone and reads no images; give none")
-        rows = iter(self.image_features(given))
+        self._check_images(given)
+        rows = iter(self.image_features(given) if given else ())
         return [None if image is None else next(rows) for image in images]
 
     def tag(
@@ -175,8 +175,7 @@ class TweetTagger(ImageReader):
         images = [None] * len(texts) if images is None else images
         if len(images) != len(texts):
             raise ValueError(f"{len(texts)} texts, but {len(images)} images; give None for a text without one")
-        if not self.reads_images and any(image is not None for image in images):
-            raise ValueError("this tagger was trained on text alone and reads no images; give none")
+        self._check_images(images)
         parts: list[tuple[int, Part]] = []
         for number, words in enumerate(texts):
             if not words:
@@ -204,8 +203,8 @@ class TweetTagger(ImageReader):
         batch = self._batch(parts, images)
         rows: TweetRows = self.model(batch)
         tag_BW = self.model.crf.decode(rows.emission_BWK, batch.word_mask_BW).cpu().numpy()
-        judges = self.reads_images and self.model.shape.matching != "none"
-        match = rows.match_B.tolist() if rows.match_B is not None and judges else [None] * len(parts)
+        matches = self.reads_images and self.model.shape.matching != "none"
+        match = rows.match_B.tolist() if rows.match_B is not None and matches else [None] * len(parts)
         spans = [_spans(tag_BW[row, : len(part)], self.tags) for row, part in enumerate(parts)]
         scores = iter(self._span_scores(rows, batch, spans))
         return [

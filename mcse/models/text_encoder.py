@@ -32,7 +32,8 @@ from mcse.models.packing import (
 )
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.nn.dropout import use_cheap_dropout
-from mcse.nn.pooling import FIRST_TOKEN_POOLINGS, LAYER_POOLINGS, POOLINGS, pool
+from mcse.nn.pooling import FIRST_TOKEN_POOLINGS, LAYER_POOLINGS, pool
+from mcse.nn.pooling import POOLINGS as POOLINGS
 from mcse.types import TokenBatch
 from mcse.types.batches import from_host
 

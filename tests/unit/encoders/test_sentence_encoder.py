@@ -362,7 +362,7 @@ def test_what_a_sentence_transformers_folder_says_is_followed_or_refused(bert: P
             SentenceEncoder.from_pretrained(str(folder))
         (folder / file).write_text(old)
     (folder / "modules.json").write_text("[")
-    with pytest.raises(ValueError, match=r"modules\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"modules\.json, line 1: broken JSON"):
         SentenceEncoder.from_pretrained(str(folder))
     for i, kinds in enumerate((["Transformer", "Pooling", "LSTM"], ["WordEmbeddings", "Pooling"], [*plain, "Dense"])):
         with pytest.raises(ValueError, match="does not know"):
