@@ -81,9 +81,10 @@ def save_result(key: str, result: KeptResult) -> None:
             "pairs": {str(name): asdict(pairs) for name, pairs in scores.pairs.items()},
         },
     }
+    arrays["content"] = np.array(json.dumps(content))
     try:
         with replacing(cache_folder() / f"{key}.npz") as draft, draft.open("wb") as stream:
-            np.savez_compressed(stream, content=np.array(json.dumps(content)), **arrays)
+            np.savez_compressed(stream, allow_pickle=False, **arrays)
     except OSError as error:
         logger.warning("the result is not kept for the next call: %s", error)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import Literal, Protocol
 
 from mcse.distributed import broadcast_object, fail_together, is_main
 from mcse.evaluation.result_cache import KeptResult, cache_key, load_result, save_result
@@ -12,6 +13,15 @@ from mcse.evaluation.seen_text import seen_by
 from mcse.evaluation.suite import PreparedSuite, Subject
 from mcse.evaluation.suites import SUITES
 from mcse.types import Encoder, ModelScores, SuiteScores
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class PooledEncoder(Encoder, Protocol):
+    """An encoder that says which vector stands for a sentence."""
+
+    pooling: str
+
 
 _NOTHING = SuiteScores(scores={}, protocols={}, columns=())
 
@@ -31,7 +41,7 @@ class Runner:
     suites: Mapping[str, PreparedSuite]
     _: KW_ONLY
     pooling: str | None
-    precision: str
+    precision: Precision
     batch_size: int
     use_cache: bool
 
@@ -40,7 +50,7 @@ class Runner:
         model: str,
         *,
         digest: str | None,
-        load: Callable[[str], Encoder],
+        load: Callable[[str], PooledEncoder],
         notes: Callable[[Subject], tuple[str, ...]],
         on_start: Callable[[str, str], None],
         on_failure: Callable[[str, Exception], None],

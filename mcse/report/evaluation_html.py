@@ -6,7 +6,7 @@ P pairs.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -294,7 +294,7 @@ def _curve_plots(systems: Sequence[System], curves: Sequence[Curve]) -> list[tup
 
 
 def _by_text(
-    systems: Sequence[System], notes: Callable[[ModelScores], dict[str, str]]
+    systems: Sequence[System], notes: Callable[[ModelScores], Mapping[str, str]]
 ) -> list[tuple[str, str, tuple[str, ...]]]:
     """Each text once: the names that it is said of, and the systems where it is not said of all."""
     owners: dict[tuple[str, str], dict[str, None]] = {}

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from operator import methodcaller
 from typing import Any
 
 from mcse.report.markdown import markdown_notes, markdown_table
@@ -199,7 +200,7 @@ def _suite_table(model: ModelScores, suite: SuiteScores) -> ScoreTable:
         row("Spearman" if correlations else "score", lambda key: key),
         row("95 % low", lambda key: key.ends[0]),
         row("95 % high", lambda key: key.ends[1]),
-        *(row(label, lambda key, metric=metric: key.with_metric(metric)) for metric, label in variants.items()),
+        *(row(label, methodcaller("with_metric", metric)) for metric, label in variants.items()),
         row("clean", lambda key: key.clean),
     ]
     has_clean = any(rows[-1].values)

@@ -177,7 +177,7 @@ def _means_of_subsets(tasks: Sequence[StsTask]) -> dict[ScoreKey, dict[ScoreKey,
 
 def _means_over_tasks(samples: Samples) -> dict[ScoreKey, dict[ScoreKey, float]]:
     """The average over the seven, and of each domain the mean of its subsets' own; as far as all parts are there."""
-    parts = {_key("average"): STS_TASKS}
+    parts: dict[ScoreKey, tuple[str, ...]] = {_key("average"): STS_TASKS}
     parts |= {ScoreKey(_DOMAINS, domain, "spearman"): subsets for domain, subsets in DOMAINS.items()}
     means = {key: dict.fromkeys(map(_key, names), 1.0) for key, names in parts.items()}
     return {key: weights for key, weights in means.items() if weights.keys() <= samples.keys()}
