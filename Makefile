@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo test quick faults format check golden clean
+.PHONY: help install demo test quick faults format check golden reference clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -44,6 +44,10 @@ check: install ## Lint and types
 
 golden: install ## Rewrite the golden trajectories, on purpose
 	MCSE_WRITE_GOLDEN=1 $(BIN)/python -m pytest -q tests/golden
+
+reference: install ## Write docs/reference/configuration.md from the code
+	$(BIN)/python -c "from pathlib import Path; from mcse.recipes.reference import write_reference; \
+		write_reference(Path('docs/reference/configuration.md'))"
 
 clean: ## Remove .venv and what the demo made
 	rm -rf $(VENV) runs/demo

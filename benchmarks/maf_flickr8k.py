@@ -21,6 +21,7 @@ from random import Random
 import torch
 
 from benchmarks.maf_scenes import CONFIG, TEXT
+from mcse.config_fields import plain
 from mcse.data.conll import read_conll
 from mcse.data.images.features import open_features
 from mcse.data.tweets import control_images, tweets_to_images
@@ -42,7 +43,7 @@ TELLING = re.compile(
     re.IGNORECASE,
 )
 # Every photograph belongs to its caption, so there is nothing to leave out.
-TRUSTING: dict[str, object] = {"tagger.match_threshold": 0.0, "tagger.image_dropout": 0.0}
+TRUSTING: dict[str, object] = {"loss.matching.threshold": 0.0, "fusion.image_dropout": 0.0}
 VARIANTS: dict[str, dict[str, object]] = {
     "text": TEXT,
     "full": TRUSTING,
@@ -89,13 +90,13 @@ def run_one(data: Path, output: Path, name: str, *, seed: int) -> dict[str, obje
         "output_dir": folder,
         "encoder.name_or_path": encoder,
         "data.root": (output / "files").resolve(),
-        "data.features": features,
+        "data.images": features,
         "data.max_length": 48,
         "train.epochs": 8,
         "train.eval_steps": 40,
         "seed": seed,
     } | VARIANTS[name]
-    flags = [text for key, value in keys.items() for text in (f"--{key}", json.dumps(value, default=str))]
+    flags = [text for key, value in keys.items() for text in (f"--{key}", plain(value))]
     assert train(load_config(CONFIG, flags), overwrite=folder.exists(), show_progress=False) == 0
     tagger = TweetTagger.from_pretrained(folder)
     texts = read_conll(output / "files" / "test.txt")

@@ -21,6 +21,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from mcse.commands.main import main as mcse
+from mcse.config_fields import plain
 from mcse.data.conll import read_conll
 from mcse.data.images.features import open_features
 from mcse.data.tweets import control_images, tweets_to_images
@@ -33,43 +34,27 @@ from mcse.scenes import TweetWorldConfig, build_tweet_world
 from mcse.types import Tagging
 
 CONFIG = Path("configs/maf/scenes_cpu.yaml")
-NO_MATCHING = {
-    "tagger.matching": "none",
-    "tagger.match_threshold": 0.0,
-    "loss.matching_weight": 0.38,
-    "loss.num_swapped": 16,
+NO_MATCHING: dict[str, object] = {"loss.matching": None}
+NO_ALIGNMENT: dict[str, object] = {"loss.alignment": None}
+TEXT: dict[str, object] = {"data.images": None, "fusion": None, "loss": None}
+"""Text alone."""
+PUBLISHED: dict[str, object] = {
+    "loss.matching.kind": "published",
+    "loss.matching.threshold": 0.0,
+    "loss.matching.num_swapped": 16,
 }
-TEXT = {
-    "data.features": None,
-    "encoder.pooling": "cls",
-    "tagger.heads": 12,
-    "tagger.match_threshold": 0.0,
-    "tagger.image_dropout": 0.0,
-    "tagger.image_row": "project_mean",
-    "loss.alignment_weight": 0.38,
-    "loss.matching_weight": 0.38,
-    "loss.temperature": 0.179,
-    "loss.num_swapped": 16,
-}
-"""Text alone: every key of the images at its default."""
-NO_ALIGNMENT = {"loss.alignment_weight": 0, "loss.temperature": 0.179}
 VARIANTS: dict[str, dict[str, object]] = {
     "full": {},
     "text": TEXT,
     "shuffled in training": {"controls.images": "shuffled_images"},
-    "published matching": {"tagger.matching": "published", "tagger.match_threshold": 0.0, "loss.num_swapped": 16},
-    "published, tags on swapped": {
-        "tagger.matching": "published",
-        "tagger.match_threshold": 0.0,
-        "loss.num_swapped": 16,
-        "loss.tag_on_swapped": True,
-    },
-    "without threshold": {"tagger.match_threshold": 0.0},
-    "without image dropout": {"tagger.image_dropout": 0.0},
-    "mean of regions projected": {"tagger.image_row": "project_mean"},
+    "published matching": PUBLISHED,
+    "published, tags on swapped": PUBLISHED | {"loss.matching.tag_on_swapped": True},
+    "without threshold": {"loss.matching.threshold": 0.0},
+    "without image dropout": {"fusion.image_dropout": 0.0},
+    "mean of regions projected": {"fusion.image_row": "project_mean"},
     "without alignment": NO_ALIGNMENT,
     "without matching": NO_MATCHING,
-    "without both": NO_ALIGNMENT | NO_MATCHING | {"tagger.image_row": "project_mean"},
+    "without both": NO_ALIGNMENT | NO_MATCHING | {"fusion.image_row": "project_mean"},
 }
 NOISE, TEMPERATURES = (0.0, 0.1, 0.3, 0.5), (0.05, 0.1, 0.18)
 
@@ -114,10 +99,10 @@ def train_one(output: Path, world: Path, name: str, keys: dict[str, object], *, 
         "output_dir": folder,
         "encoder.name_or_path": encoder,
         "data.root": world,
-        "data.features": (output / "regions" / world.name).resolve(),
+        "data.images": (output / "regions" / world.name).resolve(),
         "seed": seed,
     } | keys
-    flags = [text for key, value in settings.items() for text in (f"--{key}", json.dumps(value, default=str))]
+    flags = [text for key, value in settings.items() for text in (f"--{key}", plain(value))]
     config = load_config(CONFIG, flags)
     started = time.process_time()
     assert train(config, overwrite=folder.exists(), show_progress=False) == 0
@@ -265,7 +250,7 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     if args.noise:
         cells = [
-            (f"tau {tau}", {"loss.temperature": tau}, noise, seed)
+            (f"tau {tau}", {"loss.alignment.temperature": tau}, noise, seed)
             for seed in args.seeds
             for noise in NOISE
             for tau in TEMPERATURES

@@ -28,6 +28,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, TrainerCallback
 
+from mcse.config_fields import plain
 from mcse.cpu import ensure_bfloat16, return_freed_memory
 from mcse.recipes import method
 from mcse.recipes.launch import load_config
@@ -63,7 +64,7 @@ class Side:
 
 
 def build(keys: dict[str, Any], precision: Precision) -> tuple[Any, Any, Any]:
-    arguments = [text for key, value in keys.items() for text in (f"--{key}", str(value))]
+    arguments = [text for key, value in keys.items() for text in (f"--{key}", plain(value))]
     config = load_config(None, arguments)
     runtime = start_runtime(precision=precision, seed=config.seed, show_progress=False)
     return config, runtime, method(config.recipe).build(config, runtime)
@@ -303,8 +304,8 @@ def compare(options: argparse.Namespace) -> None:
         scratch = Path(name)
         sentences, pairs = read_data(options, scratch)
         keys = common_keys(options, scratch)
-        captions = {"data.captions": options.data / "flickr8k" / "captions.txt", "data.captions_per_image": "all"}
-        features = {"data.features": options.data / "flickr8k" / "mobilenetv1_features.hdf5"}
+        captions = {"data.captions": options.data / "flickr8k" / "captions.txt", "data.captions.per_image": "all"}
+        features = {"data.images": options.data / "flickr8k" / "mobilenetv1_features.hdf5"}
         wiki = {"data.sentences": scratch / "wiki.txt"}
         both = captions | features | wiki | {"mix.schedule": "every", "loss.image_weight": 0.5}
         config = AutoModel.from_pretrained(options.folder).config

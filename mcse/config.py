@@ -12,7 +12,7 @@ import functools
 import json
 import operator
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_origin
@@ -134,20 +134,12 @@ def build_config(kind: type[Config], tree: Mapping[str, Any], *, source: str) ->
     Raises:
         ConfigError: Unknown, missing or ill-typed keys: all of them, one a line.
     """
-    builder = _Builder(source)
+    builder = _Builder(source, kind)
     config = builder.group(kind, tree, "")
     if builder.faults:
         raise ConfigError("\n".join(builder.faults))
     built: Config = config
     return built
-
-
-def refuse_idle(group: str, config: Any, *, keys: Collection[str], why: str) -> None:
-    """Refuses settings that would do nothing: ``keys`` of a config group that are not at their defaults."""
-    values = dataclasses.asdict(config)
-    for own in dataclasses.fields(config):
-        if own.name in keys and values[own.name] != own.default:
-            raise ValueError(f"{group}.{own.name}: {values[own.name]!r} would do nothing, since {why}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -174,6 +166,7 @@ class _Builder:
     """Builds nested dataclasses, and notes every fault with the place that it came from."""
 
     source: str
+    root: Any
     faults: list[str] = field(default_factory=list)
     typed: set[str] = field(default_factory=set)
     """Dotted keys that were given on the command line."""
@@ -193,7 +186,7 @@ class _Builder:
             if name in hints:
                 values[name] = self.value(kind, str(name), value, key)
             else:
-                self.fault(f"unknown key {key!r}; {_nearest(kind, str(name), path, variants)}", key)
+                self.fault(f"unknown key {key!r}; {_nearest(self.root, kind, str(name), path, variants)}", key)
         for own in dataclasses.fields(kind):
             if own.name not in tree and default_of(own) is dataclasses.MISSING:
                 self.fault(f"missing key {path + own.name!r}{_explained(kind, own.name)}", path + own.name)
@@ -218,6 +211,8 @@ class _Builder:
         if isinstance(text, Typed):
             self.typed.add(key)
         if (given is None or (isinstance(text, Typed) and text in _NULLS)) and type(None) in members_of(hint):
+            if given is not None and sum(isinstance(below, Typed) for below in given.values()) > 1:
+                self.fault(f"{key}: given as {str(text)!r}, and by its keys", key)
             return None
         if not isinstance(given, Mapping):
             self.fault(f"{key}: expected {in_words(hint)}, got {value!r}", key)
@@ -266,7 +261,7 @@ def _choose(kind: type, name: str, given: Mapping[str, Any]) -> tuple[type, dict
     tree = dict(given)
     text = tree.pop(_SHORTHAND, None)
     if isinstance(text, Typed) and text.startswith("{") and text.endswith("}"):
-        tree, text = merge(tree, _typed(yaml.load(text, Loader=_Loader))), None
+        tree, text = merge(_typed(yaml.load(text, Loader=_Loader)), tree), None
     typed = [group for group in groups if isinstance(tree.get(tag_of(group)), Typed)]
     named = typed or [group for group in groups if tag_of(group) in tree]
     default = default_of(next(own for own in dataclasses.fields(kind) if own.name == name))
@@ -280,7 +275,7 @@ def _choose(kind: type, name: str, given: Mapping[str, Any]) -> tuple[type, dict
     elif len(groups) == 1 or type(default) in groups:
         group = groups[0] if len(groups) == 1 else type(default)
     else:
-        raise ValueError(f"give one of {_listed(map(label_of, groups))}")
+        raise ValueError(f"give one of {_listed(map(label_of, groups))}; got {', '.join(map(repr, tree)) or 'no key'}")
     if typed or isinstance(text, Typed):
         # Another variant than the file's: the keys of that one go.
         others = {key for other in groups for key in hints_of(other)} - set(hints_of(group))
@@ -333,17 +328,18 @@ def _typed(value: Any) -> Any:
     return value if isinstance(value, list) else Typed(plain(value))
 
 
-def _nearest(kind: type, name: str, path: str, variants: Sequence[type]) -> str:
-    """What the key was probably meant to be: one of another variant, a sibling, or one inside a group."""
+def _nearest(root: type, kind: type, name: str, path: str, variants: Sequence[type]) -> str:
+    """What the key was probably meant to be: one of another variant, one of that name elsewhere, or one alike here."""
     if owners := [label_of(other) for other in variants if other is not kind and name in hints_of(other)]:
         return f"it goes with {_listed(owners)}, not with {label_of(kind)}"
     # The shortest wins: a sibling before a key of the same name inside a group.
     infos = sorted(describe(kind, prefix=path), key=lambda info: -info.key.count("."))
     known = {info.key.rpartition(".")[2]: info for info in infos}
+    elsewhere = [info for info in describe(root) if info.key.rpartition(".")[2] == name]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if not near:
+    if not near and not elsewhere:
         return f"known here: {', '.join(hints_of(kind))}"
-    info = known[near[0]]
+    info = known.get(name) or (elsewhere[0] if elsewhere else known[near[0]])
     return f"did you mean {info.key!r}?" + (f" ({info.summary})" if info.doc else "")
 
 

@@ -1,7 +1,7 @@
 """What a configuration class consists of: its keys, their types, defaults and documentation, and variants of groups.
 
-A group whose type is a union of dataclasses is one of several *variants*. The first field of a variant is its tag: the
-key that is given if that variant is meant. A variant with ``reads(text)`` may also be given as that text alone.
+A group whose type is a union of dataclasses is one of several *variants*, told apart by the key that is
+given. A variant with ``reads(text)`` may also be given as that text alone.
 """
 
 from __future__ import annotations
@@ -64,8 +64,10 @@ def groups_of(hint: Any) -> tuple[type, ...]:
 
 
 def tag_of(variant: type) -> str:
-    """The first field of a variant."""
-    return dataclasses.fields(variant)[0].name
+    """The key that is given if a variant is meant: its ``TAG``, or else the first that must be given."""
+    must = [field.name for field in dataclasses.fields(variant) if default_of(field) is dataclasses.MISSING]
+    tag: str = getattr(variant, "TAG", (must or [dataclasses.fields(variant)[0].name])[0])
+    return tag
 
 
 def label_of(variant: type) -> str:
@@ -97,13 +99,13 @@ def describe(kind: type, *, prefix: str = "", tag: str = "") -> Iterator[KeyInfo
     for field in dataclasses.fields(kind):
         hint, key = hints_of(kind)[field.name], f"{prefix}{field.name}"
         groups, default = groups_of(hint), default_of(field)
-        shown = None if default is dataclasses.MISSING else _default_in_words(default)
-        if len(groups) != 1 or not field.default_factory:
+        shown = None if default is dataclasses.MISSING else _default_in_words(default, is_variant=len(groups) > 1)
+        if len(groups) != 1 or type(None) in members_of(hint):
             yield KeyInfo(
                 key, in_words(hint), shown, tuple(map(plain, choices_of(hint))), docs.get(field.name, ""), tag
             )
         for group in groups:
-            own = f"{key}.{label_of(group)}" if len(groups) > 1 or type(None) in members_of(hint) else tag
+            own = f"{key}.{label_of(group)}" if len(groups) > 1 else tag
             yield from describe(group, prefix=f"{key}.", tag=own)
 
 
@@ -112,8 +114,8 @@ def in_words(hint: Any) -> str:
     members = members_of(hint)
     if len(members) > 1:
         groups = groups_of(hint)
-        words = [f"one of {{{', '.join(map(label_of, groups))}}}"] if groups else []
-        return " or ".join([*words, *(in_words(member) for member in members if member not in groups)])
+        words = [f"one of {{{', '.join(map(label_of, groups))}}}"] if len(groups) > 1 else []
+        return " or ".join([*words, *(in_words(member) for member in members if not words or member not in groups)])
     if get_origin(hint) is Literal:
         return " | ".join(map(plain, get_args(hint)))
     if get_origin(hint) is tuple:
@@ -127,9 +129,9 @@ def choices_of(hint: Any) -> tuple[Any, ...]:
     return tuple(choice for member in members_of(hint) if get_origin(member) is Literal for choice in get_args(member))
 
 
-def _default_in_words(default: Any) -> str:
+def _default_in_words(default: Any, *, is_variant: bool) -> str:
     if dataclasses.is_dataclass(default):
-        return label_of(type(default))
+        return label_of(type(default)) if is_variant else "as below"
     return plain(default)
 
 

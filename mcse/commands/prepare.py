@@ -379,7 +379,7 @@ def _check_own(folder: Path, spec: Images) -> Prepared | None:
     table = load_captions(str(captions))
     if len(table) != spec.count:
         raise ValueError(f"{captions}: {len(table):,} captions, expected {spec.count:,}")
-    use = f"--data.captions {spec.name}/{captions.name} --data.images null"
+    use = f"--data.captions {spec.name}/{captions.name} --data.captions.images null"
     if not features.is_file():
         return Prepared(
             captions.name,
@@ -394,7 +394,7 @@ def _check_own(folder: Path, spec: Images) -> Prepared | None:
         captions.name,
         (captions, features),
         {"captions": len(table), "features": len(store), "width": store.width},
-        (f"MCSE's own files: train with {use} --data.features {spec.name}/{features.name}",),
+        (f"MCSE's own files: train with {use} --data.images {spec.name}/{features.name}",),
     )
 
 

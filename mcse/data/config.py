@@ -1,91 +1,44 @@
-"""What a run reads and in which order: the keys ``data``, ``words``, ``mix`` and ``controls``. Imports no torch."""
+"""What a run reads and in which order: the groups ``data``, ``words``, ``mix`` and ``controls``. Imports no torch.
+
+A source is one of several variants, told apart by the key that is given; so no key can be given that would do nothing.
+"""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
-
-_SHUFFLE_WINDOW = 65_536
+from typing import ClassVar, Literal, TypeAlias
 
 ImageControl = Literal[True, "shuffled_images", "shuffled_pairs", "random"]
-
+OnBad: TypeAlias = Literal["error", "skip"]
+PerImage: TypeAlias = Literal["one", "all"]
 Splitting: TypeAlias = Literal["words", "spaces"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig:
-    """What is read. Relative paths start at ``root``, by default the environment variable ``MCSE_DATA``.
-
-    ``sentences``: text file, SimCSE's supervised CSV, ``hf://datasets/OWNER/NAME/FILE``, or a hub dataset.
-    With ``streaming`` it is a text or parquet file, a glob or a folder of such, or a hub dataset, read as training goes
-    on, without a copy, in parts permuted by epoch and ``shuffle_window`` sentences at a time.
-    ``captions``, ``features``: any caption source, and the stored features of its images; supersets are legal.
-    ``images``: a file listing the images to use. ``image_folder``: the images themselves, a folder searched to any
-    depth or a hub dataset, to train from pixels. ``on_bad_image``: whether images that cannot be read, now or when
-    the features were extracted, stop the run or lose their captions.
-    Shards: ``captions`` may be tars in WebDataset's layout (``pairs-{000..099}.tar``, a glob, or a folder of tars) that
-    hold captions with images or feature rows; ``shuffle`` then says whether all pairs are permuted (8 bytes a pair in
-    memory) or ``shards`` and, within them, ``shuffle_window`` rows at a time, in constant memory.
-    ``captions_per_image``: one drawn at random, once, or all of them. ``max_length``: tokens a training sentence keeps.
-    ``decontaminate``: drop sentences, and images any of whose captions, occur in the STS test files.
-    ``sts``: SentEval's folder, or a file of scored pairs to select by; by default the folder below ``root``, else the
-    hub's.
-    """
+class DataRoot:
+    """Where the files of a run are."""
 
     root: Path | None = None
-    sentences: str | None = None
-    streaming: bool = False
-    captions: str | None = None
-    features: str | None = None
-    images: str | None = None
-    image_folder: str | None = None
-    on_bad_image: Literal["error", "skip"] = "error"
-    captions_per_image: Literal["one", "all"] = "one"
-    shuffle: Literal["global", "shards"] = "global"
-    shuffle_window: int = _SHUFFLE_WINDOW
-    max_length: int = 32
-    decontaminate: bool = False
-    sts: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_length < 3:
-            raise ValueError(f"data.max_length: must hold a token and two special ones, got {self.max_length}")
-        if self.sentences is None and self.captions is None:
-            raise ValueError("data.sentences, data.captions: give at least one of them")
-        if self.shuffle_window < 1:
-            raise ValueError(f"data.shuffle_window: must be 1 or more, got {self.shuffle_window}")
-        self._refuse_idle()
-
-    def _refuse_idle(self) -> None:
-        """Refuses keys of shards and streams where there are none, and keys that shards do not have."""
-        if self.captions_are_shards:
-            for key in ("features", "images", "image_folder"):
-                if getattr(self, key) is not None:
-                    raise ValueError(
-                        f"data.{key}: {getattr(self, key)!r} would do nothing, since data.captions are shards, which "
-                        "hold their own images"
-                    )
-        elif self.shuffle != "global":
-            raise ValueError(f"data.shuffle: {self.shuffle!r} would do nothing, since data.captions are not shards")
-        if self.shuffle_window != _SHUFFLE_WINDOW and self.shuffle == "global" and not self.streaming:
-            raise ValueError(
-                f"data.shuffle_window: {self.shuffle_window} would do nothing, since data.shuffle is 'global' and "
-                "data.streaming is false"
-            )
-        if self.streaming and self.sentences is None:
-            raise ValueError("data.streaming: true would do nothing, since there is no data.sentences")
-
-    @property
-    def captions_are_shards(self) -> bool:
-        """Whether ``captions`` are tars."""
-        return self.captions is not None and is_shards(self.captions, root=self.folder)
+    """Where relative paths start; by default the environment variable ``MCSE_DATA``, else the working folder."""
 
     @property
     def folder(self) -> Path:
-        """Where relative paths start."""
+        """``root``, or what stands for it."""
         return self.root if self.root is not None else Path(os.environ.get("MCSE_DATA", "."))
+
+    def path(self, key: str) -> Path:
+        """Where the file is that the setting ``key`` names.
+
+        Raises:
+            FileNotFoundError: It is not there.
+        """
+        given = getattr(self, key)
+        path: Path = self.folder / given
+        if not path.is_file():
+            raise self.absent(given, f"data.{key}: no file at {path}")
+        return path
 
     def absent(self, given: str, reason: str) -> FileNotFoundError:
         """The error that ``reason`` tells, with where the search for a relative path began."""
@@ -97,143 +50,388 @@ class DataConfig:
         return FileNotFoundError(f"{reason}; relative paths start at data.root = {self.folder}{start}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JointDataConfig(DataConfig):
-    """The keys of ``DataConfig``, and the images that select the checkpoint.
+# --- sentences
 
-    ``dev_images``: how many of the images are held out, drawn by the seed; or a file that lists them; or a split of
-    ``captions``, such as ``"::val"``; ``null`` holds out none, for runs without ``train.select_by``. They are not
-    trained on.
-    """
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableFile:
+    """A table of sentences and their positives and hard negatives."""
+
+    path: str
+    """SimCSE's supervised CSV with the columns sent0, sent1 and hard_neg; also ``hf://datasets/OWNER/NAME/FILE``."""
+
+    @staticmethod
+    def reads(text: str) -> bool:
+        """Any path."""
+        return bool(text)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableSentences:
+    """Sentences with hard negatives."""
+
+    table: TableFile
+    """The table; its path alone will do."""
+
+    @staticmethod
+    def reads(text: str) -> bool:
+        """By its ending."""
+        return text.removesuffix(".gz").endswith(".csv")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileSentences:
+    """Sentences of a text file."""
+
+    file: str
+    """A text file, plain or gzip, one sentence a line; ``hf://datasets/OWNER/NAME/FILE``; or else a hub dataset."""
+
+    @staticmethod
+    def reads(text: str) -> bool:
+        """Whatever no other source takes."""
+        return bool(text)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubSentences:
+    """Sentences of a dataset."""
+
+    hub: str
+    """A Hugging Face dataset ``OWNER/NAME``, or ``OWNER/NAME::COLUMN``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamSentences:
+    """Sentences read as training goes on, without a copy, part by part in an order permuted each epoch."""
+
+    stream: str
+    """A text or parquet file, a pattern or folder of such, or a hub dataset; ``::COLUMN`` names a table's column."""
+
+    window: int = 65_536
+    """Sentences that are shuffled among each other at a time, in memory."""
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise ValueError(f"data.sentences.window: must be 1 or more, got {self.window}")
+
+
+Sentences: TypeAlias = TableSentences | StreamSentences | HubSentences | FileSentences
+
+
+# --- captions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileCaptions:
+    """Captions by image, from a file."""
+
+    file: str
+    """A caption file or folder of any known format; or else a hub dataset. ``::SPLIT`` chooses a split."""
+
+    images: str | None = None
+    """A file that lists the images to use, one a line; ``null`` uses all."""
+
+    per_image: PerImage = "one"
+    """``one`` caption of an image, drawn once by the seed, or ``all``. Source: MCSE draws one."""
+
+    @staticmethod
+    def reads(text: str) -> bool:
+        """Whatever no other source takes."""
+        return bool(text)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubCaptions:
+    """Captions by image, from a dataset."""
+
+    hub: str
+    """A Hugging Face dataset with images and captions, ``OWNER/NAME`` or ``OWNER/NAME::SPLIT``."""
+
+    images: str | None = None
+    """A file that lists the images to use, one a line; ``null`` uses all."""
+
+    per_image: PerImage = "one"
+    """``one`` caption of an image, drawn once by the seed, or ``all``. Source: MCSE draws one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardCaptions:
+    """Captions with their images, or rows of features, in tars of WebDataset's layout."""
+
+    shards: str
+    """Tars: a range (``pairs-{000..099}.tar``), a pattern, or a folder that holds them."""
+
+    per_image: PerImage = "one"
+    """``one`` caption of an image, drawn once by the seed, or ``all``. Source: MCSE draws one."""
+
+    window: int | None = None
+    """``null`` permutes all pairs (8 bytes a pair); a number permutes tars, and that many pairs at a time in them."""
+
+    on_bad: OnBad = "error"
+    """Whether a sample without caption, or whose image cannot be read, stops the run or is left out."""
+
+    @staticmethod
+    def reads(text: str) -> bool:
+        """By its ending."""
+        return text.endswith((".tar", ".tar.gz", ".tgz"))
+
+    def __post_init__(self) -> None:
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"data.captions.window: must be 1 or more, got {self.window}")
+
+
+Table: TypeAlias = HubCaptions | FileCaptions
+Captions: TypeAlias = ShardCaptions | Table
+
+
+# --- images
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Features:
+    """Stored features of images."""
+
+    features: str
+    """A store that ``mcse extract-features`` wrote, or a matrix in ``.npy`` or HDF5; supersets are legal."""
+
+    @staticmethod
+    def reads(text: str) -> bool:
+        """Any path."""
+        return bool(text)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tower:
+    """An image encoder that reads images inside the step."""
+
+    tower: str
+    """As ``mcse extract-features --tower`` names it, such as ``timm:resnet50.tv_in1k``."""
+
+    train: bool = False
+    """Whether it is trained (batch statistics are those of a process's batch), or frozen in evaluation mode."""
+
+    learning_rate: float | None = None
+    """The peak rate of a trained one; ``null`` is ``optim.learning_rate``."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise ValueError(f"data.images.learning_rate: must be positive, got {self.learning_rate}")
+        if self.learning_rate is not None and not self.train:
+            raise ValueError("data.images.learning_rate: the image encoder is frozen; give data.images.train true")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Folder(Tower):
+    """Image files, read by an image encoder inside the step."""
+
+    TAG: ClassVar[str] = "folder"
+
+    folder: str
+    """A folder, searched to any depth, or a hub dataset; ``::SPLIT`` chooses a split."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairedFeatures(Features):
+    """Stored features of the captions' images."""
+
+    on_bad: OnBad = "error"
+    """Whether images that could not be read when features were extracted stop the run or lose their captions."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairedFolder(Folder):
+    """The captions' images, read by an image encoder inside the step."""
+
+    on_bad: OnBad = "error"
+    """Whether images that cannot be read stop the run or lose their captions."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeaturesInShards:
+    """Rows of features that lie beside the captions in their tars."""
+
+    shards: Literal["features"]
+    """``features``: each sample's ``.npy`` row."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImagesInShards(Tower):
+    """Images that lie beside the captions in their tars, read by an image encoder inside the step."""
+
+    TAG: ClassVar[str] = "shards"
+
+    shards: Literal["images"]
+    """``images``: each sample's image file."""
+
+
+Images: TypeAlias = PairedFeatures | PairedFolder | FeaturesInShards | ImagesInShards
+
+
+# --- what recipes read
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenConfig(DataRoot):
+    """Text that is cut into tokens."""
+
+    max_length: int = 32
+    """Tokens that a training sentence keeps, special ones included. Source: SimCSE."""
+
+    def __post_init__(self) -> None:
+        if self.max_length < 3:
+            raise ValueError(f"data.max_length: must hold a token and two special ones, got {self.max_length}")
+
+    def tests_in(self, given: str | None) -> str:
+        """The folder in which the STS test files are looked for: ``given``, or if that is none ``root``."""
+        folder = self.folder if given is None else self.folder / given
+        # A file of scored pairs selects checkpoints; it is not the test set.
+        return str(folder if folder.is_dir() else self.folder)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig(TokenConfig):
+    """Sentences, captions as text, or both; and the scored pairs that select the checkpoint."""
+
+    sentences: Sentences | None = None
+    """Sentences without images; given as a text alone a file or hub dataset, or by its ending ``.csv`` a table."""
+
+    captions: Captions | None = None
+    """Captions of images; given as a text alone a file or hub dataset, or by its ending ``.tar`` shards."""
+
+    decontaminate: bool = False
+    """Whether sentences, and images any of whose captions, occur in the STS test files are left out."""
+
+    sts: str | None = None
+    """A file of scored pairs to select by, or SentEval's folder; ``null`` looks below ``root``, then at the hub."""
+
+    def __post_init__(self) -> None:
+        TokenConfig.__post_init__(self)
+        if self.sentences is None and self.captions is None:
+            raise ValueError("data.sentences, data.captions: give at least one of them")
+        if isinstance(self.sentences, TableSentences) and self.captions is not None:
+            raise ValueError("data.sentences, data.captions: a table of hard negatives cannot be mixed with captions")
+
+    @property
+    def tests(self) -> str | None:
+        """Where the STS test files are; ``None`` if nothing is left out."""
+        return self.tests_in(self.sts) if self.decontaminate else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairedDataConfig(DataConfig):
+    """Captions with their images, and sentences beside them."""
+
+    captions: Captions
+    """Captions of images; given as a text alone a file or hub dataset, or by its ending ``.tar`` shards."""
+
+    images: Images
+    """The captions' images; given as a text alone a store of features."""
+
+    def __post_init__(self) -> None:
+        DataConfig.__post_init__(self)
+        if isinstance(self.images, FeaturesInShards | ImagesInShards) != isinstance(self.captions, ShardCaptions):
+            raise ValueError(
+                "data.captions, data.images: captions in shards have their images beside them; give data.images.shards "
+                "with data.captions.shards, and neither without the other"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionDataConfig(TokenConfig):
+    """Captions of images alone."""
+
+    captions: Table
+    """Captions of images; given as a text alone a file or hub dataset."""
+
+    decontaminate: bool | str = False
+    """Whether images any of whose captions occur in the STS test files are left out; or the folder with these files."""
+
+    @property
+    def tests(self) -> str | None:
+        """Where the STS test files are; ``None`` if nothing is left out."""
+        given = self.decontaminate
+        return self.tests_in(given if isinstance(given, str) else None) if given else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JointDataConfig(CaptionDataConfig):
+    """Captions with their images, and images held out to select the checkpoint."""
+
+    images: PairedFeatures | PairedFolder
+    """The captions' images; given as a text alone a store of features."""
 
     dev_images: int | str | None = None
+    """Images held out to select by: how many (drawn by the seed), a file that lists them, or a split such as ``::val``.
+
+    They are not trained on. ``null`` holds out none, for runs without ``train.select_by``.
+    """
 
     def __post_init__(self) -> None:
         # A slotted dataclass is another class than the one that super() without arguments means.
-        DataConfig.__post_init__(self)
+        TokenConfig.__post_init__(self)
         if isinstance(self.dev_images, int) and self.dev_images < 2:
             raise ValueError(f"data.dev_images: must be 2 or more, got {self.dev_images}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ControlsConfig:
-    """``images``: true images, or a control of ``assign_images``; ``num_pairs``: a random subset of captions."""
+class WordDataConfig(CaptionDataConfig):
+    """Captions with stored features of their images."""
 
-    images: ImageControl = True
-    num_pairs: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.num_pairs is not None and self.num_pairs < 1:
-            raise ValueError(f"controls.num_pairs: must be 1 or more, got {self.num_pairs}")
+    images: PairedFeatures
+    """The captions' images; given as a text alone a store of features."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MixConfig:
-    """How paired batches are spread among text-only batches.
-
-    ``mcse``: the published schedule, from the numbers of batches. ``every``: each ``pair_every``-th step is paired,
-    beginning with the first; short runs need it, because the published schedule spreads pairs thinly: every
-    33rd step of Wiki1M with Flickr30k.
-    """
-
-    schedule: Literal["mcse", "every"] = "mcse"
-    pair_every: int = 2
-
-    def __post_init__(self) -> None:
-        if self.pair_every < 2:
-            raise ValueError(f"mix.pair_every: must be 2 or more, so that sentences get a turn; got {self.pair_every}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WordsConfig:
-    """Which words, and what is written of them. Relative paths start at ``data.root``.
-
-    ``vectors``: the source, any file of word vectors. ``max_words``, ``min_count``: the captions' most frequent words.
-    ``without_vector``: words that the source lacks are dropped from captions, or start as its word "unknown".
-    ``ground``: whether words of the captions are grounded from their ``original`` rows, one map for all, or ``tuned``.
-    ``export``: a checkpoint holds the grounded vectors of the whole ``source`` or of the ``captions``' words; ``mcse
-    words ground`` makes the others. ``similarity``: word-similarity sets judged in training, a folder or a file.
-    """
-
-    vectors: str
-    max_words: int = 10_000
-    min_count: int = 1
-    without_vector: Literal["drop", "unknown"] = "unknown"
-    ground: Literal["original", "tuned"] = "original"
-    export: Literal["source", "captions"] = "source"
-    similarity: str | None = None
-
-    def __post_init__(self) -> None:
-        for key in ("max_words", "min_count"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"words.{key}: must be 1 or more, got {getattr(self, key)}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TaggedConfig:
-    """What a tagger reads. Relative paths start at ``root``, by default the environment variable ``MCSE_DATA``.
-
-    ``train``, ``dev``: CoNLL files. ``features``: stored regions of their images; ``image_folder``: the images
-    themselves, for a tower inside the step; neither: text alone. ``max_length``: tokens of a part; a longer tweet is
-    cut between entities into parts, each with its image.
-    """
+class TaggedConfig(TokenConfig):
+    """Tagged tweets with or without images."""
 
     train: str
+    """A CoNLL file: a word and its tag a line, a blank line after each tweet, ``IMGID:`` lines naming images."""
+
     dev: str
-    root: Path | None = None
-    features: str | None = None
-    image_folder: str | None = None
+    """Such a file that selects the checkpoint."""
+
+    images: Features | Folder | None = None
+    """The tweets' images; given as a text alone a store of features of their regions; ``null`` reads text alone."""
+
     max_length: int = 128
-
-    def __post_init__(self) -> None:
-        if self.max_length < 3:
-            raise ValueError(f"data.max_length: must hold a token and two special ones, got {self.max_length}")
-        if self.features is not None and self.image_folder is not None:
-            raise ValueError("data.features, data.image_folder: give one of them, or neither for text alone")
-
-    @property
-    def folder(self) -> Path:
-        """Where relative paths start."""
-        return self.root if self.root is not None else Path(os.environ.get("MCSE_DATA", "."))
-
-    def path(self, key: Literal["train", "dev", "features", "image_folder"]) -> Path:
-        """The path that a key names.
-
-        Raises:
-            FileNotFoundError: Nothing is there.
-        """
-        given = getattr(self, key)
-        assert given is not None
-        path: Path = self.folder / given
-        if not path.exists():
-            raise FileNotFoundError(f"data.{key}: nothing at {path}; relative paths start at data.root = {self.folder}")
-        return path
+    """Tokens of a part; a longer tweet is cut between entities into parts, each with its image. Source: MAF."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LanguageDataConfig:
-    """What a language model reads. Relative paths start at ``root``, by default the environment variable ``MCSE_DATA``.
-
-    ``sentences``: a text file, plain or gzip, one sentence a line, or a pattern of such files (``news/*.txt``).
-    ``dev``: another such file to judge by; without it the first ``dev_sentences`` sentences of ``sentences`` are held
-    out. ``max_sentences``: how many are trained on, all by default. ``splitting``: ``words`` parts marks from words,
-    ``spaces`` takes tokenised text as it is. ``vocabulary_size`` and ``min_count``: which words are predicted; others
-    count as the unknown word, but are read by their characters all the same. ``unroll``: places a step
-    back-propagates through. ``fresh_share``: share of sentences that are read from a zero state, not from where the
-    sentence before them ended; 0 as published. A model that always carries on meets the zero state of a sentence by
-    itself for the first time when it is used.
-    """
+class LanguageDataConfig(DataRoot):
+    """Text of a language model."""
 
     sentences: str
-    root: Path | None = None
+    """A text file, plain or gzip, one sentence a line, or a pattern of such files (``news/*.txt``)."""
+
     dev: str | None = None
+    """Such a file to evaluate on; ``null`` holds out the first ``dev_sentences`` of ``sentences``."""
+
     dev_sentences: int = 1000
+    """Sentences to evaluate on."""
+
     max_sentences: int | None = None
+    """Sentences that are trained on; ``null`` takes all."""
+
     splitting: Splitting = "words"
+    """``words`` parts punctuation from words; ``spaces`` takes tokenised text as it is."""
+
     vocabulary_size: int | None = None
+    """Most frequent words that are predicted; others count as unknown, but are read by their characters."""
+
     min_count: int = 1
+    """How often a word that is predicted must occur."""
+
     unroll: int = 20
+    """Places that a step back-propagates through. Source: Peters et al. 2018, the released code."""
+
     fresh_share: float = 0.0
+    """Share of sentences that are read from a zero state, not from where the sentence before them ended.
+
+    Source: the released code has 0. A model that always carries on meets the zero state of a sentence by itself for the
+    first time when it is used.
+    """
 
     def __post_init__(self) -> None:
         for key in ("dev_sentences", "max_sentences", "vocabulary_size", "min_count", "unroll"):
@@ -243,35 +441,43 @@ class LanguageDataConfig:
         if not 0 <= self.fresh_share <= 1:
             raise ValueError(f"data.fresh_share: must be in [0, 1], got {self.fresh_share}")
 
-    @property
-    def folder(self) -> Path:
-        """Where relative paths start."""
-        return self.root if self.root is not None else Path(os.environ.get("MCSE_DATA", "."))
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TranslationDataConfig:
-    """What a translation model reads. Relative paths start at ``root``, by default the variable ``MCSE_DATA``.
-
-    ``source``, ``target``, ``dev_source``, ``dev_target``: text files, plain or gzip, aligned by line. ``vectors``: the
-    word vectors that the source is read through. ``max_length``: longer pairs, in words of either side, are left out.
-    ``min_count`` and ``vocabulary_size``: which target words are predicted. ``max_pairs``: how many are trained on.
-    ``lower_case``: the source is lower-cased even if the vectors have capitals. ``shuffled_targets``: the control in
-    which every source gets another's translation.
-    """
+class TranslationDataConfig(DataRoot):
+    """Sentences with their translations."""
 
     source: str
+    """A text file, plain or gzip, one sentence a line."""
+
     target: str
+    """Their translations, line by line."""
+
     dev_source: str
+    """Sentences to evaluate on."""
+
     dev_target: str
+    """Their translations, line by line."""
+
     vectors: str
-    root: Path | None = None
+    """A file of the word vectors that the source is read through."""
+
     max_length: int = 50
+    """Words; pairs with a longer side are left out. Source: OpenNMT, which McCann et al. 2017 trained with."""
+
     min_count: int = 1
+    """How often a target word that is predicted must occur."""
+
     vocabulary_size: int | None = 50_000
+    """Most frequent target words that are predicted; ``null`` takes all. Source: OpenNMT."""
+
     max_pairs: int | None = None
+    """Pairs that are trained on; ``null`` takes all."""
+
     lower_case: bool = False
+    """Whether the source is lower-cased even if the word vectors have capitals."""
+
     shuffled_targets: bool = False
+    """The control in which every source gets another's translation."""
 
     def __post_init__(self) -> None:
         for key in ("max_length", "min_count", "vocabulary_size", "max_pairs"):
@@ -279,52 +485,124 @@ class TranslationDataConfig:
             if value is not None and value < 1:
                 raise ValueError(f"data.{key}: must be 1 or more, got {value}")
 
-    def path(self, key: str) -> Path:
-        """Where a file of this configuration is.
-
-        Raises:
-            FileNotFoundError: It is not there.
-        """
-        folder = self.root if self.root is not None else Path(os.environ.get("MCSE_DATA", "."))
-        given = Path(getattr(self, key))
-        path = given if given.is_absolute() else folder / given
-        if not path.is_file():
-            raise FileNotFoundError(f"data.{key}: no file at {path}; relative paths start at data.root or MCSE_DATA")
-        return path
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LabelledDataConfig:
-    """What is labelled. Relative paths start at ``root``, by default the environment variable ``MCSE_DATA``.
+class LabelledConfig(DataRoot):
+    """Labelled sentences."""
 
-    Tagging: ``train``, ``dev`` and ``test`` are CoNLL files. Classification: ``transfer`` names one of SentEval's tasks
-    that come in three parts, SST2, or in two, TREC, of which a tenth of the training part is then held out as dev.
-    ``max_train``: how many sentences are trained on, drawn by the seed; all by default.
-    """
-
-    root: Path | None = None
-    train: str | None = None
-    dev: str | None = None
-    test: str | None = None
-    transfer: Literal["SST2", "TREC"] | None = None
     max_train: int | None = None
+    """Sentences that are trained on, drawn by the seed; ``null`` takes all."""
 
     def __post_init__(self) -> None:
-        files = [self.train, self.dev, self.test]
-        if (self.transfer is None) != all(file is not None for file in files) or (self.transfer and any(files)):
-            raise ValueError("data: give train, dev and test for tagging, or transfer for classification")
         if self.max_train is not None and self.max_train < 1:
             raise ValueError(f"data.max_train: must be 1 or more, got {self.max_train}")
 
-    @property
-    def folder(self) -> Path:
-        """Where relative paths start."""
-        return self.root if self.root is not None else Path(os.environ.get("MCSE_DATA", "."))
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelledFiles(LabelledConfig):
+    """Tagged sentences."""
+
+    train: str
+    """A CoNLL file: a word and its tag a line, a blank line after each sentence."""
+
+    dev: str
+    """Such a file that selects the checkpoint."""
+
+    test: str
+    """Such a file that is evaluated beside it."""
 
 
-def is_shards(source: str, *, root: Path) -> bool:
-    """Whether ``source`` names tars: by its ending, or as a folder that holds some."""
-    if source.endswith((".tar", ".tar.gz", ".tgz")):
-        return True
-    folder = root / source
-    return folder.is_dir() and any(folder.glob("*.tar"))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransferData(LabelledConfig):
+    """A classification task of SentEval."""
+
+    transfer: Literal["SST2", "TREC"]
+    """``SST2`` comes in three parts; of ``TREC`` a tenth of the training part is held out as dev."""
+
+
+LabelledDataConfig: TypeAlias = LabelledFiles | TransferData
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WordsConfig:
+    """Which words are grounded, and what is written of them."""
+
+    vectors: str
+    """The source: any file of word vectors, below ``data.root``."""
+
+    max_words: int = 10_000
+    """Most frequent words of the captions that are learned from."""
+
+    min_count: int = 1
+    """How often the captions must have such a word."""
+
+    without_vector: Literal["drop", "unknown"] = "unknown"
+    """Words that the source lacks are dropped from captions, or start as its word "unknown"."""
+
+    export: Literal["source", "captions"] = "source"
+    """Words in a checkpoint: those of the ``source`` or of the ``captions``; ``mcse words ground`` makes others."""
+
+    similarity: str | None = None
+    """Word-similarity sets to evaluate on while training: a folder or a file, below ``data.root``."""
+
+    def __post_init__(self) -> None:
+        for key in ("max_words", "min_count"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"words.{key}: must be 1 or more, got {getattr(self, key)}")
+
+
+# --- order and controls
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedMix:
+    """The published schedule, from the numbers of batches."""
+
+    schedule: Literal["mcse"] = "mcse"
+    """``mcse``: every r-th step is paired, r being the batches of sentences a batch of pairs. Source: MCSE's code."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EveryMix:
+    """A fixed beat, for short runs: the published schedule pairs every 33rd step of Wiki1M with Flickr30k."""
+
+    schedule: Literal["every"]
+    """``every``: each ``pair_every``-th step is paired, beginning with the first."""
+
+    pair_every: int = 2
+    """Steps from one paired batch to the next."""
+
+    def __post_init__(self) -> None:
+        if self.pair_every < 2:
+            raise ValueError(f"mix.pair_every: must be 2 or more, so that sentences get a turn; got {self.pair_every}")
+
+
+Mix: TypeAlias = PublishedMix | EveryMix
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairControls:
+    """How many captions there are."""
+
+    num_pairs: int | None = None
+    """Captions that are trained on, drawn by the seed; ``null`` takes all."""
+
+    def __post_init__(self) -> None:
+        if self.num_pairs is not None and self.num_pairs < 1:
+            raise ValueError(f"controls.num_pairs: must be 1 or more, got {self.num_pairs}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageControls:
+    """Which image a text is shown with, when the question is whether images matter."""
+
+    images: ImageControl = True
+    """Its own (``true``), or a wrong one: images permuted, pairs permuted, or drawn for each text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ControlsConfig(PairControls):
+    """Which image a caption is shown with, and how many captions there are."""
+
+    images: ImageControl = True
+    """Its own (``true``), or a wrong one: images permuted, pairs permuted, or drawn for each caption."""

@@ -11,18 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.captions.table import select_captions
-from mcse.data.config import ControlsConfig, JointDataConfig
-from mcse.data.controls import assign_images, choose_pairs
-from mcse.data.images.features import FeatureStore
-from mcse.data.images.pixels import PixelRows
-from mcse.data.load import (
-    MatchedCaptions,
-    caption_files,
-    captions_to_images,
-    clean_images,
-    tests_folder,
-)
+from mcse.data.config import ControlsConfig, FileCaptions, HubCaptions, JointDataConfig, Table
+from mcse.data.images.training import NamedImages
+from mcse.data.load import MatchedCaptions, caption_files, captions_to_images, select_pairs
 from mcse.data.seeds import Draw
 from mcse.types import DataFile
 
@@ -69,7 +60,7 @@ class JointPairs:
 
 
 def load_joint_pairs(
-    config: JointDataConfig, *, controls: ControlsConfig, seed: int, images: FeatureStore | PixelRows
+    config: JointDataConfig, *, controls: ControlsConfig, seed: int, images: NamedImages
 ) -> JointPairs:
     """Captions with images, less those of the held-out images, as ``controls`` say.
 
@@ -80,39 +71,35 @@ def load_joint_pairs(
         ValueError: Images without images; ``data.dev_images`` lists images without captions, or leaves none to train
             on.
     """
-    matched = captions_to_images(config, images)
+    matched = captions_to_images(config, config.captions, images)
     dev = _held_out(config, matched, seed=seed, images=images)
     table = matched if dev is None else _part(matched, ~np.isin(matched.row_of_image, dev.row_of_image))
-    captions, image_of_caption = select_captions(table.table, mode=config.captions_per_image, seed=seed)
-    clean = np.flatnonzero(clean_images(table.table, tests_folder(config))[image_of_caption])
-    kept = clean[choose_pairs(len(clean), controls.num_pairs, seed=seed)]
-    if not len(kept):
+    captions, own, shown = select_pairs(config, config.captions, table, controls=controls, seed=seed)
+    if not captions:
         raise ValueError(f"data.captions: no captions of {matched.table.source} are left to train on")
-    image_of_caption = table.row_of_image[image_of_caption[kept]]
     return JointPairs(
-        captions=tuple(captions[row] for row in kept),
-        image_of_caption=assign_images(image_of_caption, controls.images, seed=seed),
-        num_images=len(np.unique(image_of_caption)),
+        captions=tuple(captions),
+        image_of_caption=shown,
+        num_images=len(np.unique(own)),
         num_left_out=matched.num_left_out,
         dev=None if dev is None else _dev_images(dev),
-        files=caption_files(config, matched.table, captions),
+        files=caption_files(config, config.captions, matched.table, captions),
     )
 
 
 def _held_out(
-    config: JointDataConfig, matched: MatchedCaptions, *, seed: int, images: FeatureStore | PixelRows
+    config: JointDataConfig, matched: MatchedCaptions, *, seed: int, images: NamedImages
 ) -> MatchedCaptions | None:
     """The images of ``data.dev_images``; of a number of them only images with captions."""
     if config.dev_images is None:
         return None
     if isinstance(config.dev_images, str) and config.dev_images.startswith("::"):
-        source = str(config.captions).partition("::")[0]
-        return captions_to_images(replace(config, captions=source + config.dev_images, images=None), images)
+        return captions_to_images(config, _split(config.captions, config.dev_images), images)
     if isinstance(config.dev_images, str):
         path = config.folder / config.dev_images
         if not path.is_file():
             raise config.absent(config.dev_images, f"data.dev_images: no file at {path}")
-        return captions_to_images(replace(config, images=config.dev_images), images)
+        return captions_to_images(config, replace(config.captions, images=config.dev_images), images)
     with_captions = np.flatnonzero([len(several) > 0 for several in matched.table.captions])
     if config.dev_images >= len(with_captions):
         raise ValueError(
@@ -122,6 +109,13 @@ def _held_out(
     chosen = np.zeros(len(matched.table), dtype=np.bool_)
     chosen[generator.permutation(with_captions)[: config.dev_images]] = True
     return _part(matched, chosen)
+
+
+def _split(source: Table, split: str) -> Table:
+    """Another split of the captions, of all its images."""
+    if isinstance(source, HubCaptions):
+        return HubCaptions(hub=source.hub.partition("::")[0] + split)
+    return FileCaptions(file=source.file.partition("::")[0] + split)
 
 
 def _part(matched: MatchedCaptions, chosen: NDArray[np.bool_]) -> MatchedCaptions:

@@ -78,7 +78,5 @@ def _tokenised(config: LanguageDataConfig, source: str, *, role: str) -> Iterato
 def _files(config: LanguageDataConfig, source: str, *, role: str) -> list[Path]:
     found = files_named(source, root=config.folder)
     if not found:
-        raise FileNotFoundError(
-            f"data.{role}: no file at {config.folder / source}; relative paths start at data.root or MCSE_DATA"
-        )
+        raise config.absent(source, f"data.{role}: no file at {config.folder / source}")
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from mcse.data.config import MixConfig
+from mcse.data.config import EveryMix, Mix
 from mcse.data.sentences.streaming import StreamedSentences
 from mcse.types import PairBatch, SentenceBatch, Stateful, Stream
 
@@ -42,7 +42,7 @@ class Mixture:
         return is_rare == self.pairs_are_rare, before
 
 
-def plan_mixture(config: MixConfig, *, sentence_steps: int | None, pair_steps: int | None) -> Mixture:
+def plan_mixture(config: Mix, *, sentence_steps: int | None, pair_steps: int | None) -> Mixture:
     """The published schedule, or a fixed beat.
 
     With T text and P paired batches an epoch, r = ⌊T/P⌋, an epoch has T + P steps, and step s of it is paired if and
@@ -55,14 +55,14 @@ def plan_mixture(config: MixConfig, *, sentence_steps: int | None, pair_steps: i
     Source: MCSE's released training loop (section 4.1 of the paper gives no formula).
     """
     if sentence_steps is None or pair_steps is None:
-        if config.schedule != "every":
+        if not isinstance(config, EveryMix):
             raise ValueError(
                 f"mix.schedule: {config.schedule!r} needs the number of sentences, which a stream does not know; "
                 "give every, and mix.pair_every"
             )
         return Mixture(steps_per_epoch=None, every=config.pair_every, pairs_are_rare=True)
     total = sentence_steps + pair_steps
-    if config.schedule == "every":
+    if isinstance(config, EveryMix):
         return Mixture(steps_per_epoch=total, every=config.pair_every, pairs_are_rare=True)
     pairs_are_rare = sentence_steps >= pair_steps
     few, many = sorted((sentence_steps, pair_steps))

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from mcse.data.captions.table import load_captions
-from mcse.data.load import clean_images, sts_test_sentences
+from mcse.data.load import clean_images
 from mcse.data.sentences.files import open_sentences
 from mcse.data.sentences.streaming import open_texts
 from mcse.data.shards.tars import open_shards
-from mcse.data.test_sets.contamination import normalise
+from mcse.data.test_sets.contamination import normalise, sts_test_sentences
 from mcse.files import read_lines, sha256_file
 from mcse.types import DataFile, TrainingText
 

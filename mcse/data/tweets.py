@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 from mcse.data.config import ImageControl
 from mcse.data.conll import TaggedTexts, check_types
 from mcse.data.controls import assign_images
-from mcse.data.images.features import FeatureStore
 from mcse.data.images.names import ABSENT, find_names
-from mcse.data.images.pixels import PixelRows
-from mcse.data.images.sources import find_bad_images
+from mcse.data.images.training import NamedImages
 from mcse.data.seeds import Draw
 from mcse.data.streams import ImageRows, SampledStream, Sampler
 from mcse.text.tags import TagSet, repair_tags
@@ -67,7 +65,7 @@ def cut_tweets(
     return parts
 
 
-def tweets_to_images(texts: TaggedTexts, images: FeatureStore | PixelRows | None) -> NDArray[np.int64]:
+def tweets_to_images(texts: TaggedTexts, images: NamedImages | None) -> NDArray[np.int64]:
     """The row of each text's image, ``ABSENT`` where it has none that can be used; says how many in a warning.
 
     Raises:
@@ -76,17 +74,15 @@ def tweets_to_images(texts: TaggedTexts, images: FeatureStore | PixelRows | None
     row_N = np.full(len(texts), ABSENT, dtype=np.int64)
     if images is None:
         return row_N
-    names = images.names if isinstance(images, FeatureStore) else images.source.names
-    origin = str(images.path) if isinstance(images, FeatureStore) else images.origin
-    if names is None:
+    origin = images.origin
+    if images.names is None:
         raise ValueError(f"{origin}: no image names, so nothing says whose regions these are")
     # Two tweets may show one image, so names are matched once each.
     wanted = sorted({text.image for text in texts.texts if text.image is not None})
-    found = find_names(wanted, names, where=f"{texts.path} against {origin}")
+    found = find_names(wanted, images.names, where=f"{texts.path} against {origin}")
     row_of = dict(zip(wanted, found.tolist(), strict=True))
-    if isinstance(images, PixelRows):
-        for bad in find_bad_images(images.source, [row for row in row_of.values() if row != ABSENT]):
-            row_of = {name: ABSENT if names[row] == bad.name else row for name, row in row_of.items()}
+    bad = images.unreadable([row for row in row_of.values() if row != ABSENT])
+    row_of = {name: ABSENT if row in bad else row for name, row in row_of.items()}
     row_N[:] = [ABSENT if text.image is None else row_of[text.image] for text in texts.texts]
     missing = int((row_N == ABSENT).sum())
     if missing == len(texts):
@@ -137,8 +133,8 @@ class TweetStream(SampledStream):
         share = sampler.share
         if num_swapped and (share.batch_size % 2 or num_swapped % 2 or num_swapped > share.global_batch_size):
             raise ValueError(
-                f"loss.num_swapped: {num_swapped} swapped tweets of {share.global_batch_size} (train.batch_size "
-                f"{share.batch_size}): both must be even, and the first no more than the second"
+                f"loss.matching.num_swapped: {num_swapped} swapped tweets of {share.global_batch_size} "
+                f"(train.batch_size {share.batch_size}): both must be even, and the first no more than the second"
             )
         self.tweets, self.images, self.sampler, self.pad_id = tweets, images, sampler, pad_id
         self.num_swapped, self.seed, self.blank = num_swapped, seed, blank

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mcse.data.config import LabelledDataConfig
+from mcse.data.config import LabelledDataConfig, LabelledFiles, TransferData
 from mcse.data.conll import read_conll
 from mcse.data.seeds import Draw
 from mcse.data.streams import SampledStream, Sampler
@@ -60,7 +60,7 @@ def load_labelled(config: LabelledDataConfig, *, seed: int) -> LabelledData:
         ValueError: A file is damaged, or a part has no sentence.
         FileNotFoundError: A file is not there.
     """
-    data = _tagged(config) if config.transfer is None else _classified(config, config.transfer, seed=seed)
+    data = _tagged(config) if isinstance(config, LabelledFiles) else _classified(config, seed=seed)
     train = data.parts["train"]
     if config.max_train is not None and config.max_train < len(train):
         rows = np.random.default_rng([seed, Draw.SUBSET]).permutation(len(train))[: config.max_train]
@@ -68,8 +68,8 @@ def load_labelled(config: LabelledDataConfig, *, seed: int) -> LabelledData:
     return data
 
 
-def _tagged(config: LabelledDataConfig) -> LabelledData:
-    paths = {key: config.folder / str(getattr(config, key)) for key in ("train", "dev", "test")}
+def _tagged(config: LabelledFiles) -> LabelledData:
+    paths = {key: config.path(key) for key in ("train", "dev", "test")}
     found = {key: read_conll(path) for key, path in paths.items()}
     tags = TagSet(types_of(found["train"].tags))
     parts = {
@@ -82,9 +82,9 @@ def _tagged(config: LabelledDataConfig) -> LabelledData:
     return LabelledData(parts, len(tags), tags, files)
 
 
-def _classified(config: LabelledDataConfig, name: str, *, seed: int) -> LabelledData:
+def _classified(config: TransferData, *, seed: int) -> LabelledData:
     root = find_transfer(config.folder / "senteval" if (config.folder / "senteval").is_dir() else config.folder)
-    task = load_transfer_task(root, name)
+    task = load_transfer_task(root, config.transfer)
     texts: dict[str, LabelledWords] = {
         key: LabelledWords(
             tuple(tuple(text.split()) for text in split.sentences), tuple(np.asarray(label) for label in split.label_P)
@@ -96,7 +96,7 @@ def _classified(config: LabelledDataConfig, name: str, *, seed: int) -> Labelled
         order = np.random.default_rng([seed, Draw.HELD_OUT]).permutation(len(parts["train"])).tolist()
         held = len(order) // 10
         parts |= {"dev": parts["train"].take(order[:held]), "train": parts["train"].take(sorted(order[held:]))}
-    files = tuple(DataFile(role=name, path=file, digest=sha256_file(Path(file))) for file in task.files)
+    files = tuple(DataFile(role=config.transfer, path=file, digest=sha256_file(Path(file))) for file in task.files)
     return LabelledData(parts, task.classes, None, files)
 
 

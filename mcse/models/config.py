@@ -1,50 +1,52 @@
-"""How models are built: the keys ``encoder``, ``image``, ``joint``, ``tagger`` and ``model``. Imports no torch."""
+"""How models are built: the groups ``encoder``, ``image``, ``joint``, ``tagger``, ``fusion``, ``model``; no torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias
 
-Kind = Literal["lstm", "gru", "bow", "transformer"]
-
-_WORD_KEYS = ("word_dim", "word_vectors", "train_words", "min_count", "dropout", "marks", "init_range", "layers")
-
-_IDLE_KEYS = {
-    "transformer": _WORD_KEYS,
-    "bow": ("name_or_path", "pooling", "layers"),
-    "lstm": ("name_or_path", "pooling"),
-    "gru": ("name_or_path", "pooling"),
-}
-"""Keys that would do nothing under a kind."""
-
-Matching = Literal["corrected", "published", "none"]
-
-ImageRow = Literal["project_mean", "mean_projected"]
-
-MapStart = Literal["orthogonal", "glorot"]
+Attention: TypeAlias = Literal["sdpa", "eager"]
+Matching: TypeAlias = Literal["corrected", "published", "none"]
+ImageRow: TypeAlias = Literal["project_mean", "mean_projected"]
+MapStart: TypeAlias = Literal["orthogonal", "glorot"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EncoderConfig:
-    """The text tower.
-
-    ``name_or_path``: hub id, folder, or ``package:NAME/FOLDER`` inside an installed package. ``pooling`` is the row
-    used after training; the text head stands on the same pooled row during training. ``attention`` must be a kernel
-    that keeps attention dropout: SimCSE's positives are made of it. ``length_chunks`` cuts a training batch into that
-    many parts of similar length for the forward pass, so that less padding is computed; loss and negatives stay those
-    of the whole batch. Worth it on GPUs at large batches. ``packing`` trains on sentences one after the other in a
-    single row, without any padding, with the same loss: for models that take ``position_ids``. ``auto`` packs where the
-    model allows it and the device is one on which it is faster (``models/packing.py``), and pads elsewhere.
-    ``compile`` compiles the model for any width at once, one graph for training and one for evaluation.
-    """
+class TextEncoderConfig:
+    """A Hugging Face encoder."""
 
     name_or_path: str
-    pooling: Literal["cls", "cls_with_head", "mean", "first_last_mean", "last2_mean", "max"] = "cls"
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    """A hub id, a folder, or ``package:NAME/FOLDER`` inside an installed package."""
+
+    attention: Attention = "sdpa"
+    """Kernel; both keep attention dropout, which the positives of SimCSE are made of."""
+
     gradient_checkpointing: bool = False
+    """Whether activations are computed again for the gradient: less memory, about a third more time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderConfig(TextEncoderConfig):
+    """The encoder of sentences."""
+
+    pooling: Literal["cls", "cls_with_head", "mean", "first_last_mean", "last2_mean", "max"] = "cls"
+    """The embedding that is used after training; the text head stands on the same one in training. Source: SimCSE."""
+
     length_chunks: int = 1
+    """Parts of similar length that a batch is cut into for the forward pass; loss and negatives stay those of all.
+
+    Less padding is computed: worth it on GPUs at large batches.
+    """
+
     packing: Literal[False, True, "auto"] = False
+    """Whether a batch is one row of sentences without padding; for models that take ``position_ids``.
+
+    ``auto`` packs where the model allows it and the device is one on which it is faster (``models/packing.py``).
+    """
+
     compile: bool = False
+    """Whether the model is compiled, for any width at once: one graph for training and one for evaluation."""
 
     def __post_init__(self) -> None:
         if self.length_chunks < 1:
@@ -60,68 +62,51 @@ class EncoderConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageConfig:
-    """How the image side learns, and a tower that may read ``data.image_folder`` inside the step instead of features.
-
-    ``head_learning_rate``: peak rate of the two new projection heads, by default ``optim.learning_rate`` as published.
-    In a run of a hundred steps heads at a pretrained encoder's rate stay what they were drawn as. ``tower``: as
-    ``mcse extract-features --tower`` names it. It is frozen (evaluation mode), or with ``train`` trained (training
-    mode; batch statistics are those of a process's own batch), at the peak ``learning_rate``, by default
-    ``optim.learning_rate``.
-    """
+    """How the image side learns."""
 
     head_learning_rate: float | None = None
-    tower: str | None = None
-    train: bool = False
-    learning_rate: float | None = None
+    """The peak rate of new projection heads; ``null`` is ``optim.learning_rate``, as published.
+
+    In a run of a hundred steps heads at a pretrained encoder's rate stay what they were drawn as.
+    """
 
     def __post_init__(self) -> None:
         if self.head_learning_rate is not None and self.head_learning_rate <= 0:
             raise ValueError(f"image.head_learning_rate: must be positive, got {self.head_learning_rate}")
-        if self.tower is None:
-            for key in ("train", "learning_rate"):
-                if value := getattr(self, key):
-                    raise ValueError(f"image.{key}: {value!r} would do nothing, since there is no image.tower")
-        if not self.train and self.learning_rate is not None:
-            raise ValueError(f"image.learning_rate: {self.learning_rate} would do nothing, since image.train is false")
-        if self.learning_rate is not None and self.learning_rate <= 0:
-            raise ValueError(f"image.learning_rate: must be positive, got {self.learning_rate}")
+
+
+# --- captions and images in one space
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CaptionEncoderConfig:
-    """The text side.
+class WordEncoderConfig:
+    """What encoders of words have in common."""
 
-    ``kind``: ``lstm`` and ``gru`` read word by word, ``bow`` sums words, ``transformer`` is the encoder of
-    ``name_or_path``, as in the other recipes, with ``pooling``. Of words: ``word_dim`` is the width of an embedding;
-    ``word_vectors`` a file of GloVe's, word2vec's or fastText's that embeddings start from, below ``data.root``;
-    without ``train_words`` they stay as they are, and the vocabulary holds no other words; ``min_count`` is how often
-    the training captions must have a word; ``dropout`` that of embeddings; ``marks`` says whether ``</s>`` (``end``) or
-    ``<s>`` and ``</s>`` (``both``) count as words; ``init_range`` draws every weight from plus or minus it, ``null`` as
-    the reference code does. ``layers`` of an LSTM or GRU.
-    """
-
-    kind: Kind
     word_dim: int = 300
+    """Width of a word's embedding. Source: Kiros et al. 2014."""
+
     word_vectors: str | None = None
+    """A file of word vectors that embeddings start from, below ``data.root``; ``null`` draws them."""
+
     train_words: bool = True
+    """Whether embeddings are trained; if not, the vocabulary holds only words of ``word_vectors``."""
+
     min_count: int = 1
+    """How often the training captions must have a word."""
+
     dropout: float = 0.0
+    """Of embeddings."""
+
     marks: Literal["none", "end", "both"] = "none"
+    """Whether ``</s>`` (``end``), or ``<s>`` and ``</s>`` (``both``), count as words."""
+
     init_range: float | None = None
-    layers: int = 1
-    name_or_path: str | None = None
-    pooling: Literal["cls", "mean", "max"] = "mean"
+    """Draws every weight from plus or minus this; ``null`` as the reference code does."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if field.name in _IDLE_KEYS[self.kind] and (value := getattr(self, field.name)) != field.default:
-                why = f"would do nothing under encoder.kind {self.kind}"
-                raise ValueError(f"encoder.{field.name}: {value!r} {why}")
-        if self.kind == "transformer" and self.name_or_path is None:
-            raise ValueError("encoder.name_or_path: encoder.kind transformer needs one")
         if not self.train_words and self.word_vectors is None:
             raise ValueError("encoder.train_words: false would keep random words; give encoder.word_vectors")
-        for key in ("word_dim", "min_count", "layers"):
+        for key in ("word_dim", "min_count"):
             if getattr(self, key) < 1:
                 raise ValueError(f"encoder.{key}: must be 1 or more, got {getattr(self, key)}")
         if not 0 <= self.dropout < 1:
@@ -131,18 +116,76 @@ class CaptionEncoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JointConfig:
-    """The space in common.
+class RecurrentConfig(WordEncoderConfig):
+    """Reads word by word."""
 
-    ``dim``: H. ``image_map``: ``linear``, with a bias that starts at zero, ``linear_without_bias``, or ``none``, where
-    the features themselves span the space, so that ``dim`` is their width. ``unit_features``: features are divided by
-    their length before they are mapped. ``feature_dropout``: share of them that is dropped while training.
+    kind: Literal["lstm", "gru"]
+    """The recurrent cell."""
+
+    layers: int = 1
+    """Layers of cells."""
+
+    def __post_init__(self) -> None:
+        # A slotted dataclass is another class than the one that super() without arguments means.
+        WordEncoderConfig.__post_init__(self)
+        if self.layers < 1:
+            raise ValueError(f"encoder.layers: must be 1 or more, got {self.layers}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BowConfig(WordEncoderConfig):
+    """Sums words."""
+
+    kind: Literal["bow"]
+    """A bag of words."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransformerConfig:
+    """A Hugging Face encoder."""
+
+    TAG: ClassVar[str] = "kind"
+
+    kind: Literal["transformer"]
+    """A transformer, as in the recipes of sentences."""
+
+    name_or_path: str
+    """A hub id, a folder, or ``package:NAME/FOLDER`` inside an installed package."""
+
+    pooling: Literal["cls", "mean", "max"] = "mean"
+    """A caption's embedding, before the joint space."""
+
+
+CaptionEncoderConfig: TypeAlias = RecurrentConfig | BowConfig | TransformerConfig
+
+
+def caption_encoder_config(stored: Mapping[str, Any]) -> CaptionEncoderConfig:
+    """The variant that ``kind`` names, from its fields.
+
+    Raises:
+        KeyError: There is no such kind.
+        TypeError: A field is unknown or missing.
     """
+    kinds = {"lstm": RecurrentConfig, "gru": RecurrentConfig, "bow": BowConfig, "transformer": TransformerConfig}
+    config: CaptionEncoderConfig = kinds[stored["kind"]](**stored)
+    return config
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JointConfig:
+    """The space in common."""
 
     dim: int = 1024
+    """Its width. Source: Faghri et al. 2018."""
+
     image_map: Literal["linear", "linear_without_bias", "none"] = "linear"
+    """From features to the space; ``linear`` has a bias that starts at 0, ``none`` takes features as they are."""
+
     unit_features: bool = True
+    """Whether features are divided by their length before they are mapped."""
+
     feature_dropout: float = 0.0
+    """Share of features that is dropped while training."""
 
     def __post_init__(self) -> None:
         if self.dim < 1:
@@ -151,60 +194,114 @@ class JointConfig:
             raise ValueError(f"joint.feature_dropout: must be from 0 to below 1, got {self.feature_dropout}")
 
 
+# --- tweets
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaggerConfig:
-    """What stands on the encoder.
+    """What stands on the encoder of tweets."""
 
-    ``matching``: ``corrected``, ``published`` (as released, which cannot learn), or ``none``; an image whose
-    match is below ``match_threshold`` is left out (published: 0, it is only scaled). ``image_dropout``: share of
-    training's tweets that are tagged without their image (published: 0). ``image_row``: the image's own row for
-    alignment and matching, ``project_mean`` of its regions (published), or ``mean_projected``, which sees what is
-    together in one region even if the regions are as plain as pixels. ``standardise``:
-    centre and scale the regions by training's mean and spread, which MAF does not. ``learning_rate``: peak
-    rate of all new layers, by default ``optim.learning_rate`` as published.
-    """
-
-    matching: Matching = "corrected"
-    match_threshold: float = 0.0
-    image_dropout: float = 0.0
-    image_row: ImageRow = "project_mean"
-    standardise: bool = True
-    heads: int = 12
     dropout: float = 0.1
+    """Of words before they are tagged, and of attention over regions. Source: MAF's code."""
+
     learning_rate: float | None = None
+    """The peak rate of all new layers; ``null`` is ``optim.learning_rate``, as published."""
 
     def __post_init__(self) -> None:
-        if self.heads < 1:
-            raise ValueError(f"tagger.heads: must be 1 or more, got {self.heads}")
-        for key in ("dropout", "match_threshold", "image_dropout"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"tagger.{key}: must be in [0, 1), got {getattr(self, key)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"tagger.dropout: must be in [0, 1), got {self.dropout}")
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise ValueError(f"tagger.learning_rate: must be positive, got {self.learning_rate}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
-    """``objective``: the article's three tasks, or the follow-up's ``image_regression`` on frozen text vectors.
+class FusionConfig:
+    """How a tweet and its image meet."""
 
-    ``width``: C, of grounded vectors and of every GRU's state. ``map_start``: M with orthonormal rows or columns, or
-    Glorot's. ``state_width``: H, of the regression's LSTM (published: 2048). Of the three tasks alone: ``dropout`` on
-    words' grounded vectors and before the output layer; ``share_image_layer``, one layer from image to first state
-    for all GRUs, or one each; ``tie_output``, words are predicted by their own vectors, not by a matrix apart. The
-    article states none of ``map_start``, ``dropout``, ``share_image_layer`` and ``tie_output``.
+    heads: int = 12
+    """Attention heads between words and regions. Source: MAF's code."""
+
+    pooling: Literal["cls", "mean", "max"] = "cls"
+    """The text's own embedding for alignment and matching. Source: MAF."""
+
+    image_row: ImageRow = "project_mean"
+    """The image's own embedding for them: its regions' mean, projected (as published), or the mean of projections.
+
+    The latter sees what is together in one region even if the regions are as plain as pixels.
     """
 
-    objective: Literal["tasks", "image_regression"] = "tasks"
-    width: int = 1024
-    map_start: MapStart = "glorot"
-    dropout: float = 0.0
-    share_image_layer: bool = True
-    tie_output: bool = False
-    state_width: int = 2048
+    image_dropout: float = 0.0
+    """Share of training's tweets that are tagged without their image; published: 0."""
+
+    standardise: bool = True
+    """Whether regions are centred and scaled by training's mean and spread, which MAF does not."""
 
     def __post_init__(self) -> None:
-        for key in ("width", "state_width"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"model.{key}: must be 1 or more, got {getattr(self, key)}")
+        if self.heads < 1:
+            raise ValueError(f"fusion.heads: must be 1 or more, got {self.heads}")
+        if not 0 <= self.image_dropout < 1:
+            raise ValueError(f"fusion.image_dropout: must be in [0, 1), got {self.image_dropout}")
+
+
+# --- grounded words
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MapConfig:
+    """The map from text vectors to grounded vectors."""
+
+    width: int = 1024
+    """Of grounded vectors, and of every GRU's state. Source: Shahmohammadi et al. 2021."""
+
+    map_start: MapStart = "glorot"
+    """How the map is drawn: with orthonormal rows or columns, or Glorot's; the article does not say."""
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"model.width: must be 1 or more, got {self.width}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TasksConfig(MapConfig):
+    """The article's three tasks: two language models, and matching of captions and images."""
+
+    TAG: ClassVar[str] = "objective"
+
+    objective: Literal["tasks"] = "tasks"
+    """The article's."""
+
+    dropout: float = 0.0
+    """On words' grounded vectors and before the output layer; the article does not say."""
+
+    share_image_layer: bool = True
+    """Whether one layer leads from image to first state for all GRUs, or one each; the article does not say."""
+
+    tie_output: bool = False
+    """Whether words are predicted by their own vectors, not by a matrix apart; the article does not say."""
+
+    ground: Literal["original", "tuned"] = "original"
+    """Whether the captions' words are grounded from their original vectors, one map for all, or from tuned ones."""
+
+    def __post_init__(self) -> None:
+        MapConfig.__post_init__(self)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout: must lie in [0, 1), got {self.dropout}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegressionConfig(MapConfig):
+    """The follow-up's image regression on frozen text vectors."""
+
+    objective: Literal["image_regression"]
+    """The follow-up's."""
+
+    state_width: int = 2048
+    """Of the regression's LSTM; as published."""
+
+    def __post_init__(self) -> None:
+        MapConfig.__post_init__(self)
+        if self.state_width < 1:
+            raise ValueError(f"model.state_width: must be 1 or more, got {self.state_width}")
+
+
+ModelConfig: TypeAlias = TasksConfig | RegressionConfig

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcse.models.config import MapStart, ModelConfig
+from mcse.models.config import MapStart, RegressionConfig, TasksConfig
 from mcse.nn.heads import TanhHead
 from mcse.types import MatchBatch, PairBatch, TokenBatch
 
@@ -84,7 +84,7 @@ class GroundedWordsModel(nn.Module):
     via Multi-Task Training", CoNLL.
     """
 
-    def __init__(self, table: WordTable, config: ModelConfig, image_dim: int) -> None:
+    def __init__(self, table: WordTable, config: TasksConfig, image_dim: int) -> None:
         super().__init__()
         vocab_size, text_width = table.tuned_VD.shape
         width = config.width
@@ -161,7 +161,7 @@ class ImageRegressionModel(nn.Module):
     image_mean_F: Tensor
     image_std_F: Tensor
 
-    def __init__(self, table: WordTable, config: ModelConfig, image_mean_F: Tensor, image_std_F: Tensor) -> None:
+    def __init__(self, table: WordTable, config: RegressionConfig, image_mean_F: Tensor, image_std_F: Tensor) -> None:
         super().__init__()
         self.table = table
         self.map_DC = start_map(table.tuned_VD.shape[1], config.width, start=config.map_start)

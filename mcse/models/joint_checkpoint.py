@@ -17,7 +17,7 @@ from torch import nn
 
 from mcse.manifest import HEADS_FILE, MANIFEST, Manifest, check_files, read_manifest, writing_checkpoint
 from mcse.models.checkpoint import load_heads, save_backbone, save_heads, with_heads
-from mcse.models.config import CaptionEncoderConfig
+from mcse.models.config import CaptionEncoderConfig, TransformerConfig, caption_encoder_config
 from mcse.models.image_tower import ImageTower
 from mcse.models.joint_model import CaptionEncoder, JointModel, build_caption_encoder
 from mcse.models.text_encoder import TextEncoder, load_text_encoder, load_tokenizer
@@ -114,13 +114,13 @@ def _read_details(folder: Path, manifest: Manifest) -> tuple[CaptionEncoderConfi
             raise ValueError(f"joint holds {', '.join(space)}")
         # A transformer's weights stand in the folder itself.
         place = {"name_or_path": str(folder)} if encoder["kind"] == "transformer" else {}
-        return CaptionEncoderConfig(**{**encoder, **place}), space
+        return caption_encoder_config({**encoder, **place}), space
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / MANIFEST}: does not say how a joint model is built ({error})") from None
 
 
 def _load_text(folder: Path, config: CaptionEncoderConfig, *, dim: int) -> tuple[CaptionEncoder, Tokenizer]:
-    if config.kind == "transformer":
+    if isinstance(config, TransformerConfig):
         return load_text_encoder(str(folder), pooling=config.pooling), load_tokenizer(str(folder))
     vocab = Vocab.load(folder / _VOCAB)
     # Its random weights are all replaced; the caller's generator is not to notice.

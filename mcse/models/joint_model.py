@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcse.models.config import CaptionEncoderConfig, JointConfig
+from mcse.models.config import BowConfig, CaptionEncoderConfig, JointConfig, TransformerConfig
 from mcse.models.sentence_model import nothing_of
 from mcse.models.text_encoder import TextEncoder, load_text_encoder
 from mcse.nn.bow import BowEncoder
@@ -98,9 +98,9 @@ def build_caption_encoder(config: CaptionEncoderConfig, *, vocab_size: int, dim:
     Raises:
         ValueError: There is no such transformer.
     """
-    if config.kind == "transformer":
-        return load_text_encoder(str(config.name_or_path), pooling=config.pooling)
-    if config.kind == "bow":
+    if isinstance(config, TransformerConfig):
+        return load_text_encoder(config.name_or_path, pooling=config.pooling)
+    if isinstance(config, BowConfig):
         return BowEncoder(vocab_size, config.word_dim, dropout=config.dropout, init_range=config.init_range or 0.1)
     return RecurrentEncoder(
         vocab_size,

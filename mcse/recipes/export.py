@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from mcse.config import to_dict, to_yaml
-from mcse.data.config import DataConfig
+from mcse.data.config import DataConfig, FileSentences, HubCaptions, HubSentences, TableSentences
 from mcse.manifest import ImageSide, Kind, Manifest
 from mcse.models.checkpoint import save_checkpoint
 from mcse.models.config import EncoderConfig
@@ -18,6 +18,8 @@ from mcse.models.image_tower import ImageTower
 from mcse.recipes.shared import TextSide
 from mcse.report.model_card import CardFacts, sentence_card
 from mcse.types import DataFile, Score
+
+_HUB = "hf://datasets/"
 
 
 def card_facts(config: Any, *, scores: Mapping[str, Score], data: Sequence[DataFile]) -> CardFacts:
@@ -88,7 +90,12 @@ class Exporter:
 
 
 def _hub_datasets(data: DataConfig) -> list[str]:
-    """Ids of the datasets that the configuration names as the hub's; ``a/b`` may as well be a local path."""
-    prefix = "hf://datasets/"
-    named = [source for source in (data.sentences, data.captions) if source is not None and source.startswith(prefix)]
-    return ["/".join(source.removeprefix(prefix).split("/")[:2]) for source in named]
+    """Ids of the datasets that the configuration names as the hub's; a file's ``a/b`` may as well be a local path."""
+    named = []
+    for source in (data.sentences, data.captions):
+        if isinstance(source, HubSentences | HubCaptions):
+            named.append(source.hub.partition("::")[0])
+        elif isinstance(source, TableSentences | FileSentences):
+            given = source.table.path if isinstance(source, TableSentences) else source.file
+            named += [given.removeprefix(_HUB)] if given.startswith(_HUB) else []
+    return ["/".join(name.split("/")[:2]) for name in named]

@@ -4,139 +4,135 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
-import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
 from mcse import distributed
-from mcse.data.config import DataConfig
-from mcse.data.images.features import FeatureStore
-from mcse.data.images.pixels import PixelRows
+from mcse.data import config as sources
 from mcse.data.images.sources import ImageSource, SkippedImage, find_bad_images
-from mcse.data.load import load_features, open_caption_shards, open_pixels, store_digest
+from mcse.data.images.training import NamedImages
+from mcse.data.load import load_features, open_caption_shards, open_pixels
 from mcse.data.shards.pairs import ShardFeatures, ShardImages, ShardPixels
 from mcse.data.streams import RowNumbers
 from mcse.manifest import ImageSide
-from mcse.models.config import ImageConfig
 from mcse.models.image_tower import FrozenTower, ImageTower, load_image_tower
 from mcse.training.config import OptimConfig
 from mcse.training.optim import build_optimizer
 from mcse.types import DataFile
 
+Rows = TypeVar("Rows", bound=NamedImages | ShardImages, covariant=True)
+
 
 @dataclass(frozen=True, slots=True)
-class Images:
-    """Where the images of a run come from; ``tower`` reads those that are given as pixels."""
+class Images(Generic[Rows]):
+    """The images of a run: rows of ``width`` numbers in ``regions`` parts, or pixels that ``tower`` makes into such.
 
-    rows: FeatureStore | PixelRows | ShardImages
-    tower: ImageTower | None
-    trained: bool
+    ``learning_rate`` is that of a trained tower, if it has one of its own.
+    """
 
-    @property
-    def width(self) -> int:
-        """F, of the features."""
-        if isinstance(self.rows, FeatureStore | ShardFeatures):
-            return self.rows.width
-        assert self.tower is not None
-        return self.tower.width
-
-    @property
-    def unsharded(self) -> FeatureStore | PixelRows:
-        """``rows``, for recipes that need every caption before the first step.
-
-        Raises:
-            ValueError: They stand in tars.
-        """
-        if isinstance(self.rows, ShardImages):
-            raise ValueError("data.captions: this recipe reads no shards; give a caption file")
-        return self.rows
+    rows: Rows
+    width: int
+    regions: int = 1
+    tower: ImageTower | None = None
+    is_trained: bool = False
+    learning_rate: float | None = None
 
     @property
     def module(self) -> nn.Module | None:
         """What the model runs inside the step."""
-        return self.tower if self.tower is None or self.trained else FrozenTower(self.tower)
+        return self.tower if self.tower is None or self.is_trained else FrozenTower(self.tower)
+
+    @property
+    def trained_tower(self) -> ImageTower | None:
+        """The tower, where a checkpoint must hold its weights."""
+        return self.tower if self.is_trained else None
 
     @property
     def facts(self) -> dict[str, str]:
         """For the start of a run."""
         if self.tower is None:
             return {}
-        return {"image tower": f"{self.tower.spec}, {'trained' if self.trained else 'frozen'}"}
+        return {"image tower": f"{self.tower.spec}, {'trained' if self.is_trained else 'frozen'}"}
 
     def file(self, image_of_caption: RowNumbers) -> DataFile:
         """What was read: the store, the shards, or the images of these captions."""
-        if isinstance(self.rows, FeatureStore):
-            return DataFile("features", str(self.rows.path), store_digest(self.rows))
-        if isinstance(self.rows, ShardImages):
-            role = "features" if isinstance(self.rows, ShardFeatures) else "images"
-            return DataFile(role, str(self.rows.shards.paths[0].parent), self.rows.shards.digest)
-        assert isinstance(image_of_caption, np.ndarray)
-        return DataFile("images", self.rows.origin, self.rows.digest(np.unique(image_of_caption)))
-
-    @property
-    def trained_tower(self) -> ImageTower | None:
-        """The tower, where a checkpoint must hold its weights."""
-        return self.tower if self.trained else None
+        return self.rows.file(image_of_caption)
 
     def stored(self, file: DataFile) -> ImageSide:
         """What a checkpoint's manifest says of the images; ``file`` is what ``self.file`` gave."""
-        if isinstance(self.rows, FeatureStore):
-            store = self.rows
-            return ImageSide(
-                tower=store.tower,
-                preprocessing=store.preprocessing,
-                weights=store.weights,
-                features=f"{store.path.name} ({file.digest}, {store.width} wide)",
-            )
-        if isinstance(self.rows, ShardFeatures):
-            return ImageSide(features=f"rows of shards ({file.digest}, {self.width} wide)")
-        assert self.tower is not None
+        described = f"{self.rows.label} ({file.digest}"
+        if self.tower is None:
+            return ImageSide(**self.rows.made_by, features=f"{described}, {self.width} wide)")
         return ImageSide(
             tower=self.tower.spec,
             preprocessing=self.tower.preprocessing,
-            weights=None if self.trained else self.tower.digest(),
-            is_trained=self.trained,
-            features=f"images ({file.digest}), read in training, {self.width} wide",
+            weights=None if self.is_trained else self.tower.digest(),
+            is_trained=self.is_trained,
+            features=f"{described}), read in training, {self.width} wide",
         )
 
 
-def open_images(image: ImageConfig, data: DataConfig) -> Images:
-    """The features of ``data.features``, or the images of ``data.image_folder`` and their tower.
+def open_images(data: sources.DataRoot, source: sources.Features | sources.Folder) -> Images[NamedImages]:
+    """Stored features, or image files and their tower.
 
     Raises:
         FileNotFoundError: Nothing is there.
         ValueError: It cannot be read, the tower cannot be loaded, or a tower without weights is to be trained.
     """
-    shards = open_caption_shards(data) if data.captions_are_shards else None
-    if image.tower is None:
-        return Images(load_features(data) if shards is None else ShardFeatures(shards), tower=None, trained=False)
-    tower = load_image_tower(image.tower)
-    if image.train and not list(tower.parameters()):
-        raise ValueError(f"image.train: {image.tower} has no weights to train")
-    if shards is not None:
-        return Images(ShardPixels(shards, tower.preprocess), tower=tower, trained=image.train)
-    return Images(open_pixels(data, tower.preprocess, find_bad=_find_bad), tower=tower, trained=image.train)
+    if isinstance(source, sources.Features):
+        store = load_features(data, source)
+        return Images(store, width=store.width, regions=store.regions)
+    tower = _load_tower(source)
+    pixels = open_pixels(data, source, tower.preprocess, find_bad=_find_bad)
+    return _seen(pixels, tower, source)
 
 
-def build_grounded_optimizer(
-    text: nn.Module,
-    heads: Sequence[nn.Module],
-    tower: ImageTower | None,
-    *,
-    optim: OptimConfig,
-    image: ImageConfig,
-) -> Optimizer:
-    """AdamW over the text side, and over heads and a trained tower at rates of their own.
+def open_paired_images(data: sources.PairedDataConfig) -> Images[NamedImages | ShardImages]:
+    """As ``open_images``, or what lies beside the captions in their shards."""
+    source = data.images
+    if isinstance(source, sources.Features | sources.Folder):
+        return open_images(data, source)
+    assert isinstance(data.captions, sources.ShardCaptions)
+    shards = open_caption_shards(data, data.captions)
+    if isinstance(source, sources.FeaturesInShards):
+        features = ShardFeatures(shards)
+        return Images(features, width=features.width)
+    tower = _load_tower(source)
+    return _seen(ShardPixels(shards, tower.preprocess), tower, source)
+
+
+def _load_tower(source: sources.Tower) -> ImageTower:
+    tower = load_image_tower(source.tower)
+    if source.train and not list(tower.parameters()):
+        raise ValueError(f"data.images.train: {source.tower} has no weights to train")
+    return tower
+
+
+def _seen(rows: Rows, tower: ImageTower, source: sources.Tower) -> Images[Rows]:
+    return Images(
+        rows,
+        width=tower.width,
+        regions=tower.regions,
+        tower=tower,
+        is_trained=source.train,
+        learning_rate=source.learning_rate,
+    )
+
+
+def build_parted_optimizer(parts: Sequence[tuple[nn.Module | None, float | None]], optim: OptimConfig) -> Optimizer:
+    """The optimizer over several parts, each at a peak rate of its own; ``None`` is ``optim.learning_rate``.
 
     Raises:
         ValueError: No part has parameters that train.
     """
-    parts: list[tuple[nn.Module, float | None]] = [(text, None), (nn.ModuleList(heads), image.head_learning_rate)]
-    if tower is not None and image.train:
-        parts.append((tower, image.learning_rate))
     # A side may have nothing to learn: words that stay as they were, features that are not mapped.
-    trained = [(module, rate) for module, rate in parts if any(p.requires_grad for p in module.parameters())]
+    trained = [
+        (module, rate)
+        for module, rate in parts
+        if module is not None and any(p.requires_grad for p in module.parameters())
+    ]
     if not trained:
         raise ValueError("nothing would be trained: every part of the model stays as it is")
     optimizers = [
@@ -154,4 +150,4 @@ def _find_bad(source: ImageSource, index: Sequence[int]) -> list[SkippedImage]:
     return [image for part in distributed.all_gather_object(own) for image in part]
 
 
-__all__ = ["Images", "build_grounded_optimizer", "open_images"]
+__all__ = ["Images", "build_parted_optimizer", "open_images", "open_paired_images"]

@@ -1,15 +1,17 @@
-"""The shelf that recipes share: building the text side, its loss terms, its evaluator and its export. Not a recipe.
+"""Building blocks that recipes share: the text side, its loss terms, its batches and its evaluator. Not a recipe.
 
 B queries of this process, N rows of all processes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from mcse.data.config import DataConfig
+from mcse.data.config import DataConfig, Mix, StreamSentences
 from mcse.data.load import load_dev_pairs, load_sentences, stream_sentences
-from mcse.data.sentences.streaming import StreamedSentences
+from mcse.data.mixing import MixedStream, plan_mixture
 from mcse.data.streams import Sampler, SentenceStream, Share, TokenMasker
 from mcse.distributed import gather_rows
 from mcse.encoders.sentence_encoder import SentenceEncoder
@@ -23,7 +25,7 @@ from mcse.models.sentence_model import SentenceModel, SentenceRows
 from mcse.models.text_encoder import load_mlm_head, load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
 from mcse.training.runtime import Runtime
-from mcse.types import IGNORED_LABEL, DataFile, LossTerm, LossTerms
+from mcse.types import IGNORED_LABEL, DataFile, LossTerm, LossTerms, Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +98,51 @@ def text_terms(
     return terms
 
 
-def build_sentence_stream(
-    config: DataConfig, text: TextSide, *, share: Share, seed: int
-) -> tuple[SentenceStream | StreamedSentences, tuple[DataFile, ...]]:
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Batches of a run, what they are read from, and facts for its start; 3 ``columns`` with hard negatives."""
+
+    stream: Stream[Any]
+    files: tuple[DataFile, ...]
+    facts: Mapping[str, str | int | float]
+    columns: int = 1
+
+
+def sentence_feed(data: DataConfig, text: TextSide, *, share: Share, seed: int) -> Feed:
     """Batches of the sentences of ``data.sentences``."""
+    source = data.sentences
+    assert source is not None
     masker, pad_id = text.masker(seed=seed), text.tokenizer.pad_id
-    if config.streaming:
-        return stream_sentences(config, text.tokenizer, share=share, seed=seed, pad_id=pad_id, masker=masker)
-    sentences = load_sentences(config, text.tokenizer)
+    if isinstance(source, StreamSentences):
+        streamed, files = stream_sentences(
+            data, source, text.tokenizer, share=share, seed=seed, pad_id=pad_id, masker=masker
+        )
+        return Feed(streamed, files, streamed.facts)
+    sentences = load_sentences(data, source, text.tokenizer)
     sampler = Sampler(len(sentences.table), share, seed=seed, name="data.sentences")
-    return SentenceStream(sentences.table, sampler, pad_id=pad_id, masker=masker), sentences.files
+    stream = SentenceStream(sentences.table, sampler, pad_id=pad_id, masker=masker)
+    return Feed(stream, sentences.files, stream.facts, columns=stream.columns)
+
+
+def mixed_feed(
+    data: DataConfig, text: TextSide, captions: Feed | None, *, mix: Mix | None, share: Share, seed: int
+) -> Feed:
+    """Sentences, ``captions`` with or without their images, or both as ``mix`` says."""
+    sentences = None if data.sentences is None else sentence_feed(data, text, share=share, seed=seed)
+    if sentences is None or captions is None:
+        feed = sentences or captions
+        assert feed is not None
+    else:
+        assert mix is not None
+        steps = (sentences.stream.steps_per_epoch, captions.stream.steps_per_epoch)
+        mixture = plan_mixture(mix, sentence_steps=steps[0], pair_steps=steps[1])
+        feed = Feed(
+            MixedStream(sentences.stream, captions.stream, mixture),
+            (*sentences.files, *captions.files),
+            {**sentences.facts, **captions.facts, **mixture.drawn_an_epoch(share.global_batch_size)},
+        )
+    negatives = {"negatives a query": negatives_a_query(share, columns=feed.columns)}
+    return replace(feed, facts={**feed.facts, **negatives})
 
 
 def pair_seed(seed: int) -> int:

@@ -182,7 +182,7 @@ def count_steps(config: TrainConfig, *, steps_per_epoch: int | None) -> int:
     assert config.epochs is not None
     if steps_per_epoch is None:
         raise ValueError(
-            "train.epochs: data.streaming does not count the sentences, so the length of an epoch is unknown; give "
+            "train.epochs: data.sentences.stream does not count them, so the length of an epoch is unknown; give "
             "train.max_steps"
         )
     steps = math.floor(config.epochs * steps_per_epoch / config.accumulation_steps)

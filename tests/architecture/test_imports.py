@@ -22,9 +22,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "mcse"
 
 ALLOWED = {name: part.uses for name, part in PARTS.items()}
-SHARED = {f"mcse.recipes.{name}" for name in ("shared", "export", "image_side", "checks")}
+SHARED = {f"mcse.recipes.{name}" for name in ("shared", "export", "image_side", "base")}
 LAUNCHER = "mcse.recipes.launch"
-"""Not recipes: what recipes share, and what starts them. Recipes may use the first, none of them the second."""
+REFERENCE = "mcse.recipes.reference"
+"""Not recipes: what recipes share, what starts them, and what describes their settings. Recipes use the first alone."""
 RECIPE_FILES = {"config", "method"}
 """What every recipe's folder holds: its settings, and its method with step and losses."""
 LIGHT = (
@@ -33,7 +34,7 @@ LIGHT = (
     "mcse.data.config",
     "mcse.models.config",
     "mcse.training.config",
-    "mcse.recipes.checks",
+    "mcse.recipes.base",
 )
 """Modules that configurations are made of: they import none of the libraries that take seconds."""
 
@@ -114,8 +115,8 @@ def graph_faults(source: Source, modules: set[str]) -> Iterator[str]:
 def recipe_faults(source: Source, target: str, where: str) -> Iterator[str]:
     """Recipes reach their own folder and what is shared; the launcher the table of recipes."""
     own = recipe_of(source.module)
-    if source.module == LAUNCHER:
-        allowed = target == "mcse.recipes"
+    if source.module in (LAUNCHER, REFERENCE):
+        allowed = target in ("mcse.recipes", "mcse.recipes.base")
     else:
         allowed = target in SHARED or (own is not None and recipe_of(target) == own)
     if not allowed:
@@ -125,7 +126,7 @@ def recipe_faults(source: Source, target: str, where: str) -> Iterator[str]:
 def recipe_of(module: str) -> str | None:
     """The recipe whose folder a module stands in."""
     names = module.split(".")
-    in_a_folder = names[:2] == ["mcse", "recipes"] and len(names) > 2 and module not in {*SHARED, LAUNCHER}
+    in_a_folder = names[:2] == ["mcse", "recipes"] and len(names) > 2 and module not in {*SHARED, LAUNCHER, REFERENCE}
     return names[2] if in_a_folder else None
 
 

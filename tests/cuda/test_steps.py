@@ -16,7 +16,7 @@ from tests.cuda.fake import LOW, fake_cuda, run_steps
 from tests.fixtures.launch import arguments_of, one_thread, own_cache
 from tests.fixtures.tiny_run import build_tiny_run
 
-PAIRS = {"data.captions_per_image": "all", "mix.schedule": "every"}
+PAIRS = {"data.captions.per_image": "all", "mix.schedule": "every"}
 CASES = {
     "simcse": ("simcse", {}),
     "supervised": ("simcse", {"data.sentences": "nli.csv", "loss.hard_negative_weight": 0.5}),

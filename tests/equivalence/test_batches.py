@@ -23,7 +23,7 @@ STREAMS = {
     "simcse": ("simcse", {}),
     "simcse supervised": ("simcse", {"data.sentences": "nli.csv"}),
     "simcse with mlm": ("simcse", MLM),
-    "mcse": ("mcse", {"data.captions_per_image": "all"}),
+    "mcse": ("mcse", {"data.captions.per_image": "all"}),
     "mcse with mlm": ("mcse", MLM),
 }
 

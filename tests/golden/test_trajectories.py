@@ -29,7 +29,7 @@ CASES = {
     ),
     "simcse supervised": ("simcse", {"data.sentences": "nli.csv", "loss.hard_negative_weight": 0.5}),
     "simcse with mlm": ("simcse", {"loss.mlm_weight": 0.1}),
-    "mcse": ("mcse", {"data.captions_per_image": "all"}),
+    "mcse": ("mcse", {"data.captions.per_image": "all"}),
     "mcse, every key its own": (
         "mcse",
         {
@@ -80,7 +80,7 @@ CASES = {
         {"loss.alpha": 0.5, "loss.negatives": 2, "optim.learning_rate": 0.1},
     ),
     "grounded words by images": ("grounded_words", {"model.objective": "image_regression", "model.state_width": 9}),
-    "mcse on shuffled images": ("mcse", {"data.captions_per_image": "all", "controls.images": "shuffled_images"}),
+    "mcse on shuffled images": ("mcse", {"data.captions.per_image": "all", "controls.images": "shuffled_images"}),
 }
 RELATIVE, ABSOLUTE = 1e-5, 1e-7
 """Tolerances: of a term's largest value, since CPUs add up in different orders, and float32's own resolution near 1."""

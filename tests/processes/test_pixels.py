@@ -24,7 +24,7 @@ __all__ = ["tiny"]
 
 def update(tiny, keys, step):
     """One step in float64: the loss, and the parameters afterwards."""
-    keys = keys | {"train.batch_size": 16 // distributed.world_size(), "data.captions_per_image": "all"}
+    keys = keys | {"train.batch_size": 16 // distributed.world_size(), "data.captions.per_image": "all"}
     with one_thread(), own_cache(tiny):
         run_, _ = build(tiny, keys)
         if isinstance(run_.model.tower, ImageTower):

@@ -32,12 +32,8 @@ EXAMPLES = 40  # sentences, and as many pairs: an epoch is 5 whole batches of ea
 STEPS = 20  # two epochs
 KILLED_AT, SAVED_AT, SAVED_EVERY = 8, 6, 3
 KEYS = {
-    "data.streaming": True,
-    "data.captions": "shards/pairs-{000..003}.tar",
-    "data.features": None,
-    "data.shuffle": "shards",
-    "data.shuffle_window": 16,
-    "data.captions_per_image": "all",
+    "data.captions": {"shards": "shards/pairs-{000..003}.tar", "window": 16, "per_image": "all"},
+    "data.images": {"shards": "features"},
     "controls.num_pairs": EXAMPLES,
     "train.batch_size": BATCH,
     "train.max_steps": STEPS,
@@ -77,7 +73,7 @@ def work(tiny, folder, source, killed_at):
     plain, step = method("mcse").build, Loop._step
     method("mcse").build = lambda config, runtime: noting(plain(config, runtime), folder, killed_at=killed_at)
     try:
-        keys = KEYS | {"data.sentences": source}
+        keys = KEYS | {"data.sentences": {"stream": source, "window": 16}}
         config = load_config(None, arguments_of(tiny, "mcse", folder / "run", keys))
         with own_cache(tiny):
             return train(config, overwrite=False, show_progress=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -28,6 +27,7 @@ from tests.fixtures.launch import (
     arguments_of,
     assert_same_run,
     entries,
+    flags_of,
     losses,
     one_thread,
     own_cache,
@@ -39,9 +39,9 @@ from tests.fixtures.tiny_run import build_tiny_run
 from tests.fixtures.tiny_tweets import build_tiny_tweets, tweet_overrides
 
 WHOLE = 32
-ALL_CAPTIONS = {"data.captions_per_image": "all"}
+ALL_CAPTIONS = {"data.captions.per_image": "all"}
 VSE_INFO_NCE = {"loss.kind": "info_nce", "loss.temperature": 0.1, "loss.reduction": "sum"}
-VSE_TRANSFORMER = {"encoder.kind": "transformer", "encoder.word_dim": 300, "encoder.name_or_path": "bert"}
+VSE_TRANSFORMER = {"encoder.kind": "transformer", "encoder.word_dim": ..., "encoder.name_or_path": "bert"}
 # Recipe, keys, step. MCSE's pairs come at even steps.
 STEPS = {
     "simcse": ("simcse", {}, 0),
@@ -91,19 +91,23 @@ TERMS = {
 }
 # Keys of maf; its tweets lack every seventh image.
 TAGGERS = {
-    "maf": {"tagger.dropout": 0.0, "loss.num_swapped": 16},
-    "maf tagging on swapped": {"tagger.dropout": 0.0, "loss.num_swapped": 8, "loss.tag_on_swapped": True},
+    "maf": {"tagger.dropout": 0.0, "loss.matching.num_swapped": 16},
+    "maf tagging on swapped": {
+        "tagger.dropout": 0.0,
+        "loss.matching.num_swapped": 8,
+        "loss.matching.tag_on_swapped": True,
+    },
     "maf published": {
         "tagger.dropout": 0.0,
-        "loss.num_swapped": 16,
-        "tagger.matching": "published",
-        "loss.tag_on_swapped": True,
+        "loss.matching.num_swapped": 16,
+        "loss.matching.kind": "published",
+        "loss.matching.tag_on_swapped": True,
     },
     "maf text alone": {
-        "data.features": None,
+        "data.images": None,
         "tagger.dropout": 0.0,
-        "tagger.heads": 12,
-        "loss.num_swapped": 16,
+        "fusion.heads": ...,
+        "loss.matching.num_swapped": ...,
     },
 }
 TAGGER_TERMS = {
@@ -190,10 +194,6 @@ def in_double(batch):
 def updates(still):
     with one_thread(), own_cache(still):
         return {case: update(still, case) for case in (*STEPS, *TAGGERS)}
-
-
-def flags_of(keys):
-    return [text for key, value in keys.items() for text in (f"--{key}", json.dumps(value, default=str))]
 
 
 def patched(recipe, change, *arguments):
@@ -416,7 +416,7 @@ def test_a_signal_to_one_process_stops_both_and_they_resume_bit_for_bit(two, out
 def test_accelerate_launch_on_two_processes_equals_one(still, tmp_path):
     """The command people type; its two processes train what one does with twice the batch."""
     # Adam divides a vanishing gradient by itself; a wider epsilon keeps rounding from growing into a step.
-    keys = {"train.log_steps": 1, "optim.epsilon": 1e-4, "data.captions_per_image": "all", "loss.mlm_weight": 0.1}
+    keys = {"train.log_steps": 1, "optim.epsilon": 1e-4, "data.captions.per_image": "all", "loss.mlm_weight": 0.1}
     settings = REPOSITORY / "configs" / "accelerate" / "cpu_two_processes.yaml"
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(settings)]
     command += ["--main_process_port", "0", "train.py"]

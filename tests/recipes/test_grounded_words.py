@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcse.config import build_config, merge, read_overrides, read_yaml, to_dict
+from mcse.config import build_config, merge, read_overrides, read_yaml
 from mcse.encoders.loading import load_encoder
 from mcse.encoders.word_vectors import WordVectorEncoder, load_space
 from mcse.recipes import config_class, method
@@ -46,31 +46,32 @@ def own_cache(monkeypatch, tmp_path_factory):
 # --- configs
 
 
-def _stand_in(folder: Path, tree: dict[str, dict[str, str]]) -> Path:
+def _stand_in(folder: Path, config) -> Path:
     """Files of the names that a config gives: 60 images of 5 captions."""
     draw = np.random.default_rng(0)
     words = ["unknown", *(f"word{number}" for number in range(40))]
     names = [f"{number}.jpg" for number in range(60)]
 
-    def at(key: str) -> Path:
-        path = folder / tree["data" if key in tree["data"] else "words"][key]
+    def at(name: str) -> Path:
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     rows = [f"{name},{' '.join(draw.choice(words, size=6))}" for name in names for _ in range(5)]
-    at("captions").write_text("image,caption\n" + "\n".join(rows) + "\n")
-    at("images").write_text("\n".join(names) + "\n")
-    features = at("features")
+    at(config.data.captions.file).write_text("image,caption\n" + "\n".join(rows) + "\n")
+    at(config.data.captions.images).write_text("\n".join(names) + "\n")
+    features = at(config.data.images.features)
     with h5py.File(features if features.suffix else features.with_suffix(".hdf5"), "w") as file:
         file["features"] = draw.normal(size=(60, 12)).astype(np.float32)
         file["image_names"] = names
     lines = [f"{word} {' '.join(f'{x:.3f}' for x in draw.normal(size=8))}" for word in words]
-    vectors = at("vectors").with_name(at("vectors").name.removesuffix(".gz"))
+    given = at(config.words.vectors)
+    vectors = given.with_name(given.name.removesuffix(".gz"))
     vectors.write_text("\n".join(lines) + "\n")
-    if vectors.name != at("vectors").name:
-        vectors.rename(at("vectors"))  # a .gz name on plain text is read by its first bytes
-    if tree["words"].get("similarity"):
-        target = folder / tree["words"]["similarity"]
+    if vectors != given:
+        vectors.rename(given)  # a .gz name on plain text is read by its first bytes
+    if config.words.similarity is not None:
+        target = folder / config.words.similarity
         path = target if target.suffix else target / "EN-MEN-TR-3k.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         pairs = [f"{a}\t{b}\t{draw.uniform():.3f}" for a, b in itertools.pairwise(words)]
@@ -81,11 +82,12 @@ def _stand_in(folder: Path, tree: dict[str, dict[str, str]]) -> Path:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_builds_and_takes_two_steps(path: Path, tmp_path: Path) -> None:
     tree = read_yaml(path)
-    root = _stand_in(tmp_path / "data", tree)
-    features = tree["data"]["features"]
+    published = build_config(config_class("grounded_words"), tree, source=str(path))
+    root = _stand_in(tmp_path / "data", published)
+    features = published.data.images.features
     flags = ["--data.root", str(root), "--output_dir", str(tmp_path / "run"), "--data.decontaminate", "false"]
     if not Path(features).suffix:
-        flags += ["--data.features", f"{features}.hdf5"]
+        flags += ["--data.images", f"{features}.hdf5"]
     config = build_config(config_class("grounded_words"), merge(tree, read_overrides(flags)), source=str(path))
     built = method("grounded_words").build(config, start_runtime(precision="fp32", seed=config.seed))
     before = built.model.map_DC.detach().clone()
@@ -107,37 +109,41 @@ def test_config_builds_and_takes_two_steps(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
-def test_published_configs_leave_nothing_to_defaults_and_say_what_is_unsure(path: Path) -> None:
+def test_published_configs_have_their_constants_and_say_what_is_unsure(path: Path) -> None:
     assert len(PUBLISHED) == 2
-    tree = read_yaml(path)
-    config = build_config(config_class("grounded_words"), tree, source=str(path))
-
-    def keys(node: dict, prefix: str = "") -> set[str]:
-        return {
-            name
-            for key, value in node.items()
-            for name in (keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}"})
-        }
-
-    assert keys(to_dict(config)) - keys(tree) == {"controls.images", "controls.num_pairs"}
+    config = build_config(config_class("grounded_words"), read_yaml(path), source=str(path))
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for part in ("# Table: ", "# Expected: ", "# Hardware: ", "# Data: ", "# Unsure: "):
         assert any(line.startswith(part) for line in header), part
     for key in ("alpha", "beta", "negatives", "map_start", "dropout", "share_image_layer", "tie_output", "ground"):
         assert key in "\n".join(header), f"{key} is not stated in the article, and the header must say so"
-    assert (tree["model"]["width"], tree["words"]["max_words"]) == (1024, 10000)
-    assert (tree["optim"]["learning_rate"], tree["train"]["batch_size"], tree["train"]["epochs"]) == (1e-3, 256, 20)
+    assert (config.model.objective, config.model.width, config.words.max_words) == ("tasks", 1024, 10000)
+    weights = (config.loss.forward_weight, config.loss.backward_weight, config.loss.match_weight)
+    assert weights == (1.0, 1.0, 1.0)
+    assert (config.optim.learning_rate, config.train.batch_size, config.train.epochs) == (1e-3, 256, 20)
+    assert (config.data.captions.per_image, config.data.max_length, config.optim.schedule) == ("all", 64, "constant")
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"data.features": None}, "data.features: grounded_words needs"),
-        ({"data.sentences": "sentences.txt"}, "data.sentences: 'sentences.txt' would do nothing"),
+        ({"data.images": None}, "data.images: expected group of keys"),
+        ({"data.images": ...}, "missing key 'data.images'"),
+        ({"data.images": {"folder": "images", "tower": "pixels:4"}}, "unknown key 'data.images.folder'"),
+        ({"data.captions": {"shards": "x.tar"}}, "data.captions: give one of hub or file; got"),
+        ({"data.sentences": "sentences.txt"}, "unknown key 'data.sentences'"),
+        ({"data.sts": "sts"}, "unknown key 'data.sts'"),
         ({"words.similarity": None}, "train.select_by: give words.similarity"),
-        ({"model.state_width": 9}, "model.state_width: 9 would do nothing"),
-        (REGRESSION | {"loss.beta": 0.5}, "loss.beta: 0.5 would do nothing"),
-        (REGRESSION | {"model.dropout": 0.1}, "model.dropout: 0.1 would do nothing"),
+        (
+            {"model.state_width": 9},
+            "unknown key 'model.state_width'; it goes with objective: image_regression, not with objective: tasks",
+        ),
+        (REGRESSION | {"loss.beta": 0.5}, "loss: would do nothing, since model.objective is image_regression"),
+        (
+            REGRESSION | {"model.dropout": 0.1},
+            "unknown key 'model.dropout'; it goes with objective: tasks, not with objective: image_regression",
+        ),
+        (REGRESSION | {"model.ground": "tuned"}, "unknown key 'model.ground'; it goes with objective: tasks"),
         ({"loss.negatives": 0}, "loss.negatives: must be 1 or more"),
         ({"loss.beta": 1.2}, "loss.beta: must lie in"),
         ({"model.dropout": 1.0}, "model.dropout: must lie in"),
@@ -174,7 +180,7 @@ def test_words_without_a_vector(tiny, tmp_path) -> None:
 # --- runs
 
 
-@pytest.mark.parametrize("keys", [{"model.dropout": 0.2, "words.ground": "tuned"}, REGRESSION], ids=["tasks", "images"])
+@pytest.mark.parametrize("keys", [{"model.dropout": 0.2, "model.ground": "tuned"}, REGRESSION], ids=["tasks", "images"])
 def test_resuming_equals_going_on_bit_for_bit(keys, tiny, tmp_path) -> None:
     long = keys | {"train.resume": "auto", "train.max_steps": 6, "train.eval_steps": 3, "optim.schedule": "constant"}
     assert run(tiny, "grounded_words", tmp_path / "straight", long) == 0
@@ -185,7 +191,7 @@ def test_resuming_equals_going_on_bit_for_bit(keys, tiny, tmp_path) -> None:
 
 def test_a_run_exports_every_word_of_the_source(tiny, tmp_path, caplog) -> None:
     output = tmp_path / "run"
-    assert run(tiny, "grounded_words", output, {"words.ground": "tuned", "loss.alpha": 0.0}) == 0
+    assert run(tiny, "grounded_words", output, {"model.ground": "tuned", "loss.alpha": 0.0}) == 0
     source, grounded = load_word_vectors(tiny / "grounding.txt"), load_space(output)
     assert grounded.words == source.words
     word_map = WordMap.load(output / "best")

@@ -24,11 +24,11 @@ from mcse.metrics.spans import find_spans
 from mcse.recipes.launch import load_config
 from mcse.training.loop import Loop
 from mcse.types import Tagger
-from tests.fixtures.launch import assert_same_run, differing, entries, one_thread, typed
+from tests.fixtures.launch import assert_same_run, differing, entries, flags_of, one_thread
 from tests.fixtures.tiny_tweets import REGION_WIDTH, REGIONS, build_tiny_tweets, tweet_overrides
 
-TEXT = {"data.features": None, "tagger.heads": 12, "loss.num_swapped": 16}
-LIVE = {"data.features": None, "data.image_folder": "images", "image.tower": "grid:pixels:16"}
+TEXT = {"data.images": None, "fusion.heads": ..., "loss.matching.num_swapped": ...}
+LIVE = {"data.images": {"folder": "images", "tower": "grid:pixels:16"}}
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,7 @@ def tweets(tmp_path_factory):
 
 
 def flags(tweets, output, keys=None):
-    merged = tweet_overrides(tweets, output) | (keys or {})
-    return [text for key, value in merged.items() for text in (f"--{key}", typed(value))]
+    return flags_of(tweet_overrides(tweets, output) | (keys or {}))
 
 
 def run(tweets, output, keys=None, *more):
@@ -101,8 +100,9 @@ def test_another_seed_and_shuffled_images_train_something_else(tweets, finished,
 
 @pytest.mark.parametrize("matching", ["published", "none"])
 def test_ablations_train(tweets, tmp_path, matching):
-    keys = {"tagger.matching": matching, "loss.alignment_weight": 0, "loss.temperature": 0.179}
-    keys |= {"loss.num_swapped": 16} if matching == "none" else {}
+    keys: dict = {"loss.matching.kind": matching, "loss.alignment": None}
+    if matching == "none":
+        keys = {"loss.matching": None, "loss.matching.num_swapped": ..., "loss.alignment": None}
     assert run(tweets, tmp_path / "run", keys | {"train.max_steps": 2, "train.eval_steps": 2}) == 0
     line = entries(tmp_path / "run")[0]
     assert "loss.alignment" not in line
@@ -114,16 +114,29 @@ def test_ablations_train(tweets, tmp_path, matching):
     ("keys", "message"),
     [
         (TEXT | {"controls.images": "random"}, "controls.images: 'random' would do nothing"),
-        (TEXT | {"tagger.matching": "none"}, "tagger.matching: 'none' would do nothing"),
-        ({"tagger.matching": "none"}, "loss.num_swapped: 4 would do nothing"),
-        ({"image.tower": "pixels:8"}, "data.image_folder, image.tower: got None and 'pixels:8'|give one of them"),
-        (TEXT | {"encoder.pooling": "mean"}, "encoder.pooling: 'mean' would do nothing"),
-        ({"encoder.pooling": "first_last_mean"}, "encoder.pooling: maf takes cls, mean, max, got 'first_last_mean'"),
-        ({"loss.alignment_weight": 0, "loss.temperature": 0.2}, "loss.temperature: 0.2 would do nothing"),
-        ({"loss.text_to_image_share": 2}, "loss.text_to_image_share: must be in"),
-        ({"controls.num_pairs": 3}, "controls.num_pairs: 3 would do nothing"),
-        ({"encoder.packing": True}, "encoder.packing: True would do nothing"),
-        (TEXT | {"tagger.image_dropout": 0.5}, "tagger.image_dropout: 0.5 would do nothing"),
+        (TEXT | {"loss.matching": None}, "loss: would do nothing, since text alone is read"),
+        (TEXT | {"loss.tagging_weight": 0.5}, "loss: would do nothing, since text alone is read"),
+        (TEXT | {"fusion.pooling": "mean"}, "fusion: would do nothing, since text alone is read"),
+        (TEXT | {"fusion.image_dropout": 0.5}, "fusion: would do nothing, since text alone is read"),
+        ({"loss.matching": None}, "loss.matching: given as 'null', and by its keys"),
+        ({"data.images": {"tower": "pixels:8"}}, "data.images: give one of features or folder; got 'tower'"),
+        (
+            {"data.images": {"features": "regions", "folder": "images", "tower": "pixels:8"}},
+            "data.images: features and folder exclude each other",
+        ),
+        ({"data.images.on_bad": "skip"}, "unknown key 'data.images.on_bad'"),
+        ({"encoder.pooling": "mean"}, "unknown key 'encoder.pooling'; did you mean 'fusion.pooling'"),
+        ({"fusion.pooling": "first_last_mean"}, "fusion.pooling: input should be 'cls' or 'mean' or 'max', got"),
+        ({"loss.alignment.weight": 0}, "loss.alignment.weight: must be positive, got 0"),
+        ({"loss.alignment.text_to_image_share": 2}, "loss.alignment.text_to_image_share: must be in"),
+        ({"loss.matching.threshold": 1}, "loss.matching.threshold: must be in"),
+        (
+            {"loss.alignment": None, "loss.matching.kind": "published", "fusion.image_row": "mean_projected"},
+            "fusion.image_row: 'mean_projected' would do nothing",
+        ),
+        ({"controls.num_pairs": 3}, "unknown key 'controls.num_pairs'"),
+        ({"encoder.packing": True}, "unknown key 'encoder.packing'"),
+        ({"image.head_learning_rate": 1e-3}, "unknown key 'image'"),
         ({"train.cached_chunk_size": 2}, "train.cached_chunk_size"),
     ],
 )
@@ -135,10 +148,10 @@ def test_settings_that_would_do_nothing_are_refused(tweets, tmp_path, keys, mess
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"data.train": "absent.txt"}, "data.train: nothing at"),
+        ({"data.train": "absent.txt"}, "data.train: no file at"),
         ({"data.max_length": 512}, "data.max_length: 512 is more than the 128 tokens"),
-        ({"tagger.heads": 5}, "tagger.heads: 5 do not divide"),
-        ({"train.batch_size": 6, "loss.num_swapped": 8}, "loss.num_swapped: 8 swapped tweets of 6"),
+        ({"fusion.heads": 5}, "tagger.heads: 5 do not divide"),
+        ({"train.batch_size": 6, "loss.matching.num_swapped": 8}, "loss.matching.num_swapped: 8 swapped tweets of 6"),
     ],
 )
 def test_runs_that_cannot_be_built_say_why(tweets, tmp_path, capsys, keys, message):
@@ -215,7 +228,7 @@ def test_live_tower_and_its_stored_regions_agree(tweets, finished, tmp_path):
     command = ["extract-features", "--images", str(tweets / "images"), "--tower", "grid:pixels:16"]
     assert mcse([*command, "--output", str(store)]) == 0
     assert open_features(store).regions == 4
-    keys = {"train.max_steps": 2, "train.eval_steps": 2, "data.features": str(store)}
+    keys = {"train.max_steps": 2, "train.eval_steps": 2, "data.images": str(store)}
     assert run(tweets, tmp_path / "stored", keys) == 0
     assert not differing(finished / "live" / "last", tmp_path / "stored" / "last")
 

@@ -25,10 +25,16 @@ from mcse.types import PairBatch
 from tests.fixtures.launch import arguments_of, assert_same_run, entries, losses, one_thread, own_cache, run, tensors
 from tests.fixtures.tiny_run import build_tiny_run
 
-PIXELS = {"data.features": None, "data.image_folder": "images", "image.tower": "pixels:4"}
-VIT = {**PIXELS, "image.tower": "timm:test_vit/none"}
-TRAINED = {**VIT, "image.train": True}
-NORMED = {**PIXELS, "image.tower": "timm:test_resnet/none"}
+
+def seen_by(tower, *, folder="images", **keys):
+    """Image files and the tower that reads them."""
+    return {"data.images": {"folder": folder, "tower": tower, **keys}}
+
+
+PIXELS = seen_by("pixels:4")
+VIT = seen_by("timm:test_vit/none")
+TRAINED = seen_by("timm:test_vit/none", train=True)
+NORMED = seen_by("timm:test_resnet/none")
 SHORT = {"train.max_steps": 4, "train.eval_steps": 2, "train.log_steps": 1, "train.batch_size": 6}
 
 
@@ -75,7 +81,7 @@ def test_pixels_read_in_training_are_the_stored_features(tiny, tmp_path):
         main(["extract-features", "--images", str(tiny / "images"), "--tower", "pixels:4", "--output", str(store)]) == 0
     )
     assert run(tiny, "mcse", tmp_path / "live", PIXELS | SHORT) == 0
-    assert run(tiny, "mcse", tmp_path / "stored", {"data.features": "pixels4"} | SHORT) == 0
+    assert run(tiny, "mcse", tmp_path / "stored", {"data.images": "pixels4"} | SHORT) == 0
     assert losses(tmp_path / "live", "loss.text_image")
     assert_same_run(tmp_path / "live", tmp_path / "stored")
     # Both checkpoints know the tower, so both take images.
@@ -89,7 +95,7 @@ def test_pixels_read_in_training_are_the_stored_features(tiny, tmp_path):
 
 @pytest.mark.parametrize("keys", [VIT, NORMED], ids=["vit", "batch norm"])
 def test_a_frozen_tower_stays_as_it_was(tiny, tmp_path, keys):
-    before = load_image_tower(keys["image.tower"]).digest()
+    before = load_image_tower(keys["data.images"]["tower"]).digest()
     run_, config = built(tiny, keys)
     model = run_.model.train()
     assert isinstance(model.tower, FrozenTower)
@@ -101,12 +107,12 @@ def test_a_frozen_tower_stays_as_it_was(tiny, tmp_path, keys):
     with one_thread():
         total_loss(run_.step(model, batch), device=torch.device("cpu")).backward()
         run_.optimizer.step()
-        image_BF = load_image_tower(keys["image.tower"])(batch.image_BF)
+        image_BF = load_image_tower(keys["data.images"]["tower"])(batch.image_BF)
     torch.testing.assert_close(model.tower(batch.image_BF), image_BF)
     run_.export(tmp_path / "checkpoint", {})
     assert not (tmp_path / "checkpoint" / "image_tower.safetensors").exists()
     info = json.loads((tmp_path / "checkpoint" / "mcse.json").read_text())
-    assert (info["images"]["tower"], info["images"]["weights"]) == (keys["image.tower"], before)
+    assert (info["images"]["tower"], info["images"]["weights"]) == (keys["data.images"]["tower"], before)
     encoder = SentenceEncoder.from_pretrained(str(tmp_path / "checkpoint"))
     first = int(batch.image_id_B[0])
     features = encoder.image_features(images_of(tiny, first))
@@ -201,7 +207,7 @@ def test_features_that_do_not_say_their_tower_take_no_images(tiny, tmp_path):
 
 
 def test_a_trained_tower_has_a_rate_of_its_own(tiny):
-    run_, config = built(tiny, TRAINED | {"image.learning_rate": 1e-5, "optim.weight_decay": 0.1})
+    run_, config = built(tiny, TRAINED | {"data.images.learning_rate": 1e-5, "optim.weight_decay": 0.1})
     rates = {id(p): group["lr"] for group in run_.optimizer.param_groups for p in group["params"]}
     assert len(rates) == len(list(run_.model.parameters()))
     for name, parameter in run_.model.named_parameters():
@@ -213,13 +219,13 @@ def test_a_trained_tower_has_a_rate_of_its_own(tiny):
 
 
 def test_batch_statistics_of_a_trained_tower_are_trained_and_stored(tiny, tmp_path):
-    run_, _ = built(tiny, NORMED | {"image.train": True})
+    run_, _ = built(tiny, NORMED | {"data.images.train": True})
     model = run_.model.train()
     with one_thread():
         run_.step(model, run_.stream.batch(0))
     run_.export(tmp_path / "checkpoint", {})
     stored = load_file(tmp_path / "checkpoint" / "image_tower.safetensors")
-    first = load_image_tower(NORMED["image.tower"]).state_dict()
+    first = load_image_tower(NORMED["data.images"]["tower"]).state_dict()
     means = [name for name in stored if name.endswith("running_mean")]
     assert means
     assert all(not torch.equal(stored[name], first[name]) for name in means)
@@ -263,15 +269,15 @@ def test_a_bad_image_stops_the_run_before_it_begins(spoilt, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "2 of 48 images are missing or cannot be read, first: image" in said
     assert "0005.png: cannot be read" in said
-    assert "data.on_bad_image skip" in said
+    assert "data.images.on_bad skip" in said
     assert not (tmp_path / "run").exists()
 
 
 def test_bad_images_are_skipped_counted_and_listed(spoilt, tmp_path, capsys, caplog):
-    assert run(spoilt, "mcse", tmp_path / "run", PIXELS | SHORT | {"data.on_bad_image": "skip"}) == 0
+    assert run(spoilt, "mcse", tmp_path / "run", PIXELS | SHORT | {"data.images.on_bad": "skip"}) == 0
     assert "left out 2 images of" in caplog.text
     assert "0005.png, 0030.png" in caplog.text
-    run_, _ = built(spoilt, PIXELS | {"data.on_bad_image": "skip"})
+    run_, _ = built(spoilt, PIXELS | {"data.images.on_bad": "skip"})
     assert (run_.facts["images"], run_.facts["images left out"]) == (46, 2)
     assert run_.facts["image tower"] == "pixels:4, frozen"
     assert [file.role for file in run_.data] == ["sentences", "captions", "images"]
@@ -281,33 +287,51 @@ def test_bad_images_are_skipped_counted_and_listed(spoilt, tmp_path, capsys, cap
 
 REFUSED = {
     "features and tower": (
-        PIXELS | {"data.features": "features.hdf5"},
-        r"data.features, image.tower: got 'features.hdf5' and 'pixels:4'; give exactly one",
+        {"data.images.folder": "images", "data.images.tower": "pixels:4"},
+        "data.images: given as 'features.hdf5', and by its key 'folder'",
     ),
-    "neither": ({"data.features": None}, "data.features, image.tower: got neither; give exactly one"),
+    "features beside a tower": (
+        {"data.images": {"features": "f", "folder": "images", "tower": "pixels:4"}},
+        "data.images: features and folder exclude each other; give one of them",
+    ),
+    "neither": (
+        {"data.images": None},
+        "data.images: expected one of {features, folder, shards: features, shards: images",
+    ),
     "tower without images": (
-        PIXELS | {"data.image_folder": None},
-        "data.image_folder: image.tower 'pixels:4' needs the images themselves",
+        {"data.images": {"tower": "pixels:4"}},
+        "data.images: give one of features, folder, shards: features or shards: images; got 'tower'",
     ),
     "images without tower": (
-        {"data.image_folder": "images"},
-        "data.image_folder: 'images' would do nothing, since there is no image.tower",
+        {"data.images": {"folder": "images"}},
+        r"missing key 'data.images.tower' \(As ``mcse extract-features --tower`` names it",
     ),
-    "training no tower": ({"image.train": True}, "image.train: True would do nothing, since there is no image.tower"),
+    "training no tower": (
+        {"data.images.train": True},
+        "unknown key 'data.images.train'; it goes with folder or shards: images, not with features",
+    ),
     "rate of a frozen tower": (
-        PIXELS | {"image.learning_rate": 1e-4},
-        "image.learning_rate: 0.0001 would do nothing, since image.train is false",
+        PIXELS | {"data.images.learning_rate": 1e-4},
+        "data.images.learning_rate: the image encoder is frozen; give data.images.train true",
     ),
-    "rate of zero": (TRAINED | {"image.learning_rate": 0}, "image.learning_rate: must be positive"),
+    "rate of zero": (TRAINED | {"data.images.learning_rate": 0}, "data.images.learning_rate: must be positive"),
     "mixing captions alone": (
         {"data.sentences": None},
-        "mix.schedule: 'every' would do nothing, since there is no data.sentences to mix",
+        "mix: would do nothing, since there is no data.sentences to mix",
     ),
     "a beat of the published schedule": (
         {"mix.schedule": "mcse", "mix.pair_every": 3},
-        "mix.pair_every: 3 would do nothing, since only mix.schedule every has it",
+        "unknown key 'mix.pair_every'; it goes with schedule: every, not with schedule: mcse",
     ),
-    "misspelt": (PIXELS | {"image.towr": "x"}, "unknown key 'image.towr'; did you mean 'image.tower'?"),
+    "misspelt": (
+        PIXELS | {"data.images.towr": "x"},
+        "unknown key 'data.images.towr'; did you mean 'data.images.tower'?",
+    ),
+    "a tower of its own": ({"image.tower": "x"}, "unknown key 'image.tower'; did you mean 'data.images.tower'"),
+    "shards without shards": (
+        {"data.images": {"shards": "features"}},
+        "data.captions, data.images: captions in shards have their images beside them",
+    ),
 }
 
 
@@ -321,10 +345,10 @@ def test_keys_that_do_not_go_together_are_refused(tiny, case):
 @pytest.mark.parametrize(
     ("keys", "error", "message"),
     [
-        (PIXELS | {"image.train": True}, ValueError, "image.train: pixels:4 has no weights to train"),
-        (PIXELS | {"image.tower": "timm:resnet5"}, ValueError, "unknown model 'resnet5'"),
-        (PIXELS | {"data.image_folder": "absent"}, FileNotFoundError, "data.image_folder: no folder at .*; relative"),
-        (PIXELS | {"data.image_folder": "bert"}, ValueError, "no images in it"),
+        (PIXELS | {"data.images.train": True}, ValueError, "data.images.train: pixels:4 has no weights to train"),
+        (seen_by("timm:resnet5"), ValueError, "unknown model 'resnet5'"),
+        (seen_by("pixels:4", folder="absent"), FileNotFoundError, "data.images.folder: no folder at .*; relative"),
+        (seen_by("pixels:4", folder="bert"), ValueError, "no images in it"),
     ],
 )
 def test_towers_and_images_that_cannot_be_had_are_refused_at_build(tiny, keys, error, message):
@@ -335,21 +359,35 @@ def test_towers_and_images_that_cannot_be_had_are_refused_at_build(tiny, keys, e
 CAPTIONS = {"data.captions": "captions.csv"}
 SIMCSE_REFUSED = {
     "stored features": (
-        CAPTIONS | {"data.features": "f"},
-        "data.features: 'f' would do nothing, since simcse reads no",
+        CAPTIONS | {"data.images": "f"},
+        "unknown key 'data.images'; did you mean 'data.captions.images'",
     ),
-    "images": (CAPTIONS | {"data.image_folder": "p"}, "data.image_folder: 'p' would do nothing"),
-    "bad images": (CAPTIONS | {"data.on_bad_image": "skip"}, "data.on_bad_image: 'skip' would do nothing"),
-    "a list of images": ({"data.images": "i.txt"}, "data.images: 'i.txt' would do nothing, since there is no data.cap"),
-    "captions an image": ({"data.captions_per_image": "all"}, "data.captions_per_image: 'all' would do nothing"),
+    "images": (CAPTIONS | {"data.images.folder": "p"}, "unknown key 'data.images'"),
+    "bad images": (
+        CAPTIONS | {"data.captions.on_bad": "skip"},
+        "unknown key 'data.captions.on_bad'; it goes with shards, not with file",
+    ),
+    "a list of images": (
+        {"data.captions.images": "i.txt"},
+        "data.captions: give one of shards, hub or file; got 'images'",
+    ),
+    "captions an image": (
+        {"data.captions.per_image": "all"},
+        "data.captions: give one of shards, hub or file; got 'per_image'",
+    ),
     "pairs": ({"controls.num_pairs": 4}, "controls.num_pairs: 4 would do nothing, since there is no data.captions"),
-    "shuffled": (CAPTIONS | {"controls.images": "random"}, "controls.images: simcse reads no images, so 'random'"),
-    "schedule": ({"mix.schedule": "every"}, "mix.schedule: 'every' would do nothing, since there is no data.captions"),
-    "beat": ({"mix.pair_every": 3}, "mix.pair_every: 3 would do nothing, since there is no data.captions"),
+    "shuffled": (CAPTIONS | {"controls.images": "random"}, "unknown key 'controls.images'"),
+    "schedule": ({"mix.schedule": "every"}, "mix: would do nothing, since there is no data.captions to mix"),
+    "beat": (CAPTIONS | {"mix.pair_every": 3}, "mix: give one of schedule: mcse or schedule: every; got 'pair_every'"),
     "schedule of captions": (
         CAPTIONS | {"data.sentences": None, "mix.schedule": "every"},
-        "mix.schedule: 'every' would do nothing, since there is no data.sentences",
+        "mix: would do nothing, since there is no data.sentences to mix",
     ),
+    "supervised captions": (
+        CAPTIONS | {"data.sentences": "nli.csv"},
+        "data.sentences, data.captions: a table of hard negatives cannot be mixed with captions",
+    ),
+    "neither": ({"data.sentences": None}, "data.sentences, data.captions: give at least one of them"),
 }
 
 

@@ -13,8 +13,8 @@ from tests.fixtures.launch import assert_same_run, entries, losses, own_cache, r
 from tests.fixtures.tiny_run import build_tiny_run
 from tests.fixtures.tiny_shards import npy, shards_of_tiny_run, write_tar
 
-SHARDS = {"data.captions": "shards/pairs-{000..003}.tar", "data.features": None}
-ALL = {"data.captions_per_image": "all", "train.log_steps": 1}
+SHARDS = {"data.captions": "shards/pairs-{000..003}.tar", "data.images": {"shards": "features"}}
+ALL = {"data.captions.per_image": "all", "train.log_steps": 1}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,8 @@ def test_captions_of_shards_are_text_for_simcse(tiny, tmp_path):
 
 
 def test_a_tower_reads_the_images_of_shards(tiny, tmp_path):
-    keys = ALL | SHARDS | {"image.tower": "pixels:4", "data.shuffle": "shards", "data.shuffle_window": 20}
+    seen = {"data.images": {"shards": "images", "tower": "pixels:4"}, "data.captions.window": 20}
+    keys = ALL | SHARDS | seen
     assert run(tiny, "mcse", tmp_path / "run", keys) == 0
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["facts"]["pairs"] == 96
@@ -57,10 +58,10 @@ def test_a_tower_reads_the_images_of_shards(tiny, tmp_path):
 
 def test_orders_differ_and_each_resumes(tiny, tmp_path):
     seen = {}
-    for shuffle in ("global", "shards"):
-        keys = ALL | SHARDS | {"data.shuffle": shuffle}
-        assert run(tiny, "mcse", tmp_path / shuffle, keys) == 0
-        seen[shuffle] = losses(tmp_path / shuffle)
+    for name, window in (("global", None), ("shards", 65_536)):
+        keys = ALL | SHARDS | {"data.captions.window": window}
+        assert run(tiny, "mcse", tmp_path / name, keys) == 0
+        seen[name] = losses(tmp_path / name)
     assert seen["global"] != seen["shards"]
 
 
@@ -70,13 +71,13 @@ def test_unreadable_rows_stop_a_run_or_are_left_out(tiny, tmp_path, capsys):
         tiny / "bad" / "p-1.tar", {"x.txt": b"the dog runs", "x.npy": bad} | {f"{n}.txt": b"a cat" for n in range(2)}
     )
     (tiny / "bad" / "p-0.tar").write_bytes((tiny / "shards" / "pairs-003.tar").read_bytes())
-    keys = SHARDS | {"data.captions": "bad"}
+    keys = SHARDS | {"data.captions": {"shards": "bad"}}
     assert run(tiny, "mcse", tmp_path / "run", keys) == 2
-    assert "p-1.tar: 0.txt: its sample has no .npy row; data.on_bad_image skip" in capsys.readouterr().err
+    assert "p-1.tar: 0.txt: its sample has no .npy row; data.captions.on_bad skip" in capsys.readouterr().err
     write_tar(tiny / "bad" / "p-1.tar", {"x.txt": b"the dog runs", "x.npy": bad})
     assert run(tiny, "mcse", tmp_path / "run", keys | {"train.max_steps": 20}) == 2
     assert "p-1.tar: x.npy: NaN or infinity in the row" in capsys.readouterr().err
-    skip = keys | {"data.on_bad_image": "skip"}
+    skip = keys | {"data.captions.on_bad": "skip"}
     assert run(tiny, "mcse", tmp_path / "skipped", skip) == 0
     facts = json.loads((tmp_path / "skipped" / "run.json").read_text())["facts"]
     assert (facts["pairs"], facts["images left out"]) == (21, 1)
@@ -97,17 +98,17 @@ def test_training_text_is_found_again_in_shards(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"data.images": "features.hdf5"}, "data.captions, data.images: captions in shards have their images beside"),
         (
-            {"data.features": "features.hdf5"},
-            "data.features: 'features.hdf5' would do nothing, since data.captions are",
+            {"data.captions.images": "list.txt"},
+            "unknown key 'data.captions.images'; it goes with hub or file, not with shards",
         ),
-        ({"data.images": "list.txt"}, "data.images: 'list.txt' would do nothing"),
         ({"data.captions": "shards/pairs-{000..009}.tar"}, "6 of 10 tars are not there"),
         ({"data.captions": "nowhere-*.tar"}, "no tar fits nowhere-*.tar"),
-        ({"data.shuffle_window": 5}, "data.shuffle_window: 5 would do nothing, since data.shuffle is 'global'"),
+        ({"data.captions.window": 0}, "data.captions.window: must be 1 or more, got 0"),
         (
-            {"data.captions": "captions.csv", "data.features": "features.hdf5", "data.shuffle": "shards"},
-            "data.shuffle: ",
+            {"data.captions": "captions.csv", "data.images": "features.hdf5", "data.captions.window": 5},
+            "unknown key 'data.captions.window'; it goes with shards, not with file",
         ),
     ],
 )

@@ -12,7 +12,7 @@ from tests.fixtures.launch import assert_same_run, entries, losses, run
 from tests.fixtures.tiny_run import build_tiny_run
 from tests.recipes.test_training import stop_after
 
-STREAMED = {"data.streaming": True, "data.sentences": "parts", "data.shuffle_window": 20, "train.log_steps": 1}
+STREAMED = {"data.sentences": {"stream": "parts", "window": 20}, "train.log_steps": 1}
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +67,20 @@ def test_training_text_is_read_again(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "keys", "message"),
     [
-        ("simcse", {"train.max_steps": None, "train.epochs": 1}, "train.epochs: data.streaming does not count the"),
+        (
+            "simcse",
+            {"train.max_steps": None, "train.epochs": 1},
+            "train.epochs: data.sentences.stream does not count them",
+        ),
         ("mcse", {"mix.schedule": "mcse"}, "mix.schedule: 'mcse' needs the number of sentences"),
-        ("simcse", {"data.sentences": "nli.csv"}, "nli.csv: only .txt"),
-        ("simcse", {"data.sentences": "absent/*.txt"}, "data.sentences: no file at"),
-        ("simcse", {"data.sentences": None, "data.captions": "captions.csv"}, "data.streaming: true would do nothing"),
+        ("simcse", {"data.sentences": {"stream": "nli.csv"}}, "nli.csv: only .txt"),
+        ("simcse", {"data.sentences": {"stream": "absent/*.txt"}}, "data.sentences: no file at"),
+        (
+            "simcse",
+            {"data.sentences": {"file": "sentences.txt", "window": 3}},
+            "unknown key 'data.sentences.window'; it goes with stream, not with file",
+        ),
+        ("simcse", {"data.sentences.window": 0}, "data.sentences.window: must be 1 or more, got 0"),
     ],
 )
 def test_what_cannot_be_streamed_is_refused(recipe, keys, message, tiny, tmp_path, capsys):

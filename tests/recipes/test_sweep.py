@@ -12,8 +12,8 @@ from mcse.commands.main import main
 from mcse.config import to_yaml
 from mcse.recipes.launch import load_config
 from mcse.run_folder import read_run, seed_runs
-from tests.fixtures.launch import assert_same_run, entries
-from tests.fixtures.tiny_run import build_tiny_run, tiny_overrides
+from tests.fixtures.launch import assert_same_run, entries, flags_of
+from tests.fixtures.tiny_run import build_tiny_run, tiny_keys
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def swept(tmp_path_factory):
     """Two cells of two seeds; the folder, the command's exit code, and how to give another one."""
     folder = tmp_path_factory.mktemp("sweep")
     tiny = build_tiny_run(folder / "tiny")
-    overrides = [*tiny_overrides(tiny, "simcse", folder / "out"), "--train.save_total_limit", "2"]
+    overrides = [*flags_of(tiny_keys(tiny, "simcse", folder / "out")), "--train.save_total_limit", "2"]
     (folder / "tiny.yaml").write_text(to_yaml(load_config(None, overrides)))
 
     def sweep(values):

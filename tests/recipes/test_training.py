@@ -279,7 +279,7 @@ def test_evaluation_does_not_disturb_training(tiny, tmp_path):
 
 def test_mcse_at_weight_zero_is_simcse_on_captions(tiny, tmp_path):
     # Unclipped: a norm sums in another order when the image heads' zeros stand among the terms, 1e-7 apart.
-    keys = {"train.log_steps": 1, "train.max_steps": 10, "data.captions_per_image": "all", "optim.max_grad_norm": 1e9}
+    keys = {"train.log_steps": 1, "train.max_steps": 10, "data.captions.per_image": "all", "optim.max_grad_norm": 1e9}
     mixed = {"data.captions": "captions.csv", "mix.schedule": "every"}
     assert run(tiny, "mcse", tmp_path / "mcse", keys | {"loss.image_weight": 0.0}) == 0
     assert run(tiny, "simcse", tmp_path / "simcse", keys | mixed) == 0
@@ -299,7 +299,7 @@ def test_mcse_at_weight_zero_is_simcse_on_captions(tiny, tmp_path):
 
 
 def test_controls_change_the_image_term_and_nothing_before_it(tiny, tmp_path):
-    keys = {"train.log_steps": 1, "train.max_steps": 3, "data.captions_per_image": "all"}
+    keys = {"train.log_steps": 1, "train.max_steps": 3, "data.captions.per_image": "all"}
     terms = {}
     for control in (True, "shuffled_images", "shuffled_pairs", "random"):
         output = tmp_path / str(control)

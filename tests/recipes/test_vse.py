@@ -15,7 +15,7 @@ from PIL import Image
 
 from mcse import JointEncoder, SentenceEncoder
 from mcse.commands.main import main
-from mcse.data.config import ControlsConfig, JointDataConfig
+from mcse.data.config import ControlsConfig, FileCaptions, JointDataConfig, PairedFeatures
 from mcse.data.images.features import open_features
 from mcse.data.joint_pairs import load_joint_pairs
 from mcse.encoders.loading import encoder_digest, load_encoder
@@ -45,7 +45,7 @@ def tiny(tmp_path_factory):
 
 
 def transformer(tiny):
-    return {"encoder.kind": "transformer", "encoder.word_dim": 300, "encoder.name_or_path": str(tiny / "bert")}
+    return {"encoder.kind": "transformer", "encoder.word_dim": ..., "encoder.name_or_path": str(tiny / "bert")}
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,9 @@ def build(tiny, output, keys):
         return method("vse").build(config, start_runtime(precision="fp32", seed=config.seed))
 
 
-def pairs_of(tiny, **keys):
-    config = JointDataConfig(root=tiny, captions="captions.csv", features="features.hdf5", **keys)
+def pairs_of(tiny, *, images=None, **keys):
+    captions = FileCaptions(file="captions.csv", images=images, per_image="all")
+    config = JointDataConfig(root=tiny, captions=captions, images=PairedFeatures(features="features.hdf5"), **keys)
     images = open_features(tiny / "features.hdf5")
     return load_joint_pairs(config, controls=ControlsConfig(), seed=3, images=images)
 
@@ -209,10 +210,7 @@ def test_a_live_tower_gives_images_rows(tiny, tmp_path):
         pixels = draw.integers(256, size=(32, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / "images" / f"{number:04d}.png")
     keys = {
-        "data.features": None,
-        "data.image_folder": "images",
-        "image.tower": "timm:test_vit/none",
-        "image.train": True,
+        "data.images": {"folder": "images", "tower": "timm:test_vit/none", "train": True},
         "train.max_steps": 2,
     }
     assert run(root, "vse", tmp_path / "run", keys | {"train.eval_steps": 1}) == 0
@@ -256,11 +254,16 @@ def test_unknown_words_alone_are_skipped_in_training_and_refused_as_a_query(tiny
         ({"data.dev_images": 48}, "data.dev_images: 48 of 48 images with captions leave none to train on"),
         ({"data.dev_images": 1}, "data.dev_images: must be 2 or more, got 1"),
         ({"data.dev_images": "none.txt"}, "data.dev_images: no file at .*none.txt"),
-        ({"data.sentences": "sentences.txt"}, "data.sentences: 'sentences.txt' would do nothing"),
-        ({"data.sts": "dev.tsv"}, "data.sts: 'dev.tsv' would do nothing"),
-        ({"data.captions": None, "data.sentences": "sentences.txt"}, "data.captions: vse needs captions with images"),
-        ({"loss.temperature": 0.1}, "loss.temperature: 0.1 would do nothing, since loss.kind is ranking"),
-        ({"loss.kind": "info_nce", "loss.margin": 0.1}, "loss.margin: 0.1 would do nothing"),
+        ({"data.sentences": "sentences.txt"}, "unknown key 'data.sentences'"),
+        ({"data.sts": "dev.tsv"}, "unknown key 'data.sts'"),
+        ({"data.captions": None}, "data.captions: expected one of {hub, file}, got"),
+        ({"data.captions.file": ..., "data.captions": ...}, "data.captions: give one of hub or file; got 'per_image'"),
+        ({"data.captions": {"shards": "x.tar"}}, "data.captions: give one of hub or file; got"),
+        ({"loss.temperature": 0.1}, "unknown key 'loss.temperature'; it goes with kind: info_nce, not with kind: rank"),
+        (
+            {"loss.kind": "info_nce", "loss.margin": 0.1},
+            "unknown key 'loss.margin'; it goes with kind: ranking, not with kind: info_nce",
+        ),
         ({"loss.margin": 0}, "loss.margin: must be positive, got 0"),
         ({"joint.image_map": "none"}, "joint.dim: 16 must be 12, the width of the image features"),
         ({"encoder.word_vectors": "none.txt"}, "none.txt: no such file of word vectors"),
@@ -277,7 +280,7 @@ def test_wrong_configurations_are_refused(keys, message, tiny, tmp_path, capsys)
 def test_images_without_captions_and_the_reverse(tmp_path, capsys):
     root = build_tiny_run(tmp_path / "tiny")
     (root / "images.txt").write_text("0000.png\n0001.png\nnone.png\n")
-    assert run(root, "vse", tmp_path / "run", {"data.images": "images.txt"}) == 2
+    assert run(root, "vse", tmp_path / "run", {"data.captions.images": "images.txt"}) == 2
     assert "1 of 3 images have no captions in" in capsys.readouterr().err
     with (root / "captions.csv").open("a") as file:
         file.write("new.png,the dog runs\n")
@@ -297,7 +300,7 @@ def test_features_of_another_tower_width_or_not_finite_are_refused(tiny, tmp_pat
         encoder.encode_images([tmp_path / "x.png"])
     names = [f"{number:04d}.png" for number in range(48)]
     write_store(tmp_path / "store", names, width=12)
-    assert run(tiny, "vse", tmp_path / "run", {"data.features": str(tmp_path / "store")}) == 0
+    assert run(tiny, "vse", tmp_path / "run", {"data.images": str(tmp_path / "store")}) == 0
     other = JointEncoder.from_pretrained(tmp_path / "run")
     assert other.image_tower == "timm:resnet50.tv_in1k"
     meta = tmp_path / "store" / "meta.json"
@@ -352,19 +355,19 @@ def test_damaged_checkpoints_are_refused(finished, tmp_path):
 
 
 def test_held_out_images_by_number_and_by_file(tiny):
-    by_number = pairs_of(tiny, dev_images=10, captions_per_image="all")
-    again = pairs_of(tiny, dev_images=10, captions_per_image="all")
+    by_number = pairs_of(tiny, dev_images=10)
+    again = pairs_of(tiny, dev_images=10)
     assert by_number.dev.row_I.tolist() == again.dev.row_I.tolist()
     assert len(by_number.captions) == 76
     assert by_number.dev.image_C.tolist() == [image for image in range(10) for _ in range(2)]
     (tiny / "dev.txt").write_text("0003.png\n0001.png\n")
-    by_file = pairs_of(tiny, dev_images="dev.txt", captions_per_image="all")
+    by_file = pairs_of(tiny, dev_images="dev.txt")
     assert by_file.dev.row_I.tolist() == [3, 1]
     assert not {3, 1} & set(by_file.image_of_caption.tolist())
     assert len(by_file.captions) == 92
     # The list need not be among the images that are trained on.
     (tiny / "some.txt").write_text("0005.png\n0003.png\n0006.png\n")
-    apart = pairs_of(tiny, images="some.txt", dev_images="dev.txt", captions_per_image="all")
+    apart = pairs_of(tiny, images="some.txt", dev_images="dev.txt")
     assert set(apart.image_of_caption.tolist()) == {5, 6}
     assert apart.dev.row_I.tolist() == [3, 1]
 
@@ -377,7 +380,8 @@ def test_a_split_of_the_captions_is_held_out(tmp_path):
         for number, split in enumerate(splits)
     ]
     (root / "captions.json").write_text(json.dumps({"images": images}))
-    config = JointDataConfig(root=root, captions="captions.json::train", features="features.hdf5", dev_images="::val")
+    captions, features = FileCaptions(file="captions.json::train"), PairedFeatures(features="features.hdf5")
+    config = JointDataConfig(root=root, captions=captions, images=features, dev_images="::val")
     images = open_features(root / "features.hdf5")
     pairs = load_joint_pairs(config, controls=ControlsConfig(), seed=3, images=images)
     assert pairs.dev.row_I.tolist() == list(range(2, 48, 4))

@@ -204,7 +204,7 @@ def test_the_command_line_may_choose_another_variant(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("source: {file: x, table: y}", "source: table and file exclude each other; give one of them"),
-        ("source: {limit: 3}", "source: give one of table or file"),
+        ("source: {limit: 3}", "source: give one of table or file; got 'limit'"),
         ("source: {file: x, columns: [c]}", "unknown key 'source.columns'; it goes with table, not with file"),
         ("source: {file: x, limt: 3}", "unknown key 'source.limt'; did you mean 'source.limit'?"),
         ("source: 3", "source: expected one of {table, file} or null, got 3"),
@@ -236,6 +236,7 @@ def test_a_misspelt_key_of_the_file_stays_wrong_when_another_variant_is_chosen(t
     [
         (["--optim.learning_rte", "1"], "unknown key 'optim.learning_rte'; did you mean 'optim.learning_rate'? (Peak"),
         (["--learning_rate", "1"], "unknown key 'learning_rate'; did you mean 'optim.learning_rate'"),
+        (["--encoder.warmup_steps", "1"], "unknown key 'encoder.warmup_steps'; did you mean 'optim.warmup_steps'?"),
         (["--lmit", "1"], "unknown key 'lmit'; did you mean 'source.limit'"),
         (["--zzz", "1"], "unknown key 'zzz'; known here: recipe, optim"),
         (["--optim.warmup_steps", "x"], "optim.warmup_steps: input should be a valid integer, got 'x'"),

@@ -12,8 +12,8 @@ from itertools import compress
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.config import DataConfig, WordsConfig
-from mcse.data.load import clean_images, load_caption_table, tests_folder
+from mcse.data.config import CaptionDataConfig, WordsConfig
+from mcse.data.load import clean_images, load_caption_table
 from mcse.text.vocab import SPECIALS, Vocab, plain_words
 from mcse.text.word_vectors import WordVectors, load_word_vectors
 
@@ -36,7 +36,7 @@ class CaptionVocab:
 
 
 def load_caption_vocab(
-    config: DataConfig, words: WordsConfig, *, also: Set[str] = frozenset(), seed: int
+    config: CaptionDataConfig, words: WordsConfig, *, also: Set[str] = frozenset(), seed: int
 ) -> CaptionVocab:
     """The most frequent words of the captions and their vectors, read from a file of any size.
 
@@ -49,15 +49,15 @@ def load_caption_vocab(
     Raises:
         ValueError: No word of the captions has a vector, or "unknown" is needed and has none.
     """
-    table = load_caption_table(config)
-    clean = compress(table.captions, clean_images(table, tests_folder(config)))
+    table = load_caption_table(config, config.captions)
+    clean = compress(table.captions, clean_images(table, config.tests))
     texts = (plain_words(caption) for captions in clean for caption in captions)
     vocab = Vocab.from_sentences(texts, min_count=words.min_count, max_size=words.max_words)
     vectors = config.folder / words.vectors
     source = load_word_vectors(vectors, keep=frozenset((*vocab.words, STAND_IN)) | also)
     known = [word for word in vocab.words[len(SPECIALS) :] if word in source.index]
     if not known:
-        raise ValueError(f"words.vectors: {vectors} has no vector for any word of {config.captions}")
+        raise ValueError(f"words.vectors: {vectors} has no vector for any word of {table.source}")
     lacking = len(vocab) - len(SPECIALS) - len(known)
     if words.without_vector == "drop":
         vocab = replace(vocab, words=(*SPECIALS, *known))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,8 +23,9 @@ from numpy.typing import NDArray
 from mcse.data.captions.table import CaptionTable, without_images
 from mcse.data.images.names import ABSENT, find_all, find_names
 from mcse.data.images.sources import OnBadImage, SkippedImage
-from mcse.files import read_json
-from mcse.types import FloatArray
+from mcse.data.streams import RowNumbers
+from mcse.files import digest_of, read_json, sha256_file
+from mcse.types import DataFile, FloatArray
 
 _Stored: TypeAlias = NDArray[np.floating[Any]] | h5py.Dataset
 
@@ -41,7 +43,8 @@ _IN_MEMORY_BYTES = 2 * 2**30
 class FeatureStore:
     """The feature rows of N images, read from disk as they are asked for.
 
-    ``tower``, ``preprocessing`` and ``weights`` (a digest) say what made the rows, where the store knows it. A row
+    ``tower``, ``preprocessing`` and ``weights`` (a digest) say what made the rows, where the store knows it; ``on_bad``
+    what becomes of captions whose images the extraction skipped. A row
     holds ``regions`` equal parts side by side, 1 for pooled features. Survives fork and pickle: a copy in another
     process opens the file again when first used.
     """
@@ -60,6 +63,7 @@ class FeatureStore:
         regions: int = 1,
     ) -> None:
         self.path = path
+        self.on_bad: OnBadImage = "error"
         self.regions = regions
         self.names = names
         self.width = shape[1]
@@ -71,6 +75,37 @@ class FeatureStore:
         self._length = shape[0]
         self._rows: _Stored | None = None
         self._process = -1
+
+    @property
+    def origin(self) -> str:
+        """Where it is."""
+        return str(self.path)
+
+    @property
+    def label(self) -> str:
+        """Its name."""
+        return self.path.name
+
+    @property
+    def made_by(self) -> dict[str, str | None]:
+        """What made the rows, as far as the store knows."""
+        return {"tower": self.tower, "preprocessing": self.preprocessing, "weights": self.weights}
+
+    def file(self, index: RowNumbers) -> DataFile:
+        """The whole store, whichever rows are shown."""
+        del index
+        digests = [sha256_file(path) for path in self.files]
+        return DataFile("features", str(self.path), digests[0] if len(digests) == 1 else digest_of(*digests))
+
+    def match(self, table: CaptionTable) -> tuple[CaptionTable, NDArray[np.int64]]:
+        """As ``captions_to_features``, after captions of images that the extraction skipped are refused or left out."""
+        table = without_skipped(table, self, on_bad_image=self.on_bad)
+        return table, captions_to_features(table, self)
+
+    def unreadable(self, index: Sequence[int]) -> frozenset[int]:
+        """None: every row was checked when the store was opened."""
+        del index
+        return frozenset()
 
     def check_tower(self, trained: str | None) -> None:
         """Refuses the rows for a model that was trained on those of another tower; of unknown towers nothing is said.
@@ -128,7 +163,7 @@ def open_features(path: Path) -> FeatureStore:
             NaN or infinity in it (file and first offending row and name).
     """
     if not path.exists():
-        raise FileNotFoundError(f"features {path}: no such file or folder (data.features)")
+        raise FileNotFoundError(f"features {path}: no such file or folder")
     meta = _read_meta(path) if path.is_dir() else {}
     stored = _open_rows(_matrix_file(path))
     if stored.ndim != 2 or 0 in stored.shape:
@@ -207,8 +242,9 @@ def without_skipped(table: CaptionTable, store: FeatureStore, *, on_bad_image: O
         lacking = [name for name, row in zip(skipped, rows, strict=True) if row != ABSENT]
         if lacking:
             raise ValueError(
-                f"data.features: the extraction of {store.path} skipped {len(lacking)} of the {len(table)} images of "
-                f"{table.source} as unreadable, first {lacking[0]!r}; data.on_bad_image skip leaves out their captions"
+                f"data.images.features: the extraction of {store.path} skipped {len(lacking)} of the {len(table)} "
+                f"images of {table.source} as unreadable, first {lacking[0]!r}; data.images.on_bad skip leaves out "
+                "their captions"
             )
         return table
     return without_images(table, skipped, where=str(store.path))

@@ -6,7 +6,7 @@ B images of a batch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -26,8 +26,9 @@ from mcse.data.images.sources import (
     find_bad_images,
     read_distinct,
 )
+from mcse.data.streams import RowNumbers
 from mcse.files import digest_of
-from mcse.types import FloatArray
+from mcse.types import DataFile, FloatArray
 
 FindBad: TypeAlias = Callable[[ImageSource, Sequence[int]], list[SkippedImage]]
 
@@ -41,9 +42,13 @@ class PixelRows:
         source: The images.
         preprocess: An image to (3, height, width), as the image tower wants it.
         origin: Where the images are, for messages.
+        on_bad: Whether images that cannot be read stop the run or lose their captions.
         find_bad: Those of the images that cannot be read; several processes may share the work.
         threads: How many images are decoded at a time.
     """
+
+    label = "images"
+    made_by: Mapping[str, str | None] = {}
 
     def __init__(
         self,
@@ -51,11 +56,17 @@ class PixelRows:
         preprocess: Callable[[Image.Image], Tensor],
         *,
         origin: str,
+        on_bad: OnBadImage = "error",
         find_bad: FindBad = find_bad_images,
         threads: int = READING_THREADS,
     ) -> None:
         self.source, self.preprocess, self.origin = source, preprocess, origin
-        self.find_bad, self.threads = find_bad, threads
+        self.on_bad, self.find_bad, self.threads = on_bad, find_bad, threads
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One an image."""
+        return self.source.names
 
     def rows(self, index: NDArray[np.int64]) -> FloatArray:
         """(B, 3, height, width) float32; an image that is asked for twice is read once.
@@ -72,25 +83,37 @@ class PixelRows:
             names = [f"{name} {(self.source.root / name).stat().st_size}" for name in names]
         return digest_of(*sorted(names))
 
+    def file(self, index: RowNumbers) -> DataFile:
+        """The images at ``index``."""
+        assert isinstance(index, np.ndarray)
+        return DataFile("images", self.origin, self.digest(np.unique(index)))
+
+    def match(self, table: CaptionTable) -> tuple[CaptionTable, NDArray[np.int64]]:
+        """As ``captions_to_pixels``."""
+        return captions_to_pixels(table, self)
+
+    def unreadable(self, index: Sequence[int]) -> frozenset[int]:
+        """Those of the images at ``index`` that cannot be read; every one is decoded."""
+        bad = {image.name for image in find_bad_images(self.source, index)}
+        return frozenset(row for row in index if self.source.names[row] in bad)
+
     def _read(self, row: int) -> FloatArray:
         pixels: FloatArray = self.preprocess(self.source.load(row)).numpy()
         return pixels
 
 
-def captions_to_pixels(
-    table: CaptionTable, pixels: PixelRows, *, on_bad_image: OnBadImage
-) -> tuple[CaptionTable, NDArray[np.int64]]:
+def captions_to_pixels(table: CaptionTable, pixels: PixelRows) -> tuple[CaptionTable, NDArray[np.int64]]:
     """The captions whose images can be read, and the row of each one's image; every image is decoded once here.
 
     Raises:
         ValueError: The captions have no image names; images are missing or cannot be read, under ``error`` any (count
             and first), under ``skip`` all.
     """
-    where = f"data.image_folder {pixels.origin} against {table.source}"
+    where = f"data.images.folder {pixels.origin} against {table.source}"
     if table.image_names is None:
         raise ValueError(
             f"{where}: these captions have no image names, so nothing says which image is whose; "
-            "give captions with names, or stored features (data.features)"
+            "give captions with names, or stored features (data.images.features)"
         )
     _logger.warning("%s: looking whether all %d images can be read", where, len(table))
     rows = find_names(table.image_names, pixels.source.names, where=where).tolist()
@@ -102,11 +125,11 @@ def captions_to_pixels(
             bad[name] = f"image {name}: not in {pixels.origin}"
         elif pixels.source.names[row] in reasons:
             bad[name] = reasons[pixels.source.names[row]]
-    if bad and on_bad_image == "error":
+    if bad and pixels.on_bad == "error":
         raise BadImageError(
             f"{where}: {len(bad)} of {len(table)} images are missing or cannot be read, first: "
-            f"{next(iter(bad.values()))}; data.on_bad_image skip leaves out their captions"
+            f"{next(iter(bad.values()))}; data.images.on_bad skip leaves out their captions"
         )
     names = table.image_names
-    table = without_images(table, bad, where=f"data.image_folder {pixels.origin}")
+    table = without_images(table, bad, where=f"data.images.folder {pixels.origin}")
     return table, np.asarray([row for name, row in zip(names, rows, strict=True) if name not in bad], dtype=np.int64)

@@ -75,11 +75,21 @@ def open_sentences(source: str, *, root: Path) -> SentenceTable:
     """
     path = locate(source, root=root, key="data.sentences")
     if path is None:
-        return SentenceTable(columns=1, source=source, digest=_hub_digest(source), files=())
+        return open_hub_sentences(source)
     if path.stat().st_size == 0:
         raise ValueError(f"data.sentences: {path} is empty")
     columns = 3 if _is_csv(path) else 1
     return SentenceTable(columns=columns, source=str(path), digest=sha256_file(path), files=(path,))
+
+
+def open_hub_sentences(source: str) -> SentenceTable:
+    """Sentences of a hub dataset, ``OWNER/NAME`` or ``OWNER/NAME::COLUMN``.
+
+    Raises:
+        FileNotFoundError: There is no such dataset.
+        ValueError: It has no column of text, or no such column.
+    """
+    return SentenceTable(columns=1, source=source, digest=_hub_digest(source), files=())
 
 
 def locate(source: str, *, root: Path, key: str) -> Path | None:

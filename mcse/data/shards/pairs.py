@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -22,8 +22,9 @@ from torch import Tensor
 from mcse.data.images.sources import READING_THREADS, BadImageError, OnBadImage, decode_image, read_distinct
 from mcse.data.seeds import Draw
 from mcse.data.shards.tars import Part, ShardSet
+from mcse.data.streams import RowNumbers
 from mcse.files import digest_of, replacing
-from mcse.types import FloatArray, Tokenizer
+from mcse.types import DataFile, FloatArray, Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,24 @@ _SEARCHED_AT_ONCE = 4096
 _HERE = "\0"
 
 
-class ShardPixels:
+class _ShardRows:
+    """What lies beside captions in tars."""
+
+    part: Part
+    label: str
+    role: str
+    made_by: Mapping[str, str | None] = {}
+
+    def __init__(self, shards: ShardSet) -> None:
+        self.shards = shards
+
+    def file(self, index: RowNumbers) -> DataFile:
+        """All tars, whichever samples are shown."""
+        del index
+        return DataFile(self.role, str(self.shards.paths[0].parent), self.shards.digest)
+
+
+class ShardPixels(_ShardRows):
     """The images of shards, decoded and preprocessed when a batch asks for them.
 
     Args:
@@ -40,9 +58,11 @@ class ShardPixels:
     """
 
     part: Part = "image"
+    label, role = "images", "images"
 
     def __init__(self, shards: ShardSet, preprocess: Callable[[Image.Image], Tensor]) -> None:
-        self.shards, self.preprocess = shards, preprocess
+        super().__init__(shards)
+        self.preprocess = preprocess
 
     def rows(self, index: NDArray[np.int64]) -> FloatArray:
         """(B, 3, height, width) float32 of the samples at ``index``; one that is asked for twice is read once.
@@ -69,7 +89,7 @@ class ShardPixels:
             raise BadImageError(str(error).replace(_HERE, where, 1)) from None
 
 
-class ShardFeatures:
+class ShardFeatures(_ShardRows):
     """The feature rows (``.npy``) of shards, read when a batch asks for them.
 
     Args:
@@ -80,12 +100,14 @@ class ShardFeatures:
     """
 
     part: Part = "row"
+    label, role = "rows of shards", "features"
 
     def __init__(self, shards: ShardSet) -> None:
-        self.shards = shards
+        super().__init__(shards)
         if shards.lacking["row"] == len(shards):
             raise ValueError(
-                f"data.captions: no sample in {shards.paths[0].parent} has a .npy row; image.tower would read images"
+                f"data.captions: no sample in {shards.paths[0].parent} has a .npy row; data.images.shards images reads "
+                "images"
             )
         absent = shards.without("row")
         gaps = np.flatnonzero(absent != np.arange(len(absent)))
@@ -182,7 +204,7 @@ class PairRows:
         return int(np.random.default_rng([self.seed, Draw.CAPTIONS, sample]).integers(count))
 
 
-class ShardCaptions:
+class CaptionsOfPairs:
     """The captions of pairs, read from the tars and tokenised as they are asked for.
 
     Args:
@@ -246,7 +268,7 @@ def unusable_samples(
         if len(without) and on_bad_image == "error":
             raise ValueError(
                 f"data.captions: {len(without)} of {len(shards)} samples are not whole, first: "
-                f"{shards.lacks(int(without[0]), part)}; data.on_bad_image skip leaves them out"
+                f"{shards.lacks(int(without[0]), part)}; data.captions.on_bad skip leaves them out"
             )
     dropped = _union([without for _, without in lacking])
     if images is not None and on_bad_image == "skip":

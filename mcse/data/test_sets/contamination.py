@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.test_sets.sts import StsTask
+from mcse.data.test_sets.sts import SICK_ALL_SPLITS, STS_TASKS, StsTask, find_senteval, load_sts
 
 _TOKEN = re.compile(r"\w+")
 
@@ -30,3 +30,24 @@ def test_sentences(tasks: Iterable[StsTask]) -> frozenset[str]:
     return frozenset(
         normalise(sentence) for part in pairs for side in (part.sentence1, part.sentence2) for sentence in side
     )
+
+
+def sts_test_sentences(folder: str | None) -> frozenset[str]:
+    """The normalised STS test sentences of a folder, or of the hub where it has none; none at all of ``None``.
+
+    Raises:
+        ValueError: An STS test file is absent.
+    """
+    if folder is None:
+        return frozenset()
+    try:
+        data = load_sts(find_senteval(folder))
+    except FileNotFoundError:
+        data = load_sts(None)
+    found = {task.name for task in data.tasks}
+    # The hub's SICK-R of 9,927 pairs holds SentEval's 4,927.
+    found |= {"SICKRelatedness"} if SICK_ALL_SPLITS in found else set()
+    if lacking := [name for name in STS_TASKS if name not in found]:
+        why = data.absent[lacking[0]]
+        raise ValueError(f"data.decontaminate: needs all STS test files, and {lacking[0]} is absent: {why}")
+    return test_sentences(data.tasks)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
-from mcse.data.config import (
-    TranslationDataConfig,
-)
-from mcse.training.config import OptimConfig, TrainConfig
+from mcse.data.config import TranslationDataConfig
+from mcse.recipes.base import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SizeConfig:
-    """``hidden_dim`` of one direction; the decoder is twice as wide. ``target_dim``: of the target's word vectors."""
+    """The translation model's sizes."""
 
     hidden_dim: int = 300
+    """Width of one direction of the encoder; the decoder is twice as wide. Source: McCann et al. 2017."""
+
     target_dim: int = 300
+    """Width of the target's word vectors. Source: McCann et al. 2017."""
+
     layers: int = 2
+    """Layers of encoder and decoder. Source: McCann et al. 2017."""
+
     dropout: float = 0.2
+    """Between layers. Source: McCann et al. 2017."""
 
     def __post_init__(self) -> None:
         for key in ("hidden_dim", "target_dim", "layers"):
@@ -31,20 +35,24 @@ class SizeConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
-    """``mean_over``: what the sum over target words is divided by; the released code divides by sentences."""
+    """The negative log-likelihood of translations."""
 
     mean_over: Literal["words", "sentences"] = "words"
+    """What the sum over target words is divided by; the released code divides by sentences."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
+class Config(RunConfig):
     """One complete CoVe run."""
 
     recipe: Literal["cove"]
-    output_dir: Path
+    """Word vectors in context, from a translation model."""
+
     data: TranslationDataConfig
-    optim: OptimConfig
-    train: TrainConfig
+    """Sentences with their translations."""
+
     encoder: SizeConfig = field(default_factory=SizeConfig)
+    """The translation model's sizes."""
+
     loss: LossConfig = field(default_factory=LossConfig)
-    seed: int = 42
+    """What is minimised."""

@@ -3,30 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
-from mcse.data.config import (
-    LanguageDataConfig,
-)
-from mcse.training.config import OptimConfig, TrainConfig
+from mcse.data.config import LanguageDataConfig
+from mcse.recipes.base import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SizeConfig:
-    """The model's sizes, as ``ElmoConfig`` calls them."""
+    """The model's sizes, as ``ElmoConfig`` calls them; defaults are those of the published model."""
 
     character_dim: int = 16
+    """Width of a character's embedding."""
+
     max_characters: int = 50
+    """Characters of a word, its marks of begin and end included; longer words are cut."""
+
     filters: tuple[tuple[int, int], ...] = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
+    """Convolutions over characters: the width and the number of each."""
+
     highway_layers: int = 2
+    """Highway layers behind the convolutions."""
+
     cell_dim: int = 4096
+    """Width of an LSTM's cell."""
+
     projection_dim: int = 512
+    """Width of an LSTM's projected state, and of word vectors a direction."""
+
     layers: int = 2
+    """LSTM layers of each direction."""
+
     cell_clip: float | None = 3.0
+    """Bounds cells; ``null`` does not."""
+
     projection_clip: float | None = 3.0
+    """Bounds projected states; ``null`` does not."""
+
     skip_connections: bool = True
+    """Whether a layer's input is added to its output."""
+
     dropout: float = 0.1
+    """Of layers' inputs and outputs while training."""
 
     def __post_init__(self) -> None:
         for key in ("character_dim", "cell_dim", "projection_dim", "layers"):
@@ -41,13 +59,13 @@ class SizeConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
-    """``weight`` of each direction's mean (published: 0.5, times the 20 places of a step for the gradients' scale).
-
-    ``samples``: words that the softmax runs over in training, beside the true one; ``null`` for the whole vocabulary.
-    """
+    """The negative log-likelihood of both directions."""
 
     weight: float = 0.5
+    """Of each direction's mean; published: 0.5, times the 20 places of a step for the gradients' scale."""
+
     samples: int | None = None
+    """Words that the softmax runs over in training, beside the true one; ``null`` is the whole vocabulary."""
 
     def __post_init__(self) -> None:
         if self.weight <= 0:
@@ -55,14 +73,17 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
+class Config(RunConfig):
     """One complete ELMo run. ``train.batch_size`` is the number of lanes of a process."""
 
     recipe: Literal["elmo"]
-    output_dir: Path
+    """Word vectors in context, from language models of characters."""
+
     data: LanguageDataConfig
-    optim: OptimConfig
-    train: TrainConfig
+    """Text of a language model."""
+
     encoder: SizeConfig = field(default_factory=SizeConfig)
+    """The model's sizes."""
+
     loss: LossConfig = field(default_factory=LossConfig)
-    seed: int = 42
+    """What is minimised."""

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Literal
 
-from mcse.config import refuse_idle
-from mcse.data.config import (
-    ControlsConfig,
-    DataConfig,
-    WordsConfig,
-)
-from mcse.models.config import ModelConfig
-from mcse.training.config import OptimConfig, TrainConfig
+from mcse.data.config import ControlsConfig, WordDataConfig, WordsConfig
+from mcse.models.config import ModelConfig, TasksConfig
+from mcse.recipes.base import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
-    """Weights of the tasks (published: 1 each), ``alpha`` and ``beta`` of R(α, β), ``negatives`` false pairs a caption.
-
-    α weighs the mean over words of |β − cos(tuned, original)|; the article states neither α, β nor the negatives.
-    """
+    """Weights of the three tasks, and the retention of text vectors."""
 
     forward_weight: float = 1.0
+    """Of the language model that reads forwards. Source: the article."""
+
     backward_weight: float = 1.0
+    """Of the language model that reads backwards. Source: the article."""
+
     match_weight: float = 1.0
+    """Of matching captions and images. Source: the article."""
+
     alpha: float = 1.0
+    """Weighs the mean over words of \\|β − cos(tuned, original)\\|; the article does not say."""
+
     beta: float = 1.0
+    """The cosine that a tuned vector is drawn to; the article does not say."""
+
     negatives: int = 1
+    """False pairs a caption in the matching task; the article does not say."""
 
     def __post_init__(self) -> None:
         for key in ("forward_weight", "backward_weight", "match_weight", "alpha"):
@@ -41,34 +43,31 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
+class Config(RunConfig):
     """One complete run on captions with stored features of their images."""
 
     recipe: Literal["grounded_words"]
-    output_dir: Path
+    """Visually grounded word vectors."""
+
     words: WordsConfig
-    data: DataConfig
-    optim: OptimConfig
-    train: TrainConfig
-    seed: int = 42
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    """Which words, and what is written of them."""
+
+    data: WordDataConfig
+    """Captions and features of their images."""
+
+    model: ModelConfig = field(default_factory=TasksConfig)
+    """What is learned."""
+
+    loss: LossConfig | None = None
+    """Weights of the tasks; ``null`` is as published for ``tasks``, and image regression has none."""
+
     controls: ControlsConfig = field(default_factory=ControlsConfig)
+    """Which image a caption is shown with, and how many captions there are."""
 
     def __post_init__(self) -> None:
-        for key in ("captions", "features"):
-            if getattr(self.data, key) is None:
-                raise ValueError(f"data.{key}: grounded_words needs captions and the stored features of their images")
-        refuse_idle("data", self.data, keys=("sentences", "image_folder"), why="grounded_words reads captions")
-        if not self.data.decontaminate:
-            refuse_idle("data", self.data, keys=("sts",), why="grounded_words selects by words.similarity")
         if self.words.similarity is None and self.train.select_by is not None:
             raise ValueError("train.select_by: give words.similarity to select by, or null, which keeps the last")
-        if self.model.objective == "tasks":
-            refuse_idle("model", self.model, keys=("state_width",), why="only image_regression has it")
-        else:
-            why = "model.objective is image_regression"
-            keys = ("dropout", "share_image_layer", "tie_output")
-            refuse_idle("model", self.model, keys=keys, why=why)
-            refuse_idle("loss", self.loss, keys=[key.name for key in fields(LossConfig)], why=why)
-            refuse_idle("words", self.words, keys=("ground",), why=f"{why}, which tunes no rows")
+        if isinstance(self.model, TasksConfig):
+            object.__setattr__(self, "loss", self.loss or LossConfig())
+        elif self.loss is not None:
+            raise ValueError("loss: would do nothing, since model.objective is image_regression")

@@ -17,10 +17,11 @@ import torch
 from torch import nn
 
 from mcse import distributed
+from mcse.config_fields import plain
 from mcse.data.captions.vocabulary import CaptionVocab, load_caption_vocab
 from mcse.data.false_pairs import MatchStream
 from mcse.data.images.features import FeatureStore
-from mcse.data.load import Pairs, load_features, load_pairs, store_digest
+from mcse.data.load import Pairs, load_features, load_pairs
 from mcse.data.streams import PairStream, Sampler
 from mcse.data.test_sets.wordsim import load_wordsim
 from mcse.encoders.grounded_words import LiveWordEncoder
@@ -30,7 +31,7 @@ from mcse.losses.grounded_words import cosine_retention
 from mcse.losses.likelihood import token_nll
 from mcse.losses.pair_matching import matching_loss
 from mcse.manifest import ImageSide
-from mcse.models.config import ModelConfig
+from mcse.models.config import ModelConfig, TasksConfig
 from mcse.models.grounded_checkpoint import save_grounded_words
 from mcse.models.grounded_words import (
     GroundedWordRows,
@@ -62,24 +63,23 @@ def build(config: Config, runtime: Runtime) -> Run:
     )
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
     seed = shared.pair_seed(config.seed)
-    features = load_features(config.data)
+    features = load_features(config.data, config.data.images)
     tokenizer = CaptionTokenizer(words.vocab)
     loaded = load_pairs(config.data, tokenizer, controls=config.controls, seed=seed, images=features)
     sampler = Sampler(len(loaded.captions), share, seed=seed, name="data.captions")
     pairs = PairStream(loaded.captions, loaded.image_of_caption, features, sampler, pad_id=0)
-    is_regression = config.model.objective == "image_regression"
     model = _build_model(config.model, words, features, loaded)
     data = (
         *loaded.files,
-        DataFile("features", str(features.path), store_digest(features)),
+        features.file(loaded.image_of_caption),
         DataFile("word vectors", str(root / config.words.vectors), sha256_file(root / config.words.vectors)),
     )
     exporter = Exporter(config, words, model, data)
     evaluator = WordSimilarityEvaluator(sets, LiveWordEncoder(words.source, exporter.current_map))
     return Run(
         model=model,
-        step=regression_step if is_regression else TaskStep(config.loss),
-        stream=pairs if is_regression else MatchStream(pairs, negatives=config.loss.negatives, seed=seed),
+        step=regression_step if config.loss is None else TaskStep(config.loss),
+        stream=pairs if config.loss is None else MatchStream(pairs, negatives=config.loss.negatives, seed=seed),
         optimizer=build_optimizer(model, config.optim),
         export=exporter,
         evaluators=(evaluator,) if sets else (),
@@ -89,7 +89,7 @@ def build(config: Config, runtime: Runtime) -> Run:
             "images": loaded.num_images,
             "words": len(words.vocab) - len(SPECIALS),
             f"words without a vector ({config.words.without_vector})": words.without_vector,
-            "images shown": "true" if config.controls.images is True else config.controls.images,
+            "images shown": plain(config.controls.images),
         },
         data=data,
     )
@@ -139,7 +139,7 @@ class Exporter:
     def current_map(self) -> WordMap:
         """M as it is now, with the tuned rows where ``words.ground`` asks for them."""
         map_DC = self.model.map_DC.detach().float().cpu().numpy()
-        if self.config.words.ground == "original":
+        if not (isinstance(self.config.model, TasksConfig) and self.config.model.ground == "tuned"):
             return WordMap(map_DC)
         words = self.words.vocab.words[len(SPECIALS) :]
         return WordMap(map_DC, tuned=WordVectors.of(words, self.model.table.words()[0].detach().float().cpu().numpy()))
@@ -176,7 +176,7 @@ def _build_model(
     config: ModelConfig, words: CaptionVocab, features: FeatureStore, loaded: Pairs
 ) -> GroundedWordsModel | ImageRegressionModel:
     text_VD = torch.from_numpy(words.text_VD)
-    if config.objective == "tasks":
+    if isinstance(config, TasksConfig):
         return GroundedWordsModel(WordTable(text_VD, specials=len(SPECIALS), trains=True), config, features.width)
     mean_F, std_F = features.moments(np.unique(loaded.image_of_caption[np.arange(len(loaded.captions))]))
     table = WordTable(text_VD, specials=len(SPECIALS), trains=False)

@@ -11,26 +11,25 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from mcse.data.images.training import NamedImages
 from mcse.data.streams import Sampler
 from mcse.data.tweets import TweetStream
 from mcse.distributed import gather_ids, gather_rows
 from mcse.evaluation.evaluators.tagging import TaggingEvaluator
 from mcse.losses.contrastive import info_nce, unit_rows
 from mcse.losses.pair_matching import matching_loss
+from mcse.models.config import FusionConfig
 from mcse.models.maf_model import TaggerModel, TaggerShape, TweetRows
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 from mcse.recipes import shared
-from mcse.recipes.image_side import Images
-from mcse.recipes.maf.config import Config, LossConfig
+from mcse.recipes.image_side import Images, build_parted_optimizer, open_images
+from mcse.recipes.maf.config import AlignmentConfig, Config, LossConfig
 from mcse.recipes.maf.tweets import (
     TaggerExporter,
     Tweets,
     blank_shape,
-    build_tagger_optimizer,
     check_length,
     load_tweets,
-    open_images,
-    region_shape,
     sample_regions,
     tagger_of,
 )
@@ -41,52 +40,52 @@ from mcse.types import LossTerm, LossTerms, TweetBatch
 
 def build(config: Config, runtime: Runtime) -> Run:
     """Model, stream, step, evaluator and export of one MAF run."""
+    data, share = config.data, shared.share_of(runtime, batch_size=config.train.batch_size)
+    # Text alone has neither; what stands in decides nothing.
+    fusion, loss = config.fusion or FusionConfig(), config.loss or LossConfig()
     encoder = load_text_encoder(
         config.encoder.name_or_path,
-        pooling=config.encoder.pooling,
+        pooling=fusion.pooling,
         attention=config.encoder.attention,
         gradient_checkpointing=config.encoder.gradient_checkpointing,
     )
     tokenizer = load_tokenizer(config.encoder.name_or_path)
-    check_length(config.data.max_length, encoder, tokenizer)
-    images = open_images(config.data, config.image)
+    check_length(data.max_length, encoder, tokenizer)
+    images = None if data.images is None else open_images(data, data.images)
     tweets = load_tweets(
-        config.data, tokenizer, images=images, control=config.controls.images, seed=shared.pair_seed(config.seed)
+        data, tokenizer, images=images, control=config.controls.images, seed=shared.pair_seed(config.seed)
     )
-    stream = _build_stream(config, runtime, tweets, images, pad_id=tokenizer.pad_id)
-    shape = _shape_of(config, tweets, images)
-    tower = images.module if images is not None else None
+    matching = None if images is None else loss.matching
     model = TaggerModel(
         encoder,
-        shape=shape,
-        tower=tower,
-        tag_on_swapped=config.loss.tag_on_swapped,
-        image_dropout=config.tagger.image_dropout,
+        shape=_shape_of(config, tweets, images, fusion=fusion, loss=loss),
+        tower=None if images is None else images.module,
+        tag_on_swapped=matching is not None and matching.tag_on_swapped,
+        image_dropout=fusion.image_dropout,
     )
-    if model.image is not None and images is not None and config.tagger.standardise:
+    if model.image is not None and images is not None and fusion.standardise:
         model.image.standardise(sample_regions(images, tweets.parts))
+    rows = None if images is None else images.rows
     evaluator = TaggingEvaluator(
-        lambda: tagger_of(model, tokenizer),
-        tweets.dev,
-        images=None if images is None else images.rows,
-        image_row_N=tweets.dev_rows,
+        lambda: tagger_of(model, tokenizer), tweets.dev, images=rows, image_row_N=tweets.dev_rows
     )
-    trained_tower = images.tower if images is not None and images.trained else None
 
     def step(model: nn.Module, batch: TweetBatch) -> LossTerms:
-        return loss_terms(model(batch), batch, config.loss)
+        return loss_terms(model(batch), batch, loss)
 
     return Run(
         model=model,
         step=step,
-        stream=stream,
-        optimizer=build_tagger_optimizer(
-            model,
-            trained_tower,
-            optim=config.optim,
-            new_rate=config.tagger.learning_rate,
-            tower_rate=config.image.learning_rate,
+        stream=TweetStream(
+            tweets.parts,
+            rows,
+            Sampler(len(tweets.parts), share, seed=config.seed, name="data.train"),
+            pad_id=tokenizer.pad_id,
+            num_swapped=0 if matching is None else matching.num_swapped,
+            seed=config.seed,
+            blank=() if images is None else blank_shape(images),
         ),
+        optimizer=build_parted_optimizer(_parts(model, images, config), config.optim),
         export=TaggerExporter(config, model, tokenizer, tweets.files, images),
         evaluators=(evaluator,),
         metrics=evaluator.metrics,
@@ -95,35 +94,31 @@ def build(config: Config, runtime: Runtime) -> Run:
     )
 
 
-def _build_stream(
-    config: Config, runtime: Runtime, tweets: Tweets, images: Images | None, *, pad_id: int
-) -> TweetStream:
-    share = shared.share_of(runtime, batch_size=config.train.batch_size)
-    return TweetStream(
-        tweets.parts,
-        None if images is None else images.rows,
-        Sampler(len(tweets.parts), share, seed=config.seed, name="data.train"),
-        pad_id=pad_id,
-        num_swapped=0 if images is None or config.tagger.matching == "none" else config.loss.num_swapped,
-        seed=config.seed,
-        blank=() if images is None else blank_shape(images),
-    )
+def _parts(
+    model: TaggerModel, images: Images[NamedImages] | None, config: Config
+) -> list[tuple[nn.Module | None, float | None]]:
+    """The encoder, the new layers and a trained tower, each with its peak rate."""
+    new = nn.ModuleList(part for part in (model.image, model.classifier, model.crf) if part is not None)
+    tower = (None, None) if images is None else (images.trained_tower, images.learning_rate)
+    return [(model.encoder, None), (new, config.tagger.learning_rate), tower]
 
 
-def _shape_of(config: Config, tweets: Tweets, images: Images | None) -> TaggerShape:
-    regions, region_width = (0, 0) if images is None else region_shape(images)
+def _shape_of(
+    config: Config, tweets: Tweets, images: Images[NamedImages] | None, *, fusion: FusionConfig, loss: LossConfig
+) -> TaggerShape:
+    matching = None if images is None else loss.matching
     return TaggerShape(
         types=tweets.tags.types,
-        regions=regions,
-        region_width=region_width,
-        matching="none" if images is None else config.tagger.matching,
-        alignment=images is not None and config.loss.alignment_weight > 0,
-        heads=config.tagger.heads,
+        regions=0 if images is None else images.regions,
+        region_width=0 if images is None else images.width // images.regions,
+        matching="none" if matching is None else matching.kind,
+        alignment=images is not None and loss.alignment is not None,
+        heads=fusion.heads,
         dropout=config.tagger.dropout,
         positions=config.data.max_length,
-        pooling=config.encoder.pooling,
-        match_threshold=config.tagger.match_threshold,
-        image_row=config.tagger.image_row,
+        pooling=fusion.pooling,
+        match_threshold=0.0 if matching is None else matching.threshold,
+        image_row=fusion.image_row,
     )
 
 
@@ -131,15 +126,15 @@ def loss_terms(rows: TweetRows, batch: TweetBatch, loss: LossConfig) -> LossTerm
     """``tagging`` over tweets; with images ``alignment`` over tweets that have one, ``matching`` over pairs."""
     weight = loss.tagging_weight if rows.match_B is not None else 1.0
     terms = {"tagging": LossTerm(rows.nll_B.sum(), count=len(rows.nll_B), weight=weight)}
-    if rows.match_B is not None and loss.alignment_weight > 0:
-        terms["alignment"] = alignment_term(rows, batch, loss)
-    if rows.match_logit_M is not None and rows.match_label_M is not None:
+    if rows.match_B is not None and loss.alignment is not None:
+        terms["alignment"] = alignment_term(rows, batch, loss.alignment)
+    if loss.matching is not None and rows.match_logit_M is not None and rows.match_label_M is not None:
         judged = matching_loss(rows.match_logit_M, rows.match_label_M)
-        terms["matching"] = LossTerm(judged, count=len(rows.match_label_M), weight=loss.matching_weight)
+        terms["matching"] = LossTerm(judged, count=len(rows.match_label_M), weight=loss.matching.weight)
     return terms
 
 
-def alignment_term(rows: TweetRows, batch: TweetBatch, loss: LossConfig) -> LossTerm:
+def alignment_term(rows: TweetRows, batch: TweetBatch, loss: AlignmentConfig) -> LossTerm:
     """InfoNCE in both directions between the tweets of this process and those of all processes.
 
     Tweets without an image are neither queries nor keys; another tweet with the same image is no negative.
@@ -170,4 +165,4 @@ def alignment_term(rows: TweetRows, batch: TweetBatch, loss: LossConfig) -> Loss
         )
     share = loss.text_to_image_share
     total = torch.stack(parts) @ torch.tensor([share, 1 - share], dtype=parts[0].dtype, device=parts[0].device)
-    return LossTerm(total, count=has_B.sum(), weight=loss.alignment_weight)
+    return LossTerm(total, count=has_B.sum(), weight=loss.weight)

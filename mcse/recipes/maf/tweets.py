@@ -6,28 +6,24 @@ N tweets.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
+from mcse.config_fields import plain
 from mcse.data.config import ImageControl, TaggedConfig
 from mcse.data.conll import TaggedTexts, check_types, find_tags, read_conll
-from mcse.data.images.features import FeatureStore, open_features
 from mcse.data.images.names import ABSENT
-from mcse.data.images.pixels import PixelRows
-from mcse.data.images.sources import open_images as open_image_source
+from mcse.data.images.training import NamedImages
 from mcse.data.tweets import TweetPart, control_images, cut_tweets, tweets_to_images
 from mcse.encoders.tweet_tagger import TweetTagger
 from mcse.files import sha256_file
 from mcse.models.checkpoint import max_tokens
-from mcse.models.config import ImageConfig
-from mcse.models.image_tower import ImageTower, load_image_tower
 from mcse.models.maf_model import TaggerModel
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.tagger_checkpoint import save_tagger
@@ -36,8 +32,6 @@ from mcse.recipes import export
 from mcse.recipes.image_side import Images
 from mcse.report.model_card import tagger_card
 from mcse.text.tags import TagSet
-from mcse.training.config import OptimConfig
-from mcse.training.optim import build_optimizer
 from mcse.types import DataFile, Score
 
 _SAMPLED = 256
@@ -52,39 +46,14 @@ def check_length(max_length: int, encoder: TextEncoder, tokenizer: PieceTokenize
         raise ValueError("encoder.name_or_path: its tokenizer is no fast one, so it does not know its pieces' words")
 
 
-def open_images(data: TaggedConfig, image: ImageConfig) -> Images | None:
-    """The regions of ``data.features``, or the images of ``data.image_folder`` and their tower; else ``None``.
-
-    Raises:
-        FileNotFoundError: Nothing is there.
-        ValueError: It cannot be read, or the tower cannot be loaded.
-    """
-    if data.features is not None:
-        return Images(open_features(data.path("features")), tower=None, trained=False)
-    if image.tower is None:
-        return None
-    tower = load_image_tower(image.tower)
-    if image.train and not list(tower.parameters()):
-        raise ValueError(f"image.train: {image.tower} has no weights to train")
-    folder = data.path("image_folder")
-    rows = PixelRows(open_image_source(str(folder)), tower.preprocess, origin=str(folder))
-    return Images(rows, tower=tower, trained=image.train)
-
-
-def region_shape(images: Images) -> tuple[int, int]:
-    """How many regions an image has, and how wide each is."""
-    regions = images.rows.regions if isinstance(images.rows, FeatureStore) else _tower(images).regions
-    return regions, images.width // regions
-
-
-def blank_shape(images: Images) -> tuple[int, ...]:
+def blank_shape(images: Images[NamedImages]) -> tuple[int, ...]:
     """Shape of what stands for an image in batches."""
-    if isinstance(images.rows, FeatureStore):
+    if images.tower is None:
         return (images.width,)
     return images.rows.rows(np.zeros(1, dtype=np.int64)).shape[1:]
 
 
-def sample_regions(images: Images, parts: Sequence[TweetPart]) -> Tensor:
+def sample_regions(images: Images[NamedImages], parts: Sequence[TweetPart]) -> Tensor:
     """(N, F) regions of the first training tweets that have an image, for their mean and spread."""
     row_N = np.asarray([part.image_row for part in parts if part.image_row != ABSENT][:_SAMPLED], dtype=np.int64)
     row_NF = torch.from_numpy(images.rows.rows(row_N))
@@ -93,7 +62,7 @@ def sample_regions(images: Images, parts: Sequence[TweetPart]) -> Tensor:
         with torch.no_grad():
             row_NF = images.tower.eval()(row_NF)
         images.tower.train(was_training)
-    return row_NF.reshape(-1, region_shape(images)[1])
+    return row_NF.reshape(-1, images.width // images.regions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +81,7 @@ def load_tweets(
     data: TaggedConfig,
     tokenizer: PieceTokenizer,
     *,
-    images: Images | None,
+    images: Images[NamedImages] | None,
     control: ImageControl,
     seed: int,
 ) -> Tweets:
@@ -125,7 +94,7 @@ def load_tweets(
     train, dev = read_conll(data.path("train")), read_conll(data.path("dev"))
     tags = find_tags(train)
     check_types(dev, tags)
-    source = None if images is None else images.unsharded
+    source = None if images is None else images.rows
     train_rows = control_images(tweets_to_images(train, source), control, seed=seed)
     dev_rows = tweets_to_images(dev, source)
     parts = cut_tweets(train, train_rows, tags=tags, tokenizer=tokenizer.inner, max_length=data.max_length)
@@ -141,33 +110,12 @@ def load_tweets(
     )
     if images is not None:
         facts |= images.facts | {
-            "regions": region_shape(images)[0],
+            "regions": images.regions,
             "tweets without an image": int((train_rows == ABSENT).sum()),
-            "images shown": "true" if control is True else control,
+            "images shown": plain(control),
         }
         files += (images.file(train_rows[train_rows != ABSENT]),)
     return Tweets(tags, parts, dev, dev_rows, files, facts)
-
-
-def build_tagger_optimizer(
-    model: TaggerModel,
-    tower: ImageTower | None,
-    *,
-    optim: OptimConfig,
-    new_rate: float | None,
-    tower_rate: float | None,
-) -> Optimizer:
-    """AdamW over the encoder, and over the new layers and a trained tower at rates of their own."""
-    optimizer = build_optimizer(model.encoder, optim)
-    new = [part for part in (model.image, model.classifier, model.crf) if part is not None]
-    others: list[tuple[nn.Module, float | None]] = [(nn.ModuleList(new), new_rate)]
-    if tower is not None:
-        others.append((tower, tower_rate))
-    for module, rate in others:
-        own = replace(optim, learning_rate=rate or optim.learning_rate)
-        for group in build_optimizer(module, own).param_groups:
-            optimizer.add_param_group(group)
-    return optimizer
 
 
 def tagger_of(model: TaggerModel, tokenizer: PieceTokenizer) -> TweetTagger:
@@ -183,7 +131,7 @@ class TaggerExporter:
     model: TaggerModel
     tokenizer: PieceTokenizer
     data: tuple[DataFile, ...]
-    images: Images | None
+    images: Images[NamedImages] | None
 
     def __call__(self, folder: Path, scores: Mapping[str, Score]) -> None:
         """Into ``folder``, with ``scores`` in manifest and card."""
@@ -200,8 +148,3 @@ class TaggerExporter:
             ),
             trained_tower=None if self.images is None else self.images.trained_tower,
         )
-
-
-def _tower(images: Images) -> ImageTower:
-    assert images.tower is not None
-    return images.tower

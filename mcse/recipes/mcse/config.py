@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
-from mcse.data.config import (
-    ControlsConfig,
-    DataConfig,
-    MixConfig,
-)
+from mcse.data.config import ControlsConfig, Mix, PairedDataConfig
 from mcse.models.config import EncoderConfig, ImageConfig
-from mcse.recipes.checks import check_images, check_mix
-from mcse.training.config import OptimConfig, TrainConfig
+from mcse.recipes.base import RunConfig, resolve_mix
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
-    """``temperature`` of the text term, ``image_temperature`` and weight λ (``image_weight``) of the image term.
-
-    ``image_reduction``: ``mean`` over the two dropout views is what the released code does; ``sum`` is the paper's
-    formula, and equals the mean with twice λ.
-    """
+    """SimCSE's terms and λ times the image term."""
 
     image_weight: float
+    """λ, the weight of the image term. Source: MCSE has 0.01 with Wikipedia, 0.05 without."""
+
     temperature: float = 0.05
+    """Divides cosines of sentences. Source: MCSE."""
+
     image_temperature: float = 0.05
+    """Divides cosines of sentences and images. Source: MCSE."""
+
     image_reduction: Literal["mean", "sum"] = "mean"
+    """``mean`` over the two dropout views as in the released code; the paper's ``sum`` is that with twice λ."""
+
     joint_dim: int = 256
+    """Width of the space that sentences and images are projected to. Source: MCSE."""
+
     mlm_weight: float = 0.0
+    """Weight of the masked-language-model term. Source: MCSE has none."""
 
     def __post_init__(self) -> None:
         for key in ("temperature", "image_temperature", "joint_dim"):
@@ -41,23 +42,29 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
+class Config(RunConfig):
     """One complete MCSE run; without ``data.sentences`` it trains on captions alone."""
 
     recipe: Literal["mcse"]
-    output_dir: Path
+    """Sentence embeddings from text and images."""
+
     encoder: EncoderConfig
-    data: DataConfig
+    """The encoder of sentences."""
+
+    data: PairedDataConfig
+    """Captions with images, and sentences."""
+
     loss: LossConfig
-    optim: OptimConfig
-    train: TrainConfig
-    seed: int = 42
+    """The terms of the loss."""
+
     image: ImageConfig = field(default_factory=ImageConfig)
-    mix: MixConfig = field(default_factory=MixConfig)
+    """How the image side learns."""
+
+    mix: Mix | None = None
+    """How paired batches are spread among those of sentences; ``null`` is as published, if there are sentences."""
+
     controls: ControlsConfig = field(default_factory=ControlsConfig)
+    """Which image a caption is shown with, and how many captions there are."""
 
     def __post_init__(self) -> None:
-        if self.data.captions is None:
-            raise ValueError("data.captions: mcse needs captions with images")
-        check_images(self.image, self.data)
-        check_mix(self.mix, self.data)
+        object.__setattr__(self, "mix", resolve_mix(self.mix, self.data))

@@ -11,26 +11,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mcse.config_fields import plain
+from mcse.data.images.training import NamedImages
 from mcse.data.load import load_pairs
-from mcse.data.mixing import MixedStream, carried_part, plan_mixture
+from mcse.data.mixing import carried_part
+from mcse.data.shards.pairs import ShardImages
 from mcse.data.streams import PairStream, Share
 from mcse.distributed import gather_ids, gather_rows
 from mcse.losses.contrastive import info_nce, unit_rows
 from mcse.models.sentence_model import GroundedModel, GroundedRows
 from mcse.recipes import export, shared
-from mcse.recipes.image_side import Images, build_grounded_optimizer, open_images
+from mcse.recipes.image_side import (
+    Images,
+    build_parted_optimizer,
+    open_paired_images,
+)
 from mcse.recipes.mcse.config import Config, LossConfig
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
-from mcse.types import DataFile, LossTerm, LossTerms, PairBatch, SentenceBatch, Stream
+from mcse.types import LossTerm, LossTerms, PairBatch, SentenceBatch
 
 
 def build(config: Config, runtime: Runtime) -> Run:
     """Model, stream, step, evaluator and export of one MCSE run."""
     text = shared.build_text_side(config.encoder, mlm=config.loss.mlm_weight > 0)
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
-    images = open_images(config.image, config.data)
-    stream, data, facts = _build_stream(config, text, share, images)
+    images = open_paired_images(config.data)
+    pairs = _pair_feed(config, text, share, images)
+    feed = shared.mixed_feed(config.data, text, pairs, mix=config.mix, share=share, seed=config.seed)
     model = GroundedModel(text.model, image_dim=images.width, joint_dim=config.loss.joint_dim, tower=images.module)
     heads = {"grounding_head": model.grounding_head, "image_head": model.image_head}
     evaluator, metrics = shared.build_dev_evaluator(config.data, text, precision=config.train.precision)
@@ -47,24 +55,29 @@ def build(config: Config, runtime: Runtime) -> Run:
     return Run(
         model=model,
         step=step,
-        stream=stream,
-        carried=carried_part(stream),
-        optimizer=build_grounded_optimizer(
-            model.text, list(heads.values()), images.tower, optim=config.optim, image=config.image
+        stream=feed.stream,
+        carried=carried_part(feed.stream),
+        optimizer=build_parted_optimizer(
+            [
+                (model.text, None),
+                (nn.ModuleList(heads.values()), config.image.head_learning_rate),
+                (images.trained_tower, images.learning_rate),
+            ],
+            config.optim,
         ),
         export=export.Exporter(
             config,
             text,
             config.encoder,
-            data,
-            images=images.stored(data[-1]),
+            feed.files,
+            images=images.stored(feed.files[-1]),
             heads=heads,
             image_tower=images.trained_tower,
         ),
         evaluators=(evaluator,),
         metrics=metrics,
-        facts=facts,
-        data=data,
+        facts=feed.facts,
+        data=feed.files,
     )
 
 
@@ -96,33 +109,24 @@ def image_term(rows: GroundedRows, image_id_B: Tensor, loss: LossConfig) -> Loss
     return LossTerm(torch.stack(terms).sum() * share, count=len(image_id_B), weight=loss.image_weight)
 
 
-def _build_stream(
-    config: Config, text: shared.TextSide, share: Share, images: Images
-) -> tuple[Stream[SentenceBatch | PairBatch], tuple[DataFile, ...], dict[str, str | int | float]]:
+def _pair_feed(
+    config: Config, text: shared.TextSide, share: Share, images: Images[NamedImages | ShardImages]
+) -> shared.Feed:
+    """Captions with their images."""
     seed = shared.pair_seed(config.seed)
-    loaded = load_pairs(config.data, text.tokenizer, controls=config.controls, seed=seed, images=images.rows)
-    pairs = PairStream(
-        loaded.captions,
-        loaded.image_of_caption,
-        images.rows,
-        loaded.order(share, seed),
-        pad_id=text.tokenizer.pad_id,
-        masker=text.masker(seed=seed),
+    pairs = load_pairs(config.data, text.tokenizer, controls=config.controls, seed=seed, images=images.rows)
+    order, masker = pairs.order(share, seed), text.masker(seed=seed)
+    stream = PairStream(
+        pairs.captions, pairs.image_of_caption, images.rows, order, pad_id=text.tokenizer.pad_id, masker=masker
     )
-    image_file = images.file(loaded.image_of_caption)
-    facts: dict[str, str | int | float] = {
-        "pairs": len(loaded.captions),
-        "images": loaded.num_images,
-        **({"images left out": loaded.num_left_out} if loaded.num_left_out else {}),
-        **images.facts,
-        "images shown": "true" if config.controls.images is True else config.controls.images,
-        "negatives a query": shared.negatives_a_query(share, columns=1),
-    }
-    if config.data.sentences is None:
-        return pairs, (*loaded.files, image_file), facts
-    sentences, files = shared.build_sentence_stream(config.data, text, share=share, seed=config.seed)
-    if sentences.columns != 1:
-        raise ValueError("data.sentences: mcse takes plain sentences, not supervised triplets")
-    mixture = plan_mixture(config.mix, sentence_steps=sentences.steps_per_epoch, pair_steps=pairs.steps_per_epoch)
-    facts = {**sentences.facts, **facts, **mixture.drawn_an_epoch(share.global_batch_size)}
-    return MixedStream(sentences, pairs, mixture), (*files, *loaded.files, image_file), facts
+    return shared.Feed(
+        stream,
+        (*pairs.files, images.file(pairs.image_of_caption)),
+        {
+            "pairs": len(pairs.captions),
+            "images": pairs.num_images,
+            **({"images left out": pairs.num_left_out} if pairs.num_left_out else {}),
+            **images.facts,
+            "images shown": plain(config.controls.images),
+        },
+    )

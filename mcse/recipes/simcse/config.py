@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
-from mcse.config import refuse_idle
-from mcse.data.config import (
-    ControlsConfig,
-    DataConfig,
-    MixConfig,
-)
+from mcse.data.config import DataConfig, Mix, PairControls, TableSentences
 from mcse.models.config import EncoderConfig
-from mcse.recipes.checks import check_mix
-from mcse.training.config import OptimConfig, TrainConfig
+from mcse.recipes.base import RunConfig, resolve_mix
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
-    """``temperature`` divides cosines. ``hard_negative_weight`` is added to the logit of a query's own contradiction.
-
-    ``mlm_weight`` above 0 adds the masked-language-model term (published: 0.1; it helps transfer and hurts STS).
-    """
+    """The contrastive term, and one of a masked language model."""
 
     temperature: float = 0.05
+    """Divides cosines. Source: SimCSE."""
+
     hard_negative_weight: float = 0.0
+    """Added to the logit of a query's own contradiction, of supervised sentences. Source: SimCSE."""
+
     mlm_weight: float = 0.0
+    """Weight of the masked-language-model term; published: 0.1, which helps transfer and hurts STS."""
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -36,32 +31,39 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
+class Config(RunConfig):
     """One complete SimCSE run.
 
     With ``data.captions`` captions are trained on as text, on the batches that MCSE would pair with images: the fair
-    baseline. Settings that would do nothing, such as ``controls.images``, since no image is read, are refused.
+    baseline.
     """
 
     recipe: Literal["simcse"]
-    output_dir: Path
+    """Sentence embeddings from text alone."""
+
     encoder: EncoderConfig
+    """The encoder of sentences."""
+
     data: DataConfig
-    optim: OptimConfig
-    train: TrainConfig
-    seed: int = 42
+    """Sentences, captions as text, or both."""
+
     loss: LossConfig = field(default_factory=LossConfig)
-    mix: MixConfig = field(default_factory=MixConfig)
-    controls: ControlsConfig = field(default_factory=ControlsConfig)
+    """The terms of the loss."""
+
+    mix: Mix | None = None
+    """How batches of captions are spread among those of sentences; ``null`` is as published, if both are there."""
+
+    controls: PairControls = field(default_factory=PairControls)
+    """How many captions there are."""
 
     def __post_init__(self) -> None:
-        if self.controls.images is not True:
-            raise ValueError(f"controls.images: simcse reads no images, so {self.controls.images!r} would do nothing")
-        # Of shards it also says what becomes of samples without a caption.
-        unread = ("features", "image_folder", *(() if self.data.captions_are_shards else ("on_bad_image",)))
-        refuse_idle("data", self.data, keys=unread, why="simcse reads no images")
-        if self.data.captions is None:
-            why = "there is no data.captions"
-            refuse_idle("data", self.data, keys=("images", "captions_per_image"), why=why)
-            refuse_idle("controls", self.controls, keys=("num_pairs",), why=why)
-        check_mix(self.mix, self.data)
+        if self.data.captions is None and self.controls.num_pairs is not None:
+            raise ValueError(
+                f"controls.num_pairs: {self.controls.num_pairs} would do nothing, since there is no data.captions"
+            )
+        if self.loss.hard_negative_weight != 0 and not isinstance(self.data.sentences, TableSentences):
+            raise ValueError(
+                f"loss.hard_negative_weight: {self.loss.hard_negative_weight} would do nothing, since there are no "
+                "hard negatives (data.sentences.table has them)"
+            )
+        object.__setattr__(self, "mix", resolve_mix(self.mix, self.data))

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mcse.data.images.features import FeatureStore
+from mcse.data.images.training import NamedImages
 from mcse.data.joint_pairs import DevImages
 from mcse.encoders.inputs import evaluating
 from mcse.encoders.joint_encoder import JointEncoder
 from mcse.evaluation.evaluators.held_out_images import RetrievalEvaluator
 from mcse.files import sha256_file
 from mcse.manifest import ImageSide
-from mcse.models.config import CaptionEncoderConfig
+from mcse.models.config import CaptionEncoderConfig, TransformerConfig, WordEncoderConfig
 from mcse.models.image_tower import ImageTower
 from mcse.models.joint_checkpoint import save_joint
 from mcse.models.joint_model import CaptionEncoder, JointModel, build_caption_encoder
@@ -58,9 +58,9 @@ def build_captions(config: CaptionEncoderConfig, captions: Sequence[str], *, dim
     Raises:
         ValueError: No such transformer; no word is frequent enough; or word vectors that cannot be read or do not fit.
     """
-    if config.kind == "transformer":
+    if isinstance(config, TransformerConfig):
         encoder = build_caption_encoder(config, vocab_size=0, dim=dim)
-        return CaptionSide(config, encoder, load_tokenizer(str(config.name_or_path)), {}, ())
+        return CaptionSide(config, encoder, load_tokenizer(config.name_or_path), {}, ())
     words = [split_words(caption) for caption in captions]
     vocab = Vocab.from_sentences(words, min_count=config.min_count)
     vectors, files = _open_vectors(config, vocab, root=root)
@@ -77,7 +77,7 @@ def build_captions(config: CaptionEncoderConfig, captions: Sequence[str], *, dim
 
 
 def dev_evaluator(
-    model: JointModel, text: CaptionSide, images: Images, dev: DevImages | None, *, precision: str
+    model: JointModel, text: CaptionSide, images: Images[NamedImages], dev: DevImages | None, *, precision: str
 ) -> tuple[tuple[RetrievalEvaluator, ...], tuple[str, ...]]:
     """Judges the model as it is on the held-out images, if there are any, and the names of its scores."""
     if dev is None:
@@ -85,9 +85,8 @@ def dev_evaluator(
     encoder = JointEncoder(model, text.tokenizer, precision="bfloat16" if precision == "bf16" else "float32")
 
     def features() -> FloatArray:
-        if isinstance(images.rows, FeatureStore):
+        if model.tower is None:
             return images.rows.rows(dev.row_I)
-        assert model.tower is not None
         blocks = []
         with evaluating([model.tower]), torch.inference_mode():
             for index in _blocks(dev.row_I):
@@ -123,7 +122,7 @@ class JointExporter:
             ),
             card=joint_card(
                 export.card_facts(self.config, scores=scores, data=self.data),
-                text=self.text.config.name_or_path or self.text.config.kind,
+                text=getattr(self.text.config, "name_or_path", self.text.config.kind),
                 images=self.images.tower or str(self.images.features),
             ),
             image_tower=self.image_tower,
@@ -131,7 +130,7 @@ class JointExporter:
 
 
 def _open_vectors(
-    config: CaptionEncoderConfig, vocab: Vocab, *, root: Path
+    config: WordEncoderConfig, vocab: Vocab, *, root: Path
 ) -> tuple[WordVectors | None, tuple[DataFile, ...]]:
     if config.word_vectors is None:
         return None, ()

@@ -3,70 +3,93 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
-from mcse.config import refuse_idle
-from mcse.data.config import (
-    ControlsConfig,
-    JointDataConfig,
-)
+from mcse.data.config import ControlsConfig, JointDataConfig
 from mcse.models.config import CaptionEncoderConfig, ImageConfig, JointConfig
-from mcse.recipes.checks import check_images
-from mcse.training.config import SteppedOptimConfig, TrainConfig
+from mcse.recipes.base import RunConfig
+from mcse.training.config import SteppedOptimConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig:
-    """``ranking``: hinges with ``margin`` over all ``negatives`` or the hardest; ``info_nce``: with ``temperature``.
+class RankingConfig:
+    """Hinges: a right pair is more alike than wrong ones, by a margin."""
 
-    ``reduction``: the published ``sum`` over the batch, to which the published learning rate and clipping belong, or
-    the ``mean`` over its pairs. ``unit_images: false`` leaves images' rows as long as they are while training, as
-    the reference code does; the margin then acts on scores without a bound. Evaluation always compares cosines.
+    kind: Literal["ranking"] = "ranking"
+    """Hinges. Source: Kiros et al. 2014."""
+
+    margin: float = 0.2
+    """Of cosines. Source: Kiros et al. 2014."""
+
+    negatives: Literal["sum", "hardest"] = "sum"
+    """Hinges over all wrong pairs, or the ``hardest`` of each query. Source: VSE++ has the latter."""
+
+    unit_images: bool = True
+    """Whether images' embeddings have length 1 in training. Source: the reference code leaves them as they are.
+
+    The margin then acts on scores without a bound; evaluation always compares cosines.
     """
 
-    kind: Literal["ranking", "info_nce"] = "ranking"
-    margin: float = 0.2
-    negatives: Literal["sum", "hardest"] = "sum"
-    temperature: float = 0.05
     reduction: Literal["sum", "mean"] = "sum"
-    unit_images: bool = True
+    """``sum`` over the batch, to which the published learning rate and clipping belong, or ``mean`` over its pairs."""
 
     def __post_init__(self) -> None:
-        why = f"loss.kind is {self.kind}"
-        idle = ("margin", "negatives", "unit_images") if self.kind == "info_nce" else ("temperature",)
-        refuse_idle("loss", self, keys=idle, why=why)
-        for key in ("margin", "temperature"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"loss.{key}: must be positive, got {getattr(self, key)}")
+        if self.margin <= 0:
+            raise ValueError(f"loss.margin: must be positive, got {self.margin}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
+class InfoNceConfig:
+    """Cross entropy over the batch."""
+
+    kind: Literal["info_nce"]
+    """Cross entropy."""
+
+    temperature: float = 0.05
+    """Divides cosines."""
+
+    reduction: Literal["sum", "mean"] = "sum"
+    """``sum`` over the batch, or ``mean`` over its pairs."""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"loss.temperature: must be positive, got {self.temperature}")
+
+
+LossConfig: TypeAlias = RankingConfig | InfoNceConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(RunConfig):
     """One complete run."""
 
     recipe: Literal["vse"]
-    output_dir: Path
+    """Captions and images in one space."""
+
     encoder: CaptionEncoderConfig
+    """The encoder of captions."""
+
     data: JointDataConfig
+    """Captions with images, and images held out."""
+
     optim: SteppedOptimConfig
-    train: TrainConfig
-    seed: int = 42
+    """The optimizer and its learning-rate schedule."""
+
     joint: JointConfig = field(default_factory=JointConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    """The space in common."""
+
+    loss: LossConfig = field(default_factory=RankingConfig)
+    """What is minimised."""
+
     image: ImageConfig = field(default_factory=ImageConfig)
+    """How the image side learns."""
+
     controls: ControlsConfig = field(default_factory=ControlsConfig)
+    """Which image a caption is shown with, and how many captions there are."""
 
     def __post_init__(self) -> None:
-        if self.data.captions is None:
-            raise ValueError("data.captions: vse needs captions with images")
-        refuse_idle("data", self.data, keys=("sentences",), why="vse trains on captions alone")
-        if not self.data.decontaminate:
-            why = "vse selects by data.dev_images, and data.decontaminate is off"
-            refuse_idle("data", self.data, keys=("sts",), why=why)
         if self.data.dev_images is None and self.train.select_by is not None:
             raise ValueError(
                 f"train.select_by: {self.train.select_by!r} needs images that are held out; give data.dev_images, such "
                 "as 500, or train.select_by null"
             )
-        check_images(self.image, self.data)

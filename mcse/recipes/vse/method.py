@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from mcse.config_fields import plain
 from mcse.data.joint_pairs import load_joint_pairs
 from mcse.data.load import tokenise_captions
 from mcse.data.streams import PairStream, Sampler
@@ -20,9 +21,9 @@ from mcse.losses.contrastive import info_nce, unit_rows
 from mcse.losses.ranking import ranking_loss
 from mcse.models.joint_model import JointRows, build_joint_model
 from mcse.recipes import shared
-from mcse.recipes.image_side import build_grounded_optimizer, open_images
+from mcse.recipes.image_side import build_parted_optimizer, open_images
 from mcse.recipes.vse.captions import JointExporter, build_captions, dev_evaluator
-from mcse.recipes.vse.config import Config, LossConfig
+from mcse.recipes.vse.config import Config, InfoNceConfig, LossConfig
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
 from mcse.types import LossTerm, LossTerms, PairBatch
@@ -31,9 +32,9 @@ from mcse.types import LossTerm, LossTerms, PairBatch
 def build(config: Config, runtime: Runtime) -> Run:
     """Model, stream, step, evaluator and export of one run."""
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
-    images = open_images(config.image, config.data)
+    images = open_images(config.data, config.data.images)
     seed = shared.pair_seed(config.seed)
-    pairs = load_joint_pairs(config.data, controls=config.controls, seed=seed, images=images.unsharded)
+    pairs = load_joint_pairs(config.data, controls=config.controls, seed=seed, images=images.rows)
     text = build_captions(config.encoder, pairs.captions, dim=config.joint.dim, root=config.data.folder)
     pairs, num_unknown = pairs.only(text.tokenizer.knows_some)
     model = build_joint_model(text.encoder, config.joint, image_width=images.width, tower=images.module)
@@ -54,7 +55,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         "held-out images": len(pairs.dev) if pairs.dev else 0,
         **text.facts,
         **images.facts,
-        "images shown": "true" if config.controls.images is True else config.controls.images,
+        "images shown": plain(config.controls.images),
         "negatives a query": shared.negatives_a_query(share, columns=1),
     }
 
@@ -65,8 +66,13 @@ def build(config: Config, runtime: Runtime) -> Run:
         model=model,
         step=step,
         stream=stream,
-        optimizer=build_grounded_optimizer(
-            model.text, list(model.heads().values()), images.tower, optim=config.optim, image=config.image
+        optimizer=build_parted_optimizer(
+            [
+                (model.text, None),
+                (nn.ModuleList(model.heads().values()), config.image.head_learning_rate),
+                (images.trained_tower, images.learning_rate),
+            ],
+            config.optim,
         ),
         export=JointExporter(config, model, text, files, images.stored(files[-1]), images.trained_tower),
         evaluators=evaluators,
@@ -83,7 +89,8 @@ def joint_terms(rows: JointRows, image_id_B: Tensor, loss: LossConfig) -> LossTe
     """
     caption_BH = unit_rows(rows.caption_BH)
     # As wide as the captions' rows: a score in bf16 is too coarse for a margin of 0.2.
-    image_BH = unit_rows(rows.image_BH) if loss.unit_images else rows.image_BH.to(caption_BH.dtype)
+    is_unit = isinstance(loss, InfoNceConfig) or loss.unit_images
+    image_BH = unit_rows(rows.image_BH) if is_unit else rows.image_BH.to(caption_BH.dtype)
     caption_NH, offset = gather_rows(caption_BH)
     image_NH, _ = gather_rows(image_BH)
     key_id_N = gather_ids(image_id_B)
@@ -91,7 +98,7 @@ def joint_terms(rows: JointRows, image_id_B: Tensor, loss: LossConfig) -> LossTe
     weight = float(len(caption_NH)) if loss.reduction == "sum" else 1.0
 
     def term(query_BH: Tensor, key_NH: Tensor) -> LossTerm:
-        if loss.kind == "info_nce":
+        if isinstance(loss, InfoNceConfig):
             total = info_nce(
                 query_BH,
                 key_NH,

@@ -3,68 +3,75 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
-from mcse.config import refuse_idle
-from mcse.data.config import (
-    LabelledDataConfig,
-)
-from mcse.training.config import OptimConfig, TrainConfig
+from mcse.data.config import LabelledDataConfig
+from mcse.recipes.base import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContextualConfig:
+    """Word vectors in context, as a mixture of an encoder's layers."""
+
+    encoder: str
+    """An ELMo or CoVe by any name that ``load_encoder`` takes."""
+
+    untrained: bool = False
+    """Whether its weights are drawn anew: the control."""
+
+    join: Literal["input", "output", "both"] = "input"
+    """Where the mixture stands beside the task's LSTM; at ``both`` each place has weights of its own."""
+
+    layer_norm: bool = False
+    """Whether layers are normalised before they are mixed."""
+
+    mix_penalty: float = 0.0
+    """Weight of Σ w² over the mixtures' weights; typical for ELMo: 0.001."""
+
+    @staticmethod
+    def reads(text: str) -> bool:
+        """Any name."""
+        return bool(text)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeaturesConfig:
-    """What the words are. ``vectors``: a file of static vectors, below ``data.root`` unless absolute.
-
-    ``contextual``: an ELMo or CoVe by any name that ``load_encoder`` takes; ``untrained`` draws its weights anew, the
-    control. ``join``: its mixture beside the static vectors at the ``input`` of the task's LSTM, at its ``output``, or
-    ``both``, each with weights and γ of its own. ``layer_norm``: of the layers before they are mixed.
-    """
+    """What the words are."""
 
     vectors: str | None = None
-    contextual: str | None = None
-    untrained: bool = False
-    join: Literal["input", "output", "both"] = "input"
-    layer_norm: bool = False
+    """A file of static word vectors, below ``data.root``."""
+
+    contextual: ContextualConfig | None = None
+    """Word vectors in context; given as a text alone the encoder's name."""
 
     def __post_init__(self) -> None:
         if self.vectors is None and self.contextual is None:
             raise ValueError("features.vectors, features.contextual: give at least one of them")
-        if self.contextual is None:
-            why = "there is no features.contextual"
-            refuse_idle("features", self, keys=("untrained", "join", "layer_norm"), why=why)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """``hidden_dim`` of one direction of the task's LSTM, and the dropout before and behind it."""
+    """The task's LSTM."""
 
     hidden_dim: int = 100
+    """Width of one direction."""
+
     dropout: float = 0.5
+    """Before and behind it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig:
-    """``mix_penalty``: weight of Σ w² over the mixtures' weights (typical for ELMo: 0.001)."""
-
-    mix_penalty: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
+class Config(RunConfig):
     """One complete run of a tagger or classifier."""
 
     recipe: Literal["word_features"]
-    output_dir: Path
-    data: LabelledDataConfig
-    features: FeaturesConfig
-    optim: OptimConfig
-    train: TrainConfig
-    encoder: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    seed: int = 42
+    """A tagger or sentence classifier on frozen word features."""
 
-    def __post_init__(self) -> None:
-        if self.features.contextual is None:
-            refuse_idle("loss", self.loss, keys=("mix_penalty",), why="there is no features.contextual")
+    data: LabelledDataConfig
+    """Labelled sentences."""
+
+    features: FeaturesConfig
+    """What the words are."""
+
+    encoder: ModelConfig = field(default_factory=ModelConfig)
+    """The task's LSTM."""

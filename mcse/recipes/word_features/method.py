@@ -44,10 +44,12 @@ def build(config: Config, runtime: Runtime) -> Run:
     """Features, model, stream, step, evaluators and export of one run."""
     data = load_labelled(config.data, seed=config.seed)
     vectors = None if config.features.vectors is None else str(config.data.folder / config.features.vectors)
+    contextual = config.features.contextual
+    penalty_weight = 0.0 if contextual is None else contextual.mix_penalty
     source = load_feature_source(
         vectors=vectors,
-        contextual=config.features.contextual,
-        is_untrained=config.features.untrained,
+        contextual=None if contextual is None else contextual.encoder,
+        is_untrained=contextual is not None and contextual.untrained,
         seed=config.seed,
     )
     features = {part: _features(source, data.parts[part]) for part in _PARTS}
@@ -62,10 +64,10 @@ def build(config: Config, runtime: Runtime) -> Run:
     def step(model: nn.Module, batch: FeatureBatch) -> LossTerms:
         nll_B = model(batch)
         terms = {"task": LossTerm(nll_B.sum(), count=len(nll_B))}
-        if config.loss.mix_penalty:
+        if penalty_weight:
             # Once a sentence, so that the mean over all sentences is the penalty itself.
             penalty = torch.stack([mix.penalty() for mix in mixes.values()]).sum()
-            terms["mix"] = LossTerm(penalty * len(nll_B), count=len(nll_B), weight=config.loss.mix_penalty)
+            terms["mix"] = LossTerm(penalty * len(nll_B), count=len(nll_B), weight=penalty_weight)
         return terms
 
     metric = "f1" if data.tags is not None else "accuracy"
@@ -89,14 +91,15 @@ def _features(source: FeatureSource, labelled: LabelledWords) -> WordFeatures:
 def _build_model(
     config: Config, data: LabelledData, features: WordFeatures
 ) -> tuple[FeatureTagger | FeatureClassifier, FeatureSizes]:
+    contextual = config.features.contextual
     sizes = FeatureSizes(
         static_dim=features.static[0].shape[1] if features.static else 0,
         layers=features.layers[0].shape[0] if features.layers else 0,
         layer_dim=features.layers[0].shape[2] if features.layers else 0,
         hidden_dim=config.encoder.hidden_dim,
         classes=data.classes,
-        join=config.features.join,
-        layer_norm=config.features.layer_norm,
+        join="input" if contextual is None else contextual.join,
+        layer_norm=contextual is not None and contextual.layer_norm,
         dropout=config.encoder.dropout,
     )
     if data.tags is None:

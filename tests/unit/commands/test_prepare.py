@@ -301,7 +301,7 @@ def test_mcses_own_files_serve_as_they_are(tmp_path):
     write_own(tmp_path / "flickr30k", captions=3, rows=3)
     prepared = prepare_images(tmp_path, replace(FLICKR, count=3), ids=None, fetch=None)
     assert prepared.counts == {"captions": 3, "features": 3, "width": 4}
-    assert "--data.features flickr30k/flickr_resnet.hdf5" in prepared.notes[0]
+    assert "--data.images flickr30k/flickr_resnet.hdf5" in prepared.notes[0]
 
 
 @pytest.mark.parametrize(("captions", "rows", "said"), [(2, 2, "2 captions, expected 3"), (3, 2, "2 rows, but")])

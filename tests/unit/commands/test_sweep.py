@@ -19,7 +19,8 @@ from mcse.commands.main import main
 from mcse.commands.sweep import make_plan, parse_seeds, parse_settings
 from mcse.config import ConfigError, read_yaml, to_yaml
 from mcse.recipes.launch import load_config
-from tests.fixtures.tiny_run import tiny_overrides
+from tests.fixtures.launch import flags_of
+from tests.fixtures.tiny_run import tiny_keys
 
 STAND_IN = """
 import json, os, shutil, signal, sys, time
@@ -80,7 +81,7 @@ def config(tmp_path, monkeypatch):
     monkeypatch.setattr(launchers, "TRAIN", (sys.executable, str(script)))
     monkeypatch.setattr(launchers, "_POLL_SECONDS", 0.02)
     path = tmp_path / "tiny.yaml"
-    path.write_text(to_yaml(load_config(None, tiny_overrides(tmp_path, "simcse", tmp_path / "out"))))
+    path.write_text(to_yaml(load_config(None, flags_of(tiny_keys(tmp_path, "simcse", tmp_path / "out")))))
     return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -11,9 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from mcse.data.config import ControlsConfig, DataConfig
+from mcse.data.config import (
+    ControlsConfig,
+    DataConfig,
+    FileCaptions,
+    FileSentences,
+    PairedFeatures,
+    PairedFolder,
+    TableFile,
+    TableSentences,
+)
 from mcse.data.images.feature_writer import ExtractionPlan, FeatureWriter
-from mcse.data.images.features import open_features
 from mcse.data.images.sources import BadImageError, find_bad_images
 from mcse.data.images.sources import SkippedImage as Skipped
 from mcse.data.load import load_caption_table, load_dev_pairs, load_features, load_pairs, load_sentences, open_pixels
@@ -24,9 +31,9 @@ NAMES = tuple(f"{row}.png" for row in range(8))
 ABSENT = {
     "sentences": "data.sentences: no file at",
     "captions": "data.captions: no file at",
-    "features": "data.features: nothing at",
-    "images": "data.images: no file at",
-    "image_folder": "data.image_folder: no folder at",
+    "features": "data.images.features: nothing at",
+    "images": "data.captions.images: no file at",
+    "folder": "data.images.folder: no folder at",
     "sts": "data.sts: neither a folder nor a file at",
 }
 
@@ -59,9 +66,17 @@ def grey(image):
     return torch.full((3, 1, 1), float(image.getpixel((0, 0))[0]))
 
 
-def config(root, **changes):
-    given = {"root": root, "captions": "captions.csv", "image_folder": "images", "captions_per_image": "all"}
-    return DataConfig(**{**given, **changes})
+def config(root, *, captions="captions.csv", images=None, per_image="all", **changes):
+    table = FileCaptions(file=captions, images=images, per_image=per_image)
+    return DataConfig(root=root, captions=table, **changes)
+
+
+def pixels_of(config, look=grey, *, folder="images", on_bad="error", **keys):
+    return open_pixels(config, PairedFolder(folder=folder, tower="grey", on_bad=on_bad), look, **keys)
+
+
+def store_of(config, features="store", *, on_bad="error"):
+    return load_features(config, PairedFeatures(features=features, on_bad=on_bad))
 
 
 def pairs_of(config, tokenizer, *, images, seed=0, **controls):
@@ -90,7 +105,7 @@ def damage(root, name):
 
 
 def test_pixels_are_each_captions_own_image(root, tokenizer):
-    pixels = open_pixels(config(root), grey)
+    pixels = pixels_of(config(root))
     pairs = pairs_of(config(root), tokenizer, images=pixels)
     assert len(pairs.captions) == 16
     assert (pairs.num_images, pairs.num_left_out) == (8, 0)
@@ -102,7 +117,7 @@ def test_pixels_are_each_captions_own_image(root, tokenizer):
 
 def test_a_image_that_stands_twice_in_a_batch_is_read_once(root, monkeypatch):
     read = []
-    pixels = open_pixels(config(root), lambda image: read.append(1) or grey(image))
+    pixels = pixels_of(config(root), lambda image: read.append(1) or grey(image))
     rows = pixels.rows(np.asarray([3, 0, 3, 3, 5]))
     assert rows[:, 0, 0, 0].tolist() == [60, 0, 60, 60, 100]
     assert len(read) == 3
@@ -113,13 +128,12 @@ def test_bad_images_are_named_or_lose_their_captions(root, tokenizer, caplog, sp
     for name in ("2.png", "5.png"):
         spoil(root, name)
     with pytest.raises(
-        ValueError, match=r"2 of 8 images are missing or cannot be read, first: image .*2\.png.*; data\.on"
+        ValueError, match=r"2 of 8 images are missing or cannot be read, first: image .*2\.png.*; data\.images\.on_bad"
     ):
-        pairs_of(config(root), tokenizer, images=open_pixels(config(root), grey))
-    skipping = config(root, on_bad_image="skip")
-    pixels = open_pixels(skipping, grey)
+        pairs_of(config(root), tokenizer, images=pixels_of(config(root)))
+    pixels = pixels_of(config(root), on_bad="skip")
     with caplog.at_level(logging.WARNING):
-        pairs = pairs_of(skipping, tokenizer, images=pixels)
+        pairs = pairs_of(config(root), tokenizer, images=pixels)
     assert "left out 2 images of" in caplog.text
     assert "2.png, 5.png" in caplog.text
     assert (len(pairs.captions), pairs.num_images, pairs.num_left_out) == (12, 6, 2)
@@ -129,13 +143,12 @@ def test_bad_images_are_named_or_lose_their_captions(root, tokenizer, caplog, sp
 def test_all_images_bad_is_an_error_even_when_skipping(root, tokenizer):
     for name in NAMES:
         damage(root, name)
-    skipping = config(root, on_bad_image="skip")
     with pytest.raises(ValueError, match="none of the 8 images of .* can be read"):
-        pairs_of(skipping, tokenizer, images=open_pixels(skipping, grey))
+        pairs_of(config(root), tokenizer, images=pixels_of(config(root), on_bad="skip"))
 
 
 def test_a_image_that_goes_bad_later_is_named(root):
-    pixels = open_pixels(config(root), grey)
+    pixels = pixels_of(config(root))
     damage(root, "4.png")
     with pytest.raises(BadImageError, match=r"4\.png: cannot be read"):
         pixels.rows(np.arange(8))
@@ -148,22 +161,22 @@ def test_who_looks_for_bad_images_can_be_chosen(root, tokenizer):
         asked.extend(index)
         return [Skipped("below/6.png", "another process says so")]
 
-    skipping = config(root, on_bad_image="skip")
-    pairs = pairs_of(skipping, tokenizer, images=open_pixels(skipping, grey, find_bad=find_bad))
+    pixels = pixels_of(config(root), on_bad="skip", find_bad=find_bad)
+    pairs = pairs_of(config(root), tokenizer, images=pixels)
     assert sorted(asked) == list(range(8))
     assert pairs.num_left_out == 1
     assert not any("6.png" in text for text in pairs.texts)
-    assert find_bad_images(open_pixels(skipping, grey).source, range(8)) == []
+    assert find_bad_images(pixels.source, range(8)) == []
 
 
 def test_captions_without_names_cannot_have_pixels(root, tokenizer):
-    plain = config(root, captions="plain.txt", captions_per_image="one")
+    plain = config(root, captions="plain.txt", per_image="one")
     with pytest.raises(ValueError, match="no image names, so nothing says which image is whose"):
-        pairs_of(plain, tokenizer, images=open_pixels(plain, grey))
+        pairs_of(plain, tokenizer, images=pixels_of(plain))
 
 
 def test_the_digest_of_images_follows_names_and_sizes(root):
-    pixels = open_pixels(config(root), grey)
+    pixels = pixels_of(config(root))
     first = pixels.digest(np.asarray([1, 2]))
     assert first == pixels.digest(np.asarray([2, 1])) != pixels.digest(np.asarray([1, 3]))
     damage(root, "1.png")
@@ -175,12 +188,11 @@ def test_the_digest_of_images_follows_names_and_sizes(root):
 
 def test_images_that_an_extraction_skipped_are_named_or_lose_their_captions(root, tokenizer, caplog):
     write_store(root / "store", skipped=("0.png", "7.png"))
-    strict = config(root, image_folder=None, features="store")
-    store = load_features(strict)
+    store = store_of(config(root))
     with pytest.raises(ValueError, match=r"skipped 2 of the 8 images of .*captions\.csv as unreadable, first '0\.png'"):
-        pairs_of(strict, tokenizer, images=store)
+        pairs_of(config(root), tokenizer, images=store)
     with caplog.at_level(logging.WARNING):
-        pairs = pairs_of(replace(strict, on_bad_image="skip"), tokenizer, images=store)
+        pairs = pairs_of(config(root), tokenizer, images=store_of(config(root), on_bad="skip"))
     assert "left out 2 images" in caplog.text
     assert (len(pairs.captions), pairs.num_left_out) == (12, 2)
     rows = store.rows(pairs.image_of_caption)[:, 0].tolist()
@@ -190,17 +202,17 @@ def test_images_that_an_extraction_skipped_are_named_or_lose_their_captions(root
 def test_skipped_images_that_nobody_asks_for_are_no_error(root, tokenizer):
     write_store(root / "store", skipped=("0.png",))
     (root / "some.txt").write_text("3.png\n1.png\n")
-    strict = config(root, image_folder=None, features="store", images="some.txt")
-    pairs = pairs_of(strict, tokenizer, images=load_features(strict))
+    some = config(root, images="some.txt")
+    pairs = pairs_of(some, tokenizer, images=store_of(some))
     assert (len(pairs.captions), pairs.num_left_out) == (4, 0)
 
 
-@pytest.mark.parametrize("on_bad_image", ["error", "skip"])
-def test_captions_without_names_go_on_matching_by_order(root, tokenizer, on_bad_image):
+@pytest.mark.parametrize("on_bad", ["error", "skip"])
+def test_captions_without_names_go_on_matching_by_order(root, tokenizer, on_bad):
     with h5py.File(root / "features.hdf5", "w") as file:
         file["features"] = np.arange(8, dtype=np.float32)[:, None]
-    plain = config(root, captions="plain.txt", features="features.hdf5", image_folder=None, on_bad_image=on_bad_image)
-    store = open_features(root / "features.hdf5")
+    plain = config(root, captions="plain.txt")
+    store = store_of(plain, "features.hdf5", on_bad=on_bad)
     pairs = pairs_of(plain, tokenizer, images=store)
     assert store.rows(pairs.image_of_caption)[:, 0].tolist() == [float(text.split()[-1][0]) for text in pairs.texts]
 
@@ -211,8 +223,8 @@ def test_captions_without_names_go_on_matching_by_order(root, tokenizer, on_bad_
 @pytest.mark.parametrize("mode", ["one", "all"])
 def test_captions_do_not_depend_on_whether_images_are_read(root, tokenizer, mode):
     write_store(root / "store")
-    given = config(root, features="store", captions_per_image=mode)
-    readers = (None, load_features(given), open_pixels(given, grey))
+    given = config(root, per_image=mode)
+    readers = (None, store_of(given), pixels_of(given))
     texts = [pairs_of(given, tokenizer, images=reader, seed=3, num_pairs=5).texts for reader in readers]
     assert texts[0] == texts[1] == texts[2]
     assert len(texts[0]) == 5
@@ -222,36 +234,52 @@ def test_captions_do_not_depend_on_whether_images_are_read(root, tokenizer, mode
 # --- paths
 
 
-def ask_for(key, config, tokenizer):
+def ask_for(key, name, root, tokenizer):
+    """Looks for a file ``name`` that ``key`` gives, below ``root``."""
     if key == "sentences":
-        load_sentences(config, tokenizer)
+        source = FileSentences(file=name)
+        load_sentences(DataConfig(root=root, sentences=source), source, tokenizer)
     elif key == "features":
-        load_features(config)
-    elif key == "image_folder":
-        open_pixels(config, grey)
+        store_of(config(root), name)
+    elif key == "folder":
+        pixels_of(config(root), folder=name)
     elif key == "sts":
-        load_dev_pairs(config)
+        load_dev_pairs(config(root, sts=name))
     else:
-        load_caption_table(config)
+        given = config(root, **{key: name})
+        load_caption_table(given, given.captions)
 
 
 @pytest.mark.parametrize("key", ABSENT)
 def test_a_missing_relative_path_says_where_relative_paths_start(root, tokenizer, monkeypatch, key):
     monkeypatch.chdir(root)
-    lost = config(None, **{key: "lost/there.txt/x"})
+    lost = "lost/there.txt/x"
     with pytest.raises(FileNotFoundError, match=ABSENT[key]) as unset:
-        ask_for(key, lost, tokenizer)
+        ask_for(key, lost, None, tokenizer)
     assert "relative paths start at data.root = . (neither data.root nor MCSE_DATA is set)" in str(unset.value)
     with pytest.raises(FileNotFoundError) as given:
-        ask_for(key, replace(lost, root=root), tokenizer)
+        ask_for(key, lost, root, tokenizer)
     assert str(given.value).endswith(f"relative paths start at data.root = {root}")
     monkeypatch.setenv("MCSE_DATA", str(root))
     with pytest.raises(FileNotFoundError) as environment:
-        ask_for(key, lost, tokenizer)
+        ask_for(key, lost, None, tokenizer)
     assert str(environment.value).endswith(f"data.root = {root} (from the environment variable MCSE_DATA)")
     with pytest.raises(FileNotFoundError) as absolute:
-        ask_for(key, replace(lost, **{key: str(root / "lost/there.txt/x")}), tokenizer)
+        ask_for(key, str(root / lost), None, tokenizer)
     assert "relative paths" not in str(absolute.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (FileSentences(file="nli.csv"), "nli.csv is no lines; give data.sentences.table"),
+        (TableSentences(table=TableFile(path="plain.txt")), "plain.txt is no table; give data.sentences.file"),
+    ],
+)
+def test_sentences_of_another_kind_are_refused(root, tokenizer, source, message):
+    (root / "nli.csv").write_text("sent0,sent1,hard_neg\na,b,c\n")
+    with pytest.raises(ValueError, match=message):
+        load_sentences(DataConfig(root=root, sentences=source), source, tokenizer)
 
 
 def test_absent_dev_pairs_say_where_they_were_looked_for(root, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mcse.data.config import MixConfig
+from mcse.data.config import EveryMix, Mix, PublishedMix
 from mcse.data.mixing import plan_mixture
 
 
@@ -14,7 +14,7 @@ from mcse.data.mixing import plan_mixture
     [(15625, 466, 33, 488), (15625, 1294, 12, 1410)],
 )
 def test_the_published_schedule(text_steps: int, pair_steps: int, ratio: int, paired: int) -> None:
-    mixture = plan_mixture(MixConfig(), sentence_steps=text_steps, pair_steps=pair_steps)
+    mixture = plan_mixture(PublishedMix(), sentence_steps=text_steps, pair_steps=pair_steps)
     kinds = [mixture.place(step)[0] for step in range(mixture.steps_per_epoch)]
     assert mixture.steps_per_epoch == text_steps + pair_steps
     assert sum(kinds) == paired
@@ -22,19 +22,21 @@ def test_the_published_schedule(text_steps: int, pair_steps: int, ratio: int, pa
 
 
 def test_roles_swap_where_pairs_outnumber_sentences() -> None:
-    mixture = plan_mixture(MixConfig(), sentence_steps=10, pair_steps=55)
+    mixture = plan_mixture(PublishedMix(), sentence_steps=10, pair_steps=55)
     kinds = [mixture.place(step)[0] for step in range(65)]
     assert kinds == [step % 5 != 0 for step in range(65)]
 
 
 def test_neither_kind_is_starved_at_a_ratio_of_one() -> None:
     for sentences, pairs in ((10, 9), (9, 10)):
-        kinds = [plan_mixture(MixConfig(), sentence_steps=sentences, pair_steps=pairs).place(s)[0] for s in range(19)]
+        kinds = [
+            plan_mixture(PublishedMix(), sentence_steps=sentences, pair_steps=pairs).place(s)[0] for s in range(19)
+        ]
         assert {True, False} == set(kinds)
 
 
-@pytest.mark.parametrize("config", [MixConfig(), MixConfig(schedule="every", pair_every=3)])
-def test_both_parts_are_taken_without_gaps_across_epochs(config: MixConfig) -> None:
+@pytest.mark.parametrize("config", [PublishedMix(), EveryMix(schedule="every", pair_every=3)])
+def test_both_parts_are_taken_without_gaps_across_epochs(config: Mix) -> None:
     mixture = plan_mixture(config, sentence_steps=7, pair_steps=3)
     seen: dict[bool, list[int]] = {True: [], False: []}
     for step in range(45):
@@ -45,10 +47,10 @@ def test_both_parts_are_taken_without_gaps_across_epochs(config: MixConfig) -> N
 
 
 def test_the_start_of_a_run_says_what_an_epoch_draws() -> None:
-    mixture = plan_mixture(MixConfig(), sentence_steps=15625, pair_steps=466)
+    mixture = plan_mixture(PublishedMix(), sentence_steps=15625, pair_steps=466)
     assert mixture.drawn_an_epoch(64) == {"sentences an epoch": 15603 * 64, "pairs an epoch": 488 * 64}
 
 
 def test_a_beat_of_one_is_refused() -> None:
     with pytest.raises(ValueError, match="mix.pair_every: must be 2 or more"):
-        MixConfig(schedule="every", pair_every=1)
+        EveryMix(schedule="every", pair_every=1)

@@ -67,7 +67,7 @@ def test_swaps_are_pairs_with_images_and_do_not_depend_on_processes(tmp_path, to
         assert (stream(parts, batch_size=16).batch(step).partner_B == whole.partner_B).all()
     assert seen > 10
     assert (stream(parts, batch_size=16, num_swapped=0).batch(0).partner_B.numpy() == np.arange(16)).all()
-    with pytest.raises(ValueError, match="loss.num_swapped: 8 swapped tweets of 6"):
+    with pytest.raises(ValueError, match="loss.matching.num_swapped: 8 swapped tweets of 6"):
         stream(parts, batch_size=6)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from mcse.models.config import CaptionEncoderConfig, JointConfig
+from mcse.config import build_config
+from mcse.models.config import CaptionEncoderConfig, JointConfig, caption_encoder_config
 from mcse.models.joint_model import build_caption_encoder, build_joint_model
 from mcse.models.word_init import fill_words
 from mcse.nn.bow import BowEncoder
@@ -32,7 +35,7 @@ def batch(ids, *, width=None):
 
 def encoder_of(kind, **keys):
     torch.manual_seed(0)
-    config = CaptionEncoderConfig(kind=kind, word_dim=6, **keys)
+    config = caption_encoder_config({"kind": kind, "word_dim": 6, **keys})
     return build_caption_encoder(config, vocab_size=len(VOCAB), dim=10).double().eval()
 
 
@@ -163,14 +166,27 @@ def test_words_start_from_vectors():
         fill_words(embedding, VOCAB, none)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    encoder: CaptionEncoderConfig
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"kind": "transformer"}, "encoder.name_or_path: encoder.kind transformer needs one"),
-        ({"kind": "transformer", "name_or_path": "x", "word_dim": 5}, "encoder.word_dim: 5 would do nothing"),
-        ({"kind": "bow", "layers": 2}, "encoder.layers: 2 would do nothing under encoder.kind bow"),
-        ({"kind": "gru", "name_or_path": "x"}, "encoder.name_or_path: 'x' would do nothing"),
-        ({"kind": "lstm", "pooling": "cls"}, "encoder.pooling: 'cls' would do nothing"),
+        ({"kind": "transformer"}, "missing key 'encoder.name_or_path'"),
+        (
+            {"kind": "transformer", "name_or_path": "x", "word_dim": 5},
+            r"unknown key 'encoder.word_dim'; it goes with kind: lstm \| gru or kind: bow, not with kind: transformer",
+        ),
+        (
+            {"kind": "bow", "layers": 2},
+            r"unknown key 'encoder.layers'; it goes with kind: lstm \| gru, not with kind: bow",
+        ),
+        ({"kind": "gru", "name_or_path": "x"}, "unknown key 'encoder.name_or_path'; it goes with kind: transformer"),
+        ({"kind": "lstm", "pooling": "cls"}, "unknown key 'encoder.pooling'; it goes with kind: transformer"),
+        ({"kind": "rnn"}, "encoder: kind: input should be 'lstm', 'gru', 'bow' or 'transformer', got 'rnn'"),
+        ({}, r"encoder: give one of kind: lstm \| gru, kind: bow or kind: transformer; got no key"),
         ({"kind": "lstm", "train_words": False}, "encoder.train_words: false would keep random words"),
         ({"kind": "lstm", "dropout": 1.0}, "encoder.dropout: must be from 0 to below 1"),
         ({"kind": "lstm", "word_dim": 0}, "encoder.word_dim: must be 1 or more, got 0"),
@@ -179,7 +195,7 @@ def test_words_start_from_vectors():
 )
 def test_settings_that_do_nothing_or_wrong_are_refused(keys, message):
     with pytest.raises(ValueError, match=message):
-        CaptionEncoderConfig(**keys)
+        build_config(Given, {"encoder": keys}, source="run.yaml")
 
 
 def test_joint_heads():

@@ -22,7 +22,7 @@ from mcse.files import sha256_file
 from mcse.losses.grounded_words import cosine_retention
 from mcse.losses.pair_matching import matching_loss
 from mcse.manifest import Manifest
-from mcse.models.config import ModelConfig
+from mcse.models.config import RegressionConfig, TasksConfig
 from mcse.models.grounded_checkpoint import save_grounded_words
 from mcse.models.grounded_words import GroundedWordsModel, ImageRegressionModel, WordTable, last_states, reverse
 from mcse.text.vocab import SPECIALS, Vocab, plain_words
@@ -57,7 +57,7 @@ def _pairs(tokens: TokenBatch, *, seed: int = 0) -> PairBatch:
 def _model(**keys: object) -> GroundedWordsModel:
     torch.manual_seed(0)
     table = WordTable(torch.randn(VOCAB, TEXT), specials=4, trains=True)
-    config = replace(ModelConfig(width=WIDTH), **keys)  # type: ignore[arg-type]
+    config = replace(TasksConfig(width=WIDTH), **keys)  # type: ignore[arg-type]
     return GroundedWordsModel(table, config, IMAGE).double()
 
 
@@ -142,7 +142,9 @@ def test_regression_standardises_features_and_keeps_text_vectors() -> None:
     torch.manual_seed(0)
     table = WordTable(torch.randn(VOCAB, TEXT), specials=4, trains=False)
     mean, std = torch.full((IMAGE,), 2.0), torch.full((IMAGE,), 4.0)
-    model = ImageRegressionModel(table, ModelConfig(width=WIDTH, state_width=3), mean, std).double()
+    model = ImageRegressionModel(
+        table, RegressionConfig(objective="image_regression", width=WIDTH, state_width=3), mean, std
+    ).double()
     pairs = _pairs(_tokens([2, 5, 6, 3], [2, 7, 3]))
     found = model(pairs)
     torch.testing.assert_close(found.image_BF, (pairs.image_BF - 2) / 4)

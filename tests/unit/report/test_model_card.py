@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import yaml
 
-from mcse.data.config import DataConfig
+from mcse.data.config import DataConfig, FileCaptions, FileSentences, HubCaptions, TableFile, TableSentences
 from mcse.recipes.export import _hub_datasets
 from mcse.report.model_card import CardFacts, sentence_card
 from mcse.types import DataFile
@@ -43,6 +43,10 @@ def test_the_card_shows_scores_and_names_what_was_read_without_its_folder():
 
 def test_only_what_is_surely_the_hubs_is_linked():
     hub = "hf://datasets/princeton-nlp/datasets-for-simcse/wiki1m_for_simcse.txt"
-    assert _hub_datasets(DataConfig(sentences=hub)) == ["princeton-nlp/datasets-for-simcse"]
-    assert _hub_datasets(DataConfig(sentences="wiki/a.txt", captions="flickr8k/captions.txt")) == []
-    assert _hub_datasets(DataConfig(captions="flickr8k/captions.txt")) == []
+    captions = FileCaptions(file="flickr8k/captions.txt")
+    assert _hub_datasets(DataConfig(sentences=FileSentences(file=hub))) == ["princeton-nlp/datasets-for-simcse"]
+    table = TableSentences(table=TableFile(path=hub.replace("txt", "csv")))
+    assert _hub_datasets(DataConfig(sentences=table)) == ["princeton-nlp/datasets-for-simcse"]
+    assert _hub_datasets(DataConfig(captions=HubCaptions(hub="a/b::train"))) == ["a/b"]
+    assert _hub_datasets(DataConfig(sentences=FileSentences(file="wiki/a.txt"), captions=captions)) == []
+    assert _hub_datasets(DataConfig(captions=captions)) == []

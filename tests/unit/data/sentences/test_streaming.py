@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import pytest
 
-from mcse.data.config import MixConfig
+from mcse.data.config import EveryMix, PublishedMix
 from mcse.data.mixing import MixedStream, carried_part, plan_mixture
 from mcse.data.sentences.streaming import StreamedSentences, open_texts
 from mcse.data.streams import Share
@@ -245,7 +245,7 @@ class Steps:
 def test_streamed_sentences_are_mixed_with_pairs_by_a_beat(tmp_path):
     source = write(tmp_path, (20, 9, 30, 5))
     sentences = stream_of(tmp_path, source)
-    mixture = plan_mixture(MixConfig(schedule="every", pair_every=3), sentence_steps=None, pair_steps=3)
+    mixture = plan_mixture(EveryMix(schedule="every", pair_every=3), sentence_steps=None, pair_steps=3)
     mixed = MixedStream(sentences, Steps(), mixture)
     assert mixed.steps_per_epoch is None
     assert mixture.drawn_an_epoch(8) == {}
@@ -261,7 +261,7 @@ def test_streamed_sentences_are_mixed_with_pairs_by_a_beat(tmp_path):
             assert numbers(batch) == numbers(expected.batch(texts))
             texts += 1
     with pytest.raises(ValueError, match="mix.schedule: 'mcse' needs the number of sentences, which a stream does not"):
-        plan_mixture(MixConfig(), sentence_steps=None, pair_steps=3)
+        plan_mixture(PublishedMix(), sentence_steps=None, pair_steps=3)
 
 
 def test_orders_of_epochs_and_windows_are_different_draws(tmp_path):

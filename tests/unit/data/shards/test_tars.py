@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mcse.data.config import is_shards
+from mcse.data.config import ShardCaptions
 from mcse.data.images.sources import BadImageError
 from mcse.data.shards import tars as shards_module
-from mcse.data.shards.pairs import PairRows, ShardCaptions, ShardFeatures, ShardPixels, unusable_samples
+from mcse.data.shards.pairs import CaptionsOfPairs, PairRows, ShardFeatures, ShardPixels, unusable_samples
 from mcse.data.shards.tars import find_shards, open_shards
 from mcse.data.streams import Sampler, ShardSampler, Share
 from mcse.data.test_sets.contamination import normalise
@@ -94,9 +94,8 @@ def test_ranges_lists_globs_folders_and_paths_find_tars(tmp_path):
     assert found[0] == found[1] == found[2] == found[3] == names
     assert found[4] == ["a-008-l.tar", "a-009-l.tar"]
     assert found[5] == ["a-008-l.tar"]
-    assert is_shards("in", root=tmp_path)
-    assert not is_shards(".", root=tmp_path)
-    assert not is_shards("captions.txt", root=tmp_path)
+    assert all(map(ShardCaptions.reads, ("a.tar", "a-{0..9}.tar", "a.tgz")))
+    assert not ShardCaptions.reads("captions.txt")
 
 
 def test_a_missing_tar_of_a_range_and_compressed_tars_are_refused(tmp_path):
@@ -325,7 +324,7 @@ def test_pairs_are_those_of_a_list_in_memory(tmp_path, mode, dropped):
     # The pairs before each shard.
     of_shard = Counter(int(np.searchsorted(found.shard_first, number, side="right")) - 1 for number, _ in got)
     assert np.diff(rows.shard_first).tolist() == [of_shard[shard] for shard in range(4)]
-    captions = ShardCaptions(rows, Words(), max_length=3)
+    captions = CaptionsOfPairs(rows, Words(), max_length=3)
     assert len(captions) == len(got)
     assert captions.texts(np.arange(len(rows))) == [f"caption {number} of {c}" for number, c in got]
 
@@ -343,10 +342,10 @@ def test_one_caption_is_drawn_by_seed_and_sample(tmp_path):
 
 def test_captions_are_tokenised_and_cut(tmp_path):
     found = open_shards(tars(tmp_path, (3,)), root=tmp_path)
-    captions = ShardCaptions(PairRows(found, mode="one", seed=0, dropped=NONE), Words(), max_length=2)
+    captions = CaptionsOfPairs(PairRows(found, mode="one", seed=0, dropped=NONE), Words(), max_length=2)
     ids = captions.ids(np.array([2, 0]))
     assert [row.tolist() for row in ids] == [[sum(b"caption"), sum(b"2")], [sum(b"caption"), sum(b"0")]]
-    some = ShardCaptions(captions.rows, Words(), max_length=2, chosen=np.array([1]))
+    some = CaptionsOfPairs(captions.rows, Words(), max_length=2, chosen=np.array([1]))
     assert len(some) == 1
     assert some.texts(np.array([0])) == ["caption 1 of 0"]
 

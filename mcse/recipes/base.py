@@ -1,0 +1,43 @@
+"""What the settings of all recipes have in common. Imports no torch; not a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcse.data.config import DataConfig, Mix, PublishedMix
+from mcse.training.config import OptimConfig, TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """One complete run."""
+
+    recipe: str
+    """What is trained."""
+
+    output_dir: Path
+    """The run folder, which must be empty or absent unless a run goes on in it."""
+
+    optim: OptimConfig
+    """The optimizer and its learning-rate schedule."""
+
+    train: TrainConfig
+    """Length, cadence and selection of the run."""
+
+    seed: int = 42
+    """Of everything that is drawn: weights, order, dropout, captions, controls."""
+
+
+def resolve_mix(mix: Mix | None, data: DataConfig) -> Mix | None:
+    """How sentences and captions are mixed: by default as published, and not at all where one of them is absent.
+
+    Raises:
+        ValueError: A mixture of what is not mixed.
+    """
+    if data.sentences is not None and data.captions is not None:
+        return mix or PublishedMix()
+    if mix is not None:
+        absent = "data.sentences" if data.sentences is None else "data.captions"
+        raise ValueError(f"mix: would do nothing, since there is no {absent} to mix")
+    return None

@@ -1,0 +1,77 @@
+"""Configs say what differs from the defaults and what their paper fixes, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcse.config import ConfigError, build_config, read_yaml
+from mcse.recipes import RECIPES, config_class
+from tests.recipes.test_configs import CONFIGS, flat, name_of
+
+FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "accelerate")
+FIXED = {
+    "simcse": {"encoder.pooling", "data.max_length", "loss.temperature", "train.eval_steps"},
+    "mcse": {
+        "encoder.pooling",
+        "data.max_length",
+        "loss.temperature",
+        "loss.image_temperature",
+        "loss.joint_dim",
+        "train.eval_steps",
+    },
+    "vse": {"encoder.word_dim", "joint.dim", "loss.margin", "loss.negatives", "loss.unit_images"},
+    "maf": {
+        "data.max_length",
+        "loss.tagging_weight",
+        "loss.alignment.weight",
+        "loss.alignment.temperature",
+        "loss.alignment.text_to_image_share",
+        "loss.matching.weight",
+        "loss.matching.num_swapped",
+    },
+    "grounded_words": {"model.width", "words.max_words"},
+    "elmo": {
+        "encoder.cell_dim",
+        "encoder.projection_dim",
+        "encoder.layers",
+        "encoder.dropout",
+        "data.unroll",
+    },
+    "cove": {"encoder.hidden_dim", "encoder.layers", "encoder.dropout", "data.max_length", "data.vocabulary_size"},
+    "word_features": set(),
+}
+"""What papers state, and their configs therefore say although it is the default."""
+
+
+def without(tree: dict[str, Any], key: str) -> dict[str, Any]:
+    left = copy.deepcopy(tree)
+    *groups, name = key.split(".")
+    below = left
+    for group in groups:
+        below = below[group]
+    del below[name]
+    return left
+
+
+def test_all_recipes_have_configs():
+    assert len(FILES) == 62
+    assert {read_yaml(path)["recipe"] for path in FILES} == set(RECIPES)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_config_says_nothing_that_it_could_leave_out(path: Path):
+    tree = read_yaml(path)
+    kind = config_class(tree["recipe"])
+    whole = build_config(kind, tree, source=str(path))
+    explained = set(re.findall(r"^ *(\w+): .* # ", path.read_text(encoding="utf-8"), re.MULTILINE))
+    for key in flat(tree):
+        if key in FIXED[tree["recipe"]] or key.rpartition(".")[2] in explained:
+            continue
+        with contextlib.suppress(ConfigError):
+            assert build_config(kind, without(tree, key), source=str(path)) != whole, f"{key} is the default"
