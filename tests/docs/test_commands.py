@@ -1,0 +1,129 @@
+"""Every command that README and docs show is one that the parser takes, with configurations and keys that exist.
+
+Commands are read, not run: a flag that was renamed, a file that has moved and a misspelt key are found here.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mcse.commands.configs import config_path
+from mcse.commands.main import build_parser
+from mcse.recipes.launch import load_config
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "configs/accelerate/README.md")]
+PAGES += sorted((REPOSITORY / "docs").rglob("*.md"))
+SYNOPSIS = re.compile(r"[\[\]{}…]|\b(FILE|CONFIG|NAME|MODEL)\b")
+"""What stands in patterns of commands and in no command that anybody types."""
+FRONTS = {"train.py": "train", "evaluate.py": "evaluate"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A command of a page, in words; variables such as $MCSE_DATA stay as they are."""
+
+    where: str
+    words: tuple[str, ...]
+
+
+def read_commands(page: Path) -> list[Shown]:
+    """The commands in indented and shell blocks of a page, continuation lines joined."""
+    commands, lines, fence = [], page.read_text(encoding="utf-8").splitlines(), ""
+    number = 0
+    while number < len(lines):
+        line, start = lines[number], number + 1
+        number += 1
+        if line.startswith("```"):
+            fence = "" if fence else line
+        if not (line.startswith("    ") and not fence) and not fence.startswith(("```sh", "```bash", "```console")):
+            continue
+        while line.endswith("\\") and number < len(lines):
+            line = line[:-1] + lines[number]
+            number += 1
+        if not line.split() or SYNOPSIS.search(line.partition(" #")[0]):
+            continue
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:  # prose or a table in an indented block
+            continue
+        while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+            del words[0]
+        if words:
+            commands.append(Shown(f"{page.relative_to(REPOSITORY)}:{start}", tuple(words)))
+    return commands
+
+
+COMMANDS = [command for page in PAGES for command in read_commands(page)]
+
+
+def of(*programs: str) -> list[pytest.param]:
+    return [pytest.param(shown, id=shown.where) for shown in COMMANDS if shown.words[0] in programs]
+
+
+def check_mcse(words: list[str]) -> None:
+    """Parses a command of ``mcse``; of ``train`` also the configuration with the keys given."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(words)
+    if words[0] != "train":
+        assert not rest, f"unknown arguments {rest}"
+        return
+    config = getattr(options, "config", None)
+    overrides = [word.replace("$MCSE_DATA", "data") for word in rest]
+    load_config(None if config is None else config_path(config), overrides)
+
+
+@pytest.mark.parametrize("shown", of("mcse"))
+def test_mcse_takes_the_command(shown):
+    check_mcse(list(shown.words[1:]))
+
+
+@pytest.mark.parametrize("shown", of("python", "accelerate", "torchrun"))
+def test_python_starts_what_is_there(shown, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    words = list(shown.words)
+    if "--config_file" in words[: words.index("launch") + 2 if "launch" in words else 0]:
+        assert Path(words[words.index("--config_file") + 1]).is_file()
+    if words[1] == "-c":
+        compile(words[2], shown.where, "exec")
+        return
+    if words[1] == "-m" and words[0] == "python":
+        module = words[2].replace(".", "/")
+        assert Path(f"{module}.py").is_file() or Path(module).is_dir()
+        return
+    script = next(word for word in words if word.endswith(".py"))
+    assert Path(script).is_file()
+    if script in FRONTS:
+        check_mcse([FRONTS[script], *words[words.index(script) + 1 :]])
+
+
+@pytest.mark.parametrize("shown", of("make"))
+def test_make_has_the_target(shown):
+    targets = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), flags=re.M)
+    assert set(shown.words[1:]) <= set(targets)
+
+
+def test_commands_are_found():
+    assert len(of("mcse")) > 25
+    assert len(of("python", "accelerate", "torchrun")) > 25
+    assert len(of("make")) > 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["prepare", "wikipedia"],
+        ["search", "index", "photos", "--model", "m"],
+        ["train", "--config", "mcse:simcse/bert_base_unsup", "--optim.lr", "1"],
+        ["train", "--config", "configs/none.yaml"],
+        ["evaluates"],
+    ],
+)
+def test_a_wrong_command_is_found(words, capsys):
+    with pytest.raises((SystemExit, ValueError)):
+        check_mcse(words)
