@@ -74,7 +74,7 @@ def check_mcse(words: list[str]) -> None:
         assert not rest, f"unknown arguments {rest}"
         return
     config = getattr(options, "config", None)
-    overrides = [word.replace("$MCSE_DATA", "data") for word in rest]
+    overrides = [re.sub(r"\$\w+|\bS\b", "0", word) for word in rest]  # a loop's seed, and where the data are
     load_config(None if config is None else config_path(config), overrides)
 
 
@@ -86,15 +86,18 @@ def test_mcse_takes_the_command(shown):
 @pytest.mark.parametrize("shown", of("python", "accelerate", "torchrun"))
 def test_python_starts_what_is_there(shown, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    words = list(shown.words)
-    if "--config_file" in words[: words.index("launch") + 2 if "launch" in words else 0]:
+    words = [re.sub(r"\$\(mcse configs (\S+) --path\)", r"configs/\1.yaml", word) for word in shown.words]
+    if words[1] == "launch" and "--config_file" in words:
         assert Path(words[words.index("--config_file") + 1]).is_file()
     if words[1] == "-c":
         compile(words[2], shown.where, "exec")
         return
-    if words[1] == "-m" and words[0] == "python":
-        module = words[2].replace(".", "/")
-        assert Path(f"{module}.py").is_file() or Path(module).is_dir()
+    if "-m" in words:
+        module, *rest = words[words.index("-m") + 1 :]
+        if module == "mcse":
+            check_mcse(rest)
+        else:
+            assert any(Path(f"{module.replace('.', '/')}{end}").exists() for end in ("", ".py"))
         return
     script = next(word for word in words if word.endswith(".py"))
     assert Path(script).is_file()
