@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from mcse.config import to_dict, to_yaml
 from mcse.data.config import DataConfig, FileSentences, HubCaptions, HubSentences, TableSentences
-from mcse.manifest import ImageSide, Kind, Manifest
+from mcse.manifest import ImageSide, Kind, Manifest, writing_checkpoint
 from mcse.models.checkpoint import save_checkpoint
-from mcse.models.config import EncoderConfig
 from mcse.models.image_tower import ImageTower
 from mcse.recipes.shared import TextSide
 from mcse.report.model_card import CardFacts, sentence_card
@@ -22,71 +22,93 @@ from mcse.types import DataFile, Score
 _HUB = "hf://datasets/"
 
 
-def card_facts(config: Any, *, scores: Mapping[str, Score], data: Sequence[DataFile]) -> CardFacts:
-    """What a model card tells of a run of any recipe; ``config`` is the recipe's whole."""
-    return CardFacts(
-        name="-".join(config.output_dir.parts[-2:]),
-        recipe=config.recipe,
-        scores={name: score.value for name, score in scores.items()},
-        config_yaml=to_yaml(config),
-        data=data,
-    )
+class Save(Protocol):
+    """Writes a whole checkpoint: the model's files, the manifest with their digests, and the card."""
 
-
-def manifest_of(
-    config: Any,
-    *,
-    kind: Kind,
-    scores: Mapping[str, Score],
-    pooling: str | None = None,
-    images: ImageSide | None = None,
-    details: Mapping[str, Any] | None = None,
-) -> Manifest:
-    """The manifest of a run of any recipe; ``config`` is the recipe's whole."""
-    return Manifest(
-        kind=kind,
-        recipe=config.recipe,
-        pooling=pooling,
-        images=images,
-        details=details or {},
-        scores={name: score.value for name, score in scores.items()},
-        higher_is_better={name: score.higher_is_better for name, score in scores.items()},
-        config=to_dict(config),
-    )
+    def __call__(self, folder: Path, *, manifest: Manifest, card: str) -> None: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
 class Exporter:
-    """Writes the folder of a sentence encoder; ``config`` is the recipe's whole, ``data`` what was read.
+    """Writes the folder that people load, of a run of any recipe.
 
-    ``heads`` are those of the image side, by name; ``image_tower`` is the tower where it was trained.
+    Attributes:
+        config: The recipe's whole.
+        kind: What the checkpoint is.
+        data: What was read.
+        save: Writes the model as it is then.
+        card: The model card, from what every card tells of its run.
+        pooling: For the manifest, as are ``images`` and ``details``.
     """
 
     config: Any
-    text: TextSide
-    encoder_config: EncoderConfig
+    kind: Kind
     data: tuple[DataFile, ...]
+    save: Save
+    card: Callable[[CardFacts], str]
+    pooling: str | None = None
     images: ImageSide | None = None
-    heads: Mapping[str, nn.Module] = field(default_factory=dict)
-    image_tower: ImageTower | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, folder: Path, scores: Mapping[str, Score]) -> None:
         """Into ``folder``, with ``scores`` in manifest and card."""
-        pooling = self.encoder_config.pooling
-        save_checkpoint(
-            folder,
-            encoder=self.text.model.encoder,
-            tokenizer=self.text.tokenizer,
-            manifest=manifest_of(self.config, kind="sentence", pooling=pooling, images=self.images, scores=scores),
-            text_head=self.text.model.head,
-            image_heads=self.heads,
-            card=sentence_card(
-                card_facts(self.config, scores=scores, data=self.data),
-                base_model=self.encoder_config.name_or_path,
-                datasets=_hub_datasets(self.config.data),
-            ),
-            image_tower=self.image_tower,
+        config, values = self.config, {name: score.value for name, score in scores.items()}
+        facts = CardFacts(
+            name="-".join(config.output_dir.parts[-2:]),
+            recipe=config.recipe,
+            scores=values,
+            config_yaml=to_yaml(config),
+            data=self.data,
         )
+        manifest = Manifest(
+            kind=self.kind,
+            recipe=config.recipe,
+            pooling=self.pooling,
+            images=self.images,
+            details=self.details,
+            scores=values,
+            higher_is_better={name: score.higher_is_better for name, score in scores.items()},
+            config=to_dict(config),
+        )
+        self.save(folder, manifest=manifest, card=self.card(facts))
+
+
+def saving(write: Callable[[Path], None]) -> Save:
+    """A ``Save`` of models of which ``write`` writes the files alone."""
+
+    def save(folder: Path, *, manifest: Manifest, card: str) -> None:
+        with writing_checkpoint(folder, manifest, card=card):
+            write(folder)
+
+    return save
+
+
+def sentence_exporter(
+    config: Any,
+    text: TextSide,
+    data: tuple[DataFile, ...],
+    *,
+    images: ImageSide | None = None,
+    heads: Mapping[str, nn.Module] | None = None,
+    image_tower: ImageTower | None = None,
+) -> Exporter:
+    """Of a sentence encoder; ``heads`` are those of the image side, ``image_tower`` the tower where it was trained."""
+    return Exporter(
+        config,
+        "sentence",
+        data,
+        save=partial(
+            save_checkpoint,
+            encoder=text.model.encoder,
+            tokenizer=text.tokenizer,
+            text_head=text.model.head,
+            image_heads=heads or {},
+            image_tower=image_tower,
+        ),
+        card=partial(sentence_card, base_model=config.encoder.name_or_path, datasets=_hub_datasets(config.data)),
+        pooling=config.encoder.pooling,
+        images=images,
+    )
 
 
 def _hub_datasets(data: DataConfig) -> list[str]:

@@ -6,28 +6,24 @@ as in the released training code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 from torch import nn
 
-from mcse.data.translation import TranslationData, TranslationStream, load_translation_data
+from mcse.data.translation import TranslationStream, load_translation_data
 from mcse.encoders.word_translator import WordTranslator
 from mcse.evaluation.evaluators.translation import TranslationEvaluator
 from mcse.losses.likelihood import token_nll
-from mcse.manifest import writing_checkpoint
 from mcse.models.cove_model import CoveModel, vocab_of
 from mcse.models.cove_translator import CoveTranslator, save_translator
 from mcse.recipes import export, shared
 from mcse.recipes.cove.config import Config
 from mcse.report.model_card import word_model_card
-from mcse.text.vocab import Vocab
 from mcse.text.word_vectors import load_word_vectors
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
-from mcse.types import LossTerm, LossTerms, Score, TranslationBatch
+from mcse.types import LossTerm, LossTerms, TranslationBatch
 
 _SUMMARY = (
     "Contextual word vectors: the encoder of a translation model on frozen word vectors (CoVe), trained with the "
@@ -67,7 +63,14 @@ def build(config: Config, runtime: Runtime) -> Run:
         step=step,
         stream=TranslationStream(data, share, seed=config.seed),
         optimizer=build_optimizer(model, config.optim),
-        export=_Exporter(config, model, words, data),
+        export=export.Exporter(
+            config,
+            "cove",
+            data.files,
+            save=export.saving(lambda folder: save_translator(folder, model, words, data.target_vocab)),
+            card=partial(word_model_card, summary=_SUMMARY, use=_USE),
+            pooling="mean",
+        ),
         evaluators=(evaluator,),
         metrics=evaluator.metrics,
         facts={
@@ -79,17 +82,3 @@ def build(config: Config, runtime: Runtime) -> Run:
         },
         data=data.files,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Exporter:
-    config: Config
-    model: CoveTranslator
-    words: Vocab
-    data: TranslationData
-
-    def __call__(self, folder: Path, scores: Mapping[str, Score]) -> None:
-        manifest = export.manifest_of(self.config, kind="cove", pooling="mean", scores=scores)
-        facts = export.card_facts(self.config, scores=scores, data=self.data.files)
-        with writing_checkpoint(folder, manifest, card=word_model_card(facts, summary=_SUMMARY, use=_USE)):
-            save_translator(folder, self.model, self.words, self.data.target_vocab)

@@ -6,20 +6,18 @@ NAACL; constants as in the released training code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from mcse.data.lanes import LaneStream, LogUniformSampler
-from mcse.data.language import LanguageData, load_language_data
+from mcse.data.language import load_language_data
 from mcse.encoders.elmo_scorer import ElmoScorer
 from mcse.evaluation.evaluators.perplexity import PerplexityEvaluator
 from mcse.losses.likelihood import token_nll
 from mcse.losses.sampled_softmax import sampled_softmax_nll
-from mcse.manifest import writing_checkpoint
 from mcse.models.elmo_language_model import ElmoLanguageModel, Predictions, save_language_model
 from mcse.models.elmo_model import DIRECTIONS, ElmoConfig, ElmoModel, ElmoState
 from mcse.nn.projected_lstm import LSTMState
@@ -29,7 +27,7 @@ from mcse.report.model_card import word_model_card
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
-from mcse.types import IGNORED_LABEL, Lane, LaneBatch, LossTerm, LossTerms, Score
+from mcse.types import IGNORED_LABEL, Lane, LaneBatch, LossTerm, LossTerms
 
 _SUMMARY = (
     "Contextual word vectors: an ELMo, a character-level language model in each direction, trained with the recipe "
@@ -116,7 +114,14 @@ def build(config: Config, runtime: Runtime) -> Run:
             fresh_share=config.data.fresh_share,
         ),
         optimizer=build_optimizer(model, config.optim),
-        export=_Exporter(config, model, data),
+        export=export.Exporter(
+            config,
+            "elmo",
+            data.files,
+            save=export.saving(lambda folder: save_language_model(folder, model, data.vocab)),
+            card=partial(word_model_card, summary=_SUMMARY, use=_USE),
+            pooling="mean",
+        ),
         evaluators=(evaluator,),
         metrics=evaluator.metrics,
         state={"lanes": carried},
@@ -147,16 +152,3 @@ def _term(found: Predictions, lane: Lane, *, size: int, weight: float) -> LossTe
             draws=lane.negatives.draws,
         )
     return LossTerm(nll, count=len(found.label_M), weight=weight)
-
-
-@dataclass(frozen=True, slots=True)
-class _Exporter:
-    config: Config
-    model: ElmoLanguageModel
-    data: LanguageData
-
-    def __call__(self, folder: Path, scores: Mapping[str, Score]) -> None:
-        manifest = export.manifest_of(self.config, kind="elmo", pooling="mean", scores=scores)
-        facts = export.card_facts(self.config, scores=scores, data=self.data.files)
-        with writing_checkpoint(folder, manifest, card=word_model_card(facts, summary=_SUMMARY, use=_USE)):
-            save_language_model(folder, self.model, self.data.vocab)

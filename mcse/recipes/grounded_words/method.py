@@ -8,8 +8,9 @@ Multi-Task Training", CoNLL. No code of it was ever published: what its text lea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from mcse.files import sha256_file
 from mcse.losses.grounded_words import cosine_retention
 from mcse.losses.likelihood import token_nll
 from mcse.losses.pair_matching import matching_loss
-from mcse.manifest import ImageSide
+from mcse.manifest import ImageSide, Manifest
 from mcse.models.config import ModelConfig, TasksConfig
 from mcse.models.grounded_checkpoint import save_grounded_words
 from mcse.models.grounded_words import (
@@ -51,7 +52,7 @@ from mcse.text.word_vectors import WordBlock, WordVectors, stream_word_vectors
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
-from mcse.types import IGNORED_LABEL, DataFile, LossTerm, LossTerms, MatchBatch, PairBatch, Score
+from mcse.types import IGNORED_LABEL, DataFile, LossTerm, LossTerms, MatchBatch, PairBatch
 
 
 def build(config: Config, runtime: Runtime) -> Run:
@@ -74,14 +75,14 @@ def build(config: Config, runtime: Runtime) -> Run:
         features.file(loaded.image_of_caption),
         DataFile("word vectors", str(root / config.words.vectors), sha256_file(root / config.words.vectors)),
     )
-    exporter = Exporter(config, words, model, data)
-    evaluator = WordSimilarityEvaluator(sets, LiveWordEncoder(words.source, exporter.current_map))
+    current_map = partial(_current_map, config, words, model)
+    evaluator = WordSimilarityEvaluator(sets, LiveWordEncoder(words.source, current_map))
     return Run(
         model=model,
         step=regression_step if config.loss is None else TaskStep(config.loss),
         stream=pairs if config.loss is None else MatchStream(pairs, negatives=config.loss.negatives, seed=seed),
         optimizer=build_optimizer(model, config.optim),
-        export=exporter,
+        export=_exporter(config, words, data, current_map=current_map),
         evaluators=(evaluator,) if sets else (),
         metrics=evaluator.metrics if sets else (),
         facts={
@@ -127,49 +128,43 @@ def regression_step(model: nn.Module, batch: PairBatch) -> LossTerms:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Exporter:
-    """Writes the checkpoint folder that people load."""
+def _current_map(config: Config, words: CaptionVocab, model: GroundedWordsModel | ImageRegressionModel) -> WordMap:
+    """M as it is now, with the tuned rows where ``model.ground`` asks for them."""
+    map_DC = model.map_DC.detach().float().cpu().numpy()
+    if not (isinstance(config.model, TasksConfig) and config.model.ground == "tuned"):
+        return WordMap(map_DC)
+    known = words.vocab.words[len(SPECIALS) :]
+    return WordMap(map_DC, tuned=WordVectors.of(known, model.table.words()[0].detach().float().cpu().numpy()))
 
-    config: Config
-    words: CaptionVocab
-    model: GroundedWordsModel | ImageRegressionModel
-    data: tuple[DataFile, ...]
 
-    def current_map(self) -> WordMap:
-        """M as it is now, with the tuned rows where ``words.ground`` asks for them."""
-        map_DC = self.model.map_DC.detach().float().cpu().numpy()
-        if not (isinstance(self.config.model, TasksConfig) and self.config.model.ground == "tuned"):
-            return WordMap(map_DC)
-        words = self.words.vocab.words[len(SPECIALS) :]
-        return WordMap(map_DC, tuned=WordVectors.of(words, self.model.table.words()[0].detach().float().cpu().numpy()))
+def _exporter(
+    config: Config, words: CaptionVocab, data: tuple[DataFile, ...], *, current_map: Callable[[], WordMap]
+) -> export.Exporter:
+    *_, features, source = data
+    name = Path(source.path).name
 
-    def __call__(self, folder: Path, scores: Mapping[str, Score]) -> None:
-        """Into ``folder``, with ``scores`` in manifest and card."""
-        *_, features, source = self.data
-        name = Path(source.path).name
-        save_grounded_words(
-            folder,
-            self._blocks(Path(source.path)),
-            word_map=self.current_map(),
-            vocab=self.words.vocab,
-            manifest=export.manifest_of(
-                self.config,
-                kind="grounded_words",
-                pooling="mean",
-                images=ImageSide(features=f"{Path(features.path).name} ({features.digest})"),
-                details={"source": name, "source_digest": source.digest},
-                scores=scores,
-            ),
-            card=word_card(export.card_facts(self.config, scores=scores, data=self.data), source=name),
-        )
+    def save(folder: Path, *, manifest: Manifest, card: str) -> None:
+        blocks = _exported(config, words, Path(source.path))
+        save_grounded_words(folder, blocks, word_map=current_map(), vocab=words.vocab, manifest=manifest, card=card)
 
-    def _blocks(self, source: Path) -> Iterable[WordBlock]:
-        if self.config.words.export == "source":
-            return stream_word_vectors(source)
-        known = [word for word in self.words.vocab.words if word in self.words.source.index]
-        rows = self.words.source.row_VD[[self.words.source.index[word] for word in known]]
-        return (WordBlock(tuple(known), rows),)
+    return export.Exporter(
+        config,
+        "grounded_words",
+        data,
+        save=save,
+        card=partial(word_card, source=name),
+        pooling="mean",
+        images=ImageSide(features=f"{Path(features.path).name} ({features.digest})"),
+        details={"source": name, "source_digest": source.digest},
+    )
+
+
+def _exported(config: Config, words: CaptionVocab, source: Path) -> Iterable[WordBlock]:
+    """Text vectors of the words whose grounded vectors a checkpoint holds."""
+    if config.words.export == "source":
+        return stream_word_vectors(source)
+    known = [word for word in words.vocab.words if word in words.source.index]
+    return (WordBlock(tuple(known), words.source.row_VD[[words.source.index[word] for word in known]]),)
 
 
 def _build_model(

@@ -25,12 +25,12 @@ from mcse.recipes import shared
 from mcse.recipes.image_side import Images, build_parted_optimizer, open_images
 from mcse.recipes.maf.config import AlignmentConfig, Config, LossConfig
 from mcse.recipes.maf.tweets import (
-    TaggerExporter,
     Tweets,
     blank_shape,
     check_length,
     load_tweets,
     sample_regions,
+    tagger_exporter,
     tagger_of,
 )
 from mcse.training.run import Run
@@ -86,7 +86,7 @@ def build(config: Config, runtime: Runtime) -> Run:
             blank=() if images is None else blank_shape(images),
         ),
         optimizer=build_parted_optimizer(_parts(model, images, config), config.optim),
-        export=TaggerExporter(config, model, tokenizer, tweets.files, images),
+        export=tagger_exporter(config, model, tokenizer, tweets.files, images),
         evaluators=(evaluator,),
         metrics=evaluator.metrics,
         facts=tweets.facts | {"parameters": sum(p.numel() for p in model.parameters())},

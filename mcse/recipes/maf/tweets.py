@@ -5,9 +5,9 @@ N tweets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from mcse.recipes import export
 from mcse.recipes.image_side import Images
 from mcse.report.model_card import tagger_card
 from mcse.text.tags import TagSet
-from mcse.types import DataFile, Score
+from mcse.types import DataFile
 
 _SAMPLED = 256
 
@@ -123,28 +123,20 @@ def tagger_of(model: TaggerModel, tokenizer: PieceTokenizer) -> TweetTagger:
     return TweetTagger(model, tokenizer)
 
 
-@dataclass(frozen=True, slots=True)
-class TaggerExporter:
+def tagger_exporter(
+    config: Any,
+    model: TaggerModel,
+    tokenizer: PieceTokenizer,
+    data: tuple[DataFile, ...],
+    images: Images[NamedImages] | None,
+) -> export.Exporter:
     """Writes the checkpoint folder that ``TweetTagger`` loads; ``config`` is the recipe's whole config."""
-
-    config: Any
-    model: TaggerModel
-    tokenizer: PieceTokenizer
-    data: tuple[DataFile, ...]
-    images: Images[NamedImages] | None
-
-    def __call__(self, folder: Path, scores: Mapping[str, Score]) -> None:
-        """Into ``folder``, with ``scores`` in manifest and card."""
-        images = None if self.images is None else self.images.stored(self.data[-1])
-        save_tagger(
-            folder,
-            model=self.model,
-            tokenizer=self.tokenizer,
-            manifest=export.manifest_of(self.config, kind="tagger", images=images, scores=scores),
-            card=tagger_card(
-                export.card_facts(self.config, scores=scores, data=self.data),
-                base_model=self.config.encoder.name_or_path,
-                types=self.model.shape.types,
-            ),
-            trained_tower=None if self.images is None else self.images.trained_tower,
-        )
+    trained = None if images is None else images.trained_tower
+    return export.Exporter(
+        config,
+        "tagger",
+        data,
+        save=partial(save_tagger, model=model, tokenizer=tokenizer, trained_tower=trained),
+        card=partial(tagger_card, base_model=config.encoder.name_or_path, types=model.shape.types),
+        images=None if images is None else images.stored(data[-1]),
+    )

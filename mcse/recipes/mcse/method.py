@@ -65,10 +65,9 @@ def build(config: Config, runtime: Runtime) -> Run:
             ],
             config.optim,
         ),
-        export=export.Exporter(
+        export=export.sentence_exporter(
             config,
             text,
-            config.encoder,
             feed.files,
             images=images.stored(feed.files[-1]),
             heads=heads,

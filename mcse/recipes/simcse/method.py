@@ -41,7 +41,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         stream=feed.stream,
         carried=carried_part(feed.stream),
         optimizer=build_optimizer(text.model, config.optim),
-        export=export.Exporter(config, text, config.encoder, feed.files),
+        export=export.sentence_exporter(config, text, feed.files),
         evaluators=(evaluator,),
         metrics=metrics,
         facts=feed.facts,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,7 @@ from mcse.encoders.inputs import evaluating
 from mcse.encoders.joint_encoder import JointEncoder
 from mcse.evaluation.evaluators.held_out_images import RetrievalEvaluator
 from mcse.files import sha256_file
-from mcse.manifest import ImageSide
 from mcse.models.config import CaptionEncoderConfig, TransformerConfig, WordEncoderConfig
-from mcse.models.image_tower import ImageTower
 from mcse.models.joint_checkpoint import save_joint
 from mcse.models.joint_model import CaptionEncoder, JointModel, build_caption_encoder
 from mcse.models.text_encoder import TextEncoder, load_tokenizer
@@ -30,7 +29,7 @@ from mcse.report.model_card import joint_card
 from mcse.text.vocab import Vocab, split_words
 from mcse.text.word_tokenizer import WordTokenizer
 from mcse.text.word_vectors import WordVectors, load_word_vectors
-from mcse.types import DataFile, FloatArray, Score, Tokenizer
+from mcse.types import DataFile, FloatArray, Tokenizer
 
 _IMAGES_AT_ONCE = 64
 
@@ -99,34 +98,30 @@ def dev_evaluator(
     return (evaluator,), evaluator.metrics
 
 
-@dataclass(frozen=True, slots=True)
-class JointExporter:
+def joint_exporter(
+    config: Any, model: JointModel, text: CaptionSide, data: tuple[DataFile, ...], images: Images[NamedImages]
+) -> export.Exporter:
     """Writes the checkpoint folder that ``JointEncoder`` loads; ``config`` is the recipe's whole config."""
-
-    config: Any
-    model: JointModel
-    text: CaptionSide
-    data: tuple[DataFile, ...]
-    images: ImageSide
-    image_tower: ImageTower | None
-
-    def __call__(self, folder: Path, scores: Mapping[str, Score]) -> None:
-        """Into ``folder``, with ``scores`` in manifest and card."""
-        save_joint(
-            folder,
-            model=self.model,
-            config=self.text.config,
-            tokenizer=self.text.tokenizer,
-            manifest=export.manifest_of(
-                self.config, kind="joint", pooling=JointEncoder.pooling, images=self.images, scores=scores
-            ),
-            card=joint_card(
-                export.card_facts(self.config, scores=scores, data=self.data),
-                text=getattr(self.text.config, "name_or_path", self.text.config.kind),
-                images=self.images.tower or str(self.images.features),
-            ),
-            image_tower=self.image_tower,
-        )
+    stored = images.stored(data[-1])
+    return export.Exporter(
+        config,
+        "joint",
+        data,
+        save=partial(
+            save_joint,
+            model=model,
+            config=text.config,
+            tokenizer=text.tokenizer,
+            image_tower=images.trained_tower,
+        ),
+        card=partial(
+            joint_card,
+            text=getattr(text.config, "name_or_path", text.config.kind),
+            images=stored.tower or str(stored.features),
+        ),
+        pooling=JointEncoder.pooling,
+        images=stored,
+    )
 
 
 def _open_vectors(
@@ -144,4 +139,4 @@ def _blocks(index: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return [index[start : start + _IMAGES_AT_ONCE] for start in range(0, len(index), _IMAGES_AT_ONCE)]
 
 
-__all__ = ["CaptionSide", "JointExporter", "build_captions", "dev_evaluator"]
+__all__ = ["CaptionSide", "build_captions", "dev_evaluator", "joint_exporter"]

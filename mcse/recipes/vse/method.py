@@ -22,7 +22,7 @@ from mcse.losses.ranking import ranking_loss
 from mcse.models.joint_model import JointRows, build_joint_model
 from mcse.recipes import shared
 from mcse.recipes.image_side import build_parted_optimizer, open_images
-from mcse.recipes.vse.captions import JointExporter, build_captions, dev_evaluator
+from mcse.recipes.vse.captions import build_captions, dev_evaluator, joint_exporter
 from mcse.recipes.vse.config import Config, InfoNceConfig, LossConfig
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
@@ -74,7 +74,7 @@ def build(config: Config, runtime: Runtime) -> Run:
             ],
             config.optim,
         ),
-        export=JointExporter(config, model, text, files, images.stored(files[-1]), images.trained_tower),
+        export=joint_exporter(config, model, text, files, images),
         evaluators=evaluators,
         metrics=metrics,
         facts=facts,

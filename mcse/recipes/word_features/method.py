@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,6 @@ from mcse.data.word_features import (
 from mcse.encoders.frozen_features import FeatureSource, load_feature_source
 from mcse.encoders.inputs import evaluating
 from mcse.evaluation.evaluators.word_tasks import AccuracyEvaluator, SpanF1Evaluator
-from mcse.manifest import writing_checkpoint
 from mcse.models.feature_model import FeatureClassifier, FeatureSizes, FeatureTagger
 from mcse.models.weights import save_tensors
 from mcse.recipes import export, shared
@@ -76,7 +75,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         step=step,
         stream=FeatureStream(features["train"], data.parts["train"], sampler),
         optimizer=build_optimizer(model, config.optim),
-        export=_Exporter(config, model, sizes, data),
+        export=_exporter(config, model, sizes, data),
         evaluators=(*evaluators, _MixReport(model)),
         metrics=tuple(f"{part}.{metric}" for part in _PARTS[1:]),
         facts={part: len(data.parts[part]) for part in _PARTS} | {"layers": sizes.layers, "join": sizes.join},
@@ -160,22 +159,20 @@ class _MixReport:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Exporter:
-    config: Config
-    model: FeatureTagger | FeatureClassifier
-    sizes: FeatureSizes
-    data: LabelledData
-
-    def __call__(self, folder: Path, scores: Mapping[str, Score]) -> None:
-        types = None if self.data.tags is None else list(self.data.tags.types)
-        title = "sentence classifier" if types is None else f"tagger of {', '.join(types)}"
-        details = {"sizes": asdict(self.sizes), "types": types}
-        manifest = export.manifest_of(self.config, kind="word_features", details=details, scores=scores)
-        card = word_model_card(
-            export.card_facts(self.config, scores=scores, data=self.data.files),
+def _exporter(
+    config: Config, model: FeatureTagger | FeatureClassifier, sizes: FeatureSizes, data: LabelledData
+) -> export.Exporter:
+    types = None if data.tags is None else list(data.tags.types)
+    title = "sentence classifier" if types is None else f"tagger of {', '.join(types)}"
+    return export.Exporter(
+        config,
+        "word_features",
+        data.files,
+        save=export.saving(lambda folder: save_tensors(folder / "model.safetensors", model.state_dict())),
+        card=partial(
+            word_model_card,
             summary=f"A {title} on frozen word features, trained with the recipe `word_features` of mcse.",
             use='from mcse.models.feature_model import load_feature_model\nmodel = load_feature_model(".")',
-        )
-        with writing_checkpoint(folder, manifest, card=card):
-            save_tensors(folder / "model.safetensors", self.model.state_dict())
+        ),
+        details={"sizes": asdict(sizes), "types": types},
+    )
