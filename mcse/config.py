@@ -210,12 +210,13 @@ class _Builder:
         text = given.get(_SHORTHAND) if isinstance(given, Mapping) else given
         if isinstance(text, Typed):
             self.typed.add(key)
-        if (given is None or (isinstance(text, Typed) and text in _NULLS)) and type(None) in members_of(hint):
+        is_null = given is None or (isinstance(text, Typed) and text in _NULLS)
+        if is_null and type(None) in members_of(hint):
             if given is not None and sum(isinstance(below, Typed) for below in given.values()) > 1:
                 self.fault(f"{key}: given as {str(text)!r}, and by its keys", key)
             return None
-        if not isinstance(given, Mapping):
-            self.fault(f"{key}: expected {in_words(hint)}, got {value!r}", key)
+        if is_null or not isinstance(given, Mapping):
+            self.fault(f"{key}: expected {in_words(hint)}, got {'null' if is_null else repr(value)}", key)
             return None
         try:
             chosen, tree = _choose(kind, name, given)

@@ -153,7 +153,7 @@ def test_a_file_is_read_by_the_core_schema(tmp_path: Path, text: str, value: int
         ("optim: {learning_rate: 1, warmup_steps: 1.0}", "optim.warmup_steps: input should be a valid integer"),
         ("output_dir: 3", "output_dir: input"),
         ("names: a", "names: input should be a valid"),
-        ("optim: null", "optim: expected group of keys, got None"),
+        ("optim: null", "optim: expected group of keys, got null"),
         ("optim: 3", "optim: expected group of keys, got 3"),
     ],
 )
@@ -214,7 +214,7 @@ def test_the_command_line_may_choose_another_variant(tmp_path: Path) -> None:
             "encoder: {kind: bow, layers: 2}",
             "unknown key 'encoder.layers'; it goes with kind: lstm | gru, not with kind: bow",
         ),
-        ("encoder: null", "encoder: expected one of {kind: lstm | gru, kind: bow}, got None"),
+        ("encoder: null", "encoder: expected one of {kind: lstm | gru, kind: bow}, got null"),
     ],
 )
 def test_wrong_variants_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -246,6 +246,7 @@ def test_a_misspelt_key_of_the_file_stays_wrong_when_another_variant_is_chosen(t
         (["--images", "no"], "images: input should be True or 'shuffled', got 'no'"),
         (["--names", "[1"], "names: '[1' is no YAML value"),
         (["--names", "[a, [b]]"], "names: input should be a valid string, got ['a', ['b']]"),
+        (["--encoder", "null"], "encoder: expected one of {kind: lstm | gru, kind: bow}, got null"),
         (["--optim", "3"], "optim: expected keys, such as 'learning_rate', got '3'"),
     ],
 )
