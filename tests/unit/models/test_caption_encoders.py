@@ -124,29 +124,6 @@ def test_dropout_is_on_in_training_alone():
         assert not torch.equal(encoder(words), encoder(words))
 
 
-def test_marks_and_truncation():
-    ids = {marks: WordTokenizer(VOCAB, marks).ids(["A dog runs"], max_length=4)[0] for marks in ("none", "end", "both")}
-    a, dog, runs = (VOCAB.index[word] for word in ("a", "dog", "runs"))
-    assert ids == {"none": [a, dog, runs], "end": [a, dog, runs, 3], "both": [2, a, dog, 3]}
-    assert WordTokenizer(VOCAB, "end").ids([""]) == [[1, 3]]
-
-
-def test_a_digest_of_the_vocabulary_tells_marks_apart():
-    tokenizers = [WordTokenizer(VOCAB, marks) for marks in ("none", "end", "both")]
-    assert len({tokenizer.digest for tokenizer in tokenizers}) == 3
-
-
-def test_unknown_and_nearest_words():
-    tokenizer = WordTokenizer(VOCAB)
-    assert tokenizer.unknown_words("A zebra and a DOG") == ["zebra", "and"]
-    assert tokenizer.knows_some("A zebra")
-    assert not tokenizer.knows_some("zebra <unk>")
-    assert not tokenizer.knows_some("")
-    assert tokenizer.nearest_words("Dogg")[0] == "dog"
-    assert tokenizer.nearest_words("coat") == ["coats"]
-    assert tokenizer.nearest_words("qqqq") == []
-
-
 def test_words_start_from_vectors():
     words = ("dog", "Men", "zebra")
     row_VD = np.arange(12, dtype=np.float32).reshape(3, 4)

@@ -25,10 +25,9 @@ from mcse.manifest import Manifest
 from mcse.models.config import RegressionConfig, TasksConfig
 from mcse.models.grounded_checkpoint import save_grounded_words
 from mcse.models.grounded_words import GroundedWordsModel, ImageRegressionModel, WordTable, last_states, reverse
-from mcse.text.vocab import SPECIALS, Vocab, plain_words
+from mcse.text.vocab import SPECIALS, Vocab
 from mcse.text.word_map import WordMap, ground_file
 from mcse.text.word_spaces import all_but_the_top, compare_neighbours, whiten
-from mcse.text.word_tokenizer import CaptionTokenizer
 from mcse.text.word_vector_writer import WordVectorWriter, save_word_vectors
 from mcse.text.word_vectors import (
     WordBlock,
@@ -183,16 +182,6 @@ def test_match_and_retention_are_their_definitions() -> None:
 
 
 # --- captions
-
-
-def test_captions_become_known_words_between_marks() -> None:
-    vocab = Vocab.from_sentences([["a", "dog", "runs"]])
-    tokenizer = CaptionTokenizer(vocab)
-    assert plain_words("A black-and-white dog, it's here .") == ["A", "black-and-white", "dog", "it's", "here"]
-    ids = tokenizer.ids(["A dog, unheard, RUNS .", "zzz"], max_length=8)
-    assert [[vocab.words[i] for i in row] for row in ids] == [["<s>", "a", "dog", "runs", "</s>"], ["<s>", "</s>"]]
-    cut = tokenizer.ids(["a dog runs"], max_length=4)[0]
-    assert [vocab.words[i] for i in cut] == ["<s>", "a", "dog", "</s>"]
 
 
 class _Captions:
