@@ -369,7 +369,7 @@ def _number(text: str) -> float:
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's core schema: ``010`` is ten, ``1:30`` and ``yes`` are texts. A key that stands twice is an error."""
 
-    yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {None: _CORE}
+    yaml_implicit_resolvers: dict[Any, Any] = {None: _CORE}  # noqa: RUF012
     yaml_constructors: ClassVar[dict[Any, Any]] = {
         **yaml.SafeLoader.yaml_constructors,
         "tag:yaml.org,2002:int": lambda loader, node: _integer(loader.construct_scalar(node)),
@@ -391,4 +391,4 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Quotes every text that YAML 1.1 or 1.2 would take for something else."""
 
-    yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {**yaml.SafeDumper.yaml_implicit_resolvers, None: _CORE}
+    yaml_implicit_resolvers: dict[Any, Any] = {**yaml.SafeDumper.yaml_implicit_resolvers, None: _CORE}  # noqa: RUF012

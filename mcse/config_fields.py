@@ -60,7 +60,7 @@ def members_of(hint: Any) -> tuple[Any, ...]:
 
 def groups_of(hint: Any) -> tuple[type, ...]:
     """The dataclasses among the members of a type: none for a plain value, several for variants."""
-    return tuple(member for member in members_of(hint) if dataclasses.is_dataclass(member))
+    return tuple(one for one in members_of(hint) if isinstance(one, type) and dataclasses.is_dataclass(one))
 
 
 def tag_of(variant: type) -> str:
@@ -153,6 +153,7 @@ def _docs_in_module(module: str) -> dict[str, dict[str, str]]:
 
 def _docs_in_class(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
     for field, below in zip(node.body, node.body[1:], strict=False):
-        is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and is_text:
+        if not (isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)):
+            continue
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             yield field.target.id, inspect.cleandoc(str(below.value.value))

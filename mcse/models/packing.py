@@ -241,9 +241,10 @@ def _attend_by_bounds(
     width = query.shape[-1]
     scale = width**-0.5 if scaling is None else scaling
     if query.dtype in (torch.bfloat16, torch.float16) and width % 8 == 0 and width <= 256 and _has_flash_attention():
-        return torch.ops.aten._flash_attention_forward(
+        output_NAE: Tensor = torch.ops.aten._flash_attention_forward(
             query_NAE, key_NAE, value_NAE, bounds, bounds, longest, longest, rate, False, False, scale=scale
-        )[0][None]
+        )[0]
+        return output_NAE[None]
     rows = (x_NAE[None] for x_NAE in (query_NAE, key_NAE, value_NAE))
     no_mask, keeps_sums = 0, True
     output_1NAE: Tensor = torch.ops.aten._efficient_attention_forward(

@@ -30,9 +30,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         ValueError: It is missing or damaged.
     """
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: damaged weights: {error}") from None
+    return tensors
 
 
 def load_weights(module: nn.Module, path: Path, *, title: str) -> None:

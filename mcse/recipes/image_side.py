@@ -23,6 +23,7 @@ from mcse.training.optim import build_optimizer
 from mcse.types import DataFile
 
 Rows = TypeVar("Rows", bound=NamedImages | ShardImages, covariant=True)
+GivenRows = TypeVar("GivenRows", bound=NamedImages | ShardImages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,13 @@ class Images(Generic[Rows]):
         """What a checkpoint's manifest says of the images; ``file`` is what ``self.file`` gave."""
         described = f"{self.rows.label} ({file.digest}"
         if self.tower is None:
-            return ImageSide(**self.rows.made_by, features=f"{described}, {self.width} wide)")
+            made = self.rows.made_by
+            return ImageSide(
+                tower=made.get("tower"),
+                preprocessing=made.get("preprocessing"),
+                weights=made.get("weights"),
+                features=f"{described}, {self.width} wide)",
+            )
         return ImageSide(
             tower=self.tower.spec,
             preprocessing=self.tower.preprocessing,
@@ -110,7 +117,7 @@ def _load_tower(source: sources.Tower) -> ImageTower:
     return tower
 
 
-def _seen(rows: Rows, tower: ImageTower, source: sources.Tower) -> Images[Rows]:
+def _seen(rows: GivenRows, tower: ImageTower, source: sources.Tower) -> Images[GivenRows]:
     return Images(
         rows,
         width=tower.width,

@@ -212,7 +212,7 @@ def from_host(arrays: Sequence[NDArray[np.int64]], device: torch.device) -> tupl
     joined = torch.from_numpy(np.concatenate(arrays).astype(np.int64, copy=False))
     if device.type == "cuda":
         joined = joined.pin_memory()
-    return joined.to(device, non_blocking=True).split(sizes)
+    return torch.split_with_sizes(joined.to(device, non_blocking=True), sizes)
 
 
 def pin(batch: Batch) -> Batch:
