@@ -124,11 +124,12 @@ class _Rule:
             logit_bM = query_bD @ candidate_MD.T / self.temperature
         if self.own_negative is not None and self.own_negative_weight:
             added_bM = torch.zeros_like(logit_bM)
-            added_bM[row_b, row_b + (self.own_negative + start)] = self.own_negative_weight
+            added_bM.scatter_(1, (row_b + (self.own_negative + start))[:, None], self.own_negative_weight)
             logit_bM = logit_bM + added_bM
         if self.query_id_B is not None and self.key_id_N is not None:
             excluded_bM = self.query_id_B[start : start + len(query_bD), None] == self.key_id_N
-            excluded_bM[row_b, target_b] = False
+            # Setting chosen elements by an index would make the host wait for a GPU.
+            excluded_bM.scatter_(1, target_b[:, None], False)
             logit_bM = logit_bM.masked_fill(excluded_bM, -torch.inf)
         return logit_bM, target_b
 

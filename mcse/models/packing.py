@@ -4,13 +4,14 @@ All layers but attention look at tokens alone, so they take the packed row as it
 begin: on a GPU its own kernels are, elsewhere sentences of equal length are taken together, which stand side by side
 because the row is sorted by length.
 
-B sentences, C of them in a run of equal length, N real tokens of all of them, M of a run, T tokens of a sentence, A
-heads, E width of a head, D width.
+B sentences, S of them with fillers, C in a run of equal length, N tokens of all of them, M of a run, T tokens of a
+sentence, A heads, E width of a head, D width.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,6 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -43,49 +45,76 @@ class Packed:
         place_B: Where in the row's order each sentence of the batch stands.
         input_ids_N: Token ids.
         position_N: Place of each token in its sentence, from 0.
-        bound_B: Where each sentence, in packed order, begins, and where the last one ends: B + 1 numbers.
+        bound_S: Where each sentence, in packed order, begins, and where the last one ends: S + 1 numbers, of which the
+            first B belong to the batch and others to fillers.
         runs: Sentences of equal length that stand together: how many, and how long.
+        longest: Tokens that no sentence has more of.
     """
 
     place_B: Tensor
     input_ids_N: Tensor
     position_N: Tensor
-    bound_B: Tensor
+    bound_S: Tensor
     runs: tuple[tuple[int, int], ...]
+    longest: int
 
     @property
     def start_B(self) -> Tensor:  # noqa: N802 - an attribute like the others
-        """Where each sentence, in packed order, begins."""
-        return self.bound_B[:-1]
+        """Where each sentence of the batch, in packed order, begins."""
+        return self.bound_S[: len(self.place_B)]
 
 
-def pack(tokens: TokenBatch) -> Packed:
+def pack(tokens: TokenBatch, *, rounded: bool = False) -> Packed:
     """Takes the padding out. Padding must stand on the right.
 
-    Planned on the host, from lengths that it knows; the plan travels to the tokens' device as one tensor.
+    Planned on the host, from lengths that it knows; the plan travels to the tokens' device as one tensor. With
+    ``rounded`` the row is filled up by a few sentences that nobody reads, so that batches have few different shapes.
     """
     length_B = tokens.lengths()
     order_B = length_B.argsort(kind="stable")
     sorted_B = length_B[order_B]
-    bound_B = np.concatenate([[0], sorted_B.cumsum()])
-    position_N = np.arange(bound_B[-1]) - bound_B[:-1].repeat(sorted_B)
-    token_N = (order_B * tokens.input_ids_BT.shape[1]).repeat(sorted_B) + position_N
-    plan = from_host([order_B.argsort(), bound_B, position_N, token_N], tokens.input_ids_BT.device)
-    lengths, counts = np.unique(sorted_B, return_counts=True)
+    longest = int(sorted_B[-1])
+    size_S = np.concatenate([sorted_B, _fillers(int(sorted_B.sum()), longest)]) if rounded else sorted_B
+    bound_S = np.concatenate([[0], size_S.cumsum()])
+    position_N = np.arange(bound_S[-1]) - bound_S[:-1].repeat(size_S)
+    # Fillers are made of the batch's first token.
+    row_S = np.zeros(len(size_S), dtype=np.int64)
+    row_S[: len(order_B)] = order_B
+    is_real_S = np.arange(len(size_S)) < len(order_B)
+    token_N = (row_S * tokens.input_ids_BT.shape[1]).repeat(size_S) + position_N * is_real_S.repeat(size_S)
+    plan = from_host([order_B.argsort(), bound_S, position_N, token_N], tokens.input_ids_BT.device)
     return Packed(
         place_B=plan[0],
         input_ids_N=tokens.input_ids_BT.flatten()[plan[3]],
         position_N=plan[2],
-        bound_B=plan[1],
-        runs=tuple(zip(counts.tolist(), lengths.tolist(), strict=True)),
+        bound_S=plan[1],
+        runs=tuple((len(list(run)), length) for length, run in itertools.groupby(size_S.tolist()) if length),
+        longest=-(-longest // 8) * 8 if rounded else longest,
     )
 
 
-def unpack(row_ND: Tensor, packed: Packed, attention_mask_BT: Tensor) -> Tensor:
-    """(B, T, D) rows in the batch's own order; what stands on padding is some token's row, and to be masked."""
-    end = attention_mask_BT.shape[1]
-    index_BT = packed.start_B[:, None] + torch.arange(end, device=row_ND.device)
-    return row_ND[index_BT.clamp(max=len(row_ND) - 1)[packed.place_B]]
+def _fillers(total: int, longest: int) -> NDArray[np.int64]:
+    """Lengths of sentences that round ``total`` up by at most a sixteenth; equally many of them for near totals."""
+    step = max(64, (1 << total.bit_length()) // 32)
+    length = longest // 8 * 8 or longest
+    filler = np.zeros(-(-step // length), dtype=np.int64)
+    whole, rest = divmod(-total % step, length)
+    filler[:whole] = length
+    if rest:
+        filler[whole] = rest
+    return filler
+
+
+def unpack(row_ND: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
+    """(B, T, D) rows in the batch's own order, T as long as ``packed.longest``, and (B, T), 1 on what is no padding.
+
+    What stands on padding is some token's row.
+    """
+    offset_T = torch.arange(packed.longest, device=row_ND.device)
+    index_BT = packed.start_B[:, None] + offset_T
+    length_B = packed.bound_S.diff()[: len(packed.place_B)]
+    mask_BT = (offset_T < length_B[:, None]).long()
+    return row_ND[index_BT.clamp(max=len(row_ND) - 1)[packed.place_B]], mask_BT[packed.place_B]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +154,7 @@ class LastLayer:
         scope = _scope.get()
         if scope is None or scope.last is not self:
             return None
-        return tuple(row_1ND[:, scope.packed.start_B] for row_1ND in arguments)
+        return tuple(row_1ND.index_select(1, scope.packed.start_B) for row_1ND in arguments)
 
 
 def find_last_layer(backbone: nn.Module) -> LastLayer | None:
@@ -237,7 +266,7 @@ def _attend_by_bounds(
 ) -> Tensor:
     """PyTorch's kernels for sentences of unequal length: flash attention in half precision, else the efficient one."""
     query_NAE, key_NAE, value_NAE = (x[0].transpose(0, 1) for x in (query, key, value))
-    bounds, longest = packed.bound_B.int(), packed.runs[-1][1]
+    bounds, longest = packed.bound_S.int(), packed.longest
     width = query.shape[-1]
     scale = width**-0.5 if scaling is None else scaling
     if query.dtype in (torch.bfloat16, torch.float16) and width % 8 == 0 and width <= 256 and _has_flash_attention():

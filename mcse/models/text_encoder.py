@@ -9,6 +9,7 @@ import inspect
 import logging
 import pickle
 from collections.abc import Collection
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +21,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from mcse.manifest import HEADS_FILE, IMAGE_TOWER_FILE, check_files, resolve_name
+from mcse.models.graphs import Graphs
 from mcse.models.packing import (
     ATTENTION,
     FASTER_ON,
     LastLayer,
+    Packed,
     attention_over,
     find_last_layer,
     pack,
@@ -43,6 +46,10 @@ NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 """Without it transformers asks on the terminal whether to run the code that a folder brings along."""
 
 
+_PLANNED = ("place_B", "input_ids_N", "position_N", "bound_S")
+"""What of a packed batch is new in every batch of its shape."""
+
+
 class TextEncoder(nn.Module):
     """A Hugging Face encoder that turns a ``TokenBatch`` into (B, D) rows, before any head."""
 
@@ -57,7 +64,8 @@ class TextEncoder(nn.Module):
     ) -> None:
         """With ``first_position``, the position id of a sentence's first token, training batches are packed.
 
-        ``packs_on`` names the kinds of device on which they are; ``None`` is every kind.
+        ``packs_on`` names the kinds of device on which they are; ``None`` is every kind. Where ``uses_graphs`` is set,
+        packed passes on CUDA are captured as graphs.
         """
         super().__init__()
         if pooling not in POOLINGS:
@@ -67,6 +75,8 @@ class TextEncoder(nn.Module):
         self.length_chunks = length_chunks
         self.first_position = first_position
         self.packs_on = packs_on
+        self.uses_graphs = False
+        self._graphs: Graphs | None = None
 
     @cached_property
     def last_layer(self) -> LastLayer | None:
@@ -114,7 +124,19 @@ class TextEncoder(nn.Module):
 
     def packed_rows(self, tokens: TokenBatch, *, first_position: int) -> Tensor:
         """(B, D) pooled rows of sentences that go through the model in one row of tokens."""
-        packed = pack(tokens)
+        packed = pack(tokens, rounded=self.uses_graphs)
+        if not (self.uses_graphs and packed.input_ids_N.device.type == "cuda"):
+            return self._rows_of(packed, first_position)
+        if self._graphs is None:
+            self._graphs = Graphs([p for p in self.backbone.parameters() if p.requires_grad])
+
+        def rows_of(*tensors: Tensor) -> Tensor:
+            return self._rows_of(replace(packed, **dict(zip(_PLANNED, tensors, strict=True))), first_position)
+
+        tensors = [getattr(packed, name) for name in _PLANNED]
+        return self._graphs.run(rows_of, tensors, key=packed.longest)
+
+    def _rows_of(self, packed: Packed, first_position: int) -> Tensor:
         last = self.last_layer if self.pooling in FIRST_TOKEN_POOLINGS else None
         with attention_over(packed, last=last):
             output = self.backbone(
@@ -125,10 +147,10 @@ class TextEncoder(nn.Module):
         if self.pooling in FIRST_TOKEN_POOLINGS:
             row_ND: Tensor = output.last_hidden_state[0]
             first_BD = row_ND if last is not None else row_ND[packed.start_B]
-            return first_BD[packed.place_B]
+            return first_BD.index_select(0, packed.place_B)
         layers = output.hidden_states if self.pooling in LAYER_POOLINGS else (output.last_hidden_state,)
-        hidden = tuple(unpack(layer[0], packed, tokens.attention_mask_BT) for layer in layers)
-        return pool(hidden, tokens.attention_mask_BT, pooling=self.pooling)
+        hidden, (mask_BT, *_) = zip(*(unpack(layer[0], packed) for layer in layers), strict=True)
+        return pool(hidden, mask_BT, pooling=self.pooling)
 
     def _packs_on(self, device: torch.device) -> bool:
         return self.packs_on is None or device.type in self.packs_on

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import re
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from mcse.training.runtime import Runtime
 
 ROOT = str(Path(__file__).resolve().parents[2] / "mcse")
 CUDA = torch.device("cuda")
+_ASSIGNS = re.compile(r"\]\s*=(?!=)")
+_ELSEWHERE = re.compile(r"/tests/cuda/fake\.py$|/site-packages/torch/|/site/torch/")
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 
 
@@ -70,6 +73,9 @@ class Watch(TorchDispatchMode):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
         self._note_copies(name, args, kwargs)
+        if name == "scalar_tensor" and _ASSIGNS.search(_frames()[-1].line or ""):
+            # Seen on a GPU (PyTorch 2.11): ``x[rows, columns] = number`` waits. Kernels make scalars too, and do not.
+            self._wait("sets chosen elements to a number")
         return func(*args, **kwargs)
 
     def _note(self, name: str, args: Any, kwargs: Any) -> None:
@@ -130,10 +136,15 @@ class Watch(TorchDispatchMode):
     def _wait(self, why: str) -> None:
         if not self.counts:
             return
-        frames = [frame for frame in traceback.extract_stack() if "/tests/cuda/" not in frame.filename]
+        frames = _frames()
         ours = [frame for frame in frames if frame.filename.startswith(ROOT)]
         last = ours[-1] if ours else frames[-1]
         self.seen.waits[f"{Path(last.filename).name}: {last.line}: {why}"] += 1
+
+
+def _frames() -> list[traceback.FrameSummary]:
+    """Where Python is, without PyTorch and what is here."""
+    return [frame for frame in traceback.extract_stack() if not _ELSEWHERE.search(frame.filename)]
 
 
 def _touches_cuda(func: Any, args: Any, kwargs: Any) -> bool:

@@ -139,11 +139,16 @@ def numbers(x):
     return torch.tensor([1.0, 2.0], device=x.device)
 
 
+def assigned(x):
+    row = torch.arange(2, device=x.device)
+    x.view(2, 2)[row, row] = 3.0
+
+
 def counted(x):
     return x.nonzero()
 
 
-@pytest.mark.parametrize("waits", [ask, scalar, mask, listed, host, plain_memory, blocking, numbers, counted])
+@pytest.mark.parametrize("waits", [ask, scalar, mask, listed, host, plain_memory, blocking, numbers, assigned, counted])
 def test_what_waits_is_seen(waits, monkeypatch):
     with fake_cuda(monkeypatch) as (_, watch):
         x = torch.ones(4, device="cuda")

@@ -47,7 +47,7 @@ def test_pack_takes_the_padding_out() -> None:
     ids = [tokens.input_ids_BT[i, : tokens.attention_mask_BT[i].sum()].tolist() for i in order]
     assert packed.input_ids_N.tolist() == [token for row in ids for token in row]
     assert packed.position_N.tolist() == [place for row in ids for place in range(len(row))]
-    assert packed.bound_B.tolist() == [0, 3, 6, 9, 14, 21, 30, 42]
+    assert packed.bound_S.tolist() == [0, 3, 6, 9, 14, 21, 30, 42]
     assert packed.start_B.tolist() == [0, 3, 6, 9, 14, 21, 30]
 
 
@@ -82,6 +82,40 @@ def test_encoders_around_a_model_leave_hooks_in_it_only_when_they_pack(folders: 
     for _ in range(3):
         encoder.packed_rows(_tokens(), first_position=0)
     assert hooks() == 1
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_fillers_change_nothing(pooling: str, folders: dict[str, Path]) -> None:
+    """42 tokens become 64, by sentences that nobody reads."""
+    encoder = load_text_encoder(str(folders["bert"]), pooling=pooling, packing=True).double().train()
+    results = []
+    for rounds in (False, True):
+        encoder.uses_graphs = rounds
+        encoder.zero_grad()
+        rows = encoder(_tokens())
+        (rows * torch.arange(1.0, 8.0)[:, None]).pow(2).sum().backward()
+        results.append((rows.detach(), {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}))
+    (plain, gradients), (filled, filled_gradients) = results
+    torch.testing.assert_close(filled, plain, rtol=1e-10, atol=1e-12)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(filled_gradients[name], gradient, rtol=1e-8, atol=1e-10, msg=name)
+
+
+def test_fillers_leave_few_shapes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = set()
+    for _ in range(100):
+        length = torch.randint(5, 33, (128, 1), generator=generator).clamp(max=32)
+        length[0] = 32
+        mask = (torch.arange(32) < length).long()
+        packed = pack(TokenBatch(mask, mask), rounded=True)
+        shapes.add((len(packed.input_ids_N), len(packed.bound_S), packed.longest))
+        total = int(length.sum())
+        assert total <= len(packed.input_ids_N) <= total * 17 / 16
+        assert len(packed.input_ids_N) == packed.bound_S[-1] == sum(count * tokens for count, tokens in packed.runs)
+        assert torch.equal(packed.bound_S.diff()[:128].sort().values, length.flatten().sort().values)
+        assert packed.bound_S.diff().max() <= packed.longest == 32
+    assert len(shapes) <= 8
 
 
 def test_in_the_last_layer_first_tokens_alone_are_computed(folders: dict[str, Path]) -> None:

@@ -199,7 +199,9 @@ def test_skipped_images_can_be_left_out_of_the_captions(tmp_path, matrix, caplog
     assert f"left out 1 images of {captions.source} that cannot be read: 0.jpg" in caplog.text
     assert left.image_names == ("1.jpg", "2.jpg")
     np.testing.assert_array_equal(store.rows(captions_to_features(left, store)), matrix[1:3])
-    with pytest.raises(ValueError, match=r"skipped 1 of the 3 images of .* as unreadable, first '0.jpg'; data.images.on_bad"):
+    with pytest.raises(
+        ValueError, match=r"skipped 1 of the 3 images of .* as unreadable, first '0.jpg'; data.images.on_bad"
+    ):
         without_skipped(captions, store, on_bad_image="error")
     assert without_skipped(left, store, on_bad_image="error") is left
     nameless = CaptionTable(None, captions.captions, "c.txt", ())
