@@ -116,7 +116,9 @@ def _leave_graphs_memory(parameters: list[nn.Parameter]) -> None:
     """
     held = [parameter for parameter in parameters if parameter.grad is not None]
     if held:
-        for parameter, copy in zip(held, torch._foreach_mul([p.grad for p in held], 1.0), strict=True):
+        for parameter, copy in zip(
+            held, torch._foreach_mul([p.grad for p in held if p.grad is not None], 1.0), strict=True
+        ):
             parameter.grad = copy
 
 

@@ -131,7 +131,8 @@ class TextEncoder(nn.Module):
             self._graphs = Graphs([p for p in self.backbone.parameters() if p.requires_grad])
 
         def rows_of(*tensors: Tensor) -> Tensor:
-            return self._rows_of(replace(packed, **dict(zip(_PLANNED, tensors, strict=True))), first_position)
+            given: dict[str, Any] = dict(zip(_PLANNED, tensors, strict=True))
+            return self._rows_of(replace(packed, **given), first_position)
 
         tensors = [getattr(packed, name) for name in _PLANNED]
         return self._graphs.run(rows_of, tensors, key=packed.longest)
