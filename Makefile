@@ -26,7 +26,7 @@ demo: install ## Train SimCSE, MCSE and MCSE on shuffled images on the embedded 
 test: install ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
-quick: install ## Run the tests that are not slow: two minutes on two cores
+quick: install ## Run the tests that are not slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not slow' -n auto --maxprocesses 4 --dist loadfile
 
 faults: install ## Kill a real run with SIGKILL 20 times, then one of two processes 8 times; takes many minutes

@@ -450,11 +450,11 @@ def without_capture() -> Iterator[None]:
     """Graphs' shapes, launched one by one."""
     from mcse.models.graphs import Graphs
 
-    run, Graphs.run = Graphs.run, lambda _, function, inputs, key: function(*inputs)  # type: ignore[method-assign]
+    run, Graphs.run = Graphs.run, lambda _, function, inputs, key: function(*inputs)
     try:
         yield
     finally:
-        Graphs.run = run  # type: ignore[method-assign]
+        Graphs.run = run
 
 
 def attention_rates(bench: Bench) -> None:

@@ -80,7 +80,7 @@ def killed_indexing(arguments: list[str]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return encode(self, *given, **options)
 
-    JointEncoder.encode_images = dying  # type: ignore[method-assign, assignment]
+    JointEncoder.encode_images = dying
     main(arguments)
 
 

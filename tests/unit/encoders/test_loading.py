@@ -58,9 +58,9 @@ def vectors(tmp_path: Path) -> Path:
 def _check(encoder: object, kind: type, *, name: str, pooling: str) -> None:
     assert type(encoder) is kind
     assert isinstance(encoder, Encoder)
-    assert (encoder.name, encoder.pooling) == (name, pooling)  # type: ignore[attr-defined]
+    assert (encoder.name, encoder.pooling) == (name, pooling)
     rows = encoder.encode(SENTENCES)
-    assert rows.shape == (2, encoder.dimension)  # type: ignore[attr-defined]
+    assert rows.shape == (2, encoder.dimension)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
 
 
@@ -76,7 +76,7 @@ def test_every_kind_by_its_name(tmp_path: Path, run: Path, bert: Path, vectors: 
     half = load_encoder(clip, device="cpu", precision="bfloat16")
     assert isinstance(half, OpenClipEncoder)
     assert half.precision == "bfloat16"
-    assert load_encoder(str(bert), pooling="max", precision="bfloat16").precision == "bfloat16"  # type: ignore[union-attr]
+    assert load_encoder(str(bert), pooling="max", precision="bfloat16").precision == "bfloat16"
 
 
 def test_a_folder_may_be_called_like_a_file(tmp_path: Path, bert: Path) -> None:

@@ -216,9 +216,9 @@ def test_bad_input_is_refused(encoder: OpenClipEncoder, folder: Path) -> None:
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         encoder.encode_image_features(broken, batch_size=0)
     with pytest.raises(ValueError, match=r"sentences\[0\] is a NoneType"):
-        encoder.encode([None])  # type: ignore[list-item]
+        encoder.encode([None])
     with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, got 'int8'"):
-        OpenClipEncoder.from_pretrained(f"open_clip:local-dir:{folder}", precision="int8")  # type: ignore[arg-type]
+        OpenClipEncoder.from_pretrained(f"open_clip:local-dir:{folder}", precision="int8")
     text = load_open_clip_text(f"open_clip:local-dir:{folder}")
     with pytest.raises(ValueError, match="'alone' knows no image tower"):
         OpenClipEncoder(text, name="alone").encode_images(_images())

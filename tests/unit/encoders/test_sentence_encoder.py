@@ -120,13 +120,13 @@ def test_raw_rows_keep_their_length(bert: Path) -> None:
 def test_an_item_that_is_no_string_is_refused_by_index(bert: Path) -> None:
     encoder = make(bert)
     with pytest.raises(ValueError, match=r"sentences\[1\] is a NoneType, not a string: None"):
-        encoder.encode(["a", None])  # type: ignore[list-item]
+        encoder.encode(["a", None])
     with pytest.raises(ValueError, match=r"sentences\[0\] is a float"):
-        encoder.encode([float("nan")])  # type: ignore[list-item]
+        encoder.encode([float("nan")])
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         encoder.encode(["a"], batch_size=0)
     with pytest.raises(ValueError, match="precision must be one of float32, bfloat16"):
-        encoder.encode(["a"], precision="fp8")  # type: ignore[arg-type]
+        encoder.encode(["a"], precision="fp8")
 
 
 def test_only_the_models_own_maximum_cuts(base: Path) -> None:
@@ -177,7 +177,7 @@ def test_encoding_disturbs_no_training(bert: Path) -> None:
     assert torch.is_grad_enabled()
     assert all(parameter.grad is None for parameter in text_encoder.parameters())
     with pytest.raises(ValueError, match="sentences"):
-        encoder.encode([1])  # type: ignore[list-item]
+        encoder.encode([1])
     assert text_encoder.training
 
 
@@ -428,4 +428,4 @@ def test_the_package_gives_its_public_classes() -> None:
 
     assert mcse.SentenceEncoder is SentenceEncoder
     with pytest.raises(ImportError, match="Nothing"):
-        from mcse import Nothing  # type: ignore[attr-defined]  # noqa: F401
+        from mcse import Nothing  # noqa: F401

@@ -93,7 +93,7 @@ def test_reading_only_what_sentences_need_changes_no_row(tmp_path: Path, encoder
 
 def test_bad_sentences_are_refused(encoder: WordVectorEncoder) -> None:
     with pytest.raises(ValueError, match=r"sentences\[1\] is a float, not a string: nan"):
-        encoder.encode(["a", float("nan")])  # type: ignore[list-item]
+        encoder.encode(["a", float("nan")])
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         encoder.encode(["a"], batch_size=0)
 

@@ -56,7 +56,7 @@ def _pairs(tokens: TokenBatch, *, seed: int = 0) -> PairBatch:
 def _model(**keys: object) -> GroundedWordsModel:
     torch.manual_seed(0)
     table = WordTable(torch.randn(VOCAB, TEXT), specials=4, trains=True)
-    config = replace(TasksConfig(width=WIDTH), **keys)  # type: ignore[arg-type]
+    config = replace(TasksConfig(width=WIDTH), **keys)
     return GroundedWordsModel(table, config, IMAGE).double()
 
 
@@ -199,7 +199,7 @@ class _Images:
 
 def _stream(share: Share, image_of_caption=None, *, negatives: int = 3) -> MatchStream:
     image_of_caption = np.repeat(np.arange(4), 3) if image_of_caption is None else image_of_caption
-    pairs = PairStream(_Captions(), image_of_caption, _Images(), Sampler(12, share, seed=1, name="x"), pad_id=0)  # type: ignore[arg-type]
+    pairs = PairStream(_Captions(), image_of_caption, _Images(), Sampler(12, share, seed=1, name="x"), pad_id=0)
     return MatchStream(pairs, negatives=negatives, seed=5)
 
 

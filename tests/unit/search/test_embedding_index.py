@@ -155,7 +155,7 @@ def test_bad_calls_are_refused_by_message(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"ids\[1\] is 'x', which"):
         index.add(["a", "b"], ids=["x", "x"])
     with pytest.raises(ValueError, match=r"ids\[0\] is a float; ids are strings or integers"):
-        index.add(["a"], ids=[1.5])  # type: ignore[list-item]
+        index.add(["a"], ids=[1.5])
     assert len(index) == 200
 
 

@@ -76,7 +76,7 @@ OPTIMIZERS = {"adamw": {"weight_decay": 0.1}, "adagrad": {"initial_accumulator":
 
 def _tied(optimizer: str) -> Resumable:
     model = _Tied()
-    config = OptimConfig(learning_rate=0.1, optimizer=optimizer, warmup_steps=3, **OPTIMIZERS[optimizer])  # type: ignore[arg-type]
+    config = OptimConfig(learning_rate=0.1, optimizer=optimizer, warmup_steps=3, **OPTIMIZERS[optimizer])
     built = build_optimizer(model, config)
     schedule = build_schedule(built, config, total_steps=9)
     return Resumable(model=model, optimizer=built, schedule=schedule, scaler=None, stateful={})

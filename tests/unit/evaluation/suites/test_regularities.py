@@ -236,7 +236,7 @@ def test_what_cannot_be_evaluated_is_refused(options):
     with pytest.raises(ValueError, match="regularities needs --captions and --features"):
         SUITES["regularities"].prepare(SuiteOptions())
     encoder = Additive()
-    encoder.image_tower = "open_clip:RN50/openai"  # type: ignore[attr-defined]
+    encoder.image_tower = "open_clip:RN50/openai"
     with pytest.raises(ValueError, match="holds features of pixels:1, not of open_clip:RN50/openai"):
         SUITES["regularities"].prepare(options).run(Subject.of(encoder))
     with pytest.raises(FileNotFoundError, match="--contents: no file"):

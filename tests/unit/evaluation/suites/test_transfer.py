@@ -388,7 +388,7 @@ def test_features_of_a_pair(senteval: Path) -> None:
 def test_noise_is_at_chance(senteval: Path) -> None:
     """Rows that say nothing: near a half, within the interval, with every sentence judged by who has not seen it."""
     encoder = WordCounts()
-    encoder.encode = lambda sentences, **_: np.random.default_rng(0).normal(size=(len(sentences), 4)).astype(np.float32)  # type: ignore[method-assign]
+    encoder.encode = lambda sentences, **_: np.random.default_rng(0).normal(size=(len(sentences), 4)).astype(np.float32)
     scores = score_tree(prepare_transfer(SuiteOptions(data=str(senteval))).run(Subject.of(encoder)).scores)["transfer"]
     for name in ("MR", "CR", "SUBJ", "MPQA", "SST2"):
         assert scores[name]["accuracy_low"] < 62, name
