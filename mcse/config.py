@@ -153,14 +153,6 @@ def to_yaml(config: Any) -> str:
     return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def flatten(tree: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted key, in order."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, prefix=f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
 @dataclass(slots=True)
 class _Builder:
     """Builds nested dataclasses, and notes every fault with the place that it came from."""
