@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.config import ControlsConfig, FileCaptions, HubCaptions, JointDataConfig, Table
+from mcse.data.config import ControlsConfig, JointDataConfig
 from mcse.data.images.training import NamedImages
 from mcse.data.load import MatchedCaptions, caption_files, captions_to_images, select_pairs
 from mcse.data.seeds import Draw
+from mcse.data.source_variants import FileCaptions, HubCaptions, Table
 from mcse.types import DataFile
 
 

@@ -17,11 +17,17 @@ from PIL import Image
 from torch import Tensor
 
 from mcse.data.captions.table import CaptionTable, load_captions, select_captions
-from mcse.data.config import (
-    CaptionDataConfig,
-    ControlsConfig,
-    DataConfig,
-    DataRoot,
+from mcse.data.config import CaptionDataConfig, ControlsConfig, DataConfig, DataRoot
+from mcse.data.controls import assign_images, choose_pairs
+from mcse.data.images.features import FeatureStore, open_features
+from mcse.data.images.pixels import FindBad, PixelRows
+from mcse.data.images.sources import find_bad_images, open_images
+from mcse.data.images.training import NamedImages
+from mcse.data.sentences.files import SentenceTable, TokenTable, open_hub_sentences, open_sentences, tokenise
+from mcse.data.sentences.streaming import StreamedSentences, open_texts
+from mcse.data.shards.pairs import CaptionsOfPairs, PairRows, ShardImages, unusable_samples
+from mcse.data.shards.tars import ShardSet, open_shards
+from mcse.data.source_variants import (
     Features,
     FileSentences,
     Folder,
@@ -34,15 +40,6 @@ from mcse.data.config import (
     Table,
     TableSentences,
 )
-from mcse.data.controls import assign_images, choose_pairs
-from mcse.data.images.features import FeatureStore, open_features
-from mcse.data.images.pixels import FindBad, PixelRows
-from mcse.data.images.sources import find_bad_images, open_images
-from mcse.data.images.training import NamedImages
-from mcse.data.sentences.files import SentenceTable, TokenTable, open_hub_sentences, open_sentences, tokenise
-from mcse.data.sentences.streaming import StreamedSentences, open_texts
-from mcse.data.shards.pairs import CaptionsOfPairs, PairRows, ShardImages, unusable_samples
-from mcse.data.shards.tars import ShardSet, open_shards
 from mcse.data.streams import Order, RowNumbers, Sampler, ShardSampler, Share, TokenMasker, TokenRows
 from mcse.data.test_sets.contamination import normalise, sts_test_sentences
 from mcse.data.test_sets.sts import ScoredPairs, find_senteval, load_hub_dev, load_scored_pairs, load_stsbenchmark

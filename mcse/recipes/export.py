@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from torch import nn
 
 from mcse.config import to_dict, to_yaml
-from mcse.data.config import DataConfig, FileSentences, HubCaptions, HubSentences, TableSentences
+from mcse.data.config import DataConfig
+from mcse.data.source_variants import FileSentences, HubCaptions, HubSentences, TableSentences
 from mcse.manifest import ImageSide, Kind, Manifest, writing_checkpoint
 from mcse.models.checkpoint import save_checkpoint
 from mcse.models.image_tower import ImageTower

@@ -10,7 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mcse import distributed
-from mcse.data import config as sources
+from mcse.data import source_variants as sources
+from mcse.data.config import DataRoot, PairedDataConfig
 from mcse.data.images.sources import ImageSource, SkippedImage, find_bad_images
 from mcse.data.images.training import NamedImages
 from mcse.data.load import load_features, open_caption_shards, open_pixels
@@ -81,7 +82,7 @@ class Images(Generic[Rows]):
         )
 
 
-def open_images(data: sources.DataRoot, source: sources.Features | sources.Folder) -> Images[NamedImages]:
+def open_images(data: DataRoot, source: sources.Features | sources.Folder) -> Images[NamedImages]:
     """Stored features, or image files and their tower.
 
     Raises:
@@ -96,7 +97,7 @@ def open_images(data: sources.DataRoot, source: sources.Features | sources.Folde
     return _seen(pixels, tower, source)
 
 
-def open_paired_images(data: sources.PairedDataConfig) -> Images[NamedImages | ShardImages]:
+def open_paired_images(data: PairedDataConfig) -> Images[NamedImages | ShardImages]:
     """As ``open_images``, or what lies beside the captions in their shards."""
     source = data.images
     if isinstance(source, sources.Features | sources.Folder):

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mcse.data.config import DataConfig, Mix, StreamSentences
+from mcse.data.config import DataConfig, Mix
 from mcse.data.load import load_dev_pairs, load_sentences, stream_sentences
 from mcse.data.mixing import MixedStream, plan_mixture
+from mcse.data.source_variants import StreamSentences
 from mcse.data.streams import Sampler, SentenceStream, Share, TokenMasker
 from mcse.distributed import gather_rows
 from mcse.encoders.sentence_encoder import SentenceEncoder

@@ -32,6 +32,7 @@ LIGHT = (
     "mcse.config",
     "mcse.config_fields",
     "mcse.data.config",
+    "mcse.data.source_variants",
     "mcse.models.config",
     "mcse.training.config",
     "mcse.recipes.base",

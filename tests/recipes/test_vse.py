@@ -15,9 +15,10 @@ from PIL import Image
 
 from mcse import JointEncoder, SentenceEncoder
 from mcse.commands.main import main
-from mcse.data.config import ControlsConfig, FileCaptions, JointDataConfig, PairedFeatures
+from mcse.data.config import ControlsConfig, JointDataConfig
 from mcse.data.images.features import open_features
 from mcse.data.joint_pairs import load_joint_pairs
+from mcse.data.source_variants import FileCaptions, PairedFeatures
 from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.evaluation.joint_space import load_captioned_images, pair_ranks
 from mcse.evaluation.suite import Subject

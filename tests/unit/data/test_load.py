@@ -10,9 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mcse.data.config import (
-    ControlsConfig,
-    DataConfig,
+from mcse.data.config import ControlsConfig, DataConfig
+from mcse.data.images.feature_writer import ExtractionPlan, FeatureWriter
+from mcse.data.images.sources import BadImageError, find_bad_images
+from mcse.data.images.sources import SkippedImage as Skipped
+from mcse.data.load import load_caption_table, load_dev_pairs, load_features, load_pairs, load_sentences, open_pixels
+from mcse.data.source_variants import (
     FileCaptions,
     FileSentences,
     PairedFeatures,
@@ -20,10 +23,6 @@ from mcse.data.config import (
     TableFile,
     TableSentences,
 )
-from mcse.data.images.feature_writer import ExtractionPlan, FeatureWriter
-from mcse.data.images.sources import BadImageError, find_bad_images
-from mcse.data.images.sources import SkippedImage as Skipped
-from mcse.data.load import load_caption_table, load_dev_pairs, load_features, load_pairs, load_sentences, open_pixels
 from mcse.models.text_encoder import load_tokenizer
 from tests.fixtures.tiny_models import build_tiny_bert
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import yaml
 
-from mcse.data.config import DataConfig, FileCaptions, FileSentences, HubCaptions, TableFile, TableSentences
+from mcse.data.config import DataConfig
+from mcse.data.source_variants import FileCaptions, FileSentences, HubCaptions, TableFile, TableSentences
 from mcse.recipes.export import _hub_datasets
 from mcse.report.model_card import CardFacts, sentence_card
 from mcse.types import DataFile
