@@ -120,16 +120,9 @@ def common_keys(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 
 def sentence_transformers_side(sentences: list[str], options: argparse.Namespace, scratch: Path) -> Side:
-    from datasets import Dataset
-    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
-    from sentence_transformers.losses import MultipleNegativesRankingLoss
-    from sentence_transformers.models import Pooling, Transformer
-    from sentence_transformers.training_args import SentenceTransformerTrainingArguments
+    from benchmarks.peers import sentence_transformers_model, sentence_transformers_trainer
 
-    transformer = Transformer(str(options.folder), max_seq_length=options.max_length)
-    pooling = Pooling(transformer.get_word_embedding_dimension(), pooling_mode="cls")
-    model = SentenceTransformer(modules=[transformer, pooling], device=options.device)
-    data = Dataset.from_dict({"anchor": sentences, "positive": sentences})
+    model = sentence_transformers_model(options.folder, max_length=options.max_length, device=options.device)
     clock = options.now
 
     class Marks(TrainerCallback):
@@ -143,24 +136,15 @@ def sentence_transformers_side(sentences: list[str], options: argparse.Namespace
 
     def take(steps: int) -> list[float]:
         marks = Marks()
-        arguments = SentenceTransformerTrainingArguments(
-            output_dir=str(scratch / "st"),
-            max_steps=steps,
-            per_device_train_batch_size=options.batch_size,
-            learning_rate=3e-5,
-            bf16=options.precision == "bf16",
-            use_cpu=options.device == "cpu",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            logging_strategy="no",
-        )
-        trainer = SentenceTransformerTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=data,
-            loss=MultipleNegativesRankingLoss(model),
-            callbacks=[marks],
+        trainer = sentence_transformers_trainer(
+            model,
+            sentences,
+            output_dir=scratch / "st",
+            steps=steps,
+            batch_size=options.batch_size,
+            precision=options.precision,
+            device=options.device,
+            callback=marks,
         )
         start = clock()
         trainer.train()
