@@ -1,4 +1,4 @@
-"""mcse: train and judge sentence embeddings that have seen images."""
+"""mcse: train and evaluate sentence embeddings that have seen images."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
 """``mcse demo``: the main job on the embedded picture world, from nothing to a report, without a download.
 
 It trains SimCSE on captions as text, MCSE on captions with their images, and MCSE with the images shuffled, several
-seeds each, and judges them by scored sentence pairs about images that no training saw.
+seeds each, and evaluates them by scored sentence pairs about images that no training saw.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import multiprocessing
 import os
@@ -29,11 +28,12 @@ from mcse.commands import extract_features
 from mcse.commands.configs import config_path
 from mcse.data.captions.table import load_captions
 from mcse.data.images.features import open_features
-from mcse.data.images.names import find_names
+from mcse.data.images.names import find_all
 from mcse.data.test_sets.sts import load_own_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.suite import Subject
 from mcse.evaluation.suites.sts import score_sts
+from mcse.files import read_json, write_json
 from mcse.models.small_encoder import build_small_encoder
 from mcse.recipes.launch import load_config, train
 from mcse.report.demo_page import write_demo_report
@@ -78,7 +78,7 @@ def run(
     processes: int | None = None,
     max_steps: int | None = None,
 ) -> int:
-    """Builds, trains, judges, reports; returns 0.
+    """Builds, trains, evaluates, reports; returns 0.
 
     Raises:
         ValueError: Fewer than one seed, or a run that failed.
@@ -93,7 +93,7 @@ def run(
     )
     jobs = _plan(output, world, seeds=seeds, max_steps=max_steps)
     _train_all(jobs, processes=processes or os.cpu_count() or 1)
-    scores = _judge_all(output, world, jobs, seeds=seeds)
+    scores = _evaluate_all(output, world, jobs, seeds=seeds)
     _report(output, world, jobs, scores, title=WORLD_TITLES[gold])
     print(f"report: {output / 'report.html'} ({(time.perf_counter() - started) / 60:.1f} minutes)")
     return 0
@@ -107,7 +107,7 @@ def _fresh(output: Path) -> None:
             raise ValueError(f"--output: {output} is not empty and was not made by 'mcse demo'")
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
-    marker.write_text("{}\n", encoding="utf-8")
+    write_json(marker, {})
 
 
 def _plan(output: Path, world: Path, *, seeds: int, max_steps: int | None) -> list[Job]:
@@ -148,26 +148,26 @@ def _train(arguments: tuple[str, ...]) -> int:
     return train(load_config(Path(arguments[1]), arguments[2:]), overwrite=True, show_progress=False)
 
 
-def _judge_all(output: Path, world: Path, jobs: Sequence[Job], *, seeds: int) -> dict[str, list[float]]:
+def _evaluate_all(output: Path, world: Path, jobs: Sequence[Job], *, seeds: int) -> dict[str, list[float]]:
     """Spearman × 100 on the test pairs, over seeds, by system."""
     task = load_own_task(world / "sts" / "test.tsv")
 
-    def judge(folder: Path, pooling: str | None = None) -> float:
+    def evaluate(folder: Path, pooling: str | None = None) -> float:
         encoder = SentenceEncoder.from_pretrained(str(folder), pooling=pooling, device="cpu")
         return score_sts(Subject.of(encoder), [task]).scores[ScoreKey("sts", task.name, "spearman")]
 
-    scores = {"untrained": [judge(output / "encoder" / f"seed{seed}", pooling="cls") for seed in range(seeds)]}
+    scores = {"untrained": [evaluate(output / "encoder" / f"seed{seed}", pooling="cls") for seed in range(seeds)]}
     for system in SYSTEMS:
-        scores[system] = [judge(job.folder) for job in jobs if job.system == system]
+        scores[system] = [evaluate(job.folder) for job in jobs if job.system == system]
     return scores
 
 
 def _report(output: Path, world: Path, jobs: Sequence[Job], scores: Mapping[str, list[float]], *, title: str) -> None:
     results = {
-        "world": json.loads((world / "manifest.json").read_text(encoding="utf-8"))["config"],
+        "world": read_json(world / "manifest.json")["config"],
         "recipes": {system: {"spearman": scores[system]} for system in scores},
     }
-    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_json(output / "results.json", results)
     seeds = len(scores["mcse"])
     table = ScoreTable(
         title=title,
@@ -212,7 +212,7 @@ def _galleries(world: Path, jobs: Sequence[Job]) -> list[Gallery]:
     assert table.image_names is not None
     store = open_features(world / "features")
     assert store.names is not None
-    features = store.rows(find_names(table.image_names, store.names, where="the demo's test images"))
+    features = store.rows(find_all(table.image_names, store.names, where="the demo's test images"))
     captions = [caption for several in table.captions for caption in several]
     owner = np.repeat(np.arange(len(table)), [len(several) for several in table.captions])
     finders: dict[str, Callable[[int], list[Caption]]] = {}

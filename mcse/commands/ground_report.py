@@ -65,10 +65,10 @@ def run(
     ground_text: bool = False,
     components: int | None = None,
 ) -> int:
-    """Judges, prints the tables and writes them; returns 0.
+    """Evaluates, prints the tables and writes them; returns 0.
 
     Raises:
-        ValueError: A run that is none of grounded_words, runs of different captions, rows that are judged on different
+        ValueError: A run that is none of grounded_words, runs of different captions, rows that are evaluated on other
             pairs, or data that cannot be read.
     """
     seen = _seen_words([*true, *shuffled])
@@ -90,11 +90,11 @@ def run(
     words: Table = {}
     sentences: Table = {}
     for row in ROWS:
-        judged = [_judge(load(), sets, tasks, seen=seen) for load in spaces[row]]
-        for found, _ in judged:
+        evaluated = [_evaluate(load(), sets, tasks, seen=seen) for load in spaces[row]]
+        for found, _ in evaluated:
             _check_pairs(words["text"] if words else found, found, row)
-        words[row] = _joined([found for found, _ in judged])
-        sentences[row] = _joined([found for _, found in judged])
+        words[row] = _joined([found for found, _ in evaluated])
+        sentences[row] = _joined([found for _, found in evaluated])
     markdown = _report(words, sentences, seen=seen, sets=sets)
     content = {name: _plain(table) for name, table in (("wordsim", words), ("sts", sentences)) if any(table.values())}
     write_text(output / "report.md", markdown)
@@ -122,7 +122,7 @@ def _check_controls(flag: str, runs: Sequence[Path], *, wanted: tuple[bool | str
 
 
 def _check_pairs(text: dict[str, Cell], cells: dict[str, Cell], row: str) -> None:
-    """Every row is judged on the pairs of the first: other pairs are another task."""
+    """Every row is evaluated on the pairs of the first: other pairs are another task."""
     for column, cell in cells.items():
         if text[column].pairs != cell.pairs:
             raise ValueError(
@@ -139,7 +139,7 @@ def _loader(run: Path, text: WordVectors | None) -> Callable[[], WordVectors]:
     return lambda: WordVectors.of(text.words, WordMap.load(open_grounded_words(run)[0]).ground(block).row_ND)
 
 
-def _judge(
+def _evaluate(
     vectors: WordVectors, sets: Sequence[WordPairs], tasks: Sequence[StsTask], *, seen: frozenset[str]
 ) -> tuple[dict[str, Cell], dict[str, Cell]]:
     """Word similarity by set and part of it, and STS by task."""
@@ -173,11 +173,11 @@ def _cell(score: WordsimScore, among_P: np.ndarray[tuple[int], np.dtype[np.bool_
     return Cell(values, score.count(among_P), score.coverage(among_P))
 
 
-def _joined(judged: Sequence[dict[str, Cell]]) -> dict[str, Cell]:
-    """Over seeds, all judged on the same pairs."""
+def _joined(evaluated: Sequence[dict[str, Cell]]) -> dict[str, Cell]:
+    """Over seeds, all evaluated on the same pairs."""
     return {
-        column: Cell(tuple(value for cells in judged for value in cells[column].values), cell.pairs, cell.coverage)
-        for column, cell in judged[0].items()
+        column: Cell(tuple(value for cells in evaluated for value in cells[column].values), cell.pairs, cell.coverage)
+        for column, cell in evaluated[0].items()
     }
 
 

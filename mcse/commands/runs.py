@@ -1,4 +1,4 @@
-"""``mcse runs``: the run folders below a folder, how far each is, its dev score, and its STS average where judged.
+"""``mcse runs``: the run folders below a folder, how far each is, its dev score, and its STS average where evaluated.
 
 Runs side by side that differ only in their seed are one group, with mean ± standard deviation over the finished ones.
 """
@@ -32,7 +32,7 @@ _DECIMALS = 2
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A run and its STS average, Spearman × 100; ``None`` where it was not judged."""
+    """A run and its STS average, Spearman × 100; ``None`` where it was not evaluated."""
 
     run: RunFolder
     sts_average: float | None
@@ -57,7 +57,7 @@ class Group:
 
     @property
     def sts_averages(self) -> tuple[float, ...]:
-        """STS averages of the finished runs that were judged."""
+        """STS averages of the finished runs that were evaluated."""
         return tuple(member.sts_average for member in self.finished if member.sts_average is not None)
 
 
@@ -147,12 +147,12 @@ def _with_average(one: RunFolder, unreadable: dict[Path, str]) -> Listed:
 
 def _print(groups: Sequence[Group]) -> None:
     """A table for each dev score that runs are selected by."""
-    judges = dict.fromkeys(group.members[0].run.select_by for group in groups)
-    for judge in judges:
-        _print_table([group for group in groups if group.members[0].run.select_by == judge], judge)
+    criteria = dict.fromkeys(group.members[0].run.select_by for group in groups)
+    for criterion in criteria:
+        _print_table([group for group in groups if group.members[0].run.select_by == criterion], criterion)
 
 
-def _print_table(groups: Sequence[Group], judge: str | None) -> None:
+def _print_table(groups: Sequence[Group], criterion: str | None) -> None:
     top = Path(os.path.commonpath([group.parent.absolute() for group in groups]))
     rows: list[tuple[tuple[str, ...], str]] = []
     for group in groups:
@@ -163,7 +163,9 @@ def _print_table(groups: Sequence[Group], judge: str | None) -> None:
             rows.append((_row(group.members[0], _below(group.members[0].run.folder, top)), ""))
     grid = Table(title=f"Runs below {top}", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     grid.collapse_padding, grid.pad_edge = True, False
-    for number, heading in enumerate(("run", "recipe", "seed", "steps", "state", f"best {judge or ''}", "STS average")):
+    for number, heading in enumerate(
+        ("run", "recipe", "seed", "steps", "state", f"best {criterion or ''}", "STS average")
+    ):
         is_text = heading in ("run", "state")
         # Names and states may take several lines, numbers may not.
         width = None if is_text else max(len(cells[number]) for cells, _ in rows)

@@ -190,7 +190,7 @@ def parse_settings(arguments: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
     Raises:
         ValueError: No ``KEY=``, no value, an unreadable value, a key given twice, a key that a sweep sets itself, or
-            several values of a key that says by what runs are judged.
+            several values of a key that says by what runs are evaluated.
     """
     settings: dict[str, tuple[str, ...]] = {}
     for argument in arguments:
@@ -204,7 +204,7 @@ def parse_settings(arguments: Sequence[str]) -> dict[str, tuple[str, ...]]:
             raise ValueError(f"--set: {key}: {_OWN_KEYS[key]}")
         settings[key] = _values(key, text)
         if key in _JUDGES and len(settings[key]) > 1:
-            raise ValueError(f"--set: {key}: cells judged by different scores cannot be compared; give one value")
+            raise ValueError(f"--set: {key}: cells evaluated by different scores cannot be compared; give one value")
     return settings
 
 

@@ -1,4 +1,4 @@
-"""``mcse maf tag``: tags a CoNLL file with a trained tagger; where the file has tags itself, judges them."""
+"""``mcse maf tag``: tags a CoNLL file with a trained tagger; where the file has tags itself, evaluates them."""
 
 from __future__ import annotations
 

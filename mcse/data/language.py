@@ -20,7 +20,7 @@ SPLITS: dict[Splitting, Callable[[str], list[str]]] = {"words": split_words, "sp
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LanguageData:
-    """Text to train on, the words that are predicted, and tokenised sentences to judge by."""
+    """Text to train on, the words that are predicted, and tokenised sentences to evaluate on."""
 
     corpus: Corpus
     vocab: Vocab
@@ -33,7 +33,7 @@ def load_language_data(config: LanguageDataConfig, *, max_characters: int) -> La
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A line is not UTF-8, or nothing is left to train on or to judge by.
+        ValueError: A line is not UTF-8, or nothing is left to train on or to evaluate on.
     """
     vocab = Vocab.from_sentences(
         training_sentences(config), min_count=config.min_count, max_size=config.vocabulary_size, lower_case=False
@@ -57,7 +57,7 @@ def training_sentences(config: LanguageDataConfig) -> Iterator[list[str]]:
 
 
 def dev_sentences(config: LanguageDataConfig) -> list[list[str]]:
-    """Tokenised sentences to judge by.
+    """Tokenised sentences to evaluate on.
 
     Raises:
         ValueError: There are none.
@@ -65,7 +65,7 @@ def dev_sentences(config: LanguageDataConfig) -> list[list[str]]:
     role = "sentences" if config.dev is None else "dev"
     found = list(islice(_tokenised(config, config.dev or config.sentences, role=role), config.dev_sentences))
     if not found:
-        raise ValueError(f"data.{role}: {config.dev or config.sentences} holds no sentence to judge by")
+        raise ValueError(f"data.{role}: {config.dev or config.sentences} holds no sentence to evaluate on")
     return found
 
 

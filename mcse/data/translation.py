@@ -26,7 +26,7 @@ _POOL = 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TranslationData:
-    """Pairs as words' numbers, the targets' vocabulary, and pairs of text to judge by."""
+    """Pairs as words' numbers, the targets' vocabulary, and pairs of text to evaluate on."""
 
     source: list[Ids]
     target: list[Ids]

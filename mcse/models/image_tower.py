@@ -97,7 +97,7 @@ def load_image_tower(spec: str, *, seed: int = 0, weights: bool = True) -> Image
     MCSE's own features are ``timm:resnet50.tv_in1k`` (torchvision's first ImageNet weights, resize 256, crop 224).
 
     Raises:
-        ValueError: unknown kind, model or tag, or weights neither here nor to be had.
+        ValueError: unknown kind, model or tag, or weights that are not available.
     """
     kind, _, name = spec.partition(":")
     build = {"open_clip": _build_open_clip, "timm": _build_timm, "pixels": _build_pixels, "grid": _build_grid}.get(kind)

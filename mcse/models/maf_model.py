@@ -106,7 +106,7 @@ class TaggerModel(nn.Module):
         width = encoder.width
         tags = TagSet(shape.types)
         self.encoder, self.shape, self.tower, self.tag_on_swapped = encoder, shape, tower, tag_on_swapped
-        self.image = ImageSide(width, shape=shape, image_dropout=image_dropout) if shape.regions else None
+        self.image = TweetImageSide(width, shape=shape, image_dropout=image_dropout) if shape.regions else None
         self.classifier = nn.Linear(width * (2 if self.image is not None else 1), len(tags))
         self.crf = LinearChainCRF(torch.from_numpy(tags.may_follow()), torch.from_numpy(tags.may_start()))
         for module in (self.image, self.classifier):
@@ -159,7 +159,7 @@ class _Seen:
     match_label_M: Tensor | None
 
 
-class ImageSide(nn.Module):
+class TweetImageSide(nn.Module):
     """Alignment, interaction, matching and gated fusion: everything of MAF that an image passes through.
 
     Regions are first centred by ``mean_F`` and divided by ``scale_F``, which are 0 and 1 until ``standardise`` sets

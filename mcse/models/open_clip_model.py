@@ -65,7 +65,7 @@ def build_open_clip(name: str, *, title: str, weights: bool = True) -> tuple[Any
         weights: Without them it is the architecture alone: the named ones are not looked for.
 
     Raises:
-        ValueError: Unknown model or tag, or weights neither here nor to be had, or damaged.
+        ValueError: Unknown model or tag, or weights that are not available, or damaged.
     """
     import open_clip  # seconds to import
 
@@ -93,7 +93,7 @@ def load_open_clip_tokenizer(name: str, *, title: str) -> Tokenize:
     """Sentences to (B, T) ids, T the model's context length; longer sentences are cut.
 
     Raises:
-        ValueError: Its files are neither here nor to be had.
+        ValueError: Its files are not available.
     """
     import open_clip
 

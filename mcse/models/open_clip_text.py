@@ -72,7 +72,7 @@ def load_open_clip_text(spec: str, *, seed: int = 0) -> OpenClipText:
         seed: Draws random weights; image tower and text tower of one seed are of one model.
 
     Raises:
-        ValueError: ``spec`` is none, or its weights or tokenizer are not to be had.
+        ValueError: ``spec`` is none, or its weights or tokenizer are not available.
     """
     title = f"text tower {spec!r}"
     name = spec.removeprefix(_PREFIX)

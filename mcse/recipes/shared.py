@@ -154,7 +154,7 @@ def pair_seed(seed: int) -> int:
 def build_dev_evaluator(
     config: DataConfig, text: TextSide, *, precision: str
 ) -> tuple[ScoredPairsEvaluator, tuple[str, ...]]:
-    """Judges the encoder as it is on the dev pairs, and the names of its scores."""
+    """Evaluates the encoder as it is on the dev pairs, and the names of its scores."""
     pairs = load_dev_pairs(config)
     name = "stsb_dev" if pairs.name == "STSBenchmark" else pairs.name
     encoder = SentenceEncoder(

@@ -22,7 +22,7 @@ class Run:
         step: Loss terms of one batch, from the (possibly wrapped) model.
         stream: Batches; pure functions of the step.
         optimizer: Over the model's parameters.
-        evaluators: Each judges the model every ``train.eval_steps`` steps.
+        evaluators: Each evaluates the model every ``train.eval_steps`` steps.
         metrics: The names that the evaluators can give, so that ``train.select_by`` is checked before the first step.
         export: Writes a checkpoint folder that people load, into a folder that is empty or absent; the second argument
             holds the dev scores for the manifest and the card.

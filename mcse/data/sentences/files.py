@@ -73,7 +73,7 @@ def open_sentences(source: str, *, root: Path) -> SentenceTable:
         FileNotFoundError: No such file, and not a hub name that can be had.
         ValueError: The file is empty, or a CSV file does not have three columns.
     """
-    path = locate(source, root=root, key="data.sentences")
+    path = _local_file(source, root=root)
     if path is None:
         return open_hub_sentences(source)
     if path.stat().st_size == 0:
@@ -92,16 +92,16 @@ def open_hub_sentences(source: str) -> SentenceTable:
     return SentenceTable(columns=1, source=source, digest=_hub_digest(source), files=())
 
 
-def locate(source: str, *, root: Path, key: str) -> Path | None:
+def _local_file(source: str, *, root: Path) -> Path | None:
     """The local file of a source: its path, its name under ``root``, or the hub's cache; ``None`` for a hub dataset.
 
     Raises:
-        FileNotFoundError: Nothing is there, naming ``key`` and what was tried.
+        FileNotFoundError: Nothing is there; says what was tried.
     """
     if source.startswith("hf://datasets/"):
         parts = source.removeprefix("hf://datasets/").split("/", 2)
         if len(parts) < 3:
-            raise ValueError(f"{key}: {source!r} must be hf://datasets/OWNER/NAME/FILE")
+            raise ValueError(f"data.sentences: {source!r} must be hf://datasets/OWNER/NAME/FILE")
         owner, name, inside = parts
         prepared = root / Path(inside).name
         if prepared.is_file():
@@ -110,7 +110,7 @@ def locate(source: str, *, root: Path, key: str) -> Path | None:
             return Path(hf_hub_download(f"{owner}/{name}", inside, repo_type="dataset"))
         except Exception as error:
             raise FileNotFoundError(
-                f"{key}: {source} is neither at {prepared} nor to be had from the hub "
+                f"data.sentences: {source} is neither at {prepared} nor available from the hub "
                 f"({type(error).__name__}); 'mcse prepare' fetches it once"
             ) from error
     path = root / source
@@ -118,7 +118,7 @@ def locate(source: str, *, root: Path, key: str) -> Path | None:
         return path
     if source.count("/") == 1 and "." not in Path(source).suffix:
         return None
-    raise FileNotFoundError(f"{key}: no file at {path}")
+    raise FileNotFoundError(f"data.sentences: no file at {path}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ def build_captions(config: CaptionEncoderConfig, captions: Sequence[str], *, dim
 def dev_evaluator(
     model: JointModel, text: CaptionSide, images: Images[NamedImages], dev: DevImages | None, *, precision: str
 ) -> tuple[tuple[RetrievalEvaluator, ...], tuple[str, ...]]:
-    """Judges the model as it is on the held-out images, if there are any, and the names of its scores."""
+    """Evaluates the model as it is on the held-out images, if there are any, and the names of its scores."""
     if dev is None:
         return (), ()
     encoder = JointEncoder(model, text.tokenizer, precision="bfloat16" if precision == "bf16" else "float32")

@@ -55,8 +55,8 @@ def build(config: Config, runtime: Runtime) -> Run:
     model, sizes = _build_model(config, data, features["train"])
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
     sampler = Sampler(len(data.parts["train"]), share, seed=config.seed, name="data.train")
-    judges = [_Judge(model, features[part], data.parts[part], data) for part in _PARTS[1:]]
-    evaluators = [judge.evaluator(name) for judge, name in zip(judges, _PARTS[1:], strict=True)]
+    parts = [_PartEvaluator(model, features[part], data.parts[part], data) for part in _PARTS[1:]]
+    evaluators = [part.evaluator(name) for part, name in zip(parts, _PARTS[1:], strict=True)]
 
     mixes = model.reader.mixes
 
@@ -108,7 +108,7 @@ def _build_model(
 
 
 @dataclass(frozen=True, slots=True)
-class _Judge:
+class _PartEvaluator:
     """Predictions of the model as it is, on one part. Every process makes all of them: they are few."""
 
     model: FeatureTagger | FeatureClassifier
