@@ -130,3 +130,17 @@ def test_commands_are_found():
 def test_a_wrong_command_is_found(words, capsys):
     with pytest.raises((SystemExit, ValueError)):
         check_mcse(words)
+
+
+FILE = re.compile(r"(?<![\w/.])((?:tests|mcse|benchmarks|configs|docs)/[\w/.\-]+\.(?:py|yaml|md|sbatch))")
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+TO_WRITE = "mcse/recipes/dropout/"
+"""The recipe that docs/adding-a-recipe.md has its reader write."""
+
+
+@pytest.mark.parametrize("page", [page.relative_to(REPOSITORY).as_posix() for page in PAGES])
+def test_files_that_a_page_names_are_there(page):
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    named = {REPOSITORY / found for found in FILE.findall(text) if not found.startswith(TO_WRITE)}
+    named |= {(REPOSITORY / page).parent / found for found in LINK.findall(text)}
+    assert not [str(path) for path in named if not path.exists()]
