@@ -26,7 +26,7 @@ from mcse.commands.prepare import (
     prepare_sts,
 )
 from mcse.data.captions.table import load_captions
-from mcse.data.sentences.files import locate
+from mcse.data.sentences.files import open_sentences
 from mcse.data.test_sets.sts import EXPECTED_PAIRS, SENTEVAL_SUBSETS
 from mcse.files import sha256_file
 
@@ -58,7 +58,7 @@ def test_text_is_fetched_once_counted_and_then_found_by_the_configs(tmp_path, mi
     prepared = prepare_sentences(tmp_path, spec, fetch=fetch_from_folder(mirror))
     assert prepared.counts == {"rows": 3}
     source = "hf://datasets/princeton-nlp/datasets-for-simcse/wiki1m_for_simcse.txt"
-    assert locate(source, root=tmp_path, key="data.sentences") == tmp_path / "wiki1m_for_simcse.txt"
+    assert open_sentences(source, root=tmp_path).files == (tmp_path / "wiki1m_for_simcse.txt",)
     assert prepare_sentences(tmp_path, spec, fetch=no_fetch) == prepared
 
 

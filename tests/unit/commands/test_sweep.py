@@ -147,7 +147,7 @@ def test_settings_keep_each_value_as_it_would_be_typed():
         (["seed=1,2"], "seed: --seeds says"),
         (["output_dir=x"], "output_dir: --output says"),
         (["train.resume=never"], "train.resume: a sweep always resumes"),
-        (["train.select_by=dev.spearman,dev.alignment"], "train.select_by: cells judged by different scores"),
+        (["train.select_by=dev.spearman,dev.alignment"], "train.select_by: cells evaluated by different scores"),
     ],
 )
 def test_wrong_settings_are_named(arguments, said):
