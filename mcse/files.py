@@ -6,6 +6,7 @@ project that writes a file which somebody reads later goes through ``replacing``
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import gzip
@@ -183,6 +184,23 @@ def read_lines(path: Path, *, strip: bool = True) -> Iterator[str]:
 def read_text(path: Path) -> str:
     """The whole of a UTF-8 text file; refuses what ``read_lines`` refuses."""
     return "".join(read_lines(path, strip=False))
+
+
+def read_bytes(path: Path, *, most_bytes: int) -> bytes:
+    """The whole of a file, plain or gzip (``.gz``), without a byte order mark of UTF-8.
+
+    Raises:
+        ValueError: It holds, unpacked, more than ``most_bytes``, or the gzip file is damaged; names the file.
+        OSError: It cannot be opened.
+    """
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+        try:
+            content = stream.read(most_bytes + 1)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{path}: damaged gzip file ({error})") from None
+    if len(content) > most_bytes:
+        raise ValueError(f"{path}: more than {most_bytes:,} bytes")
+    return content.removeprefix(codecs.BOM_UTF8)
 
 
 def sha256_file(*paths: Path) -> str:

@@ -22,6 +22,7 @@ def part(owns: str, *uses: str) -> Part:
 
 _LOW = {
     "files": part("files and folders written whole, digests, lines of text; alone renames"),
+    "reading": part("structures read from JSON: typed, bounded, one form of error", "files"),
     "version": part("the version"),
     "types": part("batches, `LossTerm`, scores and their keys, protocols"),
     "run_folder": part("a run's files, its best model, state, seeds, scores with their direction", "files"),
@@ -86,7 +87,7 @@ HOMES: dict[str, set[str]] = {
     "h5py": {"data", "models"},
     "jinja2": {"report"},
     "matplotlib": {"report"},
-    "pydantic": {"config"},
+    "pydantic": {"config", "reading"},
     "faiss": {"search"},
     "mteb": {"evaluation"},
     "sacrebleu": {"metrics"},
