@@ -21,12 +21,12 @@ from mcse.cpu import ensure_bfloat16
 from mcse.data.images.feature_writer import ExtractionPlan, FeatureWriter
 from mcse.data.images.names import find_all, read_name_list
 from mcse.data.images.sources import (
-    BadImageError,
     ImageSource,
     OnBadImage,
     SkippedImage,
     open_images,
 )
+from mcse.images import BadImageError
 from mcse.models.image_tower import ImageTower, load_image_tower
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

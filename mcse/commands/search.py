@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mcse.data.images.sources import BadImageError, load_image
 from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.files import replacing
+from mcse.images import BadImageError, load_image
 from mcse.report.terminal import print_rows
 from mcse.search.builder import IndexReport, build_index
 from mcse.search.contact_sheet import SheetCell, contact_sheet

@@ -14,11 +14,12 @@ from typing import Generic, Self, TypeAlias
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from mcse.encoders.base import BaseEncoder, Tokens
 from mcse.encoders.inputs import Precision, autocast, check_batch_size, evaluating
+from mcse.images import BadImageError, as_rgb, load_image
 from mcse.models.image_tower import ImageTower
 from mcse.types import FloatArray
 
@@ -186,12 +187,11 @@ class JointSpaceEncoder(BaseEncoder[Tokens], ImageReader, Generic[Tokens]):
 
 def _as_rgb(image: ImageInput, place: int) -> Image.Image:
     """In RGB and upright, as training saw images."""
-    if isinstance(image, Image.Image):
-        return ImageOps.exif_transpose(image).convert("RGB")
-    if not isinstance(image, str | Path):
+    if not isinstance(image, str | Path | Image.Image):
         raise ValueError(f"images[{place}] is a {type(image).__name__}, neither a path nor a PIL image")
     try:
-        with Image.open(image) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"images[{place}], {image}: cannot be read: {error}") from error
+        return as_rgb(image) if isinstance(image, Image.Image) else load_image(Path(image))
+    except BadImageError as error:
+        raise ValueError(f"images[{place}], {str(error).removeprefix('image ')}") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"images[{place}]: {error}") from error

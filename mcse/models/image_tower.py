@@ -6,6 +6,7 @@ B images, F feature width.
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -202,8 +203,8 @@ def _build_timm(spec: str, name: str, *, weights: bool) -> ImageTower:
     try:
         model = timm.create_model(model_name, pretrained=weights and pretrained is None)
         if weights and pretrained not in (None, RANDOM_WEIGHTS):
-            timm.models.load_checkpoint(model, pretrained)
-    except (RuntimeError, OSError, ValueError) as error:
+            timm.models.load_checkpoint(model, pretrained, weights_only=True)  # not the default of all versions
+    except (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"image tower {spec!r}: its weights cannot be loaded: {error}") from error
     model.reset_classifier(0)  # pooled features; after loading, so that a checkpoint with a classifier fits
     config = timm.data.resolve_model_data_config(model)

@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from mcse.data.images.features import FeatureStore, open_features
 from mcse.data.images.names import ABSENT, find_names
-from mcse.data.images.sources import BadImageError, ImageFolder, SkippedImage, load_image, open_images
+from mcse.data.images.sources import ImageFolder, SkippedImage, open_images
 from mcse.files import sha256_file
+from mcse.images import BadImageError, load_image
 from mcse.search.image_index import ImageIndex, IndexedImage, IndexOrigin, is_image_index
 from mcse.types import FeatureTextEncoder, FloatArray, ImageTextEncoder
 

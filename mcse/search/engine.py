@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mcse.data.images.sources import BadImageError, load_image
 from mcse.encoders.loading import load_encoder
 from mcse.files import sha256_file
+from mcse.images import BadImageError, load_image
 from mcse.metrics.regularities import arithmetic_row, rerank
 from mcse.search.builder import is_inside
 from mcse.search.embedding_index import Hit

@@ -17,13 +17,14 @@ from dataclasses import dataclass, replace
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
-from PIL import Image, ImageOps
+from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from mcse.files import sha256_bytes
+from mcse.images import decode_image
 from mcse.search.engine import ImageSearch, Question
 from mcse.search.page import TOPS, PageImage, PageState, SearchPage, render_search_page
 from mcse.types import FloatArray
@@ -32,7 +33,6 @@ MAX_UPLOAD_MB = 10
 MAX_UPLOAD_PIXELS = 50_000_000
 """A small file can hold an image that fills the memory."""
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _THUMBNAIL = 320
 _PAGE = 48
 _MAX_UPLOADS = 32
@@ -172,7 +172,7 @@ class _Site:
         return self._refused(PageState(), f"{request.url.path[:100]}: {error.detail}", status=error.status_code)
 
     def _read(self, name: str, content: bytes) -> _Upload:
-        image = _opened(name, content)
+        image = decode_image(io.BytesIO(content), name=name, max_pixels=MAX_UPLOAD_PIXELS)
         with self._encoding:
             row_D = self._search.encode_image(image)
         return _Upload(name, row_D, sha256_bytes(content), _thumbnail(image))
@@ -303,22 +303,6 @@ async def _uploaded_file(request: Request) -> tuple[str, bytes]:
     content = await file.read()
     await form.close()
     return (file.filename or "image")[:80], content
-
-
-def _opened(name: str, content: bytes) -> Image.Image:
-    """The image in RGB, upright.
-
-    Raises:
-        ValueError: No image, or one that would fill the memory.
-    """
-    try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
-            if opened.width * opened.height > MAX_UPLOAD_PIXELS:
-                size = f"{opened.width} × {opened.height}"
-                raise ValueError(f"{name} has {size} pixels; at most {MAX_UPLOAD_PIXELS // 10**6} million are read.")
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be read as an image ({', '.join(_FORMATS)}).") from error
 
 
 def _thumbnail(image: Image.Image) -> bytes:

@@ -23,6 +23,7 @@ def part(owns: str, *uses: str) -> Part:
 _LOW = {
     "files": part("files and folders written whole, digests, lines of text; alone renames"),
     "reading": part("structures read from JSON: typed, bounded, one form of error", "files"),
+    "images": part("image files → RGB; alone opens images"),
     "version": part("the version"),
     "types": part("batches, `LossTerm`, scores and their keys, protocols"),
     "run_folder": part("a run's files, its best model, state, seeds, scores with their direction", "files"),
@@ -39,7 +40,7 @@ _LOW = {
         "blocks without pretrained weights: heads, pooling, dropout, LSTM, GRU, bag of words, CRF, attention", "types"
     ),
     "text": part("strings → ids: vocabularies, word vectors' files, maps of words, BIO tags, words to pieces", "files"),
-    "data": part("files → typed batches", "files", "types", "text"),
+    "data": part("files → typed batches", "files", "images", "types", "text"),
     "scenes": part("the picture world of the demo, and words for what it shows", "files", "types"),
     "models": part(
         "`forward(batch)` → rows, and checkpoints of them; h5py for ELMo's original release",
@@ -47,11 +48,12 @@ _LOW = {
     ),
     "encoders": part(
         "any kind of encoder by one name",
-        *("files", "run_folder", "manifest", "types", "text", "models", "distributed", "cpu"),
+        *("files", "images", "run_folder", "manifest", "types", "text", "models", "distributed", "cpu"),
     ),
     "search": part(
         "indexes of sentences and images, questions, the server and its page",
-        *("files", "run_folder", "types", "data", "text", "models", "encoders", "metrics", "report", "distributed"),
+        *("files", "images", "run_folder", "types", "data", "text", "models", "encoders", "metrics", "report"),
+        "distributed",
     ),
     "evaluation": part(
         "published protocols as suites, evaluators while training, and what they share",
@@ -94,6 +96,10 @@ HOMES: dict[str, set[str]] = {
     "fastapi": {"search"},
     "starlette": {"search"},
     "uvicorn": {"search"},
+    "cv2": set(),
+    "imageio": set(),
+    "matplotlib.image": set(),
+    "torchvision.io": set(),
     "wandb": set(),
     "tensorboard": set(),
 }

@@ -177,6 +177,28 @@ def rename_faults(source: Source) -> Iterator[str]:
             yield f"{source.path}:{node.lineno}: a rename: {ast.unparse(node)}; write by mcse.files"
 
 
+def image_faults(source: Source) -> Iterator[str]:
+    """Images opened outside ``mcse/images.py``: Pillow runs other programs for some formats, and knows no bound.
+
+    A column of images in a data set is opened by whoever reads a row, unless it is told not to.
+    """
+    if source.module == "mcse.images":
+        return
+    openers = {"PIL.Image.open"}
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "PIL":
+            openers |= {f"{alias.asname or alias.name}.open" for alias in node.names if alias.name == "Image"}
+        elif isinstance(node, ast.Import):
+            openers |= {f"{alias.asname}.open" for alias in node.names if alias.name == "PIL.Image" and alias.asname}
+    for node in ast.walk(source.tree):
+        is_import = isinstance(node, ast.ImportFrom) and node.module == "PIL.Image"
+        is_opener = isinstance(node, ast.Attribute) and ast.unparse(node) in openers
+        is_column = isinstance(node, ast.Call) and ast.unparse(node.func) == "datasets.Image"
+        told = is_column and any(word.arg == "decode" and ast.unparse(word.value) == "False" for word in node.keywords)
+        if is_import or is_opener or (is_column and not told):
+            yield f"{source.path}:{node.lineno}: an image is opened: {ast.unparse(node)}; decode by mcse.images"
+
+
 def style_faults(source: Source) -> Iterator[str]:
     for node in ast.walk(source.tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -192,6 +214,7 @@ def style_faults(source: Source) -> Iterator[str]:
         yield f"{source.path}: no docstring that says what it owns"
     yield from import_time_faults(source)
     yield from rename_faults(source)
+    yield from image_faults(source)
 
 
 def import_time_faults(source: Source) -> Iterator[str]:
@@ -330,6 +353,15 @@ PLANTED = {
     "a moved folder": ("mcse/scenes/x.py", "import shutil\n\ndef f(a, b):\n    shutil.move(a, b)"),
     "a path that is renamed": ("mcse/search/x.py", "def f(path):\n    path.with_suffix('.part').rename(path)"),
     "a path that is replaced": ("train.py", "def f(path, target):\n    (path / 'part').replace(target)"),
+    "an image that is opened": ("mcse/data/x.py", "from PIL import Image\n\ndef f(a):\n    return Image.open(a)"),
+    "an image opened under another name": ("mcse/encoders/x.py", "from PIL import Image as I\nf = I.open"),
+    "an image opened by its package": (
+        "mcse/search/x.py",
+        "import PIL.Image\nf = PIL.Image.open",
+    ),
+    "an opener by its name": ("mcse/models/x.py", "from PIL.Image import open"),
+    "a column of images": ("mcse/data/x.py", "def f(a):\n    return a.cast_column('image', datasets.Image())"),
+    "another library's images": ("mcse/data/x.py", "from torchvision.io import decode_image"),
     "work at import": ("mcse/nn/x.py", '"""Owns it."""\nregister("x")'),
 }
 
@@ -361,6 +393,8 @@ def test_a_planted_fault_is_caught(name):
         ("mcse/files.py", "import hashlib\nimport os\n\ndef f(a, b):\n    os.replace(a, b)\n    a.rename(b)"),
         ("mcse/data/x.py", "def f(a, day):\n    return a.replace('b', 'c'), day.replace(year=1)"),
         ("mcse/data/x.py", "from dataclasses import replace\n\ndef f(a):\n    return replace(a)"),
+        ("mcse/images.py", "from PIL import Image\n\ndef f(a):\n    return Image.open(a)"),
+        ("mcse/data/x.py", "def f(a):\n    return a.cast_column('image', datasets.Image(decode=False))"),
     ],
 )
 def test_what_is_allowed_is_not_caught(path, text):

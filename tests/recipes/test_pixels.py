@@ -184,7 +184,7 @@ def test_wrong_images_and_features_are_refused_by_name(tiny, trained, tmp_path):
     (tmp_path / "no.png").write_text("no image")
     with pytest.raises(ValueError, match=r"images\[1\], .*no\.png: cannot be read"):
         encoder.encode_images([images_of(tiny, 0)[0], tmp_path / "no.png"])
-    with pytest.raises(ValueError, match=r"images\[0\], .*absent\.png: cannot be read"):
+    with pytest.raises(ValueError, match=r"images\[0\], .*absent\.png: no such file"):
         encoder.encode_images(str(tmp_path / "absent.png"))
     with pytest.raises(ValueError, match=r"images\[0\] is a int, neither a path nor a PIL image"):
         encoder.encode_images([3])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mcse.files import read_lines
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif")
 """Endings that mark a file as an image, in lower case."""
 
 ABSENT = -1

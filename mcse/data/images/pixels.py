@@ -18,7 +18,6 @@ from mcse.data.captions.table import CaptionTable, without_images
 from mcse.data.images.names import ABSENT, find_names
 from mcse.data.images.sources import (
     READING_THREADS,
-    BadImageError,
     ImageFolder,
     ImageSource,
     OnBadImage,
@@ -28,6 +27,7 @@ from mcse.data.images.sources import (
 )
 from mcse.data.streams import RowNumbers
 from mcse.files import digest_of
+from mcse.images import BadImageError
 from mcse.types import DataFile, FloatArray
 
 FindBad: TypeAlias = Callable[[ImageSource, Sequence[int]], list[SkippedImage]]

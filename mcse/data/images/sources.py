@@ -12,21 +12,16 @@ from typing import Literal, Protocol, TypeAlias
 import datasets
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from mcse.data.captions.hub import find_columns, image_names, load_split
 from mcse.data.images.names import IMAGE_SUFFIXES, is_image_file
+from mcse.images import BadImageError, decode_image, load_image
 from mcse.types import FloatArray
 
 OnBadImage: TypeAlias = Literal["error", "skip"]
 
 READING_THREADS = 4
-
-_UNREADABLE = (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError)
-
-
-class BadImageError(ValueError):
-    """An image is missing, corrupt or cut off; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,27 +77,6 @@ class HubImages:
         if stored["bytes"] is None:
             return load_image(Path(stored["path"]))
         return decode_image(io.BytesIO(stored["bytes"]), name=self.names[index])
-
-
-def load_image(path: Path) -> Image.Image:
-    """The image in RGB, turned upright as its EXIF data says.
-
-    Raises:
-        BadImageError: missing, corrupt or cut off.
-    """
-    if not path.is_file():
-        raise BadImageError(f"image {path}: no such file")
-    return decode_image(path, name=str(path))
-
-
-def decode_image(file: Path | io.BytesIO, *, name: str) -> Image.Image:
-    """The image of an encoded file in RGB, upright; ``BadImageError`` names it by ``name`` where that fails."""
-    try:
-        with Image.open(file) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except _UNREADABLE as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise BadImageError(f"image {name}: cannot be read: {reason}") from error
 
 
 def open_images(source: str) -> ImageSource:

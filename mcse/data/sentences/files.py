@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -212,20 +212,27 @@ def _hub_digest(source: str) -> str:
 def _load_hub(source: str) -> tuple[datasets.Dataset, str]:
     name, _, column = source.partition("::")
     dataset = load_hub_text(name)
-    strings = [key for key, kind in dataset.features.items() if getattr(kind, "dtype", None) == "string"]
-    return dataset, text_column(column, strings, where=name)
+    return dataset, text_column(column, text_columns(dataset.features), where=name)
 
 
 def load_hub_text(name: str, *, streaming: bool = False) -> Any:
-    """A hub dataset's training part.
+    """The columns of text of a hub dataset's training part; images beside them are not decoded.
 
     Raises:
         FileNotFoundError: There is none of this name.
     """
     try:
-        return datasets.load_dataset(name, split="train", streaming=streaming)
+        loaded = datasets.load_dataset(name, split="train", streaming=streaming)
     except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
         raise FileNotFoundError(f"data.sentences: no file and no hub dataset {name!r}: {error}") from None
+    # Rows of a stream are decoded whole, with what stands in other columns; without features nothing is.
+    features = loaded.features
+    return loaded if features is None else loaded.select_columns(text_columns(features))
+
+
+def text_columns(features: Mapping[str, object]) -> list[str]:
+    """The names of a dataset's columns of text."""
+    return [name for name, kind in features.items() if getattr(kind, "dtype", None) in ("string", "large_string")]
 
 
 def text_column(column: str, strings: list[str], *, where: str) -> str:

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mcse.data.images.sources import READING_THREADS, BadImageError, OnBadImage, decode_image, read_distinct
+from mcse.data.images.sources import READING_THREADS, OnBadImage, read_distinct
 from mcse.data.seeds import Draw
 from mcse.data.shards.tars import Part, ShardSet
 from mcse.data.streams import RowNumbers
 from mcse.files import digest_of, replacing
+from mcse.images import BadImageError, decode_image
 from mcse.types import DataFile, FloatArray, Tokenizer
 
 logger = logging.getLogger(__name__)

@@ -312,12 +312,13 @@ def _task(name: str, subsets: tuple[ScoredPairs, ...]) -> StsTask:
 
 def _load_hub_pairs(name: str, repository: str, *, split: str = "test") -> ScoredPairs:
     table = datasets.load_dataset(repository, split=split)
-    missing = {"sentence1", "sentence2", "score"} - set(table.column_names)
+    wanted = ["sentence1", "sentence2", "score"]
+    missing = set(wanted) - set(table.column_names)
     if missing:
         raise ValueError(
             f"{repository}: no column {', '.join(sorted(missing))}; it has {', '.join(table.column_names)}"
         )
-    column = table[:]
+    column = table.select_columns(wanted)[:]  # images beside them are not decoded
     origin = Path(f"{repository}:{split}")
     rows = [
         (finite_number(str(score), origin, number), left, right)

@@ -13,7 +13,8 @@ from mcse.commands import extract_features
 from mcse.commands.main import build_parser
 from mcse.data.captions.table import load_captions
 from mcse.data.images.features import captions_to_features, open_features
-from mcse.data.images.sources import BadImageError, open_images
+from mcse.data.images.sources import open_images
+from mcse.images import BadImageError
 from mcse.models.image_tower import load_image_tower
 from tests.fixtures.image_folder import COUNT, image, image_folder, spoil
 

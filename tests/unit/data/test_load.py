@@ -12,8 +12,8 @@ from PIL import Image
 
 from mcse.data.config import ControlsConfig, DataConfig
 from mcse.data.images.feature_writer import ExtractionPlan, FeatureWriter
-from mcse.data.images.sources import BadImageError, find_bad_images
 from mcse.data.images.sources import SkippedImage as Skipped
+from mcse.data.images.sources import find_bad_images
 from mcse.data.load import load_caption_table, load_dev_pairs, load_features, load_pairs, load_sentences, open_pixels
 from mcse.data.source_variants import (
     FileCaptions,
@@ -23,6 +23,7 @@ from mcse.data.source_variants import (
     TableFile,
     TableSentences,
 )
+from mcse.images import BadImageError
 from mcse.models.text_encoder import load_tokenizer
 from tests.fixtures.tiny_models import build_tiny_bert
 

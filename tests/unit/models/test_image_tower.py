@@ -93,3 +93,16 @@ def test_unknown_towers_are_refused(spec, message):
     with pytest.raises(ValueError, match=message) as caught:
         load_image_tower(spec)
     assert repr(spec) in str(caught.value)
+
+
+class _Code:
+    def __reduce__(self):
+        return (pytest.fail, ("ran the code of a pickle",))
+
+
+def test_a_pickle_of_weights_runs_no_code(tmp_path):
+    """timm 1.0.15 runs it unless it is told not to."""
+    path = tmp_path / "tower.pth"
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "code": _Code()}, path)
+    with pytest.raises(ValueError, match="its weights cannot be loaded: "):
+        load_image_tower(f"timm:test_vit.r160_in1k/{path}")

@@ -205,13 +205,13 @@ def test_bad_uploads_are_shown_to_the_person(client, monkeypatch):
     def upload(content: bytes, name: str = "x.png"):
         return client.post("/upload", files={"image": (name, content, "image/png")})
 
-    assert "x.png cannot be read as an image" in error(upload(b"no image").text)
-    assert "cannot be read as an image" in error(upload(png()[:40]).text)
-    assert "cannot be read as an image" in error(upload(b"%!PS-Adobe-3.0 EPSF-3.0\n").text)
+    assert "image x.png: cannot be read: not an image" in error(upload(b"no image").text)
+    assert "image x.png: cannot be read" in error(upload(png()[:40]).text)
+    assert "its format is EPS" in error(upload(b"%!PS-Adobe-3.0 EPSF-3.0\n").text)
     assert "Choose a file first." in error(upload(b"", name="").text)
     assert "The form holds no file." in error(client.post("/upload", content=b"plain").text)
     monkeypatch.setattr(search_server, "MAX_UPLOAD_PIXELS", 50)
-    assert "x.png has 8 × 8 pixels" in error(upload(png()).text)
+    assert "image x.png: cannot be read: it has 8 × 8 pixels" in error(upload(png()).text)
     for answer in (upload(b"no image"), client.post("/upload", content=b"plain")):
         assert answer.status_code == 400
 

@@ -8,11 +8,10 @@ from PIL import Image
 
 from mcse.data.images.names import find_all
 from mcse.data.images.sources import (
-    BadImageError,
     find_bad_images,
-    load_image,
     open_images,
 )
+from mcse.images import BadImageError, load_image
 from tests.fixtures.image_folder import COUNT, image, image_folder, spoil
 
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from mcse.data.images.sources import BadImageError
 from mcse.data.shards import tars as shards_module
 from mcse.data.shards.pairs import CaptionsOfPairs, PairRows, ShardFeatures, ShardPixels, unusable_samples
 from mcse.data.shards.tars import find_shards, open_shards
 from mcse.data.source_variants import ShardCaptions
 from mcse.data.streams import Sampler, ShardSampler, Share
 from mcse.data.test_sets.contamination import normalise
+from mcse.images import BadImageError
 from tests.fixtures.tiny_shards import npy, png, write_tar
 
 NONE = np.empty(0, dtype=np.int64)
