@@ -15,7 +15,7 @@ from mcse.encoders.inputs import Precision
 from mcse.encoders.joint_encoder import JointEncoder
 from mcse.encoders.open_clip_encoder import OpenClipEncoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
-from mcse.encoders.sentence_transformers_folder import fetch_json
+from mcse.encoders.sentence_transformers_folder import list_modules
 from mcse.encoders.word_vectors import WordVectorEncoder
 from mcse.files import digest_of, sha256_file
 from mcse.manifest import MANIFEST, Kind, Located, locate
@@ -117,7 +117,7 @@ def _model_files(located: Located) -> list[Path]:
     folder = located.folder
     if located.manifest is not None:
         return [folder / name for name in (MANIFEST, *located.manifest.files)]
-    modules = [folder / module["path"] for module in fetch_json(str(folder), "modules.json") or ()]
+    modules = [folder / module.path for module in list_modules(str(folder)) or ()]
     return [file for inside in {folder, *modules} for file in _listed(inside, _SENTENCE_FILES)]
 
 

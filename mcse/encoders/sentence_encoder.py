@@ -6,15 +6,16 @@ N sentences or images, B of one batch, D embedding width, H joint width, F image
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
 from torch import Tensor, nn
 
 from mcse.encoders.images import JointSpaceEncoder
 from mcse.encoders.inputs import Precision
-from mcse.encoders.sentence_transformers_folder import fetch_json, read_modules
+from mcse.encoders.sentence_transformers_folder import Module, list_modules, read_modules
 from mcse.manifest import Located
 from mcse.models.checkpoint import (
     check_pooling,
@@ -24,8 +25,11 @@ from mcse.models.checkpoint import (
     max_tokens,
 )
 from mcse.models.image_tower import ImageTower
+from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.text_encoder import POOLINGS, TextEncoder, load_text_encoder, load_tokenizer
 from mcse.types import TokenBatch, Tokenizer, to_device
+
+logger = logging.getLogger(__name__)
 
 
 class SentenceEncoder(JointSpaceEncoder[list[int]]):
@@ -86,7 +90,7 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
         located.expect("sentence", "sentence_transformers", "transformers", "hub")
         if located.kind == "sentence":
             return cls._of_checkpoint(located, pooling=pooling, precision=precision)
-        if (modules := fetch_json(located.path, "modules.json")) is not None:
+        if (modules := list_modules(located.path)) is not None:
             return cls._of_modules(located, modules, pooling=pooling, precision=precision)
         name, path = located.name, located.path
         if pooling is None:
@@ -118,7 +122,9 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
         )
 
     @classmethod
-    def _of_modules(cls, located: Located, modules: Any, *, pooling: str | None, precision: Precision) -> Self:
+    def _of_modules(
+        cls, located: Located, modules: Sequence[Module], *, pooling: str | None, precision: Precision
+    ) -> Self:
         """A sentence-transformers folder or repository."""
         path, found = located.path, read_modules(located.path, modules)
         chosen = pooling or found.pooling
@@ -131,11 +137,11 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
         if found.lowercases and tokenizer.inner.tokenize("A") != tokenizer.inner.tokenize("a"):
             told = "sentence_bert_config.json sets do_lower_case"
             raise ValueError(f"{path}: {told}, but its tokenizer tells cases apart")
-        limits = [limit for limit in (found.max_length, max_tokens(text, tokenizer)) if limit is not None]
-        longest = min(limits, default=None)
-        return cls(
-            text, tokenizer, pooling=chosen, dense=kept, name=located.name, max_length=longest, precision=precision
-        )
+        if found.max_length is not None:
+            _limit(tokenizer, found.max_length, text, path)
+        if kept is not None and (width := _first(kept).in_features) != text.width:
+            raise ValueError(f"{path}: its Dense layer takes {width} values, but its embeddings have {text.width}")
+        return cls(text, tokenizer, pooling=chosen, dense=kept, name=located.name, precision=precision)
 
     @property
     def dimension(self) -> int:
@@ -151,7 +157,7 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
     def image_width(self) -> int:
         """F, of the image features that the image head takes."""
         head = self._joint_head("image_head")
-        return next(module.in_features for module in head.modules() if isinstance(module, nn.Linear))
+        return _first(head).in_features
 
     @property
     def joint_dimension(self) -> int:
@@ -187,6 +193,20 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
                 "images; a checkpoint of the recipe mcse has them"
             )
         return self._heads[name]
+
+
+def _limit(tokenizer: PieceTokenizer, max_length: int, text: TextEncoder, path: str) -> None:
+    """Lets a folder's ``max_seq_length`` stand for its tokenizer's own maximum, as sentence-transformers does."""
+    special = tokenizer.inner.num_special_tokens_to_add()
+    if max_length <= special:
+        raise ValueError(f"{path}: max_seq_length {max_length} leaves no room beside {special} special tokens")
+    tokenizer.inner.model_max_length = max_length
+    if (takes := max_tokens(text, tokenizer)) is not None and takes < max_length:
+        logger.warning("%s: max_seq_length is %d, but the model takes %d tokens: cut there", path, max_length, takes)
+
+
+def _first(head: nn.Module) -> nn.Linear:
+    return next(module for module in head.modules() if isinstance(module, nn.Linear))
 
 
 def _width(head: nn.Module) -> int:

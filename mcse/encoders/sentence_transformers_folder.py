@@ -1,30 +1,73 @@
 """Reads how a sentence-transformers folder makes embeddings: its schema up to version 5, and that of version 6.
 
-Only JSON and safetensors are read, and what is not understood is refused by name: a module left out would give other
-embeddings than sentence-transformers gives, silently.
+Only JSON and tensors are read. Classes, files and keys form a closed list, and what is not on it is refused by name: a
+module or a setting left out would give other embeddings than sentence-transformers gives, silently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import dataclasses
+import itertools
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors.torch import load_file
 from torch import nn
 
-from mcse.files import read_json
+from mcse.models.weights import load_tensors
+from mcse.reading import read_json
+
+T = TypeVar("T")
+
+MODULES = "modules.json"
+
+_HOMES = {
+    "Transformer": "sentence_transformers.base.modules.transformer",
+    "Pooling": "sentence_transformers.sentence_transformer.modules.pooling",
+    "Dense": "sentence_transformers.base.modules.dense",
+    "Normalize": "sentence_transformers.base.modules.normalize",
+}
+_CLASSES = {
+    name: kind
+    for kind, home in _HOMES.items()
+    for name in (
+        f"sentence_transformers.models.{kind}",  # what versions up to 5.3 write
+        f"sentence_transformers.models.{kind}.{kind}",
+        f"sentence_transformers.sentence_transformer.modules.{kind}",
+        f"{home}.{kind}",  # what later ones write
+    )
+}
+"""Every name of the four classes that are followed, each in full: a folder's own ``x.Transformer`` is another class."""
+
+_SETTINGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""Where the transformer's settings may stand; the first that holds any is taken."""
+
+_NOT_FOLLOWED = {
+    "adapter_config.json": "an adapter beside the weights (merge it into them with peft's merge_and_unload)",
+    "processor_config.json": "a processor of images or sound",
+    "preprocessor_config.json": "a processor of images or sound",
+}
+"""Files that sentence-transformers reads beside those that are read here."""
 
 _POOLINGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_max_tokens": "max",
+    "cls": "cls",
+    "mean": "mean",
+    "max": "max",
 }
-_NEW_POOLINGS = ("cls", "mean", "max")
+"""Ours, by their names in both schemas."""
+
+_EMBEDDING = "sentence_embedding"
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "torch.nn.modules.activation.Tanh": nn.Tanh,
@@ -50,47 +93,147 @@ class SentenceTransformersModules:
     lowercases: bool
 
 
-def fetch_json(name_or_path: str, file: str) -> Any:
-    """The content of a JSON file of a folder or hub repository; ``None`` where it has no such file.
+# The schemas of a folder's files. A key whose value is not followed must have the value that it has here.
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """An entry of ``modules.json``."""
+
+    type: str
+    path: str
+    idx: int = 0
+    name: str = ""
+    kwargs: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    prompts: dict[str, str | None] | None = None
+    default_prompt_name: str | None = None
+    similarity_fn_name: str | None = None
+    model_type: str = "SentenceTransformer"
+    truncate_dim: int | None = None
+    requirements: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Transformer:
+    max_seq_length: int | None = None
+    do_lower_case: bool = False
+    unpad_inputs: bool | None = None  # a matter of speed
+    transformer_task: str = "feature-extraction"
+    modality_config: dict[str, Any] = field(
+        default_factory=lambda: {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+    )
+    module_output_name: str = "token_embeddings"
+    processing_kwargs: dict[str, Any] | None = None
+    model_args: dict[str, Any] | None = None
+    model_kwargs: dict[str, Any] | None = None
+    tokenizer_args: dict[str, Any] | None = None
+    processor_kwargs: dict[str, Any] | None = None
+    config_args: dict[str, Any] | None = None
+    config_kwargs: dict[str, Any] | None = None
+    tokenizer_name_or_path: str | None = None
+    query_length: int | None = None
+    document_length: int | None = None
+    query_expansion: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Pooling:
+    embedding_dimension: int | None = None
+    word_embedding_dimension: int | None = None
+    include_prompt: bool = True  # without a prompt there is nothing to leave out
+    pooling_mode: str | list[str] | None = None
+    pooling_mode_cls_token: bool = False
+    pooling_mode_mean_tokens: bool = False
+    pooling_mode_max_tokens: bool = False
+    pooling_mode_mean_sqrt_len_tokens: bool = False
+    pooling_mode_weightedmean_tokens: bool = False
+    pooling_mode_lasttoken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Dense:
+    in_features: int
+    out_features: int
+    bias: bool = True
+    activation_function: str = "torch.nn.modules.activation.Tanh"
+    module_input_name: str = _EMBEDDING
+    module_output_name: str | None = _EMBEDDING
+    use_residual: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Normalize:
+    module_input_name: str = _EMBEDDING
+    module_output_name: str | None = _EMBEDDING
+
+
+def list_modules(name_or_path: str) -> tuple[Module, ...] | None:
+    """What ``modules.json`` of a folder or hub repository lists; ``None`` where there is none.
 
     Raises:
-        ValueError: The file is not JSON.
+        ValueError: It is damaged, holds a key that is not known, or a path leads out of the folder.
     """
-    path = _fetch(name_or_path, file)
-    return None if path is None else read_json(path)
+    path = fetch(name_or_path, MODULES)
+    if path is None:
+        return None
+    for entry in read_json(path, list[dict[str, Any]]):
+        _check_keys(name_or_path, MODULES, entry, Module)
+    modules = tuple(read_json(path, list[Module]))
+    for module in modules:
+        place = PurePosixPath(module.path)
+        if place.is_absolute() or ".." in place.parts or "\\" in module.path or "\0" in module.path:
+            raise ValueError(f"{path}: the path {module.path!r} leads out of the folder")
+        if module.kwargs:
+            raise ValueError(_unknown(name_or_path, f"kwargs of {module.type} in {MODULES}", "none"))
+    return modules
 
 
-def read_modules(name_or_path: str, modules: Sequence[Mapping[str, str]]) -> SentenceTransformersModules:
-    """What ``modules.json`` lists.
+def read_modules(name_or_path: str, modules: Sequence[Module]) -> SentenceTransformersModules:
+    """What ``list_modules`` gave, followed.
 
     Raises:
-        ValueError: A module, pooling, activation or setting is not one that ``SentenceEncoder`` can follow.
+        ValueError: A class, file, key or setting is not one that ``SentenceEncoder`` can follow, or a file is damaged.
     """
-    listed = [(module["type"].rsplit(".", 1)[-1], module["path"]) for module in modules]
-    kinds = [kind for kind, _ in listed]
+    kinds = [_CLASSES.get(module.type, module.type) for module in modules]
     layout = [kind for kind in kinds if kind != "Dense"]
     if layout not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]) or kinds[:2] != layout[:2]:
         raise ValueError(
-            _unknown(name_or_path, f"modules {', '.join(kinds)}", "Transformer, Pooling, Dense and Normalize")
+            _unknown(
+                name_or_path,
+                f"the modules {', '.join(kinds) or 'of an empty list'}",
+                "sentence-transformers' own Transformer, Pooling, Dense and Normalize, in this order",
+            )
         )
     if "Normalize" in kinds and kinds[-1] != "Normalize":
         raise ValueError(_unknown(name_or_path, f"a module after Normalize ({kinds[-1]})", "Normalize as the last one"))
-    _check_prompt(name_or_path)
-    pooling = _read_pooling(name_or_path, listed[1][1])
-    layers = [_read_dense(name_or_path, path) for kind, path in listed if kind == "Dense"]
-    inside = listed[0][1]
-    settings = fetch_json(name_or_path, str(Path(inside) / "sentence_bert_config.json")) or {}
-    length = settings.get("max_seq_length")
+    _check_model(name_or_path)
+    inside = {kind: module.path for kind, module in zip(kinds, modules, strict=True)}
+    if "Normalize" in inside:
+        _read(name_or_path, f"{inside['Normalize']}/config.json", _Normalize)
+    pooling = _read_pooling(name_or_path, inside["Pooling"])
+    dense = [module.path for kind, module in zip(kinds, modules, strict=True) if kind == "Dense"]
+    layers = [_read_dense(name_or_path, path) for path in dense]
+    for (before, _), (after, _) in itertools.pairwise(layers):
+        if before.out_features != after.in_features:
+            raise ValueError(
+                f"{name_or_path}: a Dense layer takes {after.in_features} values, but is given {before.out_features}"
+            )
+    settings = _read_settings(name_or_path, inside["Transformer"])
     return SentenceTransformersModules(
-        transformer_path=_transformer_path(name_or_path, inside),
+        transformer_path=_transformer_path(name_or_path, inside["Transformer"]),
         pooling="cls_with_head" if layers and pooling == "cls" else pooling,
-        dense=nn.Sequential(*layers).eval() if layers else None,
-        max_length=None if length is None else int(length),
-        lowercases=bool(settings.get("do_lower_case")),
+        dense=nn.Sequential(*(nn.Sequential(*layer) for layer in layers)).eval() if layers else None,
+        max_length=settings.max_seq_length,
+        lowercases=settings.do_lower_case,
     )
 
 
-def _fetch(name_or_path: str, file: str) -> Path | None:
+def fetch(name_or_path: str, file: str) -> Path | None:
+    """A file of a folder or hub repository; ``None`` where it has no such file."""
     if Path(name_or_path).is_dir():
         path = Path(name_or_path) / file
         return path if path.is_file() else None
@@ -102,6 +245,9 @@ def _fetch(name_or_path: str, file: str) -> Path | None:
 
 
 def _transformer_path(name_or_path: str, inside: str) -> str:
+    for file, what in _NOT_FOLLOWED.items():
+        if fetch(name_or_path, str(PurePosixPath(inside) / file)) is not None:
+            raise ValueError(_unknown(name_or_path, f"{file}, {what}", "a transformer's own files"))
     if not inside:
         return name_or_path
     if not Path(name_or_path).is_dir():
@@ -109,45 +255,104 @@ def _transformer_path(name_or_path: str, inside: str) -> str:
     return str(Path(name_or_path) / inside)
 
 
+def _read_settings(name_or_path: str, inside: str) -> _Transformer:
+    for file in _SETTINGS:
+        place = str(PurePosixPath(inside) / file)
+        path = fetch(name_or_path, place)
+        if path is None or not read_json(path, dict[str, Any]):
+            continue
+        settings = _read(
+            name_or_path, place, _Transformer, followed=("max_seq_length", "do_lower_case", "unpad_inputs")
+        )
+        assert settings is not None
+        if settings.max_seq_length is not None and settings.max_seq_length < 1:
+            raise ValueError(f"{path}: max_seq_length must be at least 1, got {settings.max_seq_length}")
+        return settings
+    return _Transformer()
+
+
 def _read_pooling(name_or_path: str, inside: str) -> str:
-    config = fetch_json(name_or_path, f"{inside}/config.json")
+    config = _read(name_or_path, f"{inside}/config.json", _Pooling, followed=_names(_Pooling))
     if config is None:
         raise ValueError(f"{name_or_path} lacks {inside}/config.json, which says how embeddings are pooled")
-    if "pooling_mode" in config:
-        mode = config["pooling_mode"]
-        modes = [mode] if isinstance(mode, str) else list(mode)
+    if config.pooling_mode is not None:
+        modes = [config.pooling_mode] if isinstance(config.pooling_mode, str) else config.pooling_mode
     else:
-        modes = [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
-    names = [_POOLINGS.get(mode, mode if mode in _NEW_POOLINGS else None) for mode in modes]
+        modes = [key for key in _names(_Pooling) if key.startswith("pooling_mode_") and getattr(config, key)]
+    names = [_POOLINGS.get(mode) for mode in modes]
     if len(names) != 1 or names[0] is None:
         raise ValueError(_unknown(name_or_path, f"pooling {' + '.join(modes) or 'none'}", "one of cls, mean, max"))
     return names[0]
 
 
-def _read_dense(name_or_path: str, inside: str) -> nn.Module:
-    config = fetch_json(name_or_path, f"{inside}/config.json")
-    path = _fetch(name_or_path, f"{inside}/model.safetensors")
+def _read_dense(name_or_path: str, inside: str) -> tuple[nn.Linear, nn.Module]:
+    """A layer and its activation; its weights may also be a pickle, of which nothing but tensors is read."""
+    followed = ("in_features", "out_features", "bias", "activation_function")
+    config = _read(name_or_path, f"{inside}/config.json", _Dense, followed=followed)
+    path = fetch(name_or_path, f"{inside}/model.safetensors") or fetch(name_or_path, f"{inside}/pytorch_model.bin")
     if config is None or path is None:
         raise ValueError(f"{name_or_path} lacks {inside}/{'config.json' if config is None else 'model.safetensors'}")
-    activation = config.get("activation_function", "torch.nn.modules.activation.Tanh")
-    if activation not in _ACTIVATIONS:
-        raise ValueError(_unknown(name_or_path, f"activation {activation} in {inside}", ", ".join(_ACTIVATIONS)))
-    if config.get("use_residual") or config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
-        raise ValueError(_unknown(name_or_path, f"the wiring of {inside}", "a plain Dense on sentence embeddings"))
+    if config.activation_function not in _ACTIVATIONS:
+        told = f"activation {config.activation_function} in {inside}"
+        raise ValueError(_unknown(name_or_path, told, ", ".join(_ACTIVATIONS)))
+    state = {key.removeprefix("linear."): value for key, value in load_tensors(path).items()}
+    wanted: dict[str, tuple[int, ...]] = {"weight": (config.out_features, config.in_features)}
+    if config.bias:
+        wanted["bias"] = (config.out_features,)
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    if found != wanted:
+        raise ValueError(f"{path} holds {found}, but {inside}/config.json describes {wanted}")
     with torch.device("meta"):
-        linear = nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
-    linear.load_state_dict({key.removeprefix("linear."): value for key, value in load_file(path).items()}, assign=True)
-    return nn.Sequential(linear.float(), _ACTIVATIONS[activation]())
+        linear = nn.Linear(config.in_features, config.out_features, bias=config.bias)
+    linear.load_state_dict(state, assign=True)
+    return linear.float(), _ACTIVATIONS[config.activation_function]()
 
 
-def _check_prompt(name_or_path: str) -> None:
-    settings = fetch_json(name_or_path, "config_sentence_transformers.json") or {}
-    name = settings.get("default_prompt_name")
-    if name is not None and settings.get("prompts", {}).get(name):
-        raise ValueError(_unknown(name_or_path, f"the default prompt {name!r}", "no prompt"))
+def _check_model(name_or_path: str) -> None:
+    followed = ("prompts", "default_prompt_name", "similarity_fn_name", "__version__")
+    settings = _read(name_or_path, "config_sentence_transformers.json", _Model, followed=followed)
+    if settings is None or settings.default_prompt_name is None:
+        return
+    if (settings.prompts or {}).get(settings.default_prompt_name) != "":
+        raise ValueError(_unknown(name_or_path, f"the default prompt {settings.default_prompt_name!r}", "no prompt"))
+
+
+def _read(name_or_path: str, file: str, schema: type[T], *, followed: Collection[str] = ()) -> T | None:
+    """A file's settings; ``None`` where there is no such file.
+
+    Raises:
+        ValueError: A key is not one of ``schema`` or ``followed``, or has another value than the schema's although
+            it is not followed.
+    """
+    path = fetch(name_or_path, file)
+    if path is None:
+        return None
+    _check_keys(name_or_path, file, read_json(path, dict[str, Any]), schema, followed=followed)
+    settings = read_json(path, schema)
+    neutral = {
+        key.name: key.default if key.default_factory is dataclasses.MISSING else key.default_factory()
+        for key in dataclasses.fields(schema)  # type: ignore[arg-type]  # mypy does not know that T is a dataclass
+    }
+    for key, default in neutral.items():
+        value = getattr(settings, key)
+        if key not in followed and value != default and value not in (None, {}):
+            raise ValueError(_unknown(name_or_path, f"{file}: {key} = {json.dumps(value)}", json.dumps(default)))
+    return settings
+
+
+def _check_keys(
+    name_or_path: str, file: str, found: Mapping[str, Any], schema: type, *, followed: Collection[str] = ()
+) -> None:
+    if unknown := [key for key in found if key not in (*_names(schema), *followed)]:
+        raise ValueError(_unknown(name_or_path, f"{file}: {', '.join(unknown)}", ", ".join(_names(schema))))
+
+
+def _names(schema: type) -> tuple[str, ...]:
+    return tuple(key.name for key in dataclasses.fields(schema))
 
 
 def _unknown(name: str, found: str, known: str) -> str:
     return (
-        f"{name}: SentenceEncoder does not know {found}; it knows {known}. Load it with sentence-transformers instead."
+        f"{name}: SentenceEncoder does not know {found[:200]}; it knows {known}. This folder needs "
+        "sentence-transformers itself."
     )

@@ -55,6 +55,8 @@ _POOLING_KEYS = {
 }
 """Our poolings as sentence-transformers' older schema names them; those that it cannot express are absent."""
 
+_SIMCSE_HEAD = {"mlp.dense.weight", "mlp.dense.bias"}
+
 _HEAD_KINDS: dict[type[nn.Module], str] = {TanhHead: "tanh", nn.Linear: "linear"}
 
 
@@ -238,10 +240,12 @@ def load_checkpoint_tower(folder: Path) -> ImageTower:
 def load_stored_pooler(name_or_path: str) -> TanhHead:
     """The head that a hub checkpoint stores as its pooler, as SimCSE's published models do.
 
-    BERT's own pooler, trained on next sentences, is stored in the same place and cannot be told from it.
+    BERT's own pooler, trained on next sentences, is stored in the same place and cannot be told from it. SimCSE's own
+    training stores its head as ``mlp.dense``, which is taken before a pooler (its script ``simcse_to_huggingface.py``
+    moves one to the other).
 
     Raises:
-        ValueError: The checkpoint stores no pooler, or not one linear layer and a tanh.
+        ValueError: The checkpoint stores no pooler, or not one linear layer and a tanh, or its weights are damaged.
     """
     path = resolve_name(name_or_path)
     try:
@@ -249,6 +253,8 @@ def load_stored_pooler(name_or_path: str) -> TanhHead:
             model, report = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **NO_CODE)
     except (OSError, ValueError) as error:
         raise ValueError(f"encoder.name_or_path: no encoder at {name_or_path!r}: {error}") from None
+    if set(report["unexpected_keys"]) >= _SIMCSE_HEAD:
+        return _simcse_head(name_or_path, Path(path))
     pooler = getattr(model, "pooler", None)
     dense, activation = getattr(pooler, "dense", None), getattr(pooler, "activation", None)
     missing = any(key.startswith("pooler.") for key in report["missing_keys"])
@@ -256,6 +262,20 @@ def load_stored_pooler(name_or_path: str) -> TanhHead:
         raise ValueError(f"pooling 'cls_with_head': {name_or_path!r} stores no head (pooler.dense and a tanh)")
     head = TanhHead(dense.in_features, dense.out_features)
     head.load_state_dict({"linear.weight": dense.weight, "linear.bias": dense.bias})
+    return head.eval()
+
+
+def _simcse_head(name: str, folder: Path) -> TanhHead:
+    files = [folder / file for file in ("model.safetensors", "pytorch_model.bin") if (folder / file).is_file()]
+    state = load_tensors(files[0]) if files else {}
+    if not state.keys() >= _SIMCSE_HEAD:
+        raise ValueError(
+            f"pooling 'cls_with_head': {name!r} stores SimCSE's head (mlp.dense) elsewhere than in one file of a local "
+            "folder's weights; convert it with SimCSE's simcse_to_huggingface.py"
+        )
+    weight_HD = state["mlp.dense.weight"]
+    head = TanhHead(weight_HD.shape[1], weight_HD.shape[0])
+    head.load_state_dict({"linear.weight": weight_HD.float(), "linear.bias": state["mlp.dense.bias"].float()})
     return head.eval()
 
 

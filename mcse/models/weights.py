@@ -24,16 +24,24 @@ def save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU.
+    """The tensors of a safetensors file, or of PyTorch's ``.bin``, on the CPU.
+
+    A ``.bin`` is a pickle, which can name any function to be called. PyTorch's ``weights_only`` builds tensors and
+    plain containers alone, and refuses whatever else one names.
 
     Raises:
-        ValueError: It is missing or damaged.
+        ValueError: It is missing or damaged, or holds anything but tensors.
     """
     try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: damaged weights: {error}") from None
-    return tensors
+        is_pickle = path.suffix == ".bin"
+        tensors = torch.load(path, map_location="cpu", weights_only=True) if is_pickle else load_file(path)
+    except Exception as error:
+        # PyTorch's own zip and pickle readers raise a dozen kinds of errors on damaged files.
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"{path}: damaged weights: {said[0]}") from None
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise ValueError(f"{path}: not only tensors by name")
+    return {str(name): value for name, value in tensors.items()}
 
 
 def load_weights(module: nn.Module, path: Path, *, title: str) -> None:

@@ -48,7 +48,7 @@ _LOW = {
     ),
     "encoders": part(
         "any kind of encoder by one name",
-        *("files", "images", "run_folder", "manifest", "types", "text", "models", "distributed", "cpu"),
+        *("files", "reading", "images", "run_folder", "manifest", "types", "text", "models", "distributed", "cpu"),
     ),
     "search": part(
         "indexes of sentences and images, questions, the server and its page",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
 from mcse import SentenceEncoder
@@ -84,6 +89,77 @@ def test_what_version_6_saves_again_loads_here(base: Path, tmp_path: Path, pooli
     again = SentenceEncoder.from_pretrained(str(tmp_path / "theirs"))
     assert again.pooling == pooling
     np.testing.assert_allclose(again.encode(SENTENCES), theirs.encode(SENTENCES), atol=1e-5)
+
+
+def dense(*, width: int = 32, out: int = 32, **options: Any) -> Any:
+    return sentence_transformers.models.Dense(width, out, **options)
+
+
+def pickled(folder: Path) -> None:
+    """As versions before 2.3 keep a layer."""
+    torch.save(load_file(folder / "2_Dense" / "model.safetensors"), folder / "2_Dense" / "pytorch_model.bin")
+    (folder / "2_Dense" / "model.safetensors").unlink()
+
+
+def settings(file: str = "sentence_bert_config.json", **content: object) -> Callable[[Path], None]:
+    """As versions up to 5.3 keep the transformer's settings."""
+
+    def write(folder: Path) -> None:
+        (folder / "sentence_bert_config.json").unlink()
+        (folder / file).write_text(json.dumps(content))
+
+    return write
+
+
+def short_tokenizer(folder: Path) -> None:
+    """A tokenizer that says less than the folder, which then counts."""
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": 6}))
+    settings(max_seq_length=12)(folder)
+
+
+def wide_prompts(folder: Path) -> None:
+    path = folder / "config_sentence_transformers.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "prompts": {"query": "query: ", "document": ""}}))
+
+
+Layers = Sequence[Callable[[], Any]]
+FOLDERS: dict[str, tuple[str, Layers, Callable[[Path], None] | None]] = {
+    "mean": ("mean", (), None),
+    "max, layers": (
+        "max",
+        (lambda: dense(out=12), lambda: dense(width=12, out=7, bias=False, activation_function=nn.Identity())),
+        None,
+    ),
+    "cls, a layer": ("cls", (lambda: dense(activation_function=nn.GELU()),), None),
+    "a layer in a pickle": ("mean", (dense,), pickled),
+    "cut at 9 tokens": ("mean", (), settings(max_seq_length=9, do_lower_case=False)),
+    "an old name": ("cls", (), settings("sentence_roberta_config.json", max_seq_length=9)),
+    "no settings": ("cls", (), settings("unread.json")),
+    "tokenizer's maximum": ("mean", (), short_tokenizer),
+    "prompts, none by default": ("mean", (), wide_prompts),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folders_that_sentence_transformers_writes_give_its_rows(base: Path, tmp_path: Path, name: str) -> None:
+    pooling, layers, change = FOLDERS[name]
+    models = sentence_transformers.models
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        modules = [models.Transformer(str(base)), models.Pooling(32, pooling_mode=pooling), *(f() for f in layers)]
+    modules += [models.Normalize()] if layers else []
+    sentence_transformers.SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path))
+    if change is not None:
+        change(tmp_path)
+    theirs_ND = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu").encode(
+        SENTENCES, normalize_embeddings=True
+    )
+    np.testing.assert_allclose(SentenceEncoder.from_pretrained(str(tmp_path)).encode(SENTENCES), theirs_ND, atol=1e-5)
+    # Were what the case is about not followed, rows would be others.
+    if change not in (None, pickled, wide_prompts) and name != "no settings":
+        plain_ND = SentenceEncoder.from_pretrained(str(base), pooling=pooling).encode(SENTENCES)
+        assert np.abs(plain_ND - theirs_ND).max() > 1e-3
 
 
 def test_image_heads_give_the_same_rows_after_loading(base: Path, tmp_path: Path) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import nn
 
 import mcse.encoders.base as module
@@ -306,111 +303,6 @@ def test_a_plain_encoder_needs_its_pooling_said(bert: Path, tmp_path: Path) -> N
         SentenceEncoder.from_pretrained("package:no_such_package/model")
     with pytest.raises(ValueError, match="needs a text head"):
         SentenceEncoder(load_text_encoder(str(bert), pooling="cls"), load_tokenizer(str(bert)), pooling="cls_with_head")
-
-
-def sentence_transformers_folder(bert: Path, folder: Path, *, pooling: dict[str, object], kinds: list[str]) -> Path:
-    """A folder in sentence-transformers' older schema, made without our own writer."""
-    shutil.copytree(bert, folder)
-    paths = ["", *(f"{i}_{kind}" for i, kind in enumerate(kinds) if i)]
-    for path in paths[1:]:
-        (folder / path).mkdir()
-    types = [
-        {"idx": i, "name": str(i), "path": p, "type": f"a.b.{k}"}
-        for i, (p, k) in enumerate(zip(paths, kinds, strict=True))
-    ]
-    (folder / "modules.json").write_text(json.dumps(types))
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("config", "pooling"),
-    [
-        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
-        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
-        ({"pooling_mode_max_tokens": True}, "max"),
-        ({"embedding_dimension": 32, "pooling_mode": "mean", "include_prompt": True}, "mean"),
-        ({"embedding_dimension": 32, "pooling_mode": ["max"]}, "max"),
-    ],
-)
-def test_both_schemas_of_sentence_transformers_are_read(
-    bert: Path, tmp_path: Path, config: dict[str, object], pooling: str
-) -> None:
-    folder = sentence_transformers_folder(bert, tmp_path / "st", pooling=config, kinds=["Transformer", "Pooling"])
-    encoder = SentenceEncoder.from_pretrained(str(folder))
-    assert encoder.pooling == pooling
-    np.testing.assert_allclose(encoder.encode(SENTENCES), make(bert, pooling=pooling).encode(SENTENCES), atol=1e-6)
-    assert SentenceEncoder.from_pretrained(str(folder), pooling="last2_mean").pooling == "last2_mean"
-
-
-def test_what_a_sentence_transformers_folder_says_is_followed_or_refused(bert: Path, tmp_path: Path) -> None:
-    mean, plain = {"pooling_mode_mean_tokens": True}, ["Transformer", "Pooling", "Normalize"]
-    folder = sentence_transformers_folder(bert, tmp_path / "st", pooling=mean, kinds=plain)
-    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 10}')
-    assert SentenceEncoder.from_pretrained(str(folder)).max_length == 10
-    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 4096, "do_lower_case": true}')
-    assert SentenceEncoder.from_pretrained(str(folder)).max_length == MAX_TOKENS
-    for file, content, message in (
-        ("config_sentence_transformers.json", {"prompts": {"q": "query: "}, "default_prompt_name": "q"}, "prompt 'q'"),
-        ("1_Pooling/config.json", {"pooling_mode_lasttoken": True}, "pooling pooling_mode_lasttoken"),
-        ("1_Pooling/config.json", {"pooling_mode": ["cls", "mean"]}, r"pooling cls \+ mean"),
-        ("1_Pooling/config.json", {}, "pooling none"),
-    ):
-        old = (folder / file).read_text() if (folder / file).exists() else "{}"
-        (folder / file).write_text(json.dumps(content))
-        with pytest.raises(ValueError, match=f"does not know .*{message}"):
-            SentenceEncoder.from_pretrained(str(folder))
-        (folder / file).write_text(old)
-    (folder / "modules.json").write_text("[")
-    with pytest.raises(ValueError, match=r"modules\.json, line 1: broken JSON"):
-        SentenceEncoder.from_pretrained(str(folder))
-    for i, kinds in enumerate((["Transformer", "Pooling", "LSTM"], ["WordEmbeddings", "Pooling"], [*plain, "Dense"])):
-        with pytest.raises(ValueError, match="does not know"):
-            SentenceEncoder.from_pretrained(
-                str(sentence_transformers_folder(bert, tmp_path / f"odd{i}", pooling=mean, kinds=kinds))
-            )
-
-
-def test_a_folder_that_lowercases_for_a_cased_tokenizer_is_refused(tmp_path: Path) -> None:
-    roberta = build_tiny_roberta(tmp_path / "roberta")
-    folder = sentence_transformers_folder(
-        roberta, tmp_path / "st", pooling={"pooling_mode_mean_tokens": True}, kinds=["Transformer", "Pooling"]
-    )
-    (folder / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
-    with pytest.raises(ValueError, match=r"sentence_bert_config\.json sets do_lower_case"):
-        SentenceEncoder.from_pretrained(str(folder))
-
-
-@pytest.mark.parametrize("mode", ["cls", "mean"])
-def test_a_dense_layer_belongs_to_its_own_pooling(bert: Path, tmp_path: Path, mode: str) -> None:
-    kinds = ["Transformer", "Pooling", "Dense", "Normalize"]
-    folder = sentence_transformers_folder(bert, tmp_path / "st", pooling={"pooling_mode": mode}, kinds=kinds)
-    linear = nn.Linear(32, 6, bias=False)
-    config = {
-        "in_features": 32,
-        "out_features": 6,
-        "bias": False,
-        "activation_function": "torch.nn.modules.linear.Identity",
-    }
-    (folder / "2_Dense" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"lacks 2_Dense/model\.safetensors"):
-        SentenceEncoder.from_pretrained(str(folder))
-    save_file({"linear.weight": linear.weight.detach()}, folder / "2_Dense" / "model.safetensors")
-    encoder = SentenceEncoder.from_pretrained(str(folder))
-    assert encoder.pooling == {"cls": "cls_with_head", "mean": "mean"}[mode]
-    assert encoder.dimension == 6
-    pooled_ND = torch.from_numpy(make(bert, pooling=mode).encode(SENTENCES, normalize=False))
-    with torch.no_grad():
-        wanted_ND = F.normalize(linear(pooled_ND)).numpy()
-    np.testing.assert_allclose(encoder.encode(SENTENCES), wanted_ND, atol=1e-6)
-    assert SentenceEncoder.from_pretrained(str(folder), pooling="max").dimension == 32
-    for change, message in (
-        ({"activation_function": "os.system"}, "activation os.system"),
-        ({"use_residual": True}, "2_Dense"),
-    ):
-        (folder / "2_Dense" / "config.json").write_text(json.dumps({**config, **change}))
-        with pytest.raises(ValueError, match=f"does not know .*{message}"):
-            SentenceEncoder.from_pretrained(str(folder))
 
 
 def test_progress_goes_to_stderr_and_only_if_asked(bert: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
@@ -394,6 +395,32 @@ def test_a_stored_pooler_is_read_and_a_missing_one_refused(tmp_path: Path) -> No
     assert torch.equal(load_stored_pooler(str(bert)).linear.weight, stored["bert.pooler.dense.weight"])
     with pytest.raises(ValueError, match="stores no head"):
         load_stored_pooler(str(roberta))
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_a_head_as_simcse_trains_it_is_read(tmp_path: Path, ending: str) -> None:
+    """Its script ``simcse_to_huggingface.py`` renames ``mlp.dense`` to ``pooler.dense``; both give the same rows."""
+    folder = build_tiny_bert(tmp_path / "simcse")
+    stored = load_file(folder / "model.safetensors")
+    converted = {key: value for key, value in stored.items() if key.startswith("bert.")}
+    trained = {key: value for key, value in converted.items() if ".pooler." not in key}
+    for name in ("weight", "bias"):
+        trained[f"mlp.dense.{name}"] = converted[f"bert.pooler.dense.{name}"]
+    (folder / "model.safetensors").unlink()
+    if ending == "bin":
+        torch.save(trained, folder / "pytorch_model.bin")
+    else:
+        save_file(trained, folder / "model.safetensors", metadata={"format": "pt"})
+    shutil.copytree(folder, tmp_path / "converted", ignore=shutil.ignore_patterns("*.bin", "*.safetensors"))
+    save_file(converted, tmp_path / "converted" / "model.safetensors", metadata={"format": "pt"})
+    texts = ["A man plays the guitar.", "A dog."]
+    rows_ND, wanted_ND = (
+        SentenceEncoder.from_pretrained(str(tmp_path / name), pooling="cls_with_head").encode(texts)
+        for name in ("simcse", "converted")
+    )
+    np.testing.assert_allclose(rows_ND, wanted_ND, atol=1e-6)
+    plain_ND = SentenceEncoder.from_pretrained(str(tmp_path / "simcse"), pooling="cls").encode(texts)
+    assert np.abs(rows_ND - plain_ND).max() > 1e-3
 
 
 # --- image towers
