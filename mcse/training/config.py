@@ -115,8 +115,12 @@ class OptimConfig:
     warmup_steps: int = 0
     """Optimizer steps in which the rate rises linearly to its peak. Source: SimCSE uses none."""
 
-    optimizer: Literal["adamw", "adagrad", "sgd"] = "adamw"
-    """``adamw`` unless a published run needs another."""
+    optimizer: Literal["adamw", "adamw_hf", "adagrad", "sgd"] = "adamw"
+    """``adamw`` unless a published run needs another.
+
+    ``adamw_hf`` adds epsilon before the bias correction, as transformers' own AdamW did until version 4; its default
+    epsilon was 1e-6. Source: MCSE's released code, with transformers 4.8.2.
+    """
 
     initial_accumulator: float = 0.0
     """Where ``adagrad``'s sums of squares start; 0 for other optimizers."""
@@ -133,7 +137,7 @@ class OptimConfig:
                 f"optim.initial_accumulator: must be 0 or more, and 0 but for adagrad, got {self.initial_accumulator} "
                 f"for {self.optimizer}"
             )
-        if self.optimizer != "adamw" and (self.beta1, self.beta2, self.epsilon) != (0.9, 0.999, 1e-8):
+        if self.optimizer not in ("adamw", "adamw_hf") and (self.beta1, self.beta2, self.epsilon) != (0.9, 0.999, 1e-8):
             raise ValueError(f"optim.beta1, optim.beta2, optim.epsilon: {self.optimizer} has none of them")
 
     def factor(self, step: int, *, total_steps: int) -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -23,6 +25,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "sgd":
         return SGD(groups, lr=config.learning_rate)
+    if config.optimizer == "adamw_hf":
+        return AdamWHF(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.epsilon)
     if config.optimizer == "adagrad":
         return Adagrad(groups, lr=config.learning_rate, initial_accumulator_value=config.initial_accumulator)
     return AdamW(
@@ -32,6 +36,45 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
         eps=config.epsilon,
         fused=True,
     )
+
+
+class AdamWHF(Optimizer):
+    """AdamW as transformers had it: epsilon is added before the bias correction, and decay follows the update.
+
+    So epsilon weighs most in the first steps: after one it is 1/sqrt(1 - beta2) = 32 times that of ``AdamW``.
+
+    Source: ``transformers.AdamW`` of version 4.8.2 (optimization.py), which MCSE's released code trains with.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float) -> None:
+        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Updates every parameter that has a gradient."""
+        for group in self.param_groups:
+            params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            for param in params:
+                if not self.state[param]:
+                    # The count stays on the host, so that reading it waits for no device.
+                    self.state[param] = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(param)}
+                    self.state[param]["exp_avg_sq"] = torch.zeros_like(param)
+                self.state[param]["step"] += 1
+            grads = [p.grad for p in params if p.grad is not None]
+            mean, square = ([self.state[p][name] for p in params] for name in ("exp_avg", "exp_avg_sq"))
+            beta1, beta2 = group["betas"]
+            torch._foreach_lerp_(mean, grads, 1 - beta1)
+            torch._foreach_mul_(square, beta2)
+            torch._foreach_addcmul_(square, grads, grads, 1 - beta2)
+            denominator = torch._foreach_sqrt(square)
+            torch._foreach_add_(denominator, group["eps"])
+            steps = [int(self.state[p]["step"]) for p in params]
+            sizes = [-group["lr"] * math.sqrt(1 - beta2**step) / (1 - beta1**step) for step in steps]
+            torch._foreach_addcdiv_(params, mean, denominator, sizes)
+            if group["weight_decay"]:
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
 
 
 def check_schedule(config: OptimConfig, *, total_steps: int) -> None:
