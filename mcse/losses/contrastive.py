@@ -13,6 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mcse.losses.precision import at_least_float32
+
+_SHORTEST = 1e-12
+"""Length from which on a row has a direction: the epsilon of ``F.normalize``."""
+
 LOGITS_AT_ONCE = 2**22
 """Logits held at a time (16 MiB in float32): a global batch of 65,536 rows never has its 17 GB of them in memory."""
 
@@ -99,9 +104,15 @@ def info_nce_with_hard_negatives(
 
 
 def unit_rows(row_BD: Tensor) -> Tensor:
-    """Rows divided by their length, in float32 at least: a bf16 cosine is too coarse for a temperature of 0.05."""
-    row_BD = row_BD if row_BD.dtype == torch.float64 else row_BD.float()
-    return F.normalize(row_BD, dim=-1)
+    """Rows divided by their length, in float32 at least.
+
+    A row shorter than 1e-12 has no direction. It becomes a row of zeros with a gradient of zero: the derivative of
+    ``F.normalize`` there is 1e12 times what comes from above, and one such row would be all that is left of the batch's
+    gradient after clipping.
+    """
+    row_BD = at_least_float32(row_BD)
+    norm_B1 = torch.linalg.vector_norm(row_BD.detach(), dim=-1, keepdim=True)
+    return F.normalize(row_BD.masked_fill(norm_B1 < _SHORTEST, 1.0), dim=-1).masked_fill(norm_B1 < _SHORTEST, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +146,7 @@ class _Rule:
 
 
 def _cross_entropy(query_BD: Tensor, candidate_MD: Tensor, rule: _Rule, *, logits_at_once: int) -> Tensor:
+    query_BD, candidate_MD = at_least_float32(query_BD), at_least_float32(candidate_MD)
     if query_BD.shape[0] * candidate_MD.shape[0] <= logits_at_once:
         logit_BM, target_B = rule.logits(query_BD, candidate_MD, start=0)
         return F.cross_entropy(logit_BM, target_B, reduction="sum")

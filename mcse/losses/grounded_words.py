@@ -5,9 +5,10 @@ V words, D width.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mcse.losses.precision import at_least_float32
 
 
 def cosine_retention(tuned_VD: Tensor, original_VD: Tensor, *, beta: float) -> Tensor:
@@ -28,9 +29,5 @@ def cosine_retention(tuned_VD: Tensor, original_VD: Tensor, *, beta: float) -> T
     """
     if not 0 <= beta <= 1:
         raise ValueError(f"beta must lie in [0, 1], got {beta}")
-    cosine_V = F.cosine_similarity(_wide(tuned_VD), _wide(original_VD), dim=-1)
+    cosine_V = F.cosine_similarity(at_least_float32(tuned_VD), at_least_float32(original_VD), dim=-1)
     return (beta - cosine_V).abs().sum()
-
-
-def _wide(row_VD: Tensor) -> Tensor:
-    return row_VD if row_VD.dtype == torch.float64 else row_VD.float()

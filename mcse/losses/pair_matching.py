@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from mcse.losses.precision import at_least_float32
+
 
 def matching_loss(logit_M: Tensor, label_M: Tensor) -> Tensor:
     """Binary cross-entropy; a label is 1 for a pair as the data has it, 0 for one that was put together.
@@ -17,5 +19,5 @@ def matching_loss(logit_M: Tensor, label_M: Tensor) -> Tensor:
 
     Source: Xu et al. 2022 (MAF), eq. 8; Shahmohammadi et al. 2021, the matching task.
     """
-    wide_M = logit_M.double() if logit_M.element_size() == 8 else logit_M.float()
+    wide_M = at_least_float32(logit_M)
     return F.binary_cross_entropy_with_logits(wide_M, label_M.to(wide_M), reduction="sum")

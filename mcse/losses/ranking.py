@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mcse.losses.precision import at_least_float32
+
 Negatives = Literal["sum", "hardest"]
 
 
@@ -53,7 +55,7 @@ def ranking_loss(
         )
     # Autocast would put this product into bf16.
     with torch.autocast(query_BD.device.type, enabled=False):
-        similarity_BN = query_BD @ key_ND.T
+        similarity_BN = at_least_float32(query_BD) @ at_least_float32(key_ND).T
     target_B = torch.arange(len(query_BD), device=query_BD.device) + offset
     own_BN = F.one_hot(target_B, len(key_ND)).bool()
     right_B1 = similarity_BN.gather(1, target_B[:, None])

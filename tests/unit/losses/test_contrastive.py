@@ -117,11 +117,43 @@ def test_more_logits_than_fit_go_through_in_blocks(monkeypatch: pytest.MonkeyPat
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_bf16_rows_are_compared_in_float32() -> None:
-    rows = torch.randn(4, 8).bfloat16()
+@pytest.mark.parametrize("at_once", [10**9, 8], ids=["whole", "blocks"])
+def test_bf16_rows_are_compared_in_float32(at_once: int) -> None:
+    """Whether or not they went through ``unit_rows``, which makes float32 of them."""
+    rows, keys = (torch.nn.functional.normalize(torch.randn(4, 8)).bfloat16() for _ in range(2))
     assert unit_rows(rows).dtype == torch.float32
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert info_nce(unit_rows(rows), unit_rows(rows), temperature=0.05).dtype == torch.float32
+    expected = info_nce(rows.double(), keys.double(), temperature=0.05).item()
+    for autocast in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            query = rows.clone().requires_grad_()
+            loss = info_nce(query, keys, temperature=0.05, logits_at_once=at_once)
+            harder = info_nce_with_hard_negatives(rows, keys, keys, temperature=0.05, logits_at_once=at_once)
+        assert loss.dtype == harder.dtype == torch.float32
+        assert loss.item() == pytest.approx(expected, rel=1e-5)
+        (gradient,) = torch.autograd.grad(loss, query)
+        assert gradient.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("side", ["query", "key"])
+def test_a_row_of_zeros_has_no_gradient_and_leaves_the_others_theirs(side: str) -> None:
+    """``F.normalize`` has a derivative of 1e12 there. A row without direction has a cosine of 0 with everything."""
+    rows, others = torch.randn(4, 6), torch.randn(4, 6)
+    rows[2] = 0
+    rows.requires_grad_()
+    pair = (unit_rows(rows), unit_rows(others))
+    loss = info_nce(*(pair if side == "query" else reversed(pair)), temperature=0.05)
+    loss.backward()
+    assert unit_rows(rows)[2].tolist() == [0.0] * 6
+    assert rows.grad is not None
+    assert rows.grad[2].tolist() == [0.0] * 6
+    kept = rows.detach().clone().requires_grad_()
+    plain = kept / kept.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    pair = (plain, unit_rows(others))
+    info_nce(*(pair if side == "query" else reversed(pair)), temperature=0.05).backward()
+    assert kept.grad is not None
+    for row in (0, 1, 3):
+        torch.testing.assert_close(rows.grad[row], kept.grad[row])
+    assert kept.grad[2].norm() > 1e10 * rows.grad.norm(), "what it is without"
 
 
 def test_bad_input_is_refused_by_value() -> None:

@@ -89,3 +89,10 @@ def test_wrong_settings_are_refused():
         ranking_loss(query, key, margin=0.2, negatives="all")
     with pytest.raises(ValueError, match="right keys end at row 8"):
         ranking_loss(query, key, margin=0.2, offset=2)
+
+
+def test_bf16_rows_are_compared_in_float32() -> None:
+    query, key = (torch.nn.functional.normalize(torch.randn(4, 8)).bfloat16() for _ in range(2))
+    loss = ranking_loss(query, key, margin=0.2)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(ranking_loss(query.double(), key.double(), margin=0.2).item(), rel=1e-5)
