@@ -49,7 +49,10 @@ class TrainConfig:
     """Optimizer steps between lines of ``metrics.jsonl``; each costs a wait for the device."""
 
     precision: Precision = "fp32"
-    """Of forward passes; weights and sums stay in fp32. ``fp16`` needs a CUDA device."""
+    """Of forward passes; weights and sums stay in fp32.
+
+    ``fp16`` needs a CUDA device. A step whose gradient is not finite is skipped; 50 of them in a row end the run.
+    """
 
     select_by: str | None = "stsb_dev.spearman"
     """The dev score that picks ``best/``; ``null`` keeps the last weights. Source: SimCSE selects by STS-B dev."""

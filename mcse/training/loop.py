@@ -35,6 +35,9 @@ from mcse.training.state import (
 )
 from mcse.types import LossTerms, Score, to_device
 
+MOST_SKIPPED = 50
+"""Steps in a row that fp16's scaler may skip; by then it has halved its scale of 65,536 to 1e-10, and it is no use."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -69,6 +72,7 @@ class Loop:
         self.schedule = build_schedule(run.optimizer, optim, total_steps=self.total_steps)
         self.model, self.optimizer = runtime.prepare(run.model, run.optimizer)
         self.progress = Progress()
+        self.skipped = 0
         self.prefetcher: Prefetcher[Any] = Prefetcher(
             run.stream,
             end=self.total_steps * config.accumulation_steps,
@@ -190,7 +194,7 @@ class Loop:
         self.meter = self._new_meter()
 
     def _new_meter(self) -> Meter:
-        return Meter(watches_gradients=self.resumable.scaler is None)
+        return Meter(watches_gradients=self.resumable.scaler is None, skipped=self.skipped)
 
     def _check_finite(self) -> None:
         """Raises if a loss or gradient since the last check was not finite; before anything is saved or selected."""
@@ -199,6 +203,15 @@ class Loop:
             raise NotFiniteError(
                 f"the {kind} is not finite at step {step}; nothing was saved since. "
                 f"{self._kept()} Lower optim.learning_rate, or train with train.precision fp32"
+            )
+        if self.resumable.scaler is None:
+            return
+        self.skipped = self.meter.skipped_in_a_row()
+        if self.skipped >= min(MOST_SKIPPED, self.total_steps):
+            raise NotFiniteError(
+                f"the gradients of {self.skipped} steps in a row up to step {self.progress.step} were not finite, so "
+                f"fp16's scaler skipped these steps and nothing was learnt in them. {self._kept()} Train with "
+                "train.precision bf16 or fp32"
             )
 
     def _kept(self) -> str:

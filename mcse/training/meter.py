@@ -31,16 +31,18 @@ class Meter:
 
     Attributes:
         watches_gradients: Whether a gradient that is not finite is a fault; under fp16 it is none, since the scaler
-            skips that step.
+            skips that step, as long as it does not skip them all.
+        skipped: Steps in a row whose gradient was not finite, up to the last line.
         steps: Optimizer steps so far.
     """
 
     watches_gradients: bool
+    skipped: int = 0
     steps: int = 0
     _sums: dict[str, Tensor] = field(default_factory=dict)
     _counts: dict[str, Tensor] = field(default_factory=dict)
     _losses: list[Tensor] = field(default_factory=list)
-    _grad_norm: Tensor | None = None
+    _grad_norms: list[Tensor] = field(default_factory=list)
     _watched: list[_Watched] = field(default_factory=list)
     _started: float = field(default_factory=time.perf_counter)
 
@@ -55,7 +57,7 @@ class Meter:
     def add_step(self, step: int, grad_norm: Tensor) -> None:
         """An optimizer step, with the norm of its gradient before clipping."""
         self.steps += 1
-        self._grad_norm = grad_norm
+        self._grad_norms.append(grad_norm)
         # A gradient may be NaN though its loss is not, and its step has then spoilt the weights.
         if self.watches_gradients:
             self._watched.append(_Watched(step, "gradient", grad_norm))
@@ -72,9 +74,17 @@ class Meter:
         first = self._watched[int((bad > 0).int().argmax())]
         return first.step, first.kind
 
+    def skipped_in_a_row(self) -> int:
+        """Steps up to the last one whose gradient was not finite on some process, one after the other; all must ask."""
+        if not self._grad_norms:
+            return self.skipped
+        finite = torch.stack([torch.isfinite(norm) for norm in self._grad_norms])
+        bad = distributed.sum_over_processes((~finite).float()) > 0
+        return self.skipped + len(bad) if bad.all() else bad.tolist()[::-1].index(False)
+
     def numbers(self, *, learning_rate: float, examples_per_step: int) -> dict[str, float]:
         """Means over all processes, after at least one step; all must ask."""
-        assert self._grad_norm is not None
+        assert self._grad_norms
         names = sorted(self._sums)
         sums = distributed.sum_over_processes(torch.stack([self._sums[name] for name in names]))
         counts = distributed.sum_over_processes(torch.stack([self._counts[name] for name in names]))
@@ -83,6 +93,6 @@ class Meter:
             "loss": float(loss) / distributed.world_size(),
             **{f"loss.{name}": float(mean) for name, mean in zip(names, sums / counts.clamp(min=1), strict=True)},
             "learning_rate": learning_rate,
-            "grad_norm": float(self._grad_norm),
+            "grad_norm": float(self._grad_norms[-1]),
             "sentences_per_second": self.steps * examples_per_step / (time.perf_counter() - self._started),
         }

@@ -10,6 +10,7 @@ import torch
 from mcse.recipes import method
 from mcse.recipes.launch import load_config
 from mcse.training.loop import Loop
+from mcse.training.meter import NotFiniteError
 from mcse.training.runtime import start_runtime
 from tests.cuda.fake import Unwritten
 from tests.fixtures.launch import arguments_of, one_thread, own_cache
@@ -24,7 +25,9 @@ def still(tmp_path_factory):
     return build_tiny_run(tmp_path_factory.mktemp("still"), dropout=0.0)
 
 
-def weights_after(still, keys, *, scaler, monkeypatch, spoil=None, steps=2):
+@contextlib.contextmanager
+def loop_of(still, keys, *, scaler, monkeypatch):
+    """A loop on the host that steps as under ``scaler``."""
     with one_thread(), own_cache(still):
         config = load_config(None, arguments_of(still, "simcse", still / "unused", KEYS | keys))
         runtime = start_runtime(precision="fp32", seed=0, show_progress=False)
@@ -40,15 +43,23 @@ def weights_after(still, keys, *, scaler, monkeypatch, spoil=None, steps=2):
         loop.meter = loop._new_meter()
         loop.prefetcher.begin_at(0)
         with loop.prefetcher:
-            for step in range(steps):
-                handle = None
-                if step == spoil:
-                    parameter = next(run.model.parameters())
-                    handle = parameter.register_hook(lambda gradient: gradient * torch.inf)
+            yield loop
+
+
+@contextlib.contextmanager
+def spoilt(loop):
+    """Gradients are infinite."""
+    handle = next(loop.run.model.parameters()).register_hook(lambda gradient: gradient * torch.inf)
+    yield
+    handle.remove()
+
+
+def weights_after(still, keys, *, scaler, monkeypatch, spoil=None, steps=2):
+    with loop_of(still, keys, scaler=scaler, monkeypatch=monkeypatch) as loop:
+        for step in range(steps):
+            with spoilt(loop) if step == spoil else contextlib.nullcontext():
                 loop._step()
-                if handle is not None:
-                    handle.remove()
-        return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+        return {name: tensor.clone() for name, tensor in loop.run.model.state_dict().items()}
 
 
 @pytest.mark.parametrize(
@@ -72,3 +83,40 @@ def test_a_step_that_overflows_is_skipped_and_halves_the_scale(still, monkeypatc
     one = weights_after(still, {}, scaler=None, monkeypatch=monkeypatch, steps=1)
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-6, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize(("total", "ends_at"), [(200, 50), (12, 12)], ids=["long", "short"])
+def test_a_run_that_only_skips_ends_with_an_error(still, monkeypatch, total, ends_at):
+    """Bug: without a single update it went on to its end, and said nothing."""
+    keys = {"train.max_steps": total, "train.log_steps": 4, "train.eval_steps": 1000}
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    with loop_of(still, keys, scaler=scaler, monkeypatch=monkeypatch) as loop, spoilt(loop):
+        before = {name: tensor.clone() for name, tensor in loop.run.model.state_dict().items()}
+        message = "the gradients of [0-9]+ steps in a row up to step [0-9]+ were not finite.*bf16 or fp32"
+
+        def four_steps():
+            for _ in range(4):
+                loop._step()
+            loop._check_finite()
+            loop.meter = loop._new_meter()
+
+        for _ in range((ends_at - 1) // 4):
+            four_steps()
+        with pytest.raises(NotFiniteError, match=message):
+            four_steps()
+        assert all(torch.equal(before[name], tensor) for name, tensor in loop.run.model.state_dict().items())
+
+
+def test_steps_skipped_now_and_then_end_no_run(still, monkeypatch):
+    keys = {"train.max_steps": 200, "train.log_steps": 4}
+    monkeypatch.setattr("mcse.training.loop.MOST_SKIPPED", 6)
+    with loop_of(still, keys, scaler=torch.amp.GradScaler("cpu"), monkeypatch=monkeypatch) as loop:
+        counts = []
+        for step in range(24):
+            with contextlib.nullcontext() if step % 6 == 5 else spoilt(loop):
+                loop._step()
+            if step % 4 == 3:
+                loop._check_finite()
+                loop.meter = loop._new_meter()
+                counts.append(loop.skipped)
+        assert counts == [4, 2, 0, 4, 2, 0]
