@@ -18,7 +18,7 @@ from mcse.types import Column, PairList, Sample, ScoreKey, SuiteScores
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ def save_result(key: str, result: KeptResult) -> None:
     scores = result.scores
     arrays: dict[str, NDArray[Any]] = {}
     for name, sample in scores.samples.items():
-        for part in ("value_P", "gold_P", "group_P", "clean_P"):
+        for part in ("value_P", "gold_P", "group_P", "cluster_P", "clean_P"):
             if (array := getattr(sample, part)) is not None:
                 arrays[f"{name} {part}"] = array
     content = {
@@ -100,7 +100,7 @@ def _restored(content: dict[str, Any], arrays: Mapping[str, Any]) -> SuiteScores
             ScoreKey.parse(name): Sample(
                 statistic=statistic,
                 value_P=arrays[f"{name} value_P"],
-                **{part: arrays.get(f"{name} {part}") for part in ("gold_P", "group_P", "clean_P")},
+                **{part: arrays.get(f"{name} {part}") for part in ("gold_P", "group_P", "cluster_P", "clean_P")},
             )
             for name, statistic in content["samples"].items()
         },

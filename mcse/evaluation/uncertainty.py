@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mcse.data.test_sets.contamination import normalise
 from mcse.distributed import broadcast_object, fail_together, is_main
 from mcse.metrics.correlation import UndefinedScoreError, pearson, spearman
 from mcse.metrics.significance import (
     Counts,
     bootstrap_counts,
+    connected_pairs,
     interval,
     replicate_f1,
     replicate_mean,
@@ -32,31 +33,45 @@ Means = Mapping[ScoreKey, Mapping[ScoreKey, float]]
 def replicate(sample: Sample, key: ScoreKey) -> Replicates:
     """(B,) the sample's statistic in each bootstrap draw.
 
-    Draws depend on suite and task of ``key`` and on the items' groups: samples of two models on the same items share
-    them.
+    Draws depend on suite and task of ``key`` and on the items' groups and clusters: samples of two models on the same
+    items share them.
 
     Raises:
         ValueError: The statistic needs gold, and there is none.
     """
     group_P = np.zeros(len(sample.value_P), dtype=np.int64) if sample.group_P is None else sample.group_P
-    # Drawn for the task, whatever the metric: all metrics of a task, and all seeds of a model, share the counts.
-    return _replicate(sample, _counts(f"{key.suite}.{key.task}", group_P.astype(np.int64).tobytes()))
+    # Drawn for the task, whatever the metric: all metrics of a task, and all seeds of a model, share the draws.
+    blocks = bootstrap_counts(f"{key.suite}.{key.task}", group_P, cluster_P=sample.cluster_P)
+    return np.concatenate([_replicate(sample, count_bP) for count_bP in blocks])
 
 
-@functools.lru_cache(maxsize=1)
-def _counts(name: str, groups: bytes) -> Counts:
-    return bootstrap_counts(name, np.frombuffer(groups, dtype=np.int64))
+def sharing_pairs(
+    sentence1: Sequence[str], sentence2: Sequence[str], group_P: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """(P,) the cluster of each pair, for ``Sample.cluster_P``: pairs that share a sentence are drawn together.
+
+    Where that links all pairs of a group each stays by itself, since of one cluster nothing can be drawn; an interval
+    is then too narrow.
+    """
+    left, right = ([normalise(sentence) for sentence in side] for side in (sentence1, sentence2))
+    group_P = np.zeros(len(left), dtype=np.int64) if group_P is None else group_P
+    cluster_P = connected_pairs(left, right, group_P)
+    for group in np.unique(group_P):
+        place = np.flatnonzero(group_P == group)
+        if (cluster_P[place] == cluster_P[place[0]]).all():
+            cluster_P[place] = len(cluster_P) + place
+    return cluster_P
 
 
-def _replicate(sample: Sample, count_BP: Counts) -> Replicates:
+def _replicate(sample: Sample, count_bP: Counts) -> Replicates:
     if sample.statistic == "mean":
-        return replicate_mean(sample.value_P, count_BP)
+        return replicate_mean(sample.value_P, count_bP)
     if sample.statistic == "median":
-        return replicate_median(sample.value_P, count_BP)
+        return replicate_median(sample.value_P, count_bP)
     if sample.gold_P is None:
         raise ValueError(f"the statistic {sample.statistic} needs gold")
     with_gold = {"spearman": replicate_spearman, "pearson": replicate_pearson, "f1": replicate_f1}[sample.statistic]
-    return 100 * with_gold(sample.value_P, sample.gold_P, count_BP)
+    return 100 * with_gold(sample.value_P, sample.gold_P, count_bP)
 
 
 def point_score(sample: Sample) -> float:

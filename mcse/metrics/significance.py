@@ -1,19 +1,21 @@
 """How sure a score is: bootstrap over items, differences of two models on the same items, several tests at once.
 
-P items, B bootstrap draws.
+P items, C clusters of items, B bootstrap draws, b of them in a block.
 """
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from mcse.metrics.retrieval import lower_median
 
@@ -27,36 +29,69 @@ _BLOCK_CELLS = 50_000
 _Name = TypeVar("_Name")
 
 Counts = NDArray[np.int64]
-"""(B, P): how often each item stands in each draw."""
+"""(b, P): how often each item stands in each draw."""
 
 
-def bootstrap_counts(name: str, group_P: ArrayLike, *, draws: int = DRAWS) -> Counts:
-    """Draws with replacement, as many items of each group as it has.
+def bootstrap_counts(
+    name: str, group_P: ArrayLike, *, cluster_P: ArrayLike | None = None, draws: int = DRAWS
+) -> Iterator[Counts]:
+    """Draws with replacement of whole clusters, as many of each group as it has; some draws at a time.
 
-    The draws depend on ``name`` and the groups alone, so that two models on the same items are compared draw by draw.
+    The draws depend on ``name``, groups and clusters alone, so that two models on the same items are compared draw by
+    draw.
+
+    Args:
+        name: Seeds the draws.
+        group_P: Number of the group that each item is in: its stratum.
+        cluster_P: Number of the items that are drawn together; every item by itself if it is not given. Clusters end
+            at groups. Where they differ in size, so do draws.
+        draws: B, how many.
+
+    Source: Davison and Hinkley 1997, Bootstrap Methods and their Application, sections 3.2 (strata) and 3.8 (clusters).
     """
     group = np.asarray(group_P)
+    cluster = np.arange(len(group)) if cluster_P is None else np.asarray(cluster_P)
     generator = np.random.default_rng([zlib.crc32(name.encode()), len(group)])
-    count_BP = np.empty((draws, len(group)), dtype=np.int64)
+    # Of each group the places of its items, the cluster of each, from 0 on, and how many clusters it has.
+    parts: list[tuple[NDArray[np.int64], NDArray[np.int64], int]] = []
     for number in np.unique(group):
         place = np.flatnonzero(group == number)
-        cell = generator.integers(len(place), size=(draws, len(place))) + len(place) * np.arange(draws)[:, None]
-        count_BP[:, place] = np.bincount(cell.ravel(), minlength=cell.size).reshape(draws, len(place))
-    return count_BP
+        known, own = np.unique(cluster[place], return_inverse=True)
+        parts.append((place, own, len(known)))
+    step = max(1, _BLOCK_CELLS // max(1, len(group)))
+    for start in range(0, draws, step):
+        size = min(step, draws - start)
+        count_bP = np.empty((size, len(group)), dtype=np.int64)
+        for place, own, number in parts:
+            cell = generator.integers(number, size=(size, number)) + number * np.arange(size)[:, None]
+            count_bP[:, place] = np.bincount(cell.ravel(), minlength=size * number).reshape(size, number)[:, own]
+        yield count_bP
+
+
+def connected_pairs(
+    left_P: Sequence[Hashable], right_P: Sequence[Hashable], group_P: ArrayLike | None = None
+) -> NDArray[np.int64]:
+    """(P,) the cluster that each pair is in: pairs of a group that share a side, or are linked by pairs that do."""
+    group = [0] * len(left_P) if group_P is None else np.asarray(group_P).tolist()
+    number: dict[tuple[int, Hashable], int] = {}
+    left, right = (
+        [number.setdefault(side, len(number)) for side in zip(group, sides, strict=True)] for sides in (left_P, right_P)
+    )
+    links = coo_array((np.ones(len(left)), (left, right)), shape=(len(number), len(number)))
+    _, cluster = connected_components(links, directed=False)
+    return np.asarray(cluster[left], dtype=np.int64)
 
 
 def replicate_spearman(value_P: ArrayLike, gold_P: ArrayLike, count_BP: Counts) -> NDArray[np.float64]:
     """(B,) rank correlations in [-1, 1], one for each draw, ranks taken anew; NaN where a draw is constant."""
     value, gold = np.asarray(value_P, dtype=np.float64), np.asarray(gold_P, dtype=np.float64)
-    return _blockwise(
-        count_BP, lambda block: _weighted_pearson(_weighted_ranks(value, block), _weighted_ranks(gold, block), block)
-    )
+    return _weighted_pearson(_weighted_ranks(value, count_BP), _weighted_ranks(gold, count_BP), count_BP)
 
 
 def replicate_pearson(value_P: ArrayLike, gold_P: ArrayLike, count_BP: Counts) -> NDArray[np.float64]:
     """(B,) linear correlations in [-1, 1], one for each draw; NaN where a draw is constant."""
     value, gold = np.asarray(value_P, dtype=np.float64), np.asarray(gold_P, dtype=np.float64)
-    return _blockwise(count_BP, lambda block: _weighted_pearson(value[None], gold[None], block))
+    return _weighted_pearson(value[None], gold[None], count_BP)
 
 
 def replicate_mean(value_P: ArrayLike, count_BP: Counts) -> NDArray[np.float64]:
@@ -81,10 +116,15 @@ def replicate_f1(predicted_P: ArrayLike, true_P: ArrayLike, count_BP: Counts) ->
 
 
 def interval(replicate_B: ArrayLike, *, level: float = LEVEL) -> tuple[float, float]:
-    """Percentile interval of the draws. Draws in which the score does not exist are left out."""
+    """Percentile interval of the draws. Draws in which the score does not exist are left out.
+
+    Its ends are the draws of rank (B + 1) · tail: with NumPy's usual interpolation 1,000 draws hold .948 for .95.
+
+    Source: Davison and Hinkley 1997, section 5.2.1.
+    """
     replicate = np.asarray(replicate_B, dtype=np.float64)
     tail = 50 * (1 - level)
-    low, high = np.nanpercentile(replicate, [tail, 100 - tail])
+    low, high = np.nanpercentile(replicate, [tail, 100 - tail], method="weibull")
     return float(low), float(high)
 
 
@@ -175,11 +215,6 @@ def group_difference(
         smallest=float(stats.t.ppf(1 - (1 - level) / 2, freedom) + stats.t.ppf(POWER, freedom)) * error,
         test=f"Welch's t over {len(scores[0])} and {len(scores[1])} seeds, bootstrap variance over items added",
     )
-
-
-def _blockwise(count_BP: Counts, score: Callable[[Counts], NDArray[np.float64]]) -> NDArray[np.float64]:
-    step = max(1, _BLOCK_CELLS // max(1, count_BP.shape[1]))
-    return np.concatenate([score(count_BP[start : start + step]) for start in range(0, len(count_BP), step)])
 
 
 def _weighted_ranks(value_P: NDArray[np.float64], count_BP: Counts) -> NDArray[np.float64]:

@@ -142,6 +142,8 @@ class Sample:
         value_P: Cosines, 100 or 0 for right or wrong, ranks, or predicted labels.
         gold_P: What the values are compared with, where the statistic needs it.
         group_P: Number of the group that an item belongs to. Items are drawn again within their group.
+        cluster_P: Number of the items that are drawn together, as those that share a sentence or an image are no
+            independent evidence; ``None`` where each item is drawn by itself.
         clean_P: Whether the model has not seen the item while training; ``None`` where that is not known.
     """
 
@@ -149,11 +151,12 @@ class Sample:
     value_P: NDArray[np.float64]
     gold_P: NDArray[np.float64] | None = None
     group_P: NDArray[np.int64] | None = None
+    cluster_P: NDArray[np.int64] | None = None
     clean_P: NDArray[np.bool_] | None = None
 
     def part(self, kept_P: NDArray[np.bool_]) -> Sample:
         """The items that ``kept_P`` marks."""
-        arrays = {name: getattr(self, name) for name in ("value_P", "gold_P", "group_P", "clean_P")}
+        arrays = {name: getattr(self, name) for name in ("value_P", "gold_P", "group_P", "cluster_P", "clean_P")}
         return replace(self, **{name: array[kept_P] for name, array in arrays.items() if array is not None})
 
 

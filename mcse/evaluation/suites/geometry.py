@@ -18,6 +18,7 @@ from mcse.data.test_sets.sts import (
     load_stsbenchmark,
 )
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, pairs_digest
+from mcse.evaluation.uncertainty import sharing_pairs
 from mcse.metrics.geometry import (
     alignment,
     batchwise_geometry,
@@ -65,8 +66,10 @@ def score_geometry(subject: Subject, pairs: ScoredPairs) -> SuiteScores:
     samples = {}
     if placed_P.all():
         # Of other encoders the pairs would be others, and a comparison pair by pair would be of different items.
-        clean_P = subject.unseen(pairs.sentence1, pairs.sentence2)
-        samples = _samples(left_PD, right_PD, positive_P, row_ND, clean_P=clean_P)
+        sides = (pairs.sentence1, pairs.sentence2)
+        samples = _samples(
+            left_PD, right_PD, positive_P, row_ND, clean_P=subject.unseen(*sides), cluster_P=sharing_pairs(*sides)
+        )
     else:
         gone = f"{int((~placed_P).sum())} of {len(pairs)} pairs are left out: the encoder has no row for a sentence"
         absent["intervals"] = f"{gone}, and so the numbers have no intervals"
@@ -97,7 +100,7 @@ def prepare_geometry(options: SuiteOptions) -> PreparedSuite:
 
 SUITE = Suite(
     name="geometry",
-    version=1,
+    version=2,
     needs="STS-B's test pairs: a SentEval folder by --data (or an own file of pairs, gold from 0 to 5); otherwise "
     "mteb's copy on the hub",
     prepare=prepare_geometry,
@@ -146,16 +149,19 @@ def _samples(
     row_ND: FloatArray,
     *,
     clean_P: NDArray[np.bool_] | None,
+    cluster_P: NDArray[np.int64],
 ) -> dict[str, Sample]:
     """By metric. Uniformity and mean cosine are means over pairs of rows, drawn by each item's part in them."""
     samples = {
-        "uniformity": Sample(statistic="mean", value_P=uniformity_parts(left_PD, right_PD)),
+        "uniformity": Sample(statistic="mean", value_P=uniformity_parts(left_PD, right_PD), cluster_P=cluster_P),
         "mean_cosine": Sample(statistic="mean", value_P=mean_cosine_parts(row_ND)),
     }
     if positive_P.any():
         distance_P = squared_distances(left_PD[positive_P], right_PD[positive_P])
         own_P = None if clean_P is None else clean_P[positive_P]
-        samples["alignment"] = Sample(statistic="mean", value_P=distance_P, clean_P=own_P)
+        samples["alignment"] = Sample(
+            statistic="mean", value_P=distance_P, cluster_P=cluster_P[positive_P], clean_P=own_P
+        )
     return samples
 
 
@@ -176,6 +182,7 @@ def _protocols(name: str) -> dict[str, str]:
         "geometry anisotropy": "over distinct sentences; mean cosine of all pairs of them; variance (% along the first "
         "and the first ten principal directions) and effective rank (exp of the entropy of the singular values) of "
         "centred rows",
-        "geometry intervals": "95 % percentile bootstrap, 1,000 draws of pairs (mean cosine: of sentences); uniformity "
-        "and mean cosine to first order, without copies of a pair compared with each other; none for the others",
+        "geometry intervals": "95 % percentile bootstrap, 1,000 draws of pairs, with all that share a sentence with "
+        "them (mean cosine: of sentences); uniformity and mean cosine to first order, without copies of a "
+        "pair compared with each other; none for the others",
     }

@@ -21,6 +21,7 @@ import numpy as np
 from mcse.data.test_sets.sts import load_scored_pairs
 from mcse.evaluation.encoding import RowStore, cosines
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
+from mcse.evaluation.uncertainty import sharing_pairs
 from mcse.types import Column, FloatArray, Sample, ScoreKey, SuiteScores, keyed_scores
 
 _NEAREST = 3
@@ -109,7 +110,7 @@ def prepare_mteb(options: SuiteOptions) -> PreparedSuite:
 
 SUITE = Suite(
     name="mteb",
-    version=1,
+    version=2,
     needs="the package mteb ('mcse[mteb]') and --tasks; data from the hub or its cache, or, for STS tasks, from "
     "mteb/<task>/test.jsonl in the folder that --data names",
     prepare=prepare_mteb,
@@ -279,5 +280,6 @@ def _sample(task: Any, subject: Subject) -> Sample:
         statistic="spearman",
         value_P=cosines(subject.rows.unit(left), subject.rows.unit(right)),
         gold_P=np.asarray(column["score"], dtype=np.float64),
+        cluster_P=sharing_pairs(left, right),
         clean_P=subject.unseen(left, right),
     )

@@ -120,7 +120,7 @@ def prepare_retrieval(options: SuiteOptions) -> PreparedSuite:
 
 SUITE = Suite(
     name="retrieval",
-    version=2,
+    version=3,
     needs="captions by --captions and their images' features by --features; --images FILE picks the split, "
     "--folds N parts it; image ↔ sentence needs a checkpoint with image heads",
     prepare=prepare_retrieval,
@@ -137,7 +137,10 @@ def _metrics(ranks: FoundRanks) -> dict[str, float]:
 
 def _samples(ranks: FoundRanks) -> dict[str, Sample]:
     samples = {f"recall@{k}": drawn_by_image(100.0 * (ranks.rank_Q <= k), ranks.image_Q) for k in RECALLS}
-    samples["median_rank"] = Sample(statistic="median", value_P=ranks.rank_Q.astype(np.float64))
+    _, place_Q, count_I = np.unique(ranks.image_Q, return_inverse=True, return_counts=True)
+    samples["median_rank"] = Sample(
+        statistic="median", value_P=ranks.rank_Q.astype(np.float64), group_P=count_I[place_Q], cluster_P=place_Q
+    )
     return samples
 
 
@@ -165,8 +168,7 @@ def _protocols(images: CaptionedImages, *, seen: frozenset[str] | None, folds: i
         f"recall@K of 50 or more; rsum: sum of the six recalls of image ↔ text{_in_folds(folds)}",
         "retrieval.sentence_to_sentence": "each caption asks for another, different one of its image among all "
         "captions but itself; rows of encode, not of the joint space",
-        "retrieval intervals": "95 % percentile bootstrap, 1,000 draws of images with all their captions; of median "
-        "ranks, draws of queries",
+        "retrieval intervals": "95 % percentile bootstrap, 1,000 draws of images with all their captions",
     }
     if seen is not None:
         known = sum(normalise(caption) in seen for caption in images.captions)

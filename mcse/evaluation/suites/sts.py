@@ -14,7 +14,14 @@ import numpy as np
 from mcse.data.test_sets.sts import SICK_ALL_SPLITS, STS_TASKS, StsTask, load_sts
 from mcse.evaluation.encoding import cosines
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, pairs_digest, why_no_average
-from mcse.evaluation.uncertainty import Means, Samples, clean_means, clean_samples, point_scores
+from mcse.evaluation.uncertainty import (
+    Means,
+    Samples,
+    clean_means,
+    clean_samples,
+    point_scores,
+    sharing_pairs,
+)
 from mcse.metrics.correlation import UndefinedScoreError
 from mcse.types import Column, PairList, Sample, ScoreKey, Scores, SuiteScores
 
@@ -121,7 +128,7 @@ def prepare_sts(options: SuiteOptions) -> PreparedSuite:
 
 SUITE = Suite(
     name="sts",
-    version=1,
+    version=2,
     needs="a SentEval folder (STS/, SICK/) or one .tsv/.csv/.jsonl file by --data; otherwise mteb's copies on the hub",
     prepare=prepare_sts,
 )
@@ -141,6 +148,7 @@ def _task_samples(task: StsTask, pairs: PairList, subject: Subject) -> dict[Scor
         ),
         gold_P=np.concatenate([subset.gold for subset in task.subsets]),
         group_P=group_P,
+        cluster_P=sharing_pairs(pairs.sentence1, pairs.sentence2, group_P),
         clean_P=subject.unseen(pairs.sentence1, pairs.sentence2),
     )
     parts = {task.name: whole}
@@ -185,7 +193,9 @@ def _means_over_tasks(samples: Samples) -> dict[ScoreKey, dict[ScoreKey, float]]
 
 def _protocols(tasks: Sequence[StsTask], scores: Scores) -> dict[str, str]:
     protocols = {f"sts.{task.name}": task.protocol for task in tasks}
-    protocols["sts intervals"] = "95 % percentile bootstrap, 1,000 draws of pairs within each subset"
+    protocols["sts intervals"] = (
+        "95 % percentile bootstrap, 1,000 draws within each subset of pairs, with all that share a sentence with them"
+    )
     if any(key.part == "clean" for key in scores):
         protocols["sts_clean"] = "without the pairs of which a normalised sentence stands in the model's training text"
     if domains := dict.fromkeys(key.task for key in scores if key.suite == _DOMAINS):

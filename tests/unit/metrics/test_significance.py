@@ -10,6 +10,7 @@ from sklearn.metrics import f1_score
 from mcse.evaluation.uncertainty import clean_part, replicate, replicate_all
 from mcse.metrics.significance import (
     bootstrap_counts,
+    connected_pairs,
     group_difference,
     holm,
     interval,
@@ -33,18 +34,22 @@ def values() -> tuple[np.ndarray, np.ndarray]:
     return np.round(gold + generator.normal(0, 1.5, ITEMS), 1), gold
 
 
+def drawn_counts(name: str, group: np.ndarray, **keys) -> np.ndarray:
+    return np.concatenate(list(bootstrap_counts(name, group, **keys)))
+
+
 def counts(draws: int = 20) -> np.ndarray:
-    return bootstrap_counts("test", np.zeros(ITEMS), draws=draws)
+    return drawn_counts("test", np.zeros(ITEMS), draws=draws)
 
 
 def test_draws_take_as_many_of_each_group_as_it_has_and_are_seeded() -> None:
     group = np.array([0] * 10 + [7] * 5)
-    drawn = bootstrap_counts("name", group, draws=50)
+    drawn = drawn_counts("name", group, draws=50)
     assert (drawn[:, :10].sum(1) == 10).all()
     assert (drawn[:, 10:].sum(1) == 5).all()
-    np.testing.assert_array_equal(drawn, bootstrap_counts("name", group, draws=50))
-    assert (drawn != bootstrap_counts("other", group, draws=50)).any()
-    many = bootstrap_counts("name", np.zeros(4), draws=20_000)
+    np.testing.assert_array_equal(drawn, drawn_counts("name", group, draws=50))
+    assert (drawn != drawn_counts("other", group, draws=50)).any()
+    many = drawn_counts("name", np.zeros(4), draws=20_000)
     np.testing.assert_allclose(many.mean(0), 1, atol=0.03)
     np.testing.assert_allclose(many.var(0), 0.75, atol=0.03)  # multinomial: 1 - 1/4
 
@@ -68,7 +73,58 @@ def test_replicates_equal_scipy_on_the_items_repeated(values: tuple[np.ndarray, 
 def test_many_draws_go_in_blocks_and_give_the_same(monkeypatch, values: tuple[np.ndarray, np.ndarray]) -> None:
     whole = replicate_spearman(*values, counts())
     monkeypatch.setattr("mcse.metrics.significance._BLOCK_CELLS", 3 * ITEMS)
-    np.testing.assert_array_equal(replicate_spearman(*values, counts()), whole)
+    blocks = list(bootstrap_counts("test", np.zeros(ITEMS), draws=20))
+    assert [len(block) for block in blocks] == [3, 3, 3, 3, 3, 3, 2]
+    np.testing.assert_array_equal(np.concatenate([replicate_spearman(*values, block) for block in blocks]), whole)
+
+
+def test_pairs_that_share_a_side_are_connected_as_following_each_link_says() -> None:
+    generator = np.random.default_rng(2)
+    left, right = ([f"s{number}" for number in generator.integers(0, 60, size=40)] for _ in range(2))
+    group = generator.integers(0, 2, size=40)
+    expected = [{place} for place in range(40)]
+    for _ in range(40):
+        for i in range(40):
+            for k in range(40):
+                if group[i] == group[k] and {left[i], right[i]} & {left[k], right[k]}:
+                    expected[i] |= expected[k]
+    found = connected_pairs(left, right, group)
+    for place in range(40):
+        assert set(np.flatnonzero(found == found[place]).tolist()) == expected[place]
+    assert {1, 2, 6} <= {len(cluster) for cluster in expected}
+    assert len(np.unique(connected_pairs(left, right))) < len(np.unique(found)), "clusters end at groups"
+
+
+def test_clusters_are_drawn_whole_and_as_many_of_each_group_as_it_has() -> None:
+    group = np.repeat([3, 8], [10, 6])
+    cluster = np.array([0, 0, 0, 0, 1, 1, 2, 3, 4, 4, 10, 10, 10, 10, 10, 11])
+    drawn = drawn_counts("name", group, cluster_P=cluster, draws=20_000)
+    firsts = [np.flatnonzero(cluster == number)[0] for number in np.unique(cluster)]
+    for first in firsts:
+        assert (drawn[:, cluster == cluster[first]] == drawn[:, [first]]).all()
+    assert (drawn[:, firsts[:5]].sum(1) == 5).all()
+    assert (drawn[:, firsts[5:]].sum(1) == 2).all()
+    np.testing.assert_allclose(drawn.mean(0), 1, atol=0.03)
+    np.testing.assert_allclose(drawn[:, firsts].var(0), [0.8] * 5 + [0.5] * 2, atol=0.03)  # multinomial: 1 - 1/C
+
+
+def test_items_that_agree_within_clusters_count_as_one() -> None:
+    """Twenty clusters of four equal items are twenty items: the interval of items drawn one by one is half as wide."""
+    generator = np.random.default_rng(5)
+    cluster = np.repeat(np.arange(20), 4)
+    held = {"one by one": 0, "together": 0}
+    for number in range(300):
+        value = generator.normal(size=20)[cluster]
+        for way, clusters in (("one by one", None), ("together", cluster)):
+            drawn = drawn_counts(str(number), np.zeros(80), cluster_P=clusters, draws=199)
+            low, high = interval(replicate_mean(value, drawn))
+            held[way] += low <= 0 <= high
+            if way == "together":
+                by_cluster = drawn_counts(str(number), np.zeros(80), cluster_P=cluster, draws=2000)
+                spread = replicate_mean(value, by_cluster).std()
+                assert spread == pytest.approx(value[::4].std() / np.sqrt(20), rel=0.1)
+    assert 0.88 <= held["together"] / 300 <= 0.97
+    assert held["one by one"] / 300 < 0.75
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -77,10 +133,15 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     for number in range(200):
         left = generator.normal(size=100)
         right = 0.6 * left + 0.8 * generator.normal(size=100)
-        count_BP = bootstrap_counts(str(number), np.zeros(100), draws=300)
+        count_BP = drawn_counts(str(number), np.zeros(100), draws=300)
         low, high = interval(replicate_pearson(left, right, count_BP))
         covered += low <= 0.6 <= high
     assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_the_ends_are_the_draws_of_their_rank() -> None:
+    """Of 199 draws and the truth each rank is as likely, so that 190 of 200 lie from the 5th to the 195th."""
+    assert interval(np.random.default_rng(0).permutation(np.arange(1.0, 200.0))) == pytest.approx((5, 195))
 
 
 def test_draws_without_a_score_are_left_out() -> None:
@@ -90,7 +151,7 @@ def test_draws_without_a_score_are_left_out() -> None:
 
 def test_p_values_are_uniform_where_nothing_differs_and_small_where_much_does() -> None:
     generator = np.random.default_rng(1)
-    count_BP = bootstrap_counts("p", np.zeros(80), draws=400)
+    count_BP = drawn_counts("p", np.zeros(80), draws=400)
     null = [two_sided_p(replicate_mean(generator.normal(size=80), count_BP)) for _ in range(300)]
     assert 0.02 <= np.mean(np.array(null) < 0.05) <= 0.1
     assert two_sided_p(replicate_mean(generator.normal(1, 1, 80), count_BP)) < 0.01

@@ -125,7 +125,7 @@ def test_uniformity_parts_are_its_derivatives_and_draw_its_interval():
         step[place] += 1
         slope = [weighted_uniformity(left, right, 1 + sign * 1e-4 * step) for sign in (1, -1)]
         assert (slope[0] - slope[1]) / 2e-4 == pytest.approx((parts[place] - whole) / 100, rel=1e-3)
-    count_BP = bootstrap_counts("check", np.zeros(100, dtype=int), draws=400)
+    count_BP = np.concatenate(list(bootstrap_counts("check", np.zeros(100, dtype=int), draws=400)))
     exact = np.array([weighted_uniformity(left, right, count.astype(float)) for count in count_BP])
     drawn = count_BP @ parts / 100
     assert np.corrcoef(exact, drawn)[0, 1] > 0.95

@@ -114,6 +114,10 @@ def test_suite_scores_both_ways_their_sum_and_sentences(options):
         median = scores[task]["median_rank"]
         assert np.mean([rank <= median for rank in ranks]) >= 0.5 > np.mean([rank < median for rank in ranks])
         assert 10 < scores[task]["recall@1"] < 95
+        drawn = found.samples[ScoreKey("retrieval", task, "median_rank")]
+        queries = {"image_to_text": np.arange(20)}.get(task, image_of)
+        assert drawn.cluster_P.tolist() == queries.tolist(), "an image with all its captions"
+        assert drawn.group_P.tolist() == np.bincount(queries)[queries].tolist(), "so that a draw has as many queries"
     six = [scores[task][f"recall@{k}"] for task in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
     assert scores["rsum"]["score"] == pytest.approx(sum(six))
     sizes = {task: (scores[task]["queries"], scores[task]["targets"]) for task in wanted}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from scipy import stats
 from mcse.data.test_sets import sts as data
 from mcse.data.test_sets.contamination import normalise
 from mcse.data.test_sets.sts import STS_TASKS, ScoredPairs, StsTask
-from mcse.evaluation.suite import Subject, SuiteOptions
+from mcse.evaluation.suite import PreparedSuite, Subject, SuiteOptions
 from mcse.evaluation.suites import SUITES
 from mcse.evaluation.suites.sts import score_sts
 from mcse.metrics.correlation import UndefinedScoreError
+from mcse.metrics.significance import bootstrap_counts
 from mcse.types import Encoder, ScoreKey, score_tree, subset_tree
 from tests.fixtures.senteval import senteval as senteval
 from tests.fixtures.senteval import write
@@ -42,6 +44,31 @@ def test_scores_equal_the_protocol_computed_pair_by_pair():
     assert len({round(score[metric], 1) for metric in ("spearman", "spearman_mean", "spearman_wmean")}) == 3
     assert (score["pairs"], parts["large"]["pairs"]) == (80, 60)
     np.testing.assert_allclose(found.samples[KEY].value_P, np.concatenate(cosine), atol=1e-6)
+
+
+def test_pairs_that_share_a_sentence_are_drawn_together_within_their_subset():
+    """By case, punctuation and spacing it is the same sentence; in the other subset it is drawn apart."""
+    first = ScoredPairs("T", "one", ("a b", "A b!", "c", "e"), ("x", "y", "y", "f"), np.arange(4.0), ())
+    second = ScoredPairs("T", "two", ("a b", "g"), ("h", "i"), np.arange(2.0), ())
+    found = score_sts(Subject.of(HashEncoder()), [StsTask("T", (first, second), "")])
+    for key, groups in ((KEY, ["aaabcd"]), (replace(KEY, task="T/one"), ["aaab"])):
+        cluster_P = found.samples[key].cluster_P
+        letters = dict(zip(dict.fromkeys(cluster_P.tolist()), "abcdef", strict=False))
+        assert ["".join(letters[number] for number in cluster_P.tolist())] == groups
+    draws = np.concatenate(list(bootstrap_counts("T", np.zeros(6), cluster_P=found.samples[KEY].cluster_P)))
+    assert (draws[:, 0] == draws[:, 2]).all()
+    assert (draws[:, 0] != draws[:, 3]).any()
+
+
+def test_pairs_that_are_all_linked_are_drawn_one_by_one():
+    """One question beside many answers is one cluster, of which nothing could be drawn: no interval has no width."""
+    pairs = ScoredPairs("T", "all", ("question",) * 30, tuple(f"answer {n}" for n in range(30)), np.arange(30.0), ())
+    data_of_one = PreparedSuite(
+        summary="", digest="", score=lambda subject: score_sts(subject, [StsTask("T", (pairs,), "")])
+    )
+    found = data_of_one.run(Subject.of(HashEncoder()))
+    low, high = (found.scores[end] for end in KEY.ends)
+    assert high - low > 10
 
 
 def test_each_distinct_sentence_is_encoded_once_over_all_tasks():
