@@ -46,7 +46,7 @@ def step_and_rows(built, batch, *inputs):
 
 
 def cosine(left, right):
-    left, right = left.double(), right.double()
+    left, right = left.detach().double(), right.detach().double()
     return float(left @ right / math.sqrt(float(left @ left) * float(right @ right)))
 
 
