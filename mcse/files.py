@@ -11,6 +11,7 @@ import contextlib
 import errno
 import gzip
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -163,7 +164,7 @@ def read_lines(path: Path, *, strip: bool = True) -> Iterator[str]:
 
     Args:
         path: The file.
-        strip: Whether lines lose the blanks around them; otherwise they keep even their line breaks, as ``csv`` wants.
+        strip: Whether lines lose the blanks around them; otherwise they keep even their line breaks.
 
     Raises:
         ValueError: A line is not UTF-8, or the gzip file is damaged; names file and line.
@@ -176,9 +177,35 @@ def read_lines(path: Path, *, strip: bool = True) -> Iterator[str]:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 yield text.strip() if strip else text
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not UTF-8 (byte {error.object[error.start]:#04x})") from None
+            is_wide = number == 1 and error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            what = "UTF-16; save it as UTF-8" if is_wide else f"byte {error.object[error.start]:#04x}"
+            raise ValueError(f"{path}, line {number}: not UTF-8 ({what})") from None
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{path}, line {number + 1}: damaged gzip file ({error})") from None
+
+
+def text_lines(path: Path, *, strip: bool = True) -> Iterator[str]:
+    """Lines of text that people bring, without what ends them: line feeds, CRLF, or in the whole file CR.
+
+    Args:
+        path: The file.
+        strip: Whether lines lose the blanks around them, too.
+
+    Raises:
+        ValueError: As ``read_lines``; and for a NUL byte, or a carriage return inside a line, which some programs take
+            for its end and others do not.
+        OSError: It cannot be opened.
+    """
+    lines = read_lines(path, strip=False)
+    head = list(itertools.islice(lines, 2))
+    if len(head) == 1 and not head[0].endswith("\n"):
+        head = head[0].removesuffix("\r").split("\r")  # as old Macs wrote them
+    for number, line in enumerate(itertools.chain(head, lines), start=1):
+        text = line.rstrip("\r\n")
+        if "\0" in text or "\r" in text:
+            what = "a NUL byte" if "\0" in text else "a carriage return"
+            raise ValueError(f"{path}, line {number}: {what} inside the line; remove it, or fetch the file again")
+        yield text.strip() if strip else text
 
 
 def read_text(path: Path) -> str:

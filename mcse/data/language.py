@@ -10,7 +10,7 @@ from pathlib import Path
 from mcse.data.config import LanguageDataConfig, Splitting
 from mcse.data.lanes import Corpus
 from mcse.data.patterns import files_named
-from mcse.files import read_lines, sha256_file
+from mcse.files import sha256_file, text_lines
 from mcse.text.vocab import Vocab, split_words
 from mcse.types import DataFile, TrainingText
 
@@ -71,7 +71,7 @@ def dev_sentences(config: LanguageDataConfig) -> list[list[str]]:
 
 def _tokenised(config: LanguageDataConfig, source: str, *, role: str) -> Iterator[list[str]]:
     split = SPLITS[config.splitting]
-    lines = (line for path in _files(config, source, role=role) for line in read_lines(path))
+    lines = (line for path in _files(config, source, role=role) for line in text_lines(path))
     return (tokens for line in lines if (tokens := split(line)))
 
 

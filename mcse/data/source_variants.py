@@ -21,7 +21,8 @@ class TableFile:
     """A table of sentences and their positives and hard negatives."""
 
     path: str
-    """SimCSE's supervised CSV with the columns sent0, sent1 and hard_neg; also ``hf://datasets/OWNER/NAME/FILE``."""
+    """A ``.csv``, ``.tsv`` or ``.jsonl`` whose header names sent0, sent1 and hard_neg, as SimCSE's, or anchor, positive
+    and negative; also ``hf://datasets/OWNER/NAME/FILE``."""
 
     @staticmethod
     def reads(text: str) -> bool:
@@ -39,7 +40,7 @@ class TableSentences:
     @staticmethod
     def reads(text: str) -> bool:
         """By its ending."""
-        return text.removesuffix(".gz").endswith(".csv")
+        return text.removesuffix(".gz").endswith((".csv", ".tsv", ".jsonl"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from mcse.data.sentences.files import open_sentences
 from mcse.data.sentences.streaming import open_texts
 from mcse.data.shards.tars import open_shards
 from mcse.data.test_sets.contamination import normalise, sts_test_sentences
-from mcse.files import read_lines, sha256_file
+from mcse.files import sha256_file, text_lines
 from mcse.types import DataFile, TrainingText
 
 MOST_SENTENCES = 40_000_000
@@ -67,7 +67,7 @@ def _is_hub_name(path: str) -> bool:
 
 
 def _lines(text: TrainingText) -> Iterator[str]:
-    return (line for line in read_lines(Path(text.source)) if line)
+    return (line for line in text_lines(Path(text.source)) if line)
 
 
 def _sentences(text: TrainingText) -> Iterator[str]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mcse.data.config import TranslationDataConfig
 from mcse.data.seeds import Draw
 from mcse.data.streams import Share
-from mcse.files import read_lines, sha256_file
+from mcse.files import sha256_file, text_lines
 from mcse.text.vocab import BEGIN, END, Vocab, split_words
 from mcse.types import DataFile, TokenBatch, TrainingText, TranslationBatch
 
@@ -121,7 +121,7 @@ class TranslationStream:
 
 
 def _aligned(config: TranslationDataConfig, left: str, right: str) -> list[tuple[str, str]]:
-    lines = [list(read_lines(config.path(key))) for key in (left, right)]
+    lines = [list(text_lines(config.path(key))) for key in (left, right)]
     if len(lines[0]) != len(lines[1]):
         raise ValueError(
             f"data.{left}, data.{right}: {len(lines[0])} and {len(lines[1])} lines are not aligned by line"

@@ -39,9 +39,11 @@ _LOW = {
     "nn": part(
         "blocks without pretrained weights: heads, pooling, dropout, LSTM, GRU, bag of words, CRF, attention", "types"
     ),
-    "text": part("strings → ids: vocabularies, word vectors' files, maps of words, BIO tags, words to pieces", "files"),
-    "data": part("files → typed batches", "files", "images", "types", "text"),
-    "scenes": part("the picture world of the demo, and words for what it shows", "files", "types"),
+    "text": part(
+        "strings → ids: vocabularies, word vectors' files, maps of words, BIO tags, words to pieces", "files", "reading"
+    ),
+    "data": part("files → typed batches", "files", "reading", "images", "types", "text"),
+    "scenes": part("the picture world of the demo, and words for what it shows", "files", "reading", "types"),
     "models": part(
         "`forward(batch)` → rows, and checkpoints of them; h5py for ELMo's original release",
         *("files", "run_folder", "manifest", "types", "nn", "text"),

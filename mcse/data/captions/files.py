@@ -1,45 +1,36 @@
 """Published layouts of caption files, each read into (image name, caption) rows in file order.
 
-Layouts: a delimited table with a header (Flickr8k's CSV, Kaggle's Flickr30k with pipes), Flickr's token file,
+Layouts: a table with a header (Flickr8k's CSV, Kaggle's Flickr30k with bars, JSON lines), Flickr's token file,
 Karpathy's JSON, MS-COCO's caption JSON, JSON records, an image folder with ``metadata.csv``/``metadata.jsonl`` or
 with ``x.txt`` beside ``x.jpg``, and Flickr30k-Entities' ``Sentences`` folder.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import ast
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias, TypeVar
 
-from mcse.data.images.names import IMAGE_SUFFIXES, is_image_file
-from mcse.files import read_text
+from mcse.data.images.names import IMAGE_SUFFIXES, is_image_file, is_resource_fork, name_of_cell
+from mcse.data.tables import CAPTIONS, HEAD_LINES, Table, check_is_text, ending, find_columns, open_table
+from mcse.files import read_bytes, text_lines
+from mcse.reading import parse_json
 
-if TYPE_CHECKING:
-    from _csv import Reader as CsvReader
+_T = TypeVar("_T")
 
-IMAGE_COLUMNS = (
-    "image",
-    "image_name",
-    "file_name",
-    "filename",
-    "image_path",
-    "filepath",
-    "image_id",
-    "img_id",
-    "cocoid",
-)
-CAPTION_COLUMNS = ("caption", "captions", "comment", "text", "raw", "sentence", "sentences", "sentences_raw")
+MOST_BYTES = 2**31
+"""Of a JSON file of captions; COCO's largest has 0.1 GB."""
 
+_SPLIT = {"split": ("split",)}
 _TOKEN_LINE = re.compile(r"(?P<name>[^\t]+?)#\d+\s*\t(?P<caption>.*)")
 _NAME_TAB = re.compile(rf"(?P<name>[^\t]+(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))}))\s*\t(?P<caption>.*)", re.I)
 # Kaggle's Flickr30k results.csv lacks the second bar in one row: "2199200615.jpg| 4   A dog runs across the grass ."
 _NUMBER_STUCK_TO_COMMENT = re.compile(r"\s*\d\s+(?P<caption>\S.*)")
-_SWALLOWED_ROW = re.compile(rf"\n[^\n]+(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})\W", re.I)
 _ENTITY = re.compile(r"\[/EN#\S+ ([^\]]*)\]")
 
 
@@ -52,42 +43,47 @@ class CaptionRow:
     split: str | None = None
 
 
-def read_caption_text(path: Path) -> str:
-    """The whole file, plain or ``.gz``, as text; Windows line ends become plain ones.
+def read_rows(path: Path) -> list[CaptionRow] | None:
+    """The rows of a caption file whose ending or first line shows its layout, or None for text: one caption a line.
 
     Raises:
-        ValueError: empty, or not UTF-8 (the message names the line).
+        ValueError: Empty, not UTF-8, a table without the columns, or a layout that is recognised but broken (file, line
+            and what is wrong).
     """
-    text = read_text(path)
-    if not text.strip():
+    first = next((line for line in text_lines(path) if line), None)
+    if first is None:
         raise ValueError(f"{path}: the file is empty")
-    return text.replace("\r\n", "\n")
-
-
-def read_rows(path: Path, text: str) -> list[CaptionRow] | None:
-    """The rows of a caption file whose layout ``text`` shows, or None for plain text: one caption a line.
-
-    Raises:
-        ValueError: the layout is recognised but broken (file, line and what is wrong).
-    """
-    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    first = next(line for line in text.split("\n") if line.strip())
-    if suffix in (".json", ".jsonl") or first.lstrip().startswith(('{"', '[{"')):
-        return list(_json_rows(path, text))
-    delimiter = _delimiter(first)
-    if delimiter is not None:
-        return list(_table_rows(path, text, delimiter=delimiter))
-    if suffix in (".csv", ".tsv"):
-        raise ValueError(_no_columns(f"{path}, line 1", re.split(r"[,|\t]", first)))
+    if ending(path) == ".jsonl" or (first.startswith('{"') and _is_record(first)):
+        return list(_record_rows(path))
+    if ending(path) == ".json" or first.startswith(('{"', "[{")):
+        return list(_json_rows(path))
+    try:
+        table = open_table(path, CAPTIONS, optional=_SPLIT, line_breaks=True, repair=_repair)
+    except ValueError:
+        if ending(path) in (".csv", ".tsv"):
+            raise
+    else:
+        return list(_table_rows(table))
     if _TOKEN_LINE.fullmatch(first) or _NAME_TAB.fullmatch(first):
-        return list(_token_rows(path, text))
+        return list(_token_rows(path))
+    check_is_text(path, islice(text_lines(path), HEAD_LINES))
     return None
 
 
 def folder_files(folder: Path) -> tuple[Path, ...]:
-    """The caption files of an image folder: its ``metadata`` files, else its ``.txt`` files, sorted."""
-    metadata = sorted([*folder.rglob("metadata.csv"), *folder.rglob("metadata.jsonl")])
-    return tuple(metadata or sorted(folder.rglob("*.txt")))
+    """The caption files of an image folder: its ``metadata`` files, else its ``.txt`` files, sorted.
+
+    Raises:
+        ValueError: There are both, and nothing says which are meant.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not is_resource_fork(path))
+    metadata = [path for path in files if path.name in ("metadata.csv", "metadata.jsonl")]
+    texts = [path for path in files if path.suffix.lower() == ".txt"]
+    if metadata:
+        images = {path.with_suffix("") for path in files if is_image_file(path)}
+        if beside := [path for path in texts if path.with_suffix("") in images]:
+            raise ValueError(f"{folder}: captions in {metadata[0].name} and in {beside[0].name}; keep one kind")
+    return tuple(metadata or texts)
 
 
 def read_folder(folder: Path, files: Sequence[Path]) -> list[CaptionRow]:
@@ -101,19 +97,19 @@ def read_folder(folder: Path, files: Sequence[Path]) -> list[CaptionRow]:
     rows: list[CaptionRow] = []
     for file in files:
         below = file.parent.relative_to(folder)
-        for row in read_rows(file, read_caption_text(file)) or ():
+        for row in read_rows(file) or ():
             rows.append(CaptionRow((below / row.image).as_posix(), row.caption, row.split))
     return rows
 
 
 def caption_texts(value: object, *, where: str) -> list[str]:
-    """The captions in one cell: a string, a list of strings, a JSON list in a string, or records with ``raw``.
+    """The captions in one cell: a string, a list of strings, a list written into a string, or records with ``raw``.
 
     Raises:
         ValueError: the cell holds something else; ``where`` opens the message.
     """
     if isinstance(value, str):
-        if value.startswith('["') or value.startswith("['"):
+        if re.match(r"""\[\s*["']""", value) and value.rstrip().endswith("]"):
             return _list_in_a_string(value, where=where)
         return [value]
     if isinstance(value, dict) and "raw" in value:
@@ -123,82 +119,59 @@ def caption_texts(value: object, *, where: str) -> list[str]:
     raise ValueError(f"{where}: a caption is a string or a list of strings, got {type(value).__name__}")
 
 
-def pick_column(names: Iterable[str], candidates: Sequence[str]) -> str | None:
-    """The first candidate among ``names``, compared without case and outer blanks, as ``names`` spells it."""
-    spelled = {name.strip().lower(): name for name in names}
-    return next((spelled[candidate] for candidate in candidates if candidate in spelled), None)
-
-
 def _list_in_a_string(value: str, *, where: str) -> list[str]:
-    try:
-        return caption_texts(json.loads(value), where=where)
-    except json.JSONDecodeError:
-        return [value]  # a caption that opens with a bracket and a quote
+    """Of a list as JSON or as Python writes it."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            several = read(value.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(several, list) and all(isinstance(text, str) for text in several):
+            return several
+    raise ValueError(f"{where}: a caption that looks like a list of strings, but is none: {value[:60]!r}")
 
 
-def _delimiter(header: str) -> str | None:
-    for delimiter in ("|", ",", "\t"):
-        names = [name.strip().strip('"') for name in header.split(delimiter)]
-        if len(names) > 1 and pick_column(names, IMAGE_COLUMNS) and pick_column(names, CAPTION_COLUMNS):
-            return delimiter
+def _table_rows(table: Table) -> Iterator[CaptionRow]:
+    for row in table.rows():
+        where = table.where(row)
+        image, cell, split = row.cells
+        name = name_of_cell(image.strip(), where=where)
+        if "\n" in cell and _swallows(cell, name):
+            raise ValueError(f"{where}: a quotation mark is opened and never closed; double it or remove it")
+        for one in caption_texts(cell.strip(), where=where):
+            yield CaptionRow(name, one, None if split is None else split.strip())
+
+
+def _swallows(cell: str, name: str) -> bool:
+    """Whether a line inside a cell holds what may be an image's name: the row of another image, then."""
+    kind = _kind(name)
+    lines = cell.split("\n")
+    return any(_kind(part.strip().strip('"')) == kind for line in lines for part in re.split(r"[,;|\t]", line))
+
+
+def _kind(name: str) -> str:
+    """What names of images have in common: ``391895`` and ``7`` are of one kind, so are ``a.jpg`` and ``b1.jpg``."""
+    base = re.split(r"[\\/]", name)[-1]
+    stem, dot, suffix = base.rpartition(".")
+    if dot and f".{suffix.lower()}" in IMAGE_SUFFIXES and " " not in stem:
+        return "image"
+    return "number" if base.isdigit() else re.sub(r"\d+", "0", base)
+
+
+def _repair(fields: list[str], header: Sequence[str], delimiter: str) -> list[str] | None:
+    """As many fields as the header has: an unquoted delimiter inside the last column's caption belongs to it."""
+    width = len(header)
+    caption = find_columns(header, CAPTIONS, where="")["caption"]
+    if len(fields) > width and header[-1] == caption:
+        return [*fields[: width - 1], delimiter.join(fields[width - 1 :])]
+    stuck = _NUMBER_STUCK_TO_COMMENT.fullmatch(fields[-1])
+    if len(fields) == width - 1 and list(header[-2:]) == ["comment_number", "comment"] and stuck:
+        return [*fields, stuck["caption"]]
     return None
 
 
-def _no_columns(where: str, columns: Iterable[str]) -> str:
-    return (
-        f"{where}: no image and caption column among {', '.join(map(repr, columns))}; the header needs one of "
-        f"{', '.join(IMAGE_COLUMNS)} and one of {', '.join(CAPTION_COLUMNS)}"
-    )
-
-
-def _table_rows(path: Path, text: str, *, delimiter: str) -> Iterator[CaptionRow]:
-    # Pipe files are not quoted: a quotation mark there is part of the caption.
-    reader = (
-        csv.reader(io.StringIO(text), delimiter=delimiter, quoting=csv.QUOTE_NONE)
-        if delimiter == "|"
-        else csv.reader(io.StringIO(text), delimiter=delimiter)
-    )
-    header = [name.strip() for name in next(reader)]
-    image = header.index(str(pick_column(header, IMAGE_COLUMNS)))
-    caption = header.index(str(pick_column(header, CAPTION_COLUMNS)))
-    split = header.index("split") if "split" in header else None
-    for line, fields in _numbered(reader, path):
-        where = f"{path}, line {line}"
-        if not any(fields):
-            continue
-        cells = _repair(fields, header, caption=caption, delimiter=delimiter, where=where)
-        if _SWALLOWED_ROW.search(cells[caption]):
-            raise ValueError(f"{where}: a quotation mark is opened and never closed; double it or remove it")
-        for one in caption_texts(cells[caption].strip(), where=where):
-            yield CaptionRow(cells[image].strip(), one, None if split is None else cells[split].strip())
-
-
-def _numbered(reader: CsvReader, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The fields of each row with the line the row begins on."""
-    line = reader.line_num + 1
-    try:
-        for fields in reader:
-            yield line, fields
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {line}: broken table: {error}") from error
-
-
-def _repair(fields: list[str], header: list[str], *, caption: int, delimiter: str, where: str) -> list[str]:
-    """As many fields as the header has: an unquoted delimiter inside the last column's caption belongs to it."""
-    width = len(header)
-    if len(fields) == width:
-        return fields
-    if len(fields) > width and caption == width - 1:
-        return [*fields[: width - 1], delimiter.join(fields[width - 1 :])]
-    stuck = _NUMBER_STUCK_TO_COMMENT.fullmatch(fields[-1])
-    if len(fields) == width - 1 and header[-2:] == ["comment_number", "comment"] and stuck:
-        return [*fields, stuck["caption"]]
-    raise ValueError(f"{where}: {len(fields)} fields, but the header has {width} ({delimiter.join(header)})")
-
-
-def _token_rows(path: Path, text: str) -> Iterator[CaptionRow]:
-    for number, line in enumerate(text.split("\n"), start=1):
+def _token_rows(path: Path) -> Iterator[CaptionRow]:
+    for number, line in enumerate(text_lines(path, strip=False), start=1):
         if not line.strip():
             continue
         match = _TOKEN_LINE.fullmatch(line) or _NAME_TAB.fullmatch(line)
@@ -207,86 +180,142 @@ def _token_rows(path: Path, text: str) -> Iterator[CaptionRow]:
         yield CaptionRow(match["name"].strip(), match["caption"])
 
 
-def _json_rows(path: Path, text: str) -> Iterator[CaptionRow]:
+def _is_record(line: str) -> bool:
+    """Whether a line is an object with image and caption, whole."""
     try:
-        loaded = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data":
-            raise ValueError(f"{path}, line {error.lineno}: broken JSON: {error.msg}") from error
-        loaded = [_json_line(path, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if isinstance(loaded, dict) and pick_column(loaded, IMAGE_COLUMNS) and pick_column(loaded, CAPTION_COLUMNS):
-        loaded = [loaded]
-    if isinstance(loaded, list):
-        yield from _record_rows(path, loaded)
-    elif isinstance(loaded, dict) and "images" in loaded and "annotations" in loaded:
-        yield from _coco_rows(path, loaded)
-    elif isinstance(loaded, dict) and "images" in loaded:
-        yield from _karpathy_rows(path, loaded["images"])
+        record = parse_json(line, dict[str, Any], where="")
+        return find_columns(record, CAPTIONS, where="").keys() == CAPTIONS.keys()
+    except ValueError:
+        return False
+
+
+def _record_rows(path: Path) -> Iterator[CaptionRow]:
+    table = open_table(path, CAPTIONS, optional=_SPLIT)
+    for row in table.rows():
+        yield from _rows_of_record(*row.cells, where=table.where(row))
+
+
+def _rows_of_record(image: object, caption: object, split: object, *, where: str) -> Iterator[CaptionRow]:
+    name = name_of_cell(image, where=where)
+    for one in caption_texts(caption, where=where):
+        yield CaptionRow(name, one, None if split is None else str(split))
+
+
+_Id: TypeAlias = int | float | str
+
+
+@dataclass(frozen=True, slots=True)
+class _CocoImage:
+    id: _Id
+    file_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Annotation:
+    image_id: _Id
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Coco:
+    images: list[_CocoImage]
+    annotations: list[_Annotation]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    raw: str | None = None
+    tokens: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _KarpathyImage:
+    filename: str
+    sentences: list[str | _Sentence]
+    split: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Karpathy:
+    images: list[_KarpathyImage]
+
+
+def _json_rows(path: Path) -> Iterator[CaptionRow]:
+    text = read_bytes(path, most_bytes=MOST_BYTES)
+    if text.lstrip().startswith(b"["):
+        records = _parsed(text, list[dict[str, Any]], path, "records of image and caption")
+        yield from _listed_rows(path, records)
+    elif b'"annotations"' in text:
+        yield from _coco_rows(path, _parsed(text, _Coco, path, "one of COCO's captions_*.json"))
     else:
-        found = ", ".join(map(repr, loaded)) if isinstance(loaded, dict) else type(loaded).__name__
-        raise ValueError(
-            f"{path}: neither COCO's JSON (images and annotations), nor Karpathy's (images with sentences), "
-            f"nor records of image and caption; found {found}"
-        )
+        what = "COCO's JSON (images and annotations), Karpathy's (images with sentences), or records in a list"
+        yield from _karpathy_rows(path, _parsed(text, _Karpathy, path, what))
 
 
-def _json_line(path: Path, number: int, line: str) -> object:
+def _parsed(text: bytes, schema: type[_T], path: Path, expected: str) -> _T:
     try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {number}: broken JSON: {error.msg}") from error
+        return parse_json(text, schema, where=str(path))
+    except ValueError as error:
+        raise ValueError(f"{error}; expected {expected}") from None
 
 
-def _record_rows(path: Path, records: list[Any]) -> Iterator[CaptionRow]:
+def _listed_rows(path: Path, records: list[dict[str, Any]]) -> Iterator[CaptionRow]:
     for number, record in enumerate(records, start=1):
         where = f"{path}, record {number}"
-        if not isinstance(record, dict):
-            raise ValueError(f"{where}: expected an object with image and caption, got {type(record).__name__}")
-        image, caption = pick_column(record, IMAGE_COLUMNS), pick_column(record, CAPTION_COLUMNS)
-        if image is None or caption is None:
-            raise ValueError(_no_columns(where, record))
-        for one in caption_texts(record[caption], where=where):
-            yield CaptionRow(str(record[image]), one, record.get("split"))
+        names = find_columns(record, {**CAPTIONS, **_SPLIT}, where=where)
+        if lacking := [name for name in CAPTIONS if name not in names]:
+            known = ", ".join(CAPTIONS[lacking[0]])
+            raise ValueError(f"{where}: no {lacking[0]} ({known}) among {', '.join(map(repr, record))}")
+        split = record[names["split"]] if "split" in names else None
+        yield from _rows_of_record(record[names["image"]], record[names["caption"]], split, where=where)
 
 
-def _coco_rows(path: Path, loaded: dict[str, Any]) -> Iterator[CaptionRow]:
-    try:
-        name_of = {image["id"]: str(image["file_name"]) for image in loaded["images"]}
-        captions_of: dict[Any, list[str]] = {image_id: [] for image_id in name_of}
-        for annotation in loaded["annotations"]:
-            captions_of[annotation["image_id"]].append(annotation["caption"])
-    except KeyError as error:
-        raise ValueError(
-            f"{path}: an entry of images or annotations lacks {error}, or an annotation is of an image not listed; "
-            "the file must be one of COCO's captions_*.json"
-        ) from error
-    for image_id, captions in captions_of.items():
+def _coco_rows(path: Path, loaded: _Coco) -> Iterator[CaptionRow]:
+    name_of: dict[str, str] = {}
+    for number, image in enumerate(loaded.images):
+        where = f"{path}: images.{number}"
+        key = name_of_cell(image.id, where=f"{where}.id")
+        if name_of.setdefault(key, image.file_name) != image.file_name:
+            raise ValueError(f"{where}: the id {key} is that of {name_of[key]!r} and of {image.file_name!r}")
+    captions_of: dict[str, list[str]] = {key: [] for key in name_of}
+    for number, annotation in enumerate(loaded.annotations):
+        where = f"{path}: annotations.{number}"
+        key = name_of_cell(annotation.image_id, where=f"{where}.image_id")
+        if key not in captions_of:
+            raise ValueError(f"{where}: a caption of the image {key}, which images do not list")
+        captions_of[key].append(annotation.caption)
+    for key, captions in captions_of.items():
         for caption in captions:
-            yield CaptionRow(name_of[image_id], caption)
+            yield CaptionRow(name_of_cell(name_of[key], where=str(path)), caption)
 
 
-def _karpathy_rows(path: Path, images: list[dict[str, Any]]) -> Iterator[CaptionRow]:
-    for number, image in enumerate(images, start=1):
-        missing = [key for key in ("filename", "sentences") if key not in image]
-        if missing:
-            raise ValueError(f"{path}: image {number} has no {missing[0]!r}; expected Karpathy's JSON or COCO's")
-        for sentence in image["sentences"]:
-            yield CaptionRow(str(image["filename"]), sentence["raw"], image.get("split"))
+def _karpathy_rows(path: Path, loaded: _Karpathy) -> Iterator[CaptionRow]:
+    for number, image in enumerate(loaded.images):
+        name = name_of_cell(image.filename, where=f"{path}: images.{number}.filename")
+        for sentence in image.sentences:
+            text = sentence if isinstance(sentence, str) else sentence.raw
+            if text is None and isinstance(sentence, _Sentence) and sentence.tokens is not None:
+                text = " ".join(sentence.tokens)
+            if text is None:
+                raise ValueError(f"{path}: images.{number}: a sentence has neither raw nor tokens")
+            yield CaptionRow(name, text, image.split)
 
 
 def _beside_rows(folder: Path, files: Sequence[Path]) -> Iterator[CaptionRow]:
+    beside: dict[Path, list[Path]] = {}
+    for image in sorted(path for path in folder.rglob("*") if is_image_file(path)):
+        # ``a.jpg.txt`` holds captions of ``a.jpg`` as ``a.txt`` does; ``a.txt`` none of ``a.b.jpg``.
+        beside.setdefault(image.with_suffix(""), []).append(image)
+        beside.setdefault(image, []).append(image)
     for file in files:
-        images = [p for p in sorted(file.parent.glob(f"{_glob_escape(file.stem)}.*")) if is_image_file(p)]
-        text = read_caption_text(file)
+        images = beside.get(file.with_suffix(""), [])
+        lines = [line for line in text_lines(file) if line]
+        if not lines:
+            raise ValueError(f"{file}: the file is empty")
         if len(images) > 1:
             raise ValueError(f"{file}: captions of several images, {images[0].name} and {images[1].name}")
-        if not images and not _ENTITY.search(text):
+        if not images and not any(map(_ENTITY.search, lines)):
             raise ValueError(f"{file}: no image {file.stem}.jpg (or another image format) lies beside it")
         name = images[0] if images else file.with_suffix(".jpg")  # Entities keep captions apart from the images
-        for line in text.split("\n"):
-            if line.strip():
-                yield CaptionRow(name.relative_to(folder).as_posix(), _ENTITY.sub(r"\1", line))
-
-
-def _glob_escape(name: str) -> str:
-    return re.sub(r"([*?\[])", r"[\1]", name)
+        for line in lines:
+            yield CaptionRow(name.relative_to(folder).as_posix(), _ENTITY.sub(r"\1", line))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
+import numpy as np
 
-from mcse.data.captions.files import CAPTION_COLUMNS, CaptionRow, caption_texts, pick_column
+from mcse.data.captions.files import CaptionRow, caption_texts
+from mcse.data.images.names import name_of_cell
+from mcse.data.tables import CAPTIONS, find_columns
 
 NAME_COLUMNS = (
     "file_name",
@@ -23,7 +27,10 @@ NAME_COLUMNS = (
     "coco_id",
 )
 
-_MORE_CAPTION_COLUMNS = (*CAPTION_COLUMNS, "answer", "alt_text", "description", "en")
+_MORE_CAPTION_COLUMNS = (*CAPTIONS["caption"], "answer", "alt_text", "description", "en")
+_EDGE = 4096
+"""Bytes of an image's beginning and end. JPEGs of one size that differ only between them have not been seen."""
+
 _NUMBERED_CAPTION = re.compile(r"(?:caption|sentence|text|answer)_?\d+")
 
 
@@ -43,14 +50,14 @@ def read_hub(source: str, *, split: str | None) -> Iterator[CaptionRow]:
         ValueError: it cannot be loaded, has no such split, or no image and caption column (naming those it has).
     """
     dataset = load_split(source, split=split)
-    columns = find_columns(dataset, source=source)
-    names = image_names(dataset, columns)
+    columns = hub_columns(dataset, source=source)
+    names = image_names(dataset, columns, source=source)
     captions = dataset.select_columns(list(columns.captions))
     for number, (name, row) in enumerate(zip(names, captions, strict=True)):
         for column in columns.captions:
-            if row[column] is not None:
-                for caption in caption_texts(row[column], where=f"{source}: row {number}, column {column!r}"):
-                    yield CaptionRow(name, caption)
+            value = "" if row[column] is None else row[column]  # counted with the blank ones
+            for caption in caption_texts(value, where=f"{source}: row {number}, column {column!r}"):
+                yield CaptionRow(name, caption)
 
 
 def load_split(source: str, *, split: str | None) -> datasets.Dataset:
@@ -82,16 +89,21 @@ def load_split(source: str, *, split: str | None) -> datasets.Dataset:
     return whole.select(rows)
 
 
-def find_columns(dataset: datasets.Dataset, *, source: str) -> HubColumns:
-    """The image, caption and name columns, by feature type and name.
+def hub_columns(dataset: datasets.Dataset, *, source: str) -> HubColumns:
+    """The image, caption and name columns, by feature type and name; of several images the one named ``image``.
 
     Raises:
-        ValueError: no image or no caption column; the message names the columns there are.
+        ValueError: no image or no caption column, or several images; the message names the columns there are.
     """
     features = dataset.features
-    image = next((name for name, kind in features.items() if isinstance(kind, datasets.Image)), None)
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    if len(images) > 1 and "image" not in images:
+        raise ValueError(
+            f"{source}: several columns of images, {', '.join(images)}; rename the one that is meant 'image'"
+        )
+    image = "image" if "image" in images else images[0] if images else None
     text = [name for name, kind in features.items() if _holds_text(kind)]
-    one = pick_column(text, _MORE_CAPTION_COLUMNS)
+    one = _pick(text, _MORE_CAPTION_COLUMNS)
     captions = (one,) if one is not None else tuple(sorted(filter(_NUMBERED_CAPTION.fullmatch, text)))
     if image is None or not captions:
         found = ", ".join(f"{name} ({_kind(kind)})" for name, kind in features.items())
@@ -99,19 +111,72 @@ def find_columns(dataset: datasets.Dataset, *, source: str) -> HubColumns:
             "an image column" if image is None else f"a caption column (one of {', '.join(_MORE_CAPTION_COLUMNS)})"
         )
         raise ValueError(f"{source}: it lacks {lacking}; its columns are {found}")
-    return HubColumns(image, captions, pick_column(features, NAME_COLUMNS))
+    return HubColumns(image, captions, _pick(features, NAME_COLUMNS))
 
 
-def image_names(dataset: datasets.Dataset, columns: HubColumns) -> list[str]:
-    """The name of each row's image: the name column, else the image's own path, else ``row-000123``."""
+def image_names(dataset: datasets.Dataset, columns: HubColumns, *, source: str) -> list[str]:
+    """The name of each row's image: the name column, else the image's own path, else ``row-000123``.
+
+    Rows of one name show one image. Where paths do not keep different images apart, an image is named by its first row.
+
+    Raises:
+        ValueError: A name is missing, or stands beside different images.
+    """
+    content = _contents(dataset, columns.image)
     if columns.name is not None:
-        return [str(value) for value in dataset[columns.name][:]]
-    plain = dataset.flatten_indices() if dataset._indices is not None else dataset
-    # Only the path is taken out of the (memory-mapped) struct; the images' bytes stay on disk.
-    paths = [path for chunk in plain.data.column(columns.image).chunks for path in chunk.field("path").to_pylist()]
-    if all(paths) and len(set(map(_basename, paths))) == len(set(paths)):
-        return [_basename(path) for path in paths]
+        values = dataset[columns.name][:]
+        names = [
+            name_of_cell(value, where=f"{source}: row {row}, column {columns.name!r}")
+            for row, value in enumerate(values)
+        ]
+        first: dict[str, int] = {}
+        for row, name in enumerate(names):
+            if content(first.setdefault(name, row)) != content(row):
+                raise ValueError(
+                    f"{source}: rows {first[name]} and {row} have the name {name!r} in column {columns.name!r}, and "
+                    "different images"
+                )
+        return names
+    paths = [path for chunk in _stored(dataset, columns.image) for path in chunk.field("path").to_pylist()]
+    if all(paths):
+        names = list(map(_basename, paths))
+        whole: dict[str, tuple[str, int]] = {}
+        if all(
+            known[0] == paths[row] and content(known[1]) == content(row)
+            for row, name in enumerate(names)
+            if (known := whole.setdefault(name, (paths[row], row)))[1] != row
+        ):
+            return names
+        rows: dict[object, int] = {}
+        return [f"row-{rows.setdefault((paths[row], content(row)), row):06d}" for row in range(len(paths))]
     return [f"row-{number:06d}" for number in range(len(paths))]
+
+
+def _stored(dataset: datasets.Dataset, column: str) -> list[Any]:
+    """The memory-mapped structs of an image column; nothing of them is read yet."""
+    plain = dataset.flatten_indices() if dataset._indices is not None else dataset
+    chunks: list[Any] = plain.data.column(column).chunks
+    return chunks
+
+
+def _contents(dataset: datasets.Dataset, column: str) -> Callable[[int], object]:
+    """What tells the images of rows apart without reading them whole: their size, first and last bytes."""
+    chunks = [chunk.field("bytes") for chunk in _stored(dataset, column)]
+    starts = np.cumsum([0, *map(len, chunks)])
+
+    def content(row: int) -> object:
+        place = int(np.searchsorted(starts, row, side="right")) - 1
+        value = chunks[place][row - int(starts[place])]
+        if not value.is_valid:
+            return None  # stored beside the table, by its path
+        data = value.as_buffer()
+        return (
+            data.size,
+            data.slice(0, min(_EDGE, data.size)).to_pybytes(),
+            data.slice(max(0, data.size - _EDGE)).to_pybytes(),
+        )
+
+    return content
 
 
 def _load(source: str) -> Mapping[str, datasets.Dataset]:
@@ -146,6 +211,10 @@ def _holds_text(kind: object) -> bool:
 
 def _kind(kind: object) -> str:
     return str(kind.dtype) if isinstance(kind, datasets.Value) else type(kind).__name__
+
+
+def _pick(names: Iterable[str], candidates: Sequence[str]) -> str | None:
+    return find_columns(names, {"": candidates}, where="").get("")
 
 
 def _basename(path: str) -> str:

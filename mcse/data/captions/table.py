@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,10 +16,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.captions.files import CaptionRow, folder_files, read_caption_text, read_folder, read_rows
+from mcse.data.captions.files import CaptionRow, folder_files, read_folder, read_rows
 from mcse.data.captions.hub import read_hub
 from mcse.data.images.names import ABSENT, find_all, find_names, read_name_list
 from mcse.data.seeds import Draw
+from mcse.files import text_lines
 
 _logger = logging.getLogger(__name__)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -52,6 +53,15 @@ class CaptionTable:
             self,
             image_names=None if names is None else tuple(names[row] for row in rows),
             captions=tuple(self.captions[row] for row in rows),
+        )
+
+    def joined(self, groups: Iterable[Sequence[int]]) -> CaptionTable:
+        """The images of each group as one: the first's name, and the captions of all in order."""
+        groups, names = list(groups), self.image_names
+        return replace(
+            self,
+            image_names=None if names is None else tuple(names[rows[0]] for rows in groups),
+            captions=tuple(tuple(caption for row in rows for caption in self.captions[row]) for rows in groups),
         )
 
     @property
@@ -144,16 +154,17 @@ def select_captions(
 
 
 def _from_file(path: Path, *, split: str | None) -> CaptionTable:
-    text = read_caption_text(path)
-    rows = read_rows(path, text)
+    rows = read_rows(path)
     if rows is not None:
         return _named(rows, source=str(path), files=(path,), split=split)
     if split is not None:
         raise ValueError(f"{path}: plain text has no splits; remove '::{split}'")
-    lines = text.rstrip().split("\n")
-    captions = tuple((line.strip(),) if line.strip() else () for line in lines)
-    _say_blanks(str(path), text.removesuffix("\n").count("\n") + 1 - len(captions) + captions.count(()))
-    return CaptionTable(None, captions, str(path), (path,))
+    lines = list(text_lines(path))
+    blank = lines.count("")
+    while not lines[-1]:
+        del lines[-1]  # behind the last caption; others keep their place
+    _say_blanks(str(path), blank)
+    return CaptionTable(None, tuple((line,) if line else () for line in lines), str(path), (path,))
 
 
 def _from_folder(folder: Path, *, split: str | None) -> CaptionTable:

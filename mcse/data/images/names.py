@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.files import read_lines
+from mcse.files import text_lines
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif")
 """Endings that mark a file as an image, in lower case."""
@@ -26,7 +26,7 @@ def read_name_list(path: Path) -> list[str]:
     Raises:
         ValueError: Not UTF-8 (naming the line), or there is no name in it.
     """
-    names = [line for line in read_lines(path) if line]
+    names = [line for line in text_lines(path) if line]
     if not names:
         raise ValueError(f"{path}: the file is empty")
     return names
@@ -34,12 +34,33 @@ def read_name_list(path: Path) -> list[str]:
 
 def is_image_file(path: Path) -> bool:
     """Whether a file's name says that it is an image."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_resource_fork(path)
+
+
+def is_resource_fork(path: PurePath) -> bool:
+    """Whether a file is what macOS puts beside another in archives: ``._a.jpg`` beside ``a.jpg``, or ``__MACOSX/``."""
+    return path.name.startswith("._") or "__MACOSX" in path.parts
+
+
+def name_of_cell(value: object, *, where: str) -> str:
+    """The name of an image in a cell: text, a whole number, or a record with its ``path``, as datasets has it.
+
+    Raises:
+        ValueError: It is none of these; ``where`` opens the message.
+    """
+    if isinstance(value, dict) and isinstance(value.get("path"), str):
+        value = value["path"]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # tables with a gap among their numbers make them fractions
+    if (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, str) and value.strip()):
+        return str(value)
+    shown = "null" if value is None else repr(value)[:60]
+    raise ValueError(f"{where}: an image is a name or a whole number, got {shown}")
 
 
 def stem(name: str) -> str:
     """The name without folders and without an image's ending: ``val/12.jpg`` and ``12`` are both ``12``."""
-    base = PurePosixPath(name).name
+    base = _base(name)
     for suffix in IMAGE_SUFFIXES:
         if base.lower().endswith(suffix):
             return base[: -len(suffix)]
@@ -103,7 +124,8 @@ def _index(names: Sequence[str], key: Callable[[str], Hashable]) -> dict[Hashabl
 
 
 def _base(name: str) -> str:
-    return PurePosixPath(name).name
+    """Without folders, which Windows parts by backslashes."""
+    return PurePosixPath(name.replace("\\", "/")).name
 
 
 def _number(name: str) -> int | None:

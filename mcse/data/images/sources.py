@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mcse.data.captions.hub import find_columns, image_names, load_split
+from mcse.data.captions.hub import hub_columns, image_names, load_split
 from mcse.data.images.names import IMAGE_SUFFIXES, is_image_file
 from mcse.images import BadImageError, decode_image, load_image
 from mcse.types import FloatArray
@@ -102,8 +102,8 @@ def open_images(source: str) -> ImageSource:
             reason = "no splits in a folder of images; remove '::" + split + "'" if names else "no images in it"
             raise ValueError(f"images {root}: {reason} (looked for {', '.join(IMAGE_SUFFIXES)} and .parquet)")
     dataset = load_split(path_part, split=split or None)
-    columns = find_columns(dataset, source=source)
-    return HubImages(dataset, image_names(dataset, columns), column=columns.image)
+    columns = hub_columns(dataset, source=source)
+    return HubImages(dataset, image_names(dataset, columns, source=source), column=columns.image)
 
 
 def find_bad_images(source: ImageSource, index: Sequence[int], *, threads: int = READING_THREADS) -> list[SkippedImage]:

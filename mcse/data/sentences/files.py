@@ -1,12 +1,12 @@
 """Training sentences: text files and hub datasets, read strictly and tokenised once into an Arrow file on disk.
 
-A *sentence source* is a path (``.txt``, ``.txt.gz``, ``.csv``), a hub file ``hf://datasets/OWNER/NAME/FILE``, or a hub
-dataset ``OWNER/NAME`` or ``OWNER/NAME::COLUMN``.
+A *sentence source* is a path of a text file, or of a table (``.csv``, ``.tsv``, ``.jsonl``) of queries with
+positives and negatives, each also with ``.gz``; a hub file ``hf://datasets/OWNER/NAME/FILE``; or a hub dataset
+``OWNER/NAME`` or ``OWNER/NAME::COLUMN``.
 """
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,17 @@ from datasets.arrow_writer import ArrowWriter
 from huggingface_hub import hf_hub_download
 from numpy.typing import NDArray
 
-from mcse.files import digest_of, read_lines, replacing, sha256_file
+from mcse.data.tables import (
+    HEAD_LINES,
+    TABLE_SUFFIXES,
+    TRIPLETS,
+    Table,
+    check_is_text,
+    ending,
+    open_table,
+    text_cell,
+)
+from mcse.files import digest_of, replacing, sha256_file, text_lines
 from mcse.types import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -40,6 +50,7 @@ class SentenceTable:
     source: str
     digest: str
     files: tuple[Path, ...]
+    table: Table | None = None
 
     def rows(self) -> Iterator[tuple[str, ...]]:
         """One tuple of sentences a row; rows with a blank sentence are skipped."""
@@ -58,8 +69,9 @@ class SentenceTable:
     def _raw_rows(self) -> Iterator[tuple[str, ...]]:
         if not self.files:
             return _hub_rows(self.source)
-        path = self.files[0]
-        return _csv_rows(path) if _is_csv(path) else ((line,) for line in read_lines(path))
+        if self.table is not None:
+            return _table_rows(self.table)
+        return ((line,) for line in text_lines(self.files[0]))
 
 
 def open_sentences(source: str, *, root: Path) -> SentenceTable:
@@ -71,15 +83,24 @@ def open_sentences(source: str, *, root: Path) -> SentenceTable:
 
     Raises:
         FileNotFoundError: No such file, and not a hub name that can be had.
-        ValueError: The file is empty, or a CSV file does not have three columns.
+        ValueError: The file is empty; a table without known columns; or text that looks like a table.
     """
     path = _local_file(source, root=root)
     if path is None:
         return open_hub_sentences(source)
     if path.stat().st_size == 0:
         raise ValueError(f"data.sentences: {path} is empty")
-    columns = 3 if _is_csv(path) else 1
-    return SentenceTable(columns=columns, source=str(path), digest=sha256_file(path), files=(path,))
+    table = None
+    try:
+        if ending(path) in TABLE_SUFFIXES:
+            table = open_table(path, TRIPLETS)
+        else:
+            check_is_text(path, islice(text_lines(path), HEAD_LINES))
+    except ValueError as error:
+        advice = "; sentences alone come from a .txt file, one a line" if ending(path) in TABLE_SUFFIXES else ""
+        raise ValueError(f"data.sentences: {error}{advice}") from None
+    columns = 1 if table is None else len(TRIPLETS)
+    return SentenceTable(columns=columns, source=str(path), digest=sha256_file(path), files=(path,), table=table)
 
 
 def open_hub_sentences(source: str) -> SentenceTable:
@@ -178,24 +199,12 @@ def _chunks(rows: Iterable[tuple[str, ...]]) -> Iterator[list[tuple[str, ...]]]:
         yield chunk
 
 
-def _is_csv(path: Path) -> bool:
-    return path.name.removesuffix(".gz").endswith(".csv")
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, ...]]:
-    """Rows of SimCSE's supervised file: a header, then query, entailment, contradiction."""
-    reader = csv.reader(read_lines(path, strip=False))
+def _table_rows(table: Table) -> Iterator[tuple[str, ...]]:
     try:
-        header = next(reader, None)
-        if header is None or len(header) != 3:
-            found = header if header is None else len(header)
-            raise ValueError(f"data.sentences: {path}, line 1: expected a header of 3 columns, found {found}")
-        for row in reader:
-            if len(row) != 3:
-                raise ValueError(f"data.sentences: {path}, line {reader.line_num}: {len(row)} columns, not 3")
-            yield tuple(" ".join(cell.split()) for cell in row)
-    except csv.Error as error:
-        raise ValueError(f"data.sentences: {path}, line {reader.line_num}: broken table ({error})") from None
+        for row in table.rows():
+            yield tuple(" ".join(text_cell(cell, where=table.where(row)).split()) for cell in row.cells)
+    except ValueError as error:
+        raise ValueError(f"data.sentences: {error}") from None
 
 
 def _hub_rows(source: str) -> Iterator[tuple[str, ...]]:

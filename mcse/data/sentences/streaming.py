@@ -20,7 +20,8 @@ from mcse.data.patterns import files_named
 from mcse.data.seeds import Draw
 from mcse.data.sentences.files import load_hub_text, text_column
 from mcse.data.streams import Share, TokenMasker, sentence_batch
-from mcse.files import digest_of, read_lines
+from mcse.data.tables import HEAD_LINES, check_is_text
+from mcse.files import digest_of, text_lines
 from mcse.types import SentenceBatch, Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class TextFiles:
         path = self.paths[part]
         if path.suffix == ".parquet":
             return _parquet_rows(path, self.column, start=start)
-        return itertools.islice(read_lines(path), start, None)
+        return itertools.islice(text_lines(path), start, None)
 
 
 class HubTexts:
@@ -99,6 +100,8 @@ def open_texts(source: str, *, root: Path) -> TextParts:
             raise ValueError(f"data.sentences: {file}: only {', '.join(_SUFFIXES)} can be streamed")
         if not file.stat().st_size:
             raise ValueError(f"data.sentences: {file} is empty")
+        if file.suffix != ".parquet":
+            check_is_text(file, itertools.islice(text_lines(file), HEAD_LINES))
     return TextFiles(tuple(paths), source=str(path) + (f"::{column}" if column else ""), column=column)
 
 

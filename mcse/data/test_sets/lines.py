@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from mcse.files import read_text
+from mcse.data.tables import number_cell
+from mcse.files import text_lines
 
 _SENTEVAL_PARENTS = ("", "downstream", "senteval", "senteval/downstream")
 
@@ -20,12 +20,20 @@ def file_lines(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"missing file {path}")
-    return _split(read_text(path), path)
+    lines = list(text_lines(path, strip=False))
+    if not any(map(str.strip, lines)):
+        raise ValueError(f"{path} is empty")
+    return lines
 
 
 def latin1_lines(path: Path) -> list[str]:
     """The same of a file that SentEval reads as Latin-1, in which no byte is wrong."""
-    return _split(path.read_bytes().decode("latin-1"), path)
+    text = path.read_bytes().decode("latin-1")
+    if not text.strip():
+        raise ValueError(f"{path} is empty")
+    # Not str.splitlines: it also splits at characters such as U+0085 that stand inside sentences.
+    lines = text.replace("\r\n", "\n").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def senteval_parent(folder: str | Path, homes: Sequence[str]) -> Path | None:
@@ -40,18 +48,4 @@ def finite_number(text: str, path: Path, line: int) -> float:
     Raises:
         ValueError: Not a number, or not finite; names file and line.
     """
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{path}, line {line}: score {text.strip()[:40]!r} is not a finite number")
-    return number
-
-
-def _split(text: str, path: Path) -> list[str]:
-    if not text.strip():
-        raise ValueError(f"{path} is empty")
-    # Not str.splitlines: it also splits at characters such as U+0085 that stand inside sentences.
-    lines = text.replace("\r\n", "\n").split("\n")
-    return lines[:-1] if lines[-1] == "" else lines
+    return number_cell(text, where=f"{path}, line {line}")

@@ -5,10 +5,8 @@ P pairs.
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
+from mcse.data.tables import SCORED_PAIRS, TABLE_SUFFIXES, number_cell, open_table, text_cell
 from mcse.data.test_sets.lines import file_lines, finite_number, senteval_parent
 
 logger = logging.getLogger(__name__)
@@ -55,6 +54,19 @@ HUB_REPOSITORIES: Mapping[str, str] = {
     SICK_ALL_SPLITS: "mteb/sickr-sts",
 }
 """The hub's SICK-R mixes its splits, so SentEval's 4,927 test pairs cannot be had from it."""
+
+_HOMES: Mapping[str, tuple[str, ...]] = {
+    "STS12": ("STS12-en-test", "test-gold"),
+    "STS13": ("STS13-en-test", "test-gs"),
+    "STS14": ("STS14-en-test", "sts-en-test-gs-2014"),
+    "STS15": ("STS15-en-test", "test_evaluation_task2a"),
+    "STS16": ("STS16-en-test", "sts2016-english-with-gs-v1.0"),
+    "STSBenchmark": ("STSBenchmark", "stsbenchmark"),
+}
+"""SentEval's folders below ``STS/``, and those that SemEval's archives unpack to."""
+
+_PREFIXES = ("STS", "STS2016")
+"""What files' names begin with: SentEval's everywhere, and those of 2016 as they were published."""
 
 _STSB_FILES = {"train": "sts-train.csv", "dev": "sts-dev.csv", "test": "sts-test.csv"}
 _SICK_FILES = {"train": "SICK_train.txt", "dev": "SICK_trial.txt", "test": "SICK_test_annotated.txt"}
@@ -120,15 +132,17 @@ def load_sts(data: str | Path | None = None) -> StsData:
 def load_sts_from_senteval(folder: str | Path) -> StsData:
     """All STS tasks of a SentEval folder, which may hold ``STS/`` and ``SICK/`` itself or under ``downstream/``.
 
+    Below ``STS/``, folders and files may also have the names under which SemEval ships them.
+
     Raises:
-        FileNotFoundError: Neither is there.
+        FileNotFoundError: Neither is there, or no task is whole; says of each what is missing.
         ValueError: A file cannot be read.
     """
     root = find_senteval(folder)
     tasks: list[StsTask] = []
     absent: dict[str, str] = {}
     for name in (*STS_TASKS, SICK_ALL_SPLITS):
-        home = root / _senteval_home(name)
+        home = _home(root, name)
         if not home.is_dir():
             absent[name] = f"no folder {home}"
             continue
@@ -136,6 +150,9 @@ def load_sts_from_senteval(folder: str | Path) -> StsData:
             tasks.append(_senteval_task(root, name))
         except FileNotFoundError as error:
             absent[name] = str(error)
+    if not tasks:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
+        raise FileNotFoundError(f"{root} holds no whole STS task: {reasons}")
     return StsData(tasks=tuple(tasks), absent=absent)
 
 
@@ -158,8 +175,9 @@ def load_senteval_subset(root: Path, name: str, *, subset: str) -> ScoredPairs:
         FileNotFoundError: A file is missing.
         ValueError: Unequal numbers of lines, gold that is no number, or a scored line without two columns.
     """
-    home = root / _senteval_home(name)
-    input_path, gold_path = home / f"STS.input.{subset}.txt", home / f"STS.gs.{subset}.txt"
+    home = _home(root, name)
+    prefix = next((prefix for prefix in _PREFIXES if (home / f"{prefix}.input.{subset}.txt").is_file()), _PREFIXES[0])
+    input_path, gold_path = home / f"{prefix}.input.{subset}.txt", home / f"{prefix}.gs.{subset}.txt"
     inputs, golds = file_lines(input_path), file_lines(gold_path)
     if len(inputs) != len(golds):
         raise ValueError(f"{input_path} has {len(inputs)} lines but {gold_path} has {len(golds)}")
@@ -178,7 +196,7 @@ def load_stsbenchmark(folder: str | Path, *, split: str) -> ScoredPairs:
         FileNotFoundError: The file is missing.
         ValueError: An unknown split, fewer than seven columns, or gold that is no number.
     """
-    path = find_senteval(folder) / "STS" / "STSBenchmark" / _split_file(_STSB_FILES, split)
+    path = _home(find_senteval(folder), "STSBenchmark") / _split_file(_STSB_FILES, split)
     rows = []
     for number, line in enumerate(file_lines(path), start=1):
         column = _columns(line, path, number, least=7)
@@ -262,34 +280,36 @@ def load_own_task(path: str | Path) -> StsTask:
 def load_scored_pairs(path: str | Path) -> ScoredPairs:
     """Scored pairs from ``.tsv``/``.txt`` (``score<TAB>sentence1<TAB>sentence2``), ``.csv`` or ``.jsonl``.
 
-    A first line that names the columns ``score``, ``sentence1`` and ``sentence2`` may put them in any order; JSON lines
-    have these keys. Blank lines are skipped and counted in the log.
+    A first line that names the columns ``score``, ``sentence1`` and ``sentence2`` may put them in any order, among
+    others; without it there are exactly these three. JSON lines have these keys.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Not UTF-8, empty, an unknown ending, wrong columns, gold that is no number, or an empty sentence.
+        ValueError: An unknown ending, gold that is no number, an empty sentence, and what ``open_table`` refuses.
     """
     path = Path(path)
-    readers = {".tsv": _read_tsv, ".txt": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl}
-    if path.suffix not in readers:
-        raise ValueError(f"{path}: scored pairs must end in one of {', '.join(readers)}")
-    lines = file_lines(path)
-    blank = sum(not line.strip() for line in lines)
-    if blank:
-        logger.warning("%s: skipped %d blank lines", path, blank)
+    if path.suffix.lower() not in (*TABLE_SUFFIXES, ".txt"):
+        raise ValueError(f"{path}: scored pairs must end in one of {', '.join(TABLE_SUFFIXES)}, .txt")
+    if not path.is_file():
+        raise FileNotFoundError(f"missing file {path}")
+    table = open_table(path, SCORED_PAIRS, has_header=False)
     rows = []
-    for number, score, sentence1, sentence2 in readers[path.suffix](path, lines):
-        for sentence in (sentence1, sentence2):
-            if not sentence.strip():
-                raise ValueError(f"{path}, line {number}: empty sentence")
-        rows.append((finite_number(score, path, number), sentence1, sentence2))
+    for row in table.rows():
+        where = table.where(row)
+        score, *sentences = row.cells
+        sentence1, sentence2 = (text_cell(sentence, where=where) for sentence in sentences)
+        if not sentence1.strip() or not sentence2.strip():
+            raise ValueError(f"{where}: empty sentence")
+        rows.append((number_cell(score, where=where), sentence1, sentence2))
     return _scored(rows, path.stem, "all", (path,))
 
 
-def _senteval_home(name: str) -> str:
+def _home(root: Path, name: str) -> Path:
+    """The folder of a task; SentEval's, where none is there."""
     if name in ("SICKRelatedness", SICK_ALL_SPLITS):
-        return "SICK"
-    return f"STS/{name}" if name == "STSBenchmark" else f"STS/{name}-en-test"
+        return root / "SICK"
+    homes = [root / "STS" / home for home in _HOMES[name]]
+    return next((home for home in homes if home.is_dir()), homes[0])
 
 
 def _senteval_task(root: Path, name: str) -> StsTask:
@@ -354,46 +374,3 @@ def _columns(line: str, path: Path, number: int, *, least: int) -> list[str]:
     if len(columns) < least:
         raise ValueError(f"{path}, line {number}: {len(columns)} tab-separated columns, expected {least} or more")
     return columns
-
-
-OwnRow = tuple[int, str, str, str]
-
-
-def _read_tsv(path: Path, lines: Sequence[str]) -> Iterator[OwnRow]:
-    return _read_table(path, ((number, line.split("\t")) for number, line in enumerate(lines, 1) if line.strip()))
-
-
-def _read_csv(path: Path, lines: Sequence[str]) -> Iterator[OwnRow]:
-    reader = csv.reader(f"{line}\n" for line in lines)
-    return _read_table(path, ((reader.line_num, row) for row in reader if any(cell.strip() for cell in row)))
-
-
-def _read_table(path: Path, rows: Iterator[tuple[int, list[str]]]) -> Iterator[OwnRow]:
-    names = ["score", "sentence1", "sentence2"]
-    order = [0, 1, 2]
-    first = True
-    for number, row in rows:
-        if first and set(names) <= set(row):
-            order = [row.index(name) for name in names]
-            first = False
-            continue
-        first = False
-        if len(row) < 3 or len(row) <= max(order):
-            raise ValueError(f"{path}, line {number}: {len(row)} columns, expected score, sentence1, sentence2")
-        score, sentence1, sentence2 = (row[column] for column in order)
-        yield number, score, sentence1, sentence2
-
-
-def _read_jsonl(path: Path, lines: Sequence[str]) -> Iterator[OwnRow]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            score, sentence1, sentence2 = str(row["score"]), row["sentence1"], row["sentence2"]
-            if not isinstance(sentence1, str) or not isinstance(sentence2, str):
-                raise TypeError("a sentence is not a string")
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            keys = 'an object with "score", "sentence1" and "sentence2"'
-            raise ValueError(f"{path}, line {number}: expected {keys} ({error})") from None
-        yield number, score, sentence1, sentence2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import re
 
 import datasets
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from mcse.data.captions.table import CaptionTable, load_captions, select_captions
 from mcse.data.images.names import ABSENT, find_names
+from mcse.data.images.sources import open_images
 
 NAMES = ("a.jpg", "b.jpg")
 CAPTIONS = (("a dog , running", 'a "brown" dog'), ("two cats",))
@@ -167,21 +169,21 @@ def test_blank_captions_are_counted(tmp_path, caplog):
     [
         ("e.txt", " \n", "e.txt: the file is empty"),
         ("l.csv", b"image,caption\na.jpg,x\nb.jpg,caf\xe9\n", r"l.csv, line 3: not UTF-8 \(byte 0xe9\)"),
-        ("h.csv", "image,words\na,b\n", r"h.csv, line 1: no image and caption column among 'image', 'words'"),
-        ("f.csv", "caption,image\nx,a.jpg\nx,b.jpg,c\n", r"f.csv, line 3: 3 fields, but the header has 2"),
+        ("h.csv", "image,words\na,b\n", r"h.csv, line 1: no column for caption .* among 'image', 'words'"),
+        ("f.csv", "caption,image\nx,a.jpg\nx,b.jpg,c\n", r"f.csv, line 3: 3 columns, expected 2"),
         ("q.csv", 'image,caption\na.jpg,"open\nb.jpg,x\nc.jpg,y\n', r"q.csv, line 2: a quotation mark is opened"),
         ("b.csv", "image,caption\na.jpg, \n", "b.csv: no captions in it"),
         ("t.token", "a.jpg#0\tx\nnothing\n", r"t.token, line 2: expected 'name.jpg#0<TAB>caption', got 'nothing'"),
         ("j.json", '{"images": [\n}', "j.json, line 2: broken JSON"),
-        ("k.json", '{"rows": []}', "k.json: neither COCO's JSON .* found 'rows'"),
-        ("k2.json", '{"images": [{"filename": "a.jpg"}]}', "image 1 has no 'sentences'"),
+        ("k.json", '{"rows": []}', "k.json: images is missing; expected COCO's JSON"),
+        ("k2.json", '{"images": [{"filename": "a.jpg"}]}', "images.0.sentences is missing"),
         (
             "c.json",
             '{"images": [], "annotations": [{"image_id": 4, "caption": "x"}]}',
-            "c.json: .*lacks 4.* not listed",
+            "c.json: annotations.0: a caption of the image 4, which images do not list",
         ),
         ("r.json", '[{"image": "a.jpg", "caption": 7}]', "r.json, record 1: a caption is a string .* got int"),
-        ("r2.json", '[{"photo": "a.jpg", "caption": "x"}]', "record 1: no image and caption column among 'photo'"),
+        ("r2.json", '[{"photo": "a.jpg", "caption": "x"}]', "record 1: no image .* among 'photo'"),
         ("r3.jsonl", '{"image": "a.jpg", "caption": "x"}\n{"image"\n', "r3.jsonl, line 2: broken JSON"),
     ],
 )
@@ -321,7 +323,10 @@ HUB_COLUMNS = {
 @pytest.mark.parametrize("kind", HUB_COLUMNS)
 def test_hub_columns_are_found(kind, tmp_path, hub_cache):
     count, columns = HUB_COLUMNS[kind]
-    folder = parquet_folder(tmp_path / "set", {"image": drawn_images(count, tmp_path), **columns})
+    images = drawn_images(count, tmp_path)
+    if kind == "one a row":
+        images[1] = images[0]
+    folder = parquet_folder(tmp_path / "set", {"image": images, **columns})
     table = load_captions(folder)
     assert table.image_names == NAMES
     assert table.captions == CAPTIONS
@@ -382,3 +387,146 @@ def test_images_are_not_decoded_for_captions(tmp_path, hub_cache):
     broken = [{"bytes": b"not an image", "path": "p.png"}]
     folder = parquet_folder(tmp_path / "set", {"image": broken, "caption": ["x"]})
     assert load_captions(folder).image_names == ("p.png",)
+
+
+# --- what people bring: read right, or refused
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "names", "captions"),
+    [
+        ("a.csv", b"image,caption\ra.jpg,one\rb.jpg,two\r", "a.jpg b.jpg", [["one"], ["two"]]),
+        ("a.csv", b'image;caption\r\na.jpg;"one; two"\r\n', "a.jpg", [["one; two"]]),
+        ("a.txt", b"image;caption\na.jpg;one\n", "a.jpg", [["one"]]),
+        ("a.csv", b"filepath\ttitle\na.jpg\tone\n", "a.jpg", [["one"]]),
+        ("a.csv", b'image,caption\na.jpg,"one\ntwo, three"\n', "a.jpg", [["one two, three"]]),
+        ("a.tsv", b'image\tcaption\na.jpg\t"one" two\nb.jpg\t"three\n', "a.jpg b.jpg", [['"one" two'], ['"three']]),
+        ("a.csv", b'image,caption\na.jpg,"' + b"word " * 40_000 + b'"\n', "a.jpg", [[" ".join(["word"] * 40_000)]]),
+        ("a.csv", b"""image,captions\na.jpg,"['one', ""it's two""]"\n""", "a.jpg", [["one", "it's two"]]),
+        ("a.csv", b'image,captions\na.jpg,"[""one"", ""two""]"\n', "a.jpg", [["one", "two"]]),
+        ("a.json", b'[{"image_id": 391895.0, "caption": "one"}]', "391895", [["one"]]),
+        ("a.json", b'[{"image": {"path": "a.jpg", "bytes": null}, "caption": "one"}]', "a.jpg", [["one"]]),
+        ("a.jsonl", b'{"image": "a.jpg", "caption": "one"}\n', "a.jpg", [["one"]]),
+        ("a.json", b'{"images": [{"filename": "a.jpg", "sentences": ["one", "two"]}]}', "a.jpg", [["one", "two"]]),
+        (
+            "a.json",
+            b'{"images": [{"filename": "a.jpg", "sentences": [{"tokens": ["one", "two"], "sentid": 0}]}]}',
+            "a.jpg",
+            [["one two"]],
+        ),
+        (
+            "a.json",
+            b'{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": "1", "caption": "one"}]}',
+            "a.jpg",
+            [["one"]],
+        ),
+    ],
+)
+def test_what_people_bring_is_read_right(tmp_path, name, text, names, captions):
+    (tmp_path / name).write_bytes(text)
+    found = load_captions(str(tmp_path / name))
+    assert found.image_names == tuple(names.split())
+    assert [list(several) for several in found.captions] == captions
+
+
+COCO_IMAGES = '{"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}], "annotations": '
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        # Rows swallowed by a quotation mark, of ids as of file names, whatever closes it.
+        ("a.csv", 'image_id,caption\n1,one\n2,"two\n3,three\n', "line 3: a quotation mark is opened and not closed"),
+        ("a.csv", 'image_id,caption\n1,one\n2,"two\n3,three"\n', "line 3: a quotation mark is opened and never closed"),
+        ("a.csv", 'caption,image\n"one,a.jpg\ntwo",b.jpg\n', "line 2: a quotation mark is opened and never closed"),
+        ("a.csv", 'image_id,caption\n1,"Stop" says the sign\n', "line 2: broken table"),
+        ("a.csv", "image,caption\na.jpg,o\0ne\n", "line 2: a NUL byte inside the line"),
+        ("a.csv", "image,caption\na.jpg,o\rne\n", "line 2: a carriage return inside the line"),
+        ("a.csv", "image,caption\n ,one\n", "line 2: an image is a name or a whole number"),
+        ("a.csv", "a.jpg,one\nb.jpg,two\n", "line 1: no column for image"),
+        ("a.csv", "image,caption,caption\na.jpg,one,two\n", "line 1: the column 'caption' stands there 2 times"),
+        ("a.csv", """image,captions\na.jpg,"['one', 2]"\n""", "line 2: a caption that looks like a list of strings"),
+        ("a.csv", f"""image,captions\na.jpg,"['one', {"[" * 50_000}]"\n""", "looks like a list of strings"),
+        ("a.txt", "a.jpg,one\na.jpg,two\n", "names of images with captions behind them"),
+        ("a.txt", "a.jpg#0 one\na.jpg#1 two\n", "names of images with captions behind them"),
+        ("a.txt", "391895,one\n7,two\n", "names of images with captions behind them"),
+        ("a.txt", "sentence1\tsentence2\none\ttwo\n", "a table of 2 columns"),
+        ("a.json", COCO_IMAGES + '[{"image_id": 1, "caption": null}]}', "annotations.0.caption must be text, got null"),
+        ("a.json", COCO_IMAGES + '[{"image_id": 1, "caption": ["a"]}]}', "annotations.0.caption must be text"),
+        ("a.json", COCO_IMAGES + '[{"image_id": null, "caption": "a"}]}', "annotations.0.image_id must be"),
+        ("a.json", COCO_IMAGES + '{"1": "a"}}', "annotations must be a list, got an object"),
+        ("a.json", COCO_IMAGES.replace("2,", "1,") + "[]}", "images.1: the id 1 is that of 'a.jpg' and of 'b.jpg'"),
+        ("a.json", '{"images": [{"filename": "a.jpg", "sentences": [{"sentid": 0}]}]}', "neither raw nor tokens"),
+        ("a.json", '{"images": [{"filename": null, "sentences": []}]}', "images.0.filename must be text, got null"),
+        ("a.json", "[" * 100_000, "nested too deeply"),
+        (
+            "a.jsonl",
+            '{"image": "a.jpg", "caption": "x"}\n{"image": null, "caption": "y"}\n',
+            "line 2: an image is a name",
+        ),
+        ("a.jsonl", '{"image": "a.jpg", "caption": "x"}\n{"caption": "y"}\n', "line 2: image is missing"),
+        ("a.jsonl", '{"image": "a.jpg", "caption": "x"}\n[1]\n', "line 2 must be an object, got a list"),
+    ],
+)
+def test_what_would_be_read_wrong_is_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        load_captions(str(tmp_path / name))
+    assert name in str(caught.value)
+
+
+def test_captions_beside_images_are_found_by_their_whole_name(tmp_path):
+    for name in ("a.jpg", "a.b.jpg", "C.JPG", "d.png"):
+        image(tmp_path / name)
+    for name, caption in (("a.txt", "one"), ("a.b.txt", "two"), ("C.TXT", "three"), ("d.png.txt", "four")):
+        write(tmp_path / name, caption + "\n")
+    (tmp_path / "._a.jpg").write_bytes(b"\0\5\26\7")
+    (tmp_path / "._a.txt").write_bytes(b"\0\5\26\7")
+    found = load_captions(str(tmp_path))
+    assert dict(zip(found.image_names, found.captions, strict=True)) == {
+        "a.jpg": ("one",),
+        "a.b.jpg": ("two",),
+        "C.JPG": ("three",),
+        "d.png": ("four",),
+    }
+    assert open_images(str(tmp_path)).names == ("C.JPG", "a.b.jpg", "a.jpg", "d.png")
+    write(tmp_path / "metadata.csv", "file_name,text\na.jpg,one\n")
+    with pytest.raises(ValueError, match=r"captions in metadata\.csv and in .*; keep one kind"):
+        load_captions(str(tmp_path))
+
+
+def test_names_from_windows_find_their_images(tmp_path):
+    found = load_captions(write(tmp_path / "c.csv", "image,caption\nimages\\a.jpg,one\nimages\\b.jpg,two\n"))
+    assert find_names(found.image_names, ["b.jpg", "a.jpg"], where="w").tolist() == [1, 0]
+
+
+def test_hub_rows_of_one_name_show_one_image(tmp_path, hub_cache):
+    first, second = drawn_images(2, tmp_path)
+    captions = ["one", "two", "three"]
+    twice = {"image": [first, first, second], "file_name": ["a.jpg", "a.jpg", "b.jpg"], "caption": captions}
+    assert load_captions(parquet_folder(tmp_path / "right", twice)).captions == (("one", "two"), ("three",))
+    wrong = {**twice, "file_name": ["a.jpg", "b.jpg", "b.jpg"]}
+    with pytest.raises(
+        ValueError, match="rows 1 and 2 have the name 'b.jpg' in column 'file_name', and different images"
+    ):
+        load_captions(parquet_folder(tmp_path / "wrong", wrong))
+    null = {**twice, "file_name": ["a.jpg", None, "b.jpg"]}
+    with pytest.raises(ValueError, match="row 1, column 'file_name': an image is a name or a whole number, got null"):
+        load_captions(parquet_folder(tmp_path / "null", null))
+
+
+def test_hub_images_with_one_path_stay_apart(tmp_path, hub_cache):
+    images = [{**one, "path": "image.png"} for one in drawn_images(2, tmp_path)]
+    columns = {"image": [images[0], images[1], images[0]], "caption": ["one", "two", "three"]}
+    folder = parquet_folder(tmp_path / "set", columns)
+    found = load_captions(folder)
+    assert found.captions == (("one", "three"), ("two",))
+    opened = open_images(folder)
+    assert opened.names == found.image_names
+    assert [np.asarray(opened.load(row)).max() for row in range(2)] == [0, 1]
+
+
+def test_hub_captions_that_are_missing_are_counted(tmp_path, hub_cache, caplog):
+    columns = {"image": drawn_images(2, tmp_path), "cocoid": [391895.0, 7.0], "caption": ["one", None]}
+    assert load_captions(parquet_folder(tmp_path / "set", columns)).image_names == ("391895",)
+    assert "skipped 1 blank captions" in caplog.text

@@ -107,6 +107,8 @@ OWN = [("4.5", 'a "big" dog', "one, dog"), ("0", "b", "c")]
         ("mine.tsv", "".join("\t".join(row) + "\n" for row in OWN)),
         ("mine.tsv", "sentence2\tscore\tsentence1\n" + "".join(f"{c}\t{a}\t{b}\n" for a, b, c in OWN)),
         ("mine.csv", 'score,sentence1,sentence2\n4.5,"a ""big"" dog","one, dog"\n\n0,b,c\n'),
+        ("mine.csv", 'id;Sentence1;Sentence2;Similarity\r\n1;"a ""big"" dog";one, dog;4.5\r\n2;b;c;0\r\n'),
+        ("mine.tsv", "".join("\t".join(row) + "\r" for row in OWN)),
         (
             "mine.jsonl",
             "".join(json.dumps({"score": float(a), "sentence1": b, "sentence2": c}) + "\n" for a, b, c in OWN),
@@ -126,16 +128,27 @@ def test_own_file_in_every_format(tmp_path, name, text):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("mine.tsv", "1\ta\tb\n2\ta\n", r"mine\.tsv, line 2: 2 columns, expected score, sentence1, sentence2"),
+        ("mine.tsv", "1\ta\tb\n2\ta\n", r"mine\.tsv, line 2: 2 columns, expected 3"),
         ("mine.tsv", "1\ta\tb\nx\ta\tb\n", r"mine\.tsv, line 2: score 'x' is not a finite number"),
         ("mine.tsv", "1\ta\tb\n2\t \tb\n", r"mine\.tsv, line 2: empty sentence"),
         ("mine.tsv", "", r"mine\.tsv is empty"),
         ("mine.tsv", "score\tsentence1\tsentence2\n", "holds no scored pairs"),
-        ("mine.csv", '1,"a\nb",c\n2,d\n', r"mine\.csv, line 3: 2 columns"),
+        ("mine.csv", '1,"a\nb",c\n2,d\n', r"mine\.csv, line 1: a quotation mark is opened"),
+        ("mine.csv", '1,a,b\n2,"c,d\n3,e,f"\n', r"mine\.csv, line 2: a quotation mark is opened"),
+        ("mine.tsv", "1\ta\tb\t5\n2\tc\td\t1\n", r"line 1: no column .* without a header .* exactly score, sentence1"),
+        ("mine.csv", "sentence1,sentence2,label\na,b,0\n", r"mine\.csv, line 1: score 'sentence1' is not a finite"),
+        ("mine.csv", "score,score,sentence1,sentence2\n1,2,a,b\n", r"line 1: the column 'score' stands there 2 times"),
+        ("mine.tsv", "1\ta\tb\n2\tc\0\td\n", r"mine\.tsv, line 2: a NUL byte"),
+        ("mine.jsonl", '{"score": null, "sentence1": "a", "sentence2": "b"}\n', r"line 1: score null is not a finite"),
+        ("mine.jsonl", '{"score": true, "sentence1": "a", "sentence2": "b"}\n', r"line 1: score True is not a finite"),
         ("mine.jsonl", '{"score": 1, "sentence1": "a"}\n', r"mine\.jsonl, line 1: .*sentence2"),
-        ("mine.jsonl", '{"score": 1, "sentence1": 2, "sentence2": "a"}\n', r"mine\.jsonl, line 1: .*not a string"),
+        (
+            "mine.jsonl",
+            '{"score": 1, "sentence1": 2, "sentence2": "a"}\n',
+            r"mine\.jsonl, line 1: expected text, got int",
+        ),
         ("mine.jsonl", "\n{oops\n", r"mine\.jsonl, line 2"),
-        ("mine.parquet", "1\ta\tb\n", r"must end in one of \.tsv, \.txt, \.csv, \.jsonl"),
+        ("mine.parquet", "1\ta\tb\n", r"must end in one of \.csv, \.tsv, \.jsonl, \.txt"),
     ],
 )
 def test_bad_own_file_is_named_with_its_line(tmp_path, name, text, message):
@@ -154,3 +167,39 @@ def test_hub_tasks_come_from_the_hubs_own_format(tmp_path, monkeypatch):
     assert "mixes train, trial and test" in found.absent["SICKRelatedness"]
     with pytest.raises(FileNotFoundError, match="give --data a SentEval folder"):
         data.load_sts_from_hub({"STS13": str(tmp_path / "absent")})
+
+
+RAW_FOLDERS = {
+    "STS12": "test-gold",
+    "STS13": "test-gs",
+    "STS14": "sts-en-test-gs-2014",
+    "STS15": "test_evaluation_task2a",
+    "STS16": "sts2016-english-with-gs-v1.0",
+}
+
+
+def test_archives_are_read_as_semeval_ships_them(senteval):
+    right = {task.name: task for task in data.load_sts(senteval).tasks}
+    for task, name in RAW_FOLDERS.items():
+        home = (senteval / "STS" / f"{task}-en-test").rename(senteval / "STS" / name)
+        if task == "STS16":
+            for file in home.iterdir():
+                file.rename(home / file.name.replace("STS.", "STS2016.", 1))
+    (senteval / "STS" / "STSBenchmark").rename(senteval / "STS" / "stsbenchmark")
+    found = data.load_sts(senteval)
+    assert not found.absent
+    for task in found.tasks:
+        assert [part.sentence1 for part in task.subsets] == [part.sentence1 for part in right[task.name].subsets]
+
+
+def test_data_without_a_whole_task_is_refused_with_every_reason(senteval):
+    for file in senteval.rglob("*.*"):
+        if file.is_file():
+            file.unlink()
+    (senteval / "STS" / "STS13-en-test").rmdir()
+    with pytest.raises(FileNotFoundError, match="holds no whole STS task") as caught:
+        data.load_sts(senteval)
+    for name in (*data.STS_TASKS, data.SICK_ALL_SPLITS):
+        assert f"{name}: " in str(caught.value)
+    assert "STS13: no folder" in str(caught.value)
+    assert "missing file" in str(caught.value)
