@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mcse.files import read_lines
+from mcse.files import text_lines
 from mcse.text.tags import OUTSIDE, Repairs, TagSet, check_tag, repair_tags, types_of
 
 _IMAGE_LINE = "IMGID:"
 _DOCUMENT_LINE = "-DOCSTART-"
+_BLANKS = " \t\v\f"
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +58,8 @@ class TaggedTexts:
 def read_conll(path: Path) -> TaggedTexts:
     """The texts of a CoNLL file: a word and its tag a line, split by tabs or spaces, the tag last; a blank line ends.
 
-    An ``IMGID:name`` line before the words names the image. A file without tags (one column) gets ``O``.
+    An ``IMGID:name`` line before the words names the image. A file without tags (one column) gets ``O``. Where the
+    first of three columns or more counts the words of every text, the word is the second.
 
     Raises:
         FileNotFoundError: Nothing is there.
@@ -63,8 +67,8 @@ def read_conll(path: Path) -> TaggedTexts:
     """
     reader = _Reader(path)
     number = 0
-    for number, line in enumerate(read_lines(path, strip=False), start=1):
-        reader.take(line.rstrip("\r\n"), number)
+    for number, line in enumerate(text_lines(path, strip=False), start=1):
+        reader.take(line, number)
     reader.close(number + 1)
     if not reader.texts:
         raise ValueError(f"{path}: no texts in it")
@@ -76,7 +80,10 @@ def read_conll(path: Path) -> TaggedTexts:
             OUTSIDE,
             reader.untagged[0],
         )
-    return TaggedTexts(path, tuple(reader.texts), has_tags=reader.has_tags)
+    texts = reader.texts
+    if reader.is_numbered:
+        texts = [replace(text, words=words) for text, words in zip(texts, reader.seconds, strict=True)]
+    return TaggedTexts(path, tuple(texts), has_tags=reader.has_tags)
 
 
 class _Reader:
@@ -85,7 +92,9 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.texts: list[TaggedText] = []
-        self.rows: list[tuple[str, str]] = []
+        self.rows: list[tuple[Sequence[str], str]] = []
+        self.seconds: list[tuple[str, ...]] = []
+        self.is_numbered = True
         self.has_tags = False
         self.untagged: list[int] = []
         self.start = 0
@@ -94,39 +103,44 @@ class _Reader:
 
     def take(self, line: str, number: int) -> None:
         where = f"{self.path}, line {number}"
-        if not line.strip():
+        if not line.strip(_BLANKS):
             if self.rows:
                 self.close(number)
-        elif line.startswith(_IMAGE_LINE):
+        elif line[: len(_IMAGE_LINE)].upper() == _IMAGE_LINE:
             if self.rows:
                 raise ValueError(f"{where}: an {_IMAGE_LINE} line inside a text; no blank line before it")
             self.close(number)
             self.image, self.image_line = line[len(_IMAGE_LINE) :].strip() or None, number
         elif not line.startswith(_DOCUMENT_LINE):
             self.start = self.start if self.rows else number
-            word, tag = _word_and_tag(line, where=where)
+            columns, tag = _columns_and_tag(line, where=where)
             self.has_tags |= tag is not None
             if tag is None:
                 self.untagged.append(number)
-            self.rows.append((word, tag or OUTSIDE))
+            self.rows.append((columns, tag or OUTSIDE))
 
     def close(self, number: int) -> None:
         """Ends a text before line ``number``."""
         if self.rows:
-            words, tags = zip(*self.rows, strict=True)
+            columns, tags = zip(*self.rows, strict=True)
+            words = tuple(several[0] for several in columns)
             self.texts.append(TaggedText(words, tags, self.image, self.start))
+            self.seconds.append(tuple(several[min(1, len(several) - 1)] for several in columns))
+            counted = [tuple(map(str, range(first, first + len(words)))) for first in (0, 1)]
+            self.is_numbered &= words in counted and all(len(several) > 1 for several in columns)
         elif self.image_line is not None:
             raise ValueError(f"{self.path}, line {self.image_line}: no words between it and line {number}")
         self.rows, self.image, self.image_line = [], None, None
 
 
-def _word_and_tag(line: str, *, where: str) -> tuple[str, str | None]:
-    columns = line.split("\t") if "\t" in line else line.split()
+def _columns_and_tag(line: str, *, where: str) -> tuple[Sequence[str], str | None]:
+    """The columns before the tag, and the tag. A no-break space is part of a word."""
+    columns = line.split("\t") if "\t" in line else [column for column in re.split(f"[{_BLANKS}]", line) if column]
     if len(columns) == 1:
-        return columns[0], None
+        return columns, None
     tag = columns[-1].strip()
     check_tag(tag, where=where)
-    return columns[0], tag
+    return columns[:-1], tag
 
 
 def find_tags(train: TaggedTexts) -> TagSet:

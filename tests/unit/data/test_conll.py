@@ -75,3 +75,33 @@ def test_twitter2015_is_read_repaired_and_counted(real_data):
         assert (len(texts), texts.repairs.total) == (count, repaired)
         assert find_tags(texts).types == ("LOC", "ORG", "OTHER", "PER")
         assert all(text.image is not None for text in texts.texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "image"),
+    [
+        ("IMGID:1\nNew\u00a0York B-LOC\nok O\n", [("New\u00a0York", "ok")], "1"),  # was cut at the no-break space
+        ("imgid:1\nBob\tB-PER\n", [("Bob",)], "1"),
+        ("1\tBob\tNNP\tB-PER\n2\truns\tVBZ\tO\n\n1\tok\tUH\tO\n", [("Bob", "runs"), ("ok",)], None),
+        ("0 Bob B-PER\n1 runs O\n", [("Bob", "runs")], None),
+        ("1\tNNP\tB-LOC\n1\tNNP\tO\n", [("1", "1")], None),  # words that are numbers, not counts
+        ("IMGID:1\rBob\tB-PER\r\rok\tO\r", [("Bob",), ("ok",)], "1"),
+    ],
+)
+def test_words_are_found_in_files_as_people_have_them(tmp_path, text, words, image):
+    (tmp_path / "tweets.txt").write_text(text, encoding="utf-8", newline="")
+    texts = read_conll(tmp_path / "tweets.txt")
+    assert texts.words == words
+    assert texts.texts[0].image == image
+
+
+def test_a_line_of_a_no_break_space_ends_no_text(tmp_path, caplog):
+    texts = read_conll(write(tmp_path, "IMGID:1\nRT\tO\n\u00a0\nParis\tB-LOC\n"))
+    assert [(text.words, text.image) for text in texts.texts] == [(("RT", "\u00a0", "Paris"), "1")]
+    assert "1 lines have no tag and count as O, line 3 first" in caplog.text
+
+
+def test_bytes_of_another_encoding_are_named_with_file_and_line(tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"IMGID:1\ncaf\xe9\tO\n")
+    with pytest.raises(ValueError, match=r"latin\.txt, line 2: not UTF-8 \(byte 0xe9\)"):
+        read_conll(tmp_path / "latin.txt")
