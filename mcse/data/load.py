@@ -19,7 +19,7 @@ from torch import Tensor
 from mcse.data.captions.table import CaptionTable, load_captions, select_captions
 from mcse.data.config import CaptionDataConfig, ControlsConfig, DataConfig, DataRoot
 from mcse.data.controls import assign_images, choose_pairs
-from mcse.data.images.features import FeatureStore, open_features
+from mcse.data.images.features import FeatureStore, join_equal_rows, open_features
 from mcse.data.images.pixels import FindBad, PixelRows
 from mcse.data.images.sources import find_bad_images, open_images
 from mcse.data.images.training import NamedImages
@@ -71,8 +71,8 @@ def open_sentence_table(config: DataRoot, source: TableSentences | FileSentences
         opened = open_sentences(given, root=config.folder)
     except FileNotFoundError as error:
         raise config.absent(given, str(error)) from error
-    if (opened.columns == 3) != isinstance(source, TableSentences):
-        right, wrong = ("table", "no lines") if opened.columns == 3 else ("file", "no table")
+    if (opened.table is not None) != isinstance(source, TableSentences):
+        right, wrong = ("table", "no lines") if opened.table is not None else ("file", "no table")
         raise ValueError(f"data.sentences: {opened.source} is {wrong}; give data.sentences.{right}")
     return opened
 
@@ -260,7 +260,10 @@ def captions_to_images(config: DataRoot, source: Table, images: NamedImages | No
     listed = load_caption_table(config, source)
     # Matched before anything is dropped: files without names match by order and count.
     table, row_of_image = (listed, np.arange(len(listed))) if images is None else images.match(listed)
-    return MatchedCaptions(table, row_of_image, len(listed) - len(table))
+    num_left_out = len(listed) - len(table)
+    if isinstance(images, FeatureStore):
+        table, row_of_image = join_equal_rows(table, row_of_image, images)
+    return MatchedCaptions(table, row_of_image, num_left_out)
 
 
 def select_pairs(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcse.data.captions.table import load_captions
-from mcse.data.images.features import FeatureStore, captions_to_features, open_features
+from mcse.data.images.features import FeatureStore, captions_to_features, join_equal_rows, open_features
 from mcse.evaluation.encoding import check_rows, encode_in_turns
 from mcse.evaluation.suite import SuiteOptions
 from mcse.files import digest_of
@@ -86,7 +86,7 @@ def load_captioned_images(captions: str, *, features: str, images: str | None = 
             raise FileNotFoundError(f"{flag}: nothing at {name}")
     table = load_captions(captions, images=None if images is None else Path(images))
     store = open_features(Path(features))
-    feature_I = captions_to_features(table, store)
+    table, feature_I = join_equal_rows(table, captions_to_features(table, store), store)
     kept = [number for number, several in enumerate(table.captions) if several]
     if not kept:
         raise ValueError(f"--captions: no captions in {table.source}")

@@ -19,7 +19,15 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mcse.data.images.features import FEATURES_FILE, META_FILE, NAMES_FILE, PROGRESS_FILE, SCHEMA, read_store_json
+from mcse.data.images.features import (
+    FEATURES_FILE,
+    META_FILE,
+    NAMES_FILE,
+    PROGRESS_FILE,
+    SCHEMA,
+    Progress,
+    read_store_json,
+)
 from mcse.data.images.sources import SkippedImage
 from mcse.files import digest_of, write_json
 from mcse.types import FloatArray
@@ -138,15 +146,17 @@ class FeatureWriter:
                 raise ValueError(f"{self.folder} is not empty and holds no feature store; use another --output")
             self._record()  # before the matrix, so that a folder with a matrix always says whose it is
             return
-        progress = read_store_json(self.folder / PROGRESS_FILE)
+        progress = read_store_json(self.folder / PROGRESS_FILE, Progress)
         for key, value in self.plan.identity().items():
-            if progress["plan"].get(key) != value:
+            if progress.plan.get(key) != value:
                 raise ValueError(
-                    f"{self.folder} holds an unfinished extraction with {key} {progress['plan'].get(key)}, not {value}"
+                    f"{self.folder} holds an unfinished extraction with {key} {progress.plan.get(key)}, not {value}"
                     "; continue it as it was begun, or use --overwrite"
                 )
-        self.done, self._num_rows = int(progress["done"]), int(progress["rows"])
-        self.skipped = [SkippedImage(**record) for record in progress["skipped"]]
+        if not 0 <= progress.rows == progress.done - len(progress.skipped) <= len(self.plan.names):
+            raise ValueError(f"{self.folder / PROGRESS_FILE}: counts that do not fit each other; use --overwrite")
+        self.done, self._num_rows = progress.done, progress.rows
+        self.skipped = list(progress.skipped)
 
     def _open_at_progress(self) -> BinaryIO:
         """The matrix file, positioned behind the last recorded row; what a killed block wrote after it is cut off."""

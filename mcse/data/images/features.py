@@ -12,20 +12,27 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from mcse.data.captions.table import CaptionTable, without_images
-from mcse.data.images.names import ABSENT, find_all, find_names
+from mcse.data.images.names import ABSENT, find_all, find_names, name_of_cell
 from mcse.data.images.sources import OnBadImage, SkippedImage
+from mcse.data.npy import map_npy
 from mcse.data.streams import RowNumbers
-from mcse.files import digest_of, read_json, sha256_file
+from mcse.files import digest_of, sha256_file
+from mcse.reading import read_json
 from mcse.types import DataFile, FloatArray
+
+T = TypeVar("T")
 
 _Stored: TypeAlias = NDArray[np.floating[Any]] | h5py.Dataset
 
@@ -34,10 +41,42 @@ _logger = logging.getLogger(__name__)
 FEATURES_FILE, NAMES_FILE, META_FILE, PROGRESS_FILE = "features.npy", "names.json", "meta.json", "progress.json"
 SCHEMA = 1
 
+_NAMES = ("image_names", "names", "file_names", "filenames", "image_ids", "ids")
+"""What HDF5 files call the names of their rows, the best first; MCSE's own the first."""
+
+_MOST_NAMES = 2**30
+"""Bytes of a JSON file of a store."""
+
+_MOST_UNPACKED = 1100
+"""How many bytes one may unpack to: gzip's bound is 1,032."""
+
 _SCAN_BYTES = 64 * 2**20
 _MOMENT_ROWS = 4096
 # Compressed HDF5 decompresses whole chunks for every row, so files up to this size are unpacked into memory once.
 _IN_MEMORY_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class _Meta:
+    """``meta.json``."""
+
+    schema: int
+    tower: str | None = None
+    preprocessing: str | None = None
+    weights: str | None = None
+    regions: int | str = 1
+    skipped: list[SkippedImage] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """``progress.json``: what is computed, how many images of how many are behind, and how many rows they gave."""
+
+    plan: dict[str, str]
+    planned: int
+    done: int
+    rows: int
+    skipped: list[SkippedImage]
 
 
 class FeatureStore:
@@ -137,6 +176,29 @@ class FeatureStore:
         unique, inverse = np.unique(index, return_inverse=True)  # h5py wants increasing indices without repeats
         return np.asarray(stored[unique], dtype=np.float32)[inverse]
 
+    def first_equal(self, index_B: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(B,) for each of the rows ``index_B`` the place among them of the first that is equal to it, or its own.
+
+        Rows of zeros say nothing of an image, so each of them is its own.
+        """
+        weight_F = np.random.default_rng(0).integers(1, 2**63, size=self.width, dtype=np.uint64) | np.uint64(1)
+        print_B = np.empty(len(index_B), dtype=np.uint64)
+        for start in range(0, len(index_B), _MOMENT_ROWS):
+            row_BF = self.rows(index_B[start : start + _MOMENT_ROWS]) + np.float32(0)  # -0 as 0
+            # A hash: products modulo 2^64. Two that differ have the same once in 2^63 times.
+            print_B[start : start + len(row_BF)] = (row_BF.view(np.uint32) * weight_F).sum(1, dtype=np.uint64)
+        _, first_U, inverse_B = np.unique(print_B, return_index=True, return_inverse=True)
+        own_B = np.arange(len(index_B))
+        return np.where(print_B == 0, own_B, first_U[inverse_B])
+
+    @cached_property
+    def copies(self) -> int:
+        """How often the row of every image stands in the store, one after the other: 1 but in some published files."""
+        first_N = self.first_equal(np.arange(len(self)))
+        copies = int(np.argmax(first_N != 0)) if first_N.any() else 1
+        is_regular = len(self) % copies == 0 and (first_N == np.arange(len(self)) // copies * copies).all()
+        return copies if is_regular else 1
+
     def moments(self, index_B: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
         """(F,) mean and standard deviation over the rows ``index_B``; 1 in place of a deviation of 0."""
         sums_2F = np.zeros((2, self.width))
@@ -164,24 +226,24 @@ def open_features(path: Path) -> FeatureStore:
     """
     if not path.exists():
         raise FileNotFoundError(f"features {path}: no such file or folder")
-    meta = _read_meta(path) if path.is_dir() else {}
+    meta = _read_meta(path) if path.is_dir() else _Meta(SCHEMA)
     stored = _open_rows(_matrix_file(path))
     if stored.ndim != 2 or 0 in stored.shape:
         raise ValueError(f"{path}: features must be a matrix (images, width), got shape {tuple(stored.shape)}")
     if stored.dtype.kind != "f":
         raise ValueError(f"{path}: features must be floating point, got {stored.dtype}")
-    names = _read_names(path)
+    names = _read_names(path, len(stored))
     _check_names(path, names, len(stored))
     _check_finite(path, stored, names)
     store = FeatureStore(
         path,
         shape=(stored.shape[0], stored.shape[1]),
         names=names,
-        tower=meta.get("tower"),
-        preprocessing=meta.get("preprocessing"),
-        weights=meta.get("weights"),
+        tower=meta.tower,
+        preprocessing=meta.preprocessing,
+        weights=meta.weights,
         regions=_regions(path, meta, width=stored.shape[1]),
-        skipped=tuple(SkippedImage(**record) for record in meta.get("skipped", ())),
+        skipped=tuple(meta.skipped),
         files=tuple(path / name for name in (FEATURES_FILE, NAMES_FILE, META_FILE)) if path.is_dir() else (path,),
     )
     if isinstance(stored, h5py.Dataset):
@@ -191,14 +253,14 @@ def open_features(path: Path) -> FeatureStore:
     return store
 
 
-def read_store_json(path: Path) -> Any:
+def read_store_json(path: Path, schema: type[T]) -> T:
     """What a JSON file of a store holds.
 
     Raises:
-        ValueError: Broken; names file and line.
+        ValueError: Broken, or of another shape; names file and line or key.
     """
     try:
-        return read_json(path)
+        return read_json(path, schema, most_bytes=_MOST_NAMES)
     except ValueError as error:
         raise ValueError(f"{error}; extract the features again with --overwrite") from None
 
@@ -206,23 +268,48 @@ def read_store_json(path: Path) -> Any:
 def captions_to_features(table: CaptionTable, store: FeatureStore) -> NDArray[np.int64]:
     """The store's row of each image of the table. The store may hold more images.
 
-    Where captions or features have no names, they are matched by order and equal count, which is logged as a warning.
+    Where captions or features have no names, they are matched by order and equal count, which is logged as a warning;
+    a file that holds every image's row several times, one after the other, counts as if it held it once.
 
     Raises:
         ValueError: images without features (count and first name), or no names and unequal counts.
     """
     if table.image_names is None or store.names is None:
-        if len(table) != len(store):
+        copies = store.copies if len(table) < len(store) and store.names is None else 1
+        if len(table) * copies != len(store):
             lacking = table.source if table.image_names is None else str(store.path)
             raise ValueError(
                 f"{table.source} has {len(table)} images and {store.path} {len(store)} features; {lacking} has no "
                 "image names, so they can only be matched by order, with equal counts"
             )
-        _logger.warning("%s and %s: no image names, so matched by order (%d)", table.source, store.path, len(store))
-        return np.arange(len(table), dtype=np.int64)
+        _logger.warning("%s and %s: no image names, so matched by order (%d)", table.source, store.path, len(table))
+        return np.arange(0, len(store), copies, dtype=np.int64)
     hint = f" (its extraction skipped {len(store.skipped)} unreadable images)" if store.skipped else ""
     problem = f"have no features in {store.path}{hint}"
     return find_all(table.image_names, store.names, where=table.source, problem=problem)
+
+
+def join_equal_rows(
+    table: CaptionTable, row_of_image: NDArray[np.int64], store: FeatureStore
+) -> tuple[CaptionTable, NDArray[np.int64]]:
+    """Images of equal rows as one, with the captions of all; says how many in a warning.
+
+    Some published files hold the row of each image once for every caption. Taken for as many images, each would be a
+    wrong answer for the captions of the others. Names tell images apart that only look alike to whoever made the rows,
+    so with names on both sides this holds of files alone that repeat every row equally often.
+    """
+    if table.image_names is not None and store.names is not None and store.copies == 1:
+        return table, row_of_image
+    members: dict[int, list[int]] = {}
+    for image, first in enumerate(store.first_equal(row_of_image).tolist()):
+        members.setdefault(first, []).append(image)
+    if len(members) == len(table):
+        return table, row_of_image
+    _logger.warning(
+        "%s: %d of %d images have the same features as others in %s, and count as one with them",
+        *(table.source, len(table) - len(members), len(table), store.path),
+    )
+    return table.joined(members.values()), row_of_image[list(members)]
 
 
 def without_skipped(table: CaptionTable, store: FeatureStore, *, on_bad_image: OnBadImage) -> CaptionTable:
@@ -256,12 +343,17 @@ def _matrix_file(path: Path) -> Path:
 
 def _open_rows(path: Path) -> _Stored:
     """A (N, F) numpy array (memory-mapped where the layout allows), or an open HDF5 dataset too large to unpack."""
+    with _naming(path):
+        return map_npy(path) if path.suffix == ".npy" else _open_hdf5(path)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Lets whatever NumPy and HDF5 raise of a damaged file name it."""
     try:
-        if path.suffix == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        return _open_hdf5(path)
-    except (OSError, EOFError, ValueError, RuntimeError) as error:
-        if str(path) in str(error):
+        yield
+    except (OSError, EOFError, ValueError, RuntimeError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        if isinstance(error, OSError | ValueError) and str(path) in str(error):
             raise
         raise ValueError(f"{path}: not readable as features, perhaps truncated: {error}") from error
 
@@ -278,43 +370,65 @@ def _open_hdf5(path: Path) -> _Stored:
     if offset is not None and dataset.external is None:
         file.close()
         return np.memmap(path, mode="r", dtype=dtype, shape=shape, offset=offset)
-    if dataset.size * dtype.itemsize > _IN_MEMORY_BYTES:
+    promised, stored = dataset.size * dtype.itemsize, dataset.id.get_storage_size()
+    if promised > _MOST_UNPACKED * stored:
+        raise ValueError(f"{path}: promises {promised:,} bytes of features, and {stored:,} are stored")
+    if promised > _IN_MEMORY_BYTES:
         return dataset
     rows = dataset[:]
     file.close()
     return rows
 
 
-def _read_names(path: Path) -> tuple[str, ...] | None:
+def _read_names(path: Path, count: int) -> tuple[str, ...] | None:
+    """The names of the images, of as many as there are rows."""
     if path.is_dir():
-        return tuple(read_store_json(path / NAMES_FILE))
+        return tuple(read_store_json(path / NAMES_FILE, list[str]))
     if path.suffix == ".npy":
         return None
-    with h5py.File(path, "r") as file:
-        if "image_names" not in file:
+    with _naming(path), h5py.File(path, "r") as file:
+        found = [name for name in _NAMES if name in file]
+        if not found:
+            texts = [name for name in file if _is_text_of(file[name], count)]
+            if texts:
+                raise ValueError(
+                    f"{path}: {texts[0]!r} may hold the images' names; call it 'image_names', or remove it"
+                )
             return None
-        return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in file["image_names"][:])
+        stored = file[found[0]]
+        if not isinstance(stored, h5py.Dataset) or stored.size != stored.shape[:1][0]:
+            raise ValueError(f"{path}: {found[0]!r} must hold one name a row, not {stored}")
+        values = np.ravel(stored[:]).tolist()
+    try:
+        names = [value.decode() if isinstance(value, bytes) else value for value in values]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: {found[0]!r} holds a name that is not UTF-8, {error.object!r}") from None
+    return tuple(name_of_cell(name, where=f"{path}: {found[0]!r}, row {row}") for row, name in enumerate(names))
 
 
-def _read_meta(folder: Path) -> dict[str, Any]:
+def _is_text_of(stored: object, count: int) -> bool:
+    return isinstance(stored, h5py.Dataset) and stored.size == count and stored.dtype.kind in "OSU"
+
+
+def _read_meta(folder: Path) -> _Meta:
     if (folder / META_FILE).is_file():
-        meta: dict[str, Any] = read_store_json(folder / META_FILE)
-        if meta.get("schema") != SCHEMA:
-            raise ValueError(f"{folder / META_FILE}: schema {meta.get('schema')!r}, this version reads {SCHEMA}")
+        meta = read_store_json(folder / META_FILE, _Meta)
+        if meta.schema != SCHEMA:
+            raise ValueError(f"{folder / META_FILE}: schema {meta.schema!r}, this version reads {SCHEMA}")
         return meta
     if (folder / PROGRESS_FILE).is_file():
-        progress = read_store_json(folder / PROGRESS_FILE)
+        progress = read_store_json(folder / PROGRESS_FILE, Progress)
         raise ValueError(
-            f"{folder}: unfinished extraction, {progress['done']} of {progress['planned']} images; "
+            f"{folder}: unfinished extraction, {progress.done} of {progress.planned} images; "
             "run the same mcse extract-features again, it continues"
         )
     raise ValueError(f"{folder}: not a feature store (no {META_FILE}); mcse extract-features makes one")
 
 
-def _regions(path: Path, meta: dict[str, Any], *, width: int) -> int:
-    regions = int(meta.get("regions", 1))
+def _regions(path: Path, meta: _Meta, *, width: int) -> int:
+    regions = int(meta.regions) if str(meta.regions).isdecimal() else 0  # stores write it as text
     if regions < 1 or width % regions:
-        raise ValueError(f"{path / META_FILE}: {regions} regions do not divide rows of width {width}")
+        raise ValueError(f"{path / META_FILE}: {meta.regions} regions do not divide rows of width {width}")
     return regions
 
 

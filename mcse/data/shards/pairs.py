@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from mcse.data.images.sources import READING_THREADS, OnBadImage, read_distinct
+from mcse.data.npy import parse_npy
 from mcse.data.seeds import Draw
 from mcse.data.shards.tars import Part, ShardSet
 from mcse.data.streams import RowNumbers
@@ -138,15 +139,16 @@ class ShardFeatures(_ShardRows):
             if len(data) == len(head) + self.width * dtype.itemsize:
                 return self._finite(np.frombuffer(data, dtype, offset=len(head)).astype(np.float32), sample)
         try:
-            stored = np.load(io.BytesIO(data), allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise BadImageError(f"{self.shards.member(sample, self.part)}: not a .npy file ({error})") from None
+            stored, head_bytes = parse_npy(data, where=_HERE)
+        except ValueError as error:
+            where = self.shards.member(sample, self.part)
+            raise BadImageError(str(error).replace(_HERE, where, 1)) from None
         row = np.ravel(stored).astype(np.float32) if stored.dtype.kind == "f" else np.empty(0, dtype=np.float32)
         wanted = "numbers" if width is None else f"{width} numbers"
         if not row.size or row.size != max(stored.shape, default=0) or width not in (None, row.size):
             found = f"{stored.dtype} of shape {stored.shape}"
             raise BadImageError(f"{self.shards.member(sample, self.part)}: expected a row of {wanted}, found {found}")
-        self._known = data[: len(data) - stored.nbytes], stored.dtype  # one assignment, since threads read it
+        self._known = data[:head_bytes], stored.dtype  # one assignment, since threads read it
         return self._finite(row, sample)
 
     def _finite(self, row: FloatArray, sample: int) -> FloatArray:

@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import pickle
+import re
 
 import h5py
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from mcse.data.captions.table import CaptionTable
 from mcse.data.images import features as features_module
 from mcse.data.images.feature_writer import FeatureWriter
-from mcse.data.images.features import captions_to_features, open_features, without_skipped
+from mcse.data.images.features import captions_to_features, join_equal_rows, open_features, without_skipped
 from mcse.data.images.sources import SkippedImage
 from tests.fixtures.tiny_features import NAMES, F, N, finished, plan
 
@@ -225,3 +226,131 @@ def test_moments_are_those_of_the_rows_asked_for(tmp_path):
     np.testing.assert_allclose(mean_F, rows[10:40].mean(0), rtol=1e-5)
     np.testing.assert_allclose(std_F[[0, 1, 3]], rows[10:40].std(0)[[0, 1, 3]], rtol=1e-4)
     assert std_F[2] == 1.0
+
+
+@pytest.mark.parametrize("copies", [2, 5])
+def test_rows_that_repeat_for_every_caption_are_one_image(tmp_path, matrix, caplog, copies):
+    np.save(tmp_path / "f.npy", np.repeat(matrix, copies, axis=0))
+    store = open_features(tmp_path / "f.npy")
+    assert store.copies == copies
+    assert store.first_equal(np.arange(3 * copies)).tolist() == np.repeat([0, copies, 2 * copies], copies).tolist()
+    lines = CaptionTable(None, tuple((f"c{row}",) for row in range(copies * N)), "captions.txt", ())
+    joined, rows = join_equal_rows(lines, captions_to_features(lines, store), store)
+    assert joined.captions[1] == tuple(f"c{row}" for row in range(copies, 2 * copies))
+    assert f"{(copies - 1) * N} of {copies * N} images have the same features as others" in caplog.text
+    np.testing.assert_array_equal(store.rows(rows), matrix)
+    # Captions that already stand by image find the first of each image's rows.
+    by_image = table(NAMES)
+    again, rows = join_equal_rows(by_image, captions_to_features(by_image, store), store)
+    assert again is by_image
+    np.testing.assert_array_equal(store.rows(rows), matrix)
+
+
+def test_named_images_that_look_alike_stay_apart(tmp_path, matrix):
+    matrix[7] = matrix[3]
+    matrix[[9, 11]] = 0
+    store = open_features(hdf5(tmp_path / "f.hdf5", matrix, names=NAMES))
+    assert store.copies == 1
+    assert join_equal_rows(table(NAMES), np.arange(N), store)[0].image_names == NAMES
+    nameless, rows = join_equal_rows(table(None, N), np.arange(N), store)
+    assert len(nameless) == N - 1, "rows of zeros are no images of one kind"
+    assert nameless.captions[3] == ("x", "x")
+    assert rows.tolist() == [row for row in range(N) if row != 7]
+
+
+def test_every_row_is_compared_with_every_other_as_in_plain_loops(tmp_path):
+    draw = np.random.default_rng(0)
+    rows = draw.integers(-1, 2, size=(200, 3)).astype(np.float32)
+    rows[0] = [-0.0, 0.0, 1.0]
+    np.save(tmp_path / "f.npy", rows)
+    expected = [
+        row if not rows[row].any() else next(other for other in range(200) if (rows[other] == rows[row]).all())
+        for row in range(200)
+    ]
+    assert open_features(tmp_path / "f.npy").first_equal(np.arange(200)).tolist() == expected
+
+
+def with_names(path, matrix, name, values):
+    with h5py.File(hdf5(path, matrix), "a") as file:
+        file.create_dataset(name, data=values)
+    return path
+
+
+def test_names_of_rows_are_found_or_asked_for(tmp_path, matrix):
+    other = with_names(tmp_path / "other.hdf5", matrix, "names", np.array(NAMES, dtype="S"))
+    assert open_features(other).names == NAMES, "they were matched by order"
+    tall = with_names(tmp_path / "tall.hdf5", matrix, "image_names", np.array(NAMES, dtype="S")[:, None])
+    assert open_features(tall).names == NAMES
+    with pytest.raises(ValueError, match=r"titles\.hdf5: 'titles' may hold the images' names; call it 'image_names'"):
+        open_features(with_names(tmp_path / "titles.hdf5", matrix, "titles", np.array(NAMES, dtype="S")))
+    latin = [name.encode() for name in NAMES[:-1]] + [b"caf\xe9.jpg"]
+    with pytest.raises(ValueError, match=r"latin\.hdf5: 'image_names' holds a name that is not UTF-8, b'caf"):
+        open_features(with_names(tmp_path / "latin.hdf5", matrix, "image_names", np.array(latin, dtype="S")))
+    with pytest.raises(ValueError, match=r"wide\.hdf5: 'image_names' must hold one name a row"):
+        open_features(with_names(tmp_path / "wide.hdf5", matrix, "image_names", np.array([NAMES, NAMES], dtype="S").T))
+
+
+def test_links_to_nothing_and_promises_without_content_are_refused(tmp_path):
+    with h5py.File(tmp_path / "link.hdf5", "w") as file:
+        file["features"] = h5py.SoftLink("/nowhere")
+    with pytest.raises(ValueError, match=r"link\.hdf5"):
+        open_features(tmp_path / "link.hdf5")
+    with h5py.File(tmp_path / "names.hdf5", "w") as file:
+        file["features"] = np.ones((2, 2), dtype=np.float32)
+        file["image_names"] = h5py.SoftLink("/nowhere")
+    with pytest.raises(ValueError, match=r"names\.hdf5"):
+        open_features(tmp_path / "names.hdf5")
+    with h5py.File(tmp_path / "bomb.hdf5", "w") as file:
+        file.create_dataset("features", shape=(10**9, 2048), dtype="f4", chunks=(64, 2048))
+    with pytest.raises(ValueError, match=r"bomb\.hdf5: promises 8,192,000,000,000 bytes of features, and 0 are stored"):
+        open_features(tmp_path / "bomb.hdf5")
+
+
+@pytest.mark.parametrize(
+    "shape", ["(10000000000, 2048)", "(3, 4)", "(-1, 8)", "(99999999999999999999, 1)", "(2, 4, 0)"]
+)
+def test_a_header_is_held_against_the_files_size(tmp_path, shape):
+    np.save(tmp_path / "f.npy", np.ones((2, 8), dtype=np.float32))
+    data = (tmp_path / "f.npy").read_bytes()
+    (tmp_path / "f.npy").write_bytes(data.replace(b"(2, 8), }" + b" " * (len(shape) - 6), shape.encode() + b", }", 1))
+    with pytest.raises(ValueError, match=r"f\.npy"):
+        open_features(tmp_path / "f.npy")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("meta.json", "[]", "meta.json must be an object, got a list; extract the features again"),
+        ("meta.json", '{"schema": "1"}', 'meta.json: schema must be a whole number, got "1"'),
+        ("meta.json", '{"schema": 1, "tower": 5}', "meta.json: tower must be text, got 5"),
+        ("meta.json", '{"schema": 1, "regions": []}', "meta.json: regions must be a whole number or text, got a list"),
+        ("meta.json", '{"schema": 1, "regions": "0"}', "meta.json: 0 regions do not divide rows"),
+        ("meta.json", '{"schema": 1, "skipped": [{"name": "a"}]}', "meta.json: skipped.0.reason is missing"),
+        ("names.json", '{"0": "a"}', "names.json must be a list, got an object"),
+        ("names.json", "[1, 2]", "names.json: 0 must be text, got 1"),
+    ],
+)
+def test_facts_of_another_shape_are_refused_by_key(tmp_path, matrix, file, content, message):
+    folder = finished(tmp_path / "s", matrix)
+    (folder / file).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        open_features(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("done", "x", 'done must be a whole number, got "x"'),
+        ("rows", 4, "counts that do not fit each other"),
+        ("done", -1, "counts that do not fit each other"),
+        ("plan", [], "plan must be an object, got a list"),
+        ("skipped", None, "skipped must be a list, got null"),
+    ],
+)
+def test_progress_of_another_shape_is_refused_by_key(tmp_path, matrix, key, value, message):
+    with FeatureWriter(tmp_path, plan()) as writer:
+        writer.append(matrix[:3])
+    progress = json.loads((tmp_path / "progress.json").read_text())
+    (tmp_path / "progress.json").write_text(json.dumps({**progress, key: value}))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FeatureWriter(tmp_path, plan())
