@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import tarfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -28,20 +28,22 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.images.names import IMAGE_SUFFIXES
+from mcse.data.images.names import IMAGE_SUFFIXES, is_resource_fork
 from mcse.data.patterns import files_named, is_pattern
-from mcse.files import creating_folder, digest_of, read_json, replacing, write_json
+from mcse.files import creating_folder, digest_of, replacing, write_json
+from mcse.reading import parse_json, read_json
 
 logger = logging.getLogger(__name__)
 
 Part: TypeAlias = Literal["text", "image", "row"]
 """What a sample may hold: its captions, its image, its feature row."""
 
-_FORMAT = "1"
+_FORMAT = "2"
 _BLOCK = 512
 _OPEN_FILES = 128
 _PARTS: tuple[Part, ...] = ("text", "image", "row")
 # Members of a tar begin at blocks of 512 bytes, so 32 bits reach 2 TiB; a size of 0 means that there is none.
+_MOST_BYTES: dict[Part, int] = {"text": 2**24, "image": 2**32 - 1, "row": 2**32 - 1}
 _SAMPLE = np.dtype([(f"{part}_{what}", "<u4") for part in _PARTS for what in ("block", "size")] + [("is_json", "u1")])
 
 
@@ -73,6 +75,16 @@ class _TarIndex:
     samples: NDArray[np.void]
     counts: NDArray[np.int64]
     digest: str
+    passed_over: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Meta:
+    """``meta.json`` of the index."""
+
+    digest: str
+    lacking: dict[Part, int]
+    passed_over: dict[str, int]
 
 
 class ShardSet:
@@ -81,7 +93,7 @@ class ShardSet:
     ``first`` (N + 1) counts the captions before each sample, ``shard_first`` (S + 1) the samples before each shard.
     ``lacking`` says how many samples have no caption, image or row. ``digest`` names the members, their sizes and the
     captions; ``key`` also depends on where and how old the tars are. Reads are safe from several threads, and after a
-    fork.
+    fork. ``passed_over`` counts the members that are no part of a sample, by what their names end in.
     """
 
     def __init__(self, paths: Sequence[Path], folder: Path) -> None:
@@ -90,9 +102,10 @@ class ShardSet:
         self.samples: NDArray[np.void] = np.load(folder / "samples.npy", mmap_mode="r")
         self.first: NDArray[np.int64] = np.load(folder / "first.npy", mmap_mode="r")
         self.shard_first: NDArray[np.int64] = np.load(folder / "shards.npy")
-        meta = read_json(folder / "meta.json")
-        self.digest: str = meta["digest"]
-        self.lacking: dict[Part, int] = meta["lacking"]
+        meta = read_json(folder / "meta.json", _Meta)
+        self.digest = meta.digest
+        self.lacking = meta.lacking
+        self.passed_over = meta.passed_over
         self._files = _OpenFiles()
 
     def __len__(self) -> int:
@@ -103,7 +116,8 @@ class ShardSet:
         record = self.samples[sample]
         if not record["text_size"]:
             return ()
-        return _captions(self.read(sample, "text"), is_json=bool(record["is_json"]))
+        where = f"{self.paths[self._shard(sample)]}: sample {sample}"
+        return _captions(self.read(sample, "text"), is_json=bool(record["is_json"]), where=where)
 
     def read(self, sample: int, part: Part) -> bytes:
         """The bytes of one part.
@@ -180,27 +194,38 @@ def open_shards(source: str, *, root: Path) -> ShardSet:
     if not folder.is_dir():
         with contextlib.suppress(FileExistsError), creating_folder(folder) as draft:
             _join(draft, [cache / f"{key}.npz" for key in keys], source=source)
-    return ShardSet(paths, folder)
+    shards = ShardSet(paths, folder)
+    if shards.passed_over:
+        endings = ", ".join(f"{count:,} of {ending}" for ending, count in shards.passed_over.items())
+        logger.warning("%s: members that are no caption, image or row are passed over: %s", source, endings)
+    return shards
 
 
 def _scan(path: Path) -> _TarIndex:
     """Reads every header and caption of one tar."""
     found: dict[str, _Members] = {}
+    passed_over: Counter[str] = Counter()
     with path.open("rb") as file:
         last = "its start"
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
                     last = member.name
-                    if member.isreg():
-                        _note(found, member, path)
+                    if member.isreg() and not is_resource_fork(PurePosixPath(last)) and not _note(found, member, path):
+                        passed_over[f".{PurePosixPath(last).name.partition('.')[2].lower()}"] += 1
                 end = tar.offset
-        except tarfile.TarError as error:
+        except (tarfile.TarError, EOFError, OverflowError, UnicodeError, MemoryError, RecursionError) as error:
             raise ValueError(f"{path}: truncated or damaged at {last} ({error})") from None
         # A tar that was cut off between members, or whose next header is damaged, ends without a block of zeros.
         if os.pread(file.fileno(), _BLOCK, end) != bytes(_BLOCK):
             raise ValueError(f"{path}: truncated or damaged after {last} (no end mark at byte {end})")
-        return _index(found, file, path)
+        file.seek(end)
+        while block := file.read(2**20):
+            if block.strip(b"\0"):
+                raise ValueError(
+                    f"{path}: goes on after its end mark at byte {end}; tars are joined by 'tar -A', not cat"
+                )
+        return _index(found, file, path, passed_over=passed_over)
 
 
 @dataclass(slots=True)
@@ -211,7 +236,8 @@ class _Members:
     json: tarfile.TarInfo | None = None
 
 
-def _note(found: dict[str, _Members], member: tarfile.TarInfo, path: Path) -> None:
+def _note(found: dict[str, _Members], member: tarfile.TarInfo, path: Path) -> bool:
+    """Takes a member for its sample; whether it is a part of one."""
     name = PurePosixPath(member.name)
     stem, _, ending = name.name.partition(".")
     suffix = f".{ending.lower()}"
@@ -223,17 +249,24 @@ def _note(found: dict[str, _Members], member: tarfile.TarInfo, path: Path) -> No
     elif suffix == ".npy":
         part = "row"
     if part is None or not stem:
-        return
+        return False
+    if member.sparse is not None:
+        raise ValueError(
+            f"{path}: {member.name} is stored with holes (a sparse member); write it with its full content"
+        )
+    if member.size > _MOST_BYTES[part]:
+        raise ValueError(f"{path}: {member.name} has {member.size:,} bytes; expected {_MOST_BYTES[part]:,} at most")
     sample = found.setdefault(str(name.parent / stem), _Members())
     if suffix == ".json":
         sample.json = member
-        return
+        return True
     if part in sample.parts:
         raise ValueError(f"{path}: {member.name} and {sample.parts[part].name} are the same sample's")
     sample.parts[part] = member
+    return True
 
 
-def _index(found: dict[str, _Members], file: io.BufferedReader, path: Path) -> _TarIndex:
+def _index(found: dict[str, _Members], file: io.BufferedReader, path: Path, *, passed_over: Counter[str]) -> _TarIndex:
     samples = np.zeros(len(found), dtype=_SAMPLE)
     counts = np.zeros(len(found), dtype=np.int64)
     said: list[str] = []
@@ -249,31 +282,32 @@ def _index(found: dict[str, _Members], file: io.BufferedReader, path: Path) -> _
         if "text" in members.parts:
             samples[number]["is_json"] = is_json
             text = members.parts["text"]
-            try:
-                captions = _captions(os.pread(file.fileno(), text.size, text.offset_data), is_json=is_json)
-            except ValueError as error:
-                raise ValueError(f"{path}: {text.name}: {error}") from None
+            data = os.pread(file.fileno(), text.size, text.offset_data)
+            captions = _captions(data, is_json=is_json, where=f"{path}: {text.name}")
         counts[number] = len(captions)
         sizes = {part: members.parts[part].size for part in _PARTS if part in members.parts}
         said.append(json.dumps([key, captions, sizes]))
-    return _TarIndex(samples, counts, digest_of(*said))
+    return _TarIndex(samples, counts, digest_of(*said), tuple(passed_over.elements()))
 
 
-def _captions(data: bytes, *, is_json: bool) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class _Captioned:
+    """A sample's JSON."""
+
+    caption: str | list[str] | None = None
+    captions: str | list[str] | None = None
+
+
+def _captions(data: bytes, *, is_json: bool, where: str) -> tuple[str, ...]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
+        raise ValueError(f"{where}: not UTF-8") from None
     if not is_json:
         return tuple(filter(None, [" ".join(text.split())]))
-    try:
-        loaded = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"broken JSON ({error})") from None
-    given = loaded.get("captions", loaded.get("caption", ())) if isinstance(loaded, dict) else ()
+    loaded = parse_json(text, _Captioned, where=where)
+    given = loaded.caption if loaded.captions is None else loaded.captions
     several = [given] if isinstance(given, str) else given or ()
-    if not isinstance(several, list | tuple) or not all(isinstance(caption, str) for caption in several):
-        raise ValueError(f"'caption' must be text and 'captions' a list of texts, got {given!r}")
     return tuple(filter(None, (" ".join(caption.split()) for caption in several)))
 
 
@@ -284,7 +318,9 @@ def _key(path: Path) -> str:
 
 def _save_scan(path: Path, index: _TarIndex) -> None:
     with replacing(path) as draft, draft.open("wb") as file:
-        np.savez(file, samples=index.samples, counts=index.counts, digest=np.asarray(index.digest))
+        passed_over = np.asarray(index.passed_over, dtype=np.str_)
+        digest = np.asarray(index.digest)
+        np.savez(file, samples=index.samples, counts=index.counts, digest=digest, passed_over=passed_over)
 
 
 def _join(folder: Path, scans: Sequence[Path], *, source: str) -> None:
@@ -292,6 +328,7 @@ def _join(folder: Path, scans: Sequence[Path], *, source: str) -> None:
     shard_first = [0]
     digests: list[str] = []
     lacking = dict.fromkeys(_PARTS, 0)
+    passed_over: Counter[str] = Counter()
     with (folder / "samples.raw").open("wb") as samples, (folder / "first.raw").open("wb") as first:
         captions = 0
         first.write(np.zeros(1, dtype="<i8").tobytes())
@@ -299,6 +336,7 @@ def _join(folder: Path, scans: Sequence[Path], *, source: str) -> None:
             with np.load(scan) as loaded:
                 part, counts = loaded["samples"], loaded["counts"]
                 digests.append(str(loaded["digest"]))
+                passed_over.update(loaded["passed_over"].tolist())
             samples.write(part.tobytes())
             first.write((captions + np.cumsum(counts)).astype("<i8").tobytes())
             captions += int(counts.sum())
@@ -309,11 +347,13 @@ def _join(folder: Path, scans: Sequence[Path], *, source: str) -> None:
     if not captions:
         raise ValueError(
             f"data.captions: {source}: no sample of the tars has a caption (.txt, or .json with 'caption')"
+            + (f"; members end in {', '.join(list(passed_over)[:5])}" if passed_over else "")
         )
     _with_header(folder / "samples", _SAMPLE, shard_first[-1])
     _with_header(folder / "first", np.dtype("<i8"), shard_first[-1] + 1)
     np.save(folder / "shards.npy", np.asarray(shard_first, dtype=np.int64))
-    write_json(folder / "meta.json", {"digest": digest_of(*digests), "lacking": lacking})
+    meta = {"digest": digest_of(*digests), "lacking": lacking, "passed_over": passed_over}
+    write_json(folder / "meta.json", meta)
 
 
 def _with_header(path: Path, dtype: np.dtype[np.void] | np.dtype[np.int64], length: int) -> None:

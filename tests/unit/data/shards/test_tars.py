@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
+import tarfile
 from collections import Counter
 
 import datasets
@@ -210,7 +212,7 @@ def test_a_tar_cut_between_members_and_a_damaged_header_are_named(tmp_path):
     [
         ({"0.txt": b"\xff\xfe\x00", "0.png": grey(0)}, r"p\.tar: 0\.txt: not UTF-8"),
         ({"0.json": b"{", "0.png": grey(0)}, r"p\.tar: 0\.json: broken JSON"),
-        ({"0.json": b'{"caption": 3}', "0.png": grey(0)}, r"p\.tar: 0\.json: 'caption' must be text"),
+        ({"0.json": b'{"caption": 3}', "0.png": grey(0)}, r"p\.tar: 0\.json: caption must be text"),
         ({"0.txt": b"a", "0.png": grey(0), "0.jpg": grey(0)}, r"p\.tar: 0\.jpg and 0\.png are the same sample's"),
         ({"0.png": grey(0)}, "no sample of the tars has a caption"),
     ],
@@ -401,3 +403,55 @@ def test_images_are_turned_upright_and_rgb(tmp_path):
     pixels = ShardPixels(open_shards("p.tar", root=tmp_path), lambda image: torch.tensor([[[float(image.width)]]] * 3))
     assert pixels.rows(np.array([0])).ravel().tolist() == [5.0, 5.0, 5.0]
     assert isinstance(pixels._load(0), Image.Image)
+
+
+# --- tars as people have them
+
+
+def test_members_that_are_no_part_are_counted(tmp_path, caplog):
+    extra = {"0001.seg.png": b"x", "0001.cls": b"3", "0002.cls": b"4", "._0001.png": b"\0\5\26\7"}
+    write_tar(tmp_path / "p.tar", sample(1) | extra)
+    for _ in range(2):  # scanned, and found again
+        caplog.clear()
+        assert len(open_shards("p.tar", root=tmp_path)) == 1
+        assert "passed over: 1 of .seg.png, 2 of .cls" in caplog.text
+    write_tar(tmp_path / "dots.tar", {"a.v1.txt": b"one", "a.v1.png": grey(1)})
+    with pytest.raises(ValueError, match=r"no sample of the tars has a caption .* members end in \.v1\.txt, \.v1\.png"):
+        open_shards("dots.tar", root=tmp_path)
+
+
+def test_tars_joined_by_cat_are_refused(tmp_path):
+    first = write_tar(tmp_path / "a.tar", sample(1)).read_bytes()
+    (tmp_path / "both.tar").write_bytes(first + write_tar(tmp_path / "b.tar", sample(2)).read_bytes())
+    with pytest.raises(ValueError, match=r"both\.tar: goes on after its end mark at byte \d+"):
+        open_shards("both.tar", root=tmp_path)
+
+
+def test_a_member_with_holes_is_refused_before_it_is_filled(tmp_path):
+    with tarfile.open(tmp_path / "p.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("1.txt")
+        info.size = 512
+        # GNU's sparse format 0.1: one byte at the end of a tebibyte.
+        info.pax_headers = {
+            "GNU.sparse.size": str(2**40),
+            "GNU.sparse.numblocks": "1",
+            "GNU.sparse.map": f"{2**40 - 512},512",
+            "GNU.sparse.name": "1.txt",
+        }
+        tar.addfile(info, io.BytesIO(b"x" * 512))
+    with pytest.raises(ValueError, match=r"p\.tar: 1\.txt is stored with holes"):
+        open_shards("p.tar", root=tmp_path)
+
+
+def test_a_caption_of_many_megabytes_is_refused(tmp_path):
+    write_tar(tmp_path / "p.tar", {"1.txt": b"word " * 4_000_000})
+    with pytest.raises(ValueError, match=r"p\.tar: 1\.txt has 20,000,000 bytes; expected 16,777,216 at most"):
+        open_shards("p.tar", root=tmp_path)
+
+
+def test_a_row_whose_header_lies_is_refused_before_it_is_allocated(tmp_path):
+    row = npy(np.ones(8, dtype=np.float32))
+    huge = row.replace(b"(8,), }" + b" " * 12, b"(800000000000000,),}", 1)
+    write_tar(tmp_path / "p.tar", {"1.txt": b"one", "1.npy": huge})
+    with pytest.raises(BadImageError, match=r"p\.tar: 1\.npy: its header promises 3,200,000,000,000,000 bytes"):
+        ShardFeatures(open_shards("p.tar", root=tmp_path))
