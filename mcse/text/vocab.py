@@ -15,13 +15,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.files import read_json, write_text
+from mcse.files import write_text
+from mcse.reading import read_json
 
 PAD, UNKNOWN, BEGIN, END = "<pad>", "<unk>", "<s>", "</s>"
 SPECIALS = (PAD, UNKNOWN, BEGIN, END)
 """The first ids of every vocabulary, in this order: 0, 1, 2, 3."""
 
 _TOKEN = re.compile(r"\w+(?:[-'’]\w+)*|[^\w\s]")
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A vocabulary's file."""
+
+    words: list[str]
+    lower_case: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +100,9 @@ class Vocab:
             ValueError: The file is absent, or is no vocabulary.
         """
         try:
-            stored = read_json(path)
-            return cls(tuple(stored["words"]), lower_case=bool(stored["lower_case"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            stored = read_json(path, _Stored)
+            return cls(tuple(stored.words), lower_case=stored.lower_case)
+        except (OSError, ValueError) as error:
             raise ValueError(f"{path}: no vocabulary that can be read ({error})") from None
 
     def _form(self, word: str) -> str:

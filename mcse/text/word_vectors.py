@@ -35,11 +35,15 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _FASTTEXT_MAGIC = (793712314).to_bytes(4, "little")
 """The first bytes of fastText's own models."""
 
+_MOST_DIGITS = 18
 _BLOCK = 1 << 20
 _LONGEST_WORD = 4096
 """In bytes: a binary file without a space for so long is not what its header says."""
 
 _BLOCK_WORDS = 8192
+_BLOCK_BYTES = 1 << 28
+_MOST_UNPACKED = 1100
+"""How many bytes one of a gzip file may become: its bound is 1,032."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,11 +98,11 @@ def load_word_vectors(path: str | Path, *, keep: Set[str] | None = None, limit: 
     """
     with _reading(Path(path), keep) as (width, rows):
         words: list[str] = []
-        row_VD = np.empty((1024, width), dtype=np.float32)
+        row_VD = np.empty((_rows_at_once(1024, width), width), dtype=np.float32)
         for word, row_D in rows:
             if len(words) == len(row_VD):
                 # In place: a copy would need the room of a large file twice.
-                row_VD.resize((len(words) + len(words) // 2, width), refcheck=False)
+                row_VD.resize((len(words) + len(words) // 2 + 1, width), refcheck=False)
             row_VD[len(words)] = row_D
             words.append(word)
             if len(words) == limit:
@@ -114,15 +118,20 @@ def stream_word_vectors(path: str | Path, *, block_words: int = _BLOCK_WORDS) ->
     """
     with _reading(Path(path), None) as (width, rows):
         words: list[str] = []
-        row_ND = np.empty((block_words, width), dtype=np.float32)
+        row_ND = np.empty((_rows_at_once(block_words, width), width), dtype=np.float32)
         for word, row_D in rows:
             row_ND[len(words)] = row_D
             words.append(word)
-            if len(words) == block_words:
+            if len(words) == len(row_ND):
                 yield WordBlock(tuple(words), row_ND.copy())
                 words = []
         if words:
             yield WordBlock(tuple(words), row_ND[: len(words)].copy())
+
+
+def _rows_at_once(wanted: int, width: int) -> int:
+    """As many rows as are wanted, or as fit into a block of memory where they are very wide."""
+    return min(wanted, max(1, _BLOCK_BYTES // (4 * width)))
 
 
 @contextmanager
@@ -220,10 +229,13 @@ def _suffix(file: Path) -> str:
 
 
 def _open(file: Path) -> _Stream:
+    return gzip.open(file, "rb") if _is_packed(file) else file.open("rb")
+
+
+def _is_packed(file: Path) -> bool:
     """By its first bytes: files lose and gain a .gz on their way."""
     with file.open("rb") as stream:
-        packed = stream.read(2) == _GZIP_MAGIC
-    return gzip.open(file, "rb") if packed else file.open("rb")
+        return stream.read(2) == _GZIP_MAGIC
 
 
 def _read_text(stream: _Stream, file: Path, filter_: _Filter) -> tuple[int, Iterator[_Row]]:
@@ -270,16 +282,25 @@ def _text_header(line: bytes, file: Path) -> tuple[int | None, int]:
     """The number of words, ``None`` where the file does not say it, and D."""
     fields = line.split()
     if len(fields) == 2 and all(field.isdigit() for field in fields):
-        return _positive(fields, file)
+        return _positive(fields, file, digits=2)
     if len(fields) < 2:
         raise ValueError(f"{file}, line 1: expected a word and its numbers, or the header 'N D', got {_shown(line)}")
     return None, len(fields) - 1
 
 
-def _positive(fields: list[bytes], file: Path) -> tuple[int, int]:
+def _positive(fields: list[bytes], file: Path, *, digits: int) -> tuple[int, int]:
+    """N and D of a header, held against the file's size before anything is allocated; a number has ``digits`` bytes."""
+    if max(map(len, fields)) > _MOST_DIGITS:
+        raise ValueError(f"{file}, line 1: the header promises {_shown(b' '.join(fields))}, more than there can be")
     words, width = int(fields[0]), int(fields[1])
     if words < 1 or width < 1:
         raise ValueError(f"{file}, line 1: the header promises {words} words of {width} numbers")
+    size = file.stat().st_size * (_MOST_UNPACKED if _is_packed(file) else 1)
+    if words * (1 + digits * width) > size:
+        raise ValueError(
+            f"{file}, line 1: the header promises {words:,} words of {width:,} numbers, more than the file's "
+            f"{file.stat().st_size:,} bytes can hold; it is cut off, or the header is wrong"
+        )
     return words, width
 
 
@@ -327,7 +348,7 @@ def _read_binary(stream: _Stream, file: Path, filter_: _Filter) -> tuple[int, It
             f"{file}, line 1: expected word2vec binary's header 'N D', got {_shown(header)}; a text file's name must "
             "end in .txt or .vec"
         )
-    promised, width = _positive(fields, file)
+    promised, width = _positive(fields, file, digits=4)
 
     def rows() -> Iterator[_Row]:
         for number, raw, row in _binary_records(stream, file, words=promised, width=width):

@@ -5,7 +5,6 @@ P pairs.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mcse.data.tables import quoted_rows
 from mcse.data.test_sets.lines import file_lines, finite_number
 
 WORDSIM_SETS = ("RW", "MEN", "WordSim-353", "MTurk-771", "SimVerb-3500", "SimLex-999")
@@ -33,7 +33,7 @@ _FILES: Mapping[str, tuple[str, ...]] = {
     "WordSim-353": ("combined.csv", "combined.tab", "wordsim353.csv", "wordsim353.tsv", "en-ws-353-all.txt"),
     "MTurk-771": ("mturk-771.csv", "en-mturk-771.txt"),
     "SimVerb-3500": ("simverb-3500.txt", "en-simverb-3500.txt"),
-    "SimLex-999": ("simlex-999.txt",),
+    "SimLex-999": ("simlex-999.txt", "en-simlex-999.txt"),
 }
 """Names in lower case that the sets' files have where their authors, or collections of them, publish them."""
 
@@ -133,11 +133,19 @@ def _load_set(name: str, path: Path) -> WordPairs:
 
 
 def _load_simlex(path: Path) -> WordPairs:
-    """SimLex-999 with its parts of speech, concreteness quartiles, and the 333 most associated pairs ("hard")."""
-    (_, header), *rows = _rows(path, least=10)
+    """SimLex-999 with its parts of speech, concreteness quartiles, and the 333 most associated pairs ("hard").
+
+    Collections of sets have kept words and scores alone, without a header and so without subsets.
+    """
+    rows = list(_rows(path, least=3))
+    if rows and len(rows[0][1]) == 3:
+        return _pairs("SimLex-999", path, _plain(path), {})
+    (_, header), *rows = rows
     places = {title: place for place, title in enumerate(header)}
     if missing := [title for title in ("POS", "SimLex999", "concQ", "SimAssoc333") if title not in places]:
         raise ValueError(f"{path}, line 1: expected SimLex-999's header, it lacks {', '.join(missing)}")
+    if short := [line for line, row in rows if len(row) < len(header)]:
+        raise ValueError(f"{path}, line {short[0]}: fewer columns than the {len(header)} of the header")
     pairs = [(row[0], row[1], finite_number(row[places["SimLex999"]], path, line)) for line, row in rows]
 
     def column(title: str) -> NDArray[np.str_]:
@@ -182,17 +190,20 @@ def _plain(path: Path) -> list[tuple[str, str, float]]:
 
 def _rows(path: Path, *, least: int) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and columns, parted by commas in ``.csv``, else by tabs, or spaces where a line has no tab."""
-    for number, line in enumerate(file_lines(path), start=1):
-        if not line.strip():
-            continue
-        if path.suffix.lower() == ".csv":
-            row = next(csv.reader([line]))
-        else:
-            row = line.split("\t") if "\t" in line else line.split()
+    for number, row in _cells(path):
         row = [cell.strip() for cell in row]
         if len(row) < least or not row[0] or not row[1]:
             raise ValueError(f"{path}, line {number}: {len(row)} columns, expected two words and a score")
         yield number, row
+
+
+def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    if path.suffix.lower() == ".csv":
+        yield from (row for row in quoted_rows(path, ",") if any(map(str.strip, row[1])))
+        return
+    for number, line in enumerate(file_lines(path), start=1):
+        if line.strip():
+            yield number, line.split("\t") if "\t" in line else [cell for cell in line.split(" ") if cell]
 
 
 def _pairs(

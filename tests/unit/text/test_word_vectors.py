@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcse.text.word_vectors import load_word_vectors
+from mcse.text.word_vectors import load_word_vectors, stream_word_vectors
 
 ROWS = {
     "the": [0.5, -1.25, 2.0],
@@ -129,7 +129,7 @@ WRONG = {
     "too large for float32": ("v.txt", b"a 1 1e60 3\n", r"line 1: the vector of 'a' .* not finite"),
     "no word": ("v.txt", b"a 1 2 3\n 4 5 6\n", r"v.txt, line 2: begins with white space"),
     "nothing": ("v.txt", b"", r"v.txt, line 1: expected a word and its numbers, or the header 'N D', got ''"),
-    "a header alone": ("v.txt", b"4 3\n", r"v.txt: holds no word vectors"),
+    "a header alone": ("v.txt", b"4 3\n", r"v.txt, line 1: the header promises 4 words of 3 numbers, more than"),
     "a header of nothing": ("v.txt", b"0 3\n", r"v.txt, line 1: the header promises 0 words of 3 numbers"),
     "fewer than promised": ("v.vec", b"3 2\na 1 2\nb 1 2\n", r"v.vec, line 1: promises 3 words, but 2 follow"),
     "more than promised": ("v.vec", b"1 2\na 1 2\nb 1 2\n", r"v.vec, line 1: promises 1 words, but 2 follow"),
@@ -165,3 +165,27 @@ def test_damaged_gzip_and_missing_files_are_named(tmp_path: Path) -> None:
         load_word_vectors(path)
     with pytest.raises(ValueError, match=r"gone.vec: no such file"):
         load_word_vectors(tmp_path / "gone.vec")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.bin", b"3000000000 300\nthe " + b"\0" * 1200),
+        ("a.bin", b"1 900000000000\nthe " + b"\0" * 1200),
+        ("a.bin", b"9" * 2000 + b" 3\nthe " + b"\0" * 12),
+        ("a.vec", b"3000000000 300\nthe 0.1 0.2 0.3\n"),
+        ("a.vec", b"1 900000000000\nthe 0.1 0.2 0.3\n"),
+        ("a.vec", b"9" * 5000 + b" 3\nthe 0.1 0.2 0.3\n"),
+        ("a.vec.gz", b"9000000000 300\nthe 0.1 0.2 0.3\n"),
+    ],
+)
+def test_a_header_is_held_against_the_files_size(name: str, content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a\.(bin|vec)(\.gz)?, line 1: the header promises .* more than"):
+        load_word_vectors(_write(tmp_path / name, content))
+
+
+def test_a_table_of_very_wide_rows_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcse.text.word_vectors._BLOCK_BYTES", 12)
+    path = _write(tmp_path / "a.vec", _text(header=True))
+    assert load_word_vectors(path).row_VD.tolist() == list(ROWS.values())
+    assert [block.row_ND.tolist() for block in stream_word_vectors(path)] == [[row] for row in ROWS.values()]

@@ -51,6 +51,7 @@ def test_published_formats(name: str, tmp_path: Path) -> None:
         ("combined.tab", "Word 1\tWord 2\tHuman (mean)\ncat\tdog\t6\n"),
         ("EN-WS-353-ALL.txt", "cat\tdog\t6\n"),
         ("EN-MTurk-771.txt", "cat dog 6\n"),
+        ("EN-SIMLEX-999.txt", "cat\tdog\t6\n"),
     ],
 )
 def test_formats_of_collections(name: str, text: str, tmp_path: Path) -> None:
@@ -90,3 +91,23 @@ def test_a_folder_without_sets_is_refused(tmp_path: Path) -> None:
         load_wordsim(tmp_path)
     with pytest.raises(FileNotFoundError, match="neither a folder nor a file"):
         load_wordsim(tmp_path / "absent")
+
+
+def test_a_no_break_space_is_part_of_a_word(tmp_path: Path) -> None:
+    _write(tmp_path, "EN-MTurk-771.txt", "new\u00a0york city 6\n")
+    (pairs,) = load_wordsim(tmp_path).sets
+    assert (pairs.word1, pairs.word2) == (("new\u00a0york",), ("city",))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("combined.csv", 'a,b,Human\ncat,"dog,6\nnew,york,7\n', "line 2: a quotation mark is opened and not closed"),
+        ("SimLex-999.txt", SIMLEX + "cat\tdog\t6\n", "line 5: fewer columns than the 10 of the header"),
+        ("EN-RW-STANFORD.txt", "cat\tdog\t6\nca\0t\tdog\t6\n", "line 2: a NUL byte"),
+    ],
+)
+def test_broken_tables_are_refused_by_line(name: str, text: str, message: str, tmp_path: Path) -> None:
+    _write(tmp_path, name, text)
+    with pytest.raises(ValueError, match=f"{name}, {message}"):
+        load_wordsim(tmp_path)
