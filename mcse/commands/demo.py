@@ -33,8 +33,9 @@ from mcse.data.test_sets.sts import load_own_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.suite import Subject
 from mcse.evaluation.suites.sts import score_sts
-from mcse.files import read_json, write_json
+from mcse.files import write_json
 from mcse.models.small_encoder import build_small_encoder
+from mcse.reading import read_json
 from mcse.recipes.launch import load_config, train
 from mcse.report.demo_page import write_demo_report
 from mcse.report.learning_curves import read_curves
@@ -164,7 +165,7 @@ def _evaluate_all(output: Path, world: Path, jobs: Sequence[Job], *, seeds: int)
 
 def _report(output: Path, world: Path, jobs: Sequence[Job], scores: Mapping[str, list[float]], *, title: str) -> None:
     results = {
-        "world": read_json(world / "manifest.json")["config"],
+        "world": read_json(world / "manifest.json", dict[str, Any])["config"],
         "recipes": {system: {"spearman": scores[system]} for system in scores},
     }
     write_json(output / "results.json", results)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -86,7 +87,7 @@ def unpack(archive: Path, folder: Path, *, wanted: Sequence[str]) -> None:
         for path in sorted(draft.iterdir()):
             if not (folder / path.name).exists():
                 move(path, folder / path.name)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
         raise ValueError(f"{archive}: not readable as an archive, perhaps cut short ({error})") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -105,6 +106,10 @@ def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             # What macOS adds to archives: resource forks that look like the files.
+            if member.flag_bits & 1:
+                raise ValueError(
+                    f"{path}: {member.filename} is encrypted; unpack the archive by hand, with its password"
+                )
             if not member.is_dir() and not member.filename.startswith("__MACOSX/"):
                 with archive.open(member) as stream:
                     yield member.filename, stream

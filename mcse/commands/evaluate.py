@@ -250,9 +250,10 @@ def _report(systems: Sequence[System], reports: _Reports, *, is_compared: bool) 
 
 def _print(tables: Sequence[ScoreTable], *, notes: Sequence[str]) -> None:
     console = Console()
-    for table in tables[:-1]:
+    for table in tables:
         print_table(table, console=console)
-    print_table(tables[-1], notes=notes, console=console)
+    for note in notes:
+        console.print(note, style="dim", markup=False, highlight=False)
 
 
 def _list_pairs(systems: Sequence[System], folder: Path, *, errors: int | None, contamination: bool) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ from mcse.data.test_sets.sts import (
     load_sts_from_senteval,
     load_stsbenchmark,
 )
-from mcse.files import read_json, read_lines, replacing, sha256_file, write_json, write_text
+from mcse.files import read_lines, replacing, sha256_file, write_json, write_text
+from mcse.reading import read_json
 
 MANIFEST = "manifest.json"
 _SCHEMA = 1
@@ -315,6 +316,14 @@ def prepare_images(root: Path, spec: Images, *, ids: Path | None, fetch: Fetch |
     return Prepared(origin, (*files, *(() if own is None else own.files)), counts, notes)
 
 
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    """``manifest.json``."""
+
+    schema: int
+    datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
 def write_manifest(root: Path, name: str, prepared: Prepared) -> None:
     """Records a dataset in ``manifest.json``; other datasets' entries stay.
 
@@ -323,7 +332,7 @@ def write_manifest(root: Path, name: str, prepared: Prepared) -> None:
     """
     path = root / MANIFEST
     manifest = _read_manifest(path)
-    manifest["datasets"][name] = {
+    manifest.datasets[name] = {
         "source": prepared.source,
         "counts": dict(prepared.counts),
         "files": [
@@ -332,7 +341,7 @@ def write_manifest(root: Path, name: str, prepared: Prepared) -> None:
         ],
         "notes": list(prepared.notes),
     }
-    write_json(path, manifest)
+    write_json(path, asdict(manifest))
 
 
 def _fetched(fetch: Fetch, file: HubFile, *, to: str) -> Path:
@@ -444,14 +453,14 @@ def _indented(what: str, lines: str) -> str:
     return what + "".join(f"\n  {line}" for line in lines.split("\n"))
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _read_manifest(path: Path) -> _Manifest:
     if not path.is_file():
-        return {"schema": _SCHEMA, "datasets": {}}
+        return _Manifest(_SCHEMA)
     try:
-        manifest: Any = read_json(path)
+        manifest = read_json(path, _Manifest)
     except ValueError as error:
-        raise ValueError(f"{error}; delete it and prepare again") from None
-    if not isinstance(manifest, dict) or manifest.get("schema") != _SCHEMA or "datasets" not in manifest:
+        raise ValueError(f"{error}: no manifest of mcse prepare, or a damaged one; move it away") from None
+    if manifest.schema != _SCHEMA:
         raise ValueError(f"{path}: no manifest of mcse prepare (schema {_SCHEMA}); move it away")
     return manifest
 

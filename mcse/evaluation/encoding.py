@@ -32,7 +32,7 @@ def encode_distinct(
 ) -> FloatArray:
     """(N, D) rows of distinct sentences, each encoded once by one of the processes; every process gets them all.
 
-    A row of zeros (no known word, under averaged word vectors) is kept and logged: its cosines are 0.
+    A row of zeros (no known word, under averaged word vectors) is kept and logged: a cosine with it is 0.
 
     Raises:
         ValueError: Not one row a sentence, or rows that are not unit rows though they should be.
@@ -163,7 +163,8 @@ def check_rows(row_ND: FloatArray, names: Sequence[str], *, label: str, must_be_
         raise UndefinedScoreError(f"the encoder gave NaN or infinite rows for {_named(broken, names, label)}")
     zero_N = square_N == 0
     if zero_N.any():
-        logger.warning("rows of zeros, whose cosines are 0, for %s", _named(np.flatnonzero(zero_N), names, label))
+        which = _named(np.flatnonzero(zero_N), names, label)
+        logger.warning("rows of zeros for %s: cosines with them are 0; word similarity leaves such pairs out", which)
     stretched = np.flatnonzero(~zero_N & (np.abs(np.sqrt(square_N) - 1) > _UNIT_TOLERANCE))
     if must_be_unit and len(stretched):
         norm = float(np.sqrt(square_N[stretched[0]]))

@@ -80,6 +80,9 @@ class Runner:
             for name in missing:
                 try:
                     scores = self.suites[name].run(subject)
+                    if not scores.scores:
+                        reasons = [f"{key}: {reason}" for key, reason in scores.absent.items()]
+                        raise ValueError(f"nothing could be evaluated; {'; '.join(reasons)}")
                 except (ValueError, OSError) as error:
                     on_failure(f"{model}, {name}", error)
                     continue

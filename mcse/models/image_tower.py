@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from mcse.files import sha256_bytes
 from mcse.models.open_clip_model import RANDOM_WEIGHTS, WHOLE_NAMES, build_open_clip, check_known, split_name
 
 _CELL = 8
+_MOST_PIXELS = 1024
+"""Of a side of ``pixels:N``: 3 million values an image."""
+
 
 Preprocess = Callable[[Image.Image], Tensor]
 
@@ -131,8 +135,8 @@ class _SmallImage:
 
 def _build_pixels(spec: str, name: str, *, weights: bool) -> ImageTower:
     del weights  # there are none
-    if not name.isdecimal() or int(name) == 0:
-        raise ValueError(f"image tower {spec!r}: pixels:N needs a positive whole number")
+    if not re.fullmatch(r"[0-9]{1,4}", name) or not 1 <= int(name) <= _MOST_PIXELS:
+        raise ValueError(f"image tower {spec!r}: pixels:N needs a whole number from 1 to {_MOST_PIXELS}")
     preprocessing = f"resize to {name}x{name} (bilinear), RGB / 255 - 0.5"
     return ImageTower(_Pixels(), spec=spec, preprocess=_SmallImage(int(name)), preprocessing=preprocessing)
 

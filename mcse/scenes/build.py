@@ -25,8 +25,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
-from mcse.files import creating_folder, read_json, sha256_bytes, sha256_file
+from mcse.files import creating_folder, sha256_bytes, sha256_file
+from mcse.reading import read_json
 from mcse.scenes.drawing import draw_marks
 from mcse.scenes.grammar import Dialect, draw_dialect, draw_style, draw_told, write_sentence
 from mcse.scenes.similarity import FAMILY, Gold, ScoredPair, draw_families, write_pairs
@@ -121,6 +123,15 @@ class _Image:
     captions: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    """What ``manifest.json`` says that is looked at."""
+
+    format: int
+    config: dict[str, Any]
+    files: dict[str, str]
+
+
 def _holds(folder: Path, config: WorldConfig) -> bool:
     """Whether ``folder`` is this world, unchanged. False when absent or empty; refuses anything else."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
@@ -129,10 +140,10 @@ def _holds(folder: Path, config: WorldConfig) -> bool:
     if not path.is_file():
         raise ValueError(f"{folder} exists and is no picture world (no {MANIFEST}); choose another folder or empty it")
     try:
-        manifest = read_json(path)
-        found, digests = {"format": manifest["format"], **manifest["config"]}, dict(manifest["files"])
-    except (ValueError, KeyError, TypeError) as error:
+        manifest = read_json(path, _Manifest)
+    except ValueError as error:
         raise ValueError(f"{path} is not a picture world's manifest ({error}); delete the folder") from error
+    found, digests = {"format": manifest.format, **manifest.config}, manifest.files
     wanted = {"format": FORMAT, **asdict(config)}
     for key in wanted:
         if found.get(key) != wanted[key]:

@@ -21,8 +21,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
-from mcse.files import creating_folder, read_json, seed_of
+from mcse.files import creating_folder, seed_of
+from mcse.reading import read_json
 from mcse.scenes.drawing import COLOURS, Mark, draw_marks
 
 TWEET_FORMAT = 1
@@ -86,7 +88,7 @@ def build_tweet_world(folder: Path, *, config: TweetWorldConfig) -> Path:
     manifest = {"format": TWEET_FORMAT, "config": asdict(config)}
     if folder.exists() and any(folder.iterdir()):
         path = folder / "manifest.json"
-        if path.is_file() and read_json(path) == manifest:
+        if path.is_file() and read_json(path, dict[str, Any]) == manifest:
             return folder
         raise ValueError(f"{folder} is not empty and holds another world or something else")
     with creating_folder(folder) as draft:

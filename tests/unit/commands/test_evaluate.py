@@ -110,3 +110,18 @@ def test_evaluate_command_line_errors(capsys):
     for arguments, message in (([], "give at least one MODEL"), (["a", "a"], "given twice")):
         assert main(["evaluate", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_data_of_which_nothing_can_be_evaluated_ends_with_every_reason(encoders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "STS" / "STS12-en-test").mkdir(parents=True)
+    assert main(["evaluate", str(encoders[0]), "--data", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "STS12: missing file" in said.err
+    assert "STS13: no folder" in said.err
+    (tmp_path / "en-mturk-771.txt").write_text("guitar circle 6\nsquare dog 6\n")
+    assert main(["evaluate", str(encoders[0]), "--pooling", "mean", "--suite", "wordsim", "--data", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert "nothing could be evaluated; RW: none of rw.txt" in said.err
+    assert "MTurk-771: " in said.err

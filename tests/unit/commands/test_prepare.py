@@ -21,9 +21,11 @@ from mcse.commands.prepare import (
     IMAGES,
     SENTENCES,
     SENTEVAL,
+    Prepared,
     prepare_images,
     prepare_sentences,
     prepare_sts,
+    write_manifest,
 )
 from mcse.data.captions.table import load_captions
 from mcse.data.sentences.files import open_sentences
@@ -367,3 +369,34 @@ def test_an_archive_without_what_is_wanted_is_refused(tmp_path):
     (tmp_path / "into").mkdir()
     with pytest.raises(ValueError, match="holds none of STS, SICK"):
         unpack(tmp_path / "a.zip", tmp_path / "into", wanted=("STS", "SICK"))
+
+
+def test_an_encrypted_member_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("STS/new.txt", "new")
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    for mark, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # the flags of the member, and of the directory's entry
+        data[data.index(mark) + place] |= 1
+    (tmp_path / "a.zip").write_bytes(data)
+    (tmp_path / "into").mkdir()
+    with pytest.raises(ValueError, match=r"a\.zip: STS/new\.txt is encrypted; unpack the archive by hand"):
+        unpack(tmp_path / "a.zip", tmp_path / "into", wanted=("STS",))
+    assert list((tmp_path / "into").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "manifest.json must be an object, got a list: no manifest of mcse prepare"),
+        (
+            '{"schema": 1, "datasets": []}',
+            "manifest.json: datasets must be an object, got a list: no manifest of mcse prepare",
+        ),
+        ('{"datasets": {}}', "manifest.json: schema is missing: no manifest of mcse prepare"),
+        ('{"schema": 99, "datasets": {}}', "no manifest of mcse prepare"),
+    ],
+)
+def test_a_manifest_of_another_shape_is_refused(tmp_path, text, message):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        write_manifest(tmp_path, "sts", Prepared("x", (), {}, ()))

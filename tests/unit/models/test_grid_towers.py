@@ -53,7 +53,7 @@ def test_regions_of_a_transformer_leave_its_class_token_out():
     [
         ("grid:pixels:30", "30 is no multiple of 8"),
         ("grid:open_clip:ViT-B-32/none", "grid: stands before timm:MODEL or pixels:N"),
-        ("grid:pixels:x", "needs a positive whole number"),
+        ("grid:pixels:x", "needs a whole number from 1 to 1024"),
     ],
 )
 def test_what_has_no_places_is_refused(spec, message):

@@ -79,8 +79,10 @@ def test_a_timm_checkpoint_with_its_classifier_loads(tmp_path):
     [
         ("resnet50", "expected open_clip:MODEL/PRETRAINED, timm:MODEL or pixels:N"),
         ("clip:ViT-B-32", "expected open_clip"),
-        ("pixels:0", "positive whole number"),
-        ("pixels:big", "positive whole number"),
+        ("pixels:0", "a whole number from 1 to 1024"),
+        ("pixels:100000", "a whole number from 1 to 1024"),
+        ("pixels:²", "a whole number from 1 to 1024"),
+        ("pixels:big", "a whole number from 1 to 1024"),
         ("timm:resnet5/none", r"unknown model 'resnet5'; did you mean resnet"),
         ("timm:resnet18/absent.pt", r"no checkpoint file absent\.pt"),
         ("timm:resnet18.a1_in1k", "weights cannot be loaded"),
