@@ -41,7 +41,7 @@ from mcse.data.source_variants import (
     TableSentences,
 )
 from mcse.data.streams import Order, RowNumbers, Sampler, ShardSampler, Share, TokenMasker, TokenRows
-from mcse.data.test_sets.contamination import normalise, sts_test_sentences
+from mcse.data.test_sets.contamination import NEAR_MEASURE, near_duplicates, normalise, sts_test_sentences
 from mcse.data.test_sets.sts import ScoredPairs, find_senteval, load_hub_dev, load_scored_pairs, load_stsbenchmark
 from mcse.files import digest_of, sha256_file
 from mcse.types import DataFile, Tokenizer, TrainingText
@@ -85,14 +85,18 @@ def load_sentences(
     known = sts_test_sentences(config.tests)
 
     def rows() -> Iterator[tuple[str, ...]]:
-        dropped = 0
+        dropped = near = 0
+        nearly = near_duplicates(known)
         for row in opened.rows():
-            if known and any(normalise(sentence) in known for sentence in row):
+            texts = [normalise(sentence) for sentence in row] if known else []
+            if any(text in known for text in texts):
                 dropped += 1
                 continue
+            near += any(map(nearly.holds, texts))
             yield row
         if known:
             logger.warning("%s: dropped %d sentences that stand in STS test files", opened.source, dropped)
+            logger.warning("%s: %d of those kept are %s", opened.source, near, NEAR_MEASURE)
 
     digest = opened.digest + (f"-without-{digest_of(*sorted(known))}" if known else "")
     table = tokenise(rows(), tokenizer, columns=opened.columns, max_length=config.max_length, digest=digest)
@@ -364,9 +368,13 @@ def load_dev_pairs(config: DataConfig) -> ScoredPairs:
 def clean_images(table: CaptionTable, tests: str | None) -> NDArray[np.bool_]:
     """Which images have no caption, the unused ones included, among the STS test sentences of a folder."""
     known = sts_test_sentences(tests)
-    clean = [not any(normalise(caption) in known for caption in several) for several in table.captions]
+    texts = [[normalise(caption) for caption in several] if known else [] for several in table.captions]
+    clean = [not any(text in known for text in several) for several in texts]
     if known:
+        nearly = near_duplicates(known)
+        near = sum(is_clean and any(map(nearly.holds, several)) for several, is_clean in zip(texts, clean, strict=True))
         logger.warning("%s: dropped %d images whose captions stand in STS test files", table.source, clean.count(False))
+        logger.warning("%s: %d images kept have a caption that is %s", table.source, near, NEAR_MEASURE)
     return np.asarray(clean)
 
 

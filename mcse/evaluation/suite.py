@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.test_sets.contamination import unseen
+from mcse.data.test_sets.contamination import nearly_seen, unseen
 from mcse.data.test_sets.sts import ScoredPairs
 from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.uncertainty import add_intervals
@@ -71,6 +71,10 @@ class Subject:
     def unseen(self, sentence1: Sequence[str], sentence2: Sequence[str]) -> NDArray[np.bool_] | None:
         """(P,) whether neither sentence of a pair stands in the training text; ``None`` where that is unknown."""
         return None if self.seen is None else unseen(sentence1, sentence2, seen=self.seen)
+
+    def nearly_seen(self, sentence1: Sequence[str], sentence2: Sequence[str]) -> NDArray[np.bool_]:
+        """(P,) whether a sentence of a pair is nearly one of the known training text."""
+        return nearly_seen(sentence1, sentence2, seen=self.seen or frozenset())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

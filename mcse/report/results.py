@@ -12,7 +12,7 @@ from typing import Any
 from mcse.report.markdown import markdown_notes, markdown_table
 from mcse.report.seed_groups import System
 from mcse.report.tables import ScoreColumn, ScoreRow, ScoreTable
-from mcse.types import Column, ComparedScore, ModelScores, ScoreKey, SuiteScores, score_tree, subset_tree
+from mcse.types import Column, ComparedScore, ModelScores, Sample, ScoreKey, SuiteScores, score_tree, subset_tree
 from mcse.types.scores import ScoreTree
 
 SCHEMA = 1
@@ -158,14 +158,21 @@ def compared_tables(systems: Sequence[System], compared: Sequence[ComparedScore]
 
 def _over_clean(systems: Sequence[System]) -> str:
     """Which items the clean comparison is over: a side whose training text is unknown leaves none out."""
+    of_seed = {system.name: [seed.all.samples for seed in system.seeds] for system in systems}
+    # A suite may be kept from a day on which the text was known, and another be new.
+    parted = {key for several in of_seed.values() for samples in several for key in samples if _is_parted(samples[key])}
     unknown = [
-        system.name
-        for system in systems
-        if any(all(sample.clean_P is None for sample in seed.all.samples.values()) for seed in system.seeds)
+        name
+        for name, several in of_seed.items()
+        if not parted or any(not _is_parted(samples[key]) for samples in several for key in parted & samples.keys())
     ]
     if not unknown:
         return "over the items that no training text of either side holds"
     return f"over the items that no known training text holds (that of {' and '.join(unknown)} is not known)"
+
+
+def _is_parted(sample: Sample) -> bool:
+    return sample.clean_P is not None
 
 
 def _system_json(system: System) -> dict[str, Any]:

@@ -1,8 +1,11 @@
-"""Sentences that stand in a test set as well as in the training text."""
+"""Sentences that stand in a test set as well as in the training text, or nearly so."""
 
 from __future__ import annotations
 
+import functools
+import math
 import re
+from bisect import bisect_left
 from collections.abc import Iterable
 
 import numpy as np
@@ -12,10 +15,77 @@ from mcse.data.test_sets.sts import SICK_ALL_SPLITS, STS_TASKS, StsTask, find_se
 
 _TOKEN = re.compile(r"\w+")
 
+NEAR_SHARE = 0.8
+NEAR_LETTERS = 25
+"""Shorter sentences are not looked at: they begin and end alike by chance."""
+
+NEAR_MEASURE = (
+    f"nearly the same: beginning and end in common make up {100 * NEAR_SHARE:.0f} % of the letters of the longer, "
+    f"which has {NEAR_LETTERS} or more"
+)
+
 
 def normalise(sentence: str) -> str:
-    """A sentence without case, punctuation and spacing: STS files are tokenised and lower-cased, captions are not."""
-    return " ".join(_TOKEN.findall(sentence.casefold()))
+    """A sentence's letters and digits, without case, punctuation and spaces.
+
+    STS files are tokenised and lower-cased, captions are not, and tokenisers part words in different places.
+    """
+    return "".join(_TOKEN.findall(sentence.casefold()))
+
+
+class NearDuplicates:
+    """Finds normalised sentences that differ from a known one in one place, by ``NEAR_MEASURE``.
+
+    Most are equal but for a word or two. What is changed in several places is not found.
+    """
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self._known = sorted(sentence for sentence in known if len(sentence) >= NEAR_SHARE * NEAR_LETTERS)
+        self._reversed = sorted(sentence[::-1] for sentence in self._known)
+
+    def holds(self, sentence: str) -> bool:
+        """Whether the normalised ``sentence`` is nearly the same as a known one, and not the same as any."""
+        # What two sentences have in common is at their beginning or at their end by half or more.
+        half = math.ceil(NEAR_SHARE * len(sentence) / 2)
+        found = False
+        for known, text in ((self._known, sentence), (self._reversed, sentence[::-1])):
+            start = text[:half]
+            for place in range(bisect_left(known, start), len(known)):
+                other = known[place]
+                if not other.startswith(start):
+                    break
+                if other == text:
+                    return False
+                found = found or is_near(text, other)
+        return found
+
+
+def is_near(left: str, right: str) -> bool:
+    """Whether two normalised sentences are nearly the same, by ``NEAR_MEASURE``."""
+    longer, shorter = max(len(left), len(right)), min(len(left), len(right))
+    if longer < NEAR_LETTERS or shorter < NEAR_SHARE * longer:
+        return False
+    common = _in_common(left, right) + _in_common(left[::-1], right[::-1])
+    return min(common, shorter) >= NEAR_SHARE * longer
+
+
+def _in_common(left: str, right: str) -> int:
+    """How many letters two texts begin with alike."""
+    both = enumerate(zip(left, right, strict=False))
+    return next((place for place, (a, b) in both if a != b), min(len(left), len(right)))
+
+
+@functools.lru_cache(maxsize=2)
+def near_duplicates(known: frozenset[str]) -> NearDuplicates:
+    """Kept for the next call: the seeds of a recipe read the same text, and every caption asks for the same tests."""
+    return NearDuplicates(known)
+
+
+def nearly_seen(sentence1: Iterable[str], sentence2: Iterable[str], *, seen: frozenset[str]) -> NDArray[np.bool_]:
+    """(P,) whether a sentence of a pair is nearly the same as one of the normalised sentences ``seen``."""
+    near = near_duplicates(seen)
+    both = zip(sentence1, sentence2, strict=True)
+    return np.array([near.holds(normalise(left)) or near.holds(normalise(right)) for left, right in both], dtype=bool)
 
 
 def unseen(sentence1: Iterable[str], sentence2: Iterable[str], *, seen: frozenset[str]) -> NDArray[np.bool_]:

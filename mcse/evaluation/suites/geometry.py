@@ -100,7 +100,7 @@ def prepare_geometry(options: SuiteOptions) -> PreparedSuite:
 
 SUITE = Suite(
     name="geometry",
-    version=2,
+    version=3,
     needs="STS-B's test pairs: a SentEval folder by --data (or an own file of pairs, gold from 0 to 5); otherwise "
     "mteb's copy on the hub",
     prepare=prepare_geometry,

@@ -110,7 +110,7 @@ def prepare_mteb(options: SuiteOptions) -> PreparedSuite:
 
 SUITE = Suite(
     name="mteb",
-    version=2,
+    version=3,
     needs="the package mteb ('mcse[mteb]') and --tasks; data from the hub or its cache, or, for STS tasks, from "
     "mteb/<task>/test.jsonl in the folder that --data names",
     prepare=prepare_mteb,

@@ -120,7 +120,7 @@ def prepare_retrieval(options: SuiteOptions) -> PreparedSuite:
 
 SUITE = Suite(
     name="retrieval",
-    version=3,
+    version=4,
     needs="captions by --captions and their images' features by --features; --images FILE picks the split, "
     "--folds N parts it; image ↔ sentence needs a checkpoint with image heads",
     prepare=prepare_retrieval,

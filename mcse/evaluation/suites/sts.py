@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from mcse.data.test_sets.contamination import NEAR_MEASURE
 from mcse.data.test_sets.sts import SICK_ALL_SPLITS, STS_TASKS, StsTask, load_sts
 from mcse.evaluation.encoding import cosines
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, pairs_digest, why_no_average
@@ -91,6 +92,7 @@ def score_sts(subject: Subject, tasks: Sequence[StsTask]) -> SuiteScores:
     if subject.seen is not None:
         clean, without = _clean_scores(samples, means)
         scores |= clean
+        scores |= _near_duplicates(subject, {key: task for key, task in pairs.items() if key.clean in clean}, samples)
         absent |= without
     elif subject.why_unknown:
         absent["sts_clean"] = subject.why_unknown
@@ -128,7 +130,7 @@ def prepare_sts(options: SuiteOptions) -> PreparedSuite:
 
 SUITE = Suite(
     name="sts",
-    version=2,
+    version=3,
     needs="a SentEval folder (STS/, SICK/) or one .tsv/.csv/.jsonl file by --data; otherwise mteb's copies on the hub",
     prepare=prepare_sts,
 )
@@ -173,6 +175,17 @@ def _clean_scores(samples: Samples, means: Means) -> tuple[dict[ScoreKey, float]
     return {key: score for key, score in scores.items() if not key.subset}, absent
 
 
+def _near_duplicates(subject: Subject, pairs: Mapping[ScoreKey, PairList], samples: Samples) -> dict[ScoreKey, float]:
+    """How many clean pairs of each task have a sentence that is nearly one of the training text."""
+    found: dict[ScoreKey, float] = {}
+    for key, task in pairs.items():
+        clean_P = samples[key].clean_P
+        assert clean_P is not None
+        near_P = subject.nearly_seen(task.sentence1, task.sentence2) & clean_P
+        found[key.clean.with_metric("near_duplicates")] = float(near_P.sum())
+    return found
+
+
 def _means_of_subsets(tasks: Sequence[StsTask]) -> dict[ScoreKey, dict[ScoreKey, float]]:
     means = {}
     for task in tasks:
@@ -197,7 +210,10 @@ def _protocols(tasks: Sequence[StsTask], scores: Scores) -> dict[str, str]:
         "95 % percentile bootstrap, 1,000 draws within each subset of pairs, with all that share a sentence with them"
     )
     if any(key.part == "clean" for key in scores):
-        protocols["sts_clean"] = "without the pairs of which a normalised sentence stands in the model's training text"
+        protocols["sts_clean"] = (
+            "without the pairs of which a sentence stands in the model's training text, by letters and digits alone; "
+            f"near_duplicates: how many of the pairs that are left have a sentence that is {NEAR_MEASURE}"
+        )
     if domains := dict.fromkeys(key.task for key in scores if key.suite == _DOMAINS):
         parts = "; ".join(f"{domain}: {', '.join(DOMAINS[domain])}" for domain in domains)
         protocols["sts_domains"] = f"mean of the subsets' own Spearman ({parts})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 
 from mcse.evaluation.compare import compare
 from mcse.report.results import compared_tables, comparison_json, contest_tables, model_tables, results_json
@@ -70,6 +71,16 @@ def test_a_comparison_says_whose_training_text_is_unknown() -> None:
         assert [score["task"] for score in scores[:3]] == ["A", "B", "average"]
         assert all(score["metric"] == "spearman" and score["higher_is_better"] for score in scores)
         json.dumps(scores)
+
+
+def test_a_suite_whose_clean_part_is_unknown_is_said_though_another_is_known() -> None:
+    """As where one suite's result was kept from a day on which the training text could be read."""
+    known = alone(make_scores("known", noise=0.1, seen=[0, 1]))
+    half = make_scores("half", noise=0.3, seen=[1, 2])
+    samples = {**half.suites[0].samples, key("B"): replace(half.suites[0].samples[key("B")], clean_P=None)}
+    second = alone(replace(half, suites=(replace(half.suites[0], samples=samples),)))
+    _, clean = compared_tables([known, second], compare(known.seeds, second.seeds))
+    assert clean.title.endswith("over the items that no known training text holds (that of half is not known)")
 
 
 def test_results_of_the_same_weights_stay_beside_the_new_ones() -> None:

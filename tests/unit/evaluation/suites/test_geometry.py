@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 
+from mcse.data.test_sets.contamination import normalise
 from mcse.data.test_sets.sts import ScoredPairs
 from mcse.evaluation.suite import Subject, SuiteOptions
 from mcse.evaluation.suites.geometry import SUITE, score_geometry
@@ -220,7 +221,7 @@ def test_what_the_model_has_seen_is_marked():
     pairs = pairs_of(60)
     positive = pairs.gold > 4
     place = int(np.flatnonzero(positive)[1])
-    seen = frozenset({pairs.sentence2[place]})
+    seen = frozenset({normalise(pairs.sentence2[place])})
     key = ScoreKey("geometry", "STSBenchmark", "alignment")
     sample = score_geometry(Subject.of(WordEncoder(), seen=seen), pairs).samples[key]
     assert sample.clean_P is not None

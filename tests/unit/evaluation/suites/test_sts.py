@@ -181,7 +181,11 @@ def test_clean_rows_leave_out_what_the_model_has_seen(senteval):
     seen = frozenset({normalise(pairs.sentence1[2].upper() + " !"), normalise(pairs.sentence2[5])})
     found = prepared.run(Subject.of(HashEncoder(), seen=seen))
     sample = found.samples[ScoreKey.parse("sts.STSBenchmark.spearman")]
-    kept = [i for i in range(len(pairs.sentence1)) if not {pairs.sentence1[i], pairs.sentence2[i]} & seen]
+    kept = [
+        i
+        for i in range(len(pairs.sentence1))
+        if not set(map(normalise, (pairs.sentence1[i], pairs.sentence2[i]))) & seen
+    ]
     assert np.flatnonzero(sample.clean_P).tolist() == kept
     assert len(kept) < len(pairs.sentence1)
     clean = score_tree(found.scores)["sts_clean"]["STSBenchmark"]
@@ -189,6 +193,12 @@ def test_clean_rows_leave_out_what_the_model_has_seen(senteval):
     assert clean["spearman"] == pytest.approx(expected)
     assert clean["pairs"] == len(kept)
     assert clean["spearman_low"] < clean["spearman"] < clean["spearman_high"]
+    longer = "A sentence of a length that tells something, number "
+    near = frozenset({normalise(longer + "one"), normalise(pairs.sentence1[2])})
+    few = ScoredPairs("T", "all", (*pairs.sentence1[:5], longer + "two"), pairs.sentence2[:6], np.arange(6.0), ())
+    found = score_sts(Subject.of(HashEncoder(), seen=near), [StsTask("T", (few,), "")])
+    assert score_tree(found.scores)["sts_clean"]["T"]["near_duplicates"] == 1
+    assert "80 % of the letters" in found.protocols["sts_clean"]
     nothing = frozenset(map(normalise, (*pairs.sentence1, *pairs.sentence2)))
     found = prepared.run(Subject.of(HashEncoder(), seen=nothing))
     assert "STSBenchmark" not in score_tree(found.scores)["sts_clean"]
