@@ -121,7 +121,7 @@ def test_the_training_text_is_found_again_or_it_is_said_why_not(groups, tiny, tm
     text = read_run_text(model)
     sentences = (tiny / "sentences.txt").read_text().splitlines()
     captions = [line.split(",")[1] for line in (tiny / "captions.csv").read_text().splitlines()[1:]]
-    assert text == {" ".join(sentence.split()) for sentence in (*sentences, *captions)}
+    assert text == {"".join(sentence.split()) for sentence in (*sentences, *captions)}
     for change, message in (
         (lambda run: (run / "run.json").unlink(), "does not say what it was trained on"),
         (_forget_text, "is said to hold training text"),
