@@ -130,24 +130,23 @@ class Bench:
         if self.is_cuda:
             torch.cuda.synchronize()
 
-    def model(self, name: str, *, dropout: float = 0.1, **shape: float) -> Path:
+    def model(self, name: str, **shape: float) -> Path:
         """A folder of a BERT with random weights and the tokenizer that was given."""
-        folder = self.scratch / f"{name}-{dropout}"
+        folder = self.scratch / name
         if not folder.exists():
             tokenizer = transformers.AutoTokenizer.from_pretrained(self.options.tokenizer)
-            rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-            config = transformers.BertConfig(vocab_size=len(tokenizer), **shape, **rates)
+            config = transformers.BertConfig(vocab_size=len(tokenizer), **shape)
             torch.manual_seed(0)
             transformers.BertModel(config).save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         return folder
 
-    def small(self, *, dropout: float = 0.1) -> Path:
+    def small(self) -> Path:
         """Deep and wide enough for every kernel of BERT-base, and quick."""
         names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
         shape = dict(zip(names, self.size((256, 4, 4, 1024), (64, 2, 2, 128)), strict=True))
         # Wider than BERT's 0.02, at which a random model's sentences are alike and its gradient is nearly rounding.
-        return self.model("small", dropout=dropout, initializer_range=0.1, **shape)
+        return self.model("small", initializer_range=0.1, **shape)
 
     def base(self) -> Path:
         if self.options.tiny:

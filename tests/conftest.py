@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,15 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Results kept by the tests are nobody else's."""
     os.environ["MCSE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def equal_views() -> Iterator[None]:
+    """Lets sentences be their own positives without dropout, so that two routes can be compared."""
+    from tests.fixtures.tiny_run import allowing_equal_views
+
+    with allowing_equal_views():
+        yield
 
 
 @pytest.fixture(scope="session")

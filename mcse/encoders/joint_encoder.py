@@ -20,6 +20,7 @@ from mcse.models.checkpoint import load_checkpoint_tower, max_tokens
 from mcse.models.image_tower import ImageTower
 from mcse.models.joint_checkpoint import load_joint
 from mcse.models.joint_model import JointModel
+from mcse.models.text_encoder import TextEncoder, check_first_token
 from mcse.types import TokenBatch, Tokenizer, to_device
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class JointEncoder(JointSpaceEncoder[list[int]]):
         precision: Precision = "float32",
     ) -> None:
         self._model, self._tokenizer = model, copy.deepcopy(tokenizer)
+        if isinstance(model.text, TextEncoder):
+            check_first_token(model.text, self._tokenizer)
         self._load_tower, self.image_tower = load_tower, image_tower
         super().__init__(name=name, longest=max_tokens(model.text, tokenizer), precision=precision)
 

@@ -26,7 +26,7 @@ from mcse.models.checkpoint import (
 )
 from mcse.models.image_tower import ImageTower
 from mcse.models.piece_tokenizer import PieceTokenizer
-from mcse.models.text_encoder import POOLINGS, TextEncoder, load_text_encoder, load_tokenizer
+from mcse.models.text_encoder import POOLINGS, TextEncoder, check_first_token, load_text_encoder, load_tokenizer
 from mcse.types import TokenBatch, Tokenizer, to_device
 
 logger = logging.getLogger(__name__)
@@ -73,11 +73,14 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
     ) -> None:
         if pooling == "cls_with_head" and text_head is None and dense is None:
             raise ValueError("pooling 'cls_with_head' needs a text head, and there is none")
-        self._encoder = TextEncoder(text_encoder.backbone, pooling=pooling)
-        self._joint_encoder = TextEncoder(text_encoder.backbone, pooling=joint_pooling or pooling)
+        self._encoder, self._joint_encoder = (
+            TextEncoder(text_encoder.backbone, pooling=chosen, facts=text_encoder.facts)
+            for chosen in (pooling, joint_pooling or pooling)
+        )
         self._head = dense if dense is not None else (text_head if pooling == "cls_with_head" else None)
         self._heads = dict(heads or {})
         self._tokenizer = copy.deepcopy(tokenizer)
+        check_first_token(self._encoder, self._tokenizer)
         self._load_tower, self.image_tower = load_tower, image_tower
         self.pooling = pooling
         longest = max_tokens(text_encoder, tokenizer)

@@ -35,6 +35,7 @@ from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.text_encoder import (
     NO_CODE,
     TextEncoder,
+    check_first_token,
     load_text_encoder,
     load_tokenizer,
     quiet_transformers,
@@ -94,16 +95,28 @@ def check_exportable(pooling: str) -> None:
 def max_tokens(encoder: nn.Module, tokenizer: Tokenizer) -> int | None:
     """The longest input that the model itself takes, special tokens included; ``None`` where nothing limits it.
 
-    Asked of the position embeddings (RoBERTa's start after the padding id: 514 rows take 512 tokens) and the tokenizer.
+    Asked of the model's positions and of the tokenizer.
     """
-    limits = [
-        module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-        for name, module in encoder.named_modules()
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
-    ]
-    if not limits and isinstance(encoder, TextEncoder):
-        limits = [int(getattr(encoder.backbone.config, "max_position_embeddings", None) or 0)]
-    return min((limit for limit in (*limits, tokenizer.longest) if limit), default=None)
+    positions = encoder.facts.longest if isinstance(encoder, TextEncoder) else None
+    return min((limit for limit in (positions, tokenizer.longest) if limit), default=None)
+
+
+def check_trainable(encoder: TextEncoder, tokenizer: Tokenizer, *, max_length: int) -> None:
+    """Refuses what would fail in training, or train nothing, at its start.
+
+    Raises:
+        ValueError: ``data.max_length`` is more than the encoder takes, its pooling does not fit its tokenizer, or it
+            cannot be trained at all.
+    """
+    limit = max_tokens(encoder, tokenizer)
+    if limit is not None and max_length > limit:
+        raise ValueError(f"data.max_length: {max_length} is more than the {limit} tokens that the encoder takes")
+    check_first_token(encoder, tokenizer)
+    if encoder.facts.cannot_train:
+        raise ValueError(
+            f"encoder.name_or_path: {encoder.facts.name!r} can be evaluated and not trained: "
+            f"{encoder.facts.cannot_train}"
+        )
 
 
 def save_checkpoint(
@@ -178,7 +191,7 @@ def load_checkpoint(folder: Path) -> LoadedCheckpoint:
     # The encoder's own files are checked with it, the tower's when it is loaded.
     check_files(folder, only=(HEADS_FILE,))
     pooling = str(manifest.pooling)
-    encoder = load_text_encoder(str(folder), pooling=pooling).eval()
+    encoder = load_text_encoder(str(folder), pooling=pooling, attention=trained_attention(manifest)).eval()
     heads = load_heads(folder, manifest)
     text_head = heads.pop("text_head", None)
     if text_head is not None and not isinstance(text_head, TanhHead):
@@ -186,6 +199,12 @@ def load_checkpoint(folder: Path) -> LoadedCheckpoint:
     if pooling == "cls_with_head" and text_head is None:
         raise ValueError(f"{folder / MANIFEST}: pooling is 'cls_with_head', but the checkpoint has no text_head")
     return LoadedCheckpoint(encoder, load_tokenizer(str(folder)), manifest, text_head, heads)
+
+
+def trained_attention(manifest: Manifest) -> str:
+    """``encoder.attention`` of the run that made a checkpoint."""
+    encoder = manifest.config.get("encoder")
+    return str(encoder.get("attention", "sdpa")) if isinstance(encoder, dict) else "sdpa"
 
 
 def load_heads(folder: Path, manifest: Manifest) -> dict[str, nn.Module]:

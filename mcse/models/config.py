@@ -22,8 +22,15 @@ class TextEncoderConfig:
     attention: Attention = "sdpa"
     """Kernel; both keep attention dropout, which the positives of SimCSE are made of."""
 
+    dropout: float | None = None
+    """Stands for every dropout rate of the model; ``null`` keeps its own, which many models have at 0."""
+
     gradient_checkpointing: bool = False
     """Whether activations are computed again for the gradient: less memory, about a third more time."""
+
+    def __post_init__(self) -> None:
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"encoder.dropout: must be from 0 to below 1, got {self.dropout}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +56,8 @@ class EncoderConfig(TextEncoderConfig):
     """Whether the model is compiled, for any width at once: one graph for training and one for evaluation."""
 
     def __post_init__(self) -> None:
+        # A slotted dataclass is another class than the one that super() without arguments means.
+        TextEncoderConfig.__post_init__(self)
         if self.length_chunks < 1:
             raise ValueError(f"encoder.length_chunks: must be 1 or more, got {self.length_chunks}")
         if self.packing and self.length_chunks > 1:

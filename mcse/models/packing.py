@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
 from mcse.nn.dropout import dropout, kept
 from mcse.types import TokenBatch
@@ -172,12 +172,63 @@ def register_attention() -> None:
     AttentionMaskInterface.register(ATTENTION, _mask)
 
 
+@dataclass(slots=True)
+class Watch:
+    """Whether a model asked ``attend`` only for what it was written for, and whether it asked at all.
+
+    That is: every token looks at every token of its sentence and at nothing else, by a mask that was made here for
+    that, or by none; with as many heads of keys as of queries, and with nothing added to scores.
+    """
+
+    masks: list[Tensor | None] = field(default_factory=list)
+    has_asked: bool = False
+    is_plain: bool = True
+
+    def see_mask(self, mask: Tensor | None, settings: dict[str, Any]) -> None:
+        """A mask that was made, and from what."""
+        self.masks.append(mask)
+        self.is_plain &= settings.get("mask_function") is bidirectional_mask_function and not settings.get("use_vmap")
+
+    def see_attention(
+        self, module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, others: dict[str, Any]
+    ) -> None:
+        """A call of ``attend``."""
+        self.has_asked = True
+        # Without a word about it transformers' function takes a layer for causal where no mask is given.
+        looks_back_only = others.get("is_causal", getattr(module, "is_causal", True))
+        self.is_plain &= (
+            not looks_back_only
+            and any(mask is made for made in self.masks)
+            and query.shape[1] == key.shape[1]
+            and all(value is None or name in _HARMLESS for name, value in others.items())
+        )
+
+
+_HARMLESS = {"is_causal", "position_ids", "use_cache", "deterministic", "output_attentions", "output_hidden_states"}
+"""What layers hand on that changes nothing about attention, or is looked at elsewhere."""
+
+_watch: ContextVar[Watch | None] = ContextVar("_watch", default=None)
+
+
+@contextmanager
+def watching() -> Iterator[Watch]:
+    """Looks at what a model asks ``attend`` for."""
+    token = _watch.set(watch := Watch())
+    try:
+        yield watch
+    finally:
+        _watch.reset(token)
+
+
 def _mask(*given: Any, **settings: Any) -> Tensor | None:
     """The library's own, which may ask whether there is padding at all: not on a GPU, where the host would wait."""
     mask = settings.get("attention_mask")
     if mask is not None and mask.device.type != "cpu":
         settings["allow_is_bidirectional_skip"] = False
-    return cast(Tensor | None, sdpa_mask(*given, **settings))
+    made = cast(Tensor | None, sdpa_mask(*given, **settings))
+    if watch := _watch.get():
+        watch.see_mask(made, settings)
+    return made
 
 
 def attend(
@@ -205,6 +256,8 @@ def attend(
     Returns:
         (B, T, A, E), and no probabilities.
     """
+    if watch := _watch.get():
+        watch.see_attention(module, query, key, attention_mask, others)
     if scope := _scope.get():
         packed = _attend_by_bounds if query.device.type == "cuda" else _attend_by_length
         return packed(query, key, value, scope.packed, rate=dropout, scaling=scaling), None

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from mcse.files import digest_of, read_json, write_json
 from mcse.types import Tokenizer
+
+_PIECES = 50
+
+_TEXTS = ("A man plays the guitar.", "Two dogs run across the green field.")
 
 _NO_LIMIT = 1e9
 """A tokenizer without a limit says 1e30."""
@@ -59,6 +63,42 @@ class PieceTokenizer(Tokenizer):
         )
         ids: list[list[int]] = encoded["input_ids"]
         return ids
+
+    def check(self, *, rows: int | None) -> None:
+        """Refuses a tokenizer that does not belong to a table of ``rows`` embeddings, or that has no vocabulary.
+
+        Where files are missing, transformers makes an empty one and says nothing.
+
+        Raises:
+            ValueError: It makes ids that the table has no row for, knows less than half as many pieces as the table has
+                rows, or cannot tell two texts apart.
+        """
+        vocabulary = self.inner.get_vocab()
+        if rows is not None and vocabulary:
+            piece, largest = max(vocabulary.items(), key=lambda item: int(item[1]))
+            if largest >= rows:
+                raise ValueError(f"its piece {piece!r} has the id {largest}, but the model has {rows} embeddings")
+            if 2 * len(vocabulary) < rows:
+                raise ValueError(f"it knows {len(vocabulary)} pieces, but the model has {rows} embeddings")
+        if not self._tells_apart(_TEXTS) and not self._tells_apart(self._own_pieces(vocabulary)):
+            raise ValueError(f"it gives all texts the same ids ({len(vocabulary)} pieces are known to it)")
+
+    def _tells_apart(self, texts: Sequence[str]) -> bool:
+        """Whether some texts get different ids, beside those that stand for what is not known."""
+        unknown = self.inner.unk_token_id
+        return len({tuple(token for token in ids if token != unknown) for ids in self.ids(texts)}) > 1
+
+    def _own_pieces(self, vocabulary: Mapping[str, int]) -> list[str]:
+        """Texts of the longest pieces that it knows: of those of a small world a common text may hold none."""
+        special = set(self.inner.all_special_tokens)
+        pieces = sorted((piece for piece in vocabulary if piece not in special), key=lambda piece: (-len(piece), piece))
+        return [str(self.inner.convert_tokens_to_string([piece])) for piece in pieces[:_PIECES]]
+
+    @property
+    def first_token(self) -> int | None:
+        """The id that stands before every text, as [CLS] does; ``None`` where a text's own first piece comes first."""
+        first = {ids[0] if ids else None for ids in self.ids(["", *_TEXTS])}
+        return first.pop() if len(first) == 1 else None
 
     def save(self, folder: Path) -> None:
         """Its files, less what transformers leaks into them about this machine and the last call."""

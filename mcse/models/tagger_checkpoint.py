@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mcse.manifest import HEADS_FILE, MANIFEST, Manifest, check_files, read_manifest, writing_checkpoint
-from mcse.models.checkpoint import save_backbone, save_heads
+from mcse.models.checkpoint import save_backbone, save_heads, trained_attention
 from mcse.models.image_tower import ImageTower
 from mcse.models.maf_model import TaggerModel, TaggerShape
 from mcse.models.piece_tokenizer import PieceTokenizer
@@ -64,7 +64,8 @@ def load_tagger(folder: Path) -> LoadedTagger:
         shape = TaggerShape(**{**stored, "types": tuple(stored["types"])})
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / MANIFEST}: does not say how a tagger is built ({error})") from None
-    model = TaggerModel(load_text_encoder(str(folder), pooling=shape.pooling), shape=shape)
+    encoder = load_text_encoder(str(folder), pooling=shape.pooling, attention=trained_attention(manifest))
+    model = TaggerModel(encoder, shape=shape)
     try:
         lacking = model.load_state_dict(load_tensors(folder / HEADS_FILE), strict=False)
     except RuntimeError as error:

@@ -8,19 +8,22 @@ from __future__ import annotations
 import inspect
 import logging
 import pickle
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from mcse.manifest import HEADS_FILE, IMAGE_TOWER_FILE, check_files, resolve_name
+from mcse.models.backbone import BackboneFacts, ask_backbone, probe_tokens
 from mcse.models.graphs import Graphs
 from mcse.models.packing import (
     ATTENTION,
@@ -34,10 +37,10 @@ from mcse.models.packing import (
     unpack,
 )
 from mcse.models.piece_tokenizer import PieceTokenizer
-from mcse.nn.dropout import use_cheap_dropout
+from mcse.nn.dropout import set_rates, use_cheap_dropout
 from mcse.nn.pooling import FIRST_TOKEN_POOLINGS, LAYER_POOLINGS, pool
 from mcse.nn.pooling import POOLINGS as POOLINGS
-from mcse.types import TokenBatch
+from mcse.types import TokenBatch, Tokenizer
 from mcse.types.batches import from_host
 
 logger = logging.getLogger(__name__)
@@ -58,11 +61,14 @@ class TextEncoder(nn.Module):
         backbone: nn.Module,
         *,
         pooling: str,
+        facts: BackboneFacts | None = None,
         length_chunks: int = 1,
         first_position: int | None = None,
         packs_on: Collection[str] | None = None,
     ) -> None:
-        """With ``first_position``, the position id of a sentence's first token, training batches are packed.
+        """``facts`` are what ``ask_backbone`` found; an encoder around another one's model takes over its facts.
+
+        With ``first_position``, the position id of a sentence's first token, training batches are packed.
 
         ``packs_on`` names the kinds of device on which they are; ``None`` is every kind. Where ``uses_graphs`` is set,
         packed passes on CUDA are captured as graphs.
@@ -72,6 +78,7 @@ class TextEncoder(nn.Module):
             raise ValueError(f"encoder.pooling: unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
         self.backbone = backbone
         self.pooling = pooling
+        self.facts = facts or BackboneFacts(name="", attention=str(self._config._attn_implementation))
         self.length_chunks = length_chunks
         self.first_position = first_position
         self.packs_on = packs_on
@@ -99,27 +106,37 @@ class TextEncoder(nn.Module):
 
     def token_rows(self, tokens: TokenBatch) -> Tensor:
         """(B, T, D) rows of the last layer."""
-        output = self.backbone(input_ids=tokens.input_ids_BT, attention_mask=tokens.attention_mask_BT)
-        hidden_BTD: Tensor = output.last_hidden_state
-        return hidden_BTD
+        width = tokens.input_ids_BT.shape[1]
+
+        def rows_of(part: TokenBatch) -> Tensor:
+            row_BTD: Tensor = self._hidden(part)[-1]
+            return F.pad(row_BTD, (0, 0, 0, width - row_BTD.shape[1]))
+
+        return rows_of(tokens) if self.facts.masks_padding else self._in_parts(tokens, rows_of, sizes=_runs(tokens))
 
     def forward(self, tokens: TokenBatch) -> Tensor:
         """(B, D) pooled rows, not normalised."""
-        if not self.training:
-            return self._rows(tokens)
-        if self.first_position is not None and self._packs_on(tokens.input_ids_BT.device):
+        if not self.facts.masks_padding:
+            return self._in_parts(tokens, self._rows, sizes=_runs(tokens))
+        if self.training and self.first_position is not None and self._packs_on(tokens.input_ids_BT.device):
             return self.packed_rows(tokens, first_position=self.first_position)
-        if self.length_chunks == 1:
-            return self._rows(tokens)
+        if self.training and self.length_chunks > 1:
+            return self._in_parts(tokens, self._rows, sizes=-(-len(tokens) // self.length_chunks))
+        return self._rows(tokens)
+
+    def _in_parts(
+        self, tokens: TokenBatch, rows_of: Callable[[TokenBatch], Tensor], *, sizes: int | Sequence[int]
+    ) -> Tensor:
+        """What ``rows_of`` gives for a batch, in parts of similar length: of ``sizes``, from the shortest on."""
         length_B = tokens.lengths()
         order_B = length_B.argsort(kind="stable")
         order, place = from_host([order_B, order_B.argsort()], tokens.input_ids_BT.device)
         parts, last = [], -1
-        for index in order.chunk(self.length_chunks):
+        for index in order.split(sizes):
             last += len(index)
             width = int(length_B[order_B[last]])
             part = TokenBatch(tokens.input_ids_BT[index, :width], tokens.attention_mask_BT[index, :width])
-            parts.append(self._rows(part))
+            parts.append(rows_of(part))
         return torch.cat(parts)[place]
 
     def packed_rows(self, tokens: TokenBatch, *, first_position: int) -> Tensor:
@@ -157,13 +174,25 @@ class TextEncoder(nn.Module):
         return self.packs_on is None or device.type in self.packs_on
 
     def _rows(self, tokens: TokenBatch) -> Tensor:
+        return pool(self._hidden(tokens), tokens.attention_mask_BT, pooling=self.pooling)
+
+    def _hidden(self, tokens: TokenBatch) -> Sequence[Tensor]:
+        """(B, T, D) of every layer where the pooling needs them, or of the last one alone."""
         output = self.backbone(
             input_ids=tokens.input_ids_BT,
             attention_mask=tokens.attention_mask_BT,
             output_hidden_states=self.pooling in LAYER_POOLINGS,
         )
-        hidden = output.hidden_states if self.pooling in LAYER_POOLINGS else (output.last_hidden_state,)
-        return pool(hidden, tokens.attention_mask_BT, pooling=self.pooling)
+        hidden: Sequence[Tensor] = (
+            output.hidden_states if self.pooling in LAYER_POOLINGS else (output.last_hidden_state,)
+        )
+        return hidden
+
+
+def _runs(tokens: TokenBatch) -> list[int]:
+    """How many sentences there are of each length, from the shortest on."""
+    counts: list[int] = np.unique(tokens.lengths(), return_counts=True)[1].tolist()
+    return counts
 
 
 def load_text_encoder(
@@ -171,26 +200,57 @@ def load_text_encoder(
     *,
     pooling: str,
     attention: str = "sdpa",
+    dropout: float | None = None,
     gradient_checkpointing: bool = False,
     length_chunks: int = 1,
     packing: Literal[False, True, "auto"] = False,
 ) -> TextEncoder:
     """A hub id, folder or package path as a ``TextEncoder`` in float32, without a pooler that nobody trained.
 
+    Under ``attention`` ``sdpa`` it is our own where the model takes it and PyTorch's where it takes that; ``dropout``
+    stands for every rate of the model.
+
     Raises:
         ValueError: Nothing loadable is there, weights are missing, a pickle of them holds more than tensors, it is not
-            an encoder-only model, it is a checkpoint of ours whose files are not those that were saved, or
-            ``packing`` would change what it computes.
+            an encoder-only model of text, it is a checkpoint of ours whose files are not those that were saved,
+            ``dropout`` would do nothing, or ``packing`` would change what it computes.
     """
     path = resolve_name(name_or_path)
     check_files(Path(path), but=(HEADS_FILE, IMAGE_TOWER_FILE))
     config = _load_config(path, name_or_path)
     register_attention()
-    options: dict[str, Any] = {
-        "attn_implementation": ATTENTION if attention == "sdpa" else attention,
-        "dtype": torch.float32,
-        **NO_CODE,
-    }
+    if dropout is not None:
+        # Some models build no dropout at all where the rate is 0.
+        for part in (config, *(getattr(config, name) for name in getattr(config, "sub_configs", {}))):
+            set_rates(part, dropout)
+    backbone = _load_backbone(path, name_or_path, config, eager=attention == "eager")
+    if dropout is not None:
+        for module in backbone.modules():
+            set_rates(module, dropout)
+    use_cheap_dropout(backbone)
+    with quiet_transformers():
+        facts = ask_backbone(backbone, name_or_path)
+    if dropout and not facts.drops_out:
+        raise ValueError(f"encoder.dropout: {dropout} would do nothing, since {name_or_path!r} has no dropout at all")
+    if gradient_checkpointing:
+        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    encoder = TextEncoder(backbone, pooling=pooling, facts=facts, length_chunks=length_chunks)
+    if packing:
+        encoder.packs_on = FASTER_ON if packing == "auto" else None
+        encoder.first_position = _find_first_position(encoder)
+        if encoder.first_position is None and packing == "auto":
+            logger.info("encoder.packing: %r gives packed sentences other rows, so batches are padded", name_or_path)
+        elif encoder.first_position is None:
+            raise ValueError(
+                f"encoder.packing: {name_or_path!r} gives packed sentences other rows than sentences alone; leave it "
+                "false"
+            )
+    return encoder
+
+
+def _load_backbone(path: str, name_or_path: str, config: Any, *, eager: bool) -> Any:
+    """The model with its own weights, all of them, and transformers' own attention."""
+    options: dict[str, Any] = {"attn_implementation": "eager" if eager else None, "dtype": torch.float32, **NO_CODE}
     if takes_pooling_layer(config):
         options["add_pooling_layer"] = False
     try:
@@ -211,35 +271,19 @@ def load_text_encoder(
             f"encoder.name_or_path: {name_or_path!r} lacks {len(lacking)} weights that its config.json promises, "
             f"first {lacking[0]}"
         )
-    if gradient_checkpointing:
-        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    use_cheap_dropout(backbone)
-    encoder = TextEncoder(backbone, pooling=pooling, length_chunks=length_chunks)
-    if packing:
-        encoder.packs_on = FASTER_ON if packing == "auto" else None
-        encoder.first_position = _find_first_position(encoder)
-        if encoder.first_position is None and packing == "auto":
-            logger.info("encoder.packing: %r gives packed sentences other rows, so batches are padded", name_or_path)
-        elif encoder.first_position is None:
-            raise ValueError(
-                f"encoder.packing: {name_or_path!r} gives packed sentences other rows than sentences alone; leave it "
-                "false"
-            )
-    return encoder
+    return backbone
 
 
 @torch.no_grad()
 def _find_first_position(encoder: TextEncoder) -> int | None:
-    """The position id of first tokens, found by packing three sentences: no model says it, RoBERTa's is not 0.
+    """The position id of first tokens, found by packing two sentences: no model says it, RoBERTa's is not 0.
 
-    ``None`` if with none do packed sentences get the rows that they get alone.
+    ``None`` if with none do packed sentences get the rows that they get alone; or if attention is not ours, or sees
+    less than the whole sentence, which short ones do not tell.
     """
-    vocabulary, pad = int(encoder._config.vocab_size), encoder._config.pad_token_id or 0
-    length_B = torch.tensor([5, 2, 9])
-    mask_BT = (torch.arange(9) < length_B[:, None]).long()
-    # Any ids but the padding id, which RoBERTa counts no position for.
-    ids_BT = (torch.arange(27).reshape(3, 9) * 7 % (vocabulary - pad - 1) + pad + 1) * mask_BT + pad * (1 - mask_BT)
-    tokens = TokenBatch(ids_BT, mask_BT)
+    if encoder.facts.attention != ATTENTION:
+        return None
+    tokens, pad = probe_tokens(encoder.backbone), encoder._config.pad_token_id or 0
     was_training = encoder.training
     encoder.eval()
     try:
@@ -256,7 +300,7 @@ def _find_first_position(encoder: TextEncoder) -> int | None:
     return None
 
 
-def load_mlm_head(name_or_path: str, *, attention: str = "sdpa") -> nn.Module:
+def load_mlm_head(name_or_path: str) -> nn.Module:
     """The masked-language-model head of a checkpoint: (B, T, D) token rows to (B, T, V) logits.
 
     The head keeps its own copy of the tied output matrix, since the encoder beside it may train on.
@@ -268,7 +312,7 @@ def load_mlm_head(name_or_path: str, *, attention: str = "sdpa") -> nn.Module:
     try:
         with quiet_transformers():
             model, report = AutoModelForMaskedLM.from_pretrained(
-                path, attn_implementation=attention, dtype=torch.float32, output_loading_info=True, **NO_CODE
+                path, dtype=torch.float32, output_loading_info=True, **NO_CODE
             )
     except ValueError as error:
         raise ValueError(f"loss.mlm_weight: {name_or_path!r} is no masked language model: {error}") from None
@@ -287,13 +331,48 @@ def load_tokenizer(name_or_path: str) -> PieceTokenizer:
     """The tokenizer that belongs to a text encoder.
 
     Raises:
-        ValueError: None is there.
+        ValueError: None is there, it cannot be read, or it does not belong to the encoder (``PieceTokenizer.check``).
     """
     path = resolve_name(name_or_path)
+    # Other people's classes raise whatever comes where a file or a library that they need is missing.
     try:
-        return PieceTokenizer(AutoTokenizer.from_pretrained(path, **NO_CODE))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"encoder.name_or_path: no tokenizer at {name_or_path!r}: {error}") from None
+        tokenizer = PieceTokenizer(AutoTokenizer.from_pretrained(path, **NO_CODE))
+        tokenizer.check(rows=_embedding_rows(path))
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"encoder.name_or_path: no tokenizer at {name_or_path!r}: {said}; its files (tokenizer.json, or vocab.txt "
+            "and such) belong beside config.json"
+        ) from None
+    return tokenizer
+
+
+def _embedding_rows(path: str) -> int | None:
+    """V, as the model's configuration says; ``None`` where there is none, as beside a tokenizer alone, or no table."""
+    try:
+        rows = getattr(AutoConfig.from_pretrained(path, **NO_CODE), "vocab_size", None)
+    except (OSError, ValueError):
+        return None
+    return rows if isinstance(rows, int) else None
+
+
+def check_first_token(encoder: TextEncoder, tokenizer: Tokenizer) -> None:
+    """Refuses a pooling of first tokens that are a sentence's own, or that see nothing of it.
+
+    Raises:
+        ValueError: Sentences would have equal embeddings that only begin alike, or all of them.
+    """
+    if encoder.pooling not in FIRST_TOKEN_POOLINGS or not isinstance(tokenizer, PieceTokenizer):
+        return
+    if tokenizer.first_token is None:
+        why = "its tokenizer puts no token such as [CLS] before a sentence"
+    elif not encoder.facts.looks_ahead:
+        why = "its first token sees nothing of what follows (it is a causal model)"
+    else:
+        return
+    raise ValueError(
+        f"encoder.pooling: {encoder.pooling!r} reads the first token, but of {encoder.facts.name!r} {why}; choose mean"
+    )
 
 
 def _load_config(path: str, name_or_path: str) -> Any:

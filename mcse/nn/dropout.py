@@ -1,8 +1,9 @@
-"""Dropout whose masks are cheap to draw on a CPU, where PyTorch's own are a fifth of a training step."""
+"""Dropout whose masks are cheap to draw on a CPU, where PyTorch's own are a fifth of a training step; and its rates."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -55,3 +56,37 @@ def use_cheap_dropout(model: nn.Module) -> None:
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:
                 setattr(parent, name, Dropout(child.p))
+
+
+def set_rates(holder: object, rate: float) -> None:
+    """Gives every dropout of a module, or of a model's configuration, one rate; layers and paths are still dropped."""
+    for name in _rates(holder):
+        if not any(other in name.lower() for other in _NO_DROPOUT):
+            setattr(holder, name, rate)
+
+
+@contextmanager
+def rates_changed(model: nn.Module, change: Callable[[float], float]) -> Iterator[None]:
+    """Within it, every rate at which a model drops anything is ``change`` of what it is."""
+    holders: list[object] = [*model.modules()]
+    holders += {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}.values()
+    found = [(holder, name, value) for holder in holders for name, value in _rates(holder).items()]
+    try:
+        for holder, name, value in found:
+            setattr(holder, name, change(value))
+        yield
+    finally:
+        for holder, name, value in found:
+            setattr(holder, name, value)
+
+
+_NO_DROPOUT = ("layerdrop", "layer_drop", "path")
+
+
+def _rates(holder: object) -> dict[str, float]:
+    """Numbers of which the name says that something is dropped; models do not only keep them in ``nn.Dropout``."""
+    found = {"p": holder.p} if isinstance(holder, nn.modules.dropout._DropoutNd) else {}
+    for name, value in getattr(holder, "__dict__", {}).items():
+        if "drop" in name.lower() and isinstance(value, int | float) and not isinstance(value, bool):
+            found[name] = value
+    return found

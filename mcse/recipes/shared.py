@@ -19,11 +19,11 @@ from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.evaluators.scored_pairs import ScoredPairsEvaluator
 from mcse.losses.contrastive import info_nce, info_nce_with_hard_negatives, unit_rows
 from mcse.losses.likelihood import token_nll
-from mcse.models.checkpoint import check_exportable
+from mcse.models.checkpoint import check_exportable, check_trainable
 from mcse.models.config import EncoderConfig
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.sentence_model import SentenceModel, SentenceRows
-from mcse.models.text_encoder import load_mlm_head, load_text_encoder, load_tokenizer
+from mcse.models.text_encoder import TextEncoder, load_mlm_head, load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
 from mcse.training.runtime import Runtime
 from mcse.types import IGNORED_LABEL, DataFile, LossTerm, LossTerms, Stream
@@ -35,6 +35,11 @@ class TextSide:
 
     model: SentenceModel
     tokenizer: PieceTokenizer
+
+    @property
+    def facts(self) -> Mapping[str, str | int | float]:
+        """Of the encoder, for the start of a run."""
+        return self.model.encoder.facts.described()
 
     def masker(self, *, seed: int) -> TokenMasker | None:
         """Draws masks where the model has a language-model head."""
@@ -51,27 +56,53 @@ class TextSide:
         )
 
 
-def build_text_side(config: EncoderConfig, *, mlm: bool) -> TextSide:
+def build_text_side(config: EncoderConfig, data: DataConfig, *, mlm: bool, own_positive: bool) -> TextSide:
     """The text tower of ``encoder.name_or_path`` with a fresh text head, and a language-model head if asked for.
 
+    Args:
+        config: The ``encoder`` keys.
+        data: The ``data`` keys, for the tokens that sentences keep.
+        mlm: Whether tokens are masked, too.
+        own_positive: Whether any sentence is its own positive, which only dropout tells from it.
+
     Raises:
-        ValueError: The encoder cannot be loaded, or its pooling cannot be exported.
+        ValueError: The encoder cannot be loaded, trained, or told from itself; its pooling cannot be exported or does
+            not fit it; or sentences may be longer than it takes.
     """
     check_exportable(config.pooling)
     encoder = load_text_encoder(
         config.name_or_path,
         pooling=config.pooling,
         attention=config.attention,
+        dropout=config.dropout,
         gradient_checkpointing=config.gradient_checkpointing,
         length_chunks=config.length_chunks,
         packing=config.packing,
     )
+    tokenizer = load_tokenizer(config.name_or_path)
+    check_trainable(encoder, tokenizer, max_length=data.max_length)
+    if own_positive:
+        check_views_differ(encoder)
     if config.compile:
         # In place, so that names in checkpoints stay. Widths vary from batch to batch: one graph must do for all.
         encoder.backbone.compile(dynamic=True)
     head = TanhHead(encoder.width, encoder.width, init_std=encoder.init_std)
     model = SentenceModel(encoder, head=head, mlm_head=load_mlm_head(config.name_or_path) if mlm else None)
-    return TextSide(model, load_tokenizer(config.name_or_path))
+    return TextSide(model, tokenizer)
+
+
+def check_views_differ(encoder: TextEncoder) -> None:
+    """Refuses an encoder under which a sentence that is its own positive has the same embedding twice.
+
+    Raises:
+        ValueError: Every training pass gives the same.
+    """
+    if not encoder.facts.drops_out:
+        raise ValueError(
+            "encoder.dropout: a sentence is its own positive here, and two training passes of "
+            f"{encoder.facts.name!r} give it the same embedding, since all its dropout is 0; set "
+            "encoder.dropout (BERT has 0.1)"
+        )
 
 
 def text_terms(

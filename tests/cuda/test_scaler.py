@@ -21,7 +21,7 @@ KEYS = {"optim.max_grad_norm": 0.05, "optim.epsilon": 1e-4, "optim.schedule": "c
 
 
 @pytest.fixture(scope="module")
-def still(tmp_path_factory):
+def still(tmp_path_factory, equal_views):
     return build_tiny_run(tmp_path_factory.mktemp("still"), dropout=0.0)
 
 

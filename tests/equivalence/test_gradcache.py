@@ -32,7 +32,7 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def still(tmp_path_factory):
+def still(tmp_path_factory, equal_views):
     return build_tiny_run(tmp_path_factory.mktemp("still"), dropout=0.0)
 
 

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def still(tmp_path_factory):
+def still(tmp_path_factory, equal_views):
     return build_tiny_run(tmp_path_factory.mktemp("still"), dropout=0.0)
 
 

@@ -95,7 +95,7 @@ def draws() -> str:
 
 
 @pytest.fixture(scope="module", params=DROPOUT)
-def prepared(request, tmp_path_factory):
+def prepared(request, tmp_path_factory, equal_views):
     return request.param, build_tiny_run(tmp_path_factory.mktemp("tiny"), dropout=DROPOUT[request.param])
 
 

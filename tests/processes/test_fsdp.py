@@ -39,7 +39,7 @@ from tests.fixtures.launch import (
     tensors,
 )
 from tests.fixtures.processes import REPOSITORY, run_processes
-from tests.fixtures.tiny_run import build_tiny_run
+from tests.fixtures.tiny_run import allowing_equal_views, build_tiny_run
 
 KEYS = {
     "train.batch_size": 4,
@@ -110,7 +110,7 @@ def everything(tiny, noisy, output):
     Journal.close = lambda self: None  # it would end the process group, and the next part needs it
     seen = {}
     cached = {"train.cached_chunk_size": 3}
-    with own_cache(tiny):
+    with own_cache(tiny), allowing_equal_views():
         for recipe in ("simcse", "mcse"):
             assert fit(tiny, recipe, output / f"{recipe} whole", {}) == 0
             forget_accelerate()
@@ -190,7 +190,7 @@ def test_a_state_of_cut_weights_is_that_of_whole_ones(runs, tiny, tmp_path):
     """It is resumed by the same number of processes, cut or not; here one process looks at it."""
     state = tensors(max((runs[0] / "simcse cut" / "state").iterdir()))
     model = {name for name in state if name.startswith("model.safetensors")}
-    with one_thread(), own_cache(tiny):
+    with one_thread(), own_cache(tiny), allowing_equal_views():
         config = load_config(None, arguments_of(tiny, "simcse", tmp_path / "unused", KEYS))
         built = method("simcse").build(config, start_runtime(precision="fp32", seed=0))
     shapes = {name: tuple(value.shape) for name, value in built.model.state_dict().items()}

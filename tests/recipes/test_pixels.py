@@ -39,7 +39,7 @@ SHORT = {"train.max_steps": 4, "train.eval_steps": 2, "train.log_steps": 1, "tra
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
+def tiny(tmp_path_factory, equal_views):
     """A tiny run whose 48 images are images; no dropout, so that two routes can be compared."""
     folder = build_tiny_run(tmp_path_factory.mktemp("tiny"), dropout=0.0)
     (folder / "images").mkdir()
@@ -254,7 +254,7 @@ def test_resuming_goes_on_with_the_same_tower(tiny, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def spoilt(tmp_path):
+def spoilt(tmp_path, equal_views):
     folder = build_tiny_run(tmp_path / "spoilt", dropout=0.0)
     (folder / "images").mkdir()
     for number in range(48):

@@ -46,7 +46,7 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def still(tmp_path_factory):
+def still(tmp_path_factory, equal_views):
     """The same without dropout."""
     return build_tiny_run(tmp_path_factory.mktemp("still"), dropout=0.0)
 

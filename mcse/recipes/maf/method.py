@@ -45,8 +45,9 @@ def build(config: Config, runtime: Runtime) -> Run:
     fusion, loss = config.fusion or FusionConfig(), config.loss or LossConfig()
     encoder = load_text_encoder(
         config.encoder.name_or_path,
-        pooling=fusion.pooling,
+        pooling="mean" if data.images is None else fusion.pooling,
         attention=config.encoder.attention,
+        dropout=config.encoder.dropout,
         gradient_checkpointing=config.encoder.gradient_checkpointing,
     )
     tokenizer = load_tokenizer(config.encoder.name_or_path)
@@ -89,7 +90,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         export=tagger_exporter(config, model, tokenizer, tweets.files, images),
         evaluators=(evaluator,),
         metrics=evaluator.metrics,
-        facts=tweets.facts | {"parameters": sum(p.numel() for p in model.parameters())},
+        facts=tweets.facts | encoder.facts.described() | {"parameters": sum(p.numel() for p in model.parameters())},
         data=tweets.files,
     )
 

@@ -23,7 +23,7 @@ from mcse.data.images.training import NamedImages
 from mcse.data.tweets import TweetPart, control_images, cut_tweets, tweets_to_images
 from mcse.encoders.tweet_tagger import TweetTagger
 from mcse.files import sha256_file
-from mcse.models.checkpoint import max_tokens
+from mcse.models.checkpoint import check_trainable
 from mcse.models.maf_model import TaggerModel
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.tagger_checkpoint import save_tagger
@@ -38,10 +38,8 @@ _SAMPLED = 256
 
 
 def check_length(max_length: int, encoder: TextEncoder, tokenizer: PieceTokenizer) -> None:
-    """Refuses parts that the encoder has no positions for."""
-    limit = max_tokens(encoder, tokenizer)
-    if limit is not None and max_length > limit:
-        raise ValueError(f"data.max_length: {max_length} is more than the {limit} tokens that the encoder takes")
+    """Refuses parts that the encoder has no positions for, and what else it cannot do."""
+    check_trainable(encoder, tokenizer, max_length=max_length)
     if not tokenizer.inner.is_fast:
         raise ValueError("encoder.name_or_path: its tokenizer is no fast one, so it does not know its pieces' words")
 

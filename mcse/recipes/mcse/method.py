@@ -34,7 +34,7 @@ from mcse.types import LossTerm, LossTerms, PairBatch, SentenceBatch
 
 def build(config: Config, runtime: Runtime) -> Run:
     """Model, stream, step, evaluator and export of one MCSE run."""
-    text = shared.build_text_side(config.encoder, mlm=config.loss.mlm_weight > 0)
+    text = shared.build_text_side(config.encoder, config.data, mlm=config.loss.mlm_weight > 0, own_positive=True)
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
     images = open_paired_images(config.data)
     pairs = _pair_feed(config, text, share, images)
@@ -75,7 +75,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         ),
         evaluators=(evaluator,),
         metrics=metrics,
-        facts=feed.facts,
+        facts={**text.facts, **feed.facts},
         data=feed.files,
     )
 

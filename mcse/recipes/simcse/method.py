@@ -10,6 +10,7 @@ from torch import nn
 from mcse.data.config import ControlsConfig
 from mcse.data.load import load_pairs
 from mcse.data.mixing import carried_part
+from mcse.data.source_variants import TableSentences
 from mcse.data.streams import SentenceStream, Share
 from mcse.recipes import export, shared
 from mcse.recipes.simcse.config import Config
@@ -21,7 +22,10 @@ from mcse.types import LossTerms, SentenceBatch
 
 def build(config: Config, runtime: Runtime) -> Run:
     """Model, stream, step, evaluator and export of one SimCSE run."""
-    text = shared.build_text_side(config.encoder, mlm=config.loss.mlm_weight > 0)
+    has_triplets = isinstance(config.data.sentences, TableSentences)
+    text = shared.build_text_side(
+        config.encoder, config.data, mlm=config.loss.mlm_weight > 0, own_positive=not has_triplets
+    )
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
     captions = _caption_feed(config, text, share)
     feed = shared.mixed_feed(config.data, text, captions, mix=config.mix, share=share, seed=config.seed)
@@ -44,7 +48,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         export=export.sentence_exporter(config, text, feed.files),
         evaluators=(evaluator,),
         metrics=metrics,
-        facts=feed.facts,
+        facts={**text.facts, **feed.facts},
         data=feed.files,
     )
 

@@ -18,6 +18,7 @@ from mcse.encoders.inputs import evaluating
 from mcse.encoders.joint_encoder import JointEncoder
 from mcse.evaluation.evaluators.held_out_images import RetrievalEvaluator
 from mcse.files import sha256_file
+from mcse.models.checkpoint import check_trainable
 from mcse.models.config import CaptionEncoderConfig, TransformerConfig, WordEncoderConfig
 from mcse.models.joint_checkpoint import save_joint
 from mcse.models.joint_model import CaptionEncoder, JointModel, build_caption_encoder
@@ -45,7 +46,9 @@ class CaptionSide:
     files: tuple[DataFile, ...]
 
 
-def build_captions(config: CaptionEncoderConfig, captions: Sequence[str], *, dim: int, root: Path) -> CaptionSide:
+def build_captions(
+    config: CaptionEncoderConfig, captions: Sequence[str], *, dim: int, root: Path, max_length: int
+) -> CaptionSide:
     """The text side of ``encoder``; a vocabulary is of the training captions alone.
 
     Args:
@@ -53,13 +56,17 @@ def build_captions(config: CaptionEncoderConfig, captions: Sequence[str], *, dim
         captions: Those that are trained on.
         dim: Width of the joint space, which is that of an LSTM's or GRU's state.
         root: Where a relative path of word vectors starts.
+        max_length: Tokens that captions keep.
 
     Raises:
-        ValueError: No such transformer; no word is frequent enough; or word vectors that cannot be read or do not fit.
+        ValueError: No such transformer, or one that cannot be trained so; no word is frequent enough; or word vectors
+            that cannot be read or do not fit.
     """
     if isinstance(config, TransformerConfig):
-        encoder = build_caption_encoder(config, vocab_size=0, dim=dim)
-        return CaptionSide(config, encoder, load_tokenizer(config.name_or_path), {}, ())
+        transformer, pieces = build_caption_encoder(config, vocab_size=0, dim=dim), load_tokenizer(config.name_or_path)
+        assert isinstance(transformer, TextEncoder)
+        check_trainable(transformer, pieces, max_length=max_length)
+        return CaptionSide(config, transformer, pieces, transformer.facts.described(), ())
     words = [split_words(caption) for caption in captions]
     vocab = Vocab.from_sentences(words, min_count=config.min_count)
     vectors, files = _open_vectors(config, vocab, root=root)

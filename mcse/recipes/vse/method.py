@@ -35,7 +35,13 @@ def build(config: Config, runtime: Runtime) -> Run:
     images = open_images(config.data, config.data.images)
     seed = shared.pair_seed(config.seed)
     pairs = load_joint_pairs(config.data, controls=config.controls, seed=seed, images=images.rows)
-    text = build_captions(config.encoder, pairs.captions, dim=config.joint.dim, root=config.data.folder)
+    text = build_captions(
+        config.encoder,
+        pairs.captions,
+        dim=config.joint.dim,
+        root=config.data.folder,
+        max_length=config.data.max_length,
+    )
     pairs, num_unknown = pairs.only(text.tokenizer.knows_some)
     model = build_joint_model(text.encoder, config.joint, image_width=images.width, tower=images.module)
     stream = PairStream(
