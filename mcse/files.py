@@ -140,7 +140,11 @@ def write_json(path: Path, content: object) -> None:
     Raises:
         ValueError: ``content`` holds NaN or infinity, which JSON does not have.
     """
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    try:
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be written ({error})") from None
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path) -> Any:

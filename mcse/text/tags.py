@@ -84,7 +84,7 @@ def check_tag(tag: str, *, where: str) -> None:
         ValueError: Says the tag, ``where`` it stands, and what is expected.
     """
     if tag != OUTSIDE and not (tag[:2] in ("B-", "I-") and len(tag) > 2):
-        raise ValueError(f"{where}: tag {tag!r} is neither O nor B-TYPE or I-TYPE")
+        raise ValueError(f"{where}: tag {tag[:60]!r} is neither O nor B-TYPE or I-TYPE")
 
 
 def types_of(sentences: Iterable[Sequence[str]]) -> tuple[str, ...]:

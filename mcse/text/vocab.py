@@ -48,11 +48,11 @@ class Vocab:
 
     def __post_init__(self) -> None:
         if self.words[: len(SPECIALS)] != SPECIALS:
-            raise ValueError(f"a vocabulary begins with {' '.join(SPECIALS)}, not {' '.join(self.words[:4])}")
+            raise ValueError(f"a vocabulary begins with {' '.join(SPECIALS)}, not {' '.join(self.words[:4])[:60]}")
         index = {word: number for number, word in enumerate(self.words)}
         if len(index) != len(self.words):
             twice = Counter(self.words).most_common(1)[0][0]
-            raise ValueError(f"a vocabulary holds every word once; {twice!r} is there twice")
+            raise ValueError(f"a vocabulary holds every word once; {twice[:60]!r} is there twice")
         object.__setattr__(self, "index", index)
 
     @classmethod

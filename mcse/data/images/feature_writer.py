@@ -148,9 +148,9 @@ class FeatureWriter:
             return
         progress = read_store_json(self.folder / PROGRESS_FILE, Progress)
         for key, value in self.plan.identity().items():
-            if progress.plan.get(key) != value:
+            if (begun := progress.plan.get(key, "")) != value:
                 raise ValueError(
-                    f"{self.folder} holds an unfinished extraction with {key} {progress.plan.get(key)}, not {value}"
+                    f"{self.folder} holds an unfinished extraction with {key} {begun[:80]}, not {value}"
                     "; continue it as it was begun, or use --overwrite"
                 )
         if not 0 <= progress.rows == progress.done - len(progress.skipped) <= len(self.plan.names):

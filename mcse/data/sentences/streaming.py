@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from mcse.data.patterns import files_named
@@ -266,15 +267,20 @@ def _open_hub(name: str, column: str) -> HubTexts:
 
 
 def _parquet_rows(path: Path, column: str, *, start: int) -> Iterator[str]:
-    with parquet.ParquetFile(path) as file:
-        strings = [field.name for field in file.schema_arrow if str(field.type) in ("string", "large_string")]
-        column = text_column(column, strings, where=str(path))
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            if start >= rows:
-                start -= rows
-                continue
-            for batch in file.iter_batches(row_groups=[group], columns=[column]):
-                for value in batch.column(0).slice(start).to_pylist():
-                    yield " ".join((value or "").split())
-                start = max(0, start - batch.num_rows)
+    try:
+        with parquet.ParquetFile(path) as file:
+            strings = [field.name for field in file.schema_arrow if str(field.type) in ("string", "large_string")]
+            column = text_column(column, strings, where=str(path))
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if start >= rows:
+                    start -= rows
+                    continue
+                for batch in file.iter_batches(row_groups=[group], columns=[column]):
+                    for value in batch.column(0).slice(start).to_pylist():
+                        yield " ".join((value or "").split())
+                    start = max(0, start - batch.num_rows)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: damaged, or no parquet file: {error}") from None

@@ -178,7 +178,7 @@ def _simverb(path: Path) -> list[tuple[str, str, float]]:
 def _with_header(path: Path) -> list[tuple[str, str, float]]:
     rows = list(_rows(path, least=3))
     try:
-        finite_number(rows[0][1][2], path, 1)
+        finite_number(rows[0][1][2] if rows else "0", path, 1)
     except ValueError:
         del rows[0]
     return [(row[0], row[1], finite_number(row[2], path, line)) for line, row in rows]
