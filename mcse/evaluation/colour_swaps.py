@@ -5,7 +5,6 @@ I images, Q questions.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections import Counter, defaultdict
@@ -18,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.images.names import find_all
-from mcse.files import read_lines
+from mcse.data.images.names import find_all, name_of_cell
+from mcse.files import text_lines
+from mcse.reading import parse_json
 
 COLOURS = (
     *("black", "white", "red", "blue", "green", "yellow", "orange", "brown", "tan", "pink", "purple"),
@@ -160,12 +160,12 @@ def _looks_of_contents(path: Path, image_names: Sequence[str]) -> list[frozenset
     if not path.is_file():
         raise FileNotFoundError(f"--contents: no file {path}")
     looks_of: dict[str, frozenset[Look]] = {}
-    for number, line in enumerate(read_lines(path), start=1):
-        try:
-            record = json.loads(line)
-            looks_of[record["image"]] = frozenset(_looks(record))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"--contents: {path}, line {number}: no record with an image ({error})") from error
+    for number, line in enumerate(text_lines(path), start=1):
+        where = f"--contents: {path}, line {number}"
+        record = parse_json(line, dict[str, Any], where=where)
+        if "image" not in record:
+            raise ValueError(f"{where}: no record with an image")
+        looks_of[name_of_cell(record["image"], where=where)] = frozenset(_looks(record))
     rows = find_all(image_names, list(looks_of), where=f"--contents {path}", problem="are not described")
     known = list(looks_of.values())
     return [known[row] for row in rows.tolist()]

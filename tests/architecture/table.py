@@ -59,7 +59,7 @@ _LOW = {
     ),
     "evaluation": part(
         "published protocols as suites, evaluators while training, and what they share",
-        *("files", "run_folder", "types", "metrics", "data", "distributed"),
+        *("files", "reading", "run_folder", "types", "metrics", "data", "distributed"),
     ),
     "report": part("results → terminal, Markdown, HTML, model card", "files", "run_folder", "types", "metrics"),
     "training": part("the loop", "files", "run_folder", "types", "config", "distributed", "cpu"),

@@ -210,7 +210,7 @@ def _table_rows(table: Table) -> Iterator[tuple[str, ...]]:
 def _hub_rows(source: str) -> Iterator[tuple[str, ...]]:
     dataset, column = _load_hub(source)
     for row in dataset:
-        yield (" ".join(str(row[column]).split()),)
+        yield (" ".join(str(row[column] or "").split()),)
 
 
 def _hub_digest(source: str) -> str:

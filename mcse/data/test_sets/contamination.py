@@ -107,13 +107,15 @@ def sts_test_sentences(folder: str | None) -> frozenset[str]:
 
     Raises:
         ValueError: An STS test file is absent.
+        FileNotFoundError: All of them are.
     """
     if folder is None:
         return frozenset()
     try:
-        data = load_sts(find_senteval(folder))
+        root = find_senteval(folder)
     except FileNotFoundError:
-        data = load_sts(None)
+        root = None
+    data = load_sts(root)
     found = {task.name for task in data.tasks}
     # The hub's SICK-R of 9,927 pairs holds SentEval's 4,927.
     found |= {"SICKRelatedness"} if SICK_ALL_SPLITS in found else set()

@@ -340,12 +340,11 @@ def _load_hub_pairs(name: str, repository: str, *, split: str = "test") -> Score
         )
     column = table.select_columns(wanted)[:]  # images beside them are not decoded
     origin = Path(f"{repository}:{split}")
-    rows = [
-        (finite_number(str(score), origin, number), left, right)
-        for number, (score, left, right) in enumerate(
-            zip(column["score"], column["sentence1"], column["sentence2"], strict=True), start=1
-        )
-    ]
+    rows = []
+    triples = zip(column["score"], column["sentence1"], column["sentence2"], strict=True)
+    for number, (score, left, right) in enumerate(triples, start=1):
+        where = f"{origin}, row {number}"
+        rows.append((number_cell(score, where=where), text_cell(left, where=where), text_cell(right, where=where)))
     return _scored(rows, name, "all", (origin,))
 
 
