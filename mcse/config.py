@@ -15,9 +15,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_origin
+from typing import Any, Literal, TypeVar, get_origin
 
-import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from mcse.config_fields import (
@@ -33,7 +32,7 @@ from mcse.config_fields import (
     plain,
     tag_of,
 )
-from mcse.files import read_text
+from mcse.yaml_files import INTEGER, NUMBER, dump_yaml, integer, number, parse_yaml, read_yaml_file
 
 Config = TypeVar("Config")
 
@@ -42,15 +41,6 @@ _SHORTHAND = ""
 """The key under which the text of a group that was given as one text lies beside its other keys."""
 
 _NULLS, _TRUE, _FALSE = ("null", "Null", "NULL", "~", ""), ("true", "True", "TRUE"), ("false", "False", "FALSE")
-_INTEGER = re.compile(r"(?:[-+]?\d+|0o[0-7]+|0x[0-9a-fA-F]+)\Z")
-_NUMBER = re.compile(r"(?:[-+]?(?:(?:\.\d+|\d+(?:\.\d*)?)(?:[eE][-+]?\d+)?|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN))\Z")
-_CORE = [
-    ("tag:yaml.org,2002:null", re.compile(r"(?:null|Null|NULL|~|)\Z")),
-    ("tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")),
-    ("tag:yaml.org,2002:int", _INTEGER),
-    ("tag:yaml.org,2002:float", _NUMBER),
-]
-"""What a plain scalar is by YAML 1.2's core schema; all else is text."""
 
 
 class ConfigError(ValueError):
@@ -72,11 +62,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"--config: no file at {path}")
     try:
-        tree = yaml.load(read_text(path), Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ConfigError(f"{path}, line {line}: {error.problem}") from None
-    except ValueError as error:
+        tree = read_yaml_file(path)
+    except (OSError, ValueError) as error:
         raise ConfigError(str(error)) from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected 'key: value' lines, found {type(tree).__name__}")
@@ -150,7 +137,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def to_yaml(config: Any) -> str:
     """A config as YAML that ``read_yaml`` and ``build_config`` turn back into the same config."""
-    return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return dump_yaml(to_dict(config))
 
 
 @dataclass(slots=True)
@@ -212,7 +199,7 @@ class _Builder:
             return None
         try:
             chosen, tree = _choose(kind, name, given)
-        except (ValueError, yaml.YAMLError) as error:
+        except ValueError as error:
             self.fault(f"{key}: {error}", key, *(f"{key}.{below}" for below in given))
             return None
         return self.group(chosen, tree, f"{key}.", variants=groups)
@@ -222,9 +209,8 @@ class _Builder:
         if isinstance(value, Typed):
             try:
                 value = _read(hint, value)
-            except yaml.YAMLError as error:
-                reason = getattr(error, "problem", None) or error
-                self.fault(f"{key}: {str(value)!r} is no YAML value ({reason})", key)
+            except ValueError as error:
+                self.fault(f"{key}: {str(value)!r} is no YAML value ({error})", key)
                 return None
         choices, others = choices_of(hint), [part for part in members_of(hint) if get_origin(part) is not Literal]
         for choice in choices:
@@ -254,7 +240,7 @@ def _choose(kind: type, name: str, given: Mapping[str, Any]) -> tuple[type, dict
     tree = dict(given)
     text = tree.pop(_SHORTHAND, None)
     if isinstance(text, Typed) and text.startswith("{") and text.endswith("}"):
-        tree, text = merge(_typed(yaml.load(text, Loader=_Loader)), tree), None
+        tree, text = merge(_typed(parse_yaml(text)), tree), None
     typed = [group for group in groups if isinstance(tree.get(tag_of(group)), Typed)]
     named = typed or [group for group in groups if tag_of(group) in tree]
     default = default_of(next(own for own in dataclasses.fields(kind) if own.name == name))
@@ -305,12 +291,12 @@ def _read(hint: Any, text: Typed) -> Any:
         return None
     if (bool in members or True in choices_of(hint)) and text in (*_TRUE, *_FALSE):
         return text in _TRUE
-    if int in members and _INTEGER.fullmatch(text):
-        return _integer(text)
-    if float in members and _NUMBER.fullmatch(text):
-        return _number(text)
+    if int in members and INTEGER.fullmatch(text):
+        return integer(text)
+    if float in members and NUMBER.fullmatch(text):
+        return number(text)
     if any(get_origin(member) is tuple for member in members):
-        return yaml.load(text, Loader=_Loader)
+        return parse_yaml(text)
     return str(text)
 
 
@@ -348,39 +334,3 @@ def _begins(key: str, other: str) -> bool:
 def _listed(names: Iterable[str]) -> str:
     *first, last = names
     return f"{', '.join(first)} or {last}" if first else last
-
-
-def _integer(text: str) -> int:
-    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-
-
-def _number(text: str) -> float:
-    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core schema: ``010`` is ten, ``1:30`` and ``yes`` are texts. A key that stands twice is an error."""
-
-    yaml_implicit_resolvers: dict[Any, Any] = {None: _CORE}  # noqa: RUF012
-    yaml_constructors: ClassVar[dict[Any, Any]] = {
-        **yaml.SafeLoader.yaml_constructors,
-        "tag:yaml.org,2002:int": lambda loader, node: _integer(loader.construct_scalar(node)),
-        "tag:yaml.org,2002:float": lambda loader, node: _number(loader.construct_scalar(node)),
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a plain text", key_node.start_mark)
-            key = self.construct_object(key_node, deep=deep)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes every text that YAML 1.1 or 1.2 would take for something else."""
-
-    yaml_implicit_resolvers: dict[Any, Any] = {**yaml.SafeDumper.yaml_implicit_resolvers, None: _CORE}  # noqa: RUF012

@@ -7,16 +7,20 @@ A further kind of model is a line in ``_TITLES`` here and one in ``mcse/encoders
 
 from __future__ import annotations
 
-import importlib.resources
+import importlib.util
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatch
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeVar
 
-from mcse.files import read_json, sha256_file, write_json, write_text
+from mcse.files import sha256_file, write_json, write_text
+from mcse.reading import FiniteNumber, parse_json, read_json
 from mcse.run_folder import NoModelError, best_of
+
+T = TypeVar("T")
 
 FORMAT_VERSION = 1
 MANIFEST, CARD = "mcse.json", "README.md"
@@ -108,7 +112,7 @@ class Manifest:
     pooling: str | None = None
     images: ImageSide | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
-    scores: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, FiniteNumber] = field(default_factory=dict)
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
@@ -157,6 +161,13 @@ class Located:
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class _Config:
+    """What ``config.json`` of any model says of its kind."""
+
+    model_type: str = ""
+
+
 @contextmanager
 def writing_checkpoint(folder: Path, manifest: Manifest, *, card: str) -> Iterator[Path]:
     """The folder to write a model's files into; its manifest, with their digests, and its card follow.
@@ -201,22 +212,32 @@ def read_manifest(folder: Path, *kinds: Kind) -> Manifest:
             f"{folder} is not a checkpoint: {f'it lacks {MANIFEST}' if folder.is_dir() else 'no such folder'}"
         )
     path = folder / MANIFEST
-    stored = read_json(path)
-    try:
-        version = stored.get("format_version", 0)
-        if version > FORMAT_VERSION:
-            raise ValueError(f"format_version {version} is newer than this mcse, which reads up to {FORMAT_VERSION}")
-        images = stored.get("images")
-        manifest = Manifest(**{**stored, "images": None if images is None else ImageSide(**images)})
-        if manifest.kind not in _TITLES:
-            raise ValueError(f"unknown kind {manifest.kind!r}; known are {', '.join(_TITLES)}")
-        if not all(isinstance(part, dict) for part in (manifest.details, manifest.config, manifest.files)):
-            raise ValueError("details, config and files must be objects")
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: damaged, or not written by mcse: {error}") from None
+    stored = read_json(path, dict[str, Any])
+    version = stored.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ValueError(f"{path}: version {version} is newer than this mcse, which reads up to {FORMAT_VERSION}")
+    for schema, found in ((Manifest, stored), (ImageSide, stored.get("images"))):
+        if isinstance(found, dict) and (unknown := found.keys() - {key.name for key in fields(schema)}):
+            raise ValueError(f"{path}: not written by this version of mcse: unknown keys {', '.join(sorted(unknown))}")
+    manifest = read_json(path, Manifest)
+    for name in manifest.files:
+        if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
+            raise ValueError(f"{path}: files: {name!r} is no file of the folder")
     if kinds:
         Located(name=str(folder), kind=manifest.kind, path=str(folder)).expect(*kinds)
     return manifest
+
+
+def read_detail(folder: Path, manifest: Manifest, key: str, schema: type[T]) -> T:
+    """One of a checkpoint's details, as ``schema`` says.
+
+    Raises:
+        ValueError: It is missing, or not of that shape; names the manifest's file and key.
+    """
+    where = f"{folder / MANIFEST}: details.{key}"
+    if key not in manifest.details:
+        raise ValueError(f"{where} is missing")
+    return parse_json(json.dumps(manifest.details[key]), schema, where=where)
 
 
 def check_files(folder: Path, *, only: Sequence[str] = ("*",), but: Sequence[str] = ()) -> None:
@@ -285,14 +306,18 @@ def resolve_name(name_or_path: str) -> str:
     if not name_or_path.startswith("package:"):
         return name_or_path
     package, _, inside = name_or_path.removeprefix("package:").partition("/")
-    try:
-        folder = Path(str(importlib.resources.files(package))) / inside
-    except ModuleNotFoundError:
+    # Found and not imported, which would run its code.
+    is_name = package.isidentifier() and package != "__main__"
+    spec = importlib.util.find_spec(package) if is_name else None
+    if spec is None:
         raise ValueError(
             f"encoder.name_or_path: {name_or_path!r} names the package {package!r}, which is not installed "
             f"(pip install {package.replace('_', '-')})"
-        ) from None
-    if not folder.is_dir():
+        )
+    if spec.submodule_search_locations is None:
+        raise ValueError(f"encoder.name_or_path: {name_or_path!r} names {package!r}, a module and no package")
+    folders = [Path(place) / inside for place in spec.submodule_search_locations]
+    if (folder := next((folder for folder in folders if folder.is_dir()), None)) is None:
         raise ValueError(f"encoder.name_or_path: package {package!r} holds no folder {inside!r}")
     return str(folder)
 
@@ -313,8 +338,8 @@ def _foreign_kind(folder: Path) -> Kind:
     if (folder / "modules.json").is_file():
         return "sentence_transformers"
     try:
-        return _MODEL_TYPES.get(read_json(folder / "config.json").get("model_type"), "transformers")
-    except (OSError, ValueError, AttributeError):
+        return _MODEL_TYPES.get(read_json(folder / "config.json", _Config).model_type, "transformers")
+    except (OSError, ValueError):
         return "transformers"
 
 

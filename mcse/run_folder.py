@@ -12,17 +12,19 @@ Everything that reads or writes one of these takes its name from here.
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-import yaml
+from mcse.files import read_lines
+from mcse.reading import parse_json, read_json
+from mcse.yaml_files import read_yaml_file
 
-from mcse.files import read_json, read_lines, read_text
+T = TypeVar("T")
 
 CONFIG, FACTS, METRICS = "config.yaml", "run.json", "metrics.jsonl"
 BEST, LAST, STATE, EVALUATION = "best", "last", "state", "evaluation"
@@ -190,27 +192,23 @@ def read_config(run: Path) -> dict[str, Any]:
     path = run / CONFIG
     if not path.is_file():
         raise ValueError(f"{run}: no {CONFIG}")
-    try:
-        config = yaml.safe_load(read_text(path))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ValueError(f"{path}, line {line}: {error.problem}") from None
+    config = read_yaml_file(path)
     if not isinstance(config, dict) or not isinstance(config.get("train"), dict) or "recipe" not in config:
         raise ValueError(f"{path}: not a run's configuration (it lacks recipe or train)")
+    for key, value in (("recipe", config["recipe"]), ("train.select_by", config["train"].get("select_by", ""))):
+        if not isinstance(value, str | None):
+            raise ValueError(f"{path}: {key} must be text, got {value!r}")
     return config
 
 
-def read_facts(run: Path) -> dict[str, Any]:
-    """``run.json`` of a run.
+def read_facts(run: Path, schema: type[T]) -> T:
+    """``run.json`` of a run, as much of it as ``schema`` names.
 
     Raises:
         ValueError: It is damaged.
         OSError: It cannot be opened.
     """
-    facts = read_json(run / FACTS)
-    if not isinstance(facts, dict):
-        raise ValueError(f"{run / FACTS}: damaged: no JSON object")
-    return facts
+    return read_json(run / FACTS, schema)
 
 
 def read_metrics(run: Path) -> Metrics:
@@ -222,13 +220,12 @@ def read_metrics(run: Path) -> Metrics:
     entries = _entries(run / METRICS) if (run / METRICS).is_file() else []
     series: dict[str, list[tuple[int, float]]] = {}
     directions: dict[str, bool] = {}
-    for entry in entries:
-        directions |= entry.pop(HIGHER_IS_BETTER, {})
-        for name, value in entry.items():
-            if name != "step" and isinstance(value, int | float):
-                series.setdefault(name, []).append((entry["step"], float(value)))
+    for line, numbers in entries:
+        directions |= line.higher_is_better
+        for name, value in numbers.items():
+            series.setdefault(name, []).append((line.step, value))
     return Metrics(
-        steps=max((entry["step"] for entry in entries), default=0),
+        steps=max((line.step for line, _ in entries), default=0),
         series={name: tuple(points) for name, points in series.items()},
         directions=directions,
     )
@@ -343,22 +340,52 @@ def differing_keys(
     return {key: (ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)}
 
 
-def _entries(path: Path) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """An entry of ``metrics.jsonl``; its numbers stand beside these keys."""
+
+    step: int
+    higher_is_better: dict[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Length:
+    """What ``run.json`` says of a run's length."""
+
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    facts: _Length
+
+
+@dataclass(frozen=True, slots=True)
+class _Checkpoint:
+    """What ``mcse.json`` says of the run that wrote it."""
+
+    config: dict[str, Any]
+
+
+def _entries(path: Path) -> list[tuple[_Line, dict[str, float]]]:
+    """Each line with its finite numbers."""
     lines = list(read_lines(path))
     entries = []
     for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
+            content = parse_json(line, dict[str, Any], where=where)
+        except ValueError as error:
             # A kill cuts the last line short; the run itself drops it on resuming.
-            if number == len(lines):
+            if number == len(lines) and "broken JSON" in str(error):
                 break
-            raise ValueError(f"{path}, line {number}: no JSON ({error.msg})") from None
-        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
-            raise ValueError(f"{path}, line {number}: no entry with a step")
-        if not isinstance(entry.get(HIGHER_IS_BETTER, {}), dict):
-            raise ValueError(f"{path}, line {number}: {HIGHER_IS_BETTER} is no mapping from scores to true or false")
-        entries.append(entry)
+            raise
+        numbers = {
+            name: float(value)
+            for name, value in content.items()
+            if isinstance(value, int | float) and name != "step" and math.isfinite(value)
+        }
+        entries.append((parse_json(line, _Line, where=where), numbers))
     return entries
 
 
@@ -377,13 +404,7 @@ def _state(folder: Path, *, steps: int, total_steps: int | None) -> RunState:
 def _total_steps(run: Path) -> int | None:
     if not (run / FACTS).is_file():
         return None
-    try:
-        steps = read_facts(run)["facts"]["steps"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{run / FACTS}: damaged, or not written by mcse ({error})") from error
-    if not isinstance(steps, int):
-        raise ValueError(f"{run / FACTS}: facts.steps is {steps!r}, not a number of steps")
-    return steps
+    return read_facts(run, _Facts).facts.steps
 
 
 def _check_same_recipe(runs: list[Path]) -> None:
@@ -411,10 +432,7 @@ def _trained_with(run: Path) -> Mapping[str, Any] | None:
     path = run / BEST / "mcse.json"
     if not path.is_file():
         return None
-    try:
-        return dict(read_json(path)["config"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: damaged, or not written by mcse ({error})") from error
+    return read_json(path, _Checkpoint).config
 
 
 def _without_seed(flat: Mapping[str, Any]) -> dict[str, Any]:

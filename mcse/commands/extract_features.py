@@ -26,6 +26,7 @@ from mcse.data.images.sources import (
     SkippedImage,
     open_images,
 )
+from mcse.encoders.inputs import chosen_device
 from mcse.images import BadImageError
 from mcse.models.image_tower import ImageTower, load_image_tower
 
@@ -54,7 +55,7 @@ def run(
         raise ValueError(f"--batch-size must be positive, got {batch_size}")
     source = open_images(images)
     index = _chosen(source, names, where=images)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = chosen_device(device)
     encoder = load_image_tower(tower).to(where)
     plan = ExtractionPlan(
         names=tuple(source.names[i] for i in index),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mcse.files import sha256_file
+from mcse.manifest import read_detail
 from mcse.models.grounded_checkpoint import open_grounded_words
 from mcse.text.word_map import WordMap, ground_file
 
@@ -18,9 +19,10 @@ def check_source(model: Path, vectors: Path, *, hint: str) -> None:
     """
     if not vectors.is_file():
         raise FileNotFoundError(f"no file of word vectors at {vectors}")
-    source = open_grounded_words(model)[1].details
-    if sha256_file(vectors) != source["source_digest"]:
-        raise ValueError(f"{model} was trained with another file, {source['source']}, than {vectors}; {hint}")
+    folder, manifest = open_grounded_words(model)
+    source, digest = (read_detail(folder, manifest, key, str) for key in ("source", "source_digest"))
+    if sha256_file(vectors) != digest:
+        raise ValueError(f"{model} was trained with another file, {source}, than {vectors}; {hint}")
 
 
 def run(model: Path, *, vectors: Path, output: Path, other_vectors: bool = False) -> int:

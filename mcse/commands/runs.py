@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mcse.files import read_json
+from mcse.reading import FiniteNumber, read_json
 from mcse.report.tables import ABSENT, cell_text
 from mcse.run_folder import EVALUATION, RESULTS, RunFolder, differing_keys, find_runs, read_run
 
@@ -132,15 +132,21 @@ def _belongs(one: Listed, group: Sequence[Listed]) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Results:
+    """What is listed of ``results.json``."""
+
+    scores: dict[str, dict[str, dict[str, FiniteNumber]]]
+
+
 def _with_average(one: RunFolder, unreadable: dict[Path, str]) -> Listed:
     path = one.folder / EVALUATION / RESULTS
     if not path.is_file():
         return Listed(one, None)
     try:
-        average = read_json(path)["scores"].get("sts", {}).get("average", {})
-        value = average.get("spearman")
-        return Listed(one, None if value is None else float(value))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        scores = read_json(path, _Results).scores
+        return Listed(one, scores.get("sts", {}).get("average", {}).get("spearman"))
+    except (ValueError, OSError) as error:
         unreadable[path] = f"damaged, or no file of evaluate.py ({error})"
         return Listed(one, None)
 

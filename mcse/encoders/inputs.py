@@ -57,8 +57,18 @@ def in_batches(
 
 
 def chosen_device(device: str | torch.device | None) -> torch.device:
-    """The device itself; of ``None``, CUDA where there is one."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The device itself; of ``None``, CUDA where there is one.
+
+    Raises:
+        ValueError: There is no such kind of device, or none here.
+    """
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=chosen).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        said = str(error).strip().splitlines()[0]
+        raise ValueError(f"device {str(device)!r} cannot be used: {said}; such as cpu or cuda:1 can be named") from None
+    return chosen
 
 
 def as_texts(sentences: str | Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,11 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcse.files import digest_of, replacing
+from mcse.reading import parse_json
 from mcse.types import Column, PairList, Sample, ScoreKey, SuiteScores
+from mcse.types.scores import Statistic
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 4
+
+_CONTENT = "content"
+_PARTS = {"value_P": "fiu", "gold_P": "fiu", "group_P": "iu", "cluster_P": "iu", "clean_P": "b"}
+"""The arrays of a sample, and NumPy's letters for the kinds of numbers in each."""
+
+_MOST_BYTES = 2**29
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,22 +50,50 @@ def cache_key(*parts: object) -> str:
     return digest_of(str(FORMAT), *map(str, parts))[:32]
 
 
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """``SuiteScores`` as JSON can hold them, without the arrays of samples."""
+
+    scores: dict[str, float]
+    protocols: dict[str, str]
+    columns: tuple[Column, ...]
+    details: tuple[Column, ...]
+    absent: dict[str, str]
+    samples: dict[str, Statistic]
+    means: dict[str, dict[str, float]]
+    pairs: dict[str, PairList]
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    pooling: str
+    notes: tuple[str, ...]
+    scores: _Scores
+
+
 def load_result(key: str) -> KeptResult | None:
     """What was kept under ``key``; ``None`` where there is nothing, or, with a warning, where it is damaged."""
     path = cache_folder() / f"{key}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        content = json.loads(arrays.pop("content").item())
-        return KeptResult(
-            pooling=content["pooling"], notes=tuple(content["notes"]), scores=_restored(content["scores"], arrays)
-        )
-    except FileNotFoundError:
+    if not path.exists():
         return None
+    try:
+        arrays = _arrays(path)
+        content = parse_json(arrays.pop(_CONTENT).tobytes(), _Content, where=_CONTENT)
+        return KeptResult(pooling=content.pooling, notes=content.notes, scores=_restored(content.scores, arrays))
     except Exception as error:
-        # NumPy, zip and JSON raise a dozen kinds of errors; whichever it is, the result can be computed.
+        # NumPy and zip raise a dozen kinds of errors; whichever it is, the result can be computed.
         logger.warning("%s is damaged and is computed anew: %s", path, error or type(error).__name__)
         return None
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The file's arrays; refused by what it says of their sizes before any is unpacked."""
+    with zipfile.ZipFile(path) as stored:
+        size = sum(member.file_size for member in stored.infolist())
+    if size > _MOST_BYTES:
+        raise ValueError(f"it holds {size:,} bytes, unpacked")
+    with np.load(path, allow_pickle=False) as loaded:
+        return {name: loaded[name] for name in loaded.files}
 
 
 def save_result(key: str, result: KeptResult) -> None:
@@ -64,7 +101,7 @@ def save_result(key: str, result: KeptResult) -> None:
     scores = result.scores
     arrays: dict[str, NDArray[Any]] = {}
     for name, sample in scores.samples.items():
-        for part in ("value_P", "gold_P", "group_P", "cluster_P", "clean_P"):
+        for part in _PARTS:
             if (array := getattr(sample, part)) is not None:
                 arrays[f"{name} {part}"] = array
     content = {
@@ -81,7 +118,7 @@ def save_result(key: str, result: KeptResult) -> None:
             "pairs": {str(name): asdict(pairs) for name, pairs in scores.pairs.items()},
         },
     }
-    arrays["content"] = np.array(json.dumps(content))
+    arrays[_CONTENT] = np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
     try:
         with replacing(cache_folder() / f"{key}.npz") as draft, draft.open("wb") as stream:
             np.savez_compressed(stream, allow_pickle=False, **arrays)
@@ -89,31 +126,26 @@ def save_result(key: str, result: KeptResult) -> None:
         logger.warning("the result is not kept for the next call: %s", error)
 
 
-def _restored(content: dict[str, Any], arrays: Mapping[str, Any]) -> SuiteScores:
+def _restored(content: _Scores, arrays: Mapping[str, NDArray[Any]]) -> SuiteScores:
     return SuiteScores(
-        scores=_by_key(content["scores"]),
-        protocols=content["protocols"],
-        columns=tuple(map(_column, content["columns"])),
-        details=tuple(map(_column, content["details"])),
-        absent=content["absent"],
-        samples={
-            ScoreKey.parse(name): Sample(
-                statistic=statistic,
-                value_P=arrays[f"{name} value_P"],
-                **{part: arrays.get(f"{name} {part}") for part in ("gold_P", "group_P", "cluster_P", "clean_P")},
-            )
-            for name, statistic in content["samples"].items()
-        },
-        means={ScoreKey.parse(name): _by_key(weights) for name, weights in content["means"].items()},
-        pairs={
-            ScoreKey.parse(name): PairList(sentence1=tuple(pairs["sentence1"]), sentence2=tuple(pairs["sentence2"]))
-            for name, pairs in content["pairs"].items()
-        },
+        scores=_by_key(content.scores),
+        protocols=content.protocols,
+        columns=content.columns,
+        details=content.details,
+        absent=content.absent,
+        samples={ScoreKey.parse(name): _sample(name, statistic, arrays) for name, statistic in content.samples.items()},
+        means={ScoreKey.parse(name): _by_key(weights) for name, weights in content.means.items()},
+        pairs={ScoreKey.parse(name): pairs for name, pairs in content.pairs.items()},
     )
 
 
-def _column(fields: dict[str, Any]) -> Column:
-    return Column(**{**fields, "key": ScoreKey(**fields["key"])})
+def _sample(name: str, statistic: Statistic, arrays: Mapping[str, NDArray[Any]]) -> Sample:
+    parts = {part: arrays.get(f"{name} {part}") for part in _PARTS}
+    length = len(arrays[f"{name} value_P"])
+    for part, array in parts.items():
+        if array is not None and (array.shape != (length,) or array.dtype.kind not in _PARTS[part]):
+            raise ValueError(f"{name} {part} has the shape {array.shape} and the type {array.dtype}")
+    return Sample(statistic=statistic, **parts)  # type: ignore[arg-type]  # the values are there, as was just asked
 
 
 def _by_text(values: Mapping[ScoreKey, float]) -> dict[str, float]:

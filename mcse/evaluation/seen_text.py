@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mcse.data.training_text import read_training_text
 from mcse.run_folder import FACTS, read_facts
-from mcse.types import DataFile, ModelScores, Sample, TrainingText
+from mcse.types import DataFile, ModelScores, Sample
 
 
 class UnknownTrainingTextError(ValueError):
     """A run's training text is not available any more, or is not what the run read."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What ``run.json`` says of the data."""
+
+    data: list[DataFile]
 
 
 def read_run_text(run: Path) -> frozenset[str]:
@@ -21,10 +28,10 @@ def read_run_text(run: Path) -> frozenset[str]:
         UnknownTrainingTextError: The run folder does not say what it read, the files are gone, or have changed.
     """
     try:
-        files = [_data_file(file) for file in read_facts(run)["data"]]
+        files = read_facts(run, _Facts).data
         if not any(file.text for file in files):
             raise ValueError("none of the files in its run.json is said to hold training text")
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UnknownTrainingTextError(f"{run} does not say what it was trained on ({error})") from None
     try:
         return read_training_text(files)
@@ -64,9 +71,3 @@ def contaminated_pairs(model: ModelScores) -> list[dict[str, str | float]]:
 def _gold(sample: Sample, place: int) -> float:
     assert sample.gold_P is not None
     return float(sample.gold_P[place])
-
-
-def _data_file(file: dict[str, Any]) -> DataFile:
-    """An entry of ``run.json``, as the run wrote it."""
-    text = file.get("text")
-    return DataFile(**{**file, "text": None if text is None else TrainingText(**text)})

@@ -26,6 +26,7 @@ from mcse.manifest import (
     ImageSide,
     Manifest,
     check_files,
+    read_detail,
     read_manifest,
     resolve_name,
     writing_checkpoint,
@@ -213,7 +214,7 @@ def load_heads(folder: Path, manifest: Manifest) -> dict[str, nn.Module]:
     Raises:
         ValueError: One is of an unknown kind, or its weights are missing or damaged.
     """
-    kinds = dict(manifest.details.get("heads", {}))
+    kinds = read_detail(folder, manifest, "heads", dict[str, str]) if "heads" in manifest.details else {}
     if unknown := {name: kind for name, kind in kinds.items() if kind not in _HEAD_KINDS.values()}:
         known = ", ".join(_HEAD_KINDS.values())
         raise ValueError(f"{folder / MANIFEST}: unknown kinds of heads {unknown}; known are {known}")

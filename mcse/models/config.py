@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 Attention: TypeAlias = Literal["sdpa", "eager"]
 Matching: TypeAlias = Literal["corrected", "published", "none"]
@@ -168,16 +168,13 @@ class TransformerConfig:
 CaptionEncoderConfig: TypeAlias = RecurrentConfig | BowConfig | TransformerConfig
 
 
-def caption_encoder_config(stored: Mapping[str, Any]) -> CaptionEncoderConfig:
-    """The variant that ``kind`` names, from its fields.
-
-    Raises:
-        KeyError: There is no such kind.
-        TypeError: A field is unknown or missing.
-    """
-    kinds = {"lstm": RecurrentConfig, "gru": RecurrentConfig, "bow": BowConfig, "transformer": TransformerConfig}
-    config: CaptionEncoderConfig = kinds[stored["kind"]](**stored)
-    return config
+CAPTION_ENCODERS: Mapping[str, type[CaptionEncoderConfig]] = {
+    "lstm": RecurrentConfig,
+    "gru": RecurrentConfig,
+    "bow": BowConfig,
+    "transformer": TransformerConfig,
+}
+"""The variants by their ``kind``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

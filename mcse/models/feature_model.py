@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from mcse.manifest import check_files, read_manifest
+from mcse.manifest import check_files, read_detail, read_manifest
 from mcse.models.weights import load_weights
 from mcse.nn.crf import LinearChainCRF
 from mcse.nn.scalar_mix import ScalarMix
@@ -157,16 +157,18 @@ def load_feature_model(folder: str | Path) -> FeatureTagger | FeatureClassifier:
         ValueError: A file is missing or damaged.
     """
     path = Path(folder)
-    stored = read_manifest(path, "word_features").details
+    manifest = read_manifest(path, "word_features")
     check_files(path)
+    sizes = read_detail(path, manifest, "sizes", FeatureSizes)
+    is_tagger = manifest.details.get("types") is not None
+    types = read_detail(path, manifest, "types", list[str]) if is_tagger else None
     try:
-        sizes = FeatureSizes(**stored["sizes"])
         model: FeatureTagger | FeatureClassifier = FeatureClassifier(sizes)
-        if stored["types"] is not None:
-            tags = TagSet(tuple(stored["types"]))
+        if types is not None:
+            tags = TagSet(tuple(types))
             follow, start = torch.from_numpy(tags.may_follow()), torch.from_numpy(tags.may_start())
             model = FeatureTagger(sizes, may_follow_KK=follow, may_start_K=start)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: does not say how a model on word features is built: {error}") from None
     load_weights(model, path / "model.safetensors", title="a model on word features of these sizes")
     return model.eval()

@@ -7,17 +7,16 @@ of ``AutoModel`` and ``AutoTokenizer`` a transformer; ``heads.safetensors`` are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import nn
 
-from mcse.manifest import HEADS_FILE, MANIFEST, Manifest, check_files, read_manifest, writing_checkpoint
+from mcse.manifest import HEADS_FILE, MANIFEST, Manifest, check_files, read_detail, read_manifest, writing_checkpoint
 from mcse.models.checkpoint import load_heads, save_backbone, save_heads, with_heads
-from mcse.models.config import CaptionEncoderConfig, TransformerConfig, caption_encoder_config
+from mcse.models.config import CAPTION_ENCODERS, CaptionEncoderConfig, TransformerConfig
 from mcse.models.image_tower import ImageTower
 from mcse.models.joint_model import CaptionEncoder, JointModel, build_caption_encoder
 from mcse.models.text_encoder import TextEncoder, load_text_encoder, load_tokenizer
@@ -88,7 +87,7 @@ def load_joint(folder: Path) -> LoadedJoint:
     manifest = read_manifest(folder, "joint")
     check_files(folder, only=(HEADS_FILE, _VOCAB, _TEXT))
     config, space = _read_details(folder, manifest)
-    text, tokenizer = _load_text(folder, config, dim=space["dim"])
+    text, tokenizer = _load_text(folder, config, dim=space.dim)
     heads = load_heads(folder, manifest)
     linear: dict[str, nn.Linear] = {name: head for name, head in heads.items() if isinstance(head, nn.Linear)}
     if linear.keys() != heads.keys() or not heads.keys() <= {"text_head", "image_head"}:
@@ -100,23 +99,36 @@ def load_joint(folder: Path) -> LoadedJoint:
         text,
         text_head=linear.get("text_head"),
         image_head=linear.get("image_head"),
-        unit_features=space["unit_features"],
+        unit_features=space.unit_features,
     )
-    if (model.dim, model.image_width) != (space["dim"], space["image_width"]):
+    if (model.dim, model.image_width) != (space.dim, space.image_width):
         raise ValueError(f"{folder / MANIFEST}: {space} is not what the weights say")
     return LoadedJoint(model.eval(), tokenizer, manifest)
 
 
-def _read_details(folder: Path, manifest: Manifest) -> tuple[CaptionEncoderConfig, Mapping[str, Any]]:
-    try:
-        encoder, space = manifest.details["encoder"], manifest.details["joint"]
-        if space.keys() != {"dim", "image_width", "unit_features"}:
-            raise ValueError(f"joint holds {', '.join(space)}")
-        # A transformer's weights stand in the folder itself.
-        place = {"name_or_path": str(folder)} if encoder["kind"] == "transformer" else {}
-        return caption_encoder_config({**encoder, **place}), space
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / MANIFEST}: does not say how a joint model is built ({error})") from None
+@dataclass(frozen=True, slots=True)
+class _Space:
+    """The space in common, as the manifest's details say."""
+
+    dim: int
+    image_width: int
+    unit_features: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoder:
+    """Which of the caption encoders the manifest's details describe."""
+
+    kind: Literal["lstm", "gru", "bow", "transformer"]
+
+
+def _read_details(folder: Path, manifest: Manifest) -> tuple[CaptionEncoderConfig, _Space]:
+    space = read_detail(folder, manifest, "joint", _Space)
+    kind = read_detail(folder, manifest, "encoder", _Encoder).kind
+    # A transformer's weights stand in the folder itself.
+    place = {"name_or_path": str(folder)} if kind == "transformer" else {}
+    whole = replace(manifest, details={"encoder": {**manifest.details["encoder"], **place}})
+    return read_detail(folder, whole, "encoder", CAPTION_ENCODERS[kind]), space
 
 
 def _load_text(folder: Path, config: CaptionEncoderConfig, *, dim: int) -> tuple[CaptionEncoder, Tokenizer]:
@@ -125,6 +137,10 @@ def _load_text(folder: Path, config: CaptionEncoderConfig, *, dim: int) -> tuple
     vocab = Vocab.load(folder / _VOCAB)
     # Its random weights are all replaced; the caller's generator is not to notice.
     with torch.random.fork_rng(devices=[]):
-        text = build_caption_encoder(config, vocab_size=len(vocab), dim=dim)
+        try:
+            text = build_caption_encoder(config, vocab_size=len(vocab), dim=dim)
+        except (RuntimeError, TypeError, OverflowError) as error:  # PyTorch's for widths that cannot be
+            said = str(error).splitlines()[0]
+            raise ValueError(f"{folder / MANIFEST}: no caption encoder can be built: {said}") from None
     load_weights(text, folder / _TEXT, title=f"a text side of kind {config.kind}")
     return text, WordTokenizer(vocab, config.marks)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from mcse.manifest import HEADS_FILE, MANIFEST, Manifest, check_files, read_manifest, writing_checkpoint
+from mcse.manifest import HEADS_FILE, Manifest, check_files, read_detail, read_manifest, writing_checkpoint
 from mcse.models.checkpoint import save_backbone, save_heads, trained_attention
 from mcse.models.image_tower import ImageTower
 from mcse.models.maf_model import TaggerModel, TaggerShape
@@ -59,11 +59,7 @@ def load_tagger(folder: Path) -> LoadedTagger:
     """
     manifest = read_manifest(folder, "tagger")
     check_files(folder, only=(HEADS_FILE,))
-    try:
-        stored = manifest.details["tagger"]
-        shape = TaggerShape(**{**stored, "types": tuple(stored["types"])})
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / MANIFEST}: does not say how a tagger is built ({error})") from None
+    shape = read_detail(folder, manifest, "tagger", TaggerShape)
     encoder = load_text_encoder(str(folder), pooling=shape.pooling, attention=trained_attention(manifest))
     model = TaggerModel(encoder, shape=shape)
     try:

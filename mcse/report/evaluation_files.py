@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mcse.files import digest_of, read_json, write_json, write_text
+from mcse.files import digest_of, write_json, write_text
+from mcse.reading import read_json
 from mcse.report.evaluation_html import write_evaluation_report
 from mcse.report.latex import latex_table
 from mcse.report.learning_curves import read_learning_curves
 from mcse.report.markdown import markdown_table
 from mcse.report.model_card import with_scores
-from mcse.report.results import comparison_json, model_tables, report_markdown, results_json
+from mcse.report.results import EarlierResults, comparison_json, model_tables, report_markdown, results_json
 from mcse.report.seed_groups import System
 from mcse.report.tables import ScoreTable
 from mcse.run_folder import BEST, EVALUATION, RESULTS, is_run
 from mcse.types import ComparedScore, ModelScores, ScoreKey
+
+logger = logging.getLogger(__name__)
 
 
 def model_folder(model: ModelScores, *, digest: str | None, output: Path | None, is_alone: bool) -> Path:
@@ -84,13 +88,15 @@ def _slug(model: str) -> str:
     return re.sub(r"[^\w.-]", "_", "-".join(parts[-2:])) or "model"
 
 
-def _earlier(path: Path) -> dict[str, Any]:
-    """What the file holds; nothing where there is none, or none that can be read."""
+def _earlier(path: Path) -> EarlierResults | None:
+    """What the file holds; ``None`` where there is none, or, with a warning, none that can be read."""
+    if not path.is_file():
+        return None
     try:
-        content = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return read_json(path, EarlierResults)
+    except (OSError, ValueError) as error:
+        logger.warning("%s: what it held is not kept beside the new scores: %s", path, error)
+        return None
 
 
 def _write_html(path: Path, systems: Sequence[System], *, tables: Sequence[ScoreTable]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from operator import methodcaller
 from typing import Any
 
@@ -26,14 +26,28 @@ _VARIANTS = {
 }
 
 
-def results_json(model: ModelScores, *, digest: str, precision: str, earlier: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierResults:
+    """A model's ``results.json``, as far as its scores are kept."""
+
+    schema: int
+    pooling: str
+    precision: str
+    digest: str
+    scores: ScoreTree
+    protocols: dict[str, str]
+    higher_is_better: dict[str, bool] = field(default_factory=dict)
+    subsets: dict[str, ScoreTree] = field(default_factory=dict)
+
+
+def results_json(model: ModelScores, *, digest: str, precision: str, earlier: EarlierResults | None) -> dict[str, Any]:
     """The content of ``results.json``; tasks that ``earlier`` holds of the very same model stay beside the new ones.
 
     Args:
         model: What was found now.
         digest: Of the model; empty where it is unknown.
         precision: Of its matrix products.
-        earlier: The file's content so far, or nothing.
+        earlier: The file's content so far; ``None`` where there is none.
     """
     own = {"schema": SCHEMA, "pooling": model.pooling, "precision": precision, "digest": digest}
     every = model.all
@@ -43,11 +57,11 @@ def results_json(model: ModelScores, *, digest: str, precision: str, earlier: Ma
         "higher_is_better": {str(column.key): column.higher_is_better for column in every.compared},
         "subsets": dict(subset_tree(every.scores)),
     }
-    if digest and all(earlier.get(key) == value for key, value in own.items()):
-        for suite, tasks in earlier["scores"].items():
+    if digest and earlier is not None and all(getattr(earlier, key) == value for key, value in own.items()):
+        for suite, tasks in earlier.scores.items():
             found["scores"][suite] = {**tasks, **found["scores"].get(suite, {})}
         for name in ("protocols", "higher_is_better", "subsets"):
-            found[name] = {**earlier.get(name, {}), **found[name]}
+            found[name] = {**getattr(earlier, name), **found[name]}
     return {"model": model.name, **own, **found, "absent": every.absent, "notes": list(model.notes)}
 
 

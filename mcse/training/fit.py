@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from mcse.training.journal import Journal, write_run_facts
 from mcse.training.loop import Loop
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
+from mcse.types import DataFile
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +94,14 @@ def fit(run: Run, config: Any, *, runtime: Runtime, folder: Path) -> int:
     return Loop(run, train, optim=optim, runtime=runtime, folder=folder, journal=journal).fit()
 
 
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """What ``run.json`` says of a run that goes on."""
+
+    world_size: int
+    data: list[DataFile]
+
+
 def check_resumed(folder: Path, config: Mapping[str, Any], run: Run) -> None:
     """Refuses to go on with a run under other settings or on other data.
 
@@ -99,7 +109,7 @@ def check_resumed(folder: Path, config: Mapping[str, Any], run: Run) -> None:
         ValueError: Names the first key or file that differs, or a file of the run that is damaged.
     """
     try:
-        recorded = read_facts(folder)
+        recorded = read_facts(folder, _Recorded)
     except ValueError as error:
         damage = f"{folder / FACTS} is damaged, so nobody can say what was trained here"
         raise ValueError(f"train.resume: {damage}: {error}") from None
@@ -109,12 +119,12 @@ def check_resumed(folder: Path, config: Mapping[str, Any], run: Run) -> None:
             f"train.resume: {folder} was trained with {key} = {old!r}, not {new!r}; "
             "give it as it was, or another output_dir"
         )
-    if recorded["world_size"] != distributed.world_size():
+    if recorded.world_size != distributed.world_size():
         raise ValueError(
-            f"train.resume: {folder} was trained by {recorded['world_size']} processes and cannot go on with "
+            f"train.resume: {folder} was trained by {recorded.world_size} processes and cannot go on with "
             f"{distributed.world_size()}: each process's dropout would differ"
         )
-    before = {(file["role"], file["digest"]) for file in recorded["data"]}
+    before = {(file.role, file.digest) for file in recorded.data}
     for file in run.data:
         if (file.role, file.digest) not in before:
             raise ValueError(f"train.resume: {file.role} of {folder} have changed since; {file.path} is another file")

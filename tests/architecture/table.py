@@ -26,12 +26,16 @@ _LOW = {
     "images": part("image files → RGB; alone opens images"),
     "version": part("the version"),
     "types": part("batches, `LossTerm`, scores and their keys, protocols"),
-    "run_folder": part("a run's files, its best model, state, seeds, scores with their direction", "files"),
+    "yaml_files": part("YAML's core schema: read in bounds, written quoted", "files"),
+    "run_folder": part(
+        "a run's files, its best model, state, seeds, scores with their direction", "files", "reading", "yaml_files"
+    ),
     "manifest": part(
-        "`mcse.json` of every checkpoint, the writer of checkpoints, what a model's name means", "files", "run_folder"
+        "`mcse.json` of every checkpoint, the writer of checkpoints, what a model's name means",
+        *("files", "reading", "run_folder"),
     ),
     "config_fields": part("keys of a configuration class: types, docs, defaults, variants"),
-    "config": part("YAML and command line → frozen dataclasses", "files", "config_fields"),
+    "config": part("YAML and command line → frozen dataclasses", "yaml_files", "config_fields"),
     "distributed": part("gathers with gradients, facts about processes, weights cut over processes"),
     "cpu": part("what the CPU can really do"),
     "losses": part("pure functions of tensors", "types"),
@@ -61,7 +65,9 @@ _LOW = {
         "published protocols as suites, evaluators while training, and what they share",
         *("files", "reading", "run_folder", "types", "metrics", "data", "distributed"),
     ),
-    "report": part("results → terminal, Markdown, HTML, model card", "files", "run_folder", "types", "metrics"),
+    "report": part(
+        "results → terminal, Markdown, HTML, model card", "files", "reading", "run_folder", "types", "metrics"
+    ),
     "training": part("the loop", "files", "run_folder", "types", "config", "distributed", "cpu"),
 }
 PARTS = {
@@ -92,6 +98,7 @@ HOMES: dict[str, set[str]] = {
     "jinja2": {"report"},
     "matplotlib": {"report"},
     "pydantic": {"config", "reading"},
+    "yaml": {"yaml_files", "commands"},
     "faiss": {"search"},
     "mteb": {"evaluation"},
     "sacrebleu": {"metrics"},

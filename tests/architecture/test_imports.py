@@ -39,7 +39,7 @@ LIGHT = (
 )
 """Modules that configurations are made of: they import none of the libraries that take seconds."""
 
-LIGHT_LIBRARIES = {"pydantic", "yaml", "__future__", "mcse.files"}
+LIGHT_LIBRARIES = {"pydantic", "__future__", "mcse.yaml_files"}
 
 RENAMES = {"os.rename", "os.renames", "os.replace", "shutil.move"}
 PRINTS = ("mcse/commands/", "mcse/report/")

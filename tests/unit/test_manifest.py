@@ -106,16 +106,20 @@ def test_files_are_checked_by_name_and_only_those_that_are_read(tmp_path: Path) 
     ("changes", "said"),
     [
         ({"format_version": FORMAT_VERSION + 1}, "newer than this mcse, which reads up to"),
-        ({"kind": "poem"}, "unknown kind 'poem'; known are sentence, joint"),
+        ({"kind": "poem"}, "kind must be 'sentence', 'joint'"),
         ({"surprise": 1}, "surprise"),
-        ({"files": ["model.safetensors"]}, "files must be objects"),
-        ({"images": {"towel": 1}}, "towel"),
+        ({"files": ["model.safetensors"]}, "files must be an object, got a list"),
+        ({"images": {"towel": 1}}, "unknown keys towel"),
+        ({"images": []}, "images must be an object, got a list"),
+        ({"pooling": 1}, "pooling must be text, got 1"),
+        ({"scores": {"dev": "81"}}, "scores.dev must be a"),
+        ({"files": {"../../secret": "0"}}, "files: '../../secret' is no file of the folder"),
     ],
 )
 def test_a_damaged_manifest_is_refused(tmp_path: Path, changes: dict[str, object], said: str) -> None:
     path = write(tmp_path / "a") / "mcse.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(ValueError, match=rf"a/mcse\.json: damaged, or not written by mcse: .*{said}"):
+    with pytest.raises(ValueError, match=rf"a/mcse\.json: .*{said}"):
         read_manifest(tmp_path / "a")
 
 
@@ -165,8 +169,33 @@ def test_a_run_is_its_best_checkpoint_whatever_its_kind(tmp_path: Path) -> None:
 def test_a_damaged_manifest_does_not_make_a_checkpoint_something_else(tmp_path: Path) -> None:
     (write(tmp_path / "a") / "mcse.json").write_text("{")
     (tmp_path / "a" / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"mcse\.json, line 1: broken JSON"):
+    with pytest.raises(ValueError, match=r"mcse\.json: broken JSON"):
         locate(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("package:os/model", "names 'os', a module and no package"),
+        ("package:json/model", "package 'json' holds no folder 'model'"),
+        ("package:no_such_package/model", "which is not installed"),
+        ("package:__main__/model", "which is not installed"),
+        ("package:/model", "which is not installed"),
+        ("package:.x/model", "which is not installed"),
+        ("package:a b/model", "which is not installed"),
+    ],
+)
+def test_names_of_packages_that_hold_no_model(name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        locate(name)
+
+
+def test_a_package_is_found_and_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_package_with_code" / "model").mkdir(parents=True)
+    (tmp_path / "a_package_with_code" / "__init__.py").write_text("raise SystemExit('ran')")
+    (tmp_path / "a_package_with_code" / "model" / "config.json").write_text("{}")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert locate("package:a_package_with_code/model").kind == "transformers"
 
 
 def test_names_that_are_no_folders(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from mcse.run_folder import (
     is_run,
     model_in,
     read_config,
-    read_facts,
     read_metrics,
     read_run,
     seed_runs,
@@ -50,7 +49,7 @@ def test_a_score_without_a_direction_is_refused_and_never_guessed(tmp_path):
     with pytest.raises(ValueError, match=r"a: metrics.jsonl does not say which way stsb_dev.spearman is better"):
         read_run(run)
     (run / "metrics.jsonl").write_text('{"step": 10, "higher_is_better": true}\n')
-    with pytest.raises(ValueError, match=r"metrics.jsonl, line 1: higher_is_better is no mapping"):
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 1: higher_is_better must be an object, got true"):
         read_metrics(run)
 
 
@@ -114,14 +113,24 @@ def test_a_damaged_configuration_names_its_line(tmp_path):
     run = make_run(tmp_path / "a")
     for text, said in (
         ("recipe: simcse\ntrain: [\n", r"config.yaml, line 3"),
+        ("recipe: simcse\ntrain: {select_by: [a]}\n", r"config.yaml: train.select_by must be text, got \['a'\]"),
+        ("recipe: [a]\ntrain: {}\n", r"config.yaml: recipe must be text"),
+        ("recipe: a\0b\n", r"config.yaml, line 1: the character '.x00' is not allowed"),
+        ("{a: 1}: b\n", r"config.yaml, line 1: a key must be a plain text"),
+        ("a: &a [1]\nb: *a\n", r"config.yaml, line 2: an alias"),
+        ("recipe: " + 3000 * "[", r"config.yaml, line 1: nested too deeply"),
+        ("recipe: " + 5000 * "9", r"config.yaml, line 1: a number of too many digits"),
+        ("recipe: !!timestamp soon\n", r"config.yaml, line 1: "),
         ("recipe: simcse\n", r"config.yaml: not a run's configuration \(it lacks recipe or train\)"),
     ):
         (run / "config.yaml").write_text(text)
         with pytest.raises(ValueError, match=said):
             read_config(run)
+    make_run(tmp_path / "b")
+    run = tmp_path / "b"
     (run / "run.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"run.json: damaged"):
-        read_facts(run)
+    with pytest.raises(ValueError, match=r"run.json must be an object, got a list"):
+        read_run(run)
 
 
 def test_run_folders_are_read_without_torch():
@@ -163,7 +172,7 @@ def test_a_line_cut_short_by_a_kill_is_no_damage_but_one_in_the_middle_is(tmp_pa
     path.write_text(whole + '{"step": 25, "stsb_dev.sp')
     assert read_run(tmp_path / "a").best == (20, 80.0)
     path.write_text('{"step": 5, "lo\n' + whole)
-    with pytest.raises(ValueError, match=r"metrics.jsonl, line 1: no JSON"):
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 1: broken JSON"):
         read_run(tmp_path / "a")
 
 
@@ -238,5 +247,5 @@ def test_seed_runs_refuses_runs_that_are_no_seeds_of_one_recipe(tmp_path):
     with pytest.raises(ValueError, match="have the same seed 0"):
         seed_runs(tmp_path / "b")
     (tmp_path / "b" / "seed0" / "best" / "mcse.json").write_text("{")
-    with pytest.raises(ValueError, match=r"mcse.json: damaged"):
+    with pytest.raises(ValueError, match=r"mcse.json: broken JSON"):
         seed_runs(tmp_path / "b")

@@ -74,7 +74,7 @@ def test_unreadable_folders_are_named_and_the_others_listed(tmp_path, capsys):
     assert list(reasons) == ["/bare", "/cut", "/facts", "/judged/evaluation/results.json"]
     assert "no config.yaml" in reasons["/bare"]
     assert "config.yaml, line " in reasons["/cut"]
-    assert "run.json: damaged" in reasons["/facts"]
+    assert "run.json: facts is missing" in reasons["/facts"]
     assert [run["folder"] for run in found["runs"]] == [str(tmp_path / name) for name in ("good", "judged")]
     assert found["runs"][1]["sts_average"] is None
     assert main(["runs", str(tmp_path)]) == 1

@@ -277,7 +277,7 @@ def test_a_run_that_leaves_a_damaged_folder_does_not_stop_the_others(config, tmp
     assert sweep(config, "--seeds", "0", "--set", "optim.learning_rate=4,0.2") == 1
     damaged, good = report(tmp_path)["cells"]
     assert (damaged["runs"][0]["state"], good["runs"][0]["state"]) == ("failed", "finished")
-    assert "run.json: damaged" in damaged["runs"][0]["reason"]
+    assert "run.json: broken JSON" in damaged["runs"][0]["reason"]
     assert "its folder cannot be read" in capsys.readouterr().err
 
 

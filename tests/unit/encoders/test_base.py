@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import mcse.encoders.base as module
 from mcse.encoders.images import JointSpaceEncoder
-from mcse.encoders.inputs import Precision, longest_first
+from mcse.encoders.inputs import Precision, chosen_device, longest_first
 from mcse.manifest import Located
 from mcse.models.image_tower import load_image_tower
 
@@ -228,3 +228,10 @@ def test_features_that_do_not_fit_are_refused() -> None:
 def test_longest_first_leaves_out_what_has_no_length() -> None:
     assert longest_first([1, 3, 0, 2, 3], batch_size=2) == [[1, 4], [3, 0]]
     assert longest_first([], batch_size=2) == []
+
+
+@pytest.mark.parametrize("device", ["bogus", "cuda:seven", "cuda:99", "meta", "-1"])
+def test_a_device_that_is_none_is_refused(device):
+    with pytest.raises(ValueError, match=f"device '{device}' cannot be used: "):
+        chosen_device(device)
+    assert chosen_device("cpu").type == "cpu"

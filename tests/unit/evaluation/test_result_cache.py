@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mcse.evaluation import result_cache
 from mcse.evaluation.result_cache import KeptResult, cache_folder, cache_key, load_result, save_result
 from tests.fixtures.model_scores import make_scores
 
@@ -57,6 +58,50 @@ def test_a_damaged_result_is_named_and_computed_anew(damage, caplog: pytest.LogC
     with caplog.at_level(logging.WARNING):
         assert load_result("key") is None
     assert f"{path} is damaged and is computed anew" in caplog.text
+
+
+def test_a_result_that_unpacks_to_too_much_is_not_unpacked(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of 4 MB can hold 4 GiB of zeros."""
+    save_result("odd", KeptResult(pooling="cls", scores=SCORES))
+    np.savez_compressed(cache_folder() / "odd.npz", content=np.zeros(2**21, np.uint8))
+    assert (cache_folder() / "odd.npz").stat().st_size < 2**13
+    monkeypatch.setattr(result_cache, "_MOST_BYTES", 2**20)
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("unpacked"))
+    assert load_result("odd") is None
+    assert "it holds 2,097,280 bytes, unpacked" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays, name: arrays | {f"{name} value_P": arrays[f"{name} value_P"][:-1]},
+        lambda arrays, name: arrays | {f"{name} value_P": arrays[f"{name} value_P"].astype(str)},
+        lambda arrays, name: arrays | {f"{name} gold_P": arrays[f"{name} gold_P"][None]},
+        lambda arrays, _: tampered(
+            arrays, lambda content: content["scores"]["scores"].update({"sts.A.spearman": "99"})
+        ),
+        lambda arrays, _: tampered(arrays, lambda content: content["scores"].update(columns={})),
+        lambda arrays, _: tampered(arrays, lambda content: content["scores"]["columns"][0].update(key=None)),
+        lambda arrays, _: tampered(arrays, lambda content: content.update(pooling=1)),
+    ],
+)
+def test_a_tampered_result_is_computed_anew(change, caplog: pytest.LogCaptureFixture) -> None:
+    save_result("odd", KeptResult(pooling="cls", scores=SCORES))
+    path = cache_folder() / "odd.npz"
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    name = next(iter(SCORES.samples))
+    np.savez(path, **change(arrays, str(name)))
+    assert load_result("odd") is None
+    assert "is damaged and is computed anew" in caplog.text
+
+
+def tampered(arrays, change):
+    content = json.loads(arrays["content"].tobytes())
+    change(content)
+    return arrays | {"content": np.frombuffer(json.dumps(content).encode(), np.uint8)}
 
 
 def test_a_cache_that_cannot_be_written_loses_nothing(

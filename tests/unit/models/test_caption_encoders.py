@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mcse.config import build_config
-from mcse.models.config import CaptionEncoderConfig, JointConfig, caption_encoder_config
+from mcse.models.config import CAPTION_ENCODERS, CaptionEncoderConfig, JointConfig
 from mcse.models.joint_model import build_caption_encoder, build_joint_model
 from mcse.models.word_init import fill_words
 from mcse.nn.bow import BowEncoder
@@ -35,7 +35,7 @@ def batch(ids, *, width=None):
 
 def encoder_of(kind, **keys):
     torch.manual_seed(0)
-    config = caption_encoder_config({"kind": kind, "word_dim": 6, **keys})
+    config = CAPTION_ENCODERS[kind](kind=kind, word_dim=6, **keys)
     return build_caption_encoder(config, vocab_size=len(VOCAB), dim=10).double().eval()
 
 

@@ -233,7 +233,7 @@ def test_a_damaged_checkpoint_is_refused_by_file(base: Path, tmp_path: Path) -> 
         ({"details": {"heads": {"image_head": "conv"}}}, "unknown kinds of heads"),
         ({"details": {"heads": {"other_head": "tanh"}}}, r"heads\.safetensors holds no weights for 'other_head'"),
         ({"kind": "joint"}, "holds a joint model of captions and images, not a sentence encoder; mcse.JointEncoder"),
-        ({"kind": "poem"}, "unknown kind 'poem'"),
+        ({"kind": "poem"}, "kind must be 'sentence'"),
     ):
         edit(folder / "mcse.json", **changes)
         with pytest.raises(ValueError, match=message):
@@ -291,7 +291,7 @@ def test_digests_that_are_none_are_refused_by_name(base: Path, tmp_path: Path) -
     folder = tmp_path / "checkpoint"
     save(base, folder)
     edit(folder / "mcse.json", files=["model.safetensors"])
-    with pytest.raises(ValueError, match=r"mcse\.json: damaged, .*files must be objects"):
+    with pytest.raises(ValueError, match=r"mcse\.json: files"):
         load_checkpoint(folder)
 
 

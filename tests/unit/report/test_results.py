@@ -7,7 +7,15 @@ import json
 from dataclasses import replace
 
 from mcse.evaluation.compare import compare
-from mcse.report.results import compared_tables, comparison_json, contest_tables, model_tables, results_json
+from mcse.reading import parse_json
+from mcse.report.results import (
+    EarlierResults,
+    compared_tables,
+    comparison_json,
+    contest_tables,
+    model_tables,
+    results_json,
+)
 from mcse.report.seed_groups import System
 from mcse.report.tables import ScoreTable, table_cells
 from mcse.types import ModelScores, ScoreKey
@@ -85,11 +93,12 @@ def test_a_suite_whose_clean_part_is_unknown_is_said_though_another_is_known() -
 
 def test_results_of_the_same_weights_stay_beside_the_new_ones() -> None:
     first, second = make_scores("m", noise=0.2, tasks=("A",)), make_scores("m", noise=0.2, tasks=("B",))
-    earlier = results_json(first, digest="d", precision="float32", earlier={})
+    earlier = results_json(first, digest="d", precision="float32", earlier=None)
     assert earlier["higher_is_better"]["sts.A.spearman"] is True
-    both = results_json(second, digest="d", precision="float32", earlier=json.loads(json.dumps(earlier)))
+    kept = parse_json(json.dumps(earlier), EarlierResults, where="results.json")
+    both = results_json(second, digest="d", precision="float32", earlier=kept)
     assert both["scores"]["sts"].keys() == {"A", "B", "average"}
     assert both["higher_is_better"].keys() >= {"sts.A.spearman", "sts.B.spearman"}
     for change in ({"digest": "other"}, {"precision": "bfloat16"}, {"digest": ""}):
         options = {"digest": "d", "precision": "float32", **change}
-        assert "A" not in results_json(second, earlier=earlier, **options)["scores"]["sts"]
+        assert "A" not in results_json(second, earlier=kept, **options)["scores"]["sts"]
