@@ -159,8 +159,8 @@ def open_table(
             if len(cells) != len(header):
                 mended = repair(cells, header, dialect.delimiter) if repair else None
                 if mended is None:
-                    shown = dialect.delimiter.join(header)
-                    raise ValueError(f"{path}, line {line}: {len(cells)} columns, expected {len(header)} ({shown})")
+                    expected = f"{len(header)} ({shown_names(header)})"
+                    raise ValueError(f"{path}, line {line}: {len(cells)} columns, expected {expected}")
                 cells = mended
             yield Row(line, tuple(None if place is None else cells[place] for place in places))
 
@@ -351,9 +351,13 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _no_columns(where: str, header: Sequence[str], wanted: Names, *, has_header: bool) -> str:
     found = find_columns(dict.fromkeys(header), wanted, where=where)
     lacking = ", ".join(f"{name} ({', '.join(wanted[name])})" for name in wanted if name not in found)
-    shown = ", ".join(repr(name if len(name) < 60 else f"{name[:60]}…") for name in header[:12])
     without = "" if has_header else f"; without a header a table has exactly {', '.join(wanted)}"
-    return f"{where}: no column for {lacking} among {shown}{without}"
+    return f"{where}: no column for {lacking} among {shown_names(header)}{without}"
+
+
+def shown_names(names: Iterable[str]) -> str:
+    """Names of columns for messages, cut where they are long or many."""
+    return ", ".join(repr(name if len(name) < 60 else f"{name[:60]}…") for name in itertools.islice(names, 12))
 
 
 def _is_json(line: str) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from mcse.data.images.names import IMAGE_SUFFIXES, is_image_file, is_resource_fork, name_of_cell
-from mcse.data.tables import CAPTIONS, HEAD_LINES, Table, check_is_text, ending, find_columns, open_table
+from mcse.data.tables import CAPTIONS, HEAD_LINES, Table, check_is_text, ending, find_columns, open_table, shown_names
 from mcse.files import read_bytes, text_lines
 from mcse.reading import parse_json
 
@@ -265,7 +265,7 @@ def _listed_rows(path: Path, records: list[dict[str, Any]]) -> Iterator[CaptionR
         names = find_columns(record, {**CAPTIONS, **_SPLIT}, where=where)
         if lacking := [name for name in CAPTIONS if name not in names]:
             known = ", ".join(CAPTIONS[lacking[0]])
-            raise ValueError(f"{where}: no {lacking[0]} ({known}) among {', '.join(map(repr, record))}")
+            raise ValueError(f"{where}: no {lacking[0]} ({known}) among {shown_names(record)}")
         split = record[names["split"]] if "split" in names else None
         yield from _rows_of_record(record[names["image"]], record[names["caption"]], split, where=where)
 

@@ -286,3 +286,14 @@ def test_absent_dev_pairs_say_where_they_were_looked_for(root, monkeypatch):
     monkeypatch.chdir(root)
     with pytest.raises(FileNotFoundError, match=r"data\.sts: .*no STS/ or SICK/ in \.,.* start at data\.root = \."):
         load_dev_pairs(config(None))
+
+
+def test_captions_of_repeated_rows_are_of_one_image(tmp_path, tokenizer):
+    np.save(tmp_path / "f.npy", np.repeat(np.eye(4, dtype=np.float32), 5, axis=0))
+    (tmp_path / "captions.txt").write_text("".join(f"caption {number}\n" for number in range(20)))
+    plain = config(tmp_path, captions="captions.txt")
+    pairs = pairs_of(plain, tokenizer, images=store_of(plain, "f.npy"))
+    assert (len(pairs.captions), pairs.num_images, pairs.num_left_out) == (20, 4, 0)
+    assert pairs.image_of_caption.tolist() == np.repeat([0, 5, 10, 15], 5).tolist(), "equal ids are no negatives"
+    one = config(tmp_path, captions="captions.txt", per_image="one")
+    assert len(pairs_of(one, tokenizer, images=store_of(one, "f.npy")).captions) == 4

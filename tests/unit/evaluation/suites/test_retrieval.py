@@ -317,3 +317,24 @@ def test_a_checkpoint_with_heads_is_evaluated_by_its_own_joint_rows(options, tmp
     other = SentenceEncoder(load_text_encoder(base, pooling="cls"), load_tokenizer(base), pooling="cls", heads=heads)
     with pytest.raises(ValueError, match=r"image features have shape \(20, 6\).* was trained on \(N, 7\)"):
         SUITE.prepare(options).run(Subject.of(other))
+
+
+def test_rows_that_repeat_for_every_caption_give_the_scores_of_one_row_an_image(tmp_path):
+    """Kiros' and VSE++'s files hold every image five times: as so many images, right answers count as wrong ones."""
+    draw = np.random.default_rng(0)
+    rows = np.stack([direction(image) for image in range(40)]).astype(np.float32)
+    captions = [f"{draw.integers(10**6)} shows {image}" for image in range(40) for _ in range(5)]
+    np.save(tmp_path / "once.npy", rows)
+    np.save(tmp_path / "repeated.npy", np.repeat(rows, 5, axis=0))
+    (tmp_path / "captions.txt").write_text("\n".join(captions) + "\n")
+    table = "".join(f"{number // 5}.jpg,{caption}\n" for number, caption in enumerate(captions))
+    (tmp_path / "captions.csv").write_text("image,caption\n" + table)
+
+    def scores(captions, features):
+        images = load_captioned_images(str(tmp_path / captions), features=str(tmp_path / features))
+        return score_retrieval(Subject.of(ImageWords(0.9)), images).scores
+
+    right = scores("captions.csv", "once.npy")
+    assert 20 < right[ScoreKey("retrieval", "image_to_text", "recall@1")] < 100
+    assert scores("captions.txt", "repeated.npy") == right
+    assert scores("captions.csv", "repeated.npy") == right
