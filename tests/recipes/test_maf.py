@@ -55,6 +55,16 @@ def finished(tweets, tmp_path_factory):
     return folder
 
 
+def test_eager_attention_is_kept_with_the_checkpoint(tweets, tmp_path):
+    keys = {"train.max_steps": 2, "train.eval_steps": 2, "encoder.attention": "eager", "encoder.dropout": 0.2}
+    assert run(tweets, tmp_path / "run", keys | TEXT) == 0
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())["facts"]
+    assert (facts["attention"], facts["padding"]) == ("eager", "masked")
+    backbone = TweetTagger.from_pretrained(tmp_path / "run", device="cpu").model.encoder.backbone
+    assert backbone.config._attn_implementation == "eager"
+    assert backbone.config.hidden_dropout_prob == 0.2
+
+
 def test_run_folder_holds_terms_scores_and_facts(finished):
     lines = entries(finished / "full")
     training = [line for line in lines if "loss" in line]
