@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 
@@ -145,22 +144,6 @@ def write_json(path: Path, content: object) -> None:
     except ValueError as error:
         raise ValueError(f"{path}: cannot be written ({error})") from None
     write_text(path, text + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        ValueError: Not UTF-8 or not JSON; names file and line.
-        OSError: It cannot be opened.
-    """
-    text = read_text(path)
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: broken JSON ({error.msg})") from None
-    except RecursionError:
-        raise ValueError(f"{path}: broken JSON (nested too deeply)") from None
 
 
 def read_lines(path: Path, *, strip: bool = True) -> Iterator[str]:

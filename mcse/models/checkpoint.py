@@ -271,7 +271,7 @@ def load_stored_pooler(name_or_path: str) -> TanhHead:
     try:
         with quiet_transformers():
             model, report = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **NO_CODE)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # other people's classes raise whatever comes
         raise ValueError(f"encoder.name_or_path: no encoder at {name_or_path!r}: {error}") from None
     if set(report["unexpected_keys"]) >= _SIMCSE_HEAD:
         return _simcse_head(name_or_path, Path(path))

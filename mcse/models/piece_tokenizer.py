@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from mcse.files import digest_of, read_json, write_json
+from mcse.files import digest_of, write_json
+from mcse.reading import read_json
 from mcse.types import Tokenizer
 
 _PIECES = 50
 
 _TEXTS = ("A man plays the guitar.", "Two dogs run across the green field.")
+
+_MOST_BYTES = 2**32
 
 _NO_LIMIT = 1e9
 """A tokenizer without a limit says 1e30."""
@@ -104,7 +108,9 @@ class PieceTokenizer(Tokenizer):
         """Its files, less what transformers leaks into them about this machine and the last call."""
         self.inner.save_pretrained(folder)
         path = folder / "tokenizer_config.json"
-        write_json(path, {k: v for k, v in read_json(path).items() if k not in ("is_local", "local_files_only")})
+        kept = {k: v for k, v in read_json(path, dict[str, Any]).items() if k not in ("is_local", "local_files_only")}
+        write_json(path, kept)
         path = folder / "tokenizer.json"
         if path.is_file():
-            write_json(path, {**read_json(path), "truncation": None, "padding": None})
+            rules = read_json(path, dict[str, Any], most_bytes=_MOST_BYTES)
+            write_json(path, {**rules, "truncation": None, "padding": None})

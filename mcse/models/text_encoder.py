@@ -263,6 +263,9 @@ def _load_backbone(path: str, name_or_path: str, config: Any, *, eager: bool) ->
         raise ValueError(f"encoder.name_or_path: weights at {name_or_path!r} are not only tensors: {said}") from None
     except OSError as error:
         raise ValueError(f"encoder.name_or_path: no weights at {name_or_path!r}: {error}") from None
+    except Exception as error:
+        # Other people's classes raise whatever comes where config.json says what cannot be.
+        raise ValueError(f"encoder.name_or_path: no encoder can be built at {name_or_path!r}: {_said(error)}") from None
     # transformers draws what it does not find at random and goes on.
     lacking = sorted(key for key in report["missing_keys"] if "pooler" not in key)
     lacking += [str(key) for key in report["mismatched_keys"]]
@@ -314,8 +317,8 @@ def load_mlm_head(name_or_path: str) -> nn.Module:
             model, report = AutoModelForMaskedLM.from_pretrained(
                 path, dtype=torch.float32, output_loading_info=True, **NO_CODE
             )
-    except ValueError as error:
-        raise ValueError(f"loss.mlm_weight: {name_or_path!r} is no masked language model: {error}") from None
+    except Exception as error:
+        raise ValueError(f"loss.mlm_weight: {name_or_path!r} is no masked language model: {_said(error)}") from None
     heads = [(name, child) for name, child in model.named_children() if name != model.base_model_prefix]
     if len(heads) != 1:
         raise ValueError(f"loss.mlm_weight: {name_or_path!r} has no single language-model head, but {heads}")
@@ -339,10 +342,9 @@ def load_tokenizer(name_or_path: str) -> PieceTokenizer:
         tokenizer = PieceTokenizer(AutoTokenizer.from_pretrained(path, **NO_CODE))
         tokenizer.check(rows=_embedding_rows(path))
     except Exception as error:
-        said = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"encoder.name_or_path: no tokenizer at {name_or_path!r}: {said}; its files (tokenizer.json, or vocab.txt "
-            "and such) belong beside config.json"
+            f"encoder.name_or_path: no tokenizer at {name_or_path!r}: {_said(error)}; its files (tokenizer.json, or "
+            "vocab.txt and such) belong beside config.json"
         ) from None
     return tokenizer
 
@@ -351,8 +353,8 @@ def _embedding_rows(path: str) -> int | None:
     """V, as the model's configuration says; ``None`` where there is none, as beside a tokenizer alone, or no table."""
     try:
         rows = getattr(AutoConfig.from_pretrained(path, **NO_CODE), "vocab_size", None)
-    except (OSError, ValueError):
-        return None
+    except Exception:
+        return None  # whoever loads the model says what is wrong with it
     return rows if isinstance(rows, int) else None
 
 
@@ -375,11 +377,15 @@ def check_first_token(encoder: TextEncoder, tokenizer: Tokenizer) -> None:
     )
 
 
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def _load_config(path: str, name_or_path: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(path, **NO_CODE)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"encoder.name_or_path: no encoder at {name_or_path!r}: {error}") from None
+    except Exception as error:
+        raise ValueError(f"encoder.name_or_path: no encoder at {name_or_path!r}: {_said(error)}") from None
     if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):
         raise ValueError(
             f"encoder.name_or_path: {name_or_path!r} ({config.model_type}) is not an encoder-only text model"

@@ -35,6 +35,15 @@ class Hit:
     score: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """An index on disk, beside its embeddings."""
+
+    encoder: str
+    ids: list[Id]
+    texts: list[str]
+
+
 class EmbeddingIndex:
     """Sentences that can be searched by meaning. Search is exact, through FAISS where it is installed.
 
@@ -153,8 +162,8 @@ class EmbeddingIndex:
             ValueError: The folder holds no whole index, or ``encoder`` gives other embeddings than the index holds.
         """
         index = cls(encoder, use_faiss=use_faiss)
-        with read_index(Path(folder), kind=KIND) as (content, rows_ND):
-            ids, texts, built_with = list(content["ids"]), list(content["texts"]), content["encoder"]
+        with read_index(Path(folder), _Content, kind=KIND) as (content, rows_ND):
+            ids, texts, built_with = content.ids, content.texts, content.encoder
             if not len(rows_ND) == len(ids) == len(texts) > 0:
                 raise ValueError(f"{len(rows_ND)} embeddings, {len(ids)} ids, {len(texts)} texts")
         index._rows_ND, index._ids, index._texts = rows_ND, ids, texts

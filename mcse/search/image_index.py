@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
@@ -50,6 +49,15 @@ class IndexOrigin:
     model_digest: str | None
     tower: str | None
     features: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Content(IndexOrigin):
+    """An index on disk, beside its embeddings."""
+
+    complete: bool
+    images: tuple[IndexedImage, ...]
+    skipped: tuple[SkippedImage, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -104,13 +112,17 @@ class ImageIndex:
         Raises:
             ValueError: The folder holds none, or a damaged one, or one of another version.
         """
-        with read_index(folder, kind=KIND) as (content, rows_ND):
+        with read_index(folder, _Content, kind=KIND) as (content, rows_ND):
+            for image in content.images:
+                parts = PurePosixPath(image.path).parts
+                if not parts or parts[0] == "/" or ".." in parts:
+                    raise ValueError(f"image {image.path!r} is not a path below the folder")
             return cls(
-                origin=IndexOrigin(**{key: content[key] for key in IndexOrigin.__dataclass_fields__}),
-                images=tuple(_image(record) for record in content["images"]),
+                origin=IndexOrigin(**{key: getattr(content, key) for key in IndexOrigin.__dataclass_fields__}),
+                images=content.images,
                 rows_ND=rows_ND,
-                skipped=tuple(SkippedImage(**record) for record in content["skipped"]),
-                is_complete=bool(content["complete"]),
+                skipped=content.skipped,
+                is_complete=content.complete,
             )
 
 
@@ -147,11 +159,3 @@ class _Captions:
     def encode(self, sentences: Sequence[str], *, batch_size: int = 64, normalize: bool = True) -> FloatArray:
         del normalize  # they have length 1
         return self._encoder.encode_captions(sentences, batch_size=batch_size)
-
-
-def _image(record: dict[str, Any]) -> IndexedImage:
-    image = IndexedImage(**record)
-    parts = PurePosixPath(image.path).parts
-    if not parts or parts[0] == "/" or ".." in parts:
-        raise ValueError(f"image {image.path!r} is not a path below the folder")
-    return image

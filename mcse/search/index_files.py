@@ -11,17 +11,24 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from mcse.files import read_json, replacing, sha256_file, write_json
+from mcse.files import replacing, sha256_file, write_json
+from mcse.reading import read_json
 from mcse.types import FloatArray
 
+T = TypeVar("T")
+
 SCHEMA = 2
+
+_MOST_BYTES = 2**33
+"""The sentences of an index stand in its JSON."""
 
 CONTENT_FILE = "index.json"
 _EMBEDDINGS = "embeddings"
@@ -53,8 +60,23 @@ def save_index(folder: Path, content: Mapping[str, Any], rows_ND: FloatArray, *,
             old.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Embeddings:
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What every index says."""
+
+    schema: int
+    index_of: str
+    embeddings: _Embeddings
+
+
 @contextmanager
-def read_index(folder: Path, *, kind: str) -> Iterator[tuple[dict[str, Any], FloatArray]]:
+def read_index(folder: Path, schema: type[T], *, kind: str) -> Iterator[tuple[T, FloatArray]]:
     """The content of an index and its (N, D) embeddings; what the block finds wrong with them counts as damage.
 
     Raises:
@@ -64,18 +86,19 @@ def read_index(folder: Path, *, kind: str) -> Iterator[tuple[dict[str, Any], Flo
     if not path.is_file():
         raise ValueError(f"{folder} is not an index of {kind}: there is no {CONTENT_FILE} in it")
     try:
-        content = read_json(path)
-        if (schema := content.get("schema")) != SCHEMA:
-            raise ValueError(f"schema {schema!r}, this version reads {SCHEMA}")
-        if content["index_of"] != kind:
-            raise ValueError(f"it is an index of {content['index_of']}")
-        yield content, _read_embeddings(folder, **content[_EMBEDDINGS])
-    except (KeyError, TypeError, ValueError, AttributeError, OSError, SafetensorError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        head = read_json(path, _Head, most_bytes=_MOST_BYTES)
+        if head.schema != SCHEMA:
+            raise ValueError(f"schema {head.schema!r}, this version reads {SCHEMA}")
+        if head.index_of != kind:
+            raise ValueError(f"it is an index of {head.index_of}")
+        content = read_json(path, schema, most_bytes=_MOST_BYTES)
+        yield content, _read_embeddings(folder, head.embeddings.file, sha256=head.embeddings.sha256)
+    except (KeyError, ValueError, OSError, SafetensorError) as error:
+        reason = str(error).removeprefix(f"{path}: ")
         raise ValueError(f"{path}: damaged, or not an index of {kind}: {reason}") from error
 
 
-def _read_embeddings(folder: Path, *, file: str, sha256: str) -> FloatArray:
+def _read_embeddings(folder: Path, file: str, *, sha256: str) -> FloatArray:
     if Path(file).name != file:
         raise ValueError(f"embeddings {file!r} is not a plain file name")
     if sha256_file(folder / file) != sha256:

@@ -23,7 +23,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mcse import distributed
-from mcse.files import move, read_json, recover_folder, remove_folder, replacing_folder, sha256_file
+from mcse.files import move, recover_folder, remove_folder, replacing_folder, sha256_file
+from mcse.reading import read_json
 from mcse.run_folder import saved_states
 from mcse.types import Stateful
 
@@ -32,6 +33,10 @@ logger = logging.getLogger(__name__)
 _DIGESTS = "digests.json"
 _TENSORS = ("model", "optimizer", "stateful")
 """The safetensors files of a state."""
+
+
+_MOST_BYTES = 2**32
+"""A stream may save what it has read of."""
 
 
 @dataclass(slots=True)
@@ -180,14 +185,16 @@ def _damage(path: Path) -> str | None:
     """What is wrong with the files of a saved state, naming the first such file; ``None`` if nothing is."""
     file = path / _DIGESTS
     try:
-        digests = read_json(file)
+        digests = read_json(file, dict[str, str])
+        if lacking := {"state.json", *(f"{name}.safetensors" for name in _TENSORS)} - digests.keys():
+            return f"{file} lacks the digest of {min(lacking)}"
         for name, digest in digests.items():
             file = path / name
             if sha256_file(file) != digest:
                 return f"{file} is damaged (its SHA-256 is not the one noted when it was saved)"
     except FileNotFoundError:
         return f"{file} is missing"
-    except (ValueError, AttributeError, OSError) as error:
+    except (ValueError, OSError) as error:
         return f"{file} cannot be read ({error})"
     return None
 
@@ -199,7 +206,7 @@ def _read_state(path: Path) -> _Content:
         ValueError: Another number of processes saved it, or it cannot be read from here.
     """
     try:
-        facts = read_json(path / "state.json")
+        facts = read_json(path / "state.json", dict[str, Any], most_bytes=_MOST_BYTES)
         if facts["world_size"] != distributed.world_size():
             raise ValueError(
                 f"train.resume: {path} was saved by {facts['world_size']} processes and cannot go on with "

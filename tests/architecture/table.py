@@ -50,7 +50,7 @@ _LOW = {
     "scenes": part("the picture world of the demo, and words for what it shows", "files", "reading", "types"),
     "models": part(
         "`forward(batch)` → rows, and checkpoints of them; h5py for ELMo's original release",
-        *("files", "run_folder", "manifest", "types", "nn", "text"),
+        *("files", "reading", "run_folder", "manifest", "types", "nn", "text"),
     ),
     "encoders": part(
         "any kind of encoder by one name",
@@ -58,7 +58,19 @@ _LOW = {
     ),
     "search": part(
         "indexes of sentences and images, questions, the server and its page",
-        *("files", "images", "run_folder", "types", "data", "text", "models", "encoders", "metrics", "report"),
+        *(
+            "files",
+            "reading",
+            "images",
+            "run_folder",
+            "types",
+            "data",
+            "text",
+            "models",
+            "encoders",
+            "metrics",
+            "report",
+        ),
         "distributed",
     ),
     "evaluation": part(
@@ -68,7 +80,7 @@ _LOW = {
     "report": part(
         "results → terminal, Markdown, HTML, model card", "files", "reading", "run_folder", "types", "metrics"
     ),
-    "training": part("the loop", "files", "run_folder", "types", "config", "distributed", "cpu"),
+    "training": part("the loop", "files", "reading", "run_folder", "types", "config", "distributed", "cpu"),
 }
 PARTS = {
     **_LOW,

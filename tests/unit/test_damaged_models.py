@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -17,13 +18,16 @@ from mcse.evaluation.result_cache import KeptResult, cache_folder, load_result, 
 from mcse.evaluation.seen_text import read_run_text
 from mcse.manifest import locate, read_manifest
 from mcse.models.joint_checkpoint import load_joint
+from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 from mcse.models.weights import load_tensors
 from mcse.report import evaluation_files
 from mcse.run_folder import read_run
+from mcse.search.image_index import ImageIndex, IndexedImage, IndexOrigin
 from tests.fixtures.colour_model import build_colour_model
 from tests.fixtures.model_scores import make_scores
 from tests.fixtures.mutations import mutated
 from tests.fixtures.run_folders import make_run
+from tests.fixtures.tiny_models import build_tiny_bert
 
 MUTATIONS = 200
 EMBEDDING = "sentence_embedding"
@@ -78,6 +82,21 @@ def listed(folder: Path) -> None:
         raise ValueError(f"{folder}: {reason}")
 
 
+def transformer(folder: Path) -> None:
+    shutil.rmtree(folder)
+    build_tiny_bert(folder, layers=1)
+
+
+def image_index(folder: Path) -> None:
+    ImageIndex(
+        origin=IndexOrigin(folder="/images", model="m", model_digest=None, tower=None, features=None),
+        images=(IndexedImage(path="a.png", num_bytes=1, mtime_ns=1, sha256="0"),),
+        rows_ND=np.ones((1, 1), np.float32),
+        skipped=(),
+        is_complete=True,
+    ).save(folder)
+
+
 def colour_model(folder: Path) -> None:
     build_colour_model(folder)
     path = folder / "mcse.json"  # without the digests, which find most damage
@@ -106,6 +125,19 @@ READERS: dict[str, tuple[Callable[[Path], object], str, Callable[[Path], object]
     "a run's text": (run_folder, "run.json", read_run_text),
     "a run's numbers": (run_folder, "metrics.jsonl", read_run),
     "a run's results": (run_folder, "evaluation/results.json", listed),
+    "a transformer's configuration": (
+        transformer,
+        "config.json",
+        lambda folder: load_text_encoder(str(folder), pooling="mean"),
+    ),
+    "a tokenizer": (transformer, "tokenizer.json", lambda folder: load_tokenizer(str(folder))),
+    "a tokenizer's settings": (transformer, "tokenizer_config.json", lambda folder: load_tokenizer(str(folder))),
+    "a transformer's weights": (
+        transformer,
+        "model.safetensors",
+        lambda folder: load_text_encoder(str(folder), pooling="mean"),
+    ),
+    "an index of images": (image_index, "index.json", ImageIndex.load),
     "earlier results": (results, "results.json", lambda folder: evaluation_files._earlier(folder / "results.json")),
 }
 

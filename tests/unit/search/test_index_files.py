@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -125,22 +126,30 @@ def change(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+@dataclass(frozen=True)
+class Things:
+    names: list[str]
+
+
 def test_damage_is_refused(tmp_path):
     def refused(kind: str = "things") -> str:
-        with pytest.raises(ValueError, match=f"not an index of {kind}") as caught, read_index(tmp_path, kind=kind):
+        with (
+            pytest.raises(ValueError, match=f"not an index of {kind}") as caught,
+            read_index(tmp_path, Things, kind=kind),
+        ):
             pass
         return str(caught.value)
 
     assert "there is no index.json in it" in refused()
     save_index(tmp_path, {"names": ["a", "b", "c"]}, OLD, kind="things")
-    with read_index(tmp_path, kind="things") as (content, rows_ND):
-        assert content["names"] == ["a", "b", "c"]
+    with read_index(tmp_path, Things, kind="things") as (content, rows_ND):
+        assert content.names == ["a", "b", "c"]
         np.testing.assert_array_equal(rows_ND, OLD)
     with (
-        pytest.raises(ValueError, match=r"index.json: damaged, or not an index of things: it lacks 'texts'"),
-        read_index(tmp_path, kind="things") as (content, _),
+        pytest.raises(ValueError, match=r"index.json: damaged, or not an index of things: 3 names"),
+        read_index(tmp_path, Things, kind="things") as (content, _),
     ):
-        content["texts"]
+        raise ValueError(f"{len(content.names)} names")
     assert "it is an index of things" in refused("images")
     content = json.loads((tmp_path / "index.json").read_text())
     stored = tmp_path / content["embeddings"]["file"]
@@ -150,11 +159,12 @@ def test_damage_is_refused(tmp_path):
     stored.unlink()
     assert "No such file" in refused()
     for wrong, message in (
-        ({"schema": 1}, "schema 1, this version reads 2"),
+        ({"names": None}, "names must be a list, got null"),
+        ({"names": ["a"], "schema": 1}, "schema 1, this version reads 2"),
         ({"schema": 2, "embeddings": {"file": "../x.safetensors", "sha256": ""}}, "is not a plain file name"),
-        ({"embeddings": {"file": "x"}}, "sha256"),
+        ({"embeddings": {"file": "x"}}, "embeddings.sha256 is missing"),
     ):
         change(tmp_path, **wrong)
         assert message in refused()
     (tmp_path / "index.json").write_text("[")
-    assert "line 1: broken JSON" in refused()
+    assert "broken JSON" in refused()
