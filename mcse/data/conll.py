@@ -14,6 +14,7 @@ from mcse.text.tags import OUTSIDE, Repairs, TagSet, check_tag, repair_tags, typ
 _IMAGE_LINE = "IMGID:"
 _DOCUMENT_LINE = "-DOCSTART-"
 _BLANKS = " \t\v\f"
+_NUMBER = re.compile(r"\d+(?:[-.]\d+)?")
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def read_conll(path: Path) -> TaggedTexts:
     """The texts of a CoNLL file: a word and its tag a line, split by tabs or spaces, the tag last; a blank line ends.
 
     An ``IMGID:name`` line before the words names the image. A file without tags (one column) gets ``O``. Where the
-    first of three columns or more counts the words of every text, the word is the second.
+    first of three columns or more is a number on every line of the file, the word is the second.
 
     Raises:
         FileNotFoundError: Nothing is there.
@@ -82,6 +83,7 @@ def read_conll(path: Path) -> TaggedTexts:
         )
     texts = reader.texts
     if reader.is_numbered:
+        logger.warning("%s: the first column is numbers throughout, so the words are the second", path)
         texts = [replace(text, words=words) for text, words in zip(texts, reader.seconds, strict=True)]
     return TaggedTexts(path, tuple(texts), has_tags=reader.has_tags)
 
@@ -126,8 +128,7 @@ class _Reader:
             words = tuple(several[0] for several in columns)
             self.texts.append(TaggedText(words, tags, self.image, self.start))
             self.seconds.append(tuple(several[min(1, len(several) - 1)] for several in columns))
-            counted = [tuple(map(str, range(first, first + len(words)))) for first in (0, 1)]
-            self.is_numbered &= words in counted and all(len(several) > 1 for several in columns)
+            self.is_numbered &= all(len(several) > 1 and _NUMBER.fullmatch(several[0]) for several in columns)
         elif self.image_line is not None:
             raise ValueError(f"{self.path}, line {self.image_line}: no words between it and line {number}")
         self.rows, self.image, self.image_line = [], None, None

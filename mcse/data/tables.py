@@ -98,6 +98,9 @@ _DIALECTS: Mapping[str, tuple[_Dialect, ...]] = {
 }
 """By the file's ending; the first is that of a table without a header, the header may show another."""
 
+_NO_TEXT = (".json", ".parquet", ".arrow", ".xls", ".xlsx", ".bz2", ".xz", ".zst", ".zip", ".tar")
+_BESIDE = {"", "id", "idx", "index", "pair_id", "label", "labels", "hypothesis", "split", "number", "comment_number"}
+
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 """What is always a table, and never text."""
 
@@ -136,7 +139,7 @@ def open_table(
         ValueError: Empty, or columns are missing or doubled (names those that are there); what ``rows`` refuses.
     """
     if ending(path) == ".jsonl":
-        return _open_records(path, wanted, optional or {})
+        return open_records(path, wanted, optional=optional)
     first = next((line for line in text_lines(path, strip=False) if line.strip()), None)
     if first is None:
         raise ValueError(f"{path} is empty")
@@ -195,26 +198,34 @@ def check_is_text(path: Path, lines: Iterable[str]) -> None:
     Raises:
         ValueError: Says what it looks like, and how such a file is given.
     """
-    if ending(path) in (*TABLE_SUFFIXES, ".json", ".parquet"):
-        raise ValueError(f"{path}: a table ({ending(path)}) is no text of one sentence a line")
+    if ending(path) in (*TABLE_SUFFIXES, *_NO_TEXT):
+        raise ValueError(f"{path}: no text of one sentence a line, by its ending ({ending(path)})")
     head = [line for _, line in zip(range(HEAD_LINES), filter(str.strip, lines), strict=False)]
     if not head:
         return
     what = ""
-    if head[0].lstrip().startswith(("{", "[")) and _is_json(head[0]):
+    first = head[0].strip()
+    if (first.startswith("{") and first.endswith("}")) or (first.startswith("[") and _is_json(first)):
         what = "JSON; let its name end in .jsonl"
     elif "\t" in head[0] and len({line.count("\t") for line in head}) == 1:
         what = f"a table of {head[0].count(chr(9)) + 1} columns; let its name end in .tsv"
     elif _is_header(head[0]):
         what = "a table, by its header; let its name end in .csv"
     elif all(_NAMED.match(line) for line in head):
-        what = "names of images with captions behind them; give it the header 'image,caption' and the ending .csv"
+        what = "names of images with captions; give it a header (image,caption) and the ending .csv"
     if what:
         raise ValueError(f"{path}: holds no text of one sentence a line, but {what}")
 
 
-_NAMED = re.compile(r"\S*(?:\.(?:jpe?g|png|webp|gif|bmp|tiff?)(?:#\d+)?\s*[\s,;|]|\d[\w-]*[,;|])\s*\S", re.I)
-"""A line that begins with the name or number of an image, and no blank before what follows a number."""
+_IMAGE = r"\S*\.(?:jpe?g|png|webp|gif|bmp|tiff?)"
+_NAMED = re.compile(
+    rf"""["']?{_IMAGE}(?:\#\d+)?["']?\s*[\s,;|:]\s*\S     # the name of a file
+    | ["']?[\w-]*\d[\w-]*["']?\s*[,;|]\s*\S               # a number, or a name with one
+    | .*[,;|]\s*["']?{_IMAGE}["']?\s*$                     # the name behind its caption
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+"""A line that begins with the name or number of an image and a delimiter, or that ends with a name."""
 
 
 def text_cell(value: object, *, where: str) -> str:
@@ -235,7 +246,7 @@ def number_cell(value: object, *, where: str) -> float:
         ValueError: It is something else; ``where`` opens the message.
     """
     number = math.nan
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
+    if isinstance(value, str | int | float) and not isinstance(value, bool) and "_" not in str(value):
         try:
             number = float(value)
         except (ValueError, OverflowError):
@@ -319,7 +330,9 @@ def _cells_of(line: str, dialect: _Dialect, *, where: str) -> list[str]:
     return [cell.strip() for cell in cells]
 
 
-def _open_records(path: Path, wanted: Names, optional: Names) -> Table:
+def open_records(path: Path, wanted: Names, *, optional: Names | None = None) -> Table:
+    """``open_table`` of a file that has an object a line, whatever its name ends in."""
+    optional = optional or {}
     first = next(_records(path), None)
     if first is None:
         raise ValueError(f"{path} is empty")
@@ -362,16 +375,18 @@ def shown_names(names: Iterable[str]) -> str:
 
 def _is_json(line: str) -> bool:
     try:
-        parse_json(line, dict[str, Any] if line.lstrip().startswith("{") else list[Any], where="")
+        parse_json(line, list[Any], where="")
     except ValueError:
         return False
     return True
 
 
 def _is_header(line: str) -> bool:
-    """Whether a line is names of known columns, and nothing else."""
+    """Whether a line is names of known columns, and of what stands beside them."""
     known = {name for names in (SCORED_PAIRS, TRIPLETS, CAPTIONS) for many in names.values() for name in many}
     return any(
-        len(cells := [cell.strip().strip('"').lower() for cell in line.split(delimiter)]) > 1 and known >= set(cells)
+        len(cells := {cell.strip().strip('"').lower() for cell in line.split(delimiter)}) > 1
+        and cells & known
+        and cells <= known | _BESIDE
         for delimiter in ",;|"
     )

@@ -8,8 +8,10 @@ with ``x.txt`` beside ``x.jpg``, and Flickr30k-Entities' ``Sentences`` folder.
 from __future__ import annotations
 
 import ast
+import io
 import json
 import re
+import tokenize
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +19,17 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from mcse.data.images.names import IMAGE_SUFFIXES, is_image_file, is_resource_fork, name_of_cell
-from mcse.data.tables import CAPTIONS, HEAD_LINES, Table, check_is_text, ending, find_columns, open_table, shown_names
+from mcse.data.tables import (
+    CAPTIONS,
+    HEAD_LINES,
+    Table,
+    check_is_text,
+    ending,
+    find_columns,
+    open_records,
+    open_table,
+    shown_names,
+)
 from mcse.files import read_bytes, text_lines
 from mcse.reading import parse_json
 
@@ -26,11 +38,14 @@ _T = TypeVar("_T")
 MOST_BYTES = 2**31
 """Of a JSON file of captions; COCO's largest has 0.1 GB."""
 
+_LONGEST_RECORD = 2**20
 _SPLIT = {"split": ("split",)}
 _TOKEN_LINE = re.compile(r"(?P<name>[^\t]+?)#\d+\s*\t(?P<caption>.*)")
 _NAME_TAB = re.compile(rf"(?P<name>[^\t]+(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))}))\s*\t(?P<caption>.*)", re.I)
 # Kaggle's Flickr30k results.csv lacks the second bar in one row: "2199200615.jpg| 4   A dog runs across the grass ."
 _NUMBER_STUCK_TO_COMMENT = re.compile(r"\s*\d\s+(?P<caption>\S.*)")
+_OPENING = ("[", "(", "{", "array(")
+_LISTED = re.compile(r"""(?:array\()?[\[({]\s*["']""")
 _ENTITY = re.compile(r"\[/EN#\S+ ([^\]]*)\]")
 
 
@@ -109,9 +124,7 @@ def caption_texts(value: object, *, where: str) -> list[str]:
         ValueError: the cell holds something else; ``where`` opens the message.
     """
     if isinstance(value, str):
-        if re.match(r"""\[\s*["']""", value) and value.rstrip().endswith("]"):
-            return _list_in_a_string(value, where=where)
-        return [value]
+        return _written(value, where=where)
     if isinstance(value, dict) and "raw" in value:
         return caption_texts(value["raw"], where=where)
     if isinstance(value, list | tuple):
@@ -119,16 +132,31 @@ def caption_texts(value: object, *, where: str) -> list[str]:
     raise ValueError(f"{where}: a caption is a string or a list of strings, got {type(value).__name__}")
 
 
-def _list_in_a_string(value: str, *, where: str) -> list[str]:
-    """Of a list as JSON or as Python writes it."""
-    for read in (json.loads, ast.literal_eval):
-        try:
-            several = read(value.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if isinstance(several, list) and all(isinstance(text, str) for text in several):
-            return several
-    raise ValueError(f"{where}: a caption that looks like a list of strings, but is none: {value[:60]!r}")
+def _written(value: str, *, where: str) -> list[str]:
+    """A caption, or the captions of a list or record that JSON, Python or NumPy has written into the cell."""
+    text = value.strip()
+    if text.startswith(_OPENING) and text.endswith((")", "]", "}")):
+        for read in (json.loads, _literal):
+            try:
+                several = read(text)
+            except (ValueError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError):
+                continue
+            if isinstance(several, list | tuple | dict):
+                return caption_texts(several, where=where) or [""]  # of an empty list, counted with the blank ones
+        if _LISTED.match(text):
+            raise ValueError(f"{where}: a caption that looks like a list of strings, but is none: {text[:60]!r}")
+    return [value]
+
+
+def _literal(text: str) -> object:
+    """What Python has written; NumPy leaves out the commas, and Python would join such strings to one."""
+    tree = ast.parse(text, mode="eval")
+    found = sum(isinstance(node, ast.Constant) and isinstance(node.value, str) for node in ast.walk(tree))
+    written = sum(token.type == tokenize.STRING for token in tokenize.generate_tokens(io.StringIO(text).readline))
+    if found != written:
+        raise ValueError("strings without commas between them")
+    value: object = ast.literal_eval(tree)
+    return value
 
 
 def _table_rows(table: Table) -> Iterator[CaptionRow]:
@@ -181,7 +209,9 @@ def _token_rows(path: Path) -> Iterator[CaptionRow]:
 
 
 def _is_record(line: str) -> bool:
-    """Whether a line is an object with image and caption, whole."""
+    """Whether a line is an object with image and caption, whole; COCO's file is one line of a hundred megabytes."""
+    if len(line) > _LONGEST_RECORD:
+        return False
     try:
         record = parse_json(line, dict[str, Any], where="")
         return find_columns(record, CAPTIONS, where="").keys() == CAPTIONS.keys()
@@ -190,7 +220,7 @@ def _is_record(line: str) -> bool:
 
 
 def _record_rows(path: Path) -> Iterator[CaptionRow]:
-    table = open_table(path, CAPTIONS, optional=_SPLIT)
+    table = open_records(path, CAPTIONS, optional=_SPLIT)
     for row in table.rows():
         yield from _rows_of_record(*row.cells, where=table.where(row))
 

@@ -18,6 +18,8 @@ ABSENT = -1
 
 _COCO_STEM = re.compile(r"(?:COCO_[a-z]+\d{4}_)?(\d+)")
 _COLLISION = -2
+_NO_NAMES = ("nan", "NaN", "None", "null")
+"""What tables write where there is no name. And numbers become fractions where some are missing: 391895.0."""
 
 
 def read_name_list(path: Path) -> list[str]:
@@ -51,9 +53,11 @@ def name_of_cell(value: object, *, where: str) -> str:
     if isinstance(value, dict) and isinstance(value.get("path"), str):
         value = value["path"]
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # tables with a gap among their numbers make them fractions
-    if (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, str) and value.strip()):
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, str) and value.strip() and value.strip() not in _NO_NAMES:
+        return value.removesuffix(".0") if value.removesuffix(".0").isdecimal() else value
     shown = "null" if value is None else repr(value)[:60]
     raise ValueError(f"{where}: an image is a name or a whole number, got {shown}")
 

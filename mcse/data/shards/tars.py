@@ -211,7 +211,11 @@ def _scan(path: Path) -> _TarIndex:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
                     last = member.name
-                    if member.isreg() and not is_resource_fork(PurePosixPath(last)) and not _note(found, member, path):
+                    if member.isdir() or is_resource_fork(PurePosixPath(last)):
+                        continue
+                    if not member.isreg():
+                        passed_over["links"] += 1
+                    elif not _note(found, member, path):
                         passed_over[f".{PurePosixPath(last).name.partition('.')[2].lower()}"] += 1
                 end = tar.offset
         except (tarfile.TarError, EOFError, OverflowError, UnicodeError, MemoryError, RecursionError) as error:
@@ -257,12 +261,13 @@ def _note(found: dict[str, _Members], member: tarfile.TarInfo, path: Path) -> bo
     if member.size > _MOST_BYTES[part]:
         raise ValueError(f"{path}: {member.name} has {member.size:,} bytes; expected {_MOST_BYTES[part]:,} at most")
     sample = found.setdefault(str(name.parent / stem), _Members())
+    other = sample.json if suffix == ".json" else sample.parts.get(part)
+    if other is not None:
+        raise ValueError(f"{path}: {member.name} and {other.name} are the same sample's")
     if suffix == ".json":
         sample.json = member
-        return True
-    if part in sample.parts:
-        raise ValueError(f"{path}: {member.name} and {sample.parts[part].name} are the same sample's")
-    sample.parts[part] = member
+    else:
+        sample.parts[part] = member
     return True
 
 

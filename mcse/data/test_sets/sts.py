@@ -68,6 +68,9 @@ _HOMES: Mapping[str, tuple[str, ...]] = {
 _PREFIXES = ("STS", "STS2016")
 """What files' names begin with: SentEval's everywhere, and those of 2016 as they were published."""
 
+_MOST_COUNTED = 6
+"""Rows whose scores may be 0, 1, 2 and so on, in that order."""
+
 _STSB_FILES = {"train": "sts-train.csv", "dev": "sts-dev.csv", "test": "sts-test.csv"}
 _SICK_FILES = {"train": "SICK_train.txt", "dev": "SICK_trial.txt", "test": "SICK_test_annotated.txt"}
 
@@ -301,6 +304,13 @@ def load_scored_pairs(path: str | Path) -> ScoredPairs:
         if not sentence1.strip() or not sentence2.strip():
             raise ValueError(f"{where}: empty sentence")
         rows.append((number_cell(score, where=where), sentence1, sentence2))
+    if len(rows) > _MOST_COUNTED and [score for score, _, _ in rows] in (
+        list(range(len(rows))),
+        list(range(1, len(rows) + 1)),
+    ):
+        raise ValueError(
+            f"{path}: its scores count the rows; name the columns in a header (score, sentence1, sentence2)"
+        )
     return _scored(rows, path.stem, "all", (path,))
 
 

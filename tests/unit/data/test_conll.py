@@ -84,7 +84,9 @@ def test_twitter2015_is_read_repaired_and_counted(real_data):
         ("imgid:1\nBob\tB-PER\n", [("Bob",)], "1"),
         ("1\tBob\tNNP\tB-PER\n2\truns\tVBZ\tO\n\n1\tok\tUH\tO\n", [("Bob", "runs"), ("ok",)], None),
         ("0 Bob B-PER\n1 runs O\n", [("Bob", "runs")], None),
-        ("1\tNNP\tB-LOC\n1\tNNP\tO\n", [("1", "1")], None),  # words that are numbers, not counts
+        ("1\tBob\tNNP\tB-PER\n2\truns\tVBZ\tO\n\n3-4\tok\tUH\tO\n", [("Bob", "runs"), ("ok",)], None),
+        ("7\tCD\tO\nBob\tNNP\tB-PER\n", [("7", "Bob")], None),  # a word that is a number
+        ("7\tO\n8\tO\n", [("7", "8")], None),
         ("IMGID:1\rBob\tB-PER\r\rok\tO\r", [("Bob",), ("ok",)], "1"),
     ],
 )

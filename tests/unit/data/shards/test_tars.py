@@ -415,6 +415,12 @@ def test_members_that_are_no_part_are_counted(tmp_path, caplog):
         caplog.clear()
         assert len(open_shards("p.tar", root=tmp_path)) == 1
         assert "passed over: 1 of .seg.png, 2 of .cls" in caplog.text
+    with tarfile.open(tmp_path / "p.tar", "a") as tar:
+        link = tarfile.TarInfo("0003.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "0001.png"
+        tar.addfile(link)
+    open_shards("p.tar", root=tmp_path)
+    assert "2 of .cls, 1 of links" in caplog.text
     write_tar(tmp_path / "dots.tar", {"a.v1.txt": b"one", "a.v1.png": grey(1)})
     with pytest.raises(ValueError, match=r"no sample of the tars has a caption .* members end in \.v1\.txt, \.v1\.png"):
         open_shards("dots.tar", root=tmp_path)

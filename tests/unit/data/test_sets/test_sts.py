@@ -136,6 +136,8 @@ def test_own_file_in_every_format(tmp_path, name, text):
         ("mine.csv", '1,"a\nb",c\n2,d\n', r"mine\.csv, line 1: a quotation mark is opened"),
         ("mine.csv", '1,a,b\n2,"c,d\n3,e,f"\n', r"mine\.csv, line 2: a quotation mark is opened"),
         ("mine.tsv", "1\ta\tb\t5\n2\tc\td\t1\n", r"line 1: no column .* without a header .* exactly score, sentence1"),
+        ("mine.tsv", "".join(f"{row}\ta\tb\n" for row in range(1, 8)), r"mine\.tsv: its scores count the rows"),
+        ("mine.tsv", "1_0\ta\tb\n", r"line 1: score '1_0' is not a finite number"),
         ("mine.csv", "sentence1,sentence2,label\na,b,0\n", r"mine\.csv, line 1: score 'sentence1' is not a finite"),
         ("mine.csv", "score,score,sentence1,sentence2\n1,2,a,b\n", r"line 1: the column 'score' stands there 2 times"),
         ("mine.tsv", "1\ta\tb\n2\tc\0\td\n", r"mine\.tsv, line 2: a NUL byte"),
