@@ -10,6 +10,9 @@ import torch
 
 from mcse.training.config import OptimConfig
 from mcse.training.optim import AdamWHF, build_optimizer
+from tests.fixtures.launch import differing, run
+from tests.fixtures.tiny_run import build_tiny_run
+from tests.recipes.test_training import stop_after
 
 STEPS, RATE, BETAS, EPSILON = 6, 1e-2, (0.9, 0.999), 1e-6
 # As small as the gradients of MCSE's heads, where epsilon weighs; and none at all in some steps.
@@ -88,3 +91,16 @@ def test_the_setting_builds_it_and_its_state_is_put_back():
             optimizer.step()
     for left, right in zip(layers[0].parameters(), layers[1].parameters(), strict=True):
         assert torch.equal(left, right)
+
+
+def test_a_resumed_run_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path, monkeypatch):
+    tiny = build_tiny_run(tmp_path / "tiny")
+    keys = {"optim.optimizer": "adamw_hf", "optim.epsilon": 1e-6, "train.resume": "auto"}
+    assert run(tiny, "mcse", tmp_path / "straight", keys) == 0
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        assert run(tiny, "mcse", tmp_path / "stopped", keys) == 143
+    assert run(tiny, "mcse", tmp_path / "stopped", keys) == 0
+    assert not differing(tmp_path / "straight" / "last", tmp_path / "stopped" / "last")
+    assert run(tiny, "mcse", tmp_path / "torchs", keys | {"optim.optimizer": "adamw"}) == 0
+    assert differing(tmp_path / "straight" / "last", tmp_path / "torchs" / "last")
