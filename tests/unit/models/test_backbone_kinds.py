@@ -10,7 +10,15 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, MambaConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    Mamba2Config,
+    MambaConfig,
+    PreTrainedTokenizerFast,
+)
 
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.manifest import Manifest
@@ -59,6 +67,20 @@ def test_a_model_whose_rows_depend_on_other_sentences_is_refused() -> None:
     model = _bert()
     model.embeddings.LayerNorm = _Centred()
     with pytest.raises(ValueError, match=r"encoder\.name_or_path: 'm' \(bert\) gives a sentence other rows beside"):
+        ask_backbone(model, "m")
+
+
+class _Single(nn.Module):
+    """Takes one sentence at a time."""
+
+    def forward(self, row_BTD: Tensor) -> Tensor:
+        return row_BTD.squeeze(0).unsqueeze(0).expand(1, *row_BTD.shape[-2:])
+
+
+def test_a_model_that_fails_on_several_sentences_is_refused() -> None:
+    model = _bert()
+    model.embeddings.LayerNorm = _Single()
+    with pytest.raises(ValueError, match=r"'m' \(bert\) fails on a sentence beside another one .*\(RuntimeError: "):
         ask_backbone(model, "m")
 
 
@@ -162,8 +184,13 @@ def test_no_dropout_keeps_the_models_own(tmp_path: Path) -> None:
     assert {part.p for part in encoder.modules() if isinstance(part, nn.Dropout)} == {0.3}
 
 
-def test_dropout_of_a_model_that_has_none_is_refused(tmp_path: Path) -> None:
-    AutoModel.from_config(MambaConfig(vocab_size=128, hidden_size=32, num_hidden_layers=1)).save_pretrained(tmp_path)
+@pytest.mark.parametrize("kind", ["mamba", "mamba2"])
+def test_dropout_of_a_model_that_has_none_is_refused(kind: str, tmp_path: Path) -> None:
+    """Equal rows of one batch of Mamba 2 differ by rounding, which is no dropout."""
+    shape = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}
+    heads = {"num_heads": 4, "head_dim": 16, "n_groups": 1, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = MambaConfig(**shape) if kind == "mamba" else Mamba2Config(**shape, **heads)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"encoder\.dropout: 0\.1 would do nothing"):
         load_text_encoder(str(tmp_path), pooling="mean", dropout=0.1)
 
