@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -26,12 +26,11 @@ from tqdm import tqdm
 
 from mcse.commands import extract_features
 from mcse.commands.configs import config_path
-from mcse.data.captions.table import load_captions
-from mcse.data.images.features import open_features
-from mcse.data.images.names import find_all
 from mcse.data.test_sets.sts import load_own_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
+from mcse.evaluation.joint_space import CaptionedImages, load_captioned_images
 from mcse.evaluation.suite import Subject
+from mcse.evaluation.suites.retrieval import score_retrieval
 from mcse.evaluation.suites.sts import score_sts
 from mcse.files import write_json
 from mcse.models.small_encoder import build_small_encoder
@@ -55,9 +54,18 @@ TITLES = {
     "mcse": "MCSE",
     "mcse_shuffled": "MCSE, shuffled images",
 }
+COLUMNS = {
+    "spearman": "Spearman × 100",
+    "image_to_text_recall@1": "image → text R@1",
+    "image_to_text_recall@5": "image → text R@5",
+}
 WORLD_TITLES = {"pixels": "The picture world", "null": "The null world: gold that no image shows"}
 _GALLERY_IMAGES = 6
 _GALLERY_CAPTIONS = 3
+
+
+Scores: TypeAlias = dict[str, list[float]]
+"""Name of a score → one value a seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,33 +157,48 @@ def _train(arguments: tuple[str, ...]) -> int:
     return train(load_config(Path(arguments[1]), arguments[2:]), overwrite=True, show_progress=False)
 
 
-def _evaluate_all(output: Path, world: Path, jobs: Sequence[Job], *, seeds: int) -> dict[str, list[float]]:
-    """Spearman × 100 on the test pairs, over seeds, by system."""
+def _evaluate_all(output: Path, world: Path, jobs: Sequence[Job], *, seeds: int) -> dict[str, Scores]:
+    """By system and score, one value a seed. Systems without an image side have no recall."""
     task = load_own_task(world / "sts" / "test.tsv")
+    images = _test_images(world)
 
-    def evaluate(folder: Path, pooling: str | None = None) -> float:
-        encoder = SentenceEncoder.from_pretrained(str(folder), pooling=pooling, device="cpu")
-        return score_sts(Subject.of(encoder), [task]).scores[ScoreKey("sts", task.name, "spearman")]
+    def evaluate(folder: Path, pooling: str | None = None) -> dict[str, float]:
+        subject = Subject.of(SentenceEncoder.from_pretrained(str(folder), pooling=pooling, device="cpu"))
+        found = {**score_sts(subject, [task]).scores, **score_retrieval(subject, images).scores}
+        return {name: found[key] for name, key in _keys(task.name).items() if key in found}
 
-    scores = {"untrained": [evaluate(output / "encoder" / f"seed{seed}", pooling="cls") for seed in range(seeds)]}
-    for system in SYSTEMS:
-        scores[system] = [evaluate(job.folder) for job in jobs if job.system == system]
+    folders = {"untrained": [output / "encoder" / f"seed{seed}" for seed in range(seeds)]}
+    folders |= {system: [job.folder for job in jobs if job.system == system] for system in SYSTEMS}
+    scores = {}
+    for system, runs in folders.items():
+        found = [evaluate(run, "mean" if system == "untrained" else None) for run in runs]
+        scores[system] = {name: [values[name] for values in found] for name in found[0]}
     return scores
 
 
-def _report(output: Path, world: Path, jobs: Sequence[Job], scores: Mapping[str, list[float]], *, title: str) -> None:
-    results = {
-        "world": read_json(world / "manifest.json", dict[str, Any])["config"],
-        "recipes": {system: {"spearman": scores[system]} for system in scores},
-    }
-    write_json(output / "results.json", results)
-    seeds = len(scores["mcse"])
+def _keys(task: str) -> dict[str, ScoreKey]:
+    recalls = {f"image_to_text_recall@{k}": ScoreKey("retrieval", "image_to_text", f"recall@{k}") for k in (1, 5)}
+    return {"spearman": ScoreKey("sts", task, "spearman"), **recalls}
+
+
+def _test_images(world: Path) -> CaptionedImages:
+    return load_captioned_images(
+        str(world / "captions.csv"), features=str(world / "features"), images=str(world / "test_images.txt")
+    )
+
+
+def _report(output: Path, world: Path, jobs: Sequence[Job], scores: Mapping[str, Scores], *, title: str) -> None:
+    config = read_json(world / "manifest.json", dict[str, Any])["config"]
+    write_json(output / "results.json", {"world": config, "recipes": dict(scores)})
     table = ScoreTable(
         title=title,
-        columns=(ScoreColumn("Spearman × 100"),),
-        rows=tuple(ScoreRow(TITLES[system], (tuple(values),)) for system, values in scores.items()),
-        caption="Test pairs about unseen images"
-        + (f"; mean ± standard deviation over {seeds} seeds." if seeds > 1 else "; one seed."),
+        columns=tuple(ScoreColumn(label) for label in COLUMNS.values()),
+        rows=tuple(
+            ScoreRow(TITLES[system], tuple(tuple(found.get(name, ())) for name in COLUMNS))
+            for system, found in scores.items()
+        ),
+        caption="Spearman: test pairs about unseen images. R@K: an unseen image finds one of its captions among the "
+        "first K of all test captions.",
     )
     print_table(table)
     notes = _notes(scores)
@@ -187,17 +210,19 @@ def _report(output: Path, world: Path, jobs: Sequence[Job], scores: Mapping[str,
     )
 
 
-def _notes(scores: Mapping[str, list[float]]) -> list[str]:
+def _notes(scores: Mapping[str, Scores]) -> list[str]:
     """Whether images helped, by more than seeds differ."""
     notes = []
     for other in ("simcse", "mcse_shuffled"):
-        gain = statistics.fmean(scores["mcse"]) - statistics.fmean(scores[other])
-        if len(scores["mcse"]) == 1:
-            notes.append(f"MCSE − {TITLES[other]}: {gain:+.2f} with one seed.")
-            continue
-        spread = max(statistics.stdev(scores[name]) for name in ("mcse", other))
-        clear = "more" if gain > 2 * spread else "not more"
-        notes.append(f"MCSE − {TITLES[other]}: {gain:+.2f}, {clear} than twice the spread of seeds ({spread:.2f}).")
+        for name in [name for name in COLUMNS if name in scores[other]]:
+            ours, theirs = scores["mcse"][name], scores[other][name]
+            gain = f"{COLUMNS[name]}, MCSE − {TITLES[other]}: {statistics.fmean(ours) - statistics.fmean(theirs):+.2f}"
+            if len(ours) == 1:
+                notes.append(f"{gain} with one seed.")
+                continue
+            spread = max(statistics.stdev(ours), statistics.stdev(theirs))
+            clear = "more" if statistics.fmean(ours) - statistics.fmean(theirs) > 2 * spread else "not more"
+            notes.append(f"{gain}, {clear} than twice the spread of seeds ({spread:.2f}).")
     return notes
 
 
@@ -209,24 +234,19 @@ def _curves(job: Job) -> list[Curve]:
 
 def _galleries(world: Path, jobs: Sequence[Job]) -> list[Gallery]:
     """Test images, and the test captions that the two MCSE systems of the first seed find nearest to each."""
-    table = load_captions(str(world / "captions.csv"), images=world / "test_images.txt")
-    assert table.image_names is not None
-    store = open_features(world / "features")
-    assert store.names is not None
-    features = store.rows(find_all(table.image_names, store.names, where="the demo's test images"))
-    captions = [caption for several in table.captions for caption in several]
-    owner = np.repeat(np.arange(len(table)), [len(several) for several in table.captions])
+    shown = _test_images(world)
+    features = shown.store.rows(shown.feature_I)
     finders: dict[str, Callable[[int], list[Caption]]] = {}
     for job in jobs:
         if job.seed == 0 and job.system != "simcse":
             encoder = SentenceEncoder.from_pretrained(str(job.folder), device="cpu")
-            score_MN = encoder.encode_image_features(features) @ encoder.encode_captions(captions).T
-            finders[TITLES[job.system]] = _finder(score_MN, captions, owner)
-    images = range(0, len(table), max(1, len(table) // _GALLERY_IMAGES))
+            score_MN = encoder.encode_image_features(features) @ encoder.encode_captions(shown.captions).T
+            finders[TITLES[job.system]] = _finder(score_MN, shown.captions, shown.image_C)
+    images = range(0, len(shown), max(1, len(shown) // _GALLERY_IMAGES))
     return [
         Gallery(
-            title=table.image_names[image],
-            image=(world / "images" / table.image_names[image]).read_bytes(),
+            title=shown.image_names[image],
+            image=(world / "images" / shown.image_names[image]).read_bytes(),
             captions={system: find(image) for system, find in finders.items()},
         )
         for image in list(images)[:_GALLERY_IMAGES]

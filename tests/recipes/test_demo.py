@@ -1,6 +1,6 @@
 """The demo, shortened, on a world of another seed than the one `make demo` shows; and the null world.
 
-Training files of a null world equal those of the pixel world byte for byte, so the same checkpoints are judged by both.
+Training files of a null world equal those of the pixel world byte for byte, so both evaluate the same checkpoints.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ def test_images_help_where_gold_is_about_them(demo: Path) -> None:
     score = {name: statistics.fmean(entry["spearman"]) for name, entry in recipes.items()}
     assert set(score) == {"untrained", "simcse", "mcse", "mcse_shuffled"}
     assert all(len(entry["spearman"]) == 1 for entry in recipes.values())
-    assert score["mcse"] > score["simcse"] + 3
-    assert score["mcse"] > score["mcse_shuffled"] + 3
+    assert score["mcse"] > max(score["simcse"], score["mcse_shuffled"]) + 30
+    assert recipes["mcse"]["image_to_text_recall@5"][0] > 30
+    assert recipes["mcse_shuffled"]["image_to_text_recall@5"][0] < 5
 
 
 @pytest.mark.slow
