@@ -5,7 +5,6 @@ B sentences, T tokens, C characters a word, W different words, P projected width
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from transformers.utils import ModelOutput
 from mcse.manifest import ELMO_OPTIONS, ELMO_WEIGHTS
 from mcse.nn.charcnn import CharCNN, grouped_words, look_up
 from mcse.nn.projected_lstm import LSTMState, ProjectedLSTM
+from mcse.reading import read_json
 from mcse.text.characters import CHARACTERS, MAX_CHARACTERS, PAD_CHARACTER
 
 Direction: TypeAlias = Literal["forward", "backward"]
@@ -237,7 +237,7 @@ def original_files(folder: Path) -> tuple[Path, Path]:
 
 def _original_config(path: Path) -> ElmoConfig:
     try:
-        options = json.loads(path.read_text(encoding="utf-8"))
+        options = read_json(path, dict[str, Any])
         lstm, words = options["lstm"], options["char_cnn"]
         return ElmoConfig(
             character_dim=words["embedding"]["dim"],
@@ -253,7 +253,7 @@ def _original_config(path: Path) -> ElmoConfig:
             skip_connections=lstm["use_skip_connections"],
             dropout=options.get("dropout", 0.0),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: no options of an ELMo release ({error!r})") from None
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import math
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mcse.files import read_lines, write_json, write_text
+from mcse.reading import parse_json
 from mcse.run_folder import CONFIG, FACTS, HIGHER_IS_BETTER, METRICS, flatten
 from mcse.training.runtime import Runtime
 from mcse.types import DataFile, Score
@@ -37,6 +39,13 @@ def write_run_facts(
     write_json(folder / FACTS, run)
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A line, of which only this is looked at."""
+
+    step: int
+
+
 class Journal:
     """Appends to ``metrics.jsonl`` and to trackers, on the main process alone."""
 
@@ -53,12 +62,9 @@ class Journal:
             return
         kept = []
         for line in read_lines(self.path):
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if entry["step"] <= step:
-                kept.append(line + "\n")
+            with contextlib.suppress(ValueError):
+                if parse_json(line, _Entry, where=str(self.path)).step <= step:
+                    kept.append(line + "\n")
         write_text(self.path, "".join(kept))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

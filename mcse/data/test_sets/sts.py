@@ -55,19 +55,6 @@ HUB_REPOSITORIES: Mapping[str, str] = {
 }
 """The hub's SICK-R mixes its splits, so SentEval's 4,927 test pairs cannot be had from it."""
 
-_HOMES: Mapping[str, tuple[str, ...]] = {
-    "STS12": ("STS12-en-test", "test-gold"),
-    "STS13": ("STS13-en-test", "test-gs"),
-    "STS14": ("STS14-en-test", "sts-en-test-gs-2014"),
-    "STS15": ("STS15-en-test", "test_evaluation_task2a"),
-    "STS16": ("STS16-en-test", "sts2016-english-with-gs-v1.0"),
-    "STSBenchmark": ("STSBenchmark", "stsbenchmark"),
-}
-"""SentEval's folders below ``STS/``, and those that SemEval's archives unpack to."""
-
-_PREFIXES = ("STS", "STS2016")
-"""What files' names begin with: SentEval's everywhere, and those of 2016 as they were published."""
-
 _MOST_COUNTED = 6
 """Rows whose scores may be 0, 1, 2 and so on, in that order."""
 
@@ -179,8 +166,7 @@ def load_senteval_subset(root: Path, name: str, *, subset: str) -> ScoredPairs:
         ValueError: Unequal numbers of lines, gold that is no number, or a scored line without two columns.
     """
     home = _home(root, name)
-    prefix = next((prefix for prefix in _PREFIXES if (home / f"{prefix}.input.{subset}.txt").is_file()), _PREFIXES[0])
-    input_path, gold_path = home / f"{prefix}.input.{subset}.txt", home / f"{prefix}.gs.{subset}.txt"
+    input_path, gold_path = _subset_file(home, "input", subset), _subset_file(home, "gs", subset)
     inputs, golds = file_lines(input_path), file_lines(gold_path)
     if len(inputs) != len(golds):
         raise ValueError(f"{input_path} has {len(inputs)} lines but {gold_path} has {len(golds)}")
@@ -315,11 +301,28 @@ def load_scored_pairs(path: str | Path) -> ScoredPairs:
 
 
 def _home(root: Path, name: str) -> Path:
-    """The folder of a task; SentEval's, where none is there."""
+    """The folder of a task: SentEval's, or else the one below ``STS/`` that holds its files, whatever it is called."""
     if name in ("SICKRelatedness", SICK_ALL_SPLITS):
         return root / "SICK"
-    homes = [root / "STS" / home for home in _HOMES[name]]
-    return next((home for home in homes if home.is_dir()), homes[0])
+    known = root / "STS" / (name if name == "STSBenchmark" else f"{name}-en-test")
+    if known.is_dir():
+        return known
+    others = sorted(path for depth in ("*", "*/*") for path in (root / "STS").glob(depth) if path.is_dir())
+    return next((folder for folder in others if _holds(folder, name)), known)
+
+
+def _holds(folder: Path, name: str) -> bool:
+    if name == "STSBenchmark":
+        return (folder / _STSB_FILES["test"]).is_file()
+    return all(
+        _subset_file(folder, kind, subset).is_file() for subset in SENTEVAL_SUBSETS[name] for kind in ("input", "gs")
+    )
+
+
+def _subset_file(home: Path, kind: str, subset: str) -> Path:
+    """``STS.input.X.txt``; in 2016 SemEval called it ``STS2016.input.X.txt``."""
+    found = sorted(home.glob(f"STS*.{kind}.{subset}.txt"))
+    return found[0] if found else home / f"STS.{kind}.{subset}.txt"
 
 
 def _senteval_task(root: Path, name: str) -> StsTask:

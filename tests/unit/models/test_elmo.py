@@ -316,10 +316,11 @@ def test_weights_that_do_not_fit_are_refused(model, tmp_path):
 def test_a_folder_that_is_no_release_is_refused(tmp_path):
     with pytest.raises(ValueError, match="found none of these"):
         ElmoModel.from_original(tmp_path)
-    (tmp_path / "options.json").write_text("{}")
     (tmp_path / "lm_weights.hdf5").write_bytes(b"no")
-    with pytest.raises(ValueError, match="no options of an ELMo release"):
-        ElmoModel.from_original(tmp_path)
+    for text in ("{}", "[]", '{"lstm": [], "char_cnn": null}', '{"lstm": {}, "char_cnn": 5}', "[" * 100_000, "\0"):
+        (tmp_path / "options.json").write_text(text)
+        with pytest.raises(ValueError, match=r"options\.json: no options of an ELMo release"):
+            ElmoModel.from_original(tmp_path)
 
 
 # --- the original implementation

@@ -172,7 +172,7 @@ def test_hub_tasks_come_from_the_hubs_own_format(tmp_path, monkeypatch):
 
 
 RAW_FOLDERS = {
-    "STS12": "test-gold",
+    "STS12": "STS2012/test-gold",
     "STS13": "test-gs",
     "STS14": "sts-en-test-gs-2014",
     "STS15": "test_evaluation_task2a",
@@ -183,11 +183,15 @@ RAW_FOLDERS = {
 def test_archives_are_read_as_semeval_ships_them(senteval):
     right = {task.name: task for task in data.load_sts(senteval).tasks}
     for task, name in RAW_FOLDERS.items():
+        (senteval / "STS" / name).parent.mkdir(exist_ok=True)
         home = (senteval / "STS" / f"{task}-en-test").rename(senteval / "STS" / name)
         if task == "STS16":
             for file in home.iterdir():
                 file.rename(home / file.name.replace("STS.", "STS2016.", 1))
     (senteval / "STS" / "STSBenchmark").rename(senteval / "STS" / "stsbenchmark")
+    # A training archive has some subsets of the same names.
+    write(senteval / "STS" / "aaa" / "STS.input.MSRpar.txt", "x\ty\n")
+    write(senteval / "STS" / "aaa" / "STS.gs.MSRpar.txt", "1\n")
     found = data.load_sts(senteval)
     assert not found.absent
     for task in found.tasks:
