@@ -59,16 +59,19 @@ def test_every_file_of_the_table_is_there_and_of_one_system(importers: dict[str,
         assert len(owner(module, SYSTEMS)) <= 1, module
 
 
+ENDS = ("mcse.commands.", "mcse.evaluation.suites.")
+
+
 def test_what_one_system_alone_uses_is_in_the_table(importers: dict[str, set[str]]) -> None:
     """And what is in the table, no other system and no part of the frame uses.
 
-    Commands are ends in themselves: what a command does for another is no sign of whose it is.
+    Commands and suites are ends in themselves: what one does for somebody else is no sign of whose it is.
     """
     systems = {module: found[0] for module in importers if (found := owner(module, SYSTEMS))}
     faults = []
     for module, users in importers.items():
         own, owners = systems.get(module), {systems.get(user) for user in users}
-        if own is None and None not in owners and len(owners) == 1 and not module.startswith("mcse.commands."):
+        if own is None and None not in owners and len(owners) == 1 and not module.startswith(ENDS):
             faults.append(f"{module} is used by {owners.pop()} alone: give it to that system in table.py")
         if own is not None and (others := {other for other in owners if not are_kin(own, other)}):
             faults.append(f"{module} of {own} is used by {others}: take it out of table.py, or share it")
