@@ -114,11 +114,11 @@ def _ask(backbone: Any, name: str) -> BackboneFacts:
     cannot_train, drops_out = _try_training(backbone, tokens)
     ours = [ATTENTION] if loaded != "eager" and backbone.is_backend_compatible() else []
     for attention in dict.fromkeys([*ours, loaded, "eager"]):
-        if _switch(backbone, attention):
+        # What cannot be looked at in training is not trusted in evaluation: Reformer pads inside.
+        if not cannot_train and _switch(backbone, attention):
             # Attention that is not to be trusted is none to compare with.
-            expected = alone if attention in (*ours, loaded) else _alone(backbone, tokens)
-            # What cannot be looked at in training is not trusted in evaluation: Reformer pads inside.
-            if not cannot_train and _masks_padding(backbone, tokens, expected):
+            expected = _exact_rows(backbone, tokens, alone if attention in (*ours, loaded) else None)
+            if expected is not None:
                 masks_padding, alone = True, expected
                 break
     else:
@@ -166,15 +166,16 @@ def _part(tokens: TokenBatch, rows: slice, width: int) -> TokenBatch:
     return TokenBatch(tokens.input_ids_BT[rows, :width], tokens.attention_mask_BT[rows, :width])
 
 
-def _masks_padding(backbone: Any, tokens: TokenBatch, expected: list[Tensor]) -> bool:
-    """Whether sentences beside each other get the rows that are expected of them alone.
+def _exact_rows(backbone: Any, tokens: TokenBatch, expected: list[Tensor] | None) -> list[Tensor] | None:
+    """The rows that sentences get beside each other as they do alone; ``None`` if they do not.
 
-    In training, without dropout, which would hide it. Our own attention must also be asked for nothing that short
-    sentences do not show.
+    What is expected of them alone is asked where it is not given. In training, that is without dropout, which would
+    hide it. Our own attention must also be asked for nothing that short sentences do not show.
     """
     short = _part(tokens, slice(1), _LENGTHS[0])
     try:
         with watching() as watch:
+            expected = expected or _alone(backbone, tokens)
             is_exact = _agree(_rows(backbone, tokens), expected)
         if backbone.config._attn_implementation == ATTENTION:
             is_exact &= watch.has_asked and watch.is_plain
@@ -185,10 +186,10 @@ def _masks_padding(backbone: Any, tokens: TokenBatch, expected: list[Tensor]) ->
                 is_exact = _agree(beside, alone) or not _agree(_rows(backbone, short), alone)
     except Exception:
         # Whatever an attention is not made for: another one is tried, or none.
-        return False
+        return None
     finally:
         backbone.eval()
-    return is_exact
+    return expected if is_exact else None
 
 
 def _find_dependence(backbone: Any, equal: TokenBatch) -> str:

@@ -56,6 +56,20 @@ def test_a_layer_that_looks_back_only_where_no_mask_is_given_gets_eager_attentio
     torch.testing.assert_close(model(ids).last_hidden_state, expected(ids).last_hidden_state)
 
 
+def test_eager_attention_that_fails_cures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no such layer")
+
+    monkeypatch.setattr("transformers.models.bert.modeling_bert.eager_attention_forward", fails)
+    register_attention()
+    model = _bert()
+    for layer in model.encoder.layer:
+        del layer.attention.self.is_causal
+    facts = ask_backbone(model, "m")
+    assert (facts.attention, facts.masks_padding) == ("sdpa", False)
+    assert model.config._attn_implementation == "sdpa"
+
+
 class _Centred(nn.Module):
     """Takes the batch's mean away, as a layer that normalises over batches does."""
 
