@@ -69,11 +69,15 @@ def ask_backbone(backbone: Any, name: str) -> BackboneFacts:
         ValueError: It is no encoder of text, or a sentence's rows depend on what else stands in its batch.
     """
     was_training = backbone.training
+    # Some layers keep statistics of what they are trained on.
+    kept = [(buffer, buffer.clone()) for buffer in backbone.buffers()]
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
             return _ask(backbone, name)
         finally:
             backbone.train(was_training)
+            for buffer, value in kept:
+                buffer.copy_(value)
 
 
 def probe_tokens(backbone: Any) -> TokenBatch:

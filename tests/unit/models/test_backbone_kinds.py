@@ -84,6 +84,22 @@ def test_a_model_whose_rows_depend_on_other_sentences_is_refused() -> None:
         ask_backbone(model, "m")
 
 
+class _Normalised(nn.BatchNorm1d):
+    """Over the batch while it trains, by what it has seen there in evaluation."""
+
+    def forward(self, row_BTD: Tensor) -> Tensor:
+        return super().forward(row_BTD.transpose(1, 2)).transpose(1, 2)
+
+
+def test_asking_leaves_no_trace_in_statistics_of_training() -> None:
+    model = _bert()
+    model.embeddings.LayerNorm = _Normalised(32).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    ask_backbone(model, "m")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
 class _Single(nn.Module):
     """Takes one sentence at a time."""
 
