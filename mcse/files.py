@@ -9,12 +9,15 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
+import fcntl
 import gzip
 import hashlib
 import itertools
 import json
 import os
 import shutil
+import socket
+import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +26,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-_DRAFT, _OLD = ".partial", ".old"
+_DRAFT, _OLD, _LOCK = ".partial", ".old", ".lock"
+_LOCK_PAUSE = 0.05  # seconds between two tries
 _BLOCK = 2**20
 _SYNCING = 16  # files forced to the disk at a time: one after the other takes ten times as long
 
@@ -48,6 +52,58 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
+    """Keeps a file or folder to this process while the block runs, and for no longer than the process lives.
+
+    The claim is a lock on ``.NAME.lock`` beside ``path``, so that ``path`` itself may be replaced or not be there yet.
+    Processes that are forked inside the block hold it too. Where a file system knows no locks, nothing is claimed.
+
+    Args:
+        path: What others shall not write to.
+        wait: Seconds to wait for another process that has it.
+
+    Raises:
+        ValueError: Another process has it; names the process and its machine.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}{_LOCK}")
+    descriptor = _lock(lock, path, until=time.monotonic() + wait)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            lock.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def _lock(lock: Path, path: Path, *, until: float) -> int | None:
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its owner may have removed the file between opening and locking; then it is nobody's lock.
+            if lock.exists() and os.fstat(descriptor).st_ino == lock.stat().st_ino:
+                os.truncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                return descriptor
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                owner = lock.read_text(encoding="utf-8") if lock.is_file() else ""
+                os.close(descriptor)
+                raise ValueError(
+                    f"{path} is in use by {owner or 'another process'}; wait until it has ended, or choose another name"
+                ) from None
+            time.sleep(_LOCK_PAUSE)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            return None
+        os.close(descriptor)
 
 
 @contextmanager

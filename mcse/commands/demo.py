@@ -32,7 +32,7 @@ from mcse.evaluation.joint_space import CaptionedImages, load_captioned_images
 from mcse.evaluation.suite import Subject
 from mcse.evaluation.suites.retrieval import score_retrieval
 from mcse.evaluation.suites.sts import score_sts
-from mcse.files import write_json
+from mcse.files import claimed, write_json
 from mcse.models.small_encoder import build_small_encoder
 from mcse.reading import read_json
 from mcse.recipes.launch import load_config, train
@@ -94,16 +94,21 @@ def run(
     """
     if seeds < 1:
         raise ValueError(f"--seeds must be 1 or more, got {seeds}")
+    with claimed(output):
+        return _run(output, WorldConfig(seed=world_seed, gold=gold), seeds=seeds, processes=processes, steps=max_steps)
+
+
+def _run(output: Path, config: WorldConfig, *, seeds: int, processes: int | None, steps: int | None) -> int:
     started = time.perf_counter()
     _fresh(output)
-    world = build_world(output / "world", config=WorldConfig(seed=world_seed, gold=gold))
+    world = build_world(output / "world", config=config)
     extract_features.run(
         str(world / "images"), tower="pixels:16", output=world / "features", device="cpu", overwrite=True
     )
-    jobs = _plan(output, world, seeds=seeds, max_steps=max_steps)
+    jobs = _plan(output, world, seeds=seeds, max_steps=steps)
     _train_all(jobs, processes=processes or os.cpu_count() or 1)
     scores = _evaluate_all(output, world, jobs, seeds=seeds)
-    _report(output, world, jobs, scores, title=WORLD_TITLES[gold])
+    _report(output, world, jobs, scores, title=WORLD_TITLES[config.gold])
     print(f"report: {output / 'report.html'} ({(time.perf_counter() - started) / 60:.1f} minutes)")
     return 0
 

@@ -24,6 +24,7 @@ from mcse.evaluation.seen_text import contaminated_pairs
 from mcse.evaluation.suite import Subject, SuiteOptions, TransferMode
 from mcse.evaluation.suites import SUITES
 from mcse.evaluation.worst_pairs import worst_pairs
+from mcse.files import claimed
 from mcse.report.evaluation_files import (
     comparison_folder,
     model_folder,
@@ -39,6 +40,9 @@ from mcse.report.tables import ScoreTable
 from mcse.report.terminal import print_table
 from mcse.run_folder import is_run, seed_runs
 from mcse.types import ComparedScore, ModelScores
+
+_SECONDS_TO_WAIT = 60.0
+"""For another evaluation of the model to finish writing its report, which takes one or two."""
 
 
 @dataclass(slots=True)
@@ -68,7 +72,8 @@ class _Reports:
     def write(self, model: ModelScores, *, is_seed: bool) -> None:
         """Writes the report of one model."""
         folder = self.folder(model, is_seed=is_seed)
-        write_model(model, folder, digest=encoder_digest(model.name), precision=self.precision)
+        with claimed(folder, wait=_SECONDS_TO_WAIT):
+            write_model(model, folder, digest=encoder_digest(model.name), precision=self.precision)
         print(f"wrote {folder / 'results.json'}, report.md, report.tex and report.html")
         if self.has_cards:
             try:

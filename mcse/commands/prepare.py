@@ -37,7 +37,7 @@ from mcse.data.test_sets.sts import (
     load_sts_from_senteval,
     load_stsbenchmark,
 )
-from mcse.files import read_lines, replacing, sha256_file, write_json, write_text
+from mcse.files import claimed, read_lines, replacing, sha256_file, write_json, write_text
 from mcse.reading import read_json
 
 MANIFEST = "manifest.json"
@@ -195,16 +195,17 @@ def run(
         raise ValueError(f"--from-hub: the hub has no captions for {dataset}")
     fetch = fetch_from_hub if mirror is None else fetch_from_folder(mirror)
     root.mkdir(parents=True, exist_ok=True)
-    if dataset in SENTENCES:
-        prepared = prepare_sentences(root, SENTENCES[dataset], fetch=fetch)
-    elif dataset in IMAGES:
-        captions_from = fetch if from_hub else None
-        prepared = prepare_images(root, IMAGES[dataset], ids=ids, fetch=captions_from)
-    else:
-        prepared = prepare_sts(root, fetch=fetch)
-        if mirror is None:
-            prepared = replace(prepared, notes=(*prepared.notes, *cache_hub_sts()))
-    write_manifest(root, dataset, prepared)
+    with claimed(root / MANIFEST):
+        if dataset in SENTENCES:
+            prepared = prepare_sentences(root, SENTENCES[dataset], fetch=fetch)
+        elif dataset in IMAGES:
+            captions_from = fetch if from_hub else None
+            prepared = prepare_images(root, IMAGES[dataset], ids=ids, fetch=captions_from)
+        else:
+            prepared = prepare_sts(root, fetch=fetch)
+            if mirror is None:
+                prepared = replace(prepared, notes=(*prepared.notes, *cache_hub_sts()))
+        write_manifest(root, dataset, prepared)
     _report(dataset, root, prepared)
     return 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcse.encoders.loading import encoder_digest, load_encoder
-from mcse.files import replacing
+from mcse.files import claimed, replacing
 from mcse.images import BadImageError, load_image
 from mcse.report.terminal import print_rows
 from mcse.search.builder import IndexReport, build_index
@@ -41,16 +41,17 @@ def run_index(
     if batch_size < 1:
         raise ValueError(f"--batch-size must be positive, got {batch_size}")
     encoder = check_joint(load_encoder(model, device=device), model)
-    report = build_index(
-        folder,
-        output,
-        encoder=encoder,
-        model=_absolute(model),
-        model_digest=encoder_digest(model),
-        features=features,
-        batch_size=batch_size,
-        is_new=overwrite,
-    )
+    with claimed(output):
+        report = build_index(
+            folder,
+            output,
+            encoder=encoder,
+            model=_absolute(model),
+            model_digest=encoder_digest(model),
+            features=features,
+            batch_size=batch_size,
+            is_new=overwrite,
+        )
     _say_indexed(output, report)
     return 130 if report.was_stopped else 0
 

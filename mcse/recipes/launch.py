@@ -28,7 +28,7 @@ def train(config: Any, *, overwrite: bool, show_progress: bool = True) -> int:
     """
     # Here, since a wrong configuration should be told before seconds of imports.
     from mcse import distributed
-    from mcse.training.fit import check_folder, claim_folder, fit
+    from mcse.training.fit import check_folder, claimed_folder, fit
     from mcse.training.loop import check_run
     from mcse.training.runtime import start_runtime
 
@@ -47,5 +47,5 @@ def train(config: Any, *, overwrite: bool, show_progress: bool = True) -> int:
         run = method(config.recipe).build(config, runtime)
         # Only now that the run could be built: an overwritten run must not be lost to a misspelt path or score.
         check_run(run, config.train, optim=config.optim)
-        claim_folder(folder, resume=resume)
-        return fit(run, config, runtime=runtime, folder=folder)
+        with claimed_folder(folder, resume=resume, overwrite=overwrite):
+            return fit(run, config, runtime=runtime, folder=folder)

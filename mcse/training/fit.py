@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mcse import distributed
 from mcse.config import to_dict, to_yaml
+from mcse.files import claimed
 from mcse.run_folder import (
     CONFIG,
     FACTS,
@@ -58,15 +60,30 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise ValueError(f"output_dir: {folder} holds no run (no {CONFIG}), so --overwrite does not delete it")
 
 
-def claim_folder(folder: Path, *, resume: bool) -> None:
-    """Makes the run folder anew, or keeps it for resuming; all processes wait for the main one."""
-    # All processes have looked at the folder before the main one changes it.
-    distributed.barrier()
-    if distributed.is_main():
-        if folder.is_dir() and not resume:
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-    distributed.barrier()
+@contextmanager
+def claimed_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """The run folder, made anew or kept for resuming, and claimed by the main process for all while the block runs.
+
+    Raises:
+        ValueError: Another run has it, or it may not be written to, as in ``check_folder``.
+    """
+    with ExitStack() as claim:
+
+        def take() -> None:
+            if distributed.is_main():
+                claim.enter_context(claimed(folder))
+                # It was looked at before; another run may have come and gone since.
+                check_folder(folder, resume=resume, overwrite=overwrite)
+
+        # All processes have looked at the folder before the main one changes it.
+        distributed.barrier()
+        distributed.fail_together(take)
+        if distributed.is_main():
+            if folder.is_dir() and not resume:
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+        distributed.barrier()
+        yield
 
 
 def fit(run: Run, config: Any, *, runtime: Runtime, folder: Path) -> int:

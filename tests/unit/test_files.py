@@ -4,14 +4,18 @@ import errno
 import gzip
 import hashlib
 import json
+import multiprocessing
 import os
 import resource
+import signal
+import threading
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from mcse.files import (
+    claimed,
     creating_folder,
     digest_of,
     read_lines,
@@ -197,3 +201,46 @@ def test_digests_are_sha256_and_tell_parts_apart(tmp_path):
 
 def test_a_seed_of_a_text_stays_what_it_was():
     assert seed_of("tweets 0 names") == 0xE22616FF35BDD703
+
+
+def _hold(path, taken):
+    with claimed(path):
+        taken.set()
+        signal.pause()
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds ``tmp_path / "run"``."""
+    context = multiprocessing.get_context("fork")
+    taken = context.Event()
+    process = context.Process(target=_hold, args=(tmp_path / "run", taken))
+    process.start()
+    assert taken.wait(30)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_a_claimed_folder_is_refused_by_its_owners_number_until_the_owner_ends_however_it_ends(tmp_path, holder):
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    for name in ("run", "link"):
+        with pytest.raises(ValueError, match=f"run is in use by process {holder.pid} on "), claimed(tmp_path / name):
+            pass
+    holder.kill()
+    holder.join()
+    with claimed(tmp_path / "run"):
+        assert not (tmp_path / "run").exists()
+    assert names(tmp_path) == ["link"]
+
+
+def test_a_claim_can_be_waited_for(tmp_path, holder):
+    threading.Timer(0.3, holder.kill).start()
+    with claimed(tmp_path / "run", wait=30):
+        pass
+
+
+def test_a_claim_ends_with_an_error_inside(tmp_path):
+    for _ in range(2):
+        with pytest.raises(KeyError), claimed(tmp_path / "run"):
+            raise KeyError

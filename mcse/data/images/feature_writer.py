@@ -8,10 +8,10 @@ store one that ``features`` reads.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +29,7 @@ from mcse.data.images.features import (
     read_store_json,
 )
 from mcse.data.images.sources import SkippedImage
-from mcse.files import digest_of, write_json
+from mcse.files import claimed, digest_of, write_json
 from mcse.types import FloatArray
 
 _HEADER_BYTES = 128
@@ -72,16 +72,14 @@ class FeatureWriter:
         self.done = 0
         self.skipped: list[SkippedImage] = []
         self._num_rows = 0
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(folder)
-        try:
+        with ExitStack() as claim:
+            claim.enter_context(claimed(folder))
+            folder.mkdir(parents=True, exist_ok=True)
             if overwrite:
                 _remove_store(folder)
             self._restore()
             self._file = self._open_at_progress()
-        except BaseException:
-            os.close(self._lock)
-            raise
+            self._claim = claim.pop_all()
 
     def __enter__(self) -> FeatureWriter:
         return self
@@ -89,8 +87,8 @@ class FeatureWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._file.close()
-        os.close(self._lock)
+        with self._claim:
+            self._file.close()
 
     def append(self, rows_BF: FloatArray, *, skipped: Sequence[SkippedImage] = ()) -> None:
         """Records the next ``B + len(skipped)`` images: ``rows_BF`` in the plan's order without ``skipped``.
@@ -193,17 +191,6 @@ def _remove_store(folder: Path) -> None:
     if (folder / META_FILE).is_file() or (folder / PROGRESS_FILE).is_file():
         for name in (META_FILE, NAMES_FILE, FEATURES_FILE, PROGRESS_FILE):
             (folder / name).unlink(missing_ok=True)
-
-
-def _lock(folder: Path) -> int:
-    """A lock on the folder that ends with the process, so that two extractions cannot write one store."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise ValueError(f"{folder}: another extraction is writing this store ({error.strerror})") from error
-    return descriptor
 
 
 def _npy_header(num_rows: int, width: int) -> bytes:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mcse.files import claimed
 from mcse.run_folder import is_run
-from mcse.training.fit import check_folder
+from mcse.training.fit import check_folder, claimed_folder
 
 
 def put(folder: Path, *files: str) -> Path:
@@ -43,3 +44,26 @@ def test_a_run_inside_a_run_is_refused_by_whatever_makes_it_one(tmp_path: Path, 
         check_folder(run / "again", resume=False, overwrite=False)
     with pytest.raises(ValueError, match="would be inside a run, or hold one"):
         check_folder(tmp_path, resume=True, overwrite=False)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_living_run_is_neither_deleted_nor_gone_on_with(tmp_path: Path, resume: bool) -> None:
+    run = put(tmp_path / "run", "config.yaml", "best/config.json")
+    with claimed(run):  # as the other run has it
+        with (
+            pytest.raises(ValueError, match="run is in use by process"),
+            claimed_folder(run, resume=resume, overwrite=not resume),
+        ):
+            pass
+        assert (run / "best" / "config.json").is_file()
+    with claimed_folder(run, resume=resume, overwrite=not resume):
+        assert (run / "best").exists() == resume
+
+
+def test_a_run_that_came_meanwhile_is_kept(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    check_folder(run, resume=False, overwrite=False)
+    put(run, "config.yaml")
+    with pytest.raises(ValueError, match="is not empty"), claimed_folder(run, resume=False, overwrite=False):
+        pass
+    assert (run / "config.yaml").is_file()

@@ -1,5 +1,7 @@
 """Feature stores as an extraction writes them: continued after a kill, and never somebody else's."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -101,7 +103,7 @@ def test_a_finished_store_and_a_foreign_folder_are_kept(tmp_path, matrix):
 
 def test_two_writers_of_one_store_are_refused(tmp_path, matrix):
     with FeatureWriter(tmp_path, plan()) as writer:
-        with pytest.raises(ValueError, match="another extraction is writing this store"):
+        with pytest.raises(ValueError, match=f"in use by process {os.getpid()} on "):
             FeatureWriter(tmp_path, plan())
         writer.append(matrix)
 
