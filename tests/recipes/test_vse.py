@@ -325,7 +325,7 @@ def test_other_loaders_say_what_the_folder_is(finished, tmp_path):
     with pytest.raises(ValueError, match="pooling 'cls' is not available, only 'joint': a joint model"):
         load_encoder(str(finished / "gru"), pooling="cls")
     (tmp_path / "mcse.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"mcse\.json: damaged, or not written by mcse"):
+    with pytest.raises(ValueError, match=r"mcse\.json: kind is missing"):
         JointEncoder.from_pretrained(tmp_path)
 
 

@@ -391,14 +391,13 @@ def _read_names(path: Path, count: int) -> tuple[str, ...] | None:
     with _naming(path), h5py.File(path, "r") as file:
         found = [name for name in _NAMES if name in file]
         if not found:
-            texts = [name for name in file if _is_text_of(file[name], count)]
-            if texts:
+            if texts := [name for name in file if _may_be_names(file[name], count)]:
                 raise ValueError(
                     f"{path}: {texts[0]!r} may hold the images' names; call it 'image_names', or remove it"
                 )
             return None
         stored = file[found[0]]
-        if not isinstance(stored, h5py.Dataset) or stored.size != stored.shape[:1][0]:
+        if not isinstance(stored, h5py.Dataset) or stored.shape[:1] != (stored.size,):
             raise ValueError(f"{path}: {found[0]!r} must hold one name a row, not {stored}")
         values = np.ravel(stored[:]).tolist()
     try:
@@ -408,8 +407,12 @@ def _read_names(path: Path, count: int) -> tuple[str, ...] | None:
     return tuple(name_of_cell(name, where=f"{path}: {found[0]!r}, row {row}") for row, name in enumerate(names))
 
 
-def _is_text_of(stored: object, count: int) -> bool:
-    return isinstance(stored, h5py.Dataset) and stored.size == count and stored.dtype.kind in "OSU"
+def _may_be_names(stored: object, count: int) -> bool:
+    """Whether it holds as many different words as there are rows: no captions, and no splits."""
+    if not isinstance(stored, h5py.Dataset) or stored.size != count or stored.dtype.kind not in "OSU":
+        return False
+    words = [value if isinstance(value, bytes) else str(value).encode() for value in np.ravel(stored[()]).tolist()]
+    return len(set(words)) == count > 1 and not any(b" " in word for word in words)
 
 
 def _read_meta(folder: Path) -> _Meta:

@@ -308,6 +308,8 @@ def _captions(data: bytes, *, is_json: bool, where: str) -> tuple[str, ...]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{where}: not UTF-8") from None
+    if "\0" in text:
+        raise ValueError(f"{where}: a NUL byte in it")
     if not is_json:
         return tuple(filter(None, [" ".join(text.split())]))
     loaded = parse_json(text, _Captioned, where=where)

@@ -283,6 +283,13 @@ def test_names_of_rows_are_found_or_asked_for(tmp_path, matrix):
     assert open_features(tall).names == NAMES
     with pytest.raises(ValueError, match=r"titles\.hdf5: 'titles' may hold the images' names; call it 'image_names'"):
         open_features(with_names(tmp_path / "titles.hdf5", matrix, "titles", np.array(NAMES, dtype="S")))
+    splits = with_names(tmp_path / "splits.hdf5", matrix, "split", np.array(["train"] * N, dtype="S"))
+    captions = with_names(
+        tmp_path / "captions.hdf5", matrix, "text", np.array([f"a {name}" for name in NAMES], dtype="S")
+    )
+    assert open_features(splits).names is open_features(captions).names is None
+    with pytest.raises(ValueError, match=r"one\.hdf5: 'image_names' must hold one name a row"):
+        open_features(with_names(tmp_path / "one.hdf5", matrix, "image_names", 5))
     latin = [name.encode() for name in NAMES[:-1]] + [b"caf\xe9.jpg"]
     with pytest.raises(ValueError, match=r"latin\.hdf5: 'image_names' holds a name that is not UTF-8, b'caf"):
         open_features(with_names(tmp_path / "latin.hdf5", matrix, "image_names", np.array(latin, dtype="S")))

@@ -449,6 +449,12 @@ def test_a_member_with_holes_is_refused_before_it_is_filled(tmp_path):
         open_shards("p.tar", root=tmp_path)
 
 
+def test_a_nul_byte_in_a_caption_is_refused(tmp_path):
+    write_tar(tmp_path / "p.tar", {"1.txt": b"a d\0og"})
+    with pytest.raises(ValueError, match=r"p\.tar: 1\.txt: a NUL byte in it"):
+        open_shards("p.tar", root=tmp_path)
+
+
 def test_a_caption_of_many_megabytes_is_refused(tmp_path):
     write_tar(tmp_path / "p.tar", {"1.txt": b"word " * 4_000_000})
     with pytest.raises(ValueError, match=r"p\.tar: 1\.txt has 20,000,000 bytes; expected 16,777,216 at most"):
