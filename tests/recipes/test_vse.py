@@ -343,7 +343,7 @@ def test_damaged_checkpoints_are_refused(finished, tmp_path):
         ),
         ("weights", lambda folder: (folder / "text.safetensors").write_bytes(b"x" * 64), "safetensors is damaged"),
         ("vocab", lambda folder: (folder / "vocab.json").write_text("{}"), r"vocab\.json is damaged"),
-        ("joint", _forget_how_it_is_built, r"mcse\.json: does not say how a joint model is built"),
+        ("joint", _forget_how_it_is_built, r"mcse\.json: details\.joint is missing"),
         ("heads", lambda folder: (folder / "heads.safetensors").unlink(), r"heads\.safetensors is missing"),
     ):
         shutil.copytree(finished / "gru" / "best", tmp_path / name)
