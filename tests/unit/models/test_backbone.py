@@ -34,14 +34,16 @@ LENGTHS = (9, 3, 17, 3, 6, 12)
 
 
 @functools.cache
-def _root() -> Path:
-    return Path(tempfile.mkdtemp())
+def _root() -> tempfile.TemporaryDirectory[str]:
+    """Removed at the end."""
+    return tempfile.TemporaryDirectory()
 
 
 @functools.cache
 def _folder(kind: str) -> Path:
-    build_architecture(_root() / kind, kind)
-    return _root() / kind
+    folder = Path(_root().name) / kind
+    build_architecture(folder, kind)
+    return folder
 
 
 @functools.cache
