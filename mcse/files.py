@@ -14,6 +14,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import logging
 import os
 import shutil
 import socket
@@ -25,6 +26,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+
+logger = logging.getLogger(__name__)
 
 _DRAFT, _OLD, _LOCK = ".partial", ".old", ".lock"
 _LOCK_PAUSE = 0.05  # seconds between two tries
@@ -104,6 +107,30 @@ def _lock(lock: Path, path: Path, *, until: float) -> int | None:
                 raise
             return None
         os.close(descriptor)
+
+
+@contextmanager
+def keeping(path: Path) -> Iterator[Path]:
+    """As ``replacing``, for what is computed once and found again: its digest is written beside it."""
+    with replacing(path) as draft:
+        yield draft
+        digest = sha256_file(draft)
+    write_text(_digest_file(path), digest)
+
+
+def is_kept(path: Path) -> bool:
+    """Whether ``path`` is there as ``keeping`` wrote it. What was damaged since is said, and is to be made anew."""
+    if not path.is_file():
+        return False
+    beside = _digest_file(path)
+    if beside.is_file() and beside.read_bytes() == sha256_file(path).encode():
+        return True
+    logger.warning("%s is damaged, or was not written to its end; it is made anew", path)
+    return False
+
+
+def _digest_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from mcse.files import (
     claimed,
     creating_folder,
     digest_of,
+    is_kept,
+    keeping,
     read_lines,
     read_text,
     recover_folder,
@@ -244,3 +246,26 @@ def test_a_claim_ends_with_an_error_inside(tmp_path):
     for _ in range(2):
         with pytest.raises(KeyError), claimed(tmp_path / "run"):
             raise KeyError
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(bytes(len("computed"))),
+        lambda path: path.with_name("a.npz.sha256").write_bytes(b""),
+        lambda path: path.with_name("a.npz.sha256").unlink(),
+    ],
+)
+def test_what_is_kept_and_damaged_is_said_and_made_anew(tmp_path, damage, caplog):
+    path = tmp_path / "a.npz"
+    assert not is_kept(path)
+    for _ in range(2):
+        with keeping(path) as draft:
+            draft.write_text("computed")
+        assert is_kept(path)
+        assert not caplog.messages
+        damage(path)
+        assert not is_kept(path)
+        assert caplog.messages == [f"{path} is damaged, or was not written to its end; it is made anew"]
+        caplog.clear()

@@ -30,7 +30,7 @@ from mcse.data.tables import (
     open_table,
     text_cell,
 )
-from mcse.files import digest_of, replacing, sha256_file, text_lines
+from mcse.files import digest_of, is_kept, keeping, sha256_file, text_lines
 from mcse.types import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -172,8 +172,8 @@ def tokenise(
     """
     key = digest_of(CACHE_FORMAT, digest, tokenizer.digest, str(max_length), str(columns))
     path = Path(datasets.config.HF_DATASETS_CACHE) / "mcse" / f"{key}.arrow"
-    if not path.exists():
-        with replacing(path) as draft:
+    if not is_kept(path):
+        with keeping(path) as draft:
             _write_tokens(draft, rows, tokenizer, columns=columns, max_length=max_length)
     return TokenTable(dataset=datasets.Dataset.from_file(str(path)), columns=columns)
 

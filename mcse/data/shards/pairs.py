@@ -24,7 +24,7 @@ from mcse.data.npy import parse_npy
 from mcse.data.seeds import Draw
 from mcse.data.shards.tars import Part, ShardSet
 from mcse.data.streams import RowNumbers
-from mcse.files import digest_of, replacing
+from mcse.files import digest_of, is_kept, keeping
 from mcse.images import BadImageError, decode_image
 from mcse.types import DataFile, FloatArray, Tokenizer
 
@@ -318,12 +318,12 @@ def _search(shards: ShardSet, is_wanted: Callable[[int], bool], *, name: str) ->
     begin = os.getpid() % len(starts)
     for start in [*starts[begin:], *starts[:begin]]:
         path = folder / f"{start}.npy"
-        if path.exists():
+        if is_kept(path):
             continue
         block = range(start, min(start + size, len(shards)))
         with ThreadPoolExecutor(READING_THREADS) as pool:
             found = [sample for sample, wanted in zip(block, pool.map(is_wanted, block), strict=True) if wanted]
-        with replacing(path) as draft, draft.open("wb") as file:
+        with keeping(path) as draft, draft.open("wb") as file:
             np.save(file, np.asarray(found, dtype=np.int64))
     return _union([np.load(folder / f"{start}.npy") for start in starts])
 

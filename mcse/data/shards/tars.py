@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from mcse.data.images.names import IMAGE_SUFFIXES, is_resource_fork
 from mcse.data.patterns import files_named, is_pattern
-from mcse.files import creating_folder, digest_of, replacing, write_json
+from mcse.files import creating_folder, digest_of, is_kept, keeping, remove_folder, sha256_file, write_json
 from mcse.reading import parse_json, read_json
 
 logger = logging.getLogger(__name__)
@@ -80,8 +80,9 @@ class _TarIndex:
 
 @dataclass(frozen=True, slots=True)
 class _Meta:
-    """``meta.json`` of the index."""
+    """``meta.json`` of the index; ``files`` is the digest of its other files."""
 
+    files: str
     digest: str
     lacking: dict[Part, int]
     passed_over: dict[str, int]
@@ -185,12 +186,15 @@ def open_shards(source: str, *, root: Path) -> ShardSet:
     lacking = 0
     for place in [*range(begin, len(paths)), *range(begin)]:
         scanned = cache / f"{keys[place]}.npz"
-        if not scanned.exists():
+        if not is_kept(scanned):
             lacking += 1
             if lacking == 1:
                 logger.warning("%s: scanning tars (once; %d in all)", source, len(paths))
             _save_scan(scanned, _scan(paths[place]))
     folder = cache / digest_of(*keys)
+    if folder.is_dir() and not _is_whole(folder):
+        logger.warning("%s is damaged; it is made anew", folder)
+        remove_folder(folder)
     if not folder.is_dir():
         with contextlib.suppress(FileExistsError), creating_folder(folder) as draft:
             _join(draft, [cache / f"{key}.npz" for key in keys], source=source)
@@ -324,7 +328,7 @@ def _key(path: Path) -> str:
 
 
 def _save_scan(path: Path, index: _TarIndex) -> None:
-    with replacing(path) as draft, draft.open("wb") as file:
+    with keeping(path) as draft, draft.open("wb") as file:
         passed_over = np.asarray(index.passed_over, dtype=np.str_)
         digest = np.asarray(index.digest)
         np.savez(file, samples=index.samples, counts=index.counts, digest=digest, passed_over=passed_over)
@@ -359,8 +363,20 @@ def _join(folder: Path, scans: Sequence[Path], *, source: str) -> None:
     _with_header(folder / "samples", _SAMPLE, shard_first[-1])
     _with_header(folder / "first", np.dtype("<i8"), shard_first[-1] + 1)
     np.save(folder / "shards.npy", np.asarray(shard_first, dtype=np.int64))
-    meta = {"digest": digest_of(*digests), "lacking": lacking, "passed_over": passed_over}
+    found = {"digest": digest_of(*digests), "lacking": lacking, "passed_over": passed_over}
+    meta = {"files": _index_digest(folder), **found}
     write_json(folder / "meta.json", meta)
+
+
+def _index_digest(folder: Path) -> str:
+    return sha256_file(*(folder / f"{name}.npy" for name in ("samples", "first", "shards")))
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return read_json(folder / "meta.json", _Meta).files == _index_digest(folder)
+    except (ValueError, OSError):
+        return False
 
 
 def _with_header(path: Path, dtype: np.dtype[np.void] | np.dtype[np.int64], length: int) -> None:

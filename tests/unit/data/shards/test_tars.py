@@ -467,3 +467,17 @@ def test_a_row_whose_header_lies_is_refused_before_it_is_allocated(tmp_path):
     write_tar(tmp_path / "p.tar", {"1.txt": b"one", "1.npy": huge})
     with pytest.raises(BadImageError, match=r"p\.tar: 1\.npy: its header promises 3,200,000,000,000,000 bytes"):
         ShardFeatures(open_shards("p.tar", root=tmp_path))
+
+
+@pytest.mark.parametrize("kept", ["*.npz", "samples.npy", "first.npy", "meta.json"])
+@pytest.mark.parametrize("content", ["empty", "zeros"])
+def test_a_damaged_index_is_made_anew(tmp_path, kept, content, caplog):
+    source = tars(tmp_path, [3, 2])
+    whole = open_shards(source, root=tmp_path)
+    said = [(whole.captions(place), whole.digest) for place in range(5)]
+    for path in (tmp_path / "cache").rglob(kept):
+        path.write_bytes(b"" if content == "empty" else bytes(path.stat().st_size))
+    caplog.clear()
+    again = open_shards(source, root=tmp_path)
+    assert [(again.captions(place), again.digest) for place in range(5)] == said
+    assert "damaged" in caplog.text
