@@ -216,6 +216,17 @@ def write_text(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
+def append_line(path: Path, line: str) -> None:
+    """Adds a line, which stands on the disk when this returns."""
+    is_new = not path.exists()
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(line + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    if is_new:
+        _sync_names(path.parent)
+
+
 def write_json(path: Path, content: object) -> None:
     """Writes readable JSON with a line break at its end, whole or not at all.
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mcse.files import read_lines, write_json, write_text
+from mcse.files import append_line, read_lines, write_json, write_text
 from mcse.reading import parse_json
 from mcse.run_folder import CONFIG, FACTS, HIGHER_IS_BETTER, METRICS, flatten
 from mcse.training.runtime import Runtime
@@ -80,8 +80,7 @@ class Journal:
         if not self.writes:
             return
         numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": step, **numbers, **more}) + "\n")
+        append_line(self.path, json.dumps({"step": step, **numbers, **more}))
         self.runtime.accelerator.log(dict(values), step=step)
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from mcse.files import (
+    append_line,
     claimed,
     creating_folder,
     digest_of,
@@ -269,3 +270,13 @@ def test_what_is_kept_and_damaged_is_said_and_made_anew(tmp_path, damage, caplog
         assert not is_kept(path)
         assert caplog.messages == [f"{path} is damaged, or was not written to its end; it is made anew"]
         caplog.clear()
+
+
+def test_a_line_is_on_the_disk_when_it_was_added(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    path = tmp_path / "metrics.jsonl"
+    append_line(path, "one")
+    append_line(path, "two")
+    assert path.read_text() == "one\ntwo\n"
+    assert synced == [str(path), str(tmp_path), str(path)]
