@@ -21,8 +21,7 @@ class TableFile:
     """A table of sentences and their positives and hard negatives."""
 
     path: str
-    """A ``.csv``, ``.tsv`` or ``.jsonl`` whose header names sent0, sent1 and hard_neg, as SimCSE's, or anchor, positive
-    and negative; also ``hf://datasets/OWNER/NAME/FILE``."""
+    """With the columns sent0, sent1, hard_neg (``.csv``, ``.tsv``, ``.jsonl``); or ``hf://datasets/OWNER/NAME/FILE``."""
 
     @staticmethod
     def reads(text: str) -> bool:
