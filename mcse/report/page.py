@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ def write_page(path: str | Path, *, template: str, content: dict[str, Any]) -> N
 
 def render_page(template: str, *, content: dict[str, Any]) -> str:
     """The template's page; text is escaped, as ``write_page`` says."""
+    return _environment().get_template(template).render(content)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """One for all pages, since it keeps the templates that it has compiled."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mcse.report"),
         autoescape=True,
@@ -29,4 +36,4 @@ def render_page(template: str, *, content: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.globals["table_cells"] = table_cells
-    return environment.get_template(template).render(content)
+    return environment

@@ -148,16 +148,24 @@ class ImageSearch:
         row_D: FloatArray = row_1D[0]
         return row_D
 
-    def open_image(self, place: int) -> Image.Image:
-        """An image of the index in RGB, upright, read from the indexed folder and from nowhere else.
+    def image_file(self, place: int) -> Path:
+        """The file of an image of the index, which lies in the indexed folder.
 
         Raises:
-            ValueError: No image at this place, it is not there any more, leads elsewhere, or cannot be read.
+            ValueError: No image at this place, it is not there any more, or leads elsewhere.
         """
         name = self.index.images[self._checked(place)].path
         if not is_inside(self.folder, name):
             raise BadImageError(f"{name} is not in {self.folder} any more")
-        return load_image(self.folder / name)
+        return self.folder / name
+
+    def open_image(self, place: int) -> Image.Image:
+        """An image of the index in RGB, upright.
+
+        Raises:
+            ValueError: As for ``image_file``, or it cannot be read.
+        """
+        return load_image(self.image_file(place))
 
     def _start(self, question: Question, notes: list[str]) -> tuple[FloatArray, set[int]]:
         """The embedding to start from, and the images that are the question's own."""

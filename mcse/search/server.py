@@ -6,13 +6,16 @@ file leaves as it is, and nothing that lies outside the indexed folder is opened
 
 from __future__ import annotations
 
+import functools
 import io
 import ipaddress
+import re
 import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -24,7 +27,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from mcse.files import sha256_bytes
-from mcse.images import decode_image
+from mcse.images import decode_image, load_image
 from mcse.search.engine import ImageSearch, Question
 from mcse.search.page import TOPS, PageImage, PageState, SearchPage, render_search_page
 from mcse.types import FloatArray
@@ -36,12 +39,17 @@ MAX_UPLOAD_PIXELS = 50_000_000
 _THUMBNAIL = 320
 _PAGE = 48
 _MAX_UPLOADS = 32
+_MAX_THUMBNAILS = 4096  # of some 15 kB
+_DECODING = threading.BoundedSemaphore(2)
+"""A decoded image of ``MAX_UPLOAD_PIXELS`` takes hundreds of megabytes, so only two are in memory at a time."""
+
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_PORT = re.compile(r":\d+\Z")
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -144,8 +152,9 @@ class _Site:
     def image(self, place: str) -> Response:
         """A small copy of an image of the index."""
         try:
-            return _jpeg(_thumbnail(self._search.open_image(self._place(place))))
-        except ValueError as error:
+            file = self._search.image_file(self._place(place))
+            return _jpeg(_thumbnail_of(file, file.stat().st_mtime_ns))
+        except (ValueError, OSError) as error:
             return PlainTextResponse(str(error), status_code=404)
 
     def uploaded(self, mark: str) -> Response:
@@ -172,10 +181,11 @@ class _Site:
         return self._refused(PageState(), f"{request.url.path[:100]}: {error.detail}", status=error.status_code)
 
     def _read(self, name: str, content: bytes) -> _Upload:
-        image = decode_image(io.BytesIO(content), name=name, max_pixels=MAX_UPLOAD_PIXELS)
-        with self._encoding:
-            row_D = self._search.encode_image(image)
-        return _Upload(name, row_D, sha256_bytes(content), _thumbnail(image))
+        with _DECODING:
+            image = decode_image(io.BytesIO(content), name=name, max_pixels=MAX_UPLOAD_PIXELS)
+            with self._encoding:
+                row_D = self._search.encode_image(image)
+            return _Upload(name, row_D, sha256_bytes(content), _thumbnail(image))
 
     def _answered(self, state: PageState) -> str:
         """The page for a question, or for leafing through where nothing is asked."""
@@ -241,12 +251,15 @@ class _Site:
 
 def _refusal(request: Request, *, names: frozenset[str] | None) -> str:
     """Why a request is not answered; empty where it is."""
-    name = request.headers.get("host", "")
-    name = name[: name.index("]") + 1] if name.startswith("[") and "]" in name else name.partition(":")[0]
+    host = request.headers.get("host", "")
+    name = _PORT.sub("", host)
     if names is not None and name.lower() not in names:
         return f"This page answers under {', '.join(sorted(names))} alone."
     # Browsers say where a request comes from; another site has no business here.
     if request.method != "GET" and request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        return "Forms of other sites are not answered."
+    origin = request.headers.get("origin")
+    if request.method != "GET" and origin is not None and origin.partition("://")[2].lower() != host.lower():
         return "Forms of other sites are not answered."
     return ""
 
@@ -303,6 +316,14 @@ async def _uploaded_file(request: Request) -> tuple[str, bytes]:
     content = await file.read()
     await form.close()
     return (file.filename or "image")[:80], content
+
+
+@functools.lru_cache(_MAX_THUMBNAILS)
+def _thumbnail_of(file: Path, changed: int) -> bytes:
+    """Kept as long as the file does not change."""
+    del changed
+    with _DECODING:
+        return _thumbnail(load_image(file))
 
 
 def _thumbnail(image: Image.Image) -> bytes:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import html
 import io
+import os
 import re
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -243,7 +246,18 @@ def test_only_the_last_uploads_are_kept(client, monkeypatch):
     assert len(set(marks)) == 3
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[::2]:8765"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "",
+        "[::2]:8765",
+        "[::1].evil.com",
+        "[::1].evil.com:8765",
+        "localhost:x",
+    ],
+)
 def test_other_names_for_this_machine_are_refused(client, host):
     answer = client.get("/", headers={"host": host})
     assert answer.status_code == 403
@@ -283,6 +297,39 @@ def test_forms_of_other_sites_are_refused(client):
     files = {"image": ("x.png", png(), "image/png")}
     assert client.post("/upload", files=files, headers={"sec-fetch-site": "cross-site"}).status_code == 403
     assert client.post("/upload", files=files, headers={"sec-fetch-site": "same-origin"}).status_code == 200
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:9999"):
+        assert client.post("/upload", files=files, headers={"origin": origin}).status_code == 403
+    assert client.post("/upload", files=files, headers={"origin": HOME}).status_code == 200
+
+
+def test_only_two_images_are_decoded_at_a_time(client, monkeypatch):
+    decode, at_once, most = search_server.decode_image, [], []
+
+    def slow(*arguments, **options):
+        at_once.append(1)
+        most.append(len(at_once))
+        time.sleep(0.05)
+        image = decode(*arguments, **options)
+        at_once.pop()
+        return image
+
+    monkeypatch.setattr(search_server, "decode_image", slow)
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda _: client.post("/upload", files={"image": ("a.png", png(), "image/png")}), range(8))
+        assert {answer.status_code for answer in answers} == {200}
+    assert max(most) <= 2
+
+
+def test_a_thumbnail_is_made_once(client, search, monkeypatch):
+    opened = []
+    monkeypatch.setattr(search_server, "load_image", lambda file: opened.append(file) or Image.new("RGB", (9, 9)))
+    file = search.image_file(1)
+    os.utime(file, ns=(0, 1))
+    assert client.get("/image/1").content == client.get("/image/1").content
+    assert opened == [file]
+    os.utime(file, ns=(0, 2))
+    client.get("/image/1")
+    assert opened == [file, file]
 
 
 def test_headers_forbid_frames_and_sniffing(client):
