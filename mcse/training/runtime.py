@@ -14,7 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+)
 from torch import nn
 from torch.optim import Optimizer
 
@@ -22,6 +27,7 @@ from mcse import distributed
 from mcse.cpu import ensure_bfloat16
 from mcse.training.config import Precision
 
+_DISTRIBUTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 _ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -86,18 +92,30 @@ def start_runtime(
     ``timeout_minutes`` is how long a process waits for another in any exchange before it gives up.
 
     Raises:
-        ValueError: The precision does not exist on this device, a tracker is not installed, or the processes that the
-            launcher started did not find each other (they would each train alone and write into the same folder).
+        ValueError: A parallel training that is not supported; the precision does not exist on this device, a tracker
+            is not installed, or the processes that the launcher started did not find each other (they would each train
+            alone and write into the same folder).
     """
     cuda = torch.cuda.is_available()
+    for name in ("DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            raise ValueError(f"{name}: not supported; launch with a file of configs/accelerate")
     accelerator = Accelerator(
         cpu=not cuda,
         mixed_precision=_ACCELERATE_PRECISION[precision],
         log_with=list(trackers) or None,
         project_dir=str(project_dir) if project_dir else None,
+        # What is not given here, Accelerate takes from its environment variables: it would divide each loss by their
+        # number of accumulation steps, beside train.accumulation_steps, and compile the model.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_backend="NO",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes))],
     )
     distributed.check_world()
+    if accelerator.distributed_type not in _DISTRIBUTED:
+        raise ValueError(
+            f"{accelerator.distributed_type.value}: not supported; launch with a file of configs/accelerate"
+        )
     _check_sharding(accelerator)
     started = {str(tracker) for tracker in accelerator.log_with}
     if lacking := sorted(set(trackers) - started):
