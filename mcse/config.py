@@ -37,6 +37,9 @@ from mcse.yaml_files import INTEGER, NUMBER, dump_yaml, integer, number, parse_y
 Config = TypeVar("Config")
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+_INT64, _FLOAT32 = 2**63, 3.4e38
+"""What PyTorch cannot hold, from there on."""
+
 _SHORTHAND = ""
 """The key under which the text of a group that was given as one text lies beside its other keys."""
 
@@ -222,7 +225,10 @@ class _Builder:
             try:
                 # Of JSON, since to pydantic's strictness a list from a file is no tuple, and a text no path.
                 text = json.dumps(value, default=str)
-                return TypeAdapter(functools.reduce(operator.or_, others), config=_STRICT).validate_json(text)
+                read = TypeAdapter(functools.reduce(operator.or_, others), config=_STRICT).validate_json(text)
+                if not isinstance(read, int | float) or abs(read) < (_INT64 if isinstance(read, int) else _FLOAT32):
+                    return read
+                wanted.append("a number of at most 64 bits" if isinstance(read, int) else "a number that fp32 can hold")
             except ValidationError as error:
                 details = error.errors(include_url=False)
                 wanted += [detail["msg"].removeprefix("Input should be ") for detail in details]

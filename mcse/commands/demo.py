@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,7 +21,6 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from mcse.commands import extract_features
 from mcse.commands.configs import config_path
@@ -34,6 +32,7 @@ from mcse.evaluation.suites.retrieval import score_retrieval
 from mcse.evaluation.suites.sts import score_sts
 from mcse.files import claimed, write_json
 from mcse.models.small_encoder import build_small_encoder
+from mcse.progress import progress_bar
 from mcse.reading import read_json
 from mcse.recipes.launch import load_config, train
 from mcse.report.demo_page import write_demo_report
@@ -150,9 +149,11 @@ def _train_all(jobs: Sequence[Job], *, processes: int) -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=processes, mp_context=context, max_tasks_per_child=1) as pool:
         futures = [pool.submit(_train, job.arguments) for job in jobs]
-        for job, future in tqdm(list(zip(jobs, futures, strict=True)), unit="run", file=sys.stderr, desc="training"):
-            if code := future.result():
-                raise ValueError(f"{job.system}, seed {job.seed} ended with exit code {code}; see {job.folder}")
+        with progress_bar(total=len(jobs), unit="run", title="training") as bar:
+            for job, future in zip(jobs, futures, strict=True):
+                if code := future.result():
+                    raise ValueError(f"{job.system}, seed {job.seed} ended with exit code {code}; see {job.folder}")
+                bar.update()
 
 
 def _train(arguments: tuple[str, ...]) -> int:

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mcse.cpu import ensure_bfloat16
 from mcse.data.images.feature_writer import ExtractionPlan, FeatureWriter
@@ -29,6 +28,7 @@ from mcse.data.images.sources import (
 from mcse.encoders.inputs import chosen_device
 from mcse.images import BadImageError
 from mcse.models.image_tower import ImageTower, load_image_tower
+from mcse.progress import progress_bar
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LISTED = 10
@@ -102,7 +102,7 @@ def _extract(
     autocast = (
         contextlib.nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=PRECISIONS[precision])
     )
-    progress = tqdm(total=total, initial=writer.done, unit="image", file=sys.stderr, desc=tower.spec)
+    progress = progress_bar(total=total, initial=writer.done, unit="image", title=tower.spec)
     with progress, torch.inference_mode(), autocast:
         for pixels, skipped in batches:
             rows = np.zeros((0, tower.width), dtype=np.float32)

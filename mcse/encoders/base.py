@@ -11,13 +11,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
-from typing import Any, Generic, Literal, Self, TypeVar, overload
+from typing import Generic, Literal, Self, TypeVar, overload
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from mcse import distributed
 from mcse.encoders.inputs import (
@@ -31,6 +30,7 @@ from mcse.encoders.inputs import (
     longest_first,
 )
 from mcse.manifest import Located, locate
+from mcse.progress import progress_bar
 from mcse.types import FloatArray
 
 _CHUNK = 32768
@@ -223,7 +223,7 @@ class BaseEncoder(ABC, Generic[Tokens]):
         texts = as_texts(sentences)
         own, mode = self.device, autocast(self.device, precision=precision)
         row_ND = torch.empty(len(texts), width, device=device)
-        bar: Any = tqdm(total=len(texts), unit="sentence", disable=not (show_progress and distributed.is_main()))
+        bar = progress_bar(total=len(texts), unit="sentence", is_shown=show_progress and distributed.is_main())
         with bar, evaluating(self._modules()), torch.inference_mode(), mode:
             for start in range(0, len(texts), _CHUNK):
                 tokens = self._tokenize(texts[start : start + _CHUNK], max_length=max_length)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mcse.config import build_config, merge, read_overrides, read_yaml
+from mcse.config import ConfigError, build_config, merge, read_overrides, read_yaml
 from mcse.recipes import config_class, method
 
 
@@ -17,7 +17,11 @@ def load_config(path: Path | None, overrides: Sequence[str]) -> Any:
         ConfigError: Unknown recipe; unknown, missing or wrong keys.
     """
     tree = merge(read_yaml(path) if path is not None else {}, read_overrides(overrides))
-    return build_config(config_class(tree.get("recipe")), tree, source=str(path or "command line"))
+    source = str(path or "command line")
+    config = build_config(config_class(tree.get("recipe")), tree, source=source)
+    if config.seed < 0:
+        raise ConfigError(f"{source}: seed: must be 0 or more, got {config.seed}")
+    return config
 
 
 def train(config: Any, *, overwrite: bool, show_progress: bool = True) -> int:

@@ -6,7 +6,6 @@ N images, B of one batch, D width.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from mcse.data.images.features import FeatureStore, open_features
 from mcse.data.images.names import ABSENT, find_names
 from mcse.data.images.sources import ImageFolder, SkippedImage, open_images
 from mcse.files import sha256_file
 from mcse.images import BadImageError, load_image
+from mcse.progress import progress_bar
 from mcse.search.image_index import ImageIndex, IndexedImage, IndexOrigin, is_image_index
 from mcse.types import FeatureTextEncoder, FloatArray, ImageTextEncoder
 
@@ -94,7 +93,7 @@ def build_index(
     builder = _Builder(origin, output, encoder, store)
     names, outside = _inside(source)
     builder.skipped += outside
-    bar = tqdm(total=len(source.names), initial=len(outside), unit="image", file=sys.stderr, desc=str(folder))
+    bar = progress_bar(total=len(source.names), initial=len(outside), unit="image", title=str(folder))
     was_stopped = False
     with bar:
         try:

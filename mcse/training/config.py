@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Precision = Literal["fp32", "bf16", "fp16"]
+_MOST_MINUTES = 365 * 24 * 60
+
 Tracker = Literal["wandb", "tensorboard"]
 
 
@@ -88,6 +90,10 @@ class TrainConfig:
             value = getattr(self, key)
             if value is not None and value <= 0:
                 raise ValueError(f"train.{key}: must be positive, got {value}")
+        if self.timeout_minutes > _MOST_MINUTES:
+            raise ValueError(
+                f"train.timeout_minutes: must be at most {_MOST_MINUTES} (a year), got {self.timeout_minutes}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,6 +146,11 @@ class OptimConfig:
                 f"optim.initial_accumulator: must be 0 or more, and 0 but for adagrad, got {self.initial_accumulator} "
                 f"for {self.optimizer}"
             )
+        for key, value in (("beta1", self.beta1), ("beta2", self.beta2)):
+            if not 0 <= value < 1:
+                raise ValueError(f"optim.{key}: must be in [0, 1), got {value}")
+        if self.epsilon < 0:
+            raise ValueError(f"optim.epsilon: must be 0 or more, got {self.epsilon}")
         if self.optimizer not in ("adamw", "adamw_hf") and (self.beta1, self.beta2, self.epsilon) != (0.9, 0.999, 1e-8):
             raise ValueError(f"optim.beta1, optim.beta2, optim.epsilon: {self.optimizer} has none of them")
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from mcse import distributed
 from mcse.cpu import return_freed_memory
 from mcse.files import recover_folder, replacing_folder
+from mcse.progress import progress_bar
 from mcse.run_folder import BEST, LAST, STATE
 from mcse.training.config import OptimConfig, TrainConfig, count_steps
 from mcse.training.gradcache import CachedForward
@@ -103,11 +104,11 @@ class Loop:
             # Also from the start: a run that was killed before its first save has left lines.
             self.journal.forget_after(self.progress.step)
         self.prefetcher.begin_at(self.progress.step * self.config.accumulation_steps)
-        bar = tqdm(
+        bar = progress_bar(
             total=self.total_steps,
             initial=self.progress.step,
             unit="step",
-            disable=not (distributed.is_main() and self.runtime.show_progress),
+            is_shown=distributed.is_main() and self.runtime.show_progress,
         )
         with StopRequest() as stop, self.prefetcher, bar, contextlib.closing(self.journal):
             self.meter = self._new_meter()

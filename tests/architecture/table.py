@@ -24,6 +24,7 @@ _LOW = {
     "files": part("files and folders written whole, digests, lines of text; alone renames"),
     "reading": part("structures read from JSON: typed, bounded, one form of error", "files"),
     "images": part("image files → RGB; alone opens images"),
+    "progress": part("how long work takes: a bar on a terminal, lines in a log"),
     "version": part("the version"),
     "types": part("batches, `LossTerm`, scores and their keys, protocols"),
     "yaml_files": part("YAML's core schema: read in bounds, written quoted", "files"),
@@ -54,33 +55,22 @@ _LOW = {
     ),
     "encoders": part(
         "any kind of encoder by one name",
-        *("files", "reading", "images", "run_folder", "manifest", "types", "text", "models", "distributed", "cpu"),
+        *("files", "progress", "reading", "images", "run_folder", "manifest", "types", "text", "models"),
+        *("distributed", "cpu"),
     ),
     "search": part(
         "indexes of sentences and images, questions, the server and its page",
-        *(
-            "files",
-            "reading",
-            "images",
-            "run_folder",
-            "types",
-            "data",
-            "text",
-            "models",
-            "encoders",
-            "metrics",
-            "report",
-        ),
-        "distributed",
+        *("files", "progress", "reading", "images", "run_folder", "types", "data", "text", "models", "encoders"),
+        *("metrics", "report", "distributed"),
     ),
     "evaluation": part(
         "published protocols as suites, evaluators while training, and what they share",
-        *("files", "reading", "run_folder", "types", "metrics", "data", "distributed"),
+        *("files", "progress", "reading", "run_folder", "types", "metrics", "data", "distributed"),
     ),
     "report": part(
         "results → terminal, Markdown, HTML, model card", "files", "reading", "run_folder", "types", "metrics"
     ),
-    "training": part("the loop", "files", "reading", "run_folder", "types", "config", "distributed", "cpu"),
+    "training": part("the loop", "files", "progress", "reading", "run_folder", "types", "config", "distributed", "cpu"),
 }
 PARTS = {
     **_LOW,
@@ -121,6 +111,7 @@ HOMES: dict[str, set[str]] = {
     "imageio": set(),
     "matplotlib.image": set(),
     "torchvision.io": set(),
+    "tqdm": {"progress", "training"},
     "wandb": set(),
     "tensorboard": set(),
 }

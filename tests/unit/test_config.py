@@ -254,6 +254,22 @@ def test_a_mistake_on_the_command_line_is_blamed_on_it(arguments: list[str], mes
     assert f"command line: {message}" in refusal("--recipe", "a", "--optim.learning_rate", "1", *arguments)
 
 
+@pytest.mark.parametrize("number", ["1e300", "-1e39", "1" + "0" * 39, ".inf", ".nan"])
+def test_numbers_that_fp32_cannot_hold_are_refused_by_key(tmp_path: Path, number: str) -> None:
+    assert "optim.learning_rate: input should be" in refusal("--recipe", "a", "--optim.learning_rate", number)
+    path = tmp_path / "run.yaml"
+    path.write_text(f"recipe: a\noptim: {{learning_rate: {number}}}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"run.yaml: optim.learning_rate: input should be"):
+        build_config(Example, read_yaml(path), source="run.yaml")
+
+
+def test_whole_numbers_of_more_than_64_bits_are_refused_by_key() -> None:
+    assert "optim.warmup_steps: input should be a number of at most 64 bits" in refusal(
+        *GIVEN, "--optim.warmup_steps", str(2**63)
+    )
+    assert build(*GIVEN, "--optim.warmup_steps", str(2**63 - 1)).optim.warmup_steps == 2**63 - 1
+
+
 def test_all_faults_are_told_each_with_its_place(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         from_file(tmp_path, "is_fast: 3\nzzz: 1\n", "--images", "no", "--optim.warmup", "1")
