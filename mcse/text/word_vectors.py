@@ -377,7 +377,13 @@ def _binary_records(stream: _Stream, file: Path, *, words: int, width: int) -> I
             if not more:
                 raise ValueError(f"{file}: is cut off in word {number} of the {words} that line 1 promises")
             block, at = block[at:] + more, 0
-        yield number, block[at:space].lstrip(b"\n"), block[space + 1 : space + 1 + size]
+        word = block[at:space].lstrip(b"\r\n")
+        if b"\n" in word or b"\0" in word:
+            raise ValueError(
+                f"{file}, word {number}: {_shown(word)} holds a line break or NUL byte; a word before it may hold a "
+                "space, which this format cannot tell from its end"
+            )
+        yield number, word, block[space + 1 : space + 1 + size]
         at = space + 1 + size
     if (block[at:] + stream.read(_BLOCK)).strip(b"\r\n"):
         raise ValueError(f"{file}: goes on after the {words} words that line 1 promises")

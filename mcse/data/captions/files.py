@@ -263,6 +263,7 @@ class _KarpathyImage:
     filename: str
     sentences: list[str | _Sentence]
     split: str | None = None
+    filepath: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,8 +321,14 @@ def _coco_rows(path: Path, loaded: _Coco) -> Iterator[CaptionRow]:
 
 
 def _karpathy_rows(path: Path, loaded: _Karpathy) -> Iterator[CaptionRow]:
+    folders: dict[str, set[str | None]] = {}
+    for image in loaded.images:
+        folders.setdefault(image.filename, set()).add(image.filepath)
+    in_folders = any(len(several) > 1 for several in folders.values())
     for number, image in enumerate(loaded.images):
         name = name_of_cell(image.filename, where=f"{path}: images.{number}.filename")
+        if in_folders and image.filepath:
+            name = f"{image.filepath}/{name}"
         for sentence in image.sentences:
             text = sentence if isinstance(sentence, str) else sentence.raw
             if text is None and isinstance(sentence, _Sentence) and sentence.tokens is not None:

@@ -31,6 +31,9 @@ _MORE_CAPTION_COLUMNS = (*CAPTIONS["caption"], "answer", "alt_text", "descriptio
 _EDGE = 4096
 """Bytes of an image's beginning and end. JPEGs of one size that differ only between them have not been seen."""
 
+_UNCOMPRESSED = (b"BM", b"II", b"MM")
+"""How BMP and TIFF begin, which may differ in a few bytes of their middle alone."""
+
 _NUMBERED_CAPTION = re.compile(r"(?:caption|sentence|text|answer)_?\d+")
 
 
@@ -160,21 +163,24 @@ def _stored(dataset: datasets.Dataset, column: str) -> list[Any]:
 
 
 def _contents(dataset: datasets.Dataset, column: str) -> Callable[[int], object]:
-    """What tells the images of rows apart without reading them whole: their size, first and last bytes."""
-    chunks = [chunk.field("bytes") for chunk in _stored(dataset, column)]
-    starts = np.cumsum([0, *map(len, chunks)])
+    """What tells the images of rows apart: their path where they lie beside the table, else their bytes.
+
+    Compressed images need not be read whole: two that differ also do so in their size, beginning or end.
+    """
+    chunks = [(chunk.field("bytes"), chunk.field("path")) for chunk in _stored(dataset, column)]
+    starts = np.cumsum([0, *(len(values) for values, _ in chunks)])
 
     def content(row: int) -> object:
         place = int(np.searchsorted(starts, row, side="right")) - 1
-        value = chunks[place][row - int(starts[place])]
+        values, paths = chunks[place]
+        value = values[row - int(starts[place])]
         if not value.is_valid:
-            return None  # stored beside the table, by its path
+            return paths[row - int(starts[place])].as_py()
         data = value.as_buffer()
-        return (
-            data.size,
-            data.slice(0, min(_EDGE, data.size)).to_pybytes(),
-            data.slice(max(0, data.size - _EDGE)).to_pybytes(),
-        )
+        start = data.slice(0, min(_EDGE, data.size)).to_pybytes()
+        if start.startswith(_UNCOMPRESSED):
+            return data.size, hash(data.to_pybytes())
+        return data.size, start, data.slice(max(0, data.size - _EDGE)).to_pybytes()
 
     return content
 

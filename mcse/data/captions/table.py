@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mcse.data.captions.files import CaptionRow, folder_files, read_folder, read_rows
 from mcse.data.captions.hub import read_hub
-from mcse.data.images.names import ABSENT, find_all, find_names, read_name_list
+from mcse.data.images.names import ABSENT, NO_VALUES, find_all, find_names, read_name_list
 from mcse.data.seeds import Draw
 from mcse.files import text_lines
 
@@ -189,7 +189,7 @@ def _named(rows: Iterable[CaptionRow], *, source: str, files: tuple[Path, ...], 
         if wanted is not None and row.split not in wanted:
             continue
         caption = " ".join(row.caption.splitlines()).strip()  # quoted cells may hold line breaks
-        if caption:
+        if caption and caption not in NO_VALUES:
             grouped.setdefault(row.image, []).append(caption)
         else:
             blank += 1

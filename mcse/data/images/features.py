@@ -10,6 +10,7 @@ and so marks the store as complete (``feature_writer``). MCSE's own HDF5 files (
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -41,7 +42,7 @@ _logger = logging.getLogger(__name__)
 FEATURES_FILE, NAMES_FILE, META_FILE, PROGRESS_FILE = "features.npy", "names.json", "meta.json", "progress.json"
 SCHEMA = 1
 
-_NAMES = ("image_names", "names", "file_names", "filenames", "image_ids", "ids")
+_NAMES = ("image_names", "names", "file_names", "filenames", "image_ids", "ids", "image_id", "img_id", "cocoid")
 """What HDF5 files call the names of their rows, the best first; MCSE's own the first."""
 
 _MOST_NAMES = 2**30
@@ -366,15 +367,21 @@ def _open_hdf5(path: Path) -> _Stored:
         found = ", ".join(map(repr, file)) or "nothing"
         raise ValueError(f"{path}: no dataset 'features' in it; it holds {found}")
     dataset = file["features"]
+    if dataset.file.filename != file.filename or dataset.is_virtual or dataset.external is not None:
+        raise ValueError(f"{path}: its 'features' lie in another file; copy them into one")
     offset, shape, dtype = dataset.id.get_offset(), dataset.shape, dataset.dtype
     if dataset.ndim != 2 or 0 in shape:
         return dataset
-    if offset is not None and dataset.external is None:
+    if offset is not None:
         file.close()
         return np.memmap(path, mode="r", dtype=dtype, shape=shape, offset=offset)
     promised, stored = dataset.size * dtype.itemsize, dataset.id.get_storage_size()
     if promised > _MOST_UNPACKED * stored:
         raise ValueError(f"{path}: promises {promised:,} bytes of features, and {stored:,} are stored")
+    if dataset.chunks is not None:
+        chunks = math.prod(-(-length // part) for length, part in zip(shape, dataset.chunks, strict=True))
+        if (written := dataset.id.get_num_chunks()) < chunks:  # HDF5 gives zeros for the others
+            raise ValueError(f"{path}: only {written} of the {chunks} chunks of its features were ever written")
     if promised > _IN_MEMORY_BYTES:
         return dataset
     rows = dataset[:]
@@ -408,9 +415,12 @@ def _read_names(path: Path, count: int) -> tuple[str, ...] | None:
 
 
 def _may_be_names(stored: object, count: int) -> bool:
-    """Whether it holds as many different words as there are rows: no captions, and no splits."""
-    if not isinstance(stored, h5py.Dataset) or stored.size != count or stored.dtype.kind not in "OSU":
+    """Whether it holds as many different words or numbers as there are rows: no captions, splits or running numbers."""
+    if not isinstance(stored, h5py.Dataset) or stored.size != count or stored.dtype.kind not in "OSUiu":
         return False
+    if stored.dtype.kind in "iu":
+        numbers = np.ravel(stored[()])
+        return len(np.unique(numbers)) == count > 1 and bool((np.diff(numbers.astype(object)) != 1).any())
     words = [value if isinstance(value, bytes) else str(value).encode() for value in np.ravel(stored[()]).tolist()]
     return len(set(words)) == count > 1 and not any(b" " in word for word in words)
 

@@ -18,8 +18,11 @@ ABSENT = -1
 
 _COCO_STEM = re.compile(r"(?:COCO_[a-z]+\d{4}_)?(\d+)")
 _COLLISION = -2
-_NO_NAMES = ("nan", "NaN", "None", "null")
-"""What tables write where there is no name. And numbers become fractions where some are missing: 391895.0."""
+_NUMBERED = re.compile(r"(?P<name>.+)#\d+")
+"""Flickr's files number the captions of an image behind its name."""
+
+NO_VALUES = ("nan", "NaN", "None", "null")
+"""What tables write where there is nothing. And numbers become fractions where some are missing: 391895.0."""
 
 
 def read_name_list(path: Path) -> list[str]:
@@ -56,7 +59,9 @@ def name_of_cell(value: object, *, where: str) -> str:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if isinstance(value, str) and value.strip() and value.strip() not in _NO_NAMES:
+    if isinstance(value, str) and value.strip() and value.strip() not in NO_VALUES:
+        if (numbered := _NUMBERED.fullmatch(value)) and is_image_file(Path(numbered["name"])):
+            return numbered["name"]
         return value.removesuffix(".0") if value.removesuffix(".0").isdecimal() else value
     shown = "null" if value is None else repr(value)[:60]
     raise ValueError(f"{where}: an image is a name or a whole number, got {shown}")

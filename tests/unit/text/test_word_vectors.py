@@ -189,3 +189,11 @@ def test_a_table_of_very_wide_rows_is_read(tmp_path: Path, monkeypatch: pytest.M
     path = _write(tmp_path / "a.vec", _text(header=True))
     assert load_word_vectors(path).row_VD.tolist() == list(ROWS.values())
     assert [block.row_ND.tolist() for block in stream_word_vectors(path)] == [[row] for row in ROWS.values()]
+
+
+def test_binary_words_hold_no_line_breaks(tmp_path: Path) -> None:
+    """A word with a space ends there, and its rest and the next word become numbers and a word."""
+    spaced = _binary({"New York": [1.0, 2.0, 3.0], "b": [3.0, 4.0, 5.0]})
+    with pytest.raises(ValueError, match=r"v.bin, word 2: .* may hold a space"):
+        load_word_vectors(_write(tmp_path / "v.bin", spaced))
+    assert load_word_vectors(_write(tmp_path / "w.bin", _binary(newline=b"\r\n"))).words == tuple(ROWS)

@@ -558,3 +558,42 @@ def test_hub_captions_that_are_missing_are_counted(tmp_path, hub_cache, caplog):
     columns = {"image": drawn_images(2, tmp_path), "cocoid": [391895.0, 7.0], "caption": ["one", None]}
     assert load_captions(parquet_folder(tmp_path / "set", columns)).image_names == ("391895",)
     assert "skipped 1 blank captions" in caplog.text
+
+
+@pytest.mark.parametrize("stored", ["bytes", "paths"])
+def test_hub_images_of_one_name_that_differ_are_refused(tmp_path, hub_cache, stored):
+    """Bitmaps of one size that differ in their middle alone; and files of which the table holds the paths."""
+    images = []
+    for number in range(2):
+        image = Image.new("RGB", (96, 96), "white")
+        image.putpixel((48, 48), (number, 0, 0))
+        path = tmp_path / str(number) / "a.bmp"
+        path.parent.mkdir()
+        image.save(path)
+        whole = {"bytes": path.read_bytes(), "path": None}
+        images.append(whole if stored == "bytes" else {"bytes": None, "path": str(path)})
+    columns = {"image": images, "file_name": ["a.bmp", "a.bmp"], "caption": ["one", "two"]}
+    with pytest.raises(ValueError, match="rows 0 and 1 have the name 'a.bmp' .* different images"):
+        load_captions(parquet_folder(tmp_path / "set", columns))
+
+
+def test_numbers_of_captions_are_no_part_of_an_images_name(tmp_path):
+    path = write(tmp_path / "numbered.csv", "image,caption\na.jpg#0,one\na.jpg#1,two\nb#2.jpg,three\nc#4,four\n")
+    found = load_captions(path)
+    assert found.image_names == ("a.jpg", "b#2.jpg", "c#4")
+    assert found.captions == (("one", "two"), ("three",), ("four",))
+
+
+def test_cells_without_a_value_are_blank_captions(tmp_path, caplog):
+    path = write(tmp_path / "a.csv", "image,caption\na.jpg,nan\nb.jpg,None\nb.jpg,None of them sits\n")
+    found = load_captions(path)
+    assert (found.image_names, found.captions) == (("b.jpg",), (("None of them sits",),))
+    assert "skipped 2 blank captions" in caplog.text
+
+
+def test_karpathys_images_of_one_name_in_two_folders_stay_apart(tmp_path):
+    images = [{"filepath": folder, "filename": "1.jpg", "sentences": [{"raw": folder}]} for folder in ("train", "val")]
+    found = load_captions(write(tmp_path / "a.json", json.dumps({"images": images})))
+    assert (found.image_names, found.captions) == (("train/1.jpg", "val/1.jpg"), (("train",), ("val",)))
+    del images[1]
+    assert load_captions(write(tmp_path / "a.json", json.dumps({"images": images}))).image_names == ("1.jpg",)

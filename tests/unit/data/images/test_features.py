@@ -361,3 +361,34 @@ def test_progress_of_another_shape_is_refused_by_key(tmp_path, matrix, key, valu
     (tmp_path / "progress.json").write_text(json.dumps({**progress, key: value}))
     with pytest.raises(ValueError, match=re.escape(message)):
         FeatureWriter(tmp_path, plan())
+
+
+def test_hdf5_that_gives_other_rows_than_its_own_is_refused(tmp_path, matrix):
+    """Zeros for what was never written, and this file's bytes for a matrix that lies in another one."""
+    other = hdf5(tmp_path / "other.h5", matrix)
+    with h5py.File(tmp_path / "partial.h5", "w") as file:
+        file.create_dataset("features", shape=matrix.shape, dtype="f4", chunks=(1, F))[: N - 1] = matrix[: N - 1]
+    with h5py.File(tmp_path / "link.h5", "w") as file:
+        file["features"] = h5py.ExternalLink(str(other), "features")
+        file["padding"] = np.ones((N, 2 * F))  # so that the place of the other's rows lies inside this file
+    with h5py.File(tmp_path / "virtual.h5", "w") as file:
+        layout = h5py.VirtualLayout(shape=matrix.shape, dtype="f4")
+        layout[:] = h5py.VirtualSource(str(other), "features", shape=matrix.shape)
+        file.create_virtual_dataset("features", layout)
+    with pytest.raises(ValueError, match=rf"partial.h5: only {N - 1} of the {N} chunks of its features were ever"):
+        open_features(tmp_path / "partial.h5")
+    for name in ("link.h5", "virtual.h5"):
+        with pytest.raises(ValueError, match=rf"{name}: its 'features' lie in another file"):
+            open_features(tmp_path / name)
+
+
+def test_numbers_beside_the_features_may_be_names(tmp_path, matrix):
+    numbers = {"cocoid": np.arange(N)[::-1] + 391, "order": np.arange(N)[::-1], "row": np.arange(N), "size": np.ones(N)}
+    for name, values in numbers.items():
+        with h5py.File(hdf5(tmp_path / f"{name}.h5", matrix), "a") as file:
+            file[name] = values
+    assert open_features(tmp_path / "cocoid.h5").names == tuple(str(number) for number in numbers["cocoid"])
+    with pytest.raises(ValueError, match="'order' may hold the images' names"):
+        open_features(tmp_path / "order.h5")
+    assert open_features(tmp_path / "row.h5").names is None
+    assert open_features(tmp_path / "size.h5").names is None
