@@ -115,6 +115,10 @@ def _ask(backbone: Any, name: str) -> BackboneFacts:
             f"encoder.name_or_path: {name!r} ({kind}) cannot encode a sentence of {_LENGTHS[0]} tokens by itself: "
             f"{_said(error)}"
         ) from None
+    if not all(bool(row_TD.isfinite().all()) for row_TD in alone):
+        raise ValueError(
+            f"encoder.name_or_path: {name!r} ({kind}) gives rows that are not finite; its weights are damaged"
+        )
     cannot_train, drops_out = _try_training(backbone, tokens)
     ours = [ATTENTION] if loaded != "eager" and backbone.is_backend_compatible() else []
     for attention in dict.fromkeys([*ours, loaded, "eager"]):

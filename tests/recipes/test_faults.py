@@ -400,15 +400,15 @@ def test_an_absurd_learning_rate_stops_with_advice(tiny, tmp_path, capsys):
     assert not (tmp_path / "run" / "best").exists()
 
 
-def test_nan_in_the_weights_it_starts_from_stops_at_the_first_step(tiny, tmp_path, capsys):
+def test_nan_in_the_weights_it_starts_from_is_said_at_the_start(tiny, tmp_path, capsys):
     shutil.copytree(tiny / "bert", tmp_path / "bert")
     path = tmp_path / "bert" / "model.safetensors"
     weights = load_file(path)
     next(iter(weights.values())).view(-1)[0] = float("nan")
     save_file(weights, path, metadata={"format": "pt"})
     keys = {"encoder.name_or_path": tmp_path / "bert", "train.log_steps": 5, "train.eval_steps": 5}
-    assert run(tiny, "simcse", tmp_path / "run", keys) == 1
-    assert "not finite at step 1;" in capsys.readouterr().err
+    assert run(tiny, "simcse", tmp_path / "run", keys) == 2
+    assert "(bert) gives rows that are not finite; its weights are damaged" in capsys.readouterr().err
 
 
 # --- resuming something else
