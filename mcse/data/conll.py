@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mcse.data.tables import ending
 from mcse.files import text_lines
 from mcse.text.tags import OUTSIDE, Repairs, TagSet, check_tag, repair_tags, types_of
 
@@ -64,8 +65,11 @@ def read_conll(path: Path) -> TaggedTexts:
 
     Raises:
         FileNotFoundError: Nothing is there.
-        ValueError: No text in it; a tag that is none, or an IMGID line inside a text or without words (file and line).
+        ValueError: A table or JSON by its ending; no text in it; a tag that is none, or an IMGID line inside a text or
+            without words (file and line).
     """
+    if ending(path) in (".csv", ".json", ".jsonl"):
+        raise ValueError(f"{path}: no CoNLL file by its ending; write a word and its tag a line, parted by a tab")
     reader = _Reader(path)
     number = 0
     for number, line in enumerate(text_lines(path, strip=False), start=1):

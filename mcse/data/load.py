@@ -71,9 +71,9 @@ def open_sentence_table(config: DataRoot, source: TableSentences | FileSentences
         opened = open_sentences(given, root=config.folder)
     except FileNotFoundError as error:
         raise config.absent(given, str(error)) from error
-    if (opened.table is not None) != isinstance(source, TableSentences):
-        right, wrong = ("table", "no lines") if opened.table is not None else ("file", "no table")
-        raise ValueError(f"data.sentences: {opened.source} is {wrong}; give data.sentences.{right}")
+    if (opened.columns > 1) != isinstance(source, TableSentences):
+        right, what = ("table", "triplets") if opened.columns > 1 else ("file", "sentences alone")
+        raise ValueError(f"data.sentences: {opened.source} holds {what}; give data.sentences.{right}")
     return opened
 
 

@@ -44,10 +44,10 @@ class TableSentences:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileSentences:
-    """Sentences of a text file."""
+    """Sentences of a file."""
 
     file: str
-    """A text file, plain or gzip, one sentence a line; ``hf://datasets/OWNER/NAME/FILE``; or else a hub dataset."""
+    """One sentence a line; a table's column text or sentence; ``hf://datasets/OWNER/NAME/FILE``; else a hub dataset."""
 
     @staticmethod
     def reads(text: str) -> bool:

@@ -28,9 +28,10 @@ Names: TypeAlias = Mapping[str, Sequence[str]]
 
 SCORED_PAIRS: Names = {
     "score": ("score", "similarity", "similarity_score", "relatedness_score", "gold"),
-    "sentence1": ("sentence1", "sentence_1", "sentence_a", "text1"),
-    "sentence2": ("sentence2", "sentence_2", "sentence_b", "text2"),
+    "sentence1": ("sentence1", "sentence_1", "sentence 1", "sentence_a", "sent1", "text1", "text_a"),
+    "sentence2": ("sentence2", "sentence_2", "sentence 2", "sentence_b", "sent2", "text2", "text_b"),
 }
+SENTENCES: Names = {"sentence": ("text", "sentence")}
 TRIPLETS: Names = {
     "query": ("sent0", "anchor", "query", "premise"),
     "positive": ("sent1", "positive", "pos", "entailment"),
@@ -205,17 +206,27 @@ def check_is_text(path: Path, lines: Iterable[str]) -> None:
         return
     what = ""
     first = head[0].strip()
-    if (first.startswith("{") and first.endswith("}")) or (first.startswith("[") and _is_json(first)):
-        what = "JSON; let its name end in .jsonl"
+    if _JSON.fullmatch(first) or (first.startswith("[") and _is_json(first)):
+        what = "JSON; write an object a line, and let its name end in .jsonl"
+    elif first.lower().startswith(("<!doctype", "<html", "<?xml")):
+        what = "a page of HTML or XML; fetch the file again"
     elif "\t" in head[0] and len({line.count("\t") for line in head}) == 1:
         what = f"a table of {head[0].count(chr(9)) + 1} columns; let its name end in .tsv"
     elif _is_header(head[0]):
         what = "a table, by its header; let its name end in .csv"
+    elif len(head) > 1 and all(map(_LABELLED.fullmatch, head)):
+        what = "texts with numbers behind them; give it a header (text,label) and the ending .csv"
     elif all(_NAMED.match(line) for line in head):
         what = "names of images with captions; give it a header (image,caption) and the ending .csv"
     if what:
         raise ValueError(f"{path}: holds no text of one sentence a line, but {what}")
 
+
+_JSON = re.compile(r"""\{.*\} | [\[{]{1,2} | \[\s*(["']).*\1\s*\]""", re.VERBOSE)
+"""An object, the beginning of JSON in many lines, or a list of strings as Python writes it."""
+
+_LABELLED = re.compile(r".*\S\s*[,;|]\s*-?\d+(?:\.\d+)?\s*")
+"""A text and its label."""
 
 _IMAGE = r"\S*\.(?:jpe?g|png|webp|gif|bmp|tiff?)"
 _NAMED = re.compile(

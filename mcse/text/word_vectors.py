@@ -321,7 +321,10 @@ def _numbers(text: bytes, width: int, place: str) -> NDArray[np.float32]:
         raise ValueError(f"{place}: has {len(fields)} numbers, not the {width} of line 1")
     try:
         with np.errstate(over="ignore"):  # what does not fit is refused as not finite
-            return np.array(fields, dtype=np.float32)
+            row_D = np.array(fields, dtype=np.float32)
+        if b"_" in text:
+            raise ValueError
+        return row_D
     except ValueError:
         wrong = next(field for field in fields if not _is_number(field))
         raise ValueError(f"{place}: {_shown(wrong)} is not a number") from None
@@ -332,7 +335,7 @@ def _is_number(field: bytes) -> bool:
         float(field)
     except ValueError:
         return False
-    return True
+    return b"_" not in field  # Python reads 1_0 as 10
 
 
 def _read_binary(stream: _Stream, file: Path, filter_: _Filter) -> tuple[int, Iterator[_Row]]:

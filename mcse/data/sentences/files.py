@@ -1,7 +1,7 @@
 """Training sentences: text files and hub datasets, read strictly and tokenised once into an Arrow file on disk.
 
-A *sentence source* is a path of a text file, or of a table (``.csv``, ``.tsv``, ``.jsonl``) of queries with
-positives and negatives, each also with ``.gz``; a hub file ``hf://datasets/OWNER/NAME/FILE``; or a hub dataset
+A *sentence source* is a path of a text file, or of a table (``.csv``, ``.tsv``, ``.jsonl``) of sentences or of queries
+with positives and negatives, each also with ``.gz``; a hub file ``hf://datasets/OWNER/NAME/FILE``; or a hub dataset
 ``OWNER/NAME`` or ``OWNER/NAME::COLUMN``.
 """
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from mcse.data.tables import (
     HEAD_LINES,
+    SENTENCES,
     TABLE_SUFFIXES,
     TRIPLETS,
     Table,
@@ -90,17 +91,27 @@ def open_sentences(source: str, *, root: Path) -> SentenceTable:
         return open_hub_sentences(source)
     if path.stat().st_size == 0:
         raise ValueError(f"data.sentences: {path} is empty")
-    table = None
+    table, columns = None, 1
     try:
         if ending(path) in TABLE_SUFFIXES:
-            table = open_table(path, TRIPLETS)
+            table, columns = _open_table(path)
         else:
             check_is_text(path, islice(text_lines(path), HEAD_LINES))
     except ValueError as error:
-        advice = "; sentences alone come from a .txt file, one a line" if ending(path) in TABLE_SUFFIXES else ""
-        raise ValueError(f"data.sentences: {error}{advice}") from None
-    columns = 1 if table is None else len(TRIPLETS)
+        raise ValueError(f"data.sentences: {error}") from None
     return SentenceTable(columns=columns, source=str(path), digest=sha256_file(path), files=(path,), table=table)
+
+
+def _open_table(path: Path) -> tuple[Table, int]:
+    """A table of triplets, or of sentences alone, and how many of its columns are read."""
+    try:
+        return open_table(path, TRIPLETS), len(TRIPLETS)
+    except ValueError as error:
+        try:
+            return open_table(path, SENTENCES), 1
+        except ValueError:
+            advice = f"sentences alone are in a column {' or '.join(SENTENCES['sentence'])}, or in a .txt, one a line"
+            raise ValueError(f"{error}; {advice}") from None
 
 
 def open_hub_sentences(source: str) -> SentenceTable:

@@ -14,7 +14,15 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.tables import SCORED_PAIRS, TABLE_SUFFIXES, number_cell, open_table, text_cell
+from mcse.data.tables import (
+    SCORED_PAIRS,
+    TABLE_SUFFIXES,
+    ending,
+    find_columns,
+    number_cell,
+    open_table,
+    text_cell,
+)
 from mcse.data.test_sets.lines import file_lines, finite_number, senteval_parent
 
 logger = logging.getLogger(__name__)
@@ -186,11 +194,15 @@ def load_stsbenchmark(folder: str | Path, *, split: str) -> ScoredPairs:
         ValueError: An unknown split, fewer than seven columns, or gold that is no number.
     """
     path = _home(find_senteval(folder), "STSBenchmark") / _split_file(_STSB_FILES, split)
+    return _scored(_stsbenchmark_rows(path), "STSBenchmark", split, (path,))
+
+
+def _stsbenchmark_rows(path: Path) -> list[tuple[float, str, str]]:
     rows = []
     for number, line in enumerate(file_lines(path), start=1):
         column = _columns(line, path, number, least=7)
         rows.append((finite_number(column[4], path, number), column[5], column[6]))
-    return _scored(rows, "STSBenchmark", split, (path,))
+    return rows
 
 
 def load_sick(folder: str | Path, *, splits: Sequence[str]) -> ScoredPairs:
@@ -270,17 +282,21 @@ def load_scored_pairs(path: str | Path) -> ScoredPairs:
     """Scored pairs from ``.tsv``/``.txt`` (``score<TAB>sentence1<TAB>sentence2``), ``.csv`` or ``.jsonl``.
 
     A first line that names the columns ``score``, ``sentence1`` and ``sentence2`` may put them in any order, among
-    others; without it there are exactly these three. JSON lines have these keys.
+    others; without it there are exactly these three. JSON lines have these keys. STS-B's own files are read, too.
 
     Raises:
         FileNotFoundError: No such file.
         ValueError: An unknown ending, gold that is no number, an empty sentence, and what ``open_table`` refuses.
     """
     path = Path(path)
-    if path.suffix.lower() not in (*TABLE_SUFFIXES, ".txt"):
+    if ending(path) not in (*TABLE_SUFFIXES, ".txt"):
         raise ValueError(f"{path}: scored pairs must end in one of {', '.join(TABLE_SUFFIXES)}, .txt")
     if not path.is_file():
         raise FileNotFoundError(f"missing file {path}")
+    if path.name in _STSB_FILES.values():  # published with tabs and without a header, whatever the name ends in
+        first = file_lines(path)[0].split("\t")
+        if len(first) >= 7 and not find_columns(first, SCORED_PAIRS, where=str(path)):
+            return _scored(_stsbenchmark_rows(path), path.stem, "all", (path,))
     table = open_table(path, SCORED_PAIRS, has_header=False)
     rows = []
     for row in table.rows():
@@ -289,7 +305,11 @@ def load_scored_pairs(path: str | Path) -> ScoredPairs:
         sentence1, sentence2 = (text_cell(sentence, where=where) for sentence in sentences)
         if not sentence1.strip() or not sentence2.strip():
             raise ValueError(f"{where}: empty sentence")
-        rows.append((number_cell(score, where=where), sentence1, sentence2))
+        try:
+            rows.append((number_cell(score, where=where), sentence1, sentence2))
+        except ValueError as error:
+            hint = f"; without a header the columns are {', '.join(SCORED_PAIRS)}" if row.line == 1 else ""
+            raise ValueError(f"{error}{hint}") from None
     if len(rows) > _MOST_COUNTED and [score for score, _, _ in rows] in (
         list(range(len(rows))),
         list(range(1, len(rows) + 1)),
@@ -297,7 +317,7 @@ def load_scored_pairs(path: str | Path) -> ScoredPairs:
         raise ValueError(
             f"{path}: its scores count the rows; name the columns in a header (score, sentence1, sentence2)"
         )
-    return _scored(rows, path.stem, "all", (path,))
+    return _scored(rows, Path(path.name.removesuffix(".gz")).stem, "all", (path,))
 
 
 def _home(root: Path, name: str) -> Path:

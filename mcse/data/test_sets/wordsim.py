@@ -40,7 +40,9 @@ _FILES: Mapping[str, tuple[str, ...]] = {
 _PARENTS = ("wordsim", "word-similarity", ".")
 _PARTS_OF_SPEECH = {"A": "adjectives", "N": "nouns", "V": "verbs"}
 _QUARTILES = ("1", "2", "3", "4")
-_OWN_SUFFIX = ".tsv"
+_OWN_SUFFIXES = (".tsv", ".csv")
+_SCORES = ("score", "similarity", "rating", "gold", "human (mean)")
+"""What a header may call the third column of one's own pairs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,8 +78,8 @@ def load_wordsim(source: str | Path) -> WordsimData:
 
     Args:
         source: A folder that holds the sets' files, in ``wordsim/`` or itself, or one folder deeper; or a file under
-            one of the published names, or one's own ``.tsv`` of ``word1<TAB>word2<TAB>score`` with, if wanted, a fourth
-            column that names the subset of each pair.
+            one of the published names, or one's own ``.tsv`` or ``.csv`` of word1, word2 and score, with or without a
+            header that calls the third so, and, if wanted, a fourth column that names the subset of each pair.
 
     Raises:
         FileNotFoundError: Nothing is there, or a folder without any of the sets.
@@ -110,12 +112,14 @@ def _load_file(path: Path) -> WordPairs:
     for name, files in _FILES.items():
         if path.name.lower() in files:
             return _load_set(name, path)
-    if path.suffix.lower() != _OWN_SUFFIX:
+    if path.suffix.lower() not in _OWN_SUFFIXES:
         raise ValueError(
-            f"{path}: no published name of a word-similarity set; pairs of one's own are .tsv files of "
-            "word1<TAB>word2<TAB>score"
+            f"{path}: no published name of a word-similarity set; pairs of one's own are .tsv or .csv files of "
+            "word1, word2 and score"
         )
     rows = list(_rows(path, least=3))
+    if rows and rows[0][1][2].lower() in _SCORES:
+        del rows[0]
     kinds = [row[3] if len(row) > 3 else "" for _, row in rows]
     subsets = {kind: np.array([other == kind for other in kinds]) for kind in dict.fromkeys(kinds) if kind}
     return _pairs(path.stem, path, [(row[0], row[1], finite_number(row[2], path, line)) for line, row in rows], subsets)

@@ -107,3 +107,10 @@ def test_bytes_of_another_encoding_are_named_with_file_and_line(tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"IMGID:1\ncaf\xe9\tO\n")
     with pytest.raises(ValueError, match=r"latin\.txt, line 2: not UTF-8 \(byte 0xe9\)"):
         read_conll(tmp_path / "latin.txt")
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.csv", "EU,B-ORG\n"), ("a.jsonl", '{"tokens": ["EU"]}\n')])
+def test_tables_and_json_are_no_words(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{name}: no CoNLL file by its ending"):
+        read_conll(tmp_path / name)

@@ -272,14 +272,24 @@ def test_a_missing_relative_path_says_where_relative_paths_start(root, tokenizer
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (FileSentences(file="nli.csv"), "nli.csv is no lines; give data.sentences.table"),
-        (TableSentences(table=TableFile(path="plain.txt")), "plain.txt is no table; give data.sentences.file"),
+        (FileSentences(file="nli.csv"), "nli.csv holds triplets; give data.sentences.table"),
+        (
+            TableSentences(table=TableFile(path="plain.txt")),
+            "plain.txt holds sentences alone; give data.sentences.file",
+        ),
     ],
 )
 def test_sentences_of_another_kind_are_refused(root, tokenizer, source, message):
     (root / "nli.csv").write_text("sent0,sent1,hard_neg\na,b,c\n")
     with pytest.raises(ValueError, match=message):
         load_sentences(DataConfig(root=root, sentences=source), source, tokenizer)
+
+
+def test_a_table_of_sentences_alone_is_a_file(root, tokenizer):
+    (root / "alone.jsonl").write_text('{"text": "a"}\n{"text": "b c"}\n')
+    source = FileSentences(file="alone.jsonl")
+    table = load_sentences(DataConfig(root=root, sentences=source), source, tokenizer).table
+    assert (table.columns, len(table)) == (1, 2)
 
 
 def test_absent_dev_pairs_say_where_they_were_looked_for(root, monkeypatch):

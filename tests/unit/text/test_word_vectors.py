@@ -197,3 +197,8 @@ def test_binary_words_hold_no_line_breaks(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"v.bin, word 2: .* may hold a space"):
         load_word_vectors(_write(tmp_path / "v.bin", spaced))
     assert load_word_vectors(_write(tmp_path / "w.bin", _binary(newline=b"\r\n"))).words == tuple(ROWS)
+
+
+def test_a_number_with_an_underscore_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="v.txt, line 2: '1_0' is not a number"):
+        load_word_vectors(_write(tmp_path / "v.txt", b"new_york 1 2\nb 1_0 2\n"))

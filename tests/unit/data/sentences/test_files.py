@@ -67,15 +67,25 @@ def test_triplets_are_found_by_their_names(tmp_path: Path) -> None:
         ("a.csv", 'sent0,sent1,hard_neg\na,b,"c\nd,e,f\n', "line 2: a quotation mark is opened and not closed"),
         ("a.csv", 'sent0,sent1,hard_neg\na,b,"c\nd,e,f"\n', "line 2: a quotation mark is opened and not closed"),
         ("a.csv", 'sent0,sent1,hard_neg\na,b,"c" d\n', "line 2: broken table .* double quotation marks"),
-        ("a.jsonl", '{"text": "a"}\n', "no column for query .* sentences alone come from a .txt file"),
+        ("a.jsonl", '{"words": "a"}\n', "no column for query .* alone are in a column text or sentence, or in a .txt"),
+        ("a.jsonl", '{"text": ["a"]}\n', "line 1: expected text, got list"),
         ("a.jsonl", '{"query": "a", "pos": "b", "neg": null}\n', "line 1: expected text, got null"),
-        ("a.tsv", "id\tsentence\n1\ta\n", "no column for query .* sentences alone come from a .txt file"),
-        ("a.txt", '{"text": "a"}\n{"text": "b"}\n', "JSON; let its name end in .jsonl"),
+        ("a.tsv", "id\tquestion\n1\ta\n", "no column for query .* alone are in a column text or sentence"),
+        ("a.txt", '{"text": "a"}\n{"text": "b"}\n', "JSON; .* let its name end in .jsonl"),
         ("a.txt", "1\ta b\n2\tc d\n", "a table of 2 columns; let its name end in .tsv"),
         ("a.txt", "sent0,sent1,hard_neg\na,b,c\n", "a table, by its header; let its name end in .csv"),
         ("a.txt", "id,sentence\n1,a\n", "a table, by its header; let its name end in .csv"),
         ("a.txt", "text,label\na,1\n", "a table, by its header; let its name end in .csv"),
-        ("a.txt", "{'text': 'a'}\n", "JSON; let its name end in .jsonl"),
+        ("a.txt", "{'text': 'a'}\n", "JSON; .* let its name end in .jsonl"),
+        ("a.txt", '{\n  "text": "a"\n}\n', "JSON; .* let its name end in .jsonl"),
+        ("a.txt", '[\n  "a",\n  "b"\n]\n', "JSON; .* let its name end in .jsonl"),
+        ("a.txt", "['a', 'b']\n['c']\n", "JSON; .* let its name end in .jsonl"),
+        (
+            "a.txt",
+            "<!DOCTYPE html>\n<html><body>Not found</body></html>\n",
+            "a page of HTML or XML; fetch the file again",
+        ),
+        ("a.txt", '"good, and short",1\n"bad",0\n', "texts with numbers behind them; give it a header"),
         ("a.txt", "one\ntwo\0\n", "line 2: a NUL byte inside the line"),
         ("a.txt", "one\nt\rwo\n", "line 2: a carriage return inside the line"),
         ("a.txt", "one\ntwo\n".encode("utf-16"), r"line 1: not UTF-8 \(UTF-16; save it as UTF-8\)"),
@@ -130,3 +140,22 @@ def test_damaged_token_ids_are_made_anew(
     (path,) = tmp_path.rglob("*.arrow")
     path.write_bytes(damage(path.read_bytes()))
     assert tokens(rows) == [[1, 2, 3], [4]] * 500
+
+
+def test_a_table_of_sentences_alone_is_read_by_its_column(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('\ufeff{"id": 1, "text": "one, two"}\n{"id": 2, "text": " three "}\n')
+    (tmp_path / "a.csv").write_text('label,Sentence\n1,"one, two"\n0,three\n')
+    (tmp_path / "a.tsv").write_text("sentence\tlabel\none, two\t1\nthree\t0\n")
+    for name in ("a.jsonl", "a.csv", "a.tsv"):
+        opened = open_sentences(name, root=tmp_path)
+        assert (opened.columns, list(opened.rows())) == (1, [("one, two",), ("three",)])
+    both = "text,sent0,sent1,hard_neg\nd,a,b,c\n"
+    (tmp_path / "b.csv").write_text(both)
+    assert list(open_sentences("b.csv", root=tmp_path).rows()) == [("a", "b", "c")]
+
+
+def test_sentences_that_only_resemble_tables_are_read(tmp_path: Path) -> None:
+    lines = ["[Laughter] He sat, in June, 1990", "{An aside} with more", "<i>No</i> page", "<br", "It was 5; then 6."]
+    for text in (lines, lines[:1]):
+        (tmp_path / "a.txt").write_text("\n".join(text))
+        assert list(open_sentences("a.txt", root=tmp_path).rows()) == [(line,) for line in text]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 from pathlib import Path
@@ -209,3 +210,21 @@ def test_data_without_a_whole_task_is_refused_with_every_reason(senteval):
         assert f"{name}: " in str(caught.value)
     assert "STS13: no folder" in str(caught.value)
     assert "missing file" in str(caught.value)
+
+
+def test_own_pairs_in_further_layouts(tmp_path):
+    row = "main-captions\tMSRvid\t2012test\t0001\t4.5\tA dog, big.\tA hound\n"
+    files = {
+        "sts-dev.csv": row.encode(),  # STS-B's own: tabs and no header
+        "sts-test.csv": b'score,sent1,sent2\n4.5,"A dog, big.",A hound\n',
+        "pairs.tsv.gz": gzip.compress(b"4.5\tA dog, big.\tA hound\n"),
+        "pairs.csv": b'Sentence 1,Sentence 2,Score\n"A dog, big.",A hound,4.5\n',
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        pairs = data.load_scored_pairs(tmp_path / name)
+        assert (pairs.name, pairs.sentence1, pairs.sentence2) == (name.split(".")[0], ("A dog, big.",), ("A hound",))
+        assert pairs.gold.tolist() == [4.5]
+    (tmp_path / "last.tsv").write_text("A dog\tA hound\t4.5\n")
+    with pytest.raises(ValueError, match="line 1: score 'A dog' .* the columns are score, sentence1, sentence2"):
+        data.load_scored_pairs(tmp_path / "last.tsv")

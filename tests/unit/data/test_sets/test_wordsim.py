@@ -77,7 +77,8 @@ def test_simlex_has_parts_of_speech_concreteness_and_the_hard_pairs(tmp_path: Pa
         ("own.tsv", "cat\tdog\thigh\n", "own.tsv, line 1: score 'high'"),
         ("own.tsv", "cat\tdog\t1\ncat\n", "own.tsv, line 2: 1 columns"),
         ("SimLex-999.txt", "a\tb\tc\td\te\tf\tg\th\ti\tj\n", "lacks POS, SimLex999"),
-        ("own.csv", "cat,dog,1\n", "no published name"),
+        ("own.txt", "cat dog 1\n", "no published name"),
+        ("own.tsv", "score\tword1\tword2\n1\tcat\tdog\n", "own.tsv, line 1: score 'word2'"),
     ],
 )
 def test_bad_files_are_refused_by_line(name: str, text: str, message: str, tmp_path: Path) -> None:
@@ -111,3 +112,18 @@ def test_broken_tables_are_refused_by_line(name: str, text: str, message: str, t
     _write(tmp_path, name, text)
     with pytest.raises(ValueError, match=f"{name}, {message}"):
         load_wordsim(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("own.csv", '"cat",dog,6\nnew york,city,1\n'),
+        ("own.csv", "word1,word2,score\ncat,dog,6\nnew york,city,1\n"),
+        ("own.tsv", "Word 1\tWord 2\tHuman (Mean)\ncat\tdog\t6\nnew york\tcity\t1\n"),
+    ],
+)
+def test_pairs_of_ones_own(name: str, text: str, tmp_path: Path) -> None:
+    _write(tmp_path, name, text)
+    (pairs,) = load_wordsim(tmp_path / name).sets
+    assert (pairs.name, pairs.word1, pairs.word2) == ("own", ("cat", "new york"), ("dog", "city"))
+    assert pairs.gold_P.tolist() == [6.0, 1.0]
