@@ -210,7 +210,7 @@ def check_is_text(path: Path, lines: Iterable[str]) -> None:
         what = "JSON; write an object a line, and let its name end in .jsonl"
     elif first.lower().startswith(("<!doctype", "<html", "<?xml")):
         what = "a page of HTML or XML; fetch the file again"
-    elif "\t" in head[0] and len({line.count("\t") for line in head}) == 1:
+    elif all("\t" in line for line in head):
         what = f"a table of {head[0].count(chr(9)) + 1} columns; let its name end in .tsv"
     elif _is_header(head[0]):
         what = "a table, by its header; let its name end in .csv"

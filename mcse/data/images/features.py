@@ -398,6 +398,9 @@ def _read_names(path: Path, count: int) -> tuple[str, ...] | None:
     with _naming(path), h5py.File(path, "r") as file:
         found = [name for name in _NAMES if name in file]
         if not found:
+            attributes = (*file.attrs, *file["features"].attrs)
+            if names := [name for name in attributes if name in _NAMES]:
+                raise ValueError(f"{path}: {names[0]!r} is an attribute; store it as a dataset 'image_names'")
             if texts := [name for name in file if _may_be_names(file[name], count)]:
                 raise ValueError(
                     f"{path}: {texts[0]!r} may hold the images' names; call it 'image_names', or remove it"

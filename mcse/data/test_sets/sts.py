@@ -308,7 +308,8 @@ def load_scored_pairs(path: str | Path) -> ScoredPairs:
         try:
             rows.append((number_cell(score, where=where), sentence1, sentence2))
         except ValueError as error:
-            hint = f"; without a header the columns are {', '.join(SCORED_PAIRS)}" if row.line == 1 else ""
+            has_none = row.line == 1 and ending(path) != ".jsonl"
+            hint = f"; without a header the columns are {', '.join(SCORED_PAIRS)}" if has_none else ""
             raise ValueError(f"{error}{hint}") from None
     if len(rows) > _MOST_COUNTED and [score for score, _, _ in rows] in (
         list(range(len(rows))),

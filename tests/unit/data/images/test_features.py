@@ -390,5 +390,9 @@ def test_numbers_beside_the_features_may_be_names(tmp_path, matrix):
     assert open_features(tmp_path / "cocoid.h5").names == tuple(str(number) for number in numbers["cocoid"])
     with pytest.raises(ValueError, match="'order' may hold the images' names"):
         open_features(tmp_path / "order.h5")
+    with h5py.File(hdf5(tmp_path / "attribute.h5", matrix), "a") as file:
+        file["features"].attrs["image_names"] = list(NAMES[::-1])
+    with pytest.raises(ValueError, match="attribute.h5: 'image_names' is an attribute"):
+        open_features(tmp_path / "attribute.h5")
     assert open_features(tmp_path / "row.h5").names is None
     assert open_features(tmp_path / "size.h5").names is None

@@ -73,6 +73,7 @@ def test_triplets_are_found_by_their_names(tmp_path: Path) -> None:
         ("a.tsv", "id\tquestion\n1\ta\n", "no column for query .* alone are in a column text or sentence"),
         ("a.txt", '{"text": "a"}\n{"text": "b"}\n', "JSON; .* let its name end in .jsonl"),
         ("a.txt", "1\ta b\n2\tc d\n", "a table of 2 columns; let its name end in .tsv"),
+        ("a.txt", "1\ta b\n2\tc d\te\n", "a table of 2 columns; let its name end in .tsv"),
         ("a.txt", "sent0,sent1,hard_neg\na,b,c\n", "a table, by its header; let its name end in .csv"),
         ("a.txt", "id,sentence\n1,a\n", "a table, by its header; let its name end in .csv"),
         ("a.txt", "text,label\na,1\n", "a table, by its header; let its name end in .csv"),

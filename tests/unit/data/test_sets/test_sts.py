@@ -228,3 +228,6 @@ def test_own_pairs_in_further_layouts(tmp_path):
     (tmp_path / "last.tsv").write_text("A dog\tA hound\t4.5\n")
     with pytest.raises(ValueError, match="line 1: score 'A dog' .* the columns are score, sentence1, sentence2"):
         data.load_scored_pairs(tmp_path / "last.tsv")
+    (tmp_path / "null.jsonl").write_text('{"score": null, "sentence1": "a", "sentence2": "b"}\n')
+    with pytest.raises(ValueError, match="null.jsonl, line 1: score null is not a finite number$"):
+        data.load_scored_pairs(tmp_path / "null.jsonl")
