@@ -171,7 +171,9 @@ class _Builder:
                 self.fault(f"unknown key {key!r}; {_nearest(self.root, kind, str(name), path, variants)}", key)
         for own in dataclasses.fields(kind):
             if own.name not in tree and default_of(own) is dataclasses.MISSING:
-                self.fault(f"missing key {path + own.name!r}{_explained(kind, own.name)}", path + own.name)
+                for owner, below in _required(kind, own.name):
+                    key = ".".join([path + own.name, *below[1:]])
+                    self.fault(f"missing key {key!r}{_explained(owner, below[-1])}", key)
         if len(self.faults) > before:
             return None
         try:
@@ -326,6 +328,16 @@ def _nearest(root: type, kind: type, name: str, path: str, variants: Sequence[ty
         return f"known here: {', '.join(hints_of(kind))}"
     info = known.get(name) or (elsewhere[0] if elsewhere else known[near[0]])
     return f"did you mean {info.key!r}?" + (f" ({info.summary})" if info.doc else "")
+
+
+def _required(kind: Any, name: str) -> list[tuple[Any, tuple[str, ...]]]:
+    """The keys without a default at and below a key, each with the dataclass that it is of."""
+    hint = hints_of(kind)[name]
+    if not dataclasses.is_dataclass(hint):
+        return [(kind, (name,))]
+    lacking = [own.name for own in dataclasses.fields(hint) if default_of(own) is dataclasses.MISSING]
+    found = [(owner, (name, *below)) for each in lacking for owner, below in _required(hint, each)]
+    return found or [(kind, (name,))]
 
 
 def _explained(kind: type, name: str) -> str:

@@ -43,7 +43,11 @@ def config_path(given: str) -> Path:
     Raises:
         ValueError: There is none of that name; the nearest are named.
     """
-    return _shipped(given.removeprefix(_PREFIX)) if given.startswith(_PREFIX) else Path(given)
+    if given.startswith(_PREFIX):
+        return _shipped(given.removeprefix(_PREFIX))
+    if not Path(given).exists() and (name := given.removesuffix(".yaml")) in _names():
+        raise ValueError(f"--config: no file at {given}; did you mean {_PREFIX}{name}?")
+    return Path(given)
 
 
 def _names() -> dict[str, Path]:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import os
+import select
 import sys
 from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
+from typing import TextIO
 
 from mcse.commands import CommandError, exit_code
 from mcse.commands.arguments import COMMANDS, Command, Group
@@ -19,7 +22,18 @@ from mcse.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code."""
+    """Runs one command; returns its exit code, which is 141 where nobody reads the output to its end (``| head``)."""
+    try:
+        code = _main(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would write the rest at its end, and fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return code
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["train"] and arguments[1:2] and not arguments[1].startswith("-"):
         # As a positional argument the parser would find the recipe behind any key that it does not know.
@@ -40,11 +54,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = getattr(importlib.import_module(f"mcse.commands.{module}"), function or "run")
     try:
         code: int = run(**options)
+    except BrokenPipeError as error:
+        if _is_read(sys.stdout):
+            return _fail(name, error, code=exit_code(error))
+        raise
     except (ValueError, OSError, CommandError) as error:
         return _fail(name, error, code=exit_code(error))
     except KeyboardInterrupt as error:
         return _fail(name, str(error) or "stopped", code=130)
     return code
+
+
+def _is_read(stream: TextIO) -> bool:
+    """Whether anybody has the other end of the pipe, if it is one; so that it was another pipe that broke."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return not any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def build_parser() -> ArgumentParser:

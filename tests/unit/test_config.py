@@ -282,7 +282,7 @@ def test_all_faults_are_told_each_with_its_place(tmp_path: Path) -> None:
     [
         (["--optim.learning_rate", "1"], "run.yaml: missing key 'recipe'"),
         (["--recipe", "a", "--optim.warmup_steps", "1"], "run.yaml: missing key 'optim.learning_rate' (Peak rate.)"),
-        (["--recipe", "a"], "run.yaml: missing key 'optim'"),
+        (["--recipe", "a"], "run.yaml: missing key 'optim.learning_rate' (Peak rate.)"),
         (["--recipe"], "--recipe lacks its value"),
         (["recipe", "a"], "unexpected argument 'recipe'"),
     ],

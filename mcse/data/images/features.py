@@ -440,7 +440,10 @@ def _read_meta(folder: Path) -> _Meta:
             f"{folder}: unfinished extraction, {progress.done} of {progress.planned} images; "
             "run the same mcse extract-features again, it continues"
         )
-    raise ValueError(f"{folder}: not a feature store (no {META_FILE}); mcse extract-features makes one")
+    raise ValueError(
+        f"{folder}: not a feature store (no {META_FILE}); mcse extract-features makes one, or data.images.folder and "
+        "data.images.tower read the images themselves"
+    )
 
 
 def _regions(path: Path, meta: _Meta, *, width: int) -> int:

@@ -170,7 +170,8 @@ def _clean_scores(samples: Samples, means: Means) -> tuple[dict[ScoreKey, float]
     scores, undefined = point_scores(clean, clean_means({key: means[key] for key in means if key.metric == "spearman"}))
     undefined |= {key.clean: "fewer than two pairs are clean" for key in samples if key.clean not in clean}
     absent = {f"{key.written_suite}.{key.task}": reason for key, reason in undefined.items()}
-    if reason := why_no_average(STS_TASKS, {key.task for key in scores}):
+    names = {key.task for key in scores}
+    if (reason := why_no_average(STS_TASKS, names)) and names & set(STS_TASKS):
         absent["sts_clean.average"] = reason
     return {key: score for key, score in scores.items() if not key.subset}, absent
 

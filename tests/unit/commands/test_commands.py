@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import os
 import subprocess
 import sys
 from typing import get_args
@@ -175,3 +176,14 @@ def test_the_version_is_the_packages(capsys):
     assert stopped.value.code == 0
     assert capsys.readouterr().out == f"mcse {mcse.__version__}\n"
     assert "0.1.0" in mcse.__version__
+
+
+@pytest.mark.parametrize("arguments", [["configs"], ["train", "mcse", "--help"]])
+def test_a_reader_that_stops_is_no_error(arguments):
+    """As under ``| head``: the reading end is closed before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "mcse", *arguments]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")

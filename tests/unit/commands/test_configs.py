@@ -38,7 +38,7 @@ def test_one_is_printed_as_it_stands(capsys):
 
 def test_a_name_takes_the_file_and_a_path_stays_one(capsys):
     assert config_path("mcse:simcse/bert_base_unsup") == FOLDER / "simcse" / "bert_base_unsup.yaml"
-    assert config_path("simcse/bert_base_unsup") == Path("simcse/bert_base_unsup")
+    assert config_path("mine/bert_base_unsup") == Path("mine/bert_base_unsup")
     assert main(["train", "--config", "mcse:simcse/minilm_wiki_cpu.yaml", "--print-config", "--seed", "7"]) == 0
     assert "\nseed: 7\n" in capsys.readouterr().out
 
@@ -54,3 +54,8 @@ def test_a_name_takes_the_file_and_a_path_stays_one(capsys):
 def test_the_nearest_names_are_told(capsys, name, meant):
     assert main(["train", "--config", f"mcse:{name}"]) == 2
     assert meant in capsys.readouterr().err
+
+
+def test_a_name_without_its_prefix_is_answered_with_it():
+    with pytest.raises(ValueError, match=r"no file at demo/mcse.yaml; did you mean mcse:demo/mcse\?$"):
+        config_path("demo/mcse.yaml")
