@@ -17,6 +17,7 @@ from mcse.training.runtime import start_runtime
 from mcse.types import PairBatch
 from tests.fixtures.launch import one_thread, own_cache
 from tests.fixtures.processes import run_processes
+from tests.fixtures.tiny_run import allowing_equal_views
 from tests.recipes.test_pixels import TRAINED, VIT, build, tiny
 
 __all__ = ["tiny"]
@@ -25,7 +26,7 @@ __all__ = ["tiny"]
 def update(tiny, keys, step):
     """One step in float64: the loss, and the parameters afterwards."""
     keys = keys | {"train.batch_size": 16 // distributed.world_size(), "data.captions.per_image": "all"}
-    with one_thread(), own_cache(tiny):
+    with one_thread(), own_cache(tiny), allowing_equal_views():
         run_, _ = build(tiny, keys)
         if isinstance(run_.model.tower, ImageTower):
             run_.model.tower.register_parameter("unused", nn.Parameter(torch.ones(2)))
