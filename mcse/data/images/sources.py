@@ -60,23 +60,24 @@ class ImageFolder:
 class HubImages:
     """The images of a Hugging Face dataset; rows of one name are one image."""
 
-    def __init__(self, dataset: datasets.Dataset, names: Sequence[str], *, column: str) -> None:
+    def __init__(self, dataset: datasets.Dataset, names: Sequence[str], *, column: str, source: str) -> None:
         first_row: dict[str, int] = {}
         for row, name in enumerate(names):
             first_row.setdefault(name, row)
         self.names = tuple(first_row)
         self._rows = tuple(first_row.values())
         self._column = column
+        self._source = source
         self._dataset = dataset.cast_column(column, datasets.Image(decode=False))
 
     def load(self, index: int) -> Image.Image:
         """The image in RGB, upright; ``BadImageError`` where it cannot be read."""
         stored = self._dataset[self._rows[index]][self._column]
         if stored is None or not (stored["bytes"] or stored["path"]):
-            raise BadImageError(f"image {self.names[index]}: the dataset's cell is empty")
+            raise BadImageError(f"image {self.names[index]} of {self._source}: the cell is empty")
         if stored["bytes"] is None:
             return load_image(Path(stored["path"]))
-        return decode_image(io.BytesIO(stored["bytes"]), name=self.names[index])
+        return decode_image(io.BytesIO(stored["bytes"]), name=f"{self.names[index]} of {self._source}")
 
 
 def open_images(source: str) -> ImageSource:
@@ -103,7 +104,7 @@ def open_images(source: str) -> ImageSource:
             raise ValueError(f"images {root}: {reason} (looked for {', '.join(IMAGE_SUFFIXES)} and .parquet)")
     dataset = load_split(path_part, split=split or None)
     columns = hub_columns(dataset, source=source)
-    return HubImages(dataset, image_names(dataset, columns, source=source), column=columns.image)
+    return HubImages(dataset, image_names(dataset, columns, source=source), column=columns.image, source=source)
 
 
 def find_bad_images(source: ImageSource, index: Sequence[int], *, threads: int = READING_THREADS) -> list[SkippedImage]:
