@@ -333,7 +333,8 @@ def _nearest(root: type, kind: type, name: str, path: str, variants: Sequence[ty
 def _required(kind: Any, name: str) -> list[tuple[Any, tuple[str, ...]]]:
     """The keys without a default at and below a key, each with the dataclass that it is of."""
     hint = hints_of(kind)[name]
-    if not dataclasses.is_dataclass(hint):
+    # What a text alone stands for is asked for as such: ``data.images``.
+    if not dataclasses.is_dataclass(hint) or hasattr(hint, "reads"):
         return [(kind, (name,))]
     lacking = [own.name for own in dataclasses.fields(hint) if default_of(own) is dataclasses.MISSING]
     found = [(owner, (name, *below)) for each in lacking for owner, below in _required(hint, each)]
