@@ -10,22 +10,21 @@ and so marks the store as complete (``feature_writer``). MCSE's own HDF5 files (
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from mcse.data.captions.table import CaptionTable, without_images
-from mcse.data.images.names import ABSENT, find_all, find_names, name_of_cell
+from mcse.data.images.hdf5 import StoredRows, naming_features, open_hdf5, read_hdf5_names
+from mcse.data.images.names import ABSENT, find_all, find_names
 from mcse.data.images.sources import OnBadImage, SkippedImage
 from mcse.data.npy import map_npy
 from mcse.data.streams import RowNumbers
@@ -35,26 +34,17 @@ from mcse.types import DataFile, FloatArray
 
 T = TypeVar("T")
 
-_Stored: TypeAlias = NDArray[np.floating[Any]] | h5py.Dataset
 
 _logger = logging.getLogger(__name__)
 
 FEATURES_FILE, NAMES_FILE, META_FILE, PROGRESS_FILE = "features.npy", "names.json", "meta.json", "progress.json"
 SCHEMA = 1
 
-_NAMES = ("image_names", "names", "file_names", "filenames", "image_ids", "ids", "image_id", "img_id", "cocoid")
-"""What HDF5 files call the names of their rows, the best first; MCSE's own the first."""
-
 _MOST_NAMES = 2**30
 """Bytes of a JSON file of a store."""
 
-_MOST_UNPACKED = 1100
-"""How many bytes one may unpack to: gzip's bound is 1,032."""
-
 _SCAN_BYTES = 64 * 2**20
 _MOMENT_ROWS = 4096
-# Compressed HDF5 decompresses whole chunks for every row, so files up to this size are unpacked into memory once.
-_IN_MEMORY_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +103,7 @@ class FeatureStore:
         self.skipped = skipped
         self.files = files
         self._length = shape[0]
-        self._rows: _Stored | None = None
+        self._rows: StoredRows | None = None
         self._process = -1
 
     @property
@@ -212,7 +202,7 @@ class FeatureStore:
         std_F = np.sqrt(np.maximum(square_F - mean_F**2, 0))
         return mean_F.astype(np.float32), np.where(std_F < 1e-6, 1.0, std_F).astype(np.float32)
 
-    def _open(self) -> _Stored:
+    def _open(self) -> StoredRows:
         # An HDF5 handle must not be shared with a forked child; arrays and memory maps may be.
         if self._rows is None or (self._process != os.getpid() and not isinstance(self._rows, np.ndarray)):
             self._rows, self._process = _open_rows(_matrix_file(self.path)), os.getpid()
@@ -344,49 +334,10 @@ def _matrix_file(path: Path) -> Path:
     return path / FEATURES_FILE if path.is_dir() else path
 
 
-def _open_rows(path: Path) -> _Stored:
+def _open_rows(path: Path) -> StoredRows:
     """A (N, F) numpy array (memory-mapped where the layout allows), or an open HDF5 dataset too large to unpack."""
-    with _naming(path):
-        return map_npy(path) if path.suffix == ".npy" else _open_hdf5(path)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Lets whatever NumPy and HDF5 raise of a damaged file name it."""
-    try:
-        yield
-    except (OSError, EOFError, ValueError, RuntimeError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        if isinstance(error, OSError | ValueError) and str(path) in str(error):
-            raise
-        raise ValueError(f"{path}: not readable as features, perhaps truncated: {error}") from error
-
-
-def _open_hdf5(path: Path) -> _Stored:
-    file = h5py.File(path, "r")
-    if "features" not in file or not isinstance(file["features"], h5py.Dataset):
-        found = ", ".join(map(repr, file)) or "nothing"
-        raise ValueError(f"{path}: no dataset 'features' in it; it holds {found}")
-    dataset = file["features"]
-    if dataset.file.filename != file.filename or dataset.is_virtual or dataset.external is not None:
-        raise ValueError(f"{path}: its 'features' lie in another file; copy them into one")
-    offset, shape, dtype = dataset.id.get_offset(), dataset.shape, dataset.dtype
-    if dataset.ndim != 2 or 0 in shape:
-        return dataset
-    if offset is not None:
-        file.close()
-        return np.memmap(path, mode="r", dtype=dtype, shape=shape, offset=offset)
-    promised, stored = dataset.size * dtype.itemsize, dataset.id.get_storage_size()
-    if promised > _MOST_UNPACKED * stored:
-        raise ValueError(f"{path}: promises {promised:,} bytes of features, and {stored:,} are stored")
-    if dataset.chunks is not None:
-        chunks = math.prod(-(-length // part) for length, part in zip(shape, dataset.chunks, strict=True))
-        if (written := dataset.id.get_num_chunks()) < chunks:  # HDF5 gives zeros for the others
-            raise ValueError(f"{path}: only {written} of the {chunks} chunks of its features were ever written")
-    if promised > _IN_MEMORY_BYTES:
-        return dataset
-    rows = dataset[:]
-    file.close()
-    return rows
+    with naming_features(path):
+        return map_npy(path) if path.suffix == ".npy" else open_hdf5(path)
 
 
 def _read_names(path: Path, count: int) -> tuple[str, ...] | None:
@@ -395,37 +346,8 @@ def _read_names(path: Path, count: int) -> tuple[str, ...] | None:
         return tuple(read_store_json(path / NAMES_FILE, list[str]))
     if path.suffix == ".npy":
         return None
-    with _naming(path), h5py.File(path, "r") as file:
-        found = [name for name in _NAMES if name in file]
-        if not found:
-            attributes = (*file.attrs, *file["features"].attrs)
-            if names := [name for name in attributes if name in _NAMES]:
-                raise ValueError(f"{path}: {names[0]!r} is an attribute; store it as a dataset 'image_names'")
-            if texts := [name for name in file if _may_be_names(file[name], count)]:
-                raise ValueError(
-                    f"{path}: {texts[0]!r} may hold the images' names; call it 'image_names', or remove it"
-                )
-            return None
-        stored = file[found[0]]
-        if not isinstance(stored, h5py.Dataset) or stored.shape[:1] != (stored.size,):
-            raise ValueError(f"{path}: {found[0]!r} must hold one name a row, not {stored}")
-        values = np.ravel(stored[:]).tolist()
-    try:
-        names = [value.decode() if isinstance(value, bytes) else value for value in values]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: {found[0]!r} holds a name that is not UTF-8, {error.object!r}") from None
-    return tuple(name_of_cell(name, where=f"{path}: {found[0]!r}, row {row}") for row, name in enumerate(names))
-
-
-def _may_be_names(stored: object, count: int) -> bool:
-    """Whether it holds as many different words or numbers as there are rows: no captions, splits or running numbers."""
-    if not isinstance(stored, h5py.Dataset) or stored.size != count or stored.dtype.kind not in "OSUiu":
-        return False
-    if stored.dtype.kind in "iu":
-        numbers = np.ravel(stored[()])
-        return len(np.unique(numbers)) == count > 1 and bool((np.diff(numbers.astype(object)) != 1).any())
-    words = [value if isinstance(value, bytes) else str(value).encode() for value in np.ravel(stored[()]).tolist()]
-    return len(set(words)) == count > 1 and not any(b" " in word for word in words)
+    with naming_features(path):
+        return read_hdf5_names(path, count)
 
 
 def _read_meta(folder: Path) -> _Meta:
@@ -463,7 +385,7 @@ def _check_names(path: Path, names: tuple[str, ...] | None, count: int) -> None:
         raise ValueError(f"{path}: {count - len(set(names))} repeated image names, first {first!r}")
 
 
-def _check_finite(path: Path, stored: _Stored, names: tuple[str, ...] | None) -> None:
+def _check_finite(path: Path, stored: StoredRows, names: tuple[str, ...] | None) -> None:
     step = max(1, _SCAN_BYTES // (stored.shape[1] * 4))
     for start in range(0, len(stored), step):
         with np.errstate(over="ignore"):  # float64 beyond float32's range becomes infinity, which is what we look for
@@ -476,7 +398,7 @@ def _check_finite(path: Path, stored: _Stored, names: tuple[str, ...] | None) ->
             raise ValueError(f"{path}: {what} in the features of row {row}{name}; extract them again")
 
 
-def _block(stored: _Stored, start: int, end: int) -> NDArray[np.floating[Any]]:
+def _block(stored: StoredRows, start: int, end: int) -> NDArray[np.floating[Any]]:
     """Rows of a matrix. What is read through the store's own map counts as this process's memory for as long as it."""
     if isinstance(stored, np.memmap) and stored.flags.c_contiguous and stored.filename is not None:
         offset = stored.offset + start * stored.strides[0]

@@ -14,6 +14,7 @@ import pytest
 
 from mcse.data.captions.table import CaptionTable
 from mcse.data.images import features as features_module
+from mcse.data.images import hdf5 as hdf5_module
 from mcse.data.images.feature_writer import FeatureWriter
 from mcse.data.images.features import captions_to_features, join_equal_rows, open_features, without_skipped
 from mcse.data.images.sources import SkippedImage
@@ -55,7 +56,7 @@ def fetch(store, index, queue):
 @pytest.mark.parametrize("kind", ["contiguous", "compressed", "float64, text names", "ours", "npy"])
 def test_rows_equal_the_matrix_in_any_order_also_in_copies(kind, in_memory, tmp_path, matrix, monkeypatch):
     if not in_memory:
-        monkeypatch.setattr(features_module, "_IN_MEMORY_BYTES", 0)
+        monkeypatch.setattr(hdf5_module, "_IN_MEMORY_BYTES", 0)
     store = open_features(stores(tmp_path, matrix)[kind])
     assert (len(store), store.width) == (N, F)
     assert store.names == (NAMES if kind in ("compressed", "float64, text names", "ours") else None)
