@@ -89,13 +89,14 @@ def _lock(lock: Path, path: Path, *, until: float) -> int | None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Its owner may have removed the file between opening and locking; then it is nobody's lock.
-            if lock.exists() and os.fstat(descriptor).st_ino == lock.stat().st_ino:
-                os.truncate(descriptor, 0)
-                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-                return descriptor
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), lock.stat()):
+                    os.truncate(descriptor, 0)
+                    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                    return descriptor
         except BlockingIOError:
             if time.monotonic() >= until:
-                owner = lock.read_text(encoding="utf-8") if lock.is_file() else ""
+                owner = os.pread(descriptor, 200, 0).decode()
                 os.close(descriptor)
                 raise ValueError(
                     f"{path} is in use by {owner or 'another process'}; wait until it has ended, or choose another name"
