@@ -29,6 +29,8 @@ from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 from torch.optim import Optimizer
 
+from mcse.errors import said
+
 Value = TypeVar("Value")
 
 _GONE = ("connection closed", "connection reset", "connection refused", "broken pipe", "remote process exited")
@@ -56,14 +58,13 @@ def naming_lost_processes() -> Iterator[None]:
         rank, size = os.environ.get("RANK", "0"), int(os.environ.get("WORLD_SIZE", "1"))
         if isinstance(error, LostProcessError) or size == 1 or not _is_about_processes(error):
             raise
-        said = str(error).strip().splitlines()[0]
         if _says(error, _GONE):
             what = "another one has ended, and its own last lines may say why"
         elif _says(error, _LATE):
             what = "another one did not answer in time"
         else:
             what = "an exchange with the others failed"
-        raise LostProcessError(f"process {rank} of {size} stops, since {what}: {said}") from None
+        raise LostProcessError(f"process {rank} of {size} stops, since {what}: {said(error)}") from None
 
 
 def _is_about_processes(error: RuntimeError) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mcse.cpu import ensure_bfloat16
+from mcse.errors import said
 
 Found = TypeVar("Found")
 
@@ -66,8 +67,9 @@ def chosen_device(device: str | torch.device | None) -> torch.device:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.zeros(1, device=chosen).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        said = str(error).strip().splitlines()[0]
-        raise ValueError(f"device {str(device)!r} cannot be used: {said}; such as cpu or cuda:1 can be named") from None
+        raise ValueError(
+            f"device {str(device)!r} cannot be used: {said(error)}; such as cpu or cuda:1 can be named"
+        ) from None
     return chosen
 
 

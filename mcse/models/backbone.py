@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mcse.errors import said
 from mcse.models.packing import ATTENTION, watching
 from mcse.nn.dropout import rates_changed
 from mcse.types import TokenBatch
@@ -103,8 +104,8 @@ def _special_ids(config: Any) -> set[int]:
 def _ask(backbone: Any, name: str) -> BackboneFacts:
     backbone.eval()
     tokens, loaded, kind = probe_tokens(backbone), str(backbone.config._attn_implementation), backbone.config.model_type
-    said = getattr(backbone.config, "max_position_embeddings", None)
-    limit = said if isinstance(said, int) and said > 0 else None
+    positions = getattr(backbone.config, "max_position_embeddings", None)
+    limit = positions if isinstance(positions, int) and positions > 0 else None
     watch = _PositionWatch(_LENGTHS[1], rows=limit or 0)
     # What is no encoder of text may fail in any way.
     try:
@@ -113,7 +114,7 @@ def _ask(backbone: Any, name: str) -> BackboneFacts:
     except Exception as error:
         raise ValueError(
             f"encoder.name_or_path: {name!r} ({kind}) cannot encode a sentence of {_LENGTHS[0]} tokens by itself: "
-            f"{_said(error)}"
+            f"{_fault(error)}"
         ) from None
     if not all(bool(row_TD.isfinite().all()) for row_TD in alone):
         raise ValueError(
@@ -205,7 +206,7 @@ def _find_dependence(backbone: Any, equal: TokenBatch) -> str:
     try:
         is_exact = _agree(_rows(backbone, equal), _alone(backbone, equal))
     except Exception as error:
-        return f"fails on a sentence beside another one of equal length, and not on it alone ({_said(error)})"
+        return f"fails on a sentence beside another one of equal length, and not on it alone ({_fault(error)})"
     return "" if is_exact else "gives a sentence other rows beside another one of equal length than alone"
 
 
@@ -230,7 +231,7 @@ def _try_training(backbone: Any, tokens: TokenBatch) -> tuple[str, bool]:
         with rates_changed(backbone.train(), lambda rate: 0.5 if rate > 0 else 0.0):
             first_TD, second_TD = _rows(backbone, twice)
     except Exception as error:
-        return _said(error), False
+        return _fault(error), False
     finally:
         backbone.eval()
     # Rows of one batch may be added up in other orders.
@@ -246,9 +247,9 @@ def _near(found_TD: Tensor, expected_TD: Tensor, *, tolerance: float = _TOLERANC
     return bool((found_TD - expected_TD).abs().max() <= tolerance * expected_TD.abs().max())
 
 
-def _said(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+def _fault(error: Exception) -> str:
+    """With its class, since other people's classes raise whatever comes."""
+    return f"{type(error).__name__}: {said(error)}"
 
 
 class _PositionWatch(TorchDispatchMode):

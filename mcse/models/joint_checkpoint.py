@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from mcse.errors import said
 from mcse.manifest import HEADS_FILE, MANIFEST, Manifest, check_files, read_detail, read_manifest, writing_checkpoint
 from mcse.models.checkpoint import load_heads, save_backbone, save_heads, with_heads
 from mcse.models.config import CAPTION_ENCODERS, CaptionEncoderConfig, TransformerConfig
@@ -140,7 +141,6 @@ def _load_text(folder: Path, config: CaptionEncoderConfig, *, dim: int) -> tuple
         try:
             text = build_caption_encoder(config, vocab_size=len(vocab), dim=dim)
         except (RuntimeError, TypeError, OverflowError) as error:  # PyTorch's for widths that cannot be
-            said = str(error).splitlines()[0]
-            raise ValueError(f"{folder / MANIFEST}: no caption encoder can be built: {said}") from None
+            raise ValueError(f"{folder / MANIFEST}: no caption encoder can be built: {said(error)}") from None
     load_weights(text, folder / _TEXT, title=f"a text side of kind {config.kind}")
     return text, WordTokenizer(vocab, config.marks)

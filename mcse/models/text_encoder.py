@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
+from mcse.errors import said
 from mcse.manifest import HEADS_FILE, IMAGE_TOWER_FILE, check_files, resolve_name
 from mcse.models.backbone import BackboneFacts, ask_backbone, probe_tokens
 from mcse.models.graphs import Graphs
@@ -259,13 +260,14 @@ def _load_backbone(path: str, name_or_path: str, config: Any, *, eager: bool) ->
     except SafetensorError as error:
         raise ValueError(f"encoder.name_or_path: damaged weights at {name_or_path!r}: {error}") from None
     except pickle.UnpicklingError as error:
-        said = str(error).strip().splitlines()[0]
-        raise ValueError(f"encoder.name_or_path: weights at {name_or_path!r} are not only tensors: {said}") from None
+        raise ValueError(
+            f"encoder.name_or_path: weights at {name_or_path!r} are not only tensors: {said(error)}"
+        ) from None
     except OSError as error:
         raise ValueError(f"encoder.name_or_path: no weights at {name_or_path!r}: {error}") from None
     except Exception as error:
         # Other people's classes raise whatever comes where config.json says what cannot be.
-        raise ValueError(f"encoder.name_or_path: no encoder can be built at {name_or_path!r}: {_said(error)}") from None
+        raise ValueError(f"encoder.name_or_path: no encoder can be built at {name_or_path!r}: {said(error)}") from None
     # transformers draws what it does not find at random and goes on.
     lacking = sorted(key for key in report["missing_keys"] if "pooler" not in key)
     lacking += [str(key) for key in report["mismatched_keys"]]
@@ -318,7 +320,7 @@ def load_mlm_head(name_or_path: str) -> nn.Module:
                 path, dtype=torch.float32, output_loading_info=True, **NO_CODE
             )
     except Exception as error:
-        raise ValueError(f"loss.mlm_weight: {name_or_path!r} is no masked language model: {_said(error)}") from None
+        raise ValueError(f"loss.mlm_weight: {name_or_path!r} is no masked language model: {said(error)}") from None
     heads = [(name, child) for name, child in model.named_children() if name != model.base_model_prefix]
     if len(heads) != 1:
         raise ValueError(f"loss.mlm_weight: {name_or_path!r} has no single language-model head, but {heads}")
@@ -343,7 +345,7 @@ def load_tokenizer(name_or_path: str) -> PieceTokenizer:
         tokenizer.check(rows=_embedding_rows(path))
     except Exception as error:
         raise ValueError(
-            f"encoder.name_or_path: no tokenizer at {name_or_path!r}: {_said(error)}; its files (tokenizer.json, or "
+            f"encoder.name_or_path: no tokenizer at {name_or_path!r}: {said(error)}; its files (tokenizer.json, or "
             "vocab.txt and such) belong beside config.json"
         ) from None
     return tokenizer
@@ -377,15 +379,11 @@ def check_first_token(encoder: TextEncoder, tokenizer: Tokenizer) -> None:
     )
 
 
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _load_config(path: str, name_or_path: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(path, **NO_CODE)
     except Exception as error:
-        raise ValueError(f"encoder.name_or_path: no encoder at {name_or_path!r}: {_said(error)}") from None
+        raise ValueError(f"encoder.name_or_path: no encoder at {name_or_path!r}: {said(error)}") from None
     if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):
         raise ValueError(
             f"encoder.name_or_path: {name_or_path!r} ({config.model_type}) is not an encoder-only text model"

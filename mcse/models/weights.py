@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from mcse.errors import said
 from mcse.manifest import check_files
 from mcse.models.text_encoder import quiet_transformers
 
@@ -36,8 +37,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         tensors = torch.load(path, map_location="cpu", weights_only=True) if is_pickle else load_file(path)
     except Exception as error:
         # PyTorch's own zip and pickle readers raise a dozen kinds of errors on damaged files.
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{path}: damaged weights: {said[0]}") from None
+        raise ValueError(f"{path}: damaged weights: {said(error)}") from None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise ValueError(f"{path}: not only tensors by name")
     return {str(name): value for name, value in tensors.items()}

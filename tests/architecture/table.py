@@ -26,6 +26,7 @@ _LOW = {
     "images": part("image files → RGB; alone opens images"),
     "progress": part("how long work takes: a bar on a terminal, lines in a log"),
     "version": part("the version"),
+    "errors": part("how errors of other libraries are worded"),
     "types": part("batches, `LossTerm`, scores and their keys, protocols"),
     "yaml_files": part("YAML's core schema: read in bounds, written quoted", "files"),
     "run_folder": part(
@@ -37,7 +38,7 @@ _LOW = {
     ),
     "config_fields": part("keys of a configuration class: types, docs, defaults, variants"),
     "config": part("YAML and command line → frozen dataclasses", "yaml_files", "config_fields"),
-    "distributed": part("gathers with gradients, facts about processes, weights cut over processes"),
+    "distributed": part("gathers with gradients, facts about processes, weights cut over processes", "errors"),
     "cpu": part("what the CPU can really do"),
     "losses": part("pure functions of tensors", "types"),
     "metrics": part("pure functions of arrays"),
@@ -51,11 +52,11 @@ _LOW = {
     "scenes": part("the picture world of the demo, and words for what it shows", "files", "reading", "types"),
     "models": part(
         "`forward(batch)` → rows, and checkpoints of them; h5py for ELMo's original release",
-        *("files", "reading", "run_folder", "manifest", "types", "nn", "text"),
+        *("errors", "files", "reading", "run_folder", "manifest", "types", "nn", "text"),
     ),
     "encoders": part(
         "any kind of encoder by one name",
-        *("files", "progress", "reading", "images", "run_folder", "manifest", "types", "text", "models"),
+        *("errors", "files", "progress", "reading", "images", "run_folder", "manifest", "types", "text", "models"),
         *("distributed", "cpu"),
     ),
     "search": part(
