@@ -31,7 +31,7 @@ from mcse.manifest import (
     resolve_name,
     writing_checkpoint,
 )
-from mcse.models.image_tower import ImageTower, load_image_tower
+from mcse.models.image_tower import ImageTower, load_image_tower, tower_path
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.text_encoder import (
     NO_CODE,
@@ -227,10 +227,12 @@ def load_heads(folder: Path, manifest: Manifest) -> dict[str, nn.Module]:
 def load_checkpoint_tower(folder: Path) -> ImageTower:
     """The image tower that gave the image features of training, on the CPU, in evaluation mode.
 
-    A trained one comes out of the folder; a frozen one from where its name says.
+    A trained one comes out of the folder; a frozen one from where its name says, which is a tag: whoever made the
+    folder must not choose files of this machine.
 
     Raises:
-        ValueError: The checkpoint names no tower, or its weights are damaged, not available, or no longer the same.
+        ValueError: The checkpoint names no tower, or one in a file or folder; or its weights are damaged, not
+            available, or no longer the same.
     """
     images = read_manifest(folder).images or ImageSide()
     if images.tower is None:
@@ -238,9 +240,16 @@ def load_checkpoint_tower(folder: Path) -> ImageTower:
             f"{folder / MANIFEST} names no image tower (its features came from a file that does not say), so give "
             "features, not images (mcse search index has --features STORE)"
         )
-    tower = load_image_tower(images.tower, weights=not images.is_trained)
+    if tower_path(images.tower, weights=not images.is_trained) is not None:
+        raise ValueError(
+            f"{folder / MANIFEST} names the image tower {images.tower} by a path, and what a checkpoint says of files "
+            f"of this machine is not followed. If you trust that one, make features with it by "
+            f"mcse extract-features --tower {images.tower}, and give these (mcse search index has --features STORE)"
+        )
     if images.is_trained:
         check_files(folder, only=(IMAGE_TOWER_FILE,))
+    tower = load_image_tower(images.tower, weights=not images.is_trained)
+    if images.is_trained:
         load_weights(tower, folder / IMAGE_TOWER_FILE, title=images.tower)
     elif images.weights is not None and (found := tower.digest()) != images.weights:
         raise ValueError(

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mcse.files import sha256_bytes
-from mcse.models.open_clip_model import RANDOM_WEIGHTS, WHOLE_NAMES, build_open_clip, check_known, split_name
+from mcse.models.open_clip_model import RANDOM_WEIGHTS, WHOLE_NAMES, build_open_clip, check_known, is_tag, split_name
 
 _CELL = 8
 _MOST_PIXELS = 1024
@@ -115,6 +115,19 @@ def load_image_tower(spec: str, *, seed: int = 0, weights: bool = True) -> Image
         torch.manual_seed(seed)
         tower = build(spec, name, weights=weights)
     return tower.eval()
+
+
+def tower_path(spec: str, *, weights: bool) -> str | None:
+    """The file or folder that ``load_image_tower`` would read from this machine for ``spec``; ``None`` for a tag."""
+    kind, _, name = spec.removeprefix("grid:").partition(":")
+    if kind not in ("open_clip", "timm"):
+        return None
+    model_name, pretrained = split_name(name)
+    if model_name.startswith("local-dir:"):
+        return model_name.removeprefix("local-dir:")
+    if not weights or pretrained in (None, RANDOM_WEIGHTS):
+        return None
+    return None if kind == "open_clip" and is_tag(model_name, str(pretrained)) else pretrained
 
 
 class _Pixels(nn.Module):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
+from transformers import dynamic_module_utils
 
 RANDOM_WEIGHTS = "none"
 
@@ -23,6 +25,24 @@ Tokenize = Callable[[Sequence[str], int | None], Tensor]
 """Sentences, and how many positions they get, the model's context by default."""
 
 _UNREADABLE = (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError)
+
+
+@contextmanager
+def _without_code() -> Iterator[None]:
+    """Refuses code that a model brings along.
+
+    Transformers would ask on the terminal whether to run it, and open_clip would not even ask where a model's own
+    settings of its tokenizer say ``trust_remote_code``.
+    """
+    from open_clip import factory
+
+    seconds, tokenizer = dynamic_module_utils.TIME_OUT_REMOTE_CODE, factory.HFTokenizer
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # to answer; then it is refused
+    factory.HFTokenizer = lambda *given, **keys: tokenizer(*given, **{**keys, "trust_remote_code": False})
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE, factory.HFTokenizer = seconds, tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,17 +93,19 @@ def build_open_clip(name: str, *, title: str, weights: bool = True) -> tuple[Any
     is_trained = weights and pretrained != RANDOM_WEIGHTS
     tag = _tag(model_name, pretrained)
     try:
-        model, _, preprocess = open_clip.create_model_and_transforms(
-            model_name,
-            pretrained=pretrained if is_trained else None,
-            load_weights=is_trained,
-            # Without this a folder or repository that lacks weights gives random ones.
-            require_pretrained=is_trained,
-            pretrained_text=False,
-            # A tag's weights want its own activation and preprocessing, also where they come from elsewhere.
-            force_quick_gelu=bool(tag.get("quick_gelu")),
-            **_tag_preprocessing(tag),
-        )
+        with _without_code():
+            model, _, preprocess = open_clip.create_model_and_transforms(
+                model_name,
+                pretrained=pretrained if is_trained else None,
+                load_weights=is_trained,
+                weights_only=True,
+                # Without this a folder or repository that lacks weights gives random ones.
+                require_pretrained=is_trained,
+                pretrained_text=False,
+                # A tag's weights want its own activation and preprocessing, also where they come from elsewhere.
+                force_quick_gelu=bool(tag.get("quick_gelu")),
+                **_tag_preprocessing(tag),
+            )
     except _UNREADABLE as error:
         raise ValueError(f"{title}: its weights cannot be loaded: {error}") from error
     return model, preprocess
@@ -98,7 +120,8 @@ def load_open_clip_tokenizer(name: str, *, title: str) -> Tokenize:
     import open_clip
 
     try:
-        tokenizer: Any = open_clip.get_tokenizer(split_name(name)[0])
+        with _without_code():
+            tokenizer: Any = open_clip.get_tokenizer(split_name(name)[0])
     except _UNREADABLE as error:
         raise ValueError(f"{title}: its tokenizer cannot be loaded: {error}") from error
     if getattr(tokenizer, "reduction_fn", None) is not None:
@@ -155,11 +178,18 @@ def _checked_name(name: str, *, title: str, weights: bool) -> tuple[str, str | N
     return model_name, pretrained
 
 
+def is_tag(model_name: str, pretrained: str) -> bool:
+    """Whether open_clip itself knows where these weights come from."""
+    import open_clip
+
+    return pretrained in open_clip.list_pretrained_tags_by_model(model_name)
+
+
 def _tag(model_name: str, pretrained: str | None) -> Mapping[str, Any]:
     """What open_clip knows of a tag; empty where ``pretrained`` is none."""
     import open_clip
 
-    if pretrained is None or pretrained not in open_clip.list_pretrained_tags_by_model(model_name):
+    if pretrained is None or not is_tag(model_name, pretrained):
         return {}
     known: Mapping[str, Any] = open_clip.get_pretrained_cfg(model_name, pretrained)
     return known

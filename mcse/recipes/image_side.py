@@ -18,7 +18,7 @@ from mcse.data.load import load_features, open_caption_shards, open_pixels
 from mcse.data.shards.pairs import ShardFeatures, ShardImages, ShardPixels
 from mcse.data.streams import RowNumbers
 from mcse.manifest import ImageSide
-from mcse.models.image_tower import FrozenTower, ImageTower, load_image_tower
+from mcse.models.image_tower import FrozenTower, ImageTower, load_image_tower, tower_path
 from mcse.training.config import OptimConfig
 from mcse.training.optim import build_optimizer
 from mcse.types import DataFile
@@ -112,6 +112,11 @@ def open_paired_images(data: PairedDataConfig) -> Images[NamedImages | ShardImag
 
 
 def _load_tower(source: sources.Tower) -> ImageTower:
+    if source.train and tower_path(source.tower, weights=False) is not None:
+        raise ValueError(
+            f"data.images.train: {source.tower} is a folder of this machine, and a checkpoint names its tower by a "
+            "tag; give MODEL/FILE, the architecture and the file of its weights"
+        )
     tower = load_image_tower(source.tower)
     if source.train and not list(tower.parameters()):
         raise ValueError(f"data.images.train: {source.tower} has no weights to train")

@@ -346,6 +346,7 @@ def test_keys_that_do_not_go_together_are_refused(tiny, case):
     ("keys", "error", "message"),
     [
         (PIXELS | {"data.images.train": True}, ValueError, "data.images.train: pixels:4 has no weights to train"),
+        (seen_by("open_clip:local-dir:/clip", train=True), ValueError, "a checkpoint names its tower by a tag; give"),
         (seen_by("timm:resnet5"), ValueError, "unknown model 'resnet5'"),
         (seen_by("pixels:4", folder="absent"), FileNotFoundError, "data.images.folder: no folder at .*; relative"),
         (seen_by("pixels:4", folder="bert"), ValueError, "no images in it"),

@@ -203,6 +203,27 @@ def test_a_folder_without_good_weights_never_gives_random_ones(tmp_path: Path) -
         load_open_clip_text(f"open_clip:local-dir:{folder}")
 
 
+@pytest.mark.parametrize("place", ["the tokenizer", "the tokenizer, as it says itself", "the text tower"])
+def test_code_that_a_model_brings_along_is_never_run_nor_asked_for(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("asked whether to run it"))
+    folder, mark = build_tiny_open_clip(tmp_path / "clip"), tmp_path / "mark"
+    (folder / "code.py").write_text(f"open({str(mark)!r}, 'w')\nclass Tokenizer: pass\n")
+    described = {"auto_map": {"AutoTokenizer": ["code.Tokenizer", None]}, "tokenizer_class": "Tokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(described))
+    (folder / "config.json").write_text(json.dumps({"auto_map": {"AutoConfig": "code.Tokenizer"}}))
+    path = folder / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    text = {"hf_model_name": str(folder)} if place == "the text tower" else {"hf_tokenizer_name": "any"}
+    text |= {"tokenizer_kwargs": {"trust_remote_code": True}} if "itself" in place else {}
+    config["model_cfg"]["text_cfg"] |= text
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="cannot be loaded: (?s:.*)trust_remote_code"):
+        load_open_clip_text(f"open_clip:local-dir:{folder}")
+    assert not mark.exists()
+
+
 def test_bad_input_is_refused(encoder: OpenClipEncoder, folder: Path) -> None:
     with pytest.raises(
         ValueError,

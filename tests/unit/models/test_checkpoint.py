@@ -26,7 +26,7 @@ from mcse.models.checkpoint import (
     max_tokens,
     save_checkpoint,
 )
-from mcse.models.image_tower import ImageTower, load_image_tower
+from mcse.models.image_tower import ImageTower, load_image_tower, tower_path
 from mcse.models.text_encoder import TextEncoder, load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
 from tests.fixtures.tiny_models import MAX_TOKENS, TEXTS, build_tiny_bert, build_tiny_roberta
@@ -515,6 +515,31 @@ def test_tower_weights_that_are_gone_damaged_or_of_another_tower_are_refused(bas
     weights.unlink()
     with pytest.raises(ValueError, match=r"image_tower\.safetensors is missing, though"):
         load_checkpoint(folder)
+
+
+def test_a_checkpoint_does_not_choose_files_of_this_machine(base: Path, tmp_path: Path) -> None:
+    """timm 1.0.15 ran such a pickle; no version is even asked to open it."""
+    mark, pickled = tmp_path / "mark", tmp_path / "tower.pth"
+    pickled.write_bytes(pickle.dumps(Bomb(mark)))
+    folder = save_with_tower(base, tmp_path / "checkpoint", tower=load_image_tower(f"{TOWER}/none"), trained=False)
+    path = folder / "mcse.json"
+    stored = path.read_text()
+    for name in (
+        f"{TOWER}/{pickled}",
+        f"grid:{TOWER}/{pickled}",
+        f"timm:local-dir:{tmp_path}",
+        f"open_clip:RN50/{pickled}",
+        f"open_clip:local-dir:{tmp_path}",
+    ):
+        path.write_text(stored.replace(f"{TOWER}/none", name))
+        with pytest.raises(ValueError, match=f"names the image tower {name} by a path, and .* is not followed"):
+            load_checkpoint_tower(folder)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["pixels:4", TOWER, f"{TOWER}/none", "open_clip:RN50/openai", "timm:hf-hub:a/b"])
+def test_tags_are_no_paths(name: str) -> None:
+    assert tower_path(name, weights=True) is None
 
 
 def test_a_checkpoint_that_names_no_tower_takes_no_images(base: Path, tmp_path: Path) -> None:
