@@ -12,11 +12,12 @@ Everything that reads or writes one of these takes its name from here.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -243,7 +244,9 @@ def read_run(folder: Path) -> RunFolder:
     metrics = read_metrics(folder)
     total_steps = _total_steps(folder)
     try:
-        best = None if select_by is None else metrics.best(select_by)
+        if select_by is not None and select_by not in metrics.directions:
+            metrics = replace(metrics, directions={**metrics.directions, **_exported_directions(folder)})
+        best = None if select_by is None else _best(folder, metrics, select_by)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     return RunFolder(
@@ -361,6 +364,24 @@ class _Facts:
 
 
 @dataclass(frozen=True, slots=True)
+class _Progress:
+    """What a saved state says of ``best/``."""
+
+    best_score: float | None
+    best_step: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    progress: _Progress
+
+
+@dataclass(frozen=True, slots=True)
+class _Exported:
+    higher_is_better: dict[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class _Checkpoint:
     """What ``mcse.json`` says of the run that wrote it."""
 
@@ -387,6 +408,28 @@ def _entries(path: Path) -> list[tuple[_Line, dict[str, float]]]:
         }
         entries.append((parse_json(line, _Line, where=where), numbers))
     return entries
+
+
+def _exported_directions(run: Path) -> Mapping[str, bool]:
+    """What ``best/`` says of its scores, where ``metrics.jsonl`` does not."""
+    with contextlib.suppress(ValueError, OSError):
+        return read_json(run / BEST / "mcse.json", _Exported).higher_is_better
+    return {}
+
+
+def _best(folder: Path, metrics: Metrics, select_by: str) -> tuple[int, float] | None:
+    """The best that was written down, or what the newest state says of ``best/`` where that is lost."""
+    noted = metrics.best(select_by)
+    states = saved_states(folder / STATE)
+    kept: tuple[int, float] | None = None
+    with contextlib.suppress(ValueError, OSError):  # a damaged state is for resuming to refuse
+        progress = read_json(states[-1] / "state.json", _Saved, most_bytes=2**32).progress if states else None
+        if progress is not None and progress.best_score is not None and progress.best_step is not None:
+            kept = progress.best_step, progress.best_score
+    if noted is None or kept is None:
+        return noted or kept
+    sign = 1 if metrics.directions[select_by] else -1
+    return kept if sign * kept[1] > sign * noted[1] else noted
 
 
 def _state(folder: Path, *, steps: int, total_steps: int | None) -> RunState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import logging
 import math
 import platform
 import subprocess
@@ -18,6 +19,8 @@ from mcse.reading import parse_json
 from mcse.run_folder import CONFIG, FACTS, HIGHER_IS_BETTER, METRICS, flatten
 from mcse.training.runtime import Runtime
 from mcse.types import DataFile, Score
+
+logger = logging.getLogger(__name__)
 
 _PACKAGES = ("mcse", "torch", "transformers", "datasets", "accelerate", "open_clip_torch", "timm", "numpy")
 
@@ -59,13 +62,15 @@ class Journal:
 
     def forget_after(self, step: int) -> None:
         """Drops entries later than ``step``: a resumed run writes them again. A line cut short by a kill goes too."""
-        if not self.writes or not self.path.exists():
+        if not self.writes or not (step or self.path.exists()):
             return
         kept = []
-        for line in read_lines(self.path):
+        for line in read_lines(self.path) if self.path.exists() else ():
             with contextlib.suppress(ValueError):
                 if parse_json(line, _Entry, where=str(self.path)).step <= step:
                     kept.append(line + "\n")
+        if step and not kept:
+            logger.warning("%s holds none of the numbers up to step %d; they are lost", self.path, step)
         write_text(self.path, "".join(kept))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -33,6 +34,23 @@ def test_which_way_a_score_is_better_is_what_the_run_wrote(tmp_path, higher):
     run = read_run(make_run(tmp_path / "a", scores=(0.2, 0.9, 0.4), select_by="dev.made_up", higher=higher))
     assert run.best == ((20, 0.9) if higher else (10, 0.2))
     assert run.higher_is_better is higher
+
+
+@pytest.mark.parametrize("lost", ["a line", "the directions, too"])
+@pytest.mark.parametrize("higher", [True, False])
+def test_the_best_score_is_not_lost_with_the_numbers_that_were_written_down(tmp_path, higher, lost):
+    """Red team: after a power cut a sweep selected by 1.27 at step 320 where the state says 15.78 at step 20."""
+    folder = make_run(tmp_path / "a", scores=(10.0,), saved=20, higher=higher)
+    best = 15.78 if higher else 1.27
+    progress = {"progress": {"step": 20, "best_score": best, "best_step": 8}}
+    (folder / "state" / "step-00000020" / "state.json").write_text(json.dumps(progress))
+    assert (read_run(folder).best, read_run(folder).higher_is_better) == ((8, best), higher)
+    if lost != "a line":
+        (folder / "metrics.jsonl").write_text("")
+        (folder / "best" / "mcse.json").write_text(json.dumps({"higher_is_better": {"stsb_dev.spearman": higher}}))
+        assert (read_run(folder).best, read_run(folder).higher_is_better) == ((8, best), higher)
+    (folder / "state" / "step-00000020" / "state.json").write_text("{")  # for resuming to refuse
+    assert read_run(folder).best == (None if lost != "a line" else (10, 10.0))
 
 
 def test_the_best_of_an_elmo_run_by_one_direction_is_its_lowest_perplexity(tmp_path, capsys):
