@@ -22,6 +22,7 @@ from mcse.files import sha256_file
 from mcse.images import BadImageError, load_image
 from mcse.progress import progress_bar
 from mcse.search.image_index import ImageIndex, IndexedImage, IndexOrigin, is_image_index
+from mcse.search.index_files import is_unfinished
 from mcse.types import FeatureTextEncoder, FloatArray, ImageTextEncoder
 
 _SAVE_SECONDS = 30.0
@@ -221,7 +222,7 @@ def _inside(source: ImageFolder) -> tuple[list[str], list[SkippedImage]]:
 
 def _known(output: Path, origin: IndexOrigin, *, is_new: bool) -> _Known:
     if is_new or not is_image_index(output):
-        if output.is_dir() and any(output.iterdir()) and not is_image_index(output):
+        if output.is_dir() and not is_image_index(output) and not is_unfinished(output):
             raise ValueError(f"--output: {output} is not empty and holds no index")
         return _Known({}, {})
     index = ImageIndex.load(output)

@@ -8,6 +8,7 @@ either the old index or the new one, and nothing else that lies in the folder is
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,8 +20,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from mcse.files import replacing, sha256_file, write_json
-from mcse.reading import read_json
+from mcse.files import claimed, read_bytes, replacing, sha256_file, write_json
+from mcse.reading import parse_json
 from mcse.types import FloatArray
 
 T = TypeVar("T")
@@ -32,6 +33,8 @@ _MOST_BYTES = 2**33
 
 CONTENT_FILE = "index.json"
 _EMBEDDINGS = "embeddings"
+_OWN_EMBEDDINGS = re.compile(_EMBEDDINGS + r"-[0-9a-f]{12}\.safetensors(\.[^.]+\.partial)?")
+_SECONDS_TO_WAIT = 60.0
 
 
 def save_index(folder: Path, content: Mapping[str, Any], rows_ND: FloatArray, *, kind: str) -> None:
@@ -45,19 +48,28 @@ def save_index(folder: Path, content: Mapping[str, Any], rows_ND: FloatArray, *,
 
     Raises:
         OSError: The disk is full or cannot be written to; the old index is as it was.
+        ValueError: Another process has been saving there for a minute.
     """
     path = folder / f"{_EMBEDDINGS}-{uuid.uuid4().hex[:12]}.safetensors"
-    try:
-        with replacing(path) as draft:
-            save_file({_EMBEDDINGS: np.ascontiguousarray(rows_ND)}, draft)
-        named = {"file": path.name, "sha256": sha256_file(path)}
-        write_json(folder / CONTENT_FILE, {"schema": SCHEMA, "index_of": kind, **content, _EMBEDDINGS: named})
-    except OSError:
-        path.unlink(missing_ok=True)  # whatever a kill leaves, the next save removes
-        raise
-    for old in folder.glob(f"{_EMBEDDINGS}-*.safetensors"):
-        if old != path:
-            old.unlink(missing_ok=True)
+    # Without the claim two that save at once would each remove the embeddings of the other.
+    with claimed(folder / CONTENT_FILE, wait=_SECONDS_TO_WAIT):
+        try:
+            with replacing(path) as draft:
+                save_file({_EMBEDDINGS: np.ascontiguousarray(rows_ND)}, draft)
+            named = {"file": path.name, "sha256": sha256_file(path)}
+            write_json(folder / CONTENT_FILE, {"schema": SCHEMA, "index_of": kind, **content, _EMBEDDINGS: named})
+        except OSError:
+            path.unlink(missing_ok=True)  # whatever a kill leaves, the next save removes
+            raise
+        for old in folder.iterdir():
+            if _OWN_EMBEDDINGS.fullmatch(old.name) and old != path:
+                old.unlink(missing_ok=True)
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether all that a folder holds is what a kill left of its first save."""
+    starts = (f"{CONTENT_FILE}.", f".{CONTENT_FILE}.")
+    return all(_OWN_EMBEDDINGS.fullmatch(path.name) or path.name.startswith(starts) for path in folder.iterdir())
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +98,34 @@ def read_index(folder: Path, schema: type[T], *, kind: str) -> Iterator[tuple[T,
     if not path.is_file():
         raise ValueError(f"{folder} is not an index of {kind}: there is no {CONTENT_FILE} in it")
     try:
-        head = read_json(path, _Head, most_bytes=_MOST_BYTES)
-        if head.schema != SCHEMA:
-            raise ValueError(f"schema {head.schema!r}, this version reads {SCHEMA}")
-        if head.index_of != kind:
-            raise ValueError(f"it is an index of {head.index_of}")
-        content = read_json(path, schema, most_bytes=_MOST_BYTES)
-        yield content, _read_embeddings(folder, head.embeddings.file, sha256=head.embeddings.sha256)
+        content, embeddings = _read_content(path, schema, kind=kind)
+        try:
+            rows_ND = _read_embeddings(folder, embeddings)
+        except FileNotFoundError:  # somebody may have saved between the two reads
+            content, embeddings = _read_content(path, schema, kind=kind)
+            rows_ND = _read_embeddings(folder, embeddings)
+        yield content, rows_ND
     except (KeyError, ValueError, OSError, SafetensorError) as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise ValueError(f"{path}: damaged, or not an index of {kind}: {reason}") from error
 
 
-def _read_embeddings(folder: Path, file: str, *, sha256: str) -> FloatArray:
+def _read_content(path: Path, schema: type[T], *, kind: str) -> tuple[T, _Embeddings]:
+    """The content of ``index.json`` and what it says of its embeddings, read at once, since others may replace it."""
+    text = read_bytes(path, most_bytes=_MOST_BYTES)
+    head = parse_json(text, _Head, where=str(path))
+    if head.schema != SCHEMA:
+        raise ValueError(f"schema {head.schema!r}, this version reads {SCHEMA}")
+    if head.index_of != kind:
+        raise ValueError(f"it is an index of {head.index_of}")
+    return parse_json(text, schema, where=str(path)), head.embeddings
+
+
+def _read_embeddings(folder: Path, embeddings: _Embeddings) -> FloatArray:
+    file = embeddings.file
     if Path(file).name != file:
         raise ValueError(f"embeddings {file!r} is not a plain file name")
-    if sha256_file(folder / file) != sha256:
+    if sha256_file(folder / file) != embeddings.sha256:
         raise ValueError(f"{file} is not the file that was saved: its digest differs")
     rows_ND: FloatArray = load_file(folder / file)[_EMBEDDINGS]
     if rows_ND.ndim != 2 or rows_ND.dtype != np.float32:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from mcse import files
-from mcse.search import EmbeddingIndex
+from mcse.search import EmbeddingIndex, index_files
 from mcse.search.image_index import ImageIndex, IndexedImage, IndexOrigin
-from mcse.search.index_files import read_index, save_index
+from mcse.search.index_files import is_unfinished, read_index, save_index
 from mcse.types import FloatArray
 
 OLD, NEW = np.eye(3, 4, dtype=np.float32), np.eye(4, dtype=np.float32)[::-1].copy()
@@ -102,6 +102,37 @@ def test_a_kill_at_any_step_leaves_the_old_index_or_the_new_one(save, load, tmp_
     assert seen == sorted(seen)  # once new, never old again
     assert before in seen[2:]
     assert len(seen) > 6
+
+
+def test_a_kill_of_the_first_save_leaves_nothing_in_the_way_of_the_next(tmp_path):
+    for step in range(1, 100):
+        folder = tmp_path / str(step)
+        was_killed = killed_at(step, lambda folder=folder: save_images(NEW, folder))
+        if folder.is_dir() and not (folder / "index.json").is_file():
+            assert is_unfinished(folder)
+            (folder / "thesis.tex").touch()
+            assert not is_unfinished(folder)
+        save_images(NEW, folder)
+        assert {path.name.partition("-")[0] for path in folder.iterdir()} <= {"embeddings", "index.json", "thesis.tex"}
+        assert len(list(folder.glob("embeddings-*"))) == 1
+        if not was_killed:
+            return
+    pytest.fail("the save never came to its end")
+
+
+def test_an_index_is_read_whole_while_another_process_saves_it(tmp_path, monkeypatch):
+    """Red team: 72 of 73 reads were damaged. The worst moment: between the two files."""
+    save_sentences(OLD, tmp_path)
+    before, saves = index_files.sha256_file, []
+
+    def saving(path: Path) -> str:
+        if not saves:
+            saves.append(path)
+            save_sentences(NEW, tmp_path)
+        return before(path)
+
+    monkeypatch.setattr(index_files, "sha256_file", saving)
+    assert load_sentences(tmp_path) == [["0"], ["1"], ["2"], ["3"]]
 
 
 def test_a_full_disk_leaves_the_old_index_and_nothing_else(tmp_path, monkeypatch):
