@@ -39,13 +39,14 @@ _SYNCING = 16  # files forced to the disk at a time: one after the other takes t
 def replacing(path: Path) -> Iterator[Path]:
     """A name to write to, which becomes ``path`` when the block ends well; otherwise ``path`` stays as it was.
 
-    The draft's name is this process's own. It is forced to the disk before it takes its place, and removed on failure.
+    The draft's name is this process's own. It is forced to the disk before it takes its place, and removed on failure;
+    a process that was killed leaves its draft to whoever writes next to it.
 
     Raises:
         OSError: The disk is full, cannot be written to or fails; names ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}{_DRAFT}")
+    draft = _own_draft(path)
     try:
         with _naming(path):
             yield draft
@@ -62,7 +63,8 @@ def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
     """Keeps a file or folder to this process while the block runs, and for no longer than the process lives.
 
     The claim is a lock on ``.NAME.lock`` beside ``path``, so that ``path`` itself may be replaced or not be there yet.
-    Processes that are forked inside the block hold it too. Where a file system knows no locks, nothing is claimed.
+    A folder beside which nothing may be written is locked itself. Processes that are forked inside the block hold the
+    claim too. Where a file system knows no locks, nothing is claimed.
 
     Args:
         path: What others shall not write to.
@@ -73,30 +75,38 @@ def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}{_LOCK}")
+    lock = _lock_file(path)
     descriptor = _lock(lock, path, until=time.monotonic() + wait)
     try:
         yield
     finally:
         if descriptor is not None:
-            lock.unlink(missing_ok=True)
+            if lock != path:
+                lock.unlink(missing_ok=True)
             os.close(descriptor)
+
+
+def _lock_file(path: Path) -> Path:
+    """What is locked for ``path``: a container's folder of results may lie where nothing else may be written."""
+    lock = path.with_name(f".{path.name}{_LOCK}")
+    return path if path.is_dir() and not os.access(path.parent, os.W_OK) else lock
 
 
 def _lock(lock: Path, path: Path, *, until: float) -> int | None:
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(lock, os.O_RDONLY if lock == path else os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Its owner may have removed the file between opening and locking; then it is nobody's lock.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), lock.stat()):
-                    os.truncate(descriptor, 0)
-                    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                    if lock != path:
+                        os.truncate(descriptor, 0)
+                        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
                     return descriptor
         except BlockingIOError:
             if time.monotonic() >= until:
-                owner = os.pread(descriptor, 200, 0).decode()
+                owner = "" if lock == path else os.pread(descriptor, 200, 0).decode()
                 os.close(descriptor)
                 raise ValueError(
                     f"{path} is in use by {owner or 'another process'}; wait until it has ended, or choose another name"
@@ -112,11 +122,10 @@ def _lock(lock: Path, path: Path, *, until: float) -> int | None:
 
 @contextmanager
 def keeping(path: Path) -> Iterator[Path]:
-    """As ``replacing``, for what is computed once and found again: its digest is written beside it."""
+    """As ``replacing``, for what is computed once and found again: its digest is there, beside it, before it is."""
     with replacing(path) as draft:
         yield draft
-        digest = sha256_file(draft)
-    write_text(_digest_file(path), digest)
+        write_text(_digest_file(path), sha256_file(draft))
 
 
 def is_kept(path: Path) -> bool:
@@ -150,7 +159,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     try:
         with _naming(folder):
             yield draft
-            _sync_folder(draft)
+            sync_folder(draft)
             if folder.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 os.rename(folder, old)
@@ -169,13 +178,14 @@ def creating_folder(folder: Path) -> Iterator[Path]:
         FileExistsError: Another process was first, or something else stands there; ``folder`` is as it was.
         OSError: The disk is full, cannot be written to or fails; names ``folder``.
     """
-    draft = _beside(folder, f".{os.getpid()}{_DRAFT}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = _own_draft(folder)
     shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    draft.mkdir()
     try:
         with _naming(folder):
             yield draft
-            _sync_folder(draft)
+            sync_folder(draft)
         try:
             os.rename(draft, folder)  # in place of nothing, or of an empty folder
         except OSError as error:
@@ -358,11 +368,39 @@ def _naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, f"{path} cannot be written: {error.strerror}") from None
 
 
+def _own_draft(path: Path) -> Path:
+    """A name beside ``path`` that no other process writes to; drafts there of processes that have died are removed."""
+    here = digest_of(socket.gethostname(), str(_process_numbers()))[:8]
+    for draft in path.parent.glob(f"*.{here}-*{_DRAFT}"):
+        number = draft.name.removesuffix(_DRAFT).rpartition("-")[2]
+        if number.isdigit() and not _is_alive(int(number)):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+    return path.with_name(f"{path.name}.{here}-{os.getpid()}{_DRAFT}")
+
+
+def _process_numbers() -> int | None:
+    """Among whom a process's number is its own: containers number theirs apart, also under one host's name."""
+    with contextlib.suppress(OSError):
+        return os.stat("/proc/self/ns/pid").st_ino
+    return None
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        pass
+    return True
+
+
 def _beside(folder: Path, suffix: str) -> Path:
     return folder.with_name(folder.name + suffix)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Forces everything in a folder to the disk."""
     paths, mode = [*folder.rglob("*"), folder], _mode()
     with ThreadPoolExecutor(_SYNCING) as pool:

@@ -13,7 +13,7 @@ from typing import IO
 
 from huggingface_hub import hf_hub_download
 
-from mcse.files import move, replacing
+from mcse.files import move, replacing, sync_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,8 @@ def copy_file(source: Path, target: Path) -> None:
 def unpack(archive: Path, folder: Path, *, wanted: Sequence[str]) -> None:
     """Takes files and folders by name out of a zip or tar, wherever they lie; those in ``folder`` stay as they are.
 
+    They come one after another, whole, the first of ``wanted`` last: it is there when all of them are.
+
     Raises:
         ValueError: Not a zip or tar, or nothing by these names in it.
     """
@@ -84,9 +86,10 @@ def unpack(archive: Path, folder: Path, *, wanted: Sequence[str]) -> None:
                     shutil.copyfileobj(stream, output)
         if not draft.is_dir():
             raise ValueError(f"{archive}: holds none of {', '.join(wanted)}")
-        for path in sorted(draft.iterdir()):
-            if not (folder / path.name).exists():
-                move(path, folder / path.name)
+        sync_folder(draft)
+        for name in reversed(wanted):
+            if (draft / name).exists() and not (folder / name).exists():
+                move(draft / name, folder / name)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
         raise ValueError(f"{archive}: not readable as an archive, perhaps cut short ({error})") from error
     finally:

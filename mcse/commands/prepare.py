@@ -37,7 +37,7 @@ from mcse.data.test_sets.sts import (
     load_sts_from_senteval,
     load_stsbenchmark,
 )
-from mcse.files import claimed, read_lines, replacing, sha256_file, write_json, write_text
+from mcse.files import claimed, creating_folder, read_lines, replacing, sha256_file, write_json, write_text
 from mcse.reading import read_json
 
 MANIFEST = "manifest.json"
@@ -353,8 +353,11 @@ def _fetched(fetch: Fetch, file: HubFile, *, to: str) -> Path:
 
 
 def _unpack_senteval(archive: Path, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    unpack(archive, folder, wanted=_SENTEVAL_FOLDERS)
+    if folder.is_dir() and any(folder.iterdir()):
+        unpack(archive, folder, wanted=_SENTEVAL_FOLDERS)
+        return
+    with creating_folder(folder) as draft:
+        unpack(archive, draft, wanted=_SENTEVAL_FOLDERS)
 
 
 def _task_files(folder: Path, name: str) -> tuple[Path, ...]:

@@ -11,6 +11,7 @@ import resource
 import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mcse.encoders.sentence_encoder import SentenceEncoder
+from mcse.files import _own_draft
 from mcse.recipes import export, method
 from mcse.training.loop import Loop
 from tests.fixtures.launch import (
@@ -221,8 +223,9 @@ def test_what_cannot_be_written_is_named_and_nothing_is_lost(place, tiny, straig
     output = tmp_path / "run"
     if place.startswith("metrics.jsonl."):
         shutil.copytree(straight, output)
+    own = _own_draft(Path("x")).name.removeprefix("x.").removesuffix(".partial")
     with monkeypatch.context() as patch:
-        refuse_writing(patch, place.replace("PID", str(os.getpid())), WRITTEN[place])
+        refuse_writing(patch, place.replace("PID", own), WRITTEN[place])
         assert run(tiny, "mcse", output, RESUMABLE) == 1
     message = capsys.readouterr().err
     last = message.strip().splitlines()[-1]

@@ -62,6 +62,28 @@ def test_two_writers_do_not_share_a_draft(tmp_path):
         assert str(os.getpid()) in draft.name
 
 
+def _die_writing(folder):
+    with replacing(folder / "a.bin") as file, creating_folder(folder / "world") as below:
+        file.write_bytes(b"half")
+        (below / "half").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_drafts_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_path):
+    (tmp_path / "mine.partial").touch()
+    (tmp_path / f"theirs.0123abcd-{2**22 + 1}.partial").touch()  # numbered on another machine
+    kept = names(tmp_path)
+    process = multiprocessing.get_context("fork").Process(target=_die_writing, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert len(names(tmp_path)) == 4
+    with replacing(tmp_path / "b.txt") as draft:
+        draft.write_text("other work")
+        write_json(tmp_path / "c.json", [])
+        assert draft.exists()
+    assert names(tmp_path) == sorted(["b.txt", "c.json", *kept])
+
+
 def test_a_full_disk_names_the_file(tmp_path):
     with (
         pytest.raises(OSError, match=r"a\.txt cannot be written: No space left") as caught,
@@ -237,6 +259,20 @@ def test_a_claimed_folder_is_refused_by_its_owners_number_until_the_owner_ends_h
     assert names(tmp_path) == ["link"]
 
 
+def test_a_folder_is_claimed_also_where_nothing_may_lie_beside_it(tmp_path, monkeypatch):
+    """Such as the one folder of a container that keeps what is written to it."""
+    (tmp_path / "run").mkdir()
+    before, folder = os.access, tmp_path.resolve()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folder and before(path, mode))
+    with claimed(tmp_path / "run"):
+        assert names(tmp_path) == ["run"]
+        with pytest.raises(ValueError, match="run is in use by another process"), claimed(tmp_path / "run"):
+            pass
+    with claimed(tmp_path / "run"):
+        pass
+    assert names(tmp_path) == ["run"]
+
+
 def test_a_claim_can_be_waited_for(tmp_path, holder):
     threading.Timer(0.3, holder.kill).start()
     with claimed(tmp_path / "run", wait=30):
@@ -270,6 +306,20 @@ def test_what_is_kept_and_damaged_is_said_and_made_anew(tmp_path, damage, caplog
         assert not is_kept(path)
         assert caplog.messages == [f"{path} is damaged, or was not written to its end; it is made anew"]
         caplog.clear()
+
+
+def test_what_is_kept_is_never_there_without_its_digest(tmp_path, monkeypatch):
+    """A power cut, or another process that reads it at once, would find it damaged."""
+    path, before = tmp_path / "a.npz", os.replace
+
+    def replace(draft, target):
+        assert target != path or (tmp_path / "a.npz.sha256").read_text() == sha256_bytes(b"computed")
+        before(draft, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with keeping(path) as draft:
+        draft.write_text("computed")
+    assert is_kept(path)
 
 
 def test_a_line_is_on_the_disk_when_it_was_added(tmp_path, monkeypatch):

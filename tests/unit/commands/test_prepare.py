@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mcse.commands import downloads
 from mcse.commands.downloads import fetch_from_folder, unpack
 from mcse.commands.main import main
 from mcse.commands.prepare import (
@@ -30,7 +31,7 @@ from mcse.commands.prepare import (
 from mcse.data.captions.table import load_captions
 from mcse.data.sentences.files import open_sentences
 from mcse.data.test_sets.sts import EXPECTED_PAIRS, SENTEVAL_SUBSETS
-from mcse.files import sha256_file
+from mcse.files import move, sha256_file
 
 WIKI, NLI = SENTENCES["wiki1m"], SENTENCES["nli"]
 FLICKR, COCO = IMAGES["flickr30k"], IMAGES["coco"]
@@ -340,6 +341,34 @@ def test_datasets_share_one_manifest_and_a_foreign_one_is_not_overwritten(tmp_pa
     assert main(["prepare", "coco", "--root", str(tmp_path), "--ids", str(tmp_path / "ids.txt")]) == 2
     assert "no manifest of mcse prepare" in capsys.readouterr().err
     assert (tmp_path / "manifest.json").read_text() == '{"name": "a web page"}'
+
+
+def test_a_kill_while_unpacking_is_made_good(tmp_path, monkeypatch):
+    """Red team: two of five kills between the renames left "verified" data without SUBJ and TREC."""
+    tar_into(tmp_path / "mirror", write_senteval(tmp_path / "made"), prefix=".")
+    command = ["prepare", "sts", "--mirror", str(tmp_path / "mirror"), "--root"]
+    moves = []
+
+    def dying(path, target):
+        if len(moves) == stop:
+            raise KeyboardInterrupt
+        moves.append(target.name)
+        move(path, target)
+
+    for stop in (0, 1):
+        moves.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(downloads, "move", dying)
+            assert main([*command, str(tmp_path / str(stop))]) == 130
+        assert not (tmp_path / str(stop) / "senteval").exists()
+        assert main([*command, str(tmp_path / str(stop))]) == 0
+    moves.clear()
+    (tmp_path / "kept" / "senteval").mkdir(parents=True)
+    (tmp_path / "kept" / "senteval" / "own.txt").touch()
+    stop = 100
+    monkeypatch.setattr(downloads, "move", dying)
+    assert main([*command, str(tmp_path / "kept")]) == 0
+    assert moves[-2:] == ["SICK", "STS"], "what tells that all is there comes last"
 
 
 def test_unpacking_takes_nothing_outside_and_keeps_what_is_there(tmp_path):
