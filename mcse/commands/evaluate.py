@@ -248,7 +248,8 @@ def _report(systems: Sequence[System], reports: _Reports, *, is_compared: bool) 
     if not is_contest:
         return reports.folder(models[0])
     folder = comparison_folder([system.title for system in systems], output=reports.output)
-    write_comparison(systems, folder, tables=tables, compared=compared)
+    with claimed(folder, wait=_SECONDS_TO_WAIT):
+        write_comparison(systems, folder, tables=tables, compared=compared)
     print(f"wrote {folder / 'comparison.json'}, comparison.md, comparison.tex and report.html")
     return folder
 

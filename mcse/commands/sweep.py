@@ -29,7 +29,7 @@ from mcse.commands.launchers import (
     write_slurm_script,
 )
 from mcse.config import to_dict, to_yaml
-from mcse.files import digest_of, write_json, write_text
+from mcse.files import claimed, digest_of, write_json, write_text
 from mcse.recipes.launch import load_config
 from mcse.report.markdown import markdown_notes, markdown_table
 from mcse.report.tables import ScoreColumn, ScoreRow, ScoreTable
@@ -140,11 +140,18 @@ def run(
     """Plans, trains what is not finished, and reports; returns 0, 1 if runs failed, 130 or 143 if stopped.
 
     Raises:
-        ValueError: Wrong seeds, keys, values or folders; nothing has been started then.
+        ValueError: Wrong seeds, keys, values or folders, or another sweep of it runs; nothing is started then.
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"--jobs must be 1 or more, got {jobs}")
-    plan = make_plan(config_path(config), parse_seeds(seeds), settings=parse_settings(settings), output=output)
+    parsed = parse_settings(settings)
+    plan = make_plan(config_path(config), parse_seeds(seeds), settings=parsed, output=output)
+    with claimed(plan.output):
+        # What lies there is looked at again, now that nobody else changes it.
+        return _run(make_plan(plan.config, plan.seeds, settings=parsed, output=output), launcher=launcher, jobs=jobs)
+
+
+def _run(plan: Plan, *, launcher: Literal["local", "slurm"], jobs: int | None) -> int:
     tasks = _write_configs(plan)
     for planned in plan.runs:
         if planned.is_finished:

@@ -19,7 +19,7 @@ from mcse.data.images.sources import open_images
 from mcse.data.tweets import control_images, tweets_to_images
 from mcse.encoders.tweet_tagger import TweetTagger
 from mcse.evaluation.evaluators.tagging import TaggingScores, score_taggings, tag_texts
-from mcse.files import write_json, write_text
+from mcse.files import claimed, write_json, write_text
 from mcse.metrics.spans import SpanScores
 from mcse.report.tables import ScoreColumn, ScoreRow, ScoreTable
 from mcse.report.terminal import print_table
@@ -61,10 +61,12 @@ def run(
         row_N = control_images(row_N, "shuffled_images", seed=shuffle_images)
     rows = _Images(store, tagger) if isinstance(store, PixelRows) else store
     taggings = tag_texts(tagger, texts.words, rows, row_N)
-    write_text(written[0], "".join(_conll(texts, taggings)))
-    write_text(written[1], "".join(_json_lines(texts, taggings)))
-    # Scores of another file would be taken for those of this one.
-    written[2].unlink(missing_ok=True)
+    with claimed(output):
+        # Lines and scores of another file would be taken for those of this one, if it ended in between.
+        for path in reversed(written):
+            path.unlink(missing_ok=True)
+        write_text(written[0], "".join(_conll(texts, taggings)))
+        write_text(written[1], "".join(_json_lines(texts, taggings)))
     if has_gold:
         scores = score_taggings(texts.tags, [tagging.tags for tagging in taggings])
         facts = {

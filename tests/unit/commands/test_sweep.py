@@ -18,6 +18,7 @@ from mcse.commands.launchers import child_environment, last_line
 from mcse.commands.main import main
 from mcse.commands.sweep import make_plan, parse_seeds, parse_settings
 from mcse.config import ConfigError, read_yaml, to_yaml
+from mcse.files import claimed
 from mcse.recipes.launch import load_config
 from tests.fixtures.launch import flags_of
 from tests.fixtures.tiny_run import tiny_keys
@@ -360,6 +361,13 @@ def test_a_second_ctrl_c_leaves_no_child_behind(config, tmp_path, capsys, monkey
     assert sweep(config, "--seeds", "0-1", "--set", "optim.learning_rate=6") == 130
     assert [child.poll() for child in children] == [-signal.SIGKILL]
     assert capsys.readouterr().err.endswith("mcse sweep: stopped\n")
+
+
+def test_a_second_sweep_of_a_folder_is_refused(config, tmp_path, capsys):
+    with claimed(tmp_path / "out"):
+        assert sweep(config, "--seeds", "0-1") == 2
+    assert f"out is in use by process {os.getpid()} on " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_another_process_trains_is_not_started_twice(config, tmp_path, capsys):
