@@ -25,6 +25,7 @@ from mcse.evaluation.suite import Subject, SuiteOptions, TransferMode
 from mcse.evaluation.suites import SUITES
 from mcse.evaluation.worst_pairs import worst_pairs
 from mcse.files import claimed
+from mcse.hub import commit_of
 from mcse.report.evaluation_files import (
     comparison_folder,
     model_folder,
@@ -217,7 +218,8 @@ def _evaluate(groups: Mapping[str, Sequence[str]], runner: Runner, reports: _Rep
 
 def _say(model: str, suites: str) -> None:
     if is_main():
-        print(f"evaluating {model} on {suites}", file=sys.stderr)
+        commit = commit_of(model)
+        print(f"evaluating {model}{f' at commit {commit}' if commit else ''} on {suites}", file=sys.stderr)
 
 
 def _notes(subject: Subject) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from mcse.data.images.training import NamedImages
 from mcse.data.load import MatchedCaptions, caption_files, captions_to_images, select_pairs
 from mcse.data.seeds import Draw
 from mcse.data.source_variants import FileCaptions, HubCaptions, Table
+from mcse.files import digest_of
 from mcse.types import DataFile
 
 
@@ -30,6 +31,11 @@ class DevImages:
     def __len__(self) -> int:
         """I."""
         return len(self.row_I)
+
+    @property
+    def digest(self) -> str:
+        """Of the captions, and of which of them are of one image."""
+        return digest_of(*self.captions, repr(self.image_C.tolist()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,7 @@ def load_joint_pairs(
     matched = captions_to_images(config, config.captions, images)
     dev = _held_out(config, matched, seed=seed, images=images)
     table = matched if dev is None else _part(matched, ~np.isin(matched.row_of_image, dev.row_of_image))
+    held_out = None if dev is None else _dev_images(dev)
     captions, own, shown = select_pairs(config, config.captions, table, controls=controls, seed=seed)
     if not captions:
         raise ValueError(f"data.captions: no captions of {matched.table.source} are left to train on")
@@ -83,8 +90,11 @@ def load_joint_pairs(
         image_of_caption=shown,
         num_images=len(np.unique(own)),
         num_left_out=matched.num_left_out,
-        dev=None if dev is None else _dev_images(dev),
-        files=caption_files(config, config.captions, matched.table, captions),
+        dev=held_out,
+        files=(
+            *caption_files(config, config.captions, matched.table, captions),
+            *(() if held_out is None else (DataFile("dev captions", matched.table.source, held_out.digest),)),
+        ),
     )
 
 

@@ -101,7 +101,7 @@ def load_sentences(
     digest = opened.digest + (f"-without-{digest_of(*sorted(known))}" if known else "")
     table = tokenise(rows(), tokenizer, columns=opened.columns, max_length=config.max_length, digest=digest)
     text = TrainingText(reader="sentences", source=opened.source, tests=config.tests)
-    return Sentences(table, (DataFile("sentences", opened.source, opened.digest, text),))
+    return Sentences(table, (DataFile("sentences", opened.source, opened.digest, text), *left_out_files(config.tests)))
 
 
 def stream_sentences(
@@ -132,7 +132,7 @@ def stream_sentences(
         wanted=(lambda sentence: normalise(sentence) not in known) if known else bool,
     )
     text = TrainingText(reader="stream", source=texts.source, tests=config.tests)
-    return stream, (DataFile("sentences", texts.source, texts.digest, text),)
+    return stream, (DataFile("sentences", texts.source, texts.digest, text), *left_out_files(config.tests))
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +241,7 @@ def _load_shard_pairs(
         num_images=len(shards) - len(dropped) if chosen is None else len(np.unique(rows[chosen])),
         num_left_out=len(dropped),
         texts=(),
-        files=(DataFile("captions", path, shards.digest, text),),
+        files=(DataFile("captions", path, shards.digest, text), *left_out_files(config.tests)),
         order=order,
     )
 
@@ -387,7 +387,17 @@ def caption_files(
         reader="captions", source=given, images=None if images is None else str(images), tests=config.tests
     )
     files = [DataFile("captions", str(path), sha256_file(path), text) for path in table.files]
-    return tuple(files) or (DataFile("captions", table.source, digest_of(*captions), text),)
+    return (
+        *(files or [DataFile("captions", table.source, digest_of(*captions), text)]),
+        *left_out_files(config.tests),
+    )
+
+
+def left_out_files(tests: str | None) -> tuple[DataFile, ...]:
+    """The test sentences that ``data.decontaminate`` leaves out; none of ``None``."""
+    if tests is None:
+        return ()
+    return (DataFile("test sentences left out", tests, digest_of(*sorted(sts_test_sentences(tests)))),)
 
 
 def _caption_source(config: DataRoot, source: Table) -> tuple[str, Path | None]:

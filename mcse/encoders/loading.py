@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from mcse.encoders.contextual import CoveEncoder, ElmoEncoder
 from mcse.encoders.inputs import Precision
@@ -18,6 +16,7 @@ from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.encoders.sentence_transformers_folder import list_modules
 from mcse.encoders.word_vectors import WordVectorEncoder
 from mcse.files import digest_of, sha256_file
+from mcse.hub import commit_of
 from mcse.manifest import MANIFEST, Kind, Located, locate
 from mcse.models.open_clip_model import open_clip_source
 from mcse.run_folder import CONFIG, FACTS, NoModelError
@@ -43,9 +42,6 @@ _CLASSES: Mapping[Kind, type[AnyEncoder]] = {
 # README.md is none of them: reports are written into model cards.
 _SENTENCE_FILES = (".safetensors", ".json", ".txt", ".model", ".bin", ".hdf5")
 _OPEN_CLIP_FILES = (*_SENTENCE_FILES, ".pt", ".pth")
-
-_HUB_FILES = ("config.json", "modules.json")
-"""A repository with an encoder has one of them; either says which commit is read."""
 
 
 def load_encoder(
@@ -89,12 +85,12 @@ def encoder_digest(name: str) -> str | None:
     except NoModelError:
         return None
     if located.kind == "hub":
-        return _commit(located.path, _HUB_FILES)
+        return commit_of(located.path)
     if located.kind == "open_clip":
         return _open_clip_digest(located)
     if located.kind == "vectors":
         return sha256_file(Path(located.path)) if Path(located.path).is_file() else None
-    files = _model_files(located)
+    files = model_files(located)
     if files and located.run is not None:
         files += [located.run / CONFIG, located.run / FACTS]
     return _files_digest(located.run or located.folder, files)
@@ -103,7 +99,7 @@ def encoder_digest(name: str) -> str | None:
 def _open_clip_digest(located: Located) -> str | None:
     source = open_clip_source(located.path, title=f"text tower {located.name!r}")
     if source.repository is not None:
-        commit = _commit(source.repository, ("open_clip_config.json", *_HUB_FILES))
+        commit = commit_of(source.repository)
         return commit if commit is None or not source.architecture else digest_of(source.architecture, commit)
     if source.path is None:
         return digest_of(source.architecture) if source.is_random else None
@@ -112,7 +108,7 @@ def _open_clip_digest(located: Located) -> str | None:
     return digest_of(source.architecture, sha256_file(source.path)) if source.path.is_file() else None
 
 
-def _model_files(located: Located) -> list[Path]:
+def model_files(located: Located) -> list[Path]:
     """What loading a folder may read: what its manifest lists, or its own files and those of its modules' folders."""
     folder = located.folder
     if located.manifest is not None:
@@ -123,16 +119,6 @@ def _model_files(located: Located) -> list[Path]:
 
 def _listed(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return [file for file in folder.iterdir() if file.suffix in suffixes] if folder.is_dir() else []
-
-
-def _commit(repository: str, files: Iterable[str]) -> str | None:
-    for file in files:
-        try:
-            # .../snapshots/COMMIT/FILE: the way that every loader takes, so it says what they will read.
-            return Path(hf_hub_download(repository, file)).parent.name
-        except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError):
-            continue
-    return None
 
 
 def _files_digest(folder: Path, files: Iterable[Path]) -> str | None:

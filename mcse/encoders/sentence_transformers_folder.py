@@ -15,10 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
 
+from mcse.hub import commit_of, fetch_file
 from mcse.models.weights import load_tensors
 from mcse.reading import read_json
 
@@ -237,11 +236,8 @@ def fetch(name_or_path: str, file: str) -> Path | None:
     if Path(name_or_path).is_dir():
         path = Path(name_or_path) / file
         return path if path.is_file() else None
-    try:
-        return Path(hf_hub_download(name_or_path, file))
-    except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError):
-        # Whether the model itself is available is for its own loader to say.
-        return None
+    # Whether the model itself is available is for its own loader to say.
+    return fetch_file(name_or_path, file) if commit_of(name_or_path) else None
 
 
 def _transformer_path(name_or_path: str, inside: str) -> str:

@@ -34,11 +34,11 @@ from mcse.manifest import (
 from mcse.models.image_tower import ImageTower, load_image_tower, tower_path
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.text_encoder import (
-    NO_CODE,
     TextEncoder,
     check_first_token,
     load_text_encoder,
     load_tokenizer,
+    loading,
     quiet_transformers,
     takes_pooling_layer,
 )
@@ -279,7 +279,9 @@ def load_stored_pooler(name_or_path: str) -> TanhHead:
     path = resolve_name(name_or_path)
     try:
         with quiet_transformers():
-            model, report = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **NO_CODE)
+            model, report = AutoModel.from_pretrained(
+                path, dtype=torch.float32, output_loading_info=True, **loading(path)
+            )
     except Exception as error:  # other people's classes raise whatever comes
         raise ValueError(f"encoder.name_or_path: no encoder at {name_or_path!r}: {error}") from None
     if set(report["unexpected_keys"]) >= _SIMCSE_HEAD:

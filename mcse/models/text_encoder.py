@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from mcse.errors import said
+from mcse.hub import at_commit
 from mcse.manifest import HEADS_FILE, IMAGE_TOWER_FILE, check_files, resolve_name
 from mcse.models.backbone import BackboneFacts, ask_backbone, probe_tokens
 from mcse.models.graphs import Graphs
@@ -46,12 +47,16 @@ from mcse.types.batches import from_host
 
 logger = logging.getLogger(__name__)
 
-NO_CODE: dict[str, Any] = {"trust_remote_code": False}
-"""Without it transformers asks on the terminal whether to run the code that a folder brings along."""
-
-
 _PLANNED = ("place_B", "input_ids_N", "position_N", "bound_S")
 """What of a packed batch is new in every batch of its shape."""
+
+
+def loading(path: str) -> dict[str, Any]:
+    """What every loader of transformers is told: no code that a model brings along, and of a hub model one commit.
+
+    Where nothing is said of code, transformers asks on the terminal whether to run it.
+    """
+    return {"trust_remote_code": False, **at_commit(path)}
 
 
 class TextEncoder(nn.Module):
@@ -251,12 +256,14 @@ def load_text_encoder(
 
 def _load_backbone(path: str, name_or_path: str, config: Any, *, eager: bool) -> Any:
     """The model with its own weights, all of them, and transformers' own attention."""
-    options: dict[str, Any] = {"attn_implementation": "eager" if eager else None, "dtype": torch.float32, **NO_CODE}
+    options: dict[str, Any] = {"attn_implementation": "eager" if eager else None, "dtype": torch.float32}
     if takes_pooling_layer(config):
         options["add_pooling_layer"] = False
     try:
         with quiet_transformers():
-            backbone, report = AutoModel.from_pretrained(path, config=config, output_loading_info=True, **options)
+            backbone, report = AutoModel.from_pretrained(
+                path, config=config, output_loading_info=True, **options, **loading(path)
+            )
     except SafetensorError as error:
         raise ValueError(f"encoder.name_or_path: damaged weights at {name_or_path!r}: {error}") from None
     except pickle.UnpicklingError as error:
@@ -317,7 +324,7 @@ def load_mlm_head(name_or_path: str) -> nn.Module:
     try:
         with quiet_transformers():
             model, report = AutoModelForMaskedLM.from_pretrained(
-                path, dtype=torch.float32, output_loading_info=True, **NO_CODE
+                path, dtype=torch.float32, output_loading_info=True, **loading(path)
             )
     except Exception as error:
         raise ValueError(f"loss.mlm_weight: {name_or_path!r} is no masked language model: {said(error)}") from None
@@ -341,7 +348,7 @@ def load_tokenizer(name_or_path: str) -> PieceTokenizer:
     path = resolve_name(name_or_path)
     # Other people's classes raise whatever comes where a file or a library that they need is missing.
     try:
-        tokenizer = PieceTokenizer(AutoTokenizer.from_pretrained(path, **NO_CODE))
+        tokenizer = PieceTokenizer(AutoTokenizer.from_pretrained(path, **loading(path)))
         tokenizer.check(rows=_embedding_rows(path))
     except Exception as error:
         raise ValueError(
@@ -354,7 +361,7 @@ def load_tokenizer(name_or_path: str) -> PieceTokenizer:
 def _embedding_rows(path: str) -> int | None:
     """V, as the model's configuration says; ``None`` where there is none, as beside a tokenizer alone, or no table."""
     try:
-        rows = getattr(AutoConfig.from_pretrained(path, **NO_CODE), "vocab_size", None)
+        rows = getattr(AutoConfig.from_pretrained(path, **loading(path)), "vocab_size", None)
     except Exception:
         return None  # whoever loads the model says what is wrong with it
     return rows if isinstance(rows, int) else None
@@ -381,7 +388,7 @@ def check_first_token(encoder: TextEncoder, tokenizer: Tokenizer) -> None:
 
 def _load_config(path: str, name_or_path: str) -> Any:
     try:
-        config = AutoConfig.from_pretrained(path, **NO_CODE)
+        config = AutoConfig.from_pretrained(path, **loading(path))
     except Exception as error:
         raise ValueError(f"encoder.name_or_path: no encoder at {name_or_path!r}: {said(error)}") from None
     if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):

@@ -62,6 +62,11 @@ class Images(Generic[Rows]):
         """What was read: the store, the shards, or the images of these captions."""
         return self.rows.file(image_of_caption)
 
+    @property
+    def tower_files(self) -> tuple[DataFile, ...]:
+        """The weights of the tower, if there is one."""
+        return () if self.tower is None else (DataFile("image tower", self.tower.spec, self.tower.digest()),)
+
     def stored(self, file: DataFile) -> ImageSide:
         """What a checkpoint's manifest says of the images; ``file`` is what ``self.file`` gave."""
         described = f"{self.rows.label} ({file.digest}"

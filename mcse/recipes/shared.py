@@ -5,8 +5,9 @@ B queries of this process, N rows of all processes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from mcse.data.config import DataConfig, Mix
@@ -15,10 +16,15 @@ from mcse.data.mixing import MixedStream, plan_mixture
 from mcse.data.source_variants import StreamSentences
 from mcse.data.streams import Sampler, SentenceStream, Share, TokenMasker
 from mcse.distributed import gather_rows
+from mcse.encoders.loading import model_files
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.evaluators.scored_pairs import ScoredPairsEvaluator
+from mcse.evaluation.suite import pairs_digest
+from mcse.files import sha256_file
+from mcse.hub import commit_of
 from mcse.losses.contrastive import info_nce, info_nce_with_hard_negatives, unit_rows
 from mcse.losses.likelihood import token_nll
+from mcse.manifest import locate
 from mcse.models.checkpoint import check_exportable, check_trainable
 from mcse.models.config import EncoderConfig
 from mcse.models.piece_tokenizer import PieceTokenizer
@@ -35,11 +41,12 @@ class TextSide:
 
     model: SentenceModel
     tokenizer: PieceTokenizer
+    files: tuple[DataFile, ...]
 
     @property
     def facts(self) -> Mapping[str, str | int | float]:
         """Of the encoder, for the start of a run."""
-        return self.model.encoder.facts.described()
+        return {**encoder_facts(self.files), **self.model.encoder.facts.described()}
 
     def masker(self, *, seed: int) -> TokenMasker | None:
         """Draws masks where the model has a language-model head."""
@@ -88,7 +95,21 @@ def build_text_side(config: EncoderConfig, data: DataConfig, *, mlm: bool, own_p
         encoder.backbone.compile(dynamic=True)
     head = TanhHead(encoder.width, encoder.width, init_std=encoder.init_std)
     model = SentenceModel(encoder, head=head, mlm_head=load_mlm_head(config.name_or_path) if mlm else None)
-    return TextSide(model, tokenizer)
+    return TextSide(model, tokenizer, encoder_files(config.name_or_path))
+
+
+def encoder_files(name: str, *, role: str = "encoder") -> tuple[DataFile, ...]:
+    """What a model that a run starts from was read of: its files, or the commit of a model of the hub."""
+    located = locate(name)
+    if (commit := commit_of(located.path)) is not None:
+        return (DataFile(role, f"{located.path} at commit {commit}", commit),)
+    paths = [Path(located.path)] if located.kind == "vectors" else sorted(model_files(located))
+    return tuple(DataFile(role, str(path), sha256_file(path)) for path in paths if path.is_file())
+
+
+def encoder_facts(files: Sequence[DataFile]) -> dict[str, str | int | float]:
+    """Which commit of the hub is trained, for the start of a run; nothing of a folder."""
+    return next(({"encoder": file.path} for file in files if file.path.endswith(file.digest)), {})
 
 
 def check_views_differ(encoder: TextEncoder) -> None:
@@ -182,10 +203,17 @@ def pair_seed(seed: int) -> int:
     return seed + 1_000_003
 
 
-def build_dev_evaluator(
-    config: DataConfig, text: TextSide, *, precision: str
-) -> tuple[ScoredPairsEvaluator, tuple[str, ...]]:
-    """Evaluates the encoder as it is on the dev pairs, and the names of its scores."""
+@dataclass(frozen=True, slots=True)
+class Dev:
+    """What evaluates the encoder as it is, the names of its scores, and what was read for it."""
+
+    evaluator: ScoredPairsEvaluator
+    metrics: tuple[str, ...]
+    files: tuple[DataFile, ...]
+
+
+def build_dev_evaluator(config: DataConfig, text: TextSide, *, precision: str) -> Dev:
+    """On the dev pairs."""
     pairs = load_dev_pairs(config)
     name = "stsb_dev" if pairs.name == "STSBenchmark" else pairs.name
     encoder = SentenceEncoder(
@@ -196,7 +224,7 @@ def build_dev_evaluator(
         precision="bfloat16" if precision == "bf16" else "float32",
     )
     evaluator = ScoredPairsEvaluator(pairs, encoder, name=name)
-    return evaluator, evaluator.metrics
+    return Dev(evaluator, evaluator.metrics, (DataFile("dev pairs", ", ".join(pairs.files), pairs_digest([pairs])),))
 
 
 def share_of(runtime: Runtime, *, batch_size: int) -> Share:

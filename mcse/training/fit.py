@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,10 +141,21 @@ def check_resumed(folder: Path, config: Mapping[str, Any], run: Run) -> None:
             f"train.resume: {folder} was trained by {recorded.world_size} processes and cannot go on with "
             f"{distributed.world_size()}: each process's dropout would differ"
         )
-    before = {(file.role, file.digest) for file in recorded.data}
-    for file in run.data:
-        if (file.role, file.digest) not in before:
-            raise ValueError(f"train.resume: {file.role} of {folder} have changed since; {file.path} is another file")
+    _check_same_data(folder, recorded.data, run.data)
+
+
+def _check_same_data(folder: Path, before: Sequence[DataFile], now: Sequence[DataFile]) -> None:
+    roles = {file.role for file in before}
+    if unknown := sorted({file.role for file in now} - roles):
+        logger.warning("train.resume: %s does not say which %s it was trained with", folder / FACTS, ", ".join(unknown))
+    old, new = ({(file.role, file.digest): file for file in files} for files in (before, now))
+    changed = [file for key, file in new.items() if key not in old and file.role in roles]
+    gone = [file for key, file in old.items() if key not in new]
+    for file in (*changed, *gone):
+        raise ValueError(
+            f"train.resume: {folder} was trained with other files: {file.path} ({file.role}) has changed since; put it "
+            "back, or give another output_dir"
+        )
 
 
 def warn_of_accumulation(train: TrainConfig, runtime: Runtime) -> None:

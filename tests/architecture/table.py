@@ -26,6 +26,7 @@ _LOW = {
     "images": part("image files → RGB; alone opens images"),
     "progress": part("how long work takes: a bar on a terminal, lines in a log"),
     "version": part("the version"),
+    "hub": part("the commit of the hub that a model's name stands for"),
     "errors": part("how errors of other libraries are worded"),
     "types": part("batches, `LossTerm`, scores and their keys, protocols"),
     "yaml_files": part("YAML's core schema: read in bounds, written quoted", "files"),
@@ -52,12 +53,12 @@ _LOW = {
     "scenes": part("the picture world of the demo, and words for what it shows", "files", "reading", "types"),
     "models": part(
         "`forward(batch)` → rows, and checkpoints of them; h5py for ELMo's original release",
-        *("errors", "files", "reading", "run_folder", "manifest", "types", "nn", "text"),
+        *("errors", "files", "hub", "reading", "run_folder", "manifest", "types", "nn", "text"),
     ),
     "encoders": part(
         "any kind of encoder by one name",
-        *("errors", "files", "progress", "reading", "images", "run_folder", "manifest", "types", "text", "models"),
-        *("distributed", "cpu"),
+        *("errors", "files", "hub", "progress", "reading", "images", "run_folder", "manifest", "types", "text"),
+        *("models", "distributed", "cpu"),
     ),
     "search": part(
         "indexes of sentences and images, questions, the server and its page",

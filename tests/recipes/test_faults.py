@@ -430,7 +430,7 @@ def test_resuming_under_other_settings_or_data_is_refused(tiny, tmp_path, capsys
     with (other / "sentences.txt").open("a") as stream:
         stream.write("one more sentence\n")
     assert run(tiny, "simcse", output, keys | {"data.root": other}) == 2
-    assert "sentences of" in capsys.readouterr().err
+    assert "sentences.txt (sentences) has changed since" in capsys.readouterr().err
     assert run(tiny, "simcse", output, keys | {"train.max_steps": 7}) == 0
 
 

@@ -92,7 +92,7 @@ def build(config: Config, runtime: Runtime) -> Run:
             f"words without a vector ({config.words.without_vector})": words.without_vector,
             "images shown": plain(config.controls.images),
         },
-        data=data,
+        data=(*data, *(DataFile("word pairs", pairs.file, sha256_file(Path(pairs.file))) for pairs in sets)),
     )
 
 

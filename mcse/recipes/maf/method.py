@@ -52,6 +52,7 @@ def build(config: Config, runtime: Runtime) -> Run:
     )
     tokenizer = load_tokenizer(config.encoder.name_or_path)
     check_length(data.max_length, encoder, tokenizer)
+    files = shared.encoder_files(config.encoder.name_or_path)
     images = None if data.images is None else open_images(data, data.images)
     tweets = load_tweets(
         data, tokenizer, images=images, control=config.controls.images, seed=shared.pair_seed(config.seed)
@@ -90,8 +91,11 @@ def build(config: Config, runtime: Runtime) -> Run:
         export=tagger_exporter(config, model, tokenizer, tweets.files, images),
         evaluators=(evaluator,),
         metrics=evaluator.metrics,
-        facts=tweets.facts | encoder.facts.described() | {"parameters": sum(p.numel() for p in model.parameters())},
-        data=tweets.files,
+        facts=tweets.facts
+        | shared.encoder_facts(files)
+        | encoder.facts.described()
+        | {"parameters": sum(p.numel() for p in model.parameters())},
+        data=(*tweets.files, *(() if images is None else images.tower_files), *files),
     )
 
 

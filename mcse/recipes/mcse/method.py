@@ -41,7 +41,7 @@ def build(config: Config, runtime: Runtime) -> Run:
     feed = shared.mixed_feed(config.data, text, pairs, mix=config.mix, share=share, seed=config.seed)
     model = GroundedModel(text.model, image_dim=images.width, joint_dim=config.loss.joint_dim, tower=images.module)
     heads = {"grounding_head": model.grounding_head, "image_head": model.image_head}
-    evaluator, metrics = shared.build_dev_evaluator(config.data, text, precision=config.train.precision)
+    dev = shared.build_dev_evaluator(config.data, text, precision=config.train.precision)
 
     def step(model: nn.Module, batch: SentenceBatch | PairBatch) -> LossTerms:
         rows: GroundedRows = model(batch)
@@ -73,10 +73,10 @@ def build(config: Config, runtime: Runtime) -> Run:
             heads=heads,
             image_tower=images.trained_tower,
         ),
-        evaluators=(evaluator,),
-        metrics=metrics,
+        evaluators=(dev.evaluator,),
+        metrics=dev.metrics,
         facts={**text.facts, **feed.facts},
-        data=feed.files,
+        data=(*feed.files, *images.tower_files, *text.files, *dev.files),
     )
 
 

@@ -29,7 +29,7 @@ def build(config: Config, runtime: Runtime) -> Run:
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
     captions = _caption_feed(config, text, share)
     feed = shared.mixed_feed(config.data, text, captions, mix=config.mix, share=share, seed=config.seed)
-    evaluator, metrics = shared.build_dev_evaluator(config.data, text, precision=config.train.precision)
+    dev = shared.build_dev_evaluator(config.data, text, precision=config.train.precision)
 
     def step(model: nn.Module, batch: SentenceBatch) -> LossTerms:
         return shared.text_terms(
@@ -46,10 +46,10 @@ def build(config: Config, runtime: Runtime) -> Run:
         carried=carried_part(feed.stream),
         optimizer=build_optimizer(text.model, config.optim),
         export=export.sentence_exporter(config, text, feed.files),
-        evaluators=(evaluator,),
-        metrics=metrics,
+        evaluators=(dev.evaluator,),
+        metrics=dev.metrics,
         facts={**text.facts, **feed.facts},
-        data=feed.files,
+        data=(*feed.files, *text.files, *dev.files),
     )
 
 

@@ -24,7 +24,7 @@ from mcse.models.joint_checkpoint import save_joint
 from mcse.models.joint_model import CaptionEncoder, JointModel, build_caption_encoder
 from mcse.models.text_encoder import TextEncoder, load_tokenizer
 from mcse.models.word_init import fill_words, place_of
-from mcse.recipes import export
+from mcse.recipes import export, shared
 from mcse.recipes.image_side import Images
 from mcse.report.model_card import joint_card
 from mcse.text.vocab import Vocab, split_words
@@ -66,7 +66,9 @@ def build_captions(
         transformer, pieces = build_caption_encoder(config, vocab_size=0, dim=dim), load_tokenizer(config.name_or_path)
         assert isinstance(transformer, TextEncoder)
         check_trainable(transformer, pieces, max_length=max_length)
-        return CaptionSide(config, transformer, pieces, transformer.facts.described(), ())
+        files = shared.encoder_files(config.name_or_path)
+        facts = {**shared.encoder_facts(files), **transformer.facts.described()}
+        return CaptionSide(config, transformer, pieces, facts, files)
     words = [split_words(caption) for caption in captions]
     vocab = Vocab.from_sentences(words, min_count=config.min_count)
     vectors, files = _open_vectors(config, vocab, root=root)
@@ -75,7 +77,7 @@ def build_captions(
         vocab = Vocab.from_sentences(known, min_count=config.min_count)
     encoder = build_caption_encoder(config, vocab_size=len(vocab), dim=dim)
     assert not isinstance(encoder, TextEncoder)
-    facts: dict[str, str | int | float] = {"words": len(vocab)}
+    facts = {"words": len(vocab)}
     if vectors is not None:
         facts["words with vectors"] = fill_words(encoder.embedding, vocab, vectors)
         encoder.embedding.weight.requires_grad_(config.train_words)

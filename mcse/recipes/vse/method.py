@@ -84,7 +84,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         evaluators=evaluators,
         metrics=metrics,
         facts=facts,
-        data=files,
+        data=(*files, *images.tower_files),
     )
 
 

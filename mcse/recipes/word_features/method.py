@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from mcse.data.word_features import (
 from mcse.encoders.frozen_features import FeatureSource, load_feature_source
 from mcse.encoders.inputs import evaluating
 from mcse.evaluation.evaluators.word_tasks import AccuracyEvaluator, SpanF1Evaluator
+from mcse.files import sha256_file
 from mcse.models.feature_model import FeatureClassifier, FeatureSizes, FeatureTagger
 from mcse.models.weights import save_tensors
 from mcse.recipes import export, shared
@@ -34,7 +36,7 @@ from mcse.report.model_card import word_model_card
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
-from mcse.types import FeatureBatch, LossTerm, LossTerms, Score, to_device
+from mcse.types import DataFile, FeatureBatch, LossTerm, LossTerms, Score, to_device
 
 _PARTS = ("train", "dev", "test")
 
@@ -51,6 +53,8 @@ def build(config: Config, runtime: Runtime) -> Run:
         is_untrained=contextual is not None and contextual.untrained,
         seed=config.seed,
     )
+    files: tuple[DataFile, ...] = () if vectors is None else (DataFile("word vectors", vectors, sha256_file(Path(vectors))),)
+    files += () if contextual is None else shared.encoder_files(contextual.encoder)
     features = {part: _features(source, data.parts[part]) for part in _PARTS}
     model, sizes = _build_model(config, data, features["train"])
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
@@ -79,7 +83,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         evaluators=(*evaluators, _MixReport(model)),
         metrics=tuple(f"{part}.{metric}" for part in _PARTS[1:]),
         facts={part: len(data.parts[part]) for part in _PARTS} | {"layers": sizes.layers, "join": sizes.join},
-        data=data.files,
+        data=(*data.files, *files),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -15,6 +16,7 @@ from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.encoders.open_clip_encoder import OpenClipEncoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.encoders.word_vectors import WordVectorEncoder
+from mcse.hub import forget_commits
 from mcse.manifest import Manifest
 from mcse.models.checkpoint import save_checkpoint
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
@@ -182,6 +184,13 @@ def test_the_digest_of_an_open_clip_model(tmp_path: Path) -> None:
         encoder_digest("open_clip:ViT-B-33/none")
 
 
+@pytest.fixture(autouse=True)
+def _own_commits() -> Iterator[None]:
+    forget_commits()
+    yield
+    forget_commits()
+
+
 def _cache(folder: Path, repository: str, commit: str, *, file: str) -> None:
     """What a download leaves in the hub's cache."""
     home = folder / f"models--{repository.replace('/', '--')}"
@@ -199,11 +208,35 @@ def test_the_digest_of_a_hub_model_is_its_commit(tmp_path: Path, monkeypatch: py
     _cache(tmp_path, "org/name", commit, file="config.json")
     assert encoder_digest("org/name") == commit
     _cache(tmp_path, "org/name", newer, file="config.json")
+    assert encoder_digest("org/name") == commit, "one commit as long as the process lives"
+    forget_commits()
     assert encoder_digest("org/name") == newer
     _cache(tmp_path, "org/st", commit, file="modules.json")
     assert encoder_digest("org/st") == commit
     _cache(tmp_path, "org/clip", commit, file="open_clip_config.json")
     assert encoder_digest("open_clip:hf-hub:org/clip") == commit
+
+
+def test_a_hub_model_stays_at_the_commit_that_was_read_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bert: Path
+) -> None:
+    """The hub moves on while a command loads one thing after another; here its cache does."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
+    home = tmp_path / "models--org--name"
+    (home / "refs").mkdir(parents=True)
+    other = build_tiny_bert(tmp_path / "other", seed=1)
+    for commit, folder in (("ab" * 20, bert), ("cd" * 20, other)):
+        shutil.copytree(folder, home / "snapshots" / commit)
+    (home / "refs" / "main").write_text("ab" * 20)
+    expected = load_encoder(str(bert), pooling="mean").encode(SENTENCES)
+    np.testing.assert_allclose(load_encoder("org/name", pooling="mean").encode(SENTENCES), expected, atol=1e-6)
+    (home / "refs" / "main").write_text("cd" * 20)
+    np.testing.assert_allclose(load_encoder("org/name", pooling="mean").encode(SENTENCES), expected, atol=1e-6)
+    forget_commits()
+    moved = load_encoder("org/name", pooling="mean").encode(SENTENCES)
+    np.testing.assert_allclose(moved, load_encoder(str(other), pooling="mean").encode(SENTENCES), atol=1e-6)
+    assert np.abs(moved - expected).max() > 1e-3
 
 
 def test_the_digest_of_a_tag_is_of_its_repositorys_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,6 +248,7 @@ def test_the_digest_of_a_tag_is_of_its_repositorys_commit(tmp_path: Path, monkey
     assert first is not None
     assert len(first) == 64
     _cache(tmp_path, "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "cd" * 20, file="open_clip_config.json")
+    forget_commits()
     assert encoder_digest(name) not in (None, first)
 
 
