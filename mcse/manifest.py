@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -103,7 +104,7 @@ class Manifest:
         details: What this kind alone needs to be rebuilt, such as sizes and the kinds of heads.
         scores: Dev scores of the exported step, by name.
         higher_is_better: The direction of each of them.
-        config: The run's resolved configuration.
+        config: The run's resolved configuration; of absolute paths the last part.
         files: SHA-256 of every file but this one and the card, by path inside the folder, with ``/``.
     """
 
@@ -188,8 +189,24 @@ def writing_checkpoint(folder: Path, manifest: Manifest, *, card: str) -> Iterat
     yield folder
     written = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {path.relative_to(folder).as_posix(): sha256_file(path) for path in written}
-    write_json(folder / MANIFEST, asdict(replace(manifest, files=files)))
+    write_json(folder / MANIFEST, {**without_folders(asdict(manifest)), "files": files})
     write_text(folder / CARD, card)
+
+
+_FOLDERS = re.compile(r"(?:^|(?<=[^:/]/)|(?<=[\s:=,(\"']))(?:[A-Za-z]:)?[/\\](?!/)(?:[^/\\]+[/\\]+)*")
+"""The folders of a file that is named from the root of a disk, wherever in a text; an address is none."""
+
+
+def without_folders(tree: Any) -> Any:
+    """Plain data in which files named from the root of this machine's disk keep their own names alone.
+
+    A checkpoint goes to other people. Where its data lies here helps nobody there, and says who made it.
+    """
+    if isinstance(tree, Mapping):
+        return {key: without_folders(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [without_folders(value) for value in tree]
+    return _FOLDERS.sub("", tree) if isinstance(tree, str) else tree
 
 
 def is_checkpoint(folder: Path) -> bool:

@@ -18,6 +18,7 @@ from typing import TextIO
 
 from mcse.commands import CommandError, exit_code
 from mcse.commands.arguments import COMMANDS, Command, Group
+from mcse.errors import printable
 from mcse.version import __version__
 
 
@@ -49,7 +50,9 @@ def _main(argv: Sequence[str] | None) -> int:
         parser.print_help(sys.stderr)
         return 2
     name, work = options.pop("command"), options.pop("work")
-    logging.basicConfig(format="%(message)s", level=logging.INFO if name == "train" else logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO if name == "train" else logging.WARNING)
     module, _, function = work.partition(".")
     run = getattr(importlib.import_module(f"mcse.commands.{module}"), function or "run")
     try:
@@ -102,6 +105,13 @@ def _add(parser: ArgumentParser, commands: Mapping[str, Command | Group], *, pre
         one.set_defaults(command=prefix + name, work=command.work)
 
 
+class _Printable(logging.Formatter):
+    """Messages name files of other people's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def _fail(command: str, error: object, *, code: int) -> int:
-    print(f"mcse {command}: {error}", file=sys.stderr)
+    print(printable(f"mcse {command}: {error}"), file=sys.stderr)
     return code

@@ -14,6 +14,7 @@ from mcse.data.language import dev_sentences, training_sentences
 from mcse.encoders.elmo_scorer import ElmoScorer
 from mcse.manifest import MANIFEST, Located, locate
 from mcse.metrics.perplexity import TrigramModel, UnigramModel, perplexity
+from mcse.run_folder import read_config
 from mcse.text.vocab import BEGIN, END, Vocab
 
 
@@ -47,9 +48,12 @@ def _row(name: str, values: Sequence[float]) -> None:
 
 def _data_config(located: Located, *, root: Path | None) -> LanguageDataConfig:
     path = located.folder / MANIFEST
-    if located.manifest is None or "data" not in located.manifest.config:
+    # A checkpoint does not say in which folder its run's data lay, as the run does.
+    run = None if located.run is None else read_config(located.run)
+    whole = run or (None if located.manifest is None else located.manifest.config)
+    if whole is None or "data" not in whole:
         raise ValueError(f"{path}: does not say what the model was trained on")
-    config = build_config(LanguageDataConfig, located.manifest.config["data"], source=str(path))
+    config = build_config(LanguageDataConfig, whole["data"], source=str(path if run is None else located.run))
     return config if root is None else replace(config, root=root)
 
 

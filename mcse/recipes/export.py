@@ -10,15 +10,16 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from mcse.config import to_dict, to_yaml
+from mcse.config import to_dict
 from mcse.data.config import DataConfig
 from mcse.data.source_variants import FileSentences, HubCaptions, HubSentences, TableSentences
-from mcse.manifest import ImageSide, Kind, Manifest, writing_checkpoint
+from mcse.manifest import ImageSide, Kind, Manifest, without_folders, writing_checkpoint
 from mcse.models.checkpoint import save_checkpoint
 from mcse.models.image_tower import ImageTower
 from mcse.recipes.shared import TextSide
 from mcse.report.model_card import CardFacts, sentence_card
 from mcse.types import DataFile, Score
+from mcse.yaml_files import dump_yaml
 
 _HUB = "hf://datasets/"
 
@@ -55,10 +56,10 @@ class Exporter:
         """Into ``folder``, with ``scores`` in manifest and card."""
         config, values = self.config, {name: score.value for name, score in scores.items()}
         facts = CardFacts(
-            name="-".join(config.output_dir.parts[-2:]),
+            folder=config.output_dir,
             recipe=config.recipe,
             scores=values,
-            config_yaml=to_yaml(config),
+            config_yaml=dump_yaml(without_folders(to_dict(config))),
             data=self.data,
         )
         manifest = Manifest(

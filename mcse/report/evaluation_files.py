@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mcse.report.evaluation_html import write_evaluation_report
 from mcse.report.latex import latex_table
 from mcse.report.learning_curves import read_learning_curves
 from mcse.report.markdown import markdown_table
-from mcse.report.model_card import with_scores
+from mcse.report.model_card import model_title, with_scores
 from mcse.report.results import EarlierResults, comparison_json, model_tables, report_markdown, results_json
 from mcse.report.seed_groups import System
 from mcse.report.tables import ScoreTable
@@ -79,7 +80,8 @@ def update_card(model: ModelScores) -> None:
     """
     card = Path(model.name) / BEST / "README.md"
     if card.is_file() and model.get(ScoreKey("sts", "average", "spearman")) is not None:
-        tables = "\n".join(map(markdown_table, model_tables(model)))
+        # The card goes where the model goes, and its place on this machine does not.
+        tables = "\n".join(map(markdown_table, model_tables(replace(model, name=model_title(Path(model.name))))))
         write_text(card, with_scores(card.read_text(encoding="utf-8"), tables))
 
 

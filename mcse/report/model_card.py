@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
+from mcse.report.markdown import code_block, code_span, escaped
 from mcse.types import DataFile
 
 
@@ -16,18 +18,28 @@ class CardFacts:
     """What every card tells of its run.
 
     Attributes:
-        name: The model's title.
+        folder: The run's, of which the last two parts are the model's title.
         recipe: Such as ``mcse``.
         scores: By name; none before the first evaluation.
         config_yaml: The resolved configuration.
         data: What was read.
     """
 
-    name: str
+    folder: Path
     recipe: str
     scores: Mapping[str, float]
     config_yaml: str
     data: Sequence[DataFile]
+
+    @property
+    def name(self) -> str:
+        """The model's title, which stands in headings, code and commands: letters, digits and a few marks."""
+        return model_title(self.folder)
+
+
+def model_title(folder: Path) -> str:
+    """What the card of a run calls its model."""
+    return re.sub(r"[^\w.+=-]+", "-", "-".join(part for part in folder.parts[-2:] if part != "/"))
 
 
 def sentence_card(
@@ -67,7 +79,7 @@ embeddings = SentenceTransformer("{run.name}").encode(["A man plays the guitar."
 ```
 
 `transformers.AutoModel` loads the folder too; its output still has to be pooled as `mcse.json` says."""
-    summary = f"Sentence embeddings trained with the recipe `{run.recipe}` of mcse from `{base_model}`."
+    summary = f"Sentence embeddings trained with the recipe `{run.recipe}` of mcse from {_from(base_model)}."
     return _card(front, run, summary=summary, use=use)
 
 
@@ -87,21 +99,23 @@ captions = encoder.encode_captions(["A dog runs."])  # (N, H) float32, unit norm
 images = encoder.encode_image_features(features)  # from (N, F) features; encode_images(paths) where the tower is known
 similarity = captions @ images.T
 ```"""
-    summary = f"Captions ({text}) and images ({images}) in one space, trained with the recipe `{run.recipe}` of mcse."
+    sides = f"Captions ({escaped(text)}) and images ({escaped(images)})"
+    summary = f"{sides} in one space, trained with the recipe `{run.recipe}` of mcse."
     front = ModelCardData(language=["en"], pipeline_tag="feature-extraction", tags=tags)
     return _card(front, run, summary=summary, use=use)
 
 
 def word_card(run: CardFacts, *, source: str) -> str:
     """The card of a folder of grounded word vectors; ``source`` names the file of text vectors that were grounded."""
+    ground = f"mcse words ground {run.name} --vectors {source} --output grounded.bin"
     use = f"""```python
 from mcse.text.word_vectors import load_word_vectors
 vectors = load_word_vectors("{run.name}/vectors.safetensors")  # this folder
 ```
 
-`python evaluate.py {run.name} --suite wordsim sts` evaluates them; `mcse words ground {run.name} --vectors {source}
---output grounded.bin` grounds every word of the source, say for gensim's `KeyedVectors.load_word2vec_format`."""
-    summary = f"Word vectors of `{source}`, visually grounded with the recipe `{run.recipe}` of mcse."
+`python evaluate.py {run.name} --suite wordsim sts` evaluates them; {code_span(ground)} grounds every word of the
+source, say for gensim's `KeyedVectors.load_word2vec_format`."""
+    summary = f"Word vectors of {code_span(source)}, visually grounded with the recipe `{run.recipe}` of mcse."
     return _card(ModelCardData(language=["en"], tags=["word-vectors", *_tags(run)]), run, summary=summary, use=use)
 
 
@@ -119,7 +133,8 @@ tagger = TweetTagger.from_pretrained("{run.name}")  # this folder
 for entity in tagger("Kevin Durant enters Oracle Arena"):  # image="photo.jpg" where it was trained with images
     print(entity.kind, entity.text, entity.score)
 ```"""
-    summary = f"Finds {', '.join(types)} in tweets; trained with the recipe `{run.recipe}` of mcse from `{base_model}`."
+    kinds = ", ".join(map(escaped, types))
+    summary = f"Finds {kinds} in tweets; trained with the recipe `{run.recipe}` of mcse from {_from(base_model)}."
     return _card(front, run, summary=summary, use=use)
 
 
@@ -149,7 +164,11 @@ def with_scores(card: str, score_table: str) -> str:
 
 
 def _card(front: ModelCardData, run: CardFacts, *, summary: str, use: str) -> str:
-    scores = ["| score | value |", "|---|---|", *(f"| {name} | {value:.4g} |" for name, value in run.scores.items())]
+    scores = [
+        "| score | value |",
+        "|---|---|",
+        *(f"| {escaped(name)} | {value:.4g} |" for name, value in run.scores.items()),
+    ]
     parts = [
         f"---\n{front.to_yaml()}\n---",
         f"# {run.name}",
@@ -159,15 +178,22 @@ def _card(front: ModelCardData, run: CardFacts, *, summary: str, use: str) -> st
         "## Use",
         use,
         "## Data",
-        "\n".join(f"- {file.role}: {Path(file.path).name} ({file.digest})" for file in run.data) or "Not recorded.",
+        "\n".join(f"- {file.role}: {escaped(Path(file.path).name)} ({file.digest})" for file in run.data)
+        or "Not recorded.",
         "## Configuration",
-        f"```yaml\n{run.config_yaml.strip()}\n```",
+        code_block(run.config_yaml, language="yaml"),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _tags(run: CardFacts) -> tuple[str, str]:
     return "mcse", f"recipe:{run.recipe}"
+
+
+def _from(base_model: str) -> str:
+    """What training started from; of a folder on somebody's machine its own name."""
+    is_place = base_model.startswith((".", "/", "~")) or "\\" in base_model
+    return code_span(re.split(r"[/\\]", base_model.rstrip("/\\"))[-1] if is_place else base_model)
 
 
 def _is_hub_id(base_model: str) -> bool:

@@ -1,10 +1,15 @@
-"""What a report is made of: score tables, learning curves and galleries, and how a number is worded."""
+"""What a report is made of: score tables, learning curves and galleries, and how a number is worded.
+
+Names come from files and folders; here, once for every kind of report, they lose what would steer a terminal.
+"""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from mcse.errors import printable
 
 ABSENT = "–"
 
@@ -22,6 +27,9 @@ class ScoreColumn:
     decimals: int | None = None
     is_probability: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", printable(self.label))
+
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
@@ -33,6 +41,9 @@ class ScoreRow:
     name: str
     values: tuple[tuple[float, ...], ...]
     is_rival: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", printable(self.name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +62,8 @@ class ScoreTable:
     is_contest: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("title", "caption"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
         for row in self.rows:
             if len(row.values) != len(self.columns):
                 raise ValueError(f"row {row.name!r} has {len(row.values)} cells for {len(self.columns)} columns")
@@ -66,6 +79,7 @@ class Curve:
     panel: str = "Spearman × 100"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "label", printable(self.label))
         if len(self.steps) != len(self.values):
             raise ValueError(f"curve {self.label!r} has {len(self.steps)} steps and {len(self.values)} values")
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mcse.errors import printable
 from mcse.report.tables import Cell, ScoreTable, table_cells
 
 _ENDLESS = 10_000
@@ -26,7 +27,7 @@ def print_table(table: ScoreTable, *, notes: Sequence[str] = (), console: Consol
     console.print(_transposed(table) if is_wide and len(table.columns) > len(table.rows) else upright)
     for note in (table.caption, *notes):
         if note:
-            console.print(Text(note, style="dim"))
+            console.print(Text(printable(note), style="dim"))
 
 
 def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]], *, console: Console | None = None) -> None:
@@ -39,7 +40,7 @@ def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]], *, consol
         grid.add_column(heading, justify="right", no_wrap=True)
     grid.add_column(headings[-1], overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
+        grid.add_row(*(Text(printable(cell)) for cell in row))
     console = console or Console()
     (console if console.is_terminal else Console(file=console.file, width=_ENDLESS)).print(grid)
 
@@ -48,7 +49,7 @@ def _upright(table: ScoreTable) -> Table:
     grid = _grid(table.title)
     grid.add_column("", no_wrap=True)
     for heading in table.columns:
-        grid.add_column(heading.label, justify="right", no_wrap=True)
+        grid.add_column(Text(heading.label), justify="right", no_wrap=True)
     for name, cells in table_cells(table):
         grid.add_row(Text(name), *map(_styled, cells))
     return grid
@@ -61,13 +62,13 @@ def _transposed(table: ScoreTable) -> Table:
         grid.add_column(Text(row.name), justify="right", overflow="fold")
     rows = table_cells(table)
     for column, heading in enumerate(table.columns):
-        grid.add_row(heading.label, *(_styled(cells[column]) for _, cells in rows))
+        grid.add_row(Text(heading.label), *(_styled(cells[column]) for _, cells in rows))
     return grid
 
 
 def _grid(title: str) -> Table:
     return Table(
-        title=title or None,
+        title=Text(title, style="table.title") if title else None,  # a text alone would be read as markup
         title_justify="left",
         header_style="bold",
         box=box.SIMPLE_HEAD,

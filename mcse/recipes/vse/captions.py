@@ -18,6 +18,7 @@ from mcse.encoders.inputs import evaluating
 from mcse.encoders.joint_encoder import JointEncoder
 from mcse.evaluation.evaluators.held_out_images import RetrievalEvaluator
 from mcse.files import sha256_file
+from mcse.manifest import without_folders
 from mcse.models.checkpoint import check_trainable
 from mcse.models.config import CaptionEncoderConfig, TransformerConfig, WordEncoderConfig
 from mcse.models.joint_checkpoint import save_joint
@@ -125,8 +126,8 @@ def joint_exporter(
         ),
         card=partial(
             joint_card,
-            text=getattr(text.config, "name_or_path", text.config.kind),
-            images=stored.tower or str(stored.features),
+            text=without_folders(getattr(text.config, "name_or_path", text.config.kind)),
+            images=without_folders(stored.tower or str(stored.features)),
         ),
         pooling=JointEncoder.pooling,
         images=stored,

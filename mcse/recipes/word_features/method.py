@@ -53,7 +53,9 @@ def build(config: Config, runtime: Runtime) -> Run:
         is_untrained=contextual is not None and contextual.untrained,
         seed=config.seed,
     )
-    files: tuple[DataFile, ...] = () if vectors is None else (DataFile("word vectors", vectors, sha256_file(Path(vectors))),)
+    files: tuple[DataFile, ...] = (
+        () if vectors is None else (DataFile("word vectors", vectors, sha256_file(Path(vectors))),)
+    )
     files += () if contextual is None else shared.encoder_files(contextual.encoder)
     features = {part: _features(source, data.parts[part]) for part in _PARTS}
     model, sizes = _build_model(config, data, features["train"])

@@ -54,7 +54,7 @@ def test_a_table_as_papers_print_it():
         (r"\input{/etc/passwd}", r"\textbackslash{}input\{/etc/passwd\}"),
         ("<a|b>", r"\textless{}a\textbar{}b\textgreater{}"),
         ("[2pt] row", "{[}2pt] row"),  # behind the row before, it would be that row's spacing
-        ("one\ntwo\x07", "one two"),
+        ("one\ntwo\x07", r"one two\textbackslash{}x07"),
     ],
 )
 def test_special_characters_print_as_themselves(name, safe):

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 
 import yaml
+from markdown_it import MarkdownIt
 
 from mcse.data.config import DataConfig
 from mcse.data.source_variants import FileCaptions, FileSentences, HubCaptions, TableFile, TableSentences
 from mcse.recipes.export import _hub_datasets
-from mcse.report.model_card import CardFacts, sentence_card
+from mcse.report.model_card import CardFacts, joint_card, sentence_card, tagger_card, word_card
 from mcse.types import DataFile
 
 RUN = CardFacts(
-    name="x", recipe="mcse", scores={}, config_yaml="seed: 0", data=[DataFile("sentences", "here/a.txt", "0123")]
+    folder=Path("x"),
+    recipe="mcse",
+    scores={},
+    config_yaml="seed: 0",
+    data=[DataFile("sentences", "here/a.txt", "0123")],
 )
 
 
@@ -51,3 +58,40 @@ def test_only_what_is_surely_the_hubs_is_linked():
     assert _hub_datasets(DataConfig(captions=HubCaptions(hub="a/b::train"))) == ["a/b"]
     assert _hub_datasets(DataConfig(sentences=FileSentences(file="wiki/a.txt"), captions=captions)) == []
     assert _hub_datasets(DataConfig(captions=captions)) == []
+
+
+NASTY = "a</script><img src=x onerror=alert(1)>`|[x](javascript:1)\x1b[31m_b_\n# c\n```"
+
+
+def test_names_end_neither_a_card_nor_its_code():
+    """What Markdown makes of a card is text: asked of a parser of its own."""
+    run = replace(
+        RUN,
+        folder=Path("runs") / NASTY.replace("/", ""),
+        scores={NASTY: 1.0},
+        config_yaml=f"sts: |\n  {NASTY}\n  ```",
+        data=[DataFile("sentences", NASTY.replace("/", ""), "0123")],
+    )
+    cards = [
+        sentence_card(run, base_model=NASTY),
+        joint_card(run, text=NASTY, images=NASTY),
+        tagger_card(run, base_model=NASTY, types=[NASTY]),
+        word_card(run, source=NASTY),
+    ]
+    for card in cards:
+        assert "\x1b" not in card
+        tokens = MarkdownIt("commonmark").enable("table").parse(card.split("---\n", 2)[2])
+        inner = [child for token in tokens for child in (token, *(token.children or ()))]
+        kinds = {token.type for token in inner}
+        assert not kinds & {"html_block", "html_inline", "link_open", "image", "em_open"}
+        headings = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
+        assert headings[1:] == ["Scores", "Use", "Data", "Configuration"]
+        assert sum(token.type == "fence" for token in tokens) == 2
+
+
+def test_a_card_names_no_folder_of_somebodys_machine():
+    for base_model in ("/home/me/secret/bert", "../secret/bert", "~/secret/bert", "C:\\secret\\bert"):
+        for card in (sentence_card(RUN, base_model=base_model), tagger_card(RUN, base_model=base_model, types=["PER"])):
+            assert "`bert`" in card
+            assert "secret" not in card
+            assert "base_model" not in card

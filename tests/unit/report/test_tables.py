@@ -74,7 +74,7 @@ def test_markdown_table():
         "| --- | ---: | ---: | ---: |\n"
         "| SimCSE | 72.00 ± 2.00 | **0.20** | – |\n"
         "| MCSE \\| ours | **79.00** | 0.25 | 12.00 |\n"
-        "| MCSE <shuffled> | **79.00** | **0.20** | – |\n\n"
+        "| MCSE &lt;shuffled&gt; | **79.00** | **0.20** | – |\n\n"
         "Test images are unseen.\n"
     )
     row = ScoreRow("this model", ((70.0,), (75.25,)))
