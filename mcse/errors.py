@@ -11,6 +11,22 @@ def said(error: BaseException) -> str:
     return lines[0].strip() if lines else type(error).__name__
 
 
+_NO_MEMORY = ("out of memory", "allocate memory", "not enough memory")
+"""What PyTorch says, on CUDA and on the CPU; NumPy and PyArrow raise a ``MemoryError``."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was less memory than was asked for."""
+    said_so = isinstance(error, RuntimeError | OSError) and any(words in str(error).lower() for words in _NO_MEMORY)
+    return said_so or isinstance(error, MemoryError)
+
+
+def in_words(error: Exception) -> str:
+    """An error on one line; one that is none of ours, of whatever library, with its class."""
+    text = " ".join(str(error).split())
+    return text if text and isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {said(error)}"
+
+
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What moves a terminal's cursor, colours it or turns the direction of writing, and halves of characters."""
 

@@ -18,6 +18,7 @@ from mcse.commands import exit_code
 from mcse.distributed import is_main, join_world
 from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.encoders.word_vectors import WordVectorEncoder
+from mcse.errors import in_words, is_out_of_memory, printable
 from mcse.evaluation.compare import compare
 from mcse.evaluation.runner import Runner
 from mcse.evaluation.seen_text import contaminated_pairs
@@ -62,8 +63,9 @@ class _Reports:
         """Says what is wrong in one line."""
         self.failures.append(exit_code(error))
         if is_main():
-            message = " ".join(str(error).split())
-            print(f"mcse evaluate: {f'{name}: ' if name not in message else ''}{message}", file=sys.stderr)
+            message = in_words(error) + (". Lower --batch-size" if is_out_of_memory(error) else "")
+            whole = f"mcse evaluate: {f'{name}: ' if name not in message else ''}{message}"
+            print(printable(whole), file=sys.stderr)
 
     def folder(self, model: ModelScores, *, is_seed: bool = False) -> Path:
         """Where the report of one model goes."""
@@ -75,7 +77,7 @@ class _Reports:
         folder = self.folder(model, is_seed=is_seed)
         with claimed(folder, wait=_SECONDS_TO_WAIT):
             write_model(model, folder, digest=encoder_digest(model.name), precision=self.precision)
-        print(f"wrote {folder / 'results.json'}, report.md, report.tex and report.html")
+        print(printable(f"wrote {folder / 'results.json'}, report.md, report.tex and report.html"))
         if self.has_cards:
             try:
                 update_card(model)
@@ -131,7 +133,7 @@ def run(
     is_alone, has_cards = len(models) == 1, pooling is None
     reports = _Reports(output, precision, is_alone=is_alone, has_cards=has_cards, mteb_files=mteb_files)
     try:
-        groups = _groups(models)
+        groups = _groups(models, reports)
         prepared = {name: SUITES[name].prepare(options) for name in suites}
         runner = Runner(prepared, pooling=pooling, precision=precision, batch_size=batch_size, use_cache=not no_cache)
         systems = _evaluate(groups, runner, reports)
@@ -181,13 +183,16 @@ def _list_suites(options: SuiteOptions) -> int:
     return 0
 
 
-def _groups(models: Sequence[str]) -> dict[str, list[str]]:
-    """For each name its models: itself, or the seeds below it."""
+def _groups(models: Sequence[str], reports: _Reports) -> dict[str, list[str]]:
+    """For each name its models: itself, or the seeds below it; one that is neither is said, and the others stay."""
     groups = {}
     for name in models:
         folder = Path(name)
-        is_parent = folder.is_dir() and not is_run(folder) and any(is_run(child) for child in folder.iterdir())
-        groups[name] = [str(run) for run in seed_runs(folder)] if is_parent else [name]
+        try:
+            is_parent = folder.is_dir() and not is_run(folder) and any(is_run(child) for child in folder.iterdir())
+            groups[name] = [str(run) for run in seed_runs(folder)] if is_parent else [name]
+        except (ValueError, OSError) as error:
+            reports.fail(name, error)
     return groups
 
 
@@ -209,7 +214,7 @@ def _evaluate(groups: Mapping[str, Sequence[str]], runner: Runner, reports: _Rep
                 seeds.append(found)
                 if is_main():
                     reports.write(found, is_seed=len(models) > 1)
-            except (ValueError, OSError) as error:
+            except Exception as error:  # of whatever library reads a model of whatever kind; the next may be good
                 reports.fail(model, error)
         if seeds:
             systems.append(System(name, tuple(seeds)))
@@ -219,7 +224,8 @@ def _evaluate(groups: Mapping[str, Sequence[str]], runner: Runner, reports: _Rep
 def _say(model: str, suites: str) -> None:
     if is_main():
         commit = commit_of(model)
-        print(f"evaluating {model}{f' at commit {commit}' if commit else ''} on {suites}", file=sys.stderr)
+        pinned = f" at commit {commit}" if commit else ""
+        print(printable(f"evaluating {model}{pinned} on {suites}"), file=sys.stderr)
 
 
 def _notes(subject: Subject) -> tuple[str, ...]:
@@ -252,7 +258,7 @@ def _report(systems: Sequence[System], reports: _Reports, *, is_compared: bool) 
     folder = comparison_folder([system.title for system in systems], output=reports.output)
     with claimed(folder, wait=_SECONDS_TO_WAIT):
         write_comparison(systems, folder, tables=tables, compared=compared)
-    print(f"wrote {folder / 'comparison.json'}, comparison.md, comparison.tex and report.html")
+    print(printable(f"wrote {folder / 'comparison.json'}, comparison.md, comparison.tex and report.html"))
     return folder
 
 
@@ -261,7 +267,7 @@ def _print(tables: Sequence[ScoreTable], *, notes: Sequence[str]) -> None:
     for table in tables:
         print_table(table, console=console)
     for note in notes:
-        console.print(note, style="dim", markup=False, highlight=False)
+        console.print(printable(note), style="dim", markup=False, highlight=False)
 
 
 def _list_pairs(systems: Sequence[System], folder: Path, *, errors: int | None, contamination: bool) -> None:
@@ -271,7 +277,7 @@ def _list_pairs(systems: Sequence[System], folder: Path, *, errors: int | None, 
         pairs = [asdict(pair) for pair in worst_pairs([system.seeds[0] for system in systems], number=errors)]
         console.print(f"errors: {len(pairs):,} pairs", style="bold")
         for line, style in _pair_lines(pairs):
-            console.print(line, markup=False, style=style)
+            console.print(printable(line), markup=False, style=style)
         write_listing(folder / "errors.jsonl", pairs)
     if not contamination:
         return
@@ -279,10 +285,10 @@ def _list_pairs(systems: Sequence[System], folder: Path, *, errors: int | None, 
     found = [{"model": model.name, **pair} for model in models for pair in contaminated_pairs(model)]
     for model in models:
         if not any(sample.clean_P is not None for sample in model.all.samples.values()):
-            print(f"contamination: the training text of {model.name} is unknown", file=sys.stderr)
+            print(printable(f"contamination: the training text of {model.name} is unknown"), file=sys.stderr)
     console.print(f"contamination: {len(found):,} pairs", style="bold")
     for (name, task), number in Counter((row["model"], row["task"]) for row in found).items():
-        console.print(f"  {name}, {task}: {number:,}", markup=False)
+        console.print(printable(f"  {name}, {task}: {number:,}"), markup=False)
     write_listing(folder / "contamination.jsonl", found)
 
 

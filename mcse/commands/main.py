@@ -13,17 +13,22 @@ import os
 import select
 import sys
 from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Mapping, Sequence
-from typing import TextIO
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
+from io import TextIOWrapper
+from typing import Any, TextIO
 
 from mcse.commands import CommandError, exit_code
 from mcse.commands.arguments import COMMANDS, Command, Group
-from mcse.errors import printable
+from mcse.errors import is_out_of_memory, printable, said
 from mcse.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code, which is 141 where nobody reads the output to its end (``| head``)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names of files need not be text
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = _main(argv)
         sys.stdout.flush()
@@ -53,19 +58,39 @@ def _main(argv: Sequence[str] | None) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(_Printable("%(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.INFO if name == "train" else logging.WARNING)
-    module, _, function = work.partition(".")
-    run = getattr(importlib.import_module(f"mcse.commands.{module}"), function or "run")
+    return _carry_out(name, work, options)
+
+
+def _carry_out(name: str, work: str, options: Mapping[str, Any]) -> int:
+    """The one boundary: what can be said in a line ends in a line."""
+    run = None
     try:
+        module, _, function = work.partition(".")
+        run = getattr(importlib.import_module(f"mcse.commands.{module}"), function or "run")
         code: int = run(**options)
     except BrokenPipeError as error:
         if _is_read(sys.stdout):
             return _fail(name, error, code=exit_code(error))
         raise
-    except (ValueError, OSError, CommandError) as error:
+    except (ValueError, OSError, CommandError, MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            return _fail(name, f"{said(error)}. {_what_to_lower(name, run)}", code=1)
+        if isinstance(error, RuntimeError):
+            raise
         return _fail(name, error, code=exit_code(error))
     except KeyboardInterrupt as error:
         return _fail(name, str(error) or "stopped", code=130)
     return code
+
+
+def _what_to_lower(name: str, run: Callable[..., int] | None) -> str:
+    """Which setting takes less memory."""
+    if name == "train":
+        return (
+            "Lower train.batch_size or data.max_length, or give train.cached_chunk_size (the same loss, in chunks) or "
+            "encoder.gradient_checkpointing"
+        )
+    return "Lower --batch-size" if run and "batch_size" in signature(run).parameters else "Give it less at once"
 
 
 def _is_read(stream: TextIO) -> bool:

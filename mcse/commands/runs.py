@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mcse.errors import in_words, printable
 from mcse.reading import FiniteNumber, read_json
 from mcse.report.tables import ABSENT, cell_text
 from mcse.run_folder import EVALUATION, RESULTS, RunFolder, differing_keys, find_runs, read_run
@@ -77,9 +78,9 @@ def run(folders: Sequence[Path] = (Path("runs"),), *, as_json: bool = False) -> 
     elif listed:
         _print(groups)
     elif not unreadable:
-        print(f"no run folders below {', '.join(str(folder) for folder in folders)}")
+        print(printable(f"no run folders below {', '.join(str(folder) for folder in folders)}"))
     for path, reason in unreadable.items():
-        print(f"mcse runs: cannot read {path}: {reason}", file=sys.stderr)
+        print(printable(f"mcse runs: cannot read {path}: {reason}"), file=sys.stderr)
     return 1 if unreadable else 0
 
 
@@ -100,8 +101,8 @@ def list_runs(folders: Sequence[Path]) -> tuple[list[Listed], dict[Path, str]]:
             seen.add(folder.resolve())
             try:
                 one = read_run(folder)
-            except (ValueError, OSError) as error:
-                unreadable[folder] = str(error)
+            except Exception as error:  # whatever lies in a folder, the others are listed
+                unreadable[folder] = in_words(error)
                 continue
             listed.append(_with_average(one, unreadable))
     return listed, unreadable
@@ -167,7 +168,8 @@ def _print_table(groups: Sequence[Group], criterion: str | None) -> None:
             rows += [(_row(member, f"  {member.run.folder.name}"), "") for member in group.members]
         else:
             rows.append((_row(group.members[0], _below(group.members[0].run.folder, top)), ""))
-    grid = Table(title=f"Runs below {top}", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    title = Text(printable(f"Runs below {top}"), style="table.title")
+    grid = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     grid.collapse_padding, grid.pad_edge = True, False
     for number, heading in enumerate(
         ("run", "recipe", "seed", "steps", "state", f"best {criterion or ''}", "STS average")
@@ -175,9 +177,11 @@ def _print_table(groups: Sequence[Group], criterion: str | None) -> None:
         is_text = heading in ("run", "state")
         # Names and states may take several lines, numbers may not.
         width = None if is_text else max(len(cells[number]) for cells, _ in rows)
-        grid.add_column(heading, justify="left" if is_text else "right", overflow="fold", min_width=width)
+        grid.add_column(
+            Text(printable(heading)), justify="left" if is_text else "right", overflow="fold", min_width=width
+        )
     for cells, style in rows:
-        grid.add_row(*(Text(text, style=style) for text in cells))
+        grid.add_row(*(Text(printable(text), style=style) for text in cells))
     console = Console()
     if not console.is_terminal:
         # A file has no width.

@@ -83,7 +83,7 @@ class Runner:
                     if not scores.scores:
                         reasons = [f"{key}: {reason}" for key, reason in scores.absent.items()]
                         raise ValueError(f"nothing could be evaluated; {'; '.join(reasons)}")
-                except (ValueError, OSError) as error:
+                except Exception as error:  # other people's encoders raise whatever comes
                     on_failure(f"{model}, {name}", error)
                     continue
                 kept[name] = KeptResult(pooling=encoder.pooling, scores=scores, notes=notes(subject))

@@ -10,7 +10,9 @@ import subprocess
 import sys
 from typing import get_args
 
+import numpy as np
 import pytest
+import torch
 
 import mcse
 from mcse.commands import arguments, prepare
@@ -187,3 +189,26 @@ def test_a_reader_that_stops_is_no_error(arguments):
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lower"),
+    [
+        (["train", "--config", "x.yaml"], "Lower train.batch_size or data.max_length, or give train.cached_chunk_size"),
+        (["evaluate", "x"], "Lower --batch-size"),
+        (["runs", "."], "Give it less at once"),
+    ],
+)
+@pytest.mark.parametrize("ask", [lambda: torch.empty(10**16), lambda: np.empty(10**16)])
+def test_too_little_memory_is_said_in_a_line_with_what_to_lower(ask, arguments, lower, monkeypatch, capsys):
+    module = importlib.import_module(f"mcse.commands.{arguments[0]}")
+
+    def run(**_):
+        ask()
+
+    run.__signature__ = inspect.signature(module.run)
+    monkeypatch.setattr(module, "run", run)
+    assert main(arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "alloc" in line
+    assert lower in line

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
+from mcse.commands import evaluate
 from mcse.commands.main import main
 from mcse.report.evaluation_files import model_folder
 from mcse.types import ModelScores
@@ -125,3 +127,59 @@ def test_data_of_which_nothing_can_be_evaluated_ends_with_every_reason(encoders,
     said = capsys.readouterr()
     assert "nothing could be evaluated; RW: none of rw.txt" in said.err
     assert "MTurk-771: " in said.err
+
+
+def test_whatever_a_model_raises_the_next_one_is_evaluated(encoders, pairs, capsys, monkeypatch):
+    plain = evaluate.load_encoder
+    odd = {"one": KeyError("weights"), "two": RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")}
+
+    def load(name, **options):
+        if (error := odd.get(Path(name).name)) is not None:
+            raise error
+        return plain(name, **options)
+
+    monkeypatch.setattr(evaluate, "load_encoder", load)
+    good = build_tiny_bert(pairs.parent / "good", seed=2)
+    models = [str(encoders[0]), str(encoders[1]), str(good)]
+    assert main(["evaluate", *models, "--pooling", "mean", "--data", str(pairs), "--output", "out", "--no-cache"]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mcse evaluate: ")]
+    assert errors == [
+        f"mcse evaluate: {encoders[0]}: KeyError: 'weights'",
+        f"mcse evaluate: {encoders[1]}: RuntimeError: DefaultCPUAllocator: can't allocate memory: 9 bytes. "
+        "Lower --batch-size",
+    ]
+    (found,) = Path("out").glob("*/results.json")
+    assert json.loads(found.read_text())["model"] == str(good)
+
+
+def test_a_parent_without_whole_seeds_does_not_take_the_others_with_it(encoders, pairs, capsys):
+    (pairs.parent / "parent" / "seed0").mkdir(parents=True)
+    (pairs.parent / "parent" / "seed0" / "config.yaml").write_text("recipe: simcse\n")
+    arguments = ["parent", str(encoders[0]), "--pooling", "mean", "--data", str(pairs), "--output", "out"]
+    assert main(["evaluate", *arguments]) == 2
+    assert "parent/seed0 is a run without best/ so far" in capsys.readouterr().err
+    assert len(list(Path("out").glob("**/results.json"))) == 1
+
+
+def test_a_model_of_an_odd_name_steers_no_terminal(encoders, pairs, capsys):
+    name = "a\x1b[31m[/red]<b>|`b"
+    (pairs.parent / name).parent.mkdir()
+    (pairs.parent / name).symlink_to(encoders[0])
+    (pairs.parent / "also").symlink_to(encoders[1])
+    arguments = [name, "also", "\x1b]0;x", "--pooling", "mean", "--data", str(pairs), "--output", "out"]
+    assert main(["evaluate", *arguments]) == 2
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    assert "\\x1b[31m" in said.out
+    report = (Path("out") / "comparison.md").read_text()
+    assert "\x1b" not in report
+    assert "<b>" not in report
+
+
+def test_ctrl_c_ends_in_a_line(encoders, pairs, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "load_encoder", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    arguments = [str(encoders[0]), "also", "--pooling", "mean", "--data", str(pairs), "--output", "out", "--no-cache"]
+    assert main(["evaluate", *arguments]) == 130
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == "mcse evaluate: stopped"
+    assert "Traceback" not in said.err

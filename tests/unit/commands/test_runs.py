@@ -7,6 +7,7 @@ import statistics
 
 import pytest
 
+from mcse.commands import runs
 from mcse.commands.main import main
 from mcse.run_folder import find_runs
 from tests.fixtures.run_folders import make_run
@@ -104,3 +105,36 @@ def test_an_absent_folder_is_an_error_and_an_empty_one_is_not(tmp_path, capsys, 
     (tmp_path / "runs").mkdir()
     assert main(["runs"]) == 0
     assert "no run folders below runs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["a[/red]b", "a\x1b[31mb", b"a\xffb".decode("utf-8", "surrogateescape"), "<b>\u202ex"])
+def test_a_folder_of_an_odd_name_is_shown_and_steers_nothing(name, tmp_path, capsys):
+    make_run(tmp_path / name / "seed0", select_by=f"{'dev' if chr(27) in name else '[/dev]'}.spearman")
+    make_run(tmp_path / name / "seed1", seed=1)
+    make_run(tmp_path / "good")
+    (make_run(tmp_path / f"{name}bare") / "config.yaml").unlink()
+    assert main(["runs", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert "good" in out
+    assert not set(out + err) & set("\x1b\u202e\udcff")
+    assert "bare: " in err
+    assert main(["runs", str(tmp_path / name)]) == 0, "its name stands in the title, too"
+    capsys.readouterr()
+    found = listed(capsys, tmp_path, code=1)
+    assert len(found["runs"]) == 3
+
+
+def test_whatever_a_folder_holds_the_others_are_listed(tmp_path, capsys, monkeypatch):
+    make_run(tmp_path / "good")
+    make_run(tmp_path / "odd")
+    plain = runs.read_run
+
+    def read(folder):
+        if folder.name == "odd":
+            raise TypeError("not what anybody expected")
+        return plain(folder)
+
+    monkeypatch.setattr(runs, "read_run", read)
+    found = listed(capsys, tmp_path, code=1)
+    assert [run["folder"] for run in found["runs"]] == [str(tmp_path / "good")]
+    assert [bad["reason"] for bad in found["unreadable"]] == ["TypeError: not what anybody expected"]
