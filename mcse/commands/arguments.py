@@ -72,6 +72,7 @@ def _evaluate(parser: ArgumentParser) -> None:
     add("--suite", nargs="+", choices=SUITES, dest="suites", help="suites to run (default: sts)")
     add("--pooling", help="overrides the model's own pooling; needed where a model states none")
     add("--data", help="SentEval folder, or one file of scored pairs (.tsv, .csv, .jsonl)")
+    add("--allow-missing", action="store_true", help="sts, transfer: leave out tasks of which files are missing")
     add("--captions", help="retrieval, regularities: captions of images, in any layout that training reads")
     add("--features", help="retrieval, regularities: the images' stored features")
     add("--images", help="retrieval, regularities: a file that lists the images to use, which is the split")

@@ -93,6 +93,7 @@ def run(
     suites: Sequence[str] = ("sts",),
     pooling: str | None = None,
     data: str | None = None,
+    allow_missing: bool = False,
     captions: str | None = None,
     features: str | None = None,
     images: str | None = None,
@@ -117,6 +118,7 @@ def run(
     """
     options = SuiteOptions(
         data=data,
+        allow_missing=allow_missing,
         batch_size=batch_size,
         transfer_mode=transfer_mode,
         captions=captions,

@@ -65,11 +65,15 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table whose columns have been found. ``names`` says what the file calls them, by the reader's names."""
+    """A table whose columns have been found.
+
+    ``names`` says what the file calls them, by the reader's names; ``is_headed``, whether it says so itself.
+    """
 
     path: Path
     names: Mapping[str, str]
     _read: Callable[[], Iterator[Row]]
+    is_headed: bool = True
 
     def rows(self) -> Iterator[Row]:
         """Its rows, read anew at each call; blank lines are left out, and counted in the log.
@@ -168,7 +172,7 @@ def open_table(
                 cells = mended
             yield Row(line, tuple(None if place is None else cells[place] for place in places))
 
-    return Table(path, names, read)
+    return Table(path, names, read, is_headed=is_headed)
 
 
 def find_columns(header: Iterable[str], wanted: Names, *, where: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -25,7 +25,8 @@ class SuiteOptions:
     """What the command line says to every suite.
 
     ``captions``, ``features`` and ``images`` are the data of retrieval, in ``folds`` parts, and of regularities;
-    ``contents`` says what the images truly show; ``tasks`` are the names of mteb's tasks.
+    ``contents`` says what the images truly show; ``tasks`` are the names of mteb's tasks; ``allow_missing``: whether a
+    task of which files are missing is left out, and not an error.
     """
 
     data: str | None = None
@@ -37,6 +38,17 @@ class SuiteOptions:
     contents: str | None = None
     folds: int = 1
     tasks: tuple[str, ...] = ()
+    allow_missing: bool = False
+
+    def check_whole(self, cut: Sequence[str], absent: Mapping[str, str]) -> None:
+        """Refuses tasks ``cut``, of which some files are there and some are not, unless that was asked for.
+
+        Raises:
+            ValueError: Names each task and what it lacks.
+        """
+        if cut and not self.allow_missing:
+            reasons = "; ".join(f"{name}: {absent[name]}" for name in cut)
+            raise ValueError(f"{reasons}; fetch what is missing, or evaluate the other tasks with --allow-missing")
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import pickle
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +46,9 @@ from mcse.types import TokenBatch, Tokenizer
 from mcse.types.batches import from_host
 
 logger = logging.getLogger(__name__)
+
+_BUFFERS = ("position_ids", "token_type_ids", "inv_freq", "bias_mask", "masked_bias")
+"""What older versions of transformers stored beside the weights, and newer ones compute."""
 
 _PLANNED = ("place_B", "input_ids_N", "position_N", "bound_S")
 """What of a packed batch is new in every batch of its shape."""
@@ -283,7 +286,26 @@ def _load_backbone(path: str, name_or_path: str, config: Any, *, eager: bool) ->
             f"encoder.name_or_path: {name_or_path!r} lacks {len(lacking)} weights that its config.json promises, "
             f"first {lacking[0]}"
         )
+    if left_over := _left_over(backbone, report["unexpected_keys"]):
+        raise ValueError(
+            f"encoder.name_or_path: {name_or_path!r} holds {len(left_over)} weights that its config.json has no place "
+            f"for, first {left_over[0]}; is a number in it too small, such as num_hidden_layers?"
+        )
     return backbone
+
+
+def _left_over(backbone: Any, keys: Iterable[str]) -> list[str]:
+    """Weights of parts that the model has, which transformers leaves out silently where config.json says less.
+
+    Other parts, such as heads and the pooler, are left out on purpose.
+    """
+    parts = {name for name, part in backbone.named_children() if next(part.parameters(), None) is not None}
+    found = []
+    for key in sorted(keys):
+        first, *_, last = key.removeprefix(f"{backbone.base_model_prefix}.").split(".")
+        if first in parts and last not in _BUFFERS:
+            found.append(key)
+    return found
 
 
 @torch.no_grad()

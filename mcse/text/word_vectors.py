@@ -40,6 +40,9 @@ _BLOCK = 1 << 20
 _LONGEST_WORD = 4096
 """In bytes: a binary file without a space for so long is not what its header says."""
 
+_LOOKED_AT, _LEAST = 16, 1e-8
+"""Rows of a binary file whose numbers are looked at; the least and, inverted, largest that a word vector may hold."""
+
 _BLOCK_WORDS = 8192
 _BLOCK_BYTES = 1 << 28
 _MOST_UNPACKED = 1100
@@ -355,11 +358,26 @@ def _read_binary(stream: _Stream, file: Path, filter_: _Filter) -> tuple[int, It
 
     def rows() -> Iterator[_Row]:
         for number, raw, row in _binary_records(stream, file, words=promised, width=width):
+            if number <= _LOOKED_AT and _is_big_endian(row):
+                raise ValueError(
+                    f"{file}, word {number}: its numbers are big-endian, as other machines than today's wrote them; "
+                    "word2vec binary is little-endian (numpy.ndarray.byteswap turns them round)"
+                )
             word = filter_.wanted(raw, number)
             if word is not None:
                 yield _finite(word, np.frombuffer(row, dtype="<f4"), f"{file}, word {number}")
 
     return width, rows()
+
+
+def _is_big_endian(row: bytes) -> bool:
+    """Whether most numbers of a row are absurd as they stand, and none with their bytes turned round."""
+    absurd = []
+    for order in ("<f4", ">f4"):
+        with np.errstate(invalid="ignore"):
+            size_D = np.abs(np.frombuffer(row, dtype=order).astype(np.float64))
+        absurd.append(int((~((size_D == 0) | ((size_D > _LEAST) & (size_D < 1 / _LEAST)))).sum()))
+    return 2 * absurd[0] * 4 > len(row) and not absurd[1]
 
 
 def _binary_records(stream: _Stream, file: Path, *, words: int, width: int) -> Iterator[tuple[int, bytes, bytes]]:

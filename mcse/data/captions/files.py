@@ -303,11 +303,15 @@ def _listed_rows(path: Path, records: list[dict[str, Any]]) -> Iterator[CaptionR
 
 def _coco_rows(path: Path, loaded: _Coco) -> Iterator[CaptionRow]:
     name_of: dict[str, str] = {}
+    id_of: dict[str, str] = {}
     for number, image in enumerate(loaded.images):
         where = f"{path}: images.{number}"
         key = name_of_cell(image.id, where=f"{where}.id")
-        if name_of.setdefault(key, image.file_name) != image.file_name:
+        if key in name_of:
             raise ValueError(f"{where}: the id {key} is that of {name_of[key]!r} and of {image.file_name!r}")
+        name_of[key] = image.file_name
+        if id_of.setdefault(image.file_name, key) != key:
+            raise ValueError(f"{where}: {image.file_name!r} has the ids {id_of[image.file_name]} and {key}")
     captions_of: dict[str, list[str]] = {key: [] for key in name_of}
     for number, annotation in enumerate(loaded.annotations):
         where = f"{path}: annotations.{number}"

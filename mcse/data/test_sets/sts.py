@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from mcse.data.tables import (
     SCORED_PAIRS,
     TABLE_SUFFIXES,
+    Row,
+    Table,
     ending,
     find_columns,
     number_cell,
@@ -104,10 +106,11 @@ class StsTask:
 
 @dataclass(frozen=True, slots=True)
 class StsData:
-    """The tasks that could be read, and for every other task why not."""
+    """The tasks that could be read, and for every other task why not; ``cut``: those of which some files are there."""
 
     tasks: tuple[StsTask, ...]
     absent: Mapping[str, str]
+    cut: tuple[str, ...] = ()
 
 
 def load_sts(data: str | Path | None = None) -> StsData:
@@ -139,6 +142,7 @@ def load_sts_from_senteval(folder: str | Path) -> StsData:
     root = find_senteval(folder)
     tasks: list[StsTask] = []
     absent: dict[str, str] = {}
+    cut: list[str] = []
     for name in (*STS_TASKS, SICK_ALL_SPLITS):
         home = _home(root, name)
         if not home.is_dir():
@@ -148,10 +152,11 @@ def load_sts_from_senteval(folder: str | Path) -> StsData:
             tasks.append(_senteval_task(root, name))
         except FileNotFoundError as error:
             absent[name] = str(error)
+            cut.append(name)
     if not tasks:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
         raise FileNotFoundError(f"{root} holds no whole STS task: {reasons}")
-    return StsData(tasks=tuple(tasks), absent=absent)
+    return StsData(tasks=tuple(tasks), absent=absent, cut=tuple(cut))
 
 
 def find_senteval(folder: str | Path) -> Path:
@@ -308,9 +313,12 @@ def load_scored_pairs(path: str | Path) -> ScoredPairs:
         try:
             rows.append((number_cell(score, where=where), sentence1, sentence2))
         except ValueError as error:
-            has_none = row.line == 1 and ending(path) != ".jsonl"
-            hint = f"; without a header the columns are {', '.join(SCORED_PAIRS)}" if has_none else ""
-            raise ValueError(f"{error}{hint}") from None
+            raise ValueError(f"{error}{_hint(table, row)}") from None
+    if not table.is_headed and all(map(_is_number, (text for row in rows for text in row[1:]))):
+        raise ValueError(
+            f"{path}: holds numbers alone, so which column is the score is not known; name the columns in a header "
+            "(score, sentence1, sentence2)"
+        )
     if len(rows) > _MOST_COUNTED and [score for score, _, _ in rows] in (
         list(range(len(rows))),
         list(range(1, len(rows) + 1)),
@@ -319,6 +327,24 @@ def load_scored_pairs(path: str | Path) -> ScoredPairs:
             f"{path}: its scores count the rows; name the columns in a header (score, sentence1, sentence2)"
         )
     return _scored(rows, Path(path.name.removesuffix(".gz")).stem, "all", (path,))
+
+
+def _hint(table: Table, row: Row) -> str:
+    """What a cell that is no score may come from."""
+    if table.is_headed:
+        return f" (column {table.names['score']!r})"
+    columns = ", ".join(SCORED_PAIRS)
+    if row.line == 1:
+        return f"; is the first line a header? Then name the columns {columns}; without one they stand in this order"
+    return f"; there is no header, so the columns are {columns}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        number_cell(text, where="")
+    except ValueError:
+        return False
+    return True
 
 
 def _home(root: Path, name: str) -> Path:

@@ -111,10 +111,11 @@ class TransferTask:
 
 @dataclass(frozen=True, slots=True)
 class TransferData:
-    """The tasks that are there, and for every other task why not."""
+    """The tasks that are there, and for every other task why not; ``cut``: those of which some files are there."""
 
     tasks: tuple[TransferTask, ...]
     absent: Mapping[str, str]
+    cut: tuple[str, ...] = ()
 
 
 def load_transfer(data: str | Path | None) -> TransferData:
@@ -134,15 +135,17 @@ def load_transfer(data: str | Path | None) -> TransferData:
     root = find_transfer(data)
     tasks: list[TransferTask] = []
     absent: dict[str, str] = {}
+    cut: list[str] = []
     for name in TRANSFER_TASKS:
         missing = [str(root / file) for file in _files(name) if not (root / file).is_file()]
         if missing:
             absent[name] = f"missing file {', '.join(missing)}"
+            cut += [name] if len(missing) < len(_files(name)) else []
         else:
             tasks.append(load_transfer_task(root, name))
     if not tasks:
         raise FileNotFoundError(f"no transfer task is complete: {'; '.join(absent.values())}")
-    return TransferData(tasks=tuple(tasks), absent=absent)
+    return TransferData(tasks=tuple(tasks), absent=absent, cut=tuple(cut))
 
 
 def find_transfer(folder: str | Path) -> Path:

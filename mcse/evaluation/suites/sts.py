@@ -116,6 +116,7 @@ def prepare_sts(options: SuiteOptions) -> PreparedSuite:
         ValueError: A file cannot be read.
     """
     data = load_sts(options.data)
+    options.check_whole(data.cut, data.absent)
 
     def score(subject: Subject) -> SuiteScores:
         found = score_sts(subject, data.tasks)

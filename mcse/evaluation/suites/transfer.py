@@ -89,6 +89,7 @@ def prepare_transfer(options: SuiteOptions) -> PreparedSuite:
         ValueError: A file cannot be read.
     """
     data = load_transfer(options.data)
+    options.check_whole(data.cut, data.absent)
     mode = options.transfer_mode
 
     def score(subject: Subject) -> SuiteScores:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mcse.models.config import EncoderConfig
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer, resolve_name
 from mcse.types import TokenBatch
+from tests.fixtures.architectures import build_architecture
 from tests.fixtures.tiny_run import build_tiny_run
 
 
@@ -40,8 +43,6 @@ def test_length_chunks_give_the_same_rows_and_gradients(folder: Path, chunks: in
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_attention_dropout_is_kept(tmp_path: Path, attention: str) -> None:
-    import json
-
     build_tiny_run(tmp_path)
     path = tmp_path / "bert" / "config.json"
     config = json.loads(path.read_text()) | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.5}
@@ -85,3 +86,23 @@ def test_weights_that_do_not_fit_are_not_drawn_at_random(tmp_path: Path) -> None
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"encoder.name_or_path: damaged weights at"):
         load_text_encoder(str(tmp_path / "bert"), pooling="cls")
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert", "albert", "mpnet"])
+def test_weights_that_the_configuration_has_no_place_for_are_refused(tmp_path: Path, architecture: str) -> None:
+    """transformers loads the first layers of a model whose config.json says fewer than there are, and says nothing."""
+    folder = tmp_path
+    build_architecture(folder, architecture)
+    state = load_file(folder / "model.safetensors")
+    load_text_encoder(str(folder), pooling="mean")
+    heads = {"cls.predictions.bias": torch.zeros(3), "embeddings.position_ids": torch.arange(4)[None]}
+    save_file({**state, **heads}, folder / "model.safetensors", metadata={"format": "pt"})
+    load_text_encoder(str(folder), pooling="mean")
+    config = json.loads((folder / "config.json").read_text())
+    key = next(name for name in ("num_hidden_layers", "n_layers") if name in config)
+    (folder / "config.json").write_text(json.dumps(config | {key: 1}))
+    if architecture == "albert":  # all its layers are one
+        load_text_encoder(str(folder), pooling="mean")
+        return
+    with pytest.raises(ValueError, match=r"holds \d+ weights that its config.json has no place for, first .*1\."):
+        load_text_encoder(str(folder), pooling="mean")

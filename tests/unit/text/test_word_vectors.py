@@ -31,6 +31,13 @@ def _binary(rows: dict[str, list[float]] = ROWS, *, newline: bytes = b"\n", prom
     return head + b"".join(word.encode() + b" " + struct.pack("<3f", *row) + newline for word, row in rows.items())
 
 
+def _turned(rows: dict[str, list[float]]) -> bytes:
+    """As a machine with the other order of bytes writes it."""
+    width = len(next(iter(rows.values())))
+    parts = (word.encode() + b" " + struct.pack(f">{width}f", *row) for word, row in rows.items())
+    return f"{len(rows)} {width}\n".encode() + b"".join(parts)
+
+
 def _write(path: Path, content: bytes) -> Path:
     path.write_bytes(gzip.compress(content) if path.suffix.lower() == ".gz" else content)
     return path
@@ -143,6 +150,12 @@ WRONG = {
     ),
     "text named binary": ("v.bin", _text(header=True), r"v.bin: holds text, not word2vec binary; rename it"),
     "binary of no words": ("v.bin", b"9 3\n" + b"x" * 5000, r"v.bin, word 1: no word ends within 4096 bytes"),
+    "binary of the other order": ("v.bin", _turned(ROWS), r"v.bin, word 1: its numbers are big-endian"),
+    "binary of the other order, real vectors": (
+        "v.bin",
+        _turned({f"w{row}": np.random.default_rng(row).normal(scale=0.1, size=300).tolist() for row in range(20)}),
+        r"v.bin, word 1: its numbers are big-endian",
+    ),
     "binary not finite": ("v.bin", _binary({"a": [1, 2, float("inf")]}), r"v.bin, word 1: the vector of 'a' .* finite"),
     "fastText's model": ("cc.bin", FASTTEXT, r"cc.bin: is a model of fastText.*\.vec file.*print-word-vectors"),
     "packed fastText": ("cc.bin.gz", FASTTEXT, r"cc.bin.gz: is a model of fastText"),

@@ -484,6 +484,8 @@ COCO_IMAGES = '{"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name
         ("a.json", COCO_IMAGES + '[{"image_id": null, "caption": "a"}]}', "annotations.0.image_id must be"),
         ("a.json", COCO_IMAGES + '{"1": "a"}}', "annotations must be a list, got an object"),
         ("a.json", COCO_IMAGES.replace("2,", "1,") + "[]}", "images.1: the id 1 is that of 'a.jpg' and of 'b.jpg'"),
+        ("a.json", COCO_IMAGES.replace("b.jpg", "a.jpg") + "[]}", "images.1: 'a.jpg' has the ids 1 and 2"),
+        ("a.json", COCO_IMAGES.replace("2,", '"1",') + "[]}", "images.1: the id 1 is that of 'a.jpg' and of 'b.jpg'"),
         ("a.json", '{"images": [{"filename": "a.jpg", "sentences": [{"sentid": 0}]}]}', "neither raw nor tokens"),
         ("a.json", '{"images": [{"filename": null, "sentences": []}]}', "images.0.filename must be text, got null"),
         ("a.json", "[" * 100_000, "nested too deeply"),

@@ -140,6 +140,16 @@ def test_own_file_in_every_format(tmp_path, name, text):
         ("mine.tsv", "".join(f"{row}\ta\tb\n" for row in range(1, 8)), r"mine\.tsv: its scores count the rows"),
         ("mine.tsv", "1_0\ta\tb\n", r"line 1: score '1_0' is not a finite number"),
         ("mine.csv", "sentence1,sentence2,label\na,b,0\n", r"mine\.csv, line 1: score 'sentence1' is not a finite"),
+        ("mine.csv", "sentence1,sentence2,label\na,b,0\n", "is the first line a header"),
+        ("mine.tsv", "q1\tq2\tis_same\na\tb\t0\n", "is the first line a header"),
+        (
+            "mine.csv",
+            "gold,sentence1,sentence2\nx,a,b\n",
+            r"line 2: score 'x' .* number \(column 'gold'\)",
+        ),
+        ("mine.tsv", "1\ta\tb\nx\ta\tb\n", r"line 2: .*; there is no header, so the columns are score, sentence1"),
+        ("mine.tsv", "1\t0\t4.5\n3\t2\t1.5\n", r"mine\.tsv: holds numbers alone, so which column is the score is not"),
+        ("mine.csv", "0.5,12,13\n0.7,14,15\n", r"mine\.csv: holds numbers alone"),
         ("mine.csv", "score,score,sentence1,sentence2\n1,2,a,b\n", r"line 1: the column 'score' stands there 2 times"),
         ("mine.tsv", "1\ta\tb\n2\tc\0\td\n", r"mine\.tsv, line 2: a NUL byte"),
         ("mine.jsonl", '{"score": null, "sentence1": "a", "sentence2": "b"}\n', r"line 1: score null is not a finite"),
@@ -226,8 +236,10 @@ def test_own_pairs_in_further_layouts(tmp_path):
         assert (pairs.name, pairs.sentence1, pairs.sentence2) == (name.split(".")[0], ("A dog, big.",), ("A hound",))
         assert pairs.gold.tolist() == [4.5]
     (tmp_path / "last.tsv").write_text("A dog\tA hound\t4.5\n")
-    with pytest.raises(ValueError, match="line 1: score 'A dog' .* the columns are score, sentence1, sentence2"):
+    with pytest.raises(
+        ValueError, match="line 1: score 'A dog' .* is the first line a header.* score, sentence1, sentence2"
+    ):
         data.load_scored_pairs(tmp_path / "last.tsv")
     (tmp_path / "null.jsonl").write_text('{"score": null, "sentence1": "a", "sentence2": "b"}\n')
-    with pytest.raises(ValueError, match="null.jsonl, line 1: score null is not a finite number$"):
+    with pytest.raises(ValueError, match="null.jsonl, line 1: score null is not a finite number \\(column 'score'\\)$"):
         data.load_scored_pairs(tmp_path / "null.jsonl")

@@ -217,6 +217,23 @@ def test_average_is_left_out_with_the_reason_where_a_task_is_absent(senteval):
     assert "STS13-en-test" in found.absent["STS13"]
 
 
+@pytest.mark.parametrize(
+    ("file", "tasks"),
+    [
+        ("STS/STS14-en-test/STS.gs.images.txt", "STS14"),
+        ("STS/STSBenchmark/sts-test.csv", "STSBenchmark"),
+        ("SICK/SICK_trial.txt", "SICKRelatedness9927"),
+    ],
+)
+def test_a_task_of_which_a_file_is_missing_is_left_out_only_if_asked_for(senteval, file, tasks):
+    (senteval / file).unlink()
+    with pytest.raises(ValueError, match=rf"{tasks}: missing file .*{file[-14:]}; .* --allow-missing"):
+        SUITES["sts"].prepare(SuiteOptions(data=str(senteval)))
+    prepared = SUITES["sts"].prepare(SuiteOptions(data=str(senteval), allow_missing=True))
+    assert "7 tasks" in prepared.summary
+    assert f"without {tasks}" in prepared.summary
+
+
 def test_own_file_makes_one_task_without_average(tmp_path):
     path = write(tmp_path / "mine.tsv", "1\ta\tb\n2\tb\tc\n4\tc\tc\n")
     found = SUITES["sts"].prepare(SuiteOptions(data=str(path))).run(Subject.of(HashEncoder()))

@@ -448,7 +448,9 @@ def test_nested_folds_against_a_plain_loop(senteval: Path) -> None:
 @pytest.mark.usefixtures("small_modes")
 def test_missing_task_gives_no_average(senteval: Path) -> None:
     (senteval / "TREC/TREC_10.label").unlink()
-    prepared = prepare_transfer(SuiteOptions(data=str(senteval)))
+    with pytest.raises(ValueError, match=r"TREC: missing file .*TREC_10\.label; fetch .*--allow-missing"):
+        prepare_transfer(SuiteOptions(data=str(senteval)))
+    prepared = prepare_transfer(SuiteOptions(data=str(senteval), allow_missing=True))
     assert "without TREC" in prepared.summary
     found = prepared.run(Subject.of(WordCounts()))
     assert "average" not in score_tree(found.scores)["transfer"]
