@@ -193,7 +193,7 @@ def writing_checkpoint(folder: Path, manifest: Manifest, *, card: str) -> Iterat
     write_text(folder / CARD, card)
 
 
-_FOLDERS = re.compile(r"(?:^|(?<=[^:/]/)|(?<=[\s:=,(\"']))(?:[A-Za-z]:)?[/\\](?!/)(?:[^/\\]+[/\\]+)*")
+_FOLDERS = re.compile(r"(?:^|(?<=[^:/]/)|(?<=[:=,(\"']))(?:[A-Za-z]:)?[/\\](?![/\s])(?:[^/\\]+[/\\]+)*")
 """The folders of a file that is named from the root of a disk, wherever in a text; an address is none."""
 
 

@@ -70,7 +70,7 @@ _LOW = {
         *("files", "progress", "reading", "run_folder", "types", "metrics", "data", "distributed"),
     ),
     "report": part(
-        "results → terminal, Markdown, HTML, model card", "files", "reading", "run_folder", "types", "metrics"
+        "results → terminal, Markdown, HTML, model card", "errors", "files", "reading", "run_folder", "types", "metrics"
     ),
     "training": part("the loop", "files", "progress", "reading", "run_folder", "types", "config", "distributed", "cpu"),
 }

@@ -54,7 +54,7 @@ def _check(output, place):
         ("C:\\Users\\me\\a.txt", "a.txt"),
         ("store (/home/me/features, 12 wide)", "store (features, 12 wide)"),
         *((same, same) for same in ("hf://datasets/org/name/a.txt", "org/name", "../data", "timm:resnet18/a1_in1k")),
-        *((same, same) for same in ("https://example.org/a/b", "package:name/model", "x-{000..099}.tar", "cls")),
+        *((same, same) for same in ("https://example.org/a/b", "package:name/model", "x-{000..099}.tar", "RGB / 255")),
     ],
 )
 def test_folders_are_left_out_and_nothing_else(text, left):
