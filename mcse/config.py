@@ -23,6 +23,7 @@ from mcse.config_fields import (
     choices_of,
     default_of,
     describe,
+    element_of,
     field_docs,
     groups_of,
     hints_of,
@@ -187,7 +188,9 @@ class _Builder:
     def value(self, kind: Any, name: str, value: Any, key: str) -> Any:
         """One field: a group, one of several variants, or a plain value."""
         hint = hints_of(kind)[name]
-        groups = groups_of(hint)
+        groups, element = groups_of(hint), element_of(hint)
+        if element is not None:
+            return self.list_of_groups(hint, element, value, key)
         if not groups:
             return self.plain(hint, value, key)
         given = {_SHORTHAND: value} if isinstance(value, str) else value
@@ -208,6 +211,22 @@ class _Builder:
             self.fault(f"{key}: {error}", key, *(f"{key}.{below}" for below in given))
             return None
         return self.group(chosen, tree, f"{key}.", variants=groups)
+
+    def list_of_groups(self, hint: Any, element: type, value: Any, key: str) -> Any:
+        """A list of groups, each as the dataclass ``element``."""
+        if isinstance(value, Typed):
+            self.typed.add(key)
+            try:
+                value = None if value in _NULLS else _typed(parse_yaml(value))
+            except ValueError as error:
+                self.fault(f"{key}: {str(value)!r} is no YAML value ({error})", key)
+                return None
+        if value is None and type(None) in members_of(hint):
+            return None
+        if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
+            self.fault(f"{key}: expected {in_words(hint)}, got {value!r}", key)
+            return None
+        return tuple(self.group(element, one, f"{key}[{number}].") for number, one in enumerate(value))
 
     def plain(self, hint: Any, value: Any, key: str) -> Any:
         """A value without keys of its own."""
@@ -309,10 +328,12 @@ def _read(hint: Any, text: Typed) -> Any:
 
 
 def _typed(value: Any) -> Any:
-    """The scalars of a mapping that was typed, as if each had been typed."""
+    """The scalars of mappings that were typed, as if each had been typed."""
     if isinstance(value, Mapping):
         return {key: _typed(below) for key, below in value.items()}
-    return value if isinstance(value, list) else Typed(plain(value))
+    if isinstance(value, list):
+        return [_typed(below) if isinstance(below, Mapping) else below for below in value]
+    return Typed(plain(value))
 
 
 def _nearest(root: type, kind: type, name: str, path: str, variants: Sequence[type]) -> str:

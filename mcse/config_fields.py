@@ -63,6 +63,12 @@ def groups_of(hint: Any) -> tuple[type, ...]:
     return tuple(one for one in members_of(hint) if isinstance(one, type) and dataclasses.is_dataclass(one))
 
 
+def element_of(hint: Any) -> type | None:
+    """The dataclass of which a list is made: ``Group`` of ``tuple[Group, ...]``; ``None`` of anything else."""
+    lists = (get_args(one)[0] for one in members_of(hint) if get_origin(one) is tuple)
+    return next((one for one in lists if dataclasses.is_dataclass(one) and isinstance(one, type)), None)
+
+
 def tag_of(variant: type) -> str:
     """The key that is given if a variant is meant: its ``TAG``, or else the first that must be given."""
     must = [field.name for field in dataclasses.fields(variant) if default_of(field) is dataclasses.MISSING]
@@ -107,6 +113,8 @@ def describe(kind: type, *, prefix: str = "", tag: str = "") -> Iterator[KeyInfo
         for group in groups:
             own = f"{key}.{label_of(group)}" if len(groups) > 1 else tag
             yield from describe(group, prefix=f"{key}.", tag=own)
+        if (element := element_of(hint)) is not None:
+            yield from describe(element, prefix=f"{key}[].", tag=tag)
 
 
 def in_words(hint: Any) -> str:
@@ -120,8 +128,12 @@ def in_words(hint: Any) -> str:
         return " | ".join(map(plain, get_args(hint)))
     if get_origin(hint) is tuple:
         inner = [part for part in get_args(hint) if part is not Ellipsis]
-        return f"list of {in_words(inner[0])}" if len(set(inner)) == 1 else "list"
+        return f"list of {_plural(inner[0])}" if len(set(inner)) == 1 else "list"
     return "group of keys" if dataclasses.is_dataclass(hint) else _WORDS.get(hint, str(hint))
+
+
+def _plural(hint: Any) -> str:
+    return "groups of keys" if dataclasses.is_dataclass(hint) else in_words(hint)
 
 
 def choices_of(hint: Any) -> tuple[Any, ...]:

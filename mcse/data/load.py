@@ -41,6 +41,7 @@ from mcse.data.source_variants import (
     TableSentences,
 )
 from mcse.data.streams import Order, RowNumbers, Sampler, ShardSampler, Share, TokenMasker, TokenRows
+from mcse.data.table_config import TableDataConfig
 from mcse.data.test_sets.contamination import NEAR_MEASURE, near_duplicates, normalise, sts_test_sentences
 from mcse.data.test_sets.sts import ScoredPairs, find_senteval, load_hub_dev, load_scored_pairs, load_stsbenchmark
 from mcse.files import digest_of, sha256_file
@@ -346,7 +347,7 @@ def open_pixels(
         raise config.absent(name, reason) from None
 
 
-def load_dev_pairs(config: DataConfig) -> ScoredPairs:
+def load_dev_pairs(config: DataConfig | TableDataConfig) -> ScoredPairs:
     """The scored pairs that select the best checkpoint: STS-B dev, or the file that ``data.sts`` names."""
     if config.sts is not None:
         path = config.folder / config.sts

@@ -22,3 +22,5 @@ class Draw(IntEnum):
     SUBSET = 33
     HELD_OUT = 34
     FRESH_STARTS = 35
+    TABLES = 36
+    TEXT_IDS = 37

@@ -175,6 +175,24 @@ def open_table(
     return Table(path, names, read, is_headed=is_headed)
 
 
+def header_of(path: Path) -> list[str]:
+    """The names of a table's columns: its first line, parted by what gives most names; of ``.jsonl`` the first keys.
+
+    Raises:
+        ValueError: It is empty, or no table.
+    """
+    if ending(path) == ".jsonl":
+        first = next(_records(path), None)
+        if first is None:
+            raise ValueError(f"{path} is empty")
+        return list(first[1])
+    line = next((line for line in text_lines(path, strip=False) if line.strip()), None)
+    if line is None:
+        raise ValueError(f"{path} is empty")
+    headers = [_cells_of(line, dialect, where="") for dialect in _DIALECTS.get(ending(path), _DIALECTS[".txt"])]
+    return max(headers, key=len)
+
+
 def find_columns(header: Iterable[str], wanted: Names, *, where: str) -> dict[str, str]:
     """What the header calls each of what is wanted, as far as it has it; case and outer blanks do not count.
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from mcse.data.captions.table import load_captions
 from mcse.data.load import clean_images
+from mcse.data.named_columns import digest_of_source, open_named_columns
 from mcse.data.sentences.files import open_sentences
 from mcse.data.sentences.streaming import open_texts
 from mcse.data.shards.tars import open_shards
+from mcse.data.table_config import NamedTable
 from mcse.data.test_sets.contamination import normalise, sts_test_sentences
 from mcse.files import sha256_file, text_lines
 from mcse.types import DataFile, TrainingText
@@ -52,6 +54,8 @@ def _check_unchanged(file: DataFile, text: TrainingText) -> None:
         digest = open_shards(file.path, root=_HERE).digest
     elif text.reader == "stream":
         digest = open_texts(file.path, root=_HERE).digest
+    elif text.reader == "table":
+        digest = digest_of_source(file.path)
     elif _is_hub_name(file.path):
         return
     elif not Path(file.path).is_file():
@@ -97,10 +101,26 @@ def _shards(text: TrainingText) -> Iterator[str]:
         yield from () if any(normalise(caption) in known for caption in captions) else captions
 
 
+def _table(text: TrainingText) -> Iterator[str]:
+    known = sts_test_sentences(text.tests)
+    named = NamedTable(
+        path=text.source,
+        query=text.columns[0],
+        positive=text.columns[1] if len(text.columns) > 1 else None,
+        negatives=text.columns[2:],
+        line_breaks=text.line_breaks,
+        empty_rows="skip" if text.skips_empty else "error",
+    )
+    for example in open_named_columns(named, root=_HERE, key=text.source).rows():
+        if not any(normalise(sentence) in known for sentence in example.texts):
+            yield from example.texts
+
+
 _READERS: Mapping[str, Callable[[TrainingText], Iterator[str]]] = {
     "lines": _lines,
     "sentences": _sentences,
     "stream": _stream,
     "captions": _captions,
     "shards": _shards,
+    "table": _table,
 }

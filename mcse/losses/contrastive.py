@@ -39,9 +39,10 @@ def info_nce(
         key_ND: Unit-norm keys; the other N - 1 rows are the query's negatives.
         temperature: Divides the cosine; dimensionless, > 0 (SimCSE: 0.05).
         offset: Row of ``key_ND`` paired with ``query_BD[0]`` (see ``mcse.distributed.gather_rows``).
-        query_id_B: What each query shows, such as its image. A key of the same id is no negative of the query; its
-            own positive always counts. Given together with ``key_id_N`` or not at all.
-        key_id_N: What each key shows.
+        query_id_B: What each query shows, such as its image; (B, K) for K kinds of ids. A key that has one of them at
+            the same place is no negative of the query; its own positive always counts. Given together with
+            ``key_id_N`` or not at all.
+        key_id_N: What each key shows; (N, K) for K kinds.
         logits_at_once: Above this many logits, blocks of queries take turns. Same loss and gradient, but for rounding.
 
     Returns:
@@ -139,6 +140,8 @@ class _Rule:
             logit_bM = logit_bM + added_bM
         if self.query_id_B is not None and self.key_id_N is not None:
             excluded_bM = self.query_id_B[start : start + len(query_bD), None] == self.key_id_N
+            if excluded_bM.ndim == 3:
+                excluded_bM = excluded_bM.any(2)
             # Setting chosen elements by an index would make the host wait for a GPU.
             excluded_bM.scatter_(1, target_b[:, None], False)
             logit_bM = logit_bM.masked_fill(excluded_bM, -torch.inf)

@@ -5,8 +5,11 @@ Q queries, T targets, D width.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import ndcg_score
 
 from mcse.metrics.correlation import UndefinedScoreError
 
@@ -109,3 +112,52 @@ def _check(query_QD: Rows, target_TD: Rows, group_Q: NDArray[np.int64], group_T:
             raise UndefinedScoreError(
                 f"{count} of {len(row_ND)} {label} rows are not finite, first row {int(np.argmin(finite_N))}"
             )
+
+
+def mean_reciprocal_rank(rank_Q: Ranks) -> float:
+    """The mean × 100 of one over the rank.
+
+    Raises:
+        UndefinedScoreError: No queries.
+    """
+    if not len(rank_Q):
+        raise UndefinedScoreError("a mean reciprocal rank needs at least one query")
+    return float(100 * (1 / rank_Q).mean())
+
+
+def ranked_answers(
+    query_QD: Rows, target_TD: Rows, answers: Sequence[Collection[int]], *, k: int
+) -> tuple[Ranks, NDArray[np.float64]]:
+    """Where each query's first answer stands, and how well its answers fill the first ``k`` places.
+
+    Ranks are those of ``best_ranks``. Gains are discounted, normalised and, where similarities tie, shared by
+    scikit-learn; every answer gains 1.
+
+    Args:
+        query_QD: Unit rows.
+        target_TD: Unit rows of the same space.
+        answers: The right targets of each query, by number; targets may answer several.
+        k: Places that count.
+
+    Returns:
+        (Q,) ranks from 1, and (Q,) normalised discounted cumulative gains × 100.
+
+    Raises:
+        ValueError: A query without an answer.
+        UndefinedScoreError: No queries, or rows that are not finite.
+    """
+    if not len(query_QD):
+        raise UndefinedScoreError("retrieval needs at least one query")
+    if not (np.isfinite(query_QD).all() and np.isfinite(target_TD).all()):
+        raise UndefinedScoreError("rows must be finite")
+    rank_Q, gain_Q = np.empty(len(query_QD), dtype=np.int64), np.full(len(query_QD), 100.0)
+    for number, own in enumerate(answers):
+        if not own:
+            raise ValueError(f"query {number} has no right target")
+        similarity_T = target_TD @ query_QD[number]
+        is_right_T = np.zeros(len(target_TD), dtype=bool)
+        is_right_T[list(own)] = True
+        rank_Q[number] = 1 + ((similarity_T >= similarity_T[is_right_T].max() - TIE) & ~is_right_T).sum()
+        if len(target_TD) > 1:  # scikit-learn refuses a list of one
+            gain_Q[number] = 100 * ndcg_score([is_right_T], [similarity_T], k=k)
+    return rank_Q, gain_Q

@@ -11,6 +11,7 @@ from mcse.config import ConfigError
 RECIPES = {
     "simcse": "sentence embeddings from text alone (Gao et al. 2021)",
     "mcse": "sentence embeddings from text and images (Zhang et al. 2022)",
+    "tables": "sentence embeddings from your own tables of pairs, hard negatives, scores or labels",
     "vse": "captions and images in one space (Kiros et al. 2014, Faghri et al. 2018)",
     "grounded_words": "visually grounded word vectors (Shahmohammadi et al. 2021)",
     "elmo": "word vectors in context, from language models of characters (Peters et al. 2018)",

@@ -13,6 +13,7 @@ from torch import nn
 from mcse.config import to_dict
 from mcse.data.config import DataConfig
 from mcse.data.source_variants import FileSentences, HubCaptions, HubSentences, TableSentences
+from mcse.data.table_config import TableDataConfig
 from mcse.manifest import ImageSide, Kind, Manifest, without_folders, writing_checkpoint
 from mcse.models.checkpoint import save_checkpoint
 from mcse.models.image_tower import ImageTower
@@ -113,9 +114,11 @@ def sentence_exporter(
     )
 
 
-def _hub_datasets(data: DataConfig) -> list[str]:
+def _hub_datasets(data: DataConfig | TableDataConfig) -> list[str]:
     """Ids of the datasets that the configuration names as the hub's; a file's ``a/b`` may as well be a local path."""
-    named = []
+    named: list[str] = []
+    if isinstance(data, TableDataConfig):
+        return named
     for source in (data.sentences, data.captions):
         if isinstance(source, HubSentences | HubCaptions):
             named.append(source.hub.partition("::")[0])

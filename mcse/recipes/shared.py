@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mcse.data.config import DataConfig, Mix
+from mcse.data.config import DataConfig, Mix, TokenConfig
 from mcse.data.load import load_dev_pairs, load_sentences, stream_sentences
 from mcse.data.mixing import MixedStream, plan_mixture
 from mcse.data.source_variants import StreamSentences
 from mcse.data.streams import Sampler, SentenceStream, Share, TokenMasker
+from mcse.data.table_config import TableDataConfig
 from mcse.distributed import gather_rows
 from mcse.encoders.loading import model_files
 from mcse.encoders.sentence_encoder import SentenceEncoder
@@ -63,7 +64,9 @@ class TextSide:
         )
 
 
-def build_text_side(config: EncoderConfig, data: DataConfig, *, mlm: bool, own_positive: bool) -> TextSide:
+def build_text_side(
+    config: EncoderConfig, data: TokenConfig, *, mlm: bool, own_positive: bool, head: bool = True
+) -> TextSide:
     """The text tower of ``encoder.name_or_path`` with a fresh text head, and a language-model head if asked for.
 
     Args:
@@ -71,6 +74,7 @@ def build_text_side(config: EncoderConfig, data: DataConfig, *, mlm: bool, own_p
         data: The ``data`` keys, for the tokens that sentences keep.
         mlm: Whether tokens are masked, too.
         own_positive: Whether any sentence is its own positive, which only dropout tells from it.
+        head: Whether the loss sees the text head's rows, and not those that are exported.
 
     Raises:
         ValueError: The encoder cannot be loaded, trained, or told from itself; its pooling cannot be exported or does
@@ -93,8 +97,8 @@ def build_text_side(config: EncoderConfig, data: DataConfig, *, mlm: bool, own_p
     if config.compile:
         # In place, so that names in checkpoints stay. Widths vary from batch to batch: one graph must do for all.
         encoder.backbone.compile(dynamic=True)
-    head = TanhHead(encoder.width, encoder.width, init_std=encoder.init_std)
-    model = SentenceModel(encoder, head=head, mlm_head=load_mlm_head(config.name_or_path) if mlm else None)
+    text_head = TanhHead(encoder.width, encoder.width, init_std=encoder.init_std) if head else None
+    model = SentenceModel(encoder, head=text_head, mlm_head=load_mlm_head(config.name_or_path) if mlm else None)
     return TextSide(model, tokenizer, encoder_files(config.name_or_path))
 
 
@@ -212,19 +216,23 @@ class Dev:
     files: tuple[DataFile, ...]
 
 
-def build_dev_evaluator(config: DataConfig, text: TextSide, *, precision: str) -> Dev:
+def build_dev_evaluator(config: DataConfig | TableDataConfig, text: TextSide, *, precision: str) -> Dev:
     """On the dev pairs."""
     pairs = load_dev_pairs(config)
     name = "stsb_dev" if pairs.name == "STSBenchmark" else pairs.name
-    encoder = SentenceEncoder(
+    evaluator = ScoredPairsEvaluator(pairs, dev_encoder(text, precision=precision), name=name)
+    return Dev(evaluator, evaluator.metrics, (DataFile("dev pairs", ", ".join(pairs.files), pairs_digest([pairs])),))
+
+
+def dev_encoder(text: TextSide, *, precision: str) -> SentenceEncoder:
+    """The encoder as it is, for evaluators: its embeddings are those that are exported."""
+    return SentenceEncoder(
         text.model.encoder,
         text.tokenizer,
         pooling=text.model.encoder.pooling,
         text_head=text.model.head,
         precision="bfloat16" if precision == "bf16" else "float32",
     )
-    evaluator = ScoredPairsEvaluator(pairs, encoder, name=name)
-    return Dev(evaluator, evaluator.metrics, (DataFile("dev pairs", ", ".join(pairs.files), pairs_digest([pairs])),))
 
 
 def share_of(runtime: Runtime, *, batch_size: int) -> Share:

@@ -92,6 +92,20 @@ class SentenceBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class TableBatch:
+    """Rows of one of a run's tables: V texts each, such as query, positive and hard negatives.
+
+    ``tokens`` holds V·B rows: all first texts, then all second ones, and so on. ``text_id_BV`` is equal where texts are
+    equal. ``value_B`` are scores or labels.
+    """
+
+    text_id_BV: Tensor
+    tokens: TokenBatch
+    table: int
+    value_B: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PairBatch:
     """Captions with their images: stored features ``image_BF``, or pixels (B, 3, height, width) for a live tower.
 

@@ -12,16 +12,22 @@ class TrainingText:
 
     Attributes:
         reader: ``lines`` of a file as they stand, ``sentences`` of a file or hub dataset, a ``stream`` of such,
-            ``captions`` of a table, or those of ``shards``.
+            ``captions`` of a table, those of ``shards``, or the ``columns`` of a ``table``.
         source: What the reader opens: a path or a hub dataset, with ``::split`` or ``::column``.
         images: For captions, the file that lists the images whose captions were used; all of them by default.
         tests: The folder with the STS test files whose sentences were left out, ``None`` where nothing was.
+        columns: The names of a table's columns of texts.
+        skips_empty: Whether a table's rows with an empty cell were left out.
+        line_breaks: Whether cells of a table might hold line breaks.
     """
 
-    reader: Literal["lines", "sentences", "stream", "captions", "shards"]
+    reader: Literal["lines", "sentences", "stream", "captions", "shards", "table"]
     source: str
     images: str | None = None
     tests: str | None = None
+    columns: tuple[str, ...] = ()
+    skips_empty: bool = False
+    line_breaks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

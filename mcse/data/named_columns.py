@@ -1,0 +1,278 @@
+"""Tables by columns that a configuration names: rows of texts, with or without a number.
+
+V texts a row.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import logging
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as parquet
+
+from mcse.data.table_config import NamedTable
+from mcse.data.tables import SCORED_PAIRS, TRIPLETS, ending, header_of, number_cell, open_table, shown_names, text_cell
+from mcse.errors import said
+from mcse.files import digest_of, sha256_file
+
+logger = logging.getLogger(__name__)
+
+_ROWS_AT_ONCE = 1024
+_PLAIN: Mapping[str, Sequence[str]] = {
+    "score": SCORED_PAIRS["score"],
+    "label": ("label", "is_duplicate"),
+    "query": (*TRIPLETS["query"], *SCORED_PAIRS["sentence1"], "question", "text", "sentence"),
+    "positive": (*TRIPLETS["positive"], *SCORED_PAIRS["sentence2"], "answer"),
+}
+"""Names of columns that need not be given, in lower case, the best first."""
+
+_NEGATIVE = re.compile(r"(hard_neg(ative)?|neg(ative)?|contradiction)[ _]?\d*")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A row: query, positive and negatives, as far as there are; ``value`` is its score or label, NaN without one."""
+
+    texts: tuple[str, ...]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class NamedColumns:
+    """A table whose columns have been found.
+
+    Attributes:
+        source: The file, folder or dataset.
+        texts: The columns of texts: query, positive, then negatives.
+        value: The column of scores or labels.
+        is_label: Whether these are labels.
+        digest: Of its content.
+    """
+
+    source: str
+    texts: tuple[str, ...]
+    value: str | None
+    is_label: bool
+    digest: str
+    _config: NamedTable
+    _read: Callable[[Sequence[str]], Iterator[tuple[str, Sequence[Any]]]]
+
+    @property
+    def rows_digest(self) -> str:
+        """Names what ``rows`` gives: content, columns, and which rows are left out."""
+        config = self._config
+        parts = (
+            self.digest,
+            *self.texts,
+            str(self.value),
+            config.empty_rows,
+            str(config.line_breaks),
+            str(config.score_range),
+        )
+        return digest_of("named columns", *parts)
+
+    def rows(self) -> Iterator[Example]:
+        """Its rows, read anew at each call, in memory that does not grow with them.
+
+        Raises:
+            ValueError: A cell that is empty, no text or no number, or a score out of range; names row and column.
+        """
+        names = (*self.texts, *([] if self.value is None else [self.value]))
+        empty = read = 0
+        for where, cells in self._read(names):
+            read += 1
+            texts = [_text(cell, where=f"{where}, column {name!r}") for cell, name in zip(cells, self.texts)]  # noqa: B905
+            if not all(texts):
+                if self._config.empty_rows == "error":
+                    name = self.texts[texts.index("")]
+                    raise ValueError(f"{where}: the column {name!r} is empty; empty_rows: skip leaves such rows out")
+                empty += 1
+                continue
+            yield Example(tuple(texts), self._value(cells[-1], where=where))
+        if empty:
+            logger.warning("%s: left out %d of %d rows, which have an empty cell", self.source, empty, read)
+        if empty == read:
+            raise ValueError(f"{self.source} holds no row")
+
+    def _value(self, cell: Any, *, where: str) -> float:
+        if self.value is None:
+            return math.nan
+        where = f"{where}, column {self.value!r}"
+        value = float(cell) if isinstance(cell, bool) else number_cell(cell, where=where)
+        if self.is_label and value not in (0, 1):
+            raise ValueError(f"{where}: a label is 0 or 1, got {value:g}; numbers of other kinds are a score")
+        low, high = self._config.score_range or (-math.inf, math.inf)
+        if not low <= value <= high:
+            raise ValueError(f"{where}: the score {value:g} lies outside score_range [{low:g}, {high:g}]")
+        return value
+
+
+def open_named_columns(config: NamedTable, *, root: Path, key: str) -> NamedColumns:
+    """Finds a table and its columns; reads of it only what a digest needs.
+
+    Args:
+        config: What the columns are called.
+        root: Where relative paths start.
+        key: Of the configuration, for messages.
+
+    Raises:
+        FileNotFoundError: Neither file nor folder, nor a dataset of the hub.
+        ValueError: It lacks a column, or has no plain one; names those that are there.
+    """
+    path = root / config.path
+    if path.is_dir():
+        dataset = _saved_dataset(path, key=key)
+        source, header, read = str(path), dataset.column_names, _dataset_rows(dataset, path)
+    elif not path.exists():
+        dataset = _hub_dataset(config.path, path, key=key)
+        source, header, read = config.path, dataset.column_names, _dataset_rows(dataset, config.path)
+    elif ending(path) == ".parquet":
+        source, header, read = str(path), _parquet_columns(path), _parquet_rows(path)
+    else:
+        source, header, read = str(path), header_of(path), _text_rows(path, config)
+    found = _found(config, source, header)
+    texts = tuple(name for role, name in found.items() if role not in ("score", "label"))
+    value, is_label = found.get("score", found.get("label")), "label" in found
+    return NamedColumns(source, texts, value, is_label, digest_of_source(source), config, read)
+
+
+def digest_of_source(source: str) -> str:
+    """The digest of a table's content: of the file, of a folder's data files, or the hub's own of a dataset.
+
+    Raises:
+        FileNotFoundError: It is gone.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return digest_of(*(sha256_file(file) for file in sorted(path.rglob("*.arrow"))))
+    if not path.exists():
+        return str(_hub_dataset(source, path, key=source)._fingerprint)
+    return sha256_file(path)
+
+
+def _found(config: NamedTable, source: str, header: Sequence[str]) -> dict[str, str]:
+    """By role, the columns that the configuration names, or that have plain names."""
+    if doubled := [name for name in header if header.count(name) > 1]:
+        raise ValueError(f"{source}: the column {doubled[0]!r} stands there {header.count(doubled[0])} times")
+    found = _given(config) if config.query is not None else _plain_columns(header)
+    if not found:
+        raise ValueError(
+            f"{source}: no column is called {', '.join(_PLAIN['query'][:4])} or the like, among {shown_names(header)}; "
+            "say which is which: query, positive, negatives, score, label"
+        )
+    for role, name in found.items():
+        if name not in header:
+            near = difflib.get_close_matches(name, header, n=1)
+            raise ValueError(
+                f"{source}: no column {name!r} for {role.partition('[')[0]} among {shown_names(header)}"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+    if config.query is None:
+        logger.info("%s: %s", source, ", ".join(f"{role} = {name!r}" for role, name in found.items()))
+    return found
+
+
+def _given(config: NamedTable) -> dict[str, str]:
+    assert config.query is not None
+    found = {"query": config.query}
+    found |= {} if config.positive is None else {"positive": config.positive}
+    found |= {f"negatives[{number}]": name for number, name in enumerate(config.negatives)}
+    found |= {} if config.score is None else {"score": config.score}
+    return found | ({} if config.label is None else {"label": config.label})
+
+
+def _plain_columns(header: Sequence[str]) -> dict[str, str]:
+    """By role, the columns whose names say it; a number only counts for a pair, and negatives only without one."""
+    spelled = {name.strip().lower(): name for name in reversed(header)}
+    first = {role: next((spelled[name] for name in names if name in spelled), None) for role, names in _PLAIN.items()}
+    if first["query"] is None:
+        return {}
+    if first["positive"] is None:
+        return {"query": first["query"]}
+    pair = {"query": first["query"], "positive": first["positive"]}
+    for role in ("score", "label"):
+        if (name := first[role]) is not None:
+            return {**pair, role: name}
+    negatives = [name for name in header if _NEGATIVE.fullmatch(name.strip().lower())]
+    return pair | {f"negatives[{number}]": name for number, name in enumerate(negatives)}
+
+
+def _text(cell: Any, *, where: str) -> str:
+    """A cell's text in one line; ``""`` where it is empty."""
+    return "" if cell is None else " ".join(text_cell(cell, where=where).split())
+
+
+def _text_rows(path: Path, config: NamedTable) -> Callable[[Sequence[str]], Iterator[tuple[str, Sequence[Any]]]]:
+    def read(names: Sequence[str]) -> Iterator[tuple[str, Sequence[Any]]]:
+        wanted = {name: (name.strip().lower(),) for name in names}
+        table = open_table(path, wanted, line_breaks=config.line_breaks)
+        return ((table.where(row), row.cells) for row in table.rows())
+
+    return read
+
+
+def _parquet_columns(path: Path) -> list[str]:
+    try:
+        return list(parquet.read_schema(path).names)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: damaged, or no parquet file: {said(error)}") from None
+
+
+def _parquet_rows(path: Path) -> Callable[[Sequence[str]], Iterator[tuple[str, Sequence[Any]]]]:
+    def read(names: Sequence[str]) -> Iterator[tuple[str, Sequence[Any]]]:
+        try:
+            with parquet.ParquetFile(path) as file:
+                parts = file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=list(names))
+                yield from _numbered(parts, names, path)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path}: damaged, or no parquet file: {said(error)}") from None
+
+    return read
+
+
+def _dataset_rows(
+    dataset: datasets.Dataset, source: str | Path
+) -> Callable[[Sequence[str]], Iterator[tuple[str, Sequence[Any]]]]:
+    def read(names: Sequence[str]) -> Iterator[tuple[str, Sequence[Any]]]:
+        chosen = dataset.select_columns(list(names)).with_format("arrow")
+        return _numbered(chosen.iter(batch_size=_ROWS_AT_ONCE), names, source)
+
+    return read
+
+
+def _numbered(parts: Any, names: Sequence[str], source: str | Path) -> Iterator[tuple[str, Sequence[Any]]]:
+    numbers = itertools.count(1)
+    for part in parts:
+        for cells in zip(*(part[name].to_pylist() for name in names), strict=True):
+            yield f"{source}, row {next(numbers)}", cells
+
+
+def _saved_dataset(path: Path, *, key: str) -> datasets.Dataset:
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except Exception as error:
+        raise ValueError(f"{key}: {path} is no folder that save_to_disk wrote: {said(error)}") from None
+    if isinstance(loaded, datasets.DatasetDict):
+        if "train" not in loaded:
+            raise ValueError(f"{key}: {path} has the splits {shown_names(loaded)}; name the folder of one of them")
+        loaded = loaded["train"]
+    return loaded
+
+
+def _hub_dataset(name: str, path: Path, *, key: str) -> datasets.Dataset:
+    name, _, split = name.partition("::")
+    if name.count("/") != 1 or Path(name).suffix in (".csv", ".tsv", ".jsonl", ".gz", ".parquet"):
+        raise FileNotFoundError(f"{key}: no file at {path}")
+    try:
+        return datasets.load_dataset(name, split=split or "train")
+    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise FileNotFoundError(f"{key}: no file at {path}, and no hub dataset {name!r}: {said(error)}") from None

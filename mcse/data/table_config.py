@@ -1,0 +1,125 @@
+"""Tables that people bring: which column holds what. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from mcse.data.config import TokenConfig
+
+TableLoss: TypeAlias = Literal["contrast", "cosent", "angle", "cosine"]
+
+COLUMNS = ("query", "positive", "negatives", "score", "label")
+"""The keys that name columns."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NamedTable:
+    """A table of texts. Without any column named, they are found by their names where these are plain."""
+
+    path: str
+    """``.csv``, ``.tsv``, ``.jsonl`` (also ``.gz``), ``.parquet``, a folder of ``save_to_disk``, or a hub dataset."""
+
+    query: str | None = None
+    """The column of texts; the first ones of pairs."""
+
+    positive: str | None = None
+    """The column of the texts that belong to them, or that are compared with them under ``score`` or ``label``."""
+
+    negatives: tuple[str, ...] = ()
+    """Columns of texts that do not belong to them: hard negatives."""
+
+    score: str | None = None
+    """The column of numbers that say how similar a pair is; more is more."""
+
+    label: str | None = None
+    """The column of 1 for pairs that belong together and 0 for others."""
+
+    score_range: tuple[float, float] | None = None
+    """The least and the greatest score there may be; ``null`` takes any number."""
+
+    line_breaks: bool = False
+    """Whether a quoted cell may hold line breaks, which are otherwise refused as an unclosed quotation mark."""
+
+    empty_rows: Literal["error", "skip"] = "error"
+    """Whether a row with an empty cell stops the run, or is counted and left out."""
+
+    @staticmethod
+    def reads(text: str) -> bool:
+        """Any path."""
+        return bool(text)
+
+    def __post_init__(self) -> None:
+        if self.score_range is not None and not self.score_range[0] < self.score_range[1]:
+            raise ValueError(f"score_range: must grow, got {list(self.score_range)}")
+        if self.score is not None and self.label is not None:
+            raise ValueError("score, label: a table has one of them")
+        if self.query is None and any((self.positive, self.negatives, self.score, self.label)):
+            raise ValueError("query: name its column too, or no column at all")
+        if self.positive is None and any((self.negatives, self.score, self.label)):
+            raise ValueError("positive: name the column of the second texts")
+        if self.negatives and (self.score is not None or self.label is not None):
+            raise ValueError("negatives: would do nothing beside score or label")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingTable(NamedTable):
+    """A table to train on."""
+
+    loss: TableLoss | None = None
+    """``null`` is ``contrast``, or ``cosent`` of a table with scores or labels. ``angle`` and ``cosine`` need these."""
+
+    share: float | None = None
+    """Of the steps, in proportion to the other tables' shares; ``null`` everywhere is as many as fill their batches."""
+
+    def __post_init__(self) -> None:
+        # A slotted dataclass is another class than the one that super() without arguments means.
+        NamedTable.__post_init__(self)
+        if self.share is not None and self.share <= 0:
+            raise ValueError(f"share: must be positive, got {self.share}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DevTable(NamedTable):
+    """A table to evaluate on while training."""
+
+    name: str
+    """Before its scores, such as ``NAME.spearman``, for ``train.select_by``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableDataConfig(TokenConfig):
+    """Tables of texts, and the scored pairs that select the checkpoint."""
+
+    table: TrainingTable | None = None
+    """The table; its path alone will do."""
+
+    tables: tuple[TrainingTable, ...] = ()
+    """Several tables; every batch is of one of them."""
+
+    decontaminate: bool = False
+    """Whether rows with a text that occurs in the STS test files are left out."""
+
+    sts: str | None = None
+    """A file of scored pairs to select by, or SentEval's folder; ``null`` looks below ``root``, then at the hub."""
+
+    def __post_init__(self) -> None:
+        # As above.
+        TokenConfig.__post_init__(self)
+        if (self.table is None) == (not self.tables):
+            raise ValueError("data.table, data.tables: give one of them")
+        shares = [table.share for table in self.tables]
+        if any(shares) and not all(shares):
+            raise ValueError("data.tables: give share to all of them, or to none")
+
+    @property
+    def named(self) -> dict[str, TrainingTable]:
+        """The tables by the key that each stands under."""
+        if self.table is not None:
+            return {"data.table": self.table}
+        return {f"data.tables[{number}]": table for number, table in enumerate(self.tables)}
+
+    @property
+    def tests(self) -> str | None:
+        """Where the STS test files are; ``None`` if nothing is left out."""
+        return self.tests_in(self.sts) if self.decontaminate else None

@@ -1,0 +1,1 @@
+"""Sentence embeddings from tables that people bring."""

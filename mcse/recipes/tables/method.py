@@ -1,0 +1,224 @@
+"""Tables: pairs and hard negatives by contrast; scores and labels by their order, their angle or their value.
+
+B rows of this process, N rows of all processes, V texts a row, D width, d the first of its dimensions.
+
+Source: Henderson et al. 2017 (contrast within the batch), Su 2022 (CoSENT), Li and Li 2024 (AnglE), Reimers and
+Gurevych 2019 (cosine regression), Wang et al. 2022 (soft negatives), Kusupati et al. 2022 (Matryoshka).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mcse.config import ConfigError
+from mcse.data.named_columns import open_named_columns
+from mcse.data.table_rows import LoadedTable, TableStream, load_tables
+from mcse.distributed import gather_ids, gather_rows
+from mcse.evaluation.evaluators.tables import table_evaluator
+from mcse.losses.contrastive import info_nce, unit_rows
+from mcse.losses.ordinal import angle_similarity, bounded_margin, cosent, cosine_regression
+from mcse.models.table_model import TableModel
+from mcse.recipes import export, shared
+from mcse.recipes.tables.config import Config, LossConfig
+from mcse.training.optim import build_optimizer
+from mcse.training.run import Run
+from mcse.training.runtime import Runtime
+from mcse.types import DataFile, Evaluator, LossTerm, LossTerms, TableBatch
+
+
+def build(config: Config, runtime: Runtime) -> Run:
+    """Model, stream, step, evaluators and export of one run on tables."""
+    text = shared.build_text_side(config.encoder, config.data, mlm=False, own_positive=False, head=False)
+    tables = load_tables(config.data, text.tokenizer)
+    losses = [loss_of(table, config.loss) for table in tables]
+    tables = [in_cosines(table) if loss == "cosine" else table for table, loss in zip(tables, losses, strict=True)]
+    if any(table.tokens.columns == 1 for table in tables):
+        shared.check_views_differ(text.model.encoder)
+    widths = _widths(config.loss, text.model.encoder.width)
+    share = shared.share_of(runtime, batch_size=config.train.batch_size)
+    stream = TableStream(tables, share, seed=config.seed, pad_id=text.tokenizer.pad_id)
+    dev = _dev(config, text)
+
+    def step(model: nn.Module, batch: TableBatch) -> LossTerms:
+        row_BVD: Tensor = model(batch)
+        return terms_of(losses[batch.table], row_BVD, batch, config.loss, widths=widths)
+
+    model = TableModel(text.model.encoder)
+    files = tuple(table.file for table in tables)
+    return Run(
+        model=model,
+        step=step,
+        stream=stream,
+        optimizer=build_optimizer(model, config.optim),
+        export=export.sentence_exporter(config, text, files),
+        evaluators=dev.evaluators,
+        metrics=dev.metrics,
+        facts={**text.facts, **stream.facts},
+        data=(*files, *text.files, *dev.files),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Dev:
+    evaluators: tuple[Evaluator, ...]
+    metrics: tuple[str, ...]
+    files: tuple[DataFile, ...]
+
+
+def _dev(config: Config, text: shared.TextSide) -> _Dev:
+    """The tables that the run is evaluated on; without any STS-B dev or the file of ``data.sts``."""
+    precision = config.train.precision
+    if not config.evaluate:
+        dev = shared.build_dev_evaluator(config.data, text, precision=precision)
+        return _Dev((dev.evaluator,), dev.metrics, dev.files)
+    evaluators, files, encoder = [], [], shared.dev_encoder(text, precision=precision)
+    for table in config.evaluate:
+        columns = open_named_columns(table, root=config.data.folder, key=f"evaluate: {table.name}")
+        evaluators.append(table_evaluator(columns, table, encoder))
+        files.append(DataFile("dev table", columns.source, columns.digest))
+    metrics = tuple(metric for evaluator in evaluators for metric in evaluator.metrics)
+    return _Dev(tuple(evaluators), metrics, tuple(files))
+
+
+def loss_of(table: LoadedTable, config: LossConfig) -> str:
+    """Which loss a table is trained with.
+
+    Raises:
+        ConfigError: It lacks what its loss needs, or has what it would not use.
+    """
+    key, columns, scores = table.key, table.columns, table.columns.value is not None
+    chosen = table.config.loss or ("cosent" if scores else "contrast")
+    if (chosen != "contrast") != scores:
+        what = "scores or labels" if scores else f"texts alone ({', '.join(columns.texts)})"
+        raise ConfigError(f"{key}.loss: {chosen} does not take a table of {what}")
+    if chosen == "cosine" and table.config.score_range is None:
+        assert table.value_N is not None
+        low, high = float(table.value_N.min()), float(table.value_N.max())
+        if low < 0 or high > 1:
+            raise ConfigError(
+                f"{key}.score_range: give the scores that are a cosine of 0 and 1; got {low:g} to {high:g}"
+            )
+    if chosen == "contrast" and config.soft_negatives is not None and len(columns.texts) < 3:
+        raise ConfigError(f"loss.soft_negatives: {columns.source} has no column of negatives")
+    return chosen
+
+
+def in_cosines(table: LoadedTable) -> LoadedTable:
+    """The table with its scores as the cosines that they are to be: ``score_range`` becomes 0 to 1."""
+    if table.config.score_range is None or table.value_N is None:
+        return table
+    low, high = table.config.score_range
+    return replace(table, value_N=((table.value_N - low) / (high - low)).astype(np.float32))
+
+
+def _widths(config: LossConfig, width: int) -> tuple[int, ...]:
+    """The widths that the loss is taken at, the whole one first."""
+    if wide := [dim for dim in config.dims if dim > width]:
+        raise ConfigError(f"loss.dims: the encoder has {width} dimensions, got {wide[0]}")
+    return (width, *sorted({*config.dims} - {width}, reverse=True))
+
+
+def terms_of(
+    loss: str, row_BVD: Tensor, batch: TableBatch, config: LossConfig, *, widths: tuple[int, ...]
+) -> LossTerms:
+    """The terms of a batch; under several widths each term is the sum of those of the rows cut to each.
+
+    Rows are gathered once, whole, and cut before they are normalised.
+    """
+    if loss == "contrast":
+        return _contrast_terms(row_BVD, batch, config, widths=widths)
+    assert batch.value_B is not None
+    pairs = row_BVD[:, 0], row_BVD[:, 1]
+    value_B, count = batch.value_B, len(row_BVD)
+    if loss == "cosine":
+        terms = [cosine_regression(_cosines(*pairs, width), value_B) for width in widths]
+        return {"cosine": LossTerm(torch.stack(terms).sum(), count=count)}
+    measure = _cosines if loss == "cosent" else _angles
+    value_N = gather_ids(value_B)
+    terms = [
+        # One number for all processes, of which each has the part of its own rows.
+        cosent(gather_rows(measure(*pairs, width)[:, None])[0][:, 0], value_N, scale=config.scale) * count
+        for width in widths
+    ]
+    return {loss: LossTerm(torch.stack(terms).sum(), count=count)}
+
+
+def _contrast_terms(row_BVD: Tensor, batch: TableBatch, config: LossConfig, *, widths: tuple[int, ...]) -> LossTerms:
+    """``contrast``, and ``soft_negatives`` where these are asked for."""
+    row_NVD, offset = gather_rows(row_BVD)
+    own, all_ = batch.text_id_BV, gather_ids(batch.text_id_BV)
+    views, soft = row_BVD.shape[1], config.soft_negatives
+    keys = range(1, views if soft is None else 2)
+    there: tuple[Tensor | None, Tensor | None] = (None, None)
+    back = there
+    if config.false_negatives == "equal_text":
+        key_ids = [_ids(all_[:, 0] if number == 1 else None, all_[:, number]) for number in keys]
+        there = _ids(own[:, 0], own[:, 1], own[:, 0]), torch.cat(key_ids)
+        back = _ids(own[:, 1], own[:, 0], own[:, 1]), _ids(all_[:, 1], all_[:, 0])
+    sums = []
+    for width in widths:
+        query_Bd = unit_rows(row_BVD[:, 0, :width])
+        key_Md = torch.cat([unit_rows(row_NVD[:, number, :width]) for number in keys])
+        loss = _nce(query_Bd, key_Md, there, config, offset=offset)
+        if config.directions == "both":
+            positive_Bd, query_Nd = unit_rows(row_BVD[:, 1, :width]), unit_rows(row_NVD[:, 0, :width])
+            loss = (loss + _nce(positive_Bd, query_Nd, back, config, offset=offset)) / 2
+        sums.append(loss)
+    terms = {"contrast": LossTerm(torch.stack(sums).sum(), count=len(row_BVD))}
+    if soft is not None:
+        margins = [
+            bounded_margin(
+                _cosines(row_BVD[:, 0], row_BVD[:, 1], width),
+                _cosines(row_BVD[:, 0], row_BVD[:, number], width),
+                lower=soft.lower,
+                upper=soft.upper,
+            )
+            for width in widths
+            for number in range(2, views)
+        ]
+        count = len(row_BVD) * (views - 2)
+        terms["soft_negatives"] = LossTerm(torch.stack(margins).sum(), count=count, weight=soft.weight)
+    return terms
+
+
+def _nce(
+    query_Bd: Tensor, key_Md: Tensor, ids: tuple[Tensor | None, Tensor | None], config: LossConfig, *, offset: int
+) -> Tensor:
+    query_id_B3, key_id_M3 = ids
+    return info_nce(
+        query_Bd,
+        key_Md,
+        temperature=config.temperature,
+        offset=offset,
+        query_id_B=query_id_B3,
+        key_id_N=key_id_M3,
+    )
+
+
+def _ids(first_B: Tensor | None, second_B: Tensor, third_B: Tensor | None = None) -> Tensor:
+    """(B, 3) numbers of texts that make two rows alike, place by place.
+
+    Of a query: its own text, its positive's, and again its own. Of a key: the text of its query, its own, and again its
+    own. So a key is no wrong one if it is the query's positive, the query itself, or a positive of the same query. Hard
+    negatives are no query's (``None``, which is 0 and no text).
+    """
+    return torch.stack(
+        [
+            torch.zeros_like(second_B) if first_B is None else first_B,
+            second_B,
+            second_B if third_B is None else third_B,
+        ],
+        dim=1,
+    )
+
+
+def _cosines(left_BD: Tensor, right_BD: Tensor, width: int) -> Tensor:
+    return (unit_rows(left_BD[:, :width]) * unit_rows(right_BD[:, :width])).sum(1)
+
+
+def _angles(left_BD: Tensor, right_BD: Tensor, width: int) -> Tensor:
+    return angle_similarity(left_BD[:, :width], right_BD[:, :width])

@@ -1,0 +1,168 @@
+"""Tables by named columns: every format gives the same rows; what is not there, or not meant, is named."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+
+import datasets
+import pandas
+import pytest
+
+from mcse.data.named_columns import digest_of_source, open_named_columns
+from mcse.data.table_config import DevTable, NamedTable, TrainingTable
+
+ROWS = [
+    {"id": 1, "title": "red mug", "description": "a mug, red", "other": "a blue mug", "stars": 4.5},
+    {"id": 2, "title": "oak table", "description": "a table of oak", "other": "a chair", "stars": 3.0},
+]
+NAMES = list(ROWS[0])
+
+
+def write(folder, kind, rows=ROWS):
+    """The same rows in one of the formats."""
+    frame = pandas.DataFrame(rows)
+    path = folder / f"products.{kind}"
+    if kind in ("csv", "csv.gz"):
+        frame.to_csv(path, index=False)
+    elif kind == "tsv":
+        frame.to_csv(path, index=False, sep="\t")
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif kind == "parquet":
+        frame.to_parquet(path)
+    else:
+        datasets.Dataset.from_list(rows).save_to_disk(str(path))
+    return path
+
+
+def opened(path, **columns):
+    return open_named_columns(NamedTable(path=path.name, **columns), root=path.parent, key="data.table")
+
+
+def texts(path, **columns):
+    return [example.texts for example in opened(path, **columns).rows()]
+
+
+def table(folder, text, name="t.csv"):
+    (folder / name).write_text(text)
+    return folder / name
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "jsonl", "parquet", "folder"])
+def test_every_format_gives_the_same_rows(tmp_path, kind):
+    path = write(tmp_path, kind)
+    columns = opened(path, query="title", positive="description", negatives=("other",))
+    assert [example.texts for example in columns.rows()] == [
+        (row["title"], row["description"], row["other"]) for row in ROWS
+    ]
+    assert all(math.isnan(example.value) for example in columns.rows())
+    scored = opened(path, query="title", positive="description", score="stars")
+    assert [example.value for example in scored.rows()] == [4.5, 3.0]
+    assert columns.digest == scored.digest == digest_of_source(str(path))
+    assert columns.rows_digest != scored.rows_digest
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "folder"])
+def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path, kind):
+    path = write(tmp_path, kind)
+    with pytest.raises(ValueError, match=r"no column 'titel' for query among 'id', 'title', .*mean 'title'\?") as error:
+        opened(path, query="titel", positive="description")
+    assert str(path) in str(error.value)
+    with pytest.raises(ValueError, match="no column is called sent0, anchor, query, premise or the like, among 'id'"):
+        opened(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("anchor,positive,negative", ("anchor", "positive", "negative")),
+        ("id,sentence1,sentence2,score", ("sentence1", "sentence2")),
+        ("query,positive,negative_1,negative_2", ("query", "positive", "negative_1", "negative_2")),
+        ("question,answer", ("question", "answer")),
+        ("text", ("text",)),
+    ],
+)
+def test_plain_names_need_not_be_given_and_are_said(tmp_path, caplog, header, expected):
+    cells = ",".join("0.5" if name in ("id", "score") else "words" for name in header.split(","))
+    with caplog.at_level(logging.INFO):
+        columns = opened(table(tmp_path, f"{header}\n{cells}\n"))
+    assert columns.texts == expected
+    assert columns.value == ("score" if "score" in header else None)
+    assert f"query = '{expected[0]}'" in caplog.text
+
+
+def test_named_columns_are_all_that_is_read(tmp_path):
+    path = table(tmp_path, "query,positive,score\na,b,1\n")
+    assert opened(path, query="query").texts == ("query",)
+    assert opened(path, query="query", positive="positive").value is None
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "message"),
+    [
+        ("a,b,s\nx,y,1\nx,y,nan\n", {"score": "s"}, r"t.csv, line 3, column 's': score 'nan' is not a finite number"),
+        ("a,b,s\nx,y,6\n", {"score": "s", "score_range": (0, 5)}, r"line 2, .*6 lies outside score_range \[0, 5\]"),
+        ("a,b,s\nx,y,2\n", {"label": "s"}, r"line 2, column 's': a label is 0 or 1, got 2"),
+        ("a,b\nx,\n", {}, r"line 2: the column 'b' is empty; empty_rows: skip"),
+        ("a,b,b\nx,y,z\n", {}, r"the column 'b' stands there 2 times"),
+        ("a,b\nx,y\nx\n", {}, r"line 3: 1 columns, expected 2"),
+        ('a,b\nx,"y\nz,w\n', {}, r"line 2: a quotation mark is opened and not closed"),
+        ("a,b\n", {}, r"holds no row"),
+        ("", {}, r"is empty"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path, text, columns, message):
+    path = table(tmp_path, text)
+    with pytest.raises(ValueError, match=message) as error:
+        list(opened(path, query="a", positive="b", **columns).rows())
+    assert "t.csv" in str(error.value)
+
+
+def test_a_list_is_no_text(tmp_path):
+    path = table(tmp_path, '{"a": ["x", "y"], "b": "z"}\n', "t.jsonl")
+    with pytest.raises(ValueError, match=r"line 1, column 'a': expected text, got list"):
+        list(opened(path, query="a", positive="b").rows())
+    other = tmp_path / "lists.parquet"
+    pandas.DataFrame({"a": [["x"]], "b": ["z"]}).to_parquet(other)
+    with pytest.raises(ValueError, match=r"row 1, column 'a': expected text, got list"):
+        list(opened(other, query="a", positive="b").rows())
+
+
+def test_empty_rows_are_counted_where_they_may_be_left_out(tmp_path, caplog):
+    path = table(tmp_path, "a,b\nx,y\n ,y\nx,\n")
+    assert texts(path, query="a", positive="b", empty_rows="skip") == [("x", "y")]
+    assert "left out 2 of 3 rows" in caplog.text
+
+
+def test_line_breaks_are_read_where_they_are_expected(tmp_path):
+    path = table(tmp_path, 'a,b\nx,"first\nsecond"\n')
+    assert texts(path, query="a", positive="b", line_breaks=True) == [("x", "first second")]
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"data.table: no file at .*none.csv"):
+        opened(tmp_path / "none.csv")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match="folder is no folder that save_to_disk wrote"):
+        opened(tmp_path / "folder")
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"t.parquet: damaged, or no parquet file"):
+        opened(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"positive": "b"}, "query: name its column"),
+        ({"query": "a", "score": "s"}, "positive: name the column"),
+        ({"query": "a", "positive": "b", "score": "s", "label": "l"}, "score, label"),
+        ({"query": "a", "positive": "b", "score": "s", "negatives": ("n",)}, "negatives: would do nothing"),
+        ({"score_range": (5, 0)}, "score_range: must grow"),
+    ],
+)
+@pytest.mark.parametrize("kind", [NamedTable, TrainingTable, DevTable])
+def test_columns_that_cannot_be_meant_together_are_refused(kind, keys, message):
+    with pytest.raises(ValueError, match=message):
+        kind(path="t.csv", **keys, **({"name": "dev"} if kind is DevTable else {}))

@@ -1,0 +1,144 @@
+"""Batches of tables: which table a step takes, which rows, and that equal texts have equal numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import ClassVar
+
+import datasets
+import numpy as np
+import pytest
+
+from mcse.data.streams import Share
+from mcse.data.table_config import TableDataConfig, TrainingTable
+from mcse.data.table_rows import TableStream, load_tables, text_ids
+from mcse.data.test_sets.contamination import normalise
+
+
+class WordTokenizer:
+    """A number for each word, in the order in which they are first seen."""
+
+    digest, pad_id = "words", 0
+    known: ClassVar[dict[str, int]] = {}
+
+    def ids(self, texts, *, max_length=None):
+        return [[self.known.setdefault(w, 1 + len(self.known)) for w in text.split()][:max_length] for text in texts]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write(folder, name, rows, *, scored=False):
+    lines = [
+        "a,b,s" if scored else "a,b",
+        *(f"{name} {n},answer {n}" + (f",{n / 10}" if scored else "") for n in range(rows)),
+    ]
+    (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    return TrainingTable(path=f"{name}.csv", query="a", positive="b", score="s" if scored else None)
+
+
+def loaded(folder, *tables):
+    return load_tables(TableDataConfig(root=folder, tables=tables), WordTokenizer())
+
+
+def stream(tables, *, rank=0, world_size=1, batch_size=4):
+    return TableStream(tables, Share(batch_size, rank, world_size), seed=3, pad_id=0)
+
+
+def test_an_epoch_takes_each_table_as_often_as_it_fills_batches_and_every_row_once(tmp_path):
+    tables = loaded(tmp_path, write(tmp_path, "one", 12), write(tmp_path, "two", 8, scored=True))
+    batches = stream(tables)
+    assert batches.steps_per_epoch == 5
+    for epoch in range(3):
+        taken = [batches.batch(5 * epoch + step) for step in range(5)]
+        assert Counter(batch.table for batch in taken) == {0: 3, 1: 2}
+        for number, rows in ((0, 12), (1, 8)):
+            ids = [one for batch in taken if batch.table == number for one in batch.text_id_BV[:, 0].tolist()]
+            assert len(set(ids)) == rows
+    orders = {tuple(batches.batch(5 * epoch + step).table for step in range(5)) for epoch in range(6)}
+    assert len(orders) > 1
+
+
+def test_values_go_with_their_rows_also_when_tokens_are_kept(tmp_path):
+    tables = [loaded(tmp_path, write(tmp_path, "two", 8, scored=True)) for _ in range(2)]
+    for (table,) in tables:
+        batch = stream([table], batch_size=8).batch(0)
+        words = WordTokenizer()
+        expected = {text_ids([np.array(words.ids([f"two {n}"], max_length=32)[0])])[0]: n / 10 for n in range(8)}
+        found = dict(zip(batch.text_id_BV[:, 0].tolist(), batch.value_B.tolist(), strict=True))
+        assert found == pytest.approx(expected)
+
+
+def test_shares_are_kept_and_a_small_table_goes_round(tmp_path):
+    first, second = write(tmp_path, "one", 40), write(tmp_path, "two", 8)
+    shared = [
+        TrainingTable(path=t.path, query="a", positive="b", share=share) for t, share in ((first, 1), (second, 2))
+    ]
+    batches = stream(loaded(tmp_path, *shared))
+    assert batches.steps_per_epoch == 12
+    taken = Counter(batches.batch(step).table for step in range(12))
+    assert taken == {0: 4, 1: 8}
+
+
+def test_two_processes_take_the_halves_of_what_one_takes(tmp_path):
+    tables = loaded(tmp_path, write(tmp_path, "one", 16), write(tmp_path, "two", 16))
+    whole = stream(tables, batch_size=8)
+    halves = [stream(tables, rank=rank, world_size=2) for rank in range(2)]
+    for step in range(8):
+        batch, parts = whole.batch(step), [half.batch(step) for half in halves]
+        assert {batch.table} == {part.table for part in parts}
+        assert batch.text_id_BV.tolist() == [row for part in parts for row in part.text_id_BV.tolist()]
+
+
+def test_a_batch_depends_on_its_step_alone(tmp_path):
+    tables = loaded(tmp_path, write(tmp_path, "one", 12), write(tmp_path, "two", 12))
+    forward, backward = stream(tables), stream(tables)
+    ahead = [forward.batch(step).text_id_BV.tolist() for step in range(14)]
+    behind = [backward.batch(step).text_id_BV.tolist() for step in reversed(range(14))]
+    assert ahead == behind[::-1]
+
+
+def test_a_text_alone_is_its_own_positive(tmp_path):
+    (tmp_path / "t.csv").write_text("a\n" + "\n".join(f"text {n}" for n in range(4)) + "\n")
+    batch = stream(loaded(tmp_path, TrainingTable(path="t.csv", query="a"))).batch(0)
+    assert batch.text_id_BV.shape == (4, 2)
+    assert batch.text_id_BV[:, 0].tolist() == batch.text_id_BV[:, 1].tolist()
+    ids = batch.tokens.input_ids_BT
+    assert ids[:4].tolist() == ids[4:].tolist()
+
+
+def test_numbers_of_texts_tell_texts_apart_and_stay_the_same():
+    generator = np.random.default_rng(0)
+    rows = [generator.integers(30_000, size=generator.integers(1, 40)) for _ in range(20_000)]
+    distinct = {row.tobytes() for row in rows}
+    numbers = text_ids(rows)
+    assert len(set(numbers.tolist())) == len(distinct)
+    again = text_ids(rows[::-1][:50])
+    assert again.tolist() == numbers[::-1][:50].tolist()
+    # Padding's id 0 counts, and so does the order.
+    different = [[5], [5, 0], [0, 5], [5, 6], [6, 5]]
+    assert len(set(text_ids([np.array(row) for row in different]).tolist())) == len(different)
+
+
+def test_rows_with_sentences_of_the_tests_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("mcse.data.table_rows.sts_test_sentences", lambda tests: frozenset({normalise("answer 3")}))
+    (table,) = loaded(tmp_path, write(tmp_path, "two", 8, scored=True))
+    assert len(table) == 7
+    assert len(table.value_N) == 7
+    assert 0.3 not in np.round(table.value_N, 3)
+
+
+def test_too_few_rows_are_named_by_their_key(tmp_path):
+    tables = loaded(tmp_path, write(tmp_path, "one", 12), write(tmp_path, "two", 3))
+    with pytest.raises(ValueError, match=r"data.tables\[1\]: 3 examples are fewer than one batch of 4"):
+        stream(tables)
+
+
+def test_shares_go_to_all_tables_or_to_none():
+    given = TrainingTable(path="a.csv", share=1.0)
+    with pytest.raises(ValueError, match="give share to all of them, or to none"):
+        TableDataConfig(tables=(given, TrainingTable(path="b.csv")))
+    with pytest.raises(ValueError, match="give one of them"):
+        TableDataConfig(table=given, tables=(given,))
