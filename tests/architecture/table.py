@@ -122,6 +122,14 @@ HOMES: dict[str, set[str]] = {
 SYSTEMS: dict[str, tuple[str, ...]] = {
     "simcse": ("recipes/simcse",),
     "mcse": ("recipes/mcse",),
+    "tables": (
+        "recipes/tables",
+        "data/table_rows.py",
+        "evaluation/evaluators/tables.py",
+        "losses/ordinal.py",
+        "metrics/labels.py",
+        "models/table_model.py",
+    ),
     "vse": (
         "recipes/vse",
         "data/joint_pairs.py",

@@ -33,6 +33,7 @@ LIGHT = (
     "mcse.config_fields",
     "mcse.data.config",
     "mcse.data.source_variants",
+    "mcse.data.table_config",
     "mcse.models.config",
     "mcse.training.config",
     "mcse.recipes.base",

@@ -20,6 +20,8 @@ PAIRS = {"data.captions.per_image": "all", "mix.schedule": "every"}
 CASES = {
     "simcse": ("simcse", {}),
     "supervised": ("simcse", {"data.sentences": "nli.csv", "loss.hard_negative_weight": 0.5}),
+    "tables": ("tables", {}),
+    "tables by scores": ("tables", {"data.table": "scored.csv"}),
     "mlm": ("simcse", {"loss.mlm_weight": 0.1}),
     "mcse": ("mcse", PAIRS),
     "mcse, mlm": ("mcse", PAIRS | {"loss.mlm_weight": 0.1}),
@@ -69,7 +71,8 @@ def test_a_step(case, way, precision, tiny, monkeypatch):
     keys = keys | added | {"train.precision": precision}
     seen = take_steps(tiny, recipe, keys, monkeypatch=monkeypatch, steps=steps)
     assert not seen.waits
-    terms = {"text_text"} | ({"mlm"} if "mlm" in case else set()) | ({"text_image"} if recipe == "mcse" else set())
+    first = {"tables": "contrast", "tables by scores": "cosent"}.get(case, "text_text")
+    terms = {first} | ({"mlm"} if "mlm" in case else set()) | ({"text_image"} if recipe == "mcse" else set())
     assert seen.terms == terms
     # The language model's copies are neither packed nor cut by length.
     passes += ("mlm" in case) * (1 if way == "packed" else passes)
@@ -80,7 +83,10 @@ def test_a_step(case, way, precision, tiny, monkeypatch):
         plain = DROPOUTS_A_PASS["attention"] * ("mlm" in case)
         assert len(in_kernels) == steps * (passes * DROPOUTS_A_PASS["attention"] - plain)
     low = LOW[precision] or torch.float32
-    assert seen.dtypes == {low, torch.float32}, "the loss's product is in float32"
+    # Scores are compared pair by pair, without a product.
+    in_loss = set() if case == "tables by scores" else {torch.float32}
+    assert seen.dtypes >= {low} | in_loss, "the loss's product is in float32"
+    assert seen.dtypes <= {low, torch.float32}
     assert {dtype for _, dtype in seen.kernels} <= {low}
 
 

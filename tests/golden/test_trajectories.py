@@ -29,6 +29,17 @@ CASES = {
     ),
     "simcse supervised": ("simcse", {"data.sentences": "nli.csv", "loss.hard_negative_weight": 0.5}),
     "simcse with mlm": ("simcse", {"loss.mlm_weight": 0.1}),
+    "tables": ("tables", {}),
+    "tables by scores, every key its own": (
+        "tables",
+        {
+            "data.table": "scored.csv",
+            "data.table.loss": "angle",
+            "loss.scale": 10.0,
+            "loss.dims": [16, 8],
+            "encoder.pooling": "mean",
+        },
+    ),
     "mcse": ("mcse", {"data.captions.per_image": "all"}),
     "mcse, every key its own": (
         "mcse",

@@ -42,6 +42,7 @@ WHOLE = 32
 ALL_CAPTIONS = {"data.captions.per_image": "all"}
 VSE_INFO_NCE = {"loss.kind": "info_nce", "loss.temperature": 0.1, "loss.reduction": "sum"}
 VSE_TRANSFORMER = {"encoder.kind": "transformer", "encoder.word_dim": ..., "encoder.name_or_path": "bert"}
+SCORED = {"data.table": "scored.csv"}
 # Recipe, keys, step. MCSE's pairs come at even steps.
 STEPS = {
     "simcse": ("simcse", {}, 0),
@@ -50,6 +51,13 @@ STEPS = {
     "simcse in chunks": ("simcse", {"encoder.length_chunks": 3}, 0),
     "simcse packed": ("simcse", {"encoder.packing": True}, 0),
     "simcse cached": ("simcse", {"train.cached_chunk_size": 3}, 0),
+    "tables": ("tables", {}, 0),
+    "tables, both directions and widths": ("tables", {"loss.directions": "both", "loss.dims": [16, 8]}, 0),
+    "tables, cached": ("tables", {"train.cached_chunk_size": 3}, 0),
+    "tables by scores": ("tables", SCORED, 0),
+    "tables by scores, cached": ("tables", SCORED | {"train.cached_chunk_size": 3}, 0),
+    "tables by angles": ("tables", SCORED | {"data.table.loss": "angle"}, 0),
+    "tables by cosines": ("tables", SCORED | {"data.table.loss": "cosine", "data.table.score_range": [0, 5]}, 0),
     "mcse pairs": ("mcse", ALL_CAPTIONS, 2),
     "mcse pairs cached": ("mcse", ALL_CAPTIONS | {"train.cached_chunk_size": 3}, 2),
     "mcse pairs with mlm": ("mcse", ALL_CAPTIONS | {"loss.mlm_weight": 0.1, "loss.image_reduction": "sum"}, 0),
@@ -72,6 +80,13 @@ GROUNDED_TERMS = {"forward", "backward", "match", "retention"}
 TERMS = {
     "simcse": {"text_text"},
     "simcse supervised": {"text_text"},
+    "tables": {"contrast"},
+    "tables, both directions and widths": {"contrast"},
+    "tables, cached": {"contrast"},
+    "tables by scores": {"cosent"},
+    "tables by scores, cached": {"cosent"},
+    "tables by angles": {"angle"},
+    "tables by cosines": {"cosine"},
     "simcse with mlm": {"text_text", "mlm"},
     "simcse in chunks": {"text_text"},
     "simcse packed": {"text_text"},
@@ -118,9 +133,15 @@ TAGGER_TERMS = {
 }
 TERMS |= {case: {"image_to_text", "text_to_image"} for case in STEPS if case.startswith("vse")}
 # Cases whose terms compare a row with nothing of another process.
-ALONE = {"word features", "elmo", "elmo, carried and sampled", "cove", "maf text alone", "grounded words by images"} | {
-    case for case in STEPS if case.startswith("grounded words")
-}
+ALONE = {
+    "word features",
+    "tables by cosines",
+    "elmo",
+    "elmo, carried and sampled",
+    "cove",
+    "maf text alone",
+    "grounded words by images",
+} | {case for case in STEPS if case.startswith("grounded words")}
 LONG = {
     "train.max_steps": 10,
     "train.eval_steps": 5,

@@ -252,6 +252,16 @@ def test_training_text_of_tables_is_known_to_evaluation(several):
     assert len(seen) > 100
 
 
+def test_the_config_that_comes_along_trains_on_a_table_in_its_form(tiny, tmp_path, repository):
+    (tmp_path / "stsb_train.tsv").write_text((tiny / "scored.csv").read_text().replace(",", "\t"))
+    config = Path("configs/tables/minilm_stsb_cpu.yaml")
+    keys = {"data.root": tmp_path, "data.table": ..., "data.sts": tiny / "dev.tsv", "train.max_steps": ...}
+    keys |= {"train.epochs": 1, "train.eval_steps": 2, "optim.warmup_steps": 1, "encoder.pooling": ...}
+    assert run(tiny, "tables", tmp_path / "run", keys, "--config", str(repository / config)) == 0
+    assert np.isfinite(losses(tmp_path / "run")).all()
+    assert load_encoder(str(tmp_path / "run")).pooling == "mean"
+
+
 def test_losses_fall_on_what_can_be_learnt(tiny, tmp_path):
     keys = {"data.table": "scored.csv", "train.max_steps": 150, "train.log_steps": 15, "encoder.dropout": 0.0}
     assert run(tiny, "tables", tmp_path / "run", keys | {"data.table.loss": "cosent"}) == 0
