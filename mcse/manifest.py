@@ -42,6 +42,8 @@ Kind = Literal[
     "elmo_release",
     "vectors",
     "open_clip",
+    "library",
+    "model2vec",
 ]
 
 _TITLES: Mapping[Kind, tuple[str, str]] = {
@@ -58,14 +60,24 @@ _TITLES: Mapping[Kind, tuple[str, str]] = {
     "elmo_release": ("an ELMo of the original release", "mcse.encoders.contextual.ElmoEncoder"),
     "vectors": ("a file of word vectors", "mcse.encoders.word_vectors.WordVectorEncoder"),
     "open_clip": ("an open_clip model", "mcse.encoders.open_clip_encoder.OpenClipEncoder"),
+    "library": (
+        "a model for sentence-transformers itself",
+        "mcse.encoders.sentence_transformers_encoder.SentenceTransformersEncoder",
+    ),
+    "model2vec": ("a model2vec table", "mcse.encoders.model2vec_encoder.Model2VecEncoder"),
 }
 """Every kind of model, ours first: what to call it, and what loads it."""
 
-_PREFIXES: Mapping[str, Kind] = {"vectors:": "vectors", "open_clip:": "open_clip"}
+_PREFIXES: Mapping[str, Kind] = {
+    "vectors:": "vectors",
+    "open_clip:": "open_clip",
+    "sentence-transformers:": "library",
+    "model2vec:": "model2vec",
+}
 """Names that say their kind themselves."""
 
-_MODEL_TYPES: Mapping[str, Kind] = {"mcse_elmo": "elmo", "mcse_cove": "cove"}
-"""Architectures of ours that may also be saved without a manifest, by ``model_type`` in their ``config.json``."""
+_MODEL_TYPES: Mapping[str, Kind] = {"mcse_elmo": "elmo", "mcse_cove": "cove", "model2vec": "model2vec"}
+"""Architectures of ours that may also be saved without a manifest, and model2vec's, by their ``model_type``."""
 
 _VECTOR_ENDINGS = (".txt", ".vec", ".bin")
 
@@ -126,6 +138,26 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What is asked of a model's loader beside its name; it changes the rows, and so the digest.
+
+    Attributes:
+        prompt: Put before every sentence.
+        prompt_name: Of a prompt that the model itself lists, instead.
+        trust_remote_code: Whether Python code that lies with the model may run. No configuration and no checkpoint can
+            ask for it.
+    """
+
+    prompt: str | None = None
+    prompt_name: str | None = None
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.prompt is not None and self.prompt_name is not None:
+            raise ValueError("--prompt and --prompt-name: give one of them")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
     """A model's name, understood.
 
@@ -135,6 +167,7 @@ class Located:
         path: What is loaded: a folder, a file, the id of a hub repository, or an open_clip model's name.
         run: The run folder whose ``best/`` it is.
         manifest: Of a checkpoint of ours.
+        reading: What is asked of its loader.
     """
 
     name: str
@@ -142,6 +175,7 @@ class Located:
     path: str
     run: Path | None = None
     manifest: Manifest | None = None
+    reading: Reading = Reading()
 
     @property
     def folder(self) -> Path:
@@ -285,7 +319,8 @@ def locate(name: str | Path | Located) -> Located:
 
     Args:
         name: A run folder (its ``best/`` is taken), a checkpoint of any recipe, a sentence-transformers folder, any
-            other model's folder, a hub id, ``package:NAME/FOLDER``; ``open_clip:MODEL/PRETRAINED``; ``vectors:FILE`` or
+            other model's folder, a hub id, ``package:NAME/FOLDER``; any of these after ``sentence-transformers:`` or
+            ``model2vec:``, to be loaded by that library; ``open_clip:MODEL/PRETRAINED``; ``vectors:FILE`` or
             the plain path of a ``.txt``, ``.vec`` or ``.bin`` file, also with ``.gz``; the folder of an original ELMo.
 
     Raises:
@@ -300,6 +335,9 @@ def locate(name: str | Path | Located) -> Located:
             path = given.removeprefix(prefix)
             if kind == "vectors" and Path(path).is_dir():
                 return replace(locate(path).expect("grounded_words"), name=given)
+            if kind in ("library", "model2vec"):
+                path = resolve_name(path)
+                path = str(best_of(Path(path))) if Path(path).is_dir() else path
             return Located(name=given, kind=kind, path=path)
     path = resolve_name(given)
     if Path(path).is_dir():

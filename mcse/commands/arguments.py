@@ -61,21 +61,32 @@ class _RecipeHelp(Action):
 
 def _evaluate(parser: ArgumentParser) -> None:
     """Evaluates sentence encoders: loads each model, runs the suites, prints the tables and writes the reports."""
-    add = parser.add_argument
+    add, add_group = parser.add_argument, parser.add_argument_group
     add(
         "models",
         nargs="*",
         metavar="MODEL",
         help="run folder, parent of seed folders, checkpoint, hub id, package:NAME/FOLDER, open_clip:MODEL/PRETRAINED, "
-        "or a file of word vectors",
+        "sentence-transformers:NAME_OR_FOLDER, model2vec:NAME_OR_FOLDER, or a file of word vectors",
     )
     add("--suite", nargs="+", choices=SUITES, dest="suites", help="suites to run (default: sts)")
     add("--pooling", help="overrides the model's own pooling; needed where a model states none")
+    prompt = add_group("prompts and code of a model").add_argument
+    prompt("--prompt", metavar="TEXT", help="put before every sentence")
+    prompt("--prompt-name", metavar="NAME", help="of a prompt that the model lists, such as query")
+    code = "run Python code that lies with a sentence-transformers model: only if you trust who made it"
+    prompt("--trust-remote-code", action="store_true", help=code)
+    form = add_group("scores by width and by kind of stored row, beside those of rows as they are").add_argument
+    form("--dims", type=int, nargs="+", metavar="N", help="rows cut to their first N numbers, then unit norm")
+    form("--rows", nargs="+", choices=ROW_KINDS, help="rows as an index stores them")
     add("--data", help="SentEval folder, or one file of scored pairs (.tsv, .csv, .jsonl)")
     add("--allow-missing", action="store_true", help="sts, transfer: leave out tasks of which files are missing")
     add("--captions", help="retrieval, regularities: captions of images, in any layout that training reads")
     add("--features", help="retrieval, regularities: the images' stored features")
-    add("--images", help="retrieval, regularities: a file that lists the images to use, which is the split")
+    add(
+        "--images",
+        help="retrieval, regularities: the folder of the images, or, beside --features, a file that lists those to use",
+    )
     add("--contents", help="regularities: what each image truly shows (contents.jsonl of a picture world)")
     add("--folds", type=int, help="retrieval: parts of the images, each searched by itself (COCO: 5; default: 1)")
     add("--transfer-mode", choices=("test", "dev", "fasttest"), help="SentEval's setting (default: test)")
@@ -317,6 +328,7 @@ def _maf_tag(parser: ArgumentParser) -> None:
 
 DATASETS = ("wiki1m", "nli", "flickr30k", "coco", "sts")
 PRECISIONS = ("fp32", "bf16", "fp16")
+ROW_KINDS = ("float32", "float16", "int8", "uint8", "binary")
 SPLITTINGS = ("words", "spaces")
 SUITES = ("sts", "geometry", "transfer", "retrieval", "regularities", "wordsim", "mteb")
 

@@ -26,7 +26,7 @@ from mcse.commands import extract_features
 from mcse.commands.configs import config_path
 from mcse.data.test_sets.sts import load_own_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
-from mcse.evaluation.joint_space import CaptionedImages, load_captioned_images
+from mcse.evaluation.joint_space import CaptionedImages, joint_image_rows, load_captioned_images
 from mcse.evaluation.suite import Subject
 from mcse.evaluation.suites.retrieval import score_retrieval
 from mcse.evaluation.suites.sts import score_sts
@@ -241,12 +241,11 @@ def _curves(job: Job) -> list[Curve]:
 def _galleries(world: Path, jobs: Sequence[Job]) -> list[Gallery]:
     """Test images, and the test captions that the two MCSE systems of the first seed find nearest to each."""
     shown = _test_images(world)
-    features = shown.store.rows(shown.feature_I)
     finders: dict[str, Callable[[int], list[Caption]]] = {}
     for job in jobs:
         if job.seed == 0 and job.system != "simcse":
             encoder = SentenceEncoder.from_pretrained(str(job.folder), device="cpu")
-            score_MN = encoder.encode_image_features(features) @ encoder.encode_captions(shown.captions).T
+            score_MN = joint_image_rows(encoder, shown) @ encoder.encode_captions(shown.captions).T
             finders[TITLES[job.system]] = _finder(score_MN, shown.captions, shown.image_C)
     images = range(0, len(shown), max(1, len(shown) // _GALLERY_IMAGES))
     return [

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.encoders.word_vectors import WordVectorEncoder
 from mcse.errors import in_words, is_out_of_memory, printable
 from mcse.evaluation.compare import compare
+from mcse.evaluation.row_forms import row_forms
 from mcse.evaluation.runner import Runner
 from mcse.evaluation.seen_text import contaminated_pairs
 from mcse.evaluation.suite import Subject, SuiteOptions, TransferMode
@@ -27,6 +28,8 @@ from mcse.evaluation.suites import SUITES
 from mcse.evaluation.worst_pairs import worst_pairs
 from mcse.files import claimed
 from mcse.hub import commit_of
+from mcse.manifest import Reading
+from mcse.metrics.quantization import RowKind
 from mcse.report.evaluation_files import (
     comparison_folder,
     model_folder,
@@ -53,11 +56,17 @@ class _Reports:
 
     output: Path | None
     precision: str
+    pooling: str | None
+    reading: Reading
     _: KW_ONLY
     is_alone: bool
-    has_cards: bool
     mteb_files: bool
     failures: list[int] = field(default_factory=list)
+
+    @property
+    def has_cards(self) -> bool:
+        """Whether a run's card gets the table: not one of other rows than the run's own."""
+        return self.pooling is None and self.reading == Reading()
 
     def fail(self, name: str, error: Exception) -> None:
         """Says what is wrong in one line."""
@@ -70,13 +79,17 @@ class _Reports:
     def folder(self, model: ModelScores, *, is_seed: bool = False) -> Path:
         """Where the report of one model goes."""
         is_alone = self.is_alone and not is_seed
-        return model_folder(model, digest=encoder_digest(model.name), output=self.output, is_alone=is_alone)
+        return model_folder(model, digest=self.digest(model.name), output=self.output, is_alone=is_alone)
+
+    def digest(self, name: str) -> str | None:
+        """Of a model, and of what is asked beside its name."""
+        return encoder_digest(name, self.reading)
 
     def write(self, model: ModelScores, *, is_seed: bool) -> None:
         """Writes the report of one model."""
         folder = self.folder(model, is_seed=is_seed)
         with claimed(folder, wait=_SECONDS_TO_WAIT):
-            write_model(model, folder, digest=encoder_digest(model.name), precision=self.precision)
+            write_model(model, folder, digest=self.digest(model.name), precision=self.precision)
         print(printable(f"wrote {folder / 'results.json'}, report.md, report.tex and report.html"))
         if self.has_cards:
             try:
@@ -109,6 +122,11 @@ def run(
     batch_size: int = 64,
     precision: Literal["float32", "bfloat16"] = "float32",
     no_cache: bool = False,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
+    trust_remote_code: bool = False,
+    dims: Sequence[int] = (),
+    rows: Sequence[RowKind] = (),
     list_suites: bool = False,
 ) -> int:
     """Evaluates; returns 0, or the code of what failed: a model that fails does not lose the others.
@@ -132,15 +150,31 @@ def run(
     if list_suites:
         return _list_suites(options)
     _check(models, suites, options, compared=compared, errors=errors, mteb_files=mteb_files)
-    is_alone, has_cards = len(models) == 1, pooling is None
-    reports = _Reports(output, precision, is_alone=is_alone, has_cards=has_cards, mteb_files=mteb_files)
+    reading = Reading(prompt=prompt, prompt_name=prompt_name, trust_remote_code=trust_remote_code)
+    reports = _Reports(output, precision, pooling, reading, is_alone=len(models) == 1, mteb_files=mteb_files)
+    forms = row_forms(dims, rows)
+
+    def runner() -> Runner:
+        found = {name: SUITES[name].prepare(options) for name in suites}
+        made = Runner(found, pooling=pooling, precision=precision, batch_size=batch_size, use_cache=not no_cache)
+        return replace(made, forms=forms)
+
+    return _carry_out(models, runner, reports, is_compared=compared, errors=errors, contamination=contamination)
+
+
+def _carry_out(
+    models: Sequence[str],
+    runner: Callable[[], Runner],
+    reports: _Reports,
+    *,
+    is_compared: bool,
+    errors: int | None,
+    contamination: bool,
+) -> int:
     try:
-        groups = _groups(models, reports)
-        prepared = {name: SUITES[name].prepare(options) for name in suites}
-        runner = Runner(prepared, pooling=pooling, precision=precision, batch_size=batch_size, use_cache=not no_cache)
-        systems = _evaluate(groups, runner, reports)
+        systems = _evaluate(_groups(models, reports), runner(), reports)
         if is_main() and systems:
-            folder = _report(systems, reports, is_compared=compared)
+            folder = _report(systems, reports, is_compared=is_compared)
             _list_pairs(systems, folder, errors=errors, contamination=contamination)
     except (ValueError, OSError) as error:
         reports.fail("", error)
@@ -207,8 +241,10 @@ def _evaluate(groups: Mapping[str, Sequence[str]], runner: Runner, reports: _Rep
             try:
                 found = runner.scores(
                     model,
-                    digest=encoder_digest(model),
-                    load=lambda name: load_encoder(name, pooling=runner.pooling, precision=runner.precision),
+                    digest=reports.digest(model),
+                    load=lambda name: load_encoder(
+                        name, pooling=runner.pooling, precision=runner.precision, reading=reports.reading
+                    ),
                     notes=_notes,
                     on_start=_say,
                     on_failure=reports.fail,
@@ -231,11 +267,14 @@ def _say(model: str, suites: str) -> None:
 
 
 def _notes(subject: Subject) -> tuple[str, ...]:
-    """What the scores do not say: how many words of the sentences so far a table of vectors knows."""
-    if not isinstance(subject.encoder, WordVectorEncoder):
-        return ()
-    sentences = subject.rows.sentences
-    return (f"of {len(sentences):,} distinct sentences: {subject.encoder.coverage_of(sentences).text}",)
+    """What the scores do not say: the prompt, and how many words of the sentences a table of vectors knows."""
+    encoder, notes = subject.encoder, []
+    if prompt := getattr(encoder, "prompt", ""):
+        notes.append(f"prompt before every sentence: {prompt!r}")
+    if isinstance(encoder, WordVectorEncoder):
+        sentences = subject.rows.sentences
+        notes.append(f"of {len(sentences):,} distinct sentences: {encoder.coverage_of(sentences).text}")
+    return tuple(notes)
 
 
 def _report(systems: Sequence[System], reports: _Reports, *, is_compared: bool) -> Path:

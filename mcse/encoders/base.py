@@ -29,7 +29,7 @@ from mcse.encoders.inputs import (
     evaluating,
     longest_first,
 )
-from mcse.manifest import Located, locate
+from mcse.manifest import Located, Reading, locate
 from mcse.progress import progress_bar
 from mcse.types import FloatArray
 
@@ -45,6 +45,7 @@ class BaseEncoder(ABC, Generic[Tokens]):
 
     Attributes:
         pooling: Which vector stands for a sentence.
+        prompt: Put before every sentence; empty by default.
 
     Args:
         name: What to call the encoder in messages and reports.
@@ -57,6 +58,7 @@ class BaseEncoder(ABC, Generic[Tokens]):
     """
 
     pooling: str
+    prompt: str = ""
 
     def __init__(
         self,
@@ -92,7 +94,24 @@ class BaseEncoder(ABC, Generic[Tokens]):
         Raises:
             ValueError: No such model is there, it is damaged or of another kind, or it has no such pooling.
         """
-        return cls._load(locate(name_or_path), pooling=pooling, precision=precision).to(chosen_device(device))
+        located = locate(name_or_path)
+        encoder = cls._load(located, pooling=pooling, precision=precision)
+        encoder._take(located.reading)
+        return encoder.to(chosen_device(device))
+
+    def _take(self, reading: Reading) -> None:
+        """Does what is asked beside the name; a kind whose models list prompts, or have code, does it itself."""
+        if reading.prompt_name is not None:
+            raise ValueError(f"{self._title()} lists no prompts by name; --prompt takes one as text")
+        if reading.trust_remote_code:
+            raise ValueError(
+                f"{self._title()}: --trust-remote-code is for sentence-transformers:NAME; no other has code"
+            )
+        self.prompt = reading.prompt or ""
+
+    def _prompted(self, texts: Sequence[str]) -> Sequence[str]:
+        """What is tokenised."""
+        return [self.prompt + text for text in texts] if self.prompt else texts
 
     @classmethod
     @abstractmethod
@@ -226,7 +245,7 @@ class BaseEncoder(ABC, Generic[Tokens]):
         bar = progress_bar(total=len(texts), unit="sentence", is_shown=show_progress and distributed.is_main())
         with bar, evaluating(self._modules()), torch.inference_mode(), mode:
             for start in range(0, len(texts), _CHUNK):
-                tokens = self._tokenize(texts[start : start + _CHUNK], max_length=max_length)
+                tokens = self._tokenize(self._prompted(texts[start : start + _CHUNK]), max_length=max_length)
                 chunk_ND = torch.zeros(len(tokens), width, device=own)
                 for numbers in longest_first(map(len, tokens), batch_size=batch_size):
                     row_BD = forward([tokens[number] for number in numbers])

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Generic, Self, TypeAlias
+from typing import Generic, Self, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ ImageInput: TypeAlias = str | Path | Image.Image
 """An image, or the path of its file."""
 
 _THREADS = 4
+
+Prepared = TypeVar("Prepared")
 
 
 class ImageReader(ABC):
@@ -68,20 +70,34 @@ class ImageReader(ABC):
             ValueError: As for ``tower``; ``batch_size`` is below 1; an image is missing or cannot be read, by place
                 and name.
         """
+        tower = self.tower
+
+        def rows_of(pixels: Sequence[Tensor]) -> Tensor:
+            row_BF: Tensor = tower(torch.stack(list(pixels)).to(self.device))
+            return row_BF
+
+        with evaluating([tower]):
+            return self._read_images(images, tower.preprocess, rows_of, width=tower.width, batch_size=batch_size)
+
+    def _read_images(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        prepare: Callable[[Image.Image], Prepared],
+        forward: Callable[[Sequence[Prepared]], Tensor],
+        *,
+        width: int,
+        batch_size: int,
+    ) -> FloatArray:
+        """(N, F) float32 rows of images; threads read and ``prepare`` each, ``forward`` takes a batch of them."""
         check_batch_size(batch_size)
         chosen = [images] if isinstance(images, str | Path | Image.Image) else list(images)
-        tower, device = self.tower, self.device
-        feature_NF = np.empty((len(chosen), tower.width), dtype=np.float32)
-
-        def pixels_of(place: int) -> Tensor:
-            return tower.preprocess(_as_rgb(chosen[place], place))
-
-        mode = autocast(device, precision=self.precision)
-        with evaluating([tower]), ThreadPoolExecutor(_THREADS) as pool, torch.inference_mode(), mode:
+        feature_NF = np.empty((len(chosen), width), dtype=np.float32)
+        mode = autocast(self.device, precision=self.precision)
+        with ThreadPoolExecutor(_THREADS) as pool, torch.inference_mode(), mode:
             for start in range(0, len(chosen), batch_size):
-                stop = min(start + batch_size, len(chosen))
-                pixel_B3HW = torch.stack(list(pool.map(pixels_of, range(start, stop)))).to(device)
-                feature_NF[start:stop] = tower(pixel_B3HW).float().cpu().numpy()
+                places = range(start, min(start + batch_size, len(chosen)))
+                batch = list(pool.map(lambda place: prepare(_as_rgb(chosen[place], place)), places))
+                feature_NF[start : places.stop] = forward(batch).float().cpu().numpy()
         return feature_NF
 
 

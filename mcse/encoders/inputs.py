@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
 
 import numpy as np
@@ -16,6 +17,20 @@ from mcse.errors import said
 Found = TypeVar("Found")
 
 Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class RawText:
+    """A sentence that another library tokenises, batch by batch: as long as its characters.
+
+    ``cut`` is the longest input in tokens, where it is asked for.
+    """
+
+    text: str
+    cut: int | None
+
+    def __len__(self) -> int:
+        return len(self.text) + 1  # an empty sentence has an embedding, too
 
 
 def check_batch_size(batch_size: int) -> None:

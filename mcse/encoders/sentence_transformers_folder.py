@@ -25,6 +25,11 @@ T = TypeVar("T")
 
 MODULES = "modules.json"
 
+
+class NotFollowedError(ValueError):
+    """The folder is sound as far as it was read, and only sentence-transformers itself can follow it."""
+
+
 _HOMES = {
     "Transformer": "sentence_transformers.base.modules.transformer",
     "Pooling": "sentence_transformers.sentence_transformer.modules.pooling",
@@ -187,7 +192,7 @@ def list_modules(name_or_path: str) -> tuple[Module, ...] | None:
         if place.is_absolute() or ".." in place.parts or "\\" in module.path or "\0" in module.path:
             raise ValueError(f"{path}: the path {module.path!r} leads out of the folder")
         if module.kwargs:
-            raise ValueError(_unknown(name_or_path, f"kwargs of {module.type} in {MODULES}", "none"))
+            raise _unknown(name_or_path, f"kwargs of {module.type} in {MODULES}", "none")
     return modules
 
 
@@ -200,15 +205,13 @@ def read_modules(name_or_path: str, modules: Sequence[Module]) -> SentenceTransf
     kinds = [_CLASSES.get(module.type, module.type) for module in modules]
     layout = [kind for kind in kinds if kind != "Dense"]
     if layout not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]) or kinds[:2] != layout[:2]:
-        raise ValueError(
-            _unknown(
-                name_or_path,
-                f"the modules {', '.join(kinds) or 'of an empty list'}",
-                "sentence-transformers' own Transformer, Pooling, Dense and Normalize, in this order",
-            )
+        raise _unknown(
+            name_or_path,
+            f"the modules {', '.join(kinds) or 'of an empty list'}",
+            "sentence-transformers' own Transformer, Pooling, Dense and Normalize, in this order",
         )
     if "Normalize" in kinds and kinds[-1] != "Normalize":
-        raise ValueError(_unknown(name_or_path, f"a module after Normalize ({kinds[-1]})", "Normalize as the last one"))
+        raise _unknown(name_or_path, f"a module after Normalize ({kinds[-1]})", "Normalize as the last one")
     _check_model(name_or_path)
     inside = {kind: module.path for kind, module in zip(kinds, modules, strict=True)}
     if "Normalize" in inside:
@@ -243,11 +246,11 @@ def fetch(name_or_path: str, file: str) -> Path | None:
 def _transformer_path(name_or_path: str, inside: str) -> str:
     for file, what in _NOT_FOLLOWED.items():
         if fetch(name_or_path, str(PurePosixPath(inside) / file)) is not None:
-            raise ValueError(_unknown(name_or_path, f"{file}, {what}", "a transformer's own files"))
+            raise _unknown(name_or_path, f"{file}, {what}", "a transformer's own files")
     if not inside:
         return name_or_path
     if not Path(name_or_path).is_dir():
-        raise ValueError(f"{name_or_path!r} keeps its transformer in {inside!r}; download it and name the local folder")
+        raise _unknown(name_or_path, f"a repository with its transformer in {inside!r}", "it of local folders alone")
     return str(Path(name_or_path) / inside)
 
 
@@ -277,7 +280,7 @@ def _read_pooling(name_or_path: str, inside: str) -> str:
         modes = [key for key in _names(_Pooling) if key.startswith("pooling_mode_") and getattr(config, key)]
     names = [_POOLINGS.get(mode) for mode in modes]
     if len(names) != 1 or names[0] is None:
-        raise ValueError(_unknown(name_or_path, f"pooling {' + '.join(modes) or 'none'}", "one of cls, mean, max"))
+        raise _unknown(name_or_path, f"pooling {' + '.join(modes) or 'none'}", "one of cls, mean, max")
     return names[0]
 
 
@@ -290,7 +293,7 @@ def _read_dense(name_or_path: str, inside: str) -> tuple[nn.Linear, nn.Module]:
         raise ValueError(f"{name_or_path} lacks {inside}/{'config.json' if config is None else 'model.safetensors'}")
     if config.activation_function not in _ACTIVATIONS:
         told = f"activation {config.activation_function} in {inside}"
-        raise ValueError(_unknown(name_or_path, told, ", ".join(_ACTIVATIONS)))
+        raise _unknown(name_or_path, told, ", ".join(_ACTIVATIONS))
     state = {key.removeprefix("linear."): value for key, value in load_tensors(path).items()}
     wanted: dict[str, tuple[int, ...]] = {"weight": (config.out_features, config.in_features)}
     if config.bias:
@@ -310,7 +313,7 @@ def _check_model(name_or_path: str) -> None:
     if settings is None or settings.default_prompt_name is None:
         return
     if (settings.prompts or {}).get(settings.default_prompt_name) != "":
-        raise ValueError(_unknown(name_or_path, f"the default prompt {settings.default_prompt_name!r}", "no prompt"))
+        raise _unknown(name_or_path, f"the default prompt {settings.default_prompt_name!r}", "no prompt")
 
 
 def _read(name_or_path: str, file: str, schema: type[T], *, followed: Collection[str] = ()) -> T | None:
@@ -332,7 +335,7 @@ def _read(name_or_path: str, file: str, schema: type[T], *, followed: Collection
     for key, default in neutral.items():
         value = getattr(settings, key)
         if key not in followed and value != default and value not in (None, {}):
-            raise ValueError(_unknown(name_or_path, f"{file}: {key} = {json.dumps(value)}", json.dumps(default)))
+            raise _unknown(name_or_path, f"{file}: {key} = {json.dumps(value)}", json.dumps(default))
     return settings
 
 
@@ -340,15 +343,15 @@ def _check_keys(
     name_or_path: str, file: str, found: Mapping[str, Any], schema: type, *, followed: Collection[str] = ()
 ) -> None:
     if unknown := [key for key in found if key not in (*_names(schema), *followed)]:
-        raise ValueError(_unknown(name_or_path, f"{file}: {', '.join(unknown)}", ", ".join(_names(schema))))
+        raise _unknown(name_or_path, f"{file}: {', '.join(unknown)}", ", ".join(_names(schema)))
 
 
 def _names(schema: type) -> tuple[str, ...]:
     return tuple(key.name for key in dataclasses.fields(schema))
 
 
-def _unknown(name: str, found: str, known: str) -> str:
-    return (
+def _unknown(name: str, found: str, known: str) -> NotFollowedError:
+    return NotFollowedError(
         f"{name}: SentenceEncoder does not know {found[:200]}; it knows {known}. This folder needs "
-        "sentence-transformers itself."
+        f"sentence-transformers itself: sentence-transformers:{name}"
     )

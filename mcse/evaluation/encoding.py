@@ -9,6 +9,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +73,23 @@ def encode_in_turns(encode: Callable[[list[str]], FloatArray], texts: Sequence[s
     row_ND = np.empty_like(row)
     row_ND[np.concatenate(turns)] = row
     return row_ND
+
+
+class Rows(Protocol):
+    """Rows of sentences that are encoded once, whoever asks for them."""
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The distinct sentences encoded so far."""
+
+    def encode(self, sentences: Sequence[str]) -> None:
+        """Encodes those that are not known yet; all at once is faster than task after task."""
+
+    def raw(self, sentences: Sequence[str]) -> FloatArray:
+        """(P, D) float32 rows before their norm is taken away, repeats included."""
+
+    def unit(self, sentences: Sequence[str]) -> FloatArray:
+        """(P, D) float32 unit rows, repeats included; a row of zeros stays one."""
 
 
 class RowStore:

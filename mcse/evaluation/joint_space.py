@@ -12,34 +12,36 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.captions.table import load_captions
+from mcse.data.captions.table import CaptionTable, load_captions
 from mcse.data.images.features import FeatureStore, captions_to_features, join_equal_rows, open_features
+from mcse.data.images.names import find_all
+from mcse.data.images.sources import ImageFolder, ImageSource, open_images
 from mcse.evaluation.encoding import check_rows, encode_in_turns
 from mcse.evaluation.suite import SuiteOptions
-from mcse.files import digest_of
+from mcse.files import digest_of, sha256_file
 from mcse.metrics.retrieval import Ranks, best_ranks, median_rank, recall_at
-from mcse.types import Encoder, FeatureTextEncoder, FloatArray, Sample
+from mcse.types import Encoder, FeatureTextEncoder, FloatArray, ImageTextEncoder, Sample
 
 RECALLS = (1, 5, 10)
 
-_IMAGES_AT_ONCE = 1024
+_IMAGES_AT_ONCE, _PIXELS_AT_ONCE = 1024, 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CaptionedImages:
-    """Images with one caption or more each, and where their features stand.
+    """Images with one caption or more each, and where they or their features stand.
 
     Args:
         captions: All of them, image after image.
         image_C: The image, from 0, that each caption belongs to.
-        store: Holds the images' features, and may hold more.
+        store: Holds the images' features, or the images themselves, and may hold more.
         feature_I: Row of each image in the store.
         source: What the captions were read from.
     """
 
     captions: tuple[str, ...]
     image_C: NDArray[np.int64]
-    store: FeatureStore
+    store: FeatureStore | ImageSource
     feature_I: NDArray[np.int64]
     source: str
 
@@ -69,24 +71,30 @@ class FoundRanks:
         return {**recalls, "median_rank": median_rank(self.rank_Q)}
 
 
-def load_captioned_images(captions: str, *, features: str, images: str | None = None) -> CaptionedImages:
-    """Captions with their images' features, in any layout that training reads; images without captions are left out.
+def load_captioned_images(captions: str, *, features: str | None, images: str | None = None) -> CaptionedImages:
+    """Captions with their images, in any layout that training reads; images without captions are left out.
 
     Args:
         captions: File, folder or hub data set, with ``::SPLIT`` where it has splits.
         features: Store of the images' features.
-        images: File that lists the images to use.
+        images: File that lists the images to use; without ``features`` the folder of the images themselves.
 
     Raises:
         FileNotFoundError: One of them is not there.
-        ValueError: One of them cannot be read, images have no features, or there are no captions.
+        ValueError: One of them cannot be read, images are missing or have no features, or there are no captions.
     """
     for flag, name in (("--features", features), ("--images", images)):
         if name is not None and not Path(name).exists():
             raise FileNotFoundError(f"{flag}: nothing at {name}")
-    table = load_captions(captions, images=None if images is None else Path(images))
-    store = open_features(Path(features))
-    table, feature_I = join_equal_rows(table, captions_to_features(table, store), store)
+    store: FeatureStore | ImageSource
+    if features is None:
+        assert images is not None
+        table, store = load_captions(captions), open_images(images)
+        feature_I = _places(table, store, images)
+    else:
+        table = load_captions(captions, images=None if images is None else Path(images))
+        store = open_features(Path(features))
+        table, feature_I = join_equal_rows(table, captions_to_features(table, store), store)
     kept = [number for number, several in enumerate(table.captions) if several]
     if not kept:
         raise ValueError(f"--captions: no captions in {table.source}")
@@ -106,14 +114,19 @@ def images_of_options(options: SuiteOptions, *, suite: str) -> CaptionedImages:
         FileNotFoundError: Captions, features or list of images are not there.
         ValueError: ``--captions`` or ``--features`` is not given, or a file cannot be read.
     """
-    given = {"--captions": options.captions, "--features": options.features}
+    is_folder = options.images is not None and Path(options.images).is_dir()
+    if is_folder and options.features:
+        raise ValueError(
+            f"--images {options.images} is the folder of the images themselves: leave out --features, or name a file "
+            "that lists images"
+        )
+    given = {"--captions": options.captions, "--features": options.features or is_folder}
     if lacking := [flag for flag, value in given.items() if not value]:
         raise ValueError(
             f"{suite} needs {' and '.join(lacking)}: --captions and --features say which captions and image features "
-            "to use, --images may list the images of a split"
+            "to use, --images may list the images of a split, or name the folder of the images instead of --features"
         )
     assert options.captions is not None
-    assert options.features is not None
     return load_captioned_images(options.captions, features=options.features, images=options.images)
 
 
@@ -137,18 +150,45 @@ def joint_image_rows(encoder: FeatureTextEncoder, images: CaptionedImages) -> Fl
     """(I, D) unit rows of the images in the joint space.
 
     Raises:
-        ValueError: Features of another image tower, or not one unit row an image.
+        NoJointSpaceError: The images are no features, and the encoder takes features alone.
+        ValueError: Features of another image tower, an image that cannot be read, or not one unit row an image.
         UndefinedScoreError: Rows that are not finite.
     """
-    images.store.check_tower(getattr(encoder, "image_tower", None))
-    image_ID: FloatArray = np.concatenate(
-        [
-            encoder.encode_image_features(images.store.rows(images.feature_I[start : start + _IMAGES_AT_ONCE]))
-            for start in range(0, len(images), _IMAGES_AT_ONCE)
-        ]
-    )
+    store = images.store
+    if isinstance(store, FeatureStore):
+        store.check_tower(getattr(encoder, "image_tower", None))
+        image_ID: FloatArray = np.concatenate(
+            [
+                encoder.encode_image_features(store.rows(images.feature_I[start : start + _IMAGES_AT_ONCE]))
+                for start in range(0, len(images), _IMAGES_AT_ONCE)
+            ]
+        )
+    else:
+        image_ID = _pixel_rows(encoder, store, images.feature_I)
     check_rows(image_ID, images.image_names, label="images")
     return image_ID
+
+
+def _pixel_rows(encoder: FeatureTextEncoder, source: ImageSource, place_I: NDArray[np.int64]) -> FloatArray:
+    if not isinstance(encoder, ImageTextEncoder):
+        title = getattr(encoder, "name", "") or "the encoder"
+        raise NoJointSpaceError(f"{title} takes stored features alone, not images: name their store by --features")
+
+    def encode(own: list[str]) -> FloatArray:
+        blocks = [own[start : start + _PIXELS_AT_ONCE] for start in range(0, len(own), _PIXELS_AT_ONCE)]
+        rows = [encoder.encode_images([source.load(int(place)) for place in block]) for block in blocks]
+        return np.concatenate(rows)
+
+    return encode_in_turns(encode, [str(place) for place in place_I.tolist()], label="images")
+
+
+def _places(table: CaptionTable, source: ImageSource, folder: str) -> NDArray[np.int64]:
+    if table.image_names is None:
+        raise ValueError(
+            f"{table.source} has no image names, so nothing says which image of {folder} is whose; give captions with "
+            "names, or stored features (--features)"
+        )
+    return find_all(table.image_names, source.names, where=table.source, problem=f"are not in {folder}")
 
 
 def encode_captions(encoder: FeatureTextEncoder, captions: tuple[str, ...], *, batch_size: int) -> FloatArray:
@@ -206,10 +246,13 @@ def drawn_by_image(value_Q: NDArray[np.floating], image_Q: NDArray[np.int64]) ->
 
 def images_digest(images: CaptionedImages, *settings: object) -> str:
     """Of the captions and feature rows that are used, whatever files they stand in, and of settings."""
-    starts = range(0, len(images), _IMAGES_AT_ONCE)
-    blocks = (images.store.rows(images.feature_I[start : start + _IMAGES_AT_ONCE]) for start in starts)
-    return digest_of(
-        json.dumps([images.captions, images.image_C.tolist()]),
-        *(digest_of(block.tobytes()) for block in blocks),
-        repr((images.store.tower, *settings)),
-    )
+    store, tower = images.store, None
+    if isinstance(store, FeatureStore):
+        tower, starts = store.tower, range(0, len(images), _IMAGES_AT_ONCE)
+        blocks = (store.rows(images.feature_I[start : start + _IMAGES_AT_ONCE]) for start in starts)
+        parts = [digest_of(block.tobytes()) for block in blocks]
+    elif isinstance(store, ImageFolder):
+        parts = [sha256_file(store.root / name) for name in images.image_names]
+    else:
+        parts = [digest_of(store.load(int(place)).tobytes()) for place in images.feature_I]
+    return digest_of(json.dumps([images.captions, images.image_C.tolist()]), *parts, repr((tower, *settings)))

@@ -21,7 +21,7 @@ from mcse.types.scores import Statistic
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 4
+FORMAT = 5
 
 _CONTENT = "content"
 _PARTS = {"value_P": "fiu", "gold_P": "fiu", "group_P": "iu", "cluster_P": "iu", "clean_P": "b"}
@@ -62,6 +62,7 @@ class _Scores:
     samples: dict[str, Statistic]
     means: dict[str, dict[str, float]]
     pairs: dict[str, PairList]
+    form: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ def save_result(key: str, result: KeptResult) -> None:
             "samples": {str(name): sample.statistic for name, sample in scores.samples.items()},
             "means": {str(name): _by_text(weights) for name, weights in scores.means.items()},
             "pairs": {str(name): asdict(pairs) for name, pairs in scores.pairs.items()},
+            "form": scores.form,
         },
     }
     arrays[_CONTENT] = np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
@@ -136,6 +138,7 @@ def _restored(content: _Scores, arrays: Mapping[str, NDArray[Any]]) -> SuiteScor
         samples={ScoreKey.parse(name): _sample(name, statistic, arrays) for name, statistic in content.samples.items()},
         means={ScoreKey.parse(name): _by_key(weights) for name, weights in content.means.items()},
         pairs={ScoreKey.parse(name): pairs for name, pairs in content.pairs.items()},
+        form=content.form,
     )
 
 

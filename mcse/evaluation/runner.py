@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from mcse.distributed import broadcast_object, fail_together, is_main
 from mcse.evaluation.result_cache import KeptResult, cache_key, load_result, save_result
+from mcse.evaluation.row_forms import AS_THEY_ARE, RowForm
 from mcse.evaluation.seen_text import seen_by
 from mcse.evaluation.suite import PreparedSuite, Subject
 from mcse.evaluation.suites import SUITES
@@ -36,6 +37,7 @@ class Runner:
         precision: Of matrix products.
         batch_size: Sentences a forward pass.
         use_cache: Whether results that are kept are taken.
+        forms: Of rows; the first is rows as they are.
     """
 
     suites: Mapping[str, PreparedSuite]
@@ -44,6 +46,7 @@ class Runner:
     precision: Precision
     batch_size: int
     use_cache: bool
+    forms: tuple[RowForm, ...] = (AS_THEY_ARE,)
 
     def scores(
         self,
@@ -68,39 +71,43 @@ class Runner:
         Raises:
             ValueError: The model cannot be loaded, or no suite could evaluate it.
         """
-        keys = {name: self._key(name, digest) for name in self.suites}
+        parts = [(name, form) for form in self.forms for name in self.suites]
+        keys = {part: self._key(*part, digest) for part in parts}
         may_load = digest is not None and self.use_cache and is_main()
-        found = broadcast_object({name: load_result(key) if may_load else None for name, key in keys.items()})
-        kept = {name: result for name, result in found.items() if result is not None}
-        if missing := [name for name in self.suites if name not in kept]:
-            on_start(model, "; ".join(self.suites[name].summary for name in missing))
+        found = broadcast_object({part: load_result(key) if may_load else None for part, key in keys.items()})
+        kept = {part: result for part, result in found.items() if result is not None}
+        if missing := [part for part in parts if part not in kept]:
+            on_start(model, "; ".join(dict.fromkeys(self.suites[name].summary for name, _ in missing)))
             encoder = fail_together(lambda: load(model))
             seen, unknown = seen_by(Path(model))
             subject = Subject.of(encoder, batch_size=self.batch_size, seen=seen, why_unknown=unknown)
-            for name in missing:
+            for part in missing:
+                name, form = part
                 try:
-                    scores = self.suites[name].run(subject)
+                    scores = self.suites[name].run(subject.as_stored(form))
                     if not scores.scores:
                         reasons = [f"{key}: {reason}" for key, reason in scores.absent.items()]
                         raise ValueError(f"nothing could be evaluated; {'; '.join(reasons)}")
                 except Exception as error:  # other people's encoders raise whatever comes
-                    on_failure(f"{model}, {name}", error)
+                    on_failure(f"{model}, {name}{f' ({form.label})' if form.name else ''}", error)
                     continue
-                kept[name] = KeptResult(pooling=encoder.pooling, scores=scores, notes=notes(subject))
+                kept[part] = KeptResult(pooling=encoder.pooling, scores=scores, notes=notes(subject))
                 # Training text that could not be read again today may be there tomorrow.
                 if is_main() and digest is not None and not unknown:
-                    save_result(keys[name], kept[name])
+                    save_result(keys[part], kept[part])
         if not kept:
             raise ValueError("no suite could evaluate it")
-        done = [kept[name] for name in self.suites if name in kept]
+        done = [kept[part] for part in parts if part in kept]
         return ModelScores(
             name=model,
             pooling=done[0].pooling,
-            suites=tuple(kept[name].scores if name in kept else _NOTHING for name in self.suites),
+            suites=tuple(kept[part].scores if part in kept else _NOTHING for part in parts),
             notes=tuple(dict.fromkeys(note for result in done for note in result.notes)),
         )
 
-    def _key(self, name: str, digest: str | None) -> str:
+    def _key(self, name: str, form: RowForm, digest: str | None) -> str:
         # Padding, and so rounding, depends on who shares a batch; in 32 bits that is below what is printed.
         rounding = (self.precision, self.batch_size) if self.precision == "bfloat16" else (self.precision,)
-        return cache_key(digest, self.pooling, *rounding, name, SUITES[name].version, self.suites[name].digest)
+        return cache_key(
+            digest, self.pooling, *rounding, name, form.name, SUITES[name].version, self.suites[name].digest
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from mcse.data.test_sets.contamination import nearly_seen, unseen
 from mcse.data.test_sets.sts import ScoredPairs
-from mcse.evaluation.encoding import RowStore
+from mcse.evaluation.encoding import Rows, RowStore
+from mcse.evaluation.row_forms import AS_THEY_ARE, FormedRows, RowForm, headlines, in_form
 from mcse.evaluation.uncertainty import add_intervals
 from mcse.files import digest_of, sha256_file
 from mcse.types import Encoder, SuiteScores
@@ -64,11 +65,12 @@ class Subject:
     """The model under evaluation.
 
     ``seen``: the normalised sentences of its training text; ``None`` where that is unknown, which ``why_unknown``
-    explains of a run.
+    explains of a run. ``form`` is that of ``rows``.
     """
 
     encoder: Encoder
-    rows: RowStore
+    rows: Rows
+    form: RowForm = AS_THEY_ARE
     seen: frozenset[str] | None = None
     why_unknown: str = ""
 
@@ -79,6 +81,10 @@ class Subject:
         """A subject whose rows are not yet encoded."""
         rows = RowStore(encoder, batch_size=batch_size)
         return cls(encoder=encoder, rows=rows, seen=seen, why_unknown=why_unknown)
+
+    def as_stored(self, form: RowForm) -> Subject:
+        """The same subject with rows of another form."""
+        return self if form == AS_THEY_ARE else replace(self, rows=FormedRows(self.rows, form), form=form)
 
     def unseen(self, sentence1: Sequence[str], sentence2: Sequence[str]) -> NDArray[np.bool_] | None:
         """(P,) whether neither sentence of a pair stands in the training text; ``None`` where that is unknown."""
@@ -104,8 +110,12 @@ class PreparedSuite:
     score: Callable[[Subject], SuiteScores]
 
     def run(self, subject: Subject) -> SuiteScores:
-        """The scores with their intervals; every process must call it."""
-        return add_intervals(self.score(subject))
+        """The scores with their intervals; of another form of rows the headlines. Every process must call it."""
+        found = self.score(subject)
+        if subject.form == AS_THEY_ARE:
+            return add_intervals(found)
+        # Named after they are drawn, so that every form has the draws of the same items.
+        return in_form(add_intervals(headlines(found)), subject.form)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

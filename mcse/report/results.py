@@ -99,8 +99,13 @@ def report_markdown(model: ModelScores) -> str:
 
 
 def model_tables(model: ModelScores) -> list[ScoreTable]:
-    """One table a suite: the headline with its interval, and the other ways to count; then STS by domain."""
-    tables = [table for suite in model.suites if (table := _suite_table(model, suite)).rows]
+    """One table a suite: the headline with its interval, and the other ways to count; then STS by domain.
+
+    Of rows in other forms one table a suite follows, a form a row.
+    """
+    plain = [suite for suite in model.suites if not suite.form]
+    tables = [table for suite in plain if (table := _suite_table(model, suite)).rows]
+    tables += [table for suite in plain if (table := _form_table(model, suite)).rows]
     return tables + _domain_table([System(model.name, (model,))])
 
 
@@ -116,7 +121,9 @@ def contest_tables(systems: Sequence[System]) -> list[ScoreTable]:
             rows.append(ScoreRow(system.title, tuple(system.values(column.key) for column in columns)))
             if len(system.seeds) > 1:
                 rows.append(_best_seed(system, columns))
-        tables.append(_contest(columns, rows, caption=_contest_caption(columns) if number == 0 else ""))
+        form = next((seed.suites[number].form for system in systems for seed in system.seeds), "")
+        caption = _contest_caption(columns) if number == 0 else ""
+        tables.append(_contest(columns, rows, caption=caption, form=form))
         clean = [
             ScoreRow(system.title, tuple(system.values(column.key.clean) for column in columns)) for system in systems
         ]
@@ -234,6 +241,31 @@ def _suite_table(model: ModelScores, suite: SuiteScores) -> ScoreTable:
     )
 
 
+def _form_table(model: ModelScores, plain: SuiteScores) -> ScoreTable:
+    """A suite's headlines on rows as they are and in other forms, each with its interval; empty without such."""
+    names = [(column.key.task, column.key.metric) for column in plain.columns]
+    several = [
+        suite
+        for suite in model.suites
+        if suite.form
+        and [(column.key.task, column.key.metric) for column in suite.columns] == names
+        and suite.columns[0].key.suite.startswith(f"{plain.columns[0].key.suite}_")
+    ]
+    rows: list[ScoreRow] = []
+    for suite in [plain, *several] if several else []:
+        keys = [column.key for column in suite.columns]
+        rows.append(ScoreRow(suite.form or "as they are", tuple(_value(suite, key) for key in keys)))
+        for end, label in enumerate(("  95 % low", "  95 % high")):
+            rows.append(ScoreRow(label, tuple(_value(suite, key.ends[end]) for key in keys)))
+    return ScoreTable(
+        title=f"{model.name} by form of its rows",
+        columns=tuple(ScoreColumn(column.label) for column in plain.columns),
+        rows=tuple(row for row in rows if any(row.values)),
+        caption="Width: rows cut to their first numbers, then unit norm. int8, uint8, binary: as an index stores rows.",
+        is_contest=False,
+    )
+
+
 def _suite_caption(suite: SuiteScores, columns: Sequence[Column], *, has_clean: bool) -> str:
     caption = "Correlations × 100 over the pairs of which both words are known; coverage is their share in percent."
     if any(column.key.suite == "sts" for column in columns):
@@ -291,9 +323,9 @@ def _all_columns(systems: Sequence[System], number: int) -> list[Column]:
     return list(dict.fromkeys([*fullest, *others]))
 
 
-def _contest(columns: Sequence[Column], rows: Sequence[ScoreRow], *, caption: str) -> ScoreTable:
+def _contest(columns: Sequence[Column], rows: Sequence[ScoreRow], *, caption: str, form: str = "") -> ScoreTable:
     return ScoreTable(
-        title="Scores",
+        title=f"Scores, {form}" if form else "Scores",
         columns=tuple(ScoreColumn(column.label, column.higher_is_better) for column in columns),
         rows=tuple(rows),
         caption=caption,

@@ -182,6 +182,7 @@ class SuiteScores:
         samples: The items behind a score.
         means: Which scores are weighted means of samples: the score → the samples → weight.
         pairs: The sentence pairs behind a sample, where there are such.
+        form: What the rows were, in words, where they were not as the encoder gives them.
     """
 
     scores: Scores
@@ -192,6 +193,7 @@ class SuiteScores:
     samples: Mapping[ScoreKey, Sample] = field(default_factory=dict)
     means: Mapping[ScoreKey, Mapping[ScoreKey, float]] = field(default_factory=dict)
     pairs: Mapping[ScoreKey, PairList] = field(default_factory=dict)
+    form: str = ""
 
     @property
     def compared(self) -> tuple[Column, ...]:

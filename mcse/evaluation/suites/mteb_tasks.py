@@ -19,7 +19,7 @@ import huggingface_hub.constants
 import numpy as np
 
 from mcse.data.test_sets.sts import load_scored_pairs
-from mcse.evaluation.encoding import RowStore, cosines
+from mcse.evaluation.encoding import Rows, cosines
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
 from mcse.evaluation.uncertainty import sharing_pairs
 from mcse.types import Column, FloatArray, Sample, ScoreKey, SuiteScores, keyed_scores
@@ -44,7 +44,7 @@ class MtebEncoder:
         rows: Encodes what mteb asks for, each distinct text once.
     """
 
-    def __init__(self, rows: RowStore) -> None:
+    def __init__(self, rows: Rows) -> None:
         from mteb.models import ModelMeta
 
         self._rows = rows

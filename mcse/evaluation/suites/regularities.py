@@ -21,6 +21,7 @@ from mcse.evaluation.joint_space import (
     joint_encoder,
     joint_image_rows,
 )
+from mcse.evaluation.row_forms import AS_THEY_ARE
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
 from mcse.metrics.regularities import Marks, Positions, arithmetic_row, nearest, precision_at, rerank
 from mcse.types import Column, FeatureTextEncoder, FloatArray, Sample, ScoreKey, SuiteScores
@@ -54,6 +55,8 @@ def score_regularities(subject: Subject, gallery: Gallery) -> SuiteScores:
         ValueError: The encoder has no joint space, or the features are of another tower.
         UndefinedScoreError: Rows that are not finite, or words that cancel an image.
     """
+    if subject.form != AS_THEY_ARE:
+        raise ValueError("its arithmetic is of rows as they are; --dims and --rows are for other suites")
     encoder = joint_encoder(subject.encoder)
     images, swaps = gallery.images, gallery.swaps
     image_ID = joint_image_rows(encoder, images)
@@ -98,7 +101,7 @@ def prepare_regularities(options: SuiteOptions) -> PreparedSuite:
 SUITE = Suite(
     name="regularities",
     version=1,
-    needs="captions by --captions and their images' features by --features; --images FILE picks the split; --contents "
+    needs="captions by --captions, their images or features as for retrieval; --contents "
     "FILE says what the images truly show, else their captions do; a checkpoint with image heads",
     prepare=prepare_regularities,
 )

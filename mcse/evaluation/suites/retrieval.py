@@ -51,8 +51,9 @@ def score_retrieval(subject: Subject, images: CaptionedImages, *, batch_size: in
     absent: dict[str, str] = {}
     try:
         encoder = joint_encoder(subject.encoder)
-        image_ID = joint_image_rows(encoder, images)
-        caption_CD = encode_captions(encoder, images.captions, batch_size=batch_size)
+        image_ID, caption_CD = subject.form.joint(
+            joint_image_rows(encoder, images), encode_captions(encoder, images.captions, batch_size=batch_size)
+        )
         found |= pair_ranks(caption_CD, image_ID, image_C=images.image_C, folds=folds)
     except NoJointSpaceError as error:
         absent |= dict.fromkeys([f"retrieval.{task}" for task in (*_JOINT, "rsum")], str(error))
@@ -121,8 +122,8 @@ def prepare_retrieval(options: SuiteOptions) -> PreparedSuite:
 SUITE = Suite(
     name="retrieval",
     version=4,
-    needs="captions by --captions and their images' features by --features; --images FILE picks the split, "
-    "--folds N parts it; image ↔ sentence needs a checkpoint with image heads",
+    needs="captions by --captions and their images by --images FOLDER, or their features by --features, of which "
+    "--images FILE picks the split; --folds N parts it; image ↔ sentence needs a checkpoint with image heads",
     prepare=prepare_retrieval,
 )
 

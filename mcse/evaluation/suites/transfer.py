@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcse.data.test_sets.transfer import TRANSFER_TASKS, LabelledText, TransferData, TransferTask, load_transfer
-from mcse.evaluation.encoding import RowStore
+from mcse.evaluation.encoding import Rows
 from mcse.evaluation.softmax import DECAYS, Fit, Labels, Training, best_decay, fit_all, stratified_folds
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, TransferMode, data_digest, why_no_average
 from mcse.types import Column, FloatArray, Sample, ScoreKey, SuiteScores, keyed_scores
@@ -63,7 +63,7 @@ class _Outcome:
     predicted_P: Labels | None = None
 
 
-def score_transfer(rows: RowStore, tasks: Sequence[TransferTask], *, mode: TransferMode) -> list[TransferTaskScore]:
+def score_transfer(rows: Rows, tasks: Sequence[TransferTask], *, mode: TransferMode) -> list[TransferTaskScore]:
     """Scores in the order of ``tasks``, from raw rows; each distinct sentence of all tasks is encoded once.
 
     Raises:
@@ -112,7 +112,7 @@ SUITE = Suite(
 )
 
 
-def _score_task(task: TransferTask, rows: RowStore, mode: Mode) -> TransferTaskScore:
+def _score_task(task: TransferTask, rows: Rows, mode: Mode) -> TransferTaskScore:
     outcome = (_fit_fixed if "dev" in task.splits else _fit_folds)(task, rows, mode)
     accuracy = 100 * float(outcome.right_P.mean())
     if outcome.predicted_P is None or not task.splits["train"].second:
@@ -128,7 +128,7 @@ def _score_task(task: TransferTask, rows: RowStore, mode: Mode) -> TransferTaskS
     )
 
 
-def _fit_folds(task: TransferTask, rows: RowStore, mode: Mode) -> _Outcome:
+def _fit_folds(task: TransferTask, rows: Rows, mode: Mode) -> _Outcome:
     """The test split, by a classifier on train whose folds choose the weight decay.
 
     Without a test split every sentence once, by the classifier that has not seen its fold; folds inside the rest choose
@@ -166,7 +166,7 @@ def _fit_folds(task: TransferTask, rows: RowStore, mode: Mode) -> _Outcome:
     return _Outcome(right_P)
 
 
-def _fit_fixed(task: TransferTask, rows: RowStore, mode: Mode) -> _Outcome:
+def _fit_fixed(task: TransferTask, rows: Rows, mode: Mode) -> _Outcome:
     """The test split, by the classifier on the train split that is best on the dev split; under ``dev`` that split."""
     train, dev = task.splits["train"], task.splits["dev"]
     row_PF = np.concatenate([_features(train, rows), _features(dev, rows)])
@@ -183,7 +183,7 @@ def _on_test(predicted_P: Labels, task: TransferTask) -> _Outcome:
     return _Outcome((predicted_P == task.splits["test"].label_P).astype(np.float64), predicted_P)
 
 
-def _features(text: LabelledText, rows: RowStore) -> FloatArray:
+def _features(text: LabelledText, rows: Rows) -> FloatArray:
     """(P, F) a sentence's raw row; of a pair |u - v| and u · v, element by element, side by side."""
     left_PD = rows.raw(text.sentences)
     if not text.second:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcse.data.test_sets.wordsim import EXPECTED_PAIRS, WORDSIM_SETS, WordPairs, WordsimData, load_wordsim
-from mcse.evaluation.encoding import RowStore, cosines
+from mcse.evaluation.encoding import Rows, cosines
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest, why_no_average
 from mcse.metrics.correlation import UndefinedScoreError, spearman
 from mcse.types import Column, PairList, Sample, ScoreKey, SuiteScores, keyed_scores
@@ -58,7 +58,7 @@ class WordsimScore:
         return self.known_P if among_P is None else self.known_P & among_P
 
 
-def score_wordsim(rows: RowStore, sets: Sequence[WordPairs]) -> tuple[WordsimScore, ...]:
+def score_wordsim(rows: Rows, sets: Sequence[WordPairs]) -> tuple[WordsimScore, ...]:
     """Cosines of every set's pairs, from rows of single words, each encoded once.
 
     Raises:
