@@ -106,7 +106,7 @@ def _lock(lock: Path, path: Path, *, until: float) -> int | None:
                     return descriptor
         except BlockingIOError:
             if time.monotonic() >= until:
-                owner = "" if lock == path else os.pread(descriptor, 200, 0).decode()
+                owner = "" if lock == path else _owner(descriptor)
                 os.close(descriptor)
                 raise ValueError(
                     f"{path} is in use by {owner or 'another process'}; wait until it has ended, or choose another name"
@@ -118,6 +118,15 @@ def _lock(lock: Path, path: Path, *, until: float) -> int | None:
                 raise
             return None
         os.close(descriptor)
+
+
+def _owner(descriptor: int) -> str:
+    """Who holds a lock, which is written down a moment after it is taken."""
+    for _ in range(20):
+        if owner := os.pread(descriptor, 200, 0).decode():
+            return owner
+        time.sleep(_LOCK_PAUSE)
+    return ""
 
 
 @contextmanager

@@ -273,6 +273,17 @@ def test_a_folder_is_claimed_also_where_nothing_may_lie_beside_it(tmp_path, monk
     assert names(tmp_path) == ["run"]
 
 
+def test_an_owner_that_has_just_come_is_named(tmp_path):
+    """Found by ``make faults``: between taking the lock and writing into it nobody was named."""
+    with claimed(tmp_path / "run"):
+        lock = tmp_path / ".run.lock"
+        said = lock.read_text()
+        lock.write_text("")
+        threading.Timer(0.2, lambda: lock.write_text(said)).start()
+        with pytest.raises(ValueError, match=f"is in use by process {os.getpid()} on "), claimed(tmp_path / "run"):
+            pass
+
+
 def test_a_claim_can_be_waited_for(tmp_path, holder):
     threading.Timer(0.3, holder.kill).start()
     with claimed(tmp_path / "run", wait=30):
