@@ -29,9 +29,10 @@ test: install ## Run the tests
 quick: install ## Run the tests that are not slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not slow' -n auto --maxprocesses 4 --dist loadfile
 
-faults: install ## Kill a real run with SIGKILL 20 times, then one of two processes 8 times; takes many minutes
+faults: install ## Kills, races, damaged files, power cuts (as root) and a review's cases, counted; takes most of an hour
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --kills 20
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --kills 8 --processes 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --rounds 10 --cases
 
 format: install ## Format and fix what can be fixed
 	$(BIN)/ruff format .
