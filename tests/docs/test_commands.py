@@ -69,11 +69,14 @@ def of(*programs: str) -> list[pytest.param]:
 def check_mcse(words: list[str]) -> None:
     """Parses a command of ``mcse``; of ``train`` also the configuration with the keys given."""
     parser = build_parser()
+    if words[:1] == ["train"] and not words[1].startswith("-"):
+        words = ["train", *words[2:], "--recipe", words[1]]
     options, rest = parser.parse_known_args(words)
     if words[0] != "train":
         assert not rest, f"unknown arguments {rest}"
         return
     config = getattr(options, "config", None)
+    rest += ["--recipe", options.recipe] if getattr(options, "recipe", None) else []
     overrides = [re.sub(r"\$\w+|\bS\b", "0", word) for word in rest]  # a loop's seed, and where the data are
     load_config(None if config is None else config_path(config), overrides)
 

@@ -18,6 +18,7 @@ from mcse.data.named_columns import open_named_columns
 from mcse.data.table_config import DevTable
 from mcse.encoders.loading import load_encoder
 from mcse.evaluation.evaluators.tables import table_evaluator
+from mcse.recipes.launch import load_config
 from mcse.recipes.tables.config import LossConfig, SoftNegatives
 from mcse.recipes.tables.method import terms_of
 from mcse.types import TableBatch, TokenBatch
@@ -260,6 +261,15 @@ def test_the_config_that_comes_along_trains_on_a_table_in_its_form(tiny, tmp_pat
     assert run(tiny, "tables", tmp_path / "run", keys, "--config", str(repository / config)) == 0
     assert np.isfinite(losses(tmp_path / "run")).all()
     assert load_encoder(str(tmp_path / "run")).pooling == "mean"
+
+
+def test_the_configuration_of_the_page_is_one(repository, tmp_path):
+    page = (repository / "docs" / "tables.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "page.yaml").write_text(block)
+    config = load_config(tmp_path / "page.yaml", [])
+    assert [table.share for table in config.data.tables] == [2, 1]
+    assert config.evaluate[1].name == "found"
 
 
 def test_losses_fall_on_what_can_be_learnt(tiny, tmp_path):
