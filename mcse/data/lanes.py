@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mcse.data.seeds import Draw
 from mcse.data.streams import Share
-from mcse.text.characters import BEGIN_SENTENCE, END_SENTENCE, MAX_CHARACTERS, word_characters
+from mcse.text.characters import BEGIN_SENTENCE, END_SENTENCE, MAX_CHARACTERS, PAD_CHARACTER, word_characters
 from mcse.text.vocab import BEGIN, END, Vocab
 from mcse.types import IGNORED_LABEL, Lane, LaneBatch, SampledWords
 
@@ -166,8 +166,13 @@ class LaneStream:
             )
             for part, form_BT1 in enumerate(taken)
         ]
-        character_WC = torch.from_numpy(self.corpus.character_FC[used].astype(np.int64))
-        return LaneBatch(character_WC=character_WC, forward=lanes[0], backward=lanes[1])
+        character_WC = self.corpus.character_FC[used].astype(np.int64)
+        return LaneBatch(
+            character_WC=torch.from_numpy(character_WC),
+            forward=lanes[0],
+            backward=lanes[1],
+            longest=int((character_WC != PAD_CHARACTER).sum(1).max()),
+        )
 
     def _pack(self, epoch: int, *, backward: bool) -> NDArray[np.int32]:
         generator = np.random.default_rng([self.seed, Draw.ORDER, epoch, int(backward)])

@@ -30,6 +30,8 @@ def info_nce(
     offset: int = 0,
     query_id_B: Tensor | None = None,
     key_id_N: Tensor | None = None,
+    is_query_B: Tensor | None = None,
+    is_key_N: Tensor | None = None,
     logits_at_once: int = LOGITS_AT_ONCE,
 ) -> Tensor:
     """Cross-entropy of every query against all keys; key ``offset + i`` is query i's positive.
@@ -43,20 +45,33 @@ def info_nce(
             the same place is no negative of the query; its own positive always counts. Given together with
             ``key_id_N`` or not at all.
         key_id_N: What each key shows; (N, K) for K kinds.
+        is_query_B: False on rows whose loss does not count; their own keys must not be keys either.
+        is_key_N: False on rows that are nobody's negative. Given together with ``is_query_B`` or not at all: rows are
+            left out so, and not by an index, since the host would wait for a GPU to learn how many there are.
         logits_at_once: Above this many logits, blocks of queries take turns. Same loss and gradient, but for rounding.
 
     Returns:
         Scalar sum over the B queries, in nats, in float32 or wider.
 
     Raises:
-        ValueError: ``temperature`` is not positive, a positive lies outside ``key_ND``, or one kind of id is missing.
+        ValueError: ``temperature`` is not positive, a positive lies outside ``key_ND``, or one of two that belong
+            together is missing.
 
     Source: Gao et al. 2021 (SimCSE), eq. 1; Zhang et al. 2022 (MCSE), eq. 4 with images as keys.
     """
     _check(query_BD, key_ND, temperature=temperature, offset=offset)
     if (query_id_B is None) != (key_id_N is None):
         raise ValueError("query_id_B and key_id_N are given together or not at all")
-    rule = _Rule(temperature=temperature, offset=offset, query_id_B=query_id_B, key_id_N=key_id_N)
+    if (is_query_B is None) != (is_key_N is None):
+        raise ValueError("is_query_B and is_key_N are given together or not at all")
+    rule = _Rule(
+        temperature=temperature,
+        offset=offset,
+        query_id_B=query_id_B,
+        key_id_N=key_id_N,
+        is_query_B=is_query_B,
+        is_key_N=is_key_N,
+    )
     return _cross_entropy(query_BD, key_ND, rule, logits_at_once=logits_at_once)
 
 
@@ -126,6 +141,15 @@ class _Rule:
     own_negative_weight: float = 0.0
     query_id_B: Tensor | None = None
     key_id_N: Tensor | None = None
+    is_query_B: Tensor | None = None
+    is_key_N: Tensor | None = None
+
+    def counted(self, loss_b: Tensor, *, start: int) -> Tensor:
+        """(b,) losses or (b, M) slopes of the queries from row ``start`` on, those that do not count at zero."""
+        if self.is_query_B is None:
+            return loss_b
+        left_out_b = ~self.is_query_B[start : start + len(loss_b)]
+        return loss_b.masked_fill(left_out_b.view(-1, *[1] * (loss_b.ndim - 1)), 0.0)
 
     def logits(self, query_bD: Tensor, candidate_MD: Tensor, *, start: int) -> tuple[Tensor, Tensor]:
         """(b, M) logits and (b,) positives of the queries from row ``start`` on."""
@@ -138,10 +162,14 @@ class _Rule:
             added_bM = torch.zeros_like(logit_bM)
             added_bM.scatter_(1, (row_b + (self.own_negative + start))[:, None], self.own_negative_weight)
             logit_bM = logit_bM + added_bM
+        excluded = []
         if self.query_id_B is not None and self.key_id_N is not None:
-            excluded_bM = self.query_id_B[start : start + len(query_bD), None] == self.key_id_N
-            if excluded_bM.ndim == 3:
-                excluded_bM = excluded_bM.any(2)
+            same_bM = self.query_id_B[start : start + len(query_bD), None] == self.key_id_N
+            excluded.append(same_bM.any(2) if same_bM.ndim == 3 else same_bM)
+        if self.is_key_N is not None:
+            excluded.append((~self.is_key_N).expand(len(query_bD), -1))
+        if excluded:
+            excluded_bM = torch.stack(excluded).any(0)
             # Setting chosen elements by an index would make the host wait for a GPU.
             excluded_bM.scatter_(1, target_b[:, None], False)
             logit_bM = logit_bM.masked_fill(excluded_bM, -torch.inf)
@@ -152,7 +180,9 @@ def _cross_entropy(query_BD: Tensor, candidate_MD: Tensor, rule: _Rule, *, logit
     query_BD, candidate_MD = at_least_float32(query_BD), at_least_float32(candidate_MD)
     if query_BD.shape[0] * candidate_MD.shape[0] <= logits_at_once:
         logit_BM, target_B = rule.logits(query_BD, candidate_MD, start=0)
-        return F.cross_entropy(logit_BM, target_B, reduction="sum")
+        if rule.is_query_B is None:
+            return F.cross_entropy(logit_BM, target_B, reduction="sum")
+        return rule.counted(F.cross_entropy(logit_BM, target_B, reduction="none"), start=0).sum()
     loss: Tensor = _BlockedCrossEntropy.apply(query_BD, candidate_MD, rule, logits_at_once)
     return loss
 
@@ -168,11 +198,12 @@ class _BlockedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(query_BD), size):
             query_bD = query_BD[start : start + size]
             logit_bM, target_b = rule.logits(query_bD, candidate_MD, start=start)
-            loss += F.cross_entropy(logit_bM, target_b, reduction="sum")
+            loss += rule.counted(F.cross_entropy(logit_bM, target_b, reduction="none"), start=start).sum()
             # d loss / d logit = softmax - one at the positive.
             slope_bM = logit_bM.softmax(1)
             slope_bM[torch.arange(len(query_bD), device=slope_bM.device), target_b] -= 1
             slope_bM /= rule.temperature
+            slope_bM = rule.counted(slope_bM, start=start)
             with torch.autocast(query_BD.device.type, enabled=False):
                 query_grad_BD[start : start + size] = slope_bM @ candidate_MD
                 candidate_grad_MD.addmm_(slope_bM.T, query_bD)

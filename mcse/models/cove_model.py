@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from mcse.models.text_encoder import quiet_transformers
 from mcse.models.weights import load_own
+from mcse.nn.ragged import pack_rows, unpack_rows
 from mcse.text.vocab import SPECIALS, Vocab
 from mcse.text.word_vectors import WordVectors
 
@@ -90,20 +92,23 @@ class CoveModel(PreTrainedModel):
         """2H."""
         return 2 * int(self.config.hidden_dim)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> CoveOutput:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, length_B: NDArray[np.int64] | None = None
+    ) -> CoveOutput:
         """Vectors of every word.
 
         Args:
             input_ids: (B, T) numbers of words; every sentence has at least one.
             attention_mask: (B, T), 1 on words, which stand on the left.
+            length_B: Words a sentence, where the host knows them; else they are counted, for which it waits for a GPU.
         """
-        length_B = attention_mask.sum(dim=1).cpu()
+        if length_B is None:
+            length_B = attention_mask.sum(dim=1).cpu().numpy()
         vector_BTD = self.vectors(input_ids)
         hidden, finals, input_BTD = [vector_BTD], [], self.dropout(vector_BTD)
         for reader in self.readers:
-            packed = pack_padded_sequence(input_BTD, length_B, batch_first=True, enforce_sorted=False)
-            output, (last_2BH, cell_2BH) = reader(packed)
-            output_BTD = _unpacked(output, length=input_ids.shape[1])
+            output, (last_2BH, cell_2BH) = reader(pack_rows(input_BTD, length_B))
+            output_BTD = unpack_rows(output, width=input_ids.shape[1])
             hidden.append(output_BTD)
             finals.append((_joined(last_2BH), _joined(cell_2BH)))
             input_BTD = self.dropout(output_BTD)
@@ -188,11 +193,6 @@ def load_cove(folder: Path) -> tuple[CoveModel, Vocab]:
     if model.config.words != len(words):
         raise ValueError(f"{folder}: config.json and {_VOCAB} do not fit one another")
     return model, words
-
-
-def _unpacked(output: PackedSequence, *, length: int) -> Tensor:
-    output_BTD, _ = pad_packed_sequence(output, batch_first=True, total_length=length)
-    return output_BTD
 
 
 def _joined(state_2BH: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class CoveTranslator(nn.Module):
 
     def start(self, source: TokenBatch) -> tuple[Tensor, DecoderState]:
         """The encoder's outputs, and the decoder before its first word."""
-        output = self.encoder(source.input_ids_BT, source.attention_mask_BT)
+        output = self.encoder(source.input_ids_BT, source.attention_mask_BT, source.lengths())
         source_BTD = self.dropout(output.last_hidden_state)
         return source_BTD, DecoderState(output.final_states, torch.zeros_like(source_BTD[:, 0]))
 

@@ -16,7 +16,7 @@ from mcse.models.text_encoder import quiet_transformers
 from mcse.models.weights import load_own, load_weights, save_tensors
 from mcse.nn.charcnn import look_up
 from mcse.text.vocab import Vocab
-from mcse.types import IGNORED_LABEL, LaneBatch
+from mcse.types import LaneBatch
 
 _SOFTMAX, _VOCAB = "language_model.safetensors", "vocab.json"
 
@@ -56,7 +56,7 @@ class ElmoLanguageModel(nn.Module):
         self, batch: LaneBatch, state: ElmoState | None = None
     ) -> tuple[dict[Direction, Predictions], ElmoState]:
         """Predictions of both directions, and the states to go on from, without their history."""
-        word_WP = self.elmo.words(batch.character_WC)
+        word_WP = self.elmo.words(batch.character_WC, longest=batch.longest)
         predictions: dict[Direction, Predictions] = {}
         after: ElmoState = {}
         for direction in DIRECTIONS:
@@ -65,8 +65,8 @@ class ElmoLanguageModel(nn.Module):
             rows_BTP = look_up(word_WP, lane.word_BT)
             outputs, ends = self.elmo.read(direction, rows_BTP, state=before, fresh_BT=lane.fresh_BT)
             after[direction] = tuple(end.detach() for end in ends)
-            counts_BT = lane.target_BT != IGNORED_LABEL
-            top_MP, label_M = outputs[-1][counts_BT], lane.target_BT[counts_BT]
+            counted_M = lane.counted()
+            top_MP, label_M = outputs[-1].flatten(0, 1)[counted_M], lane.target_BT.flatten()[counted_M]
             if lane.negatives is None:
                 predictions[direction] = Predictions(label_M, logit_MV=self.softmax(top_MP))
             else:

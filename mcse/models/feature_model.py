@@ -11,11 +11,11 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mcse.manifest import check_files, read_detail, read_manifest
 from mcse.models.weights import load_weights
 from mcse.nn.crf import LinearChainCRF
+from mcse.nn.ragged import pack_rows, unpack_rows
 from mcse.nn.scalar_mix import ScalarMix
 from mcse.text.tags import TagSet
 from mcse.types import FeatureBatch
@@ -87,9 +87,8 @@ class FeatureReader(nn.Module):
         if self.input_mix is not None and batch.layer_LBTD is not None:
             parts.append(self.input_mix(batch.layer_LBTD.unbind(0), batch.mask_BT))
         input_BTD = self.dropout(torch.cat(parts, dim=-1))
-        length_B = batch.mask_BT.sum(dim=1).cpu()
-        packed = pack_padded_sequence(input_BTD, length_B, batch_first=True, enforce_sorted=False)
-        output_BTD, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=input_BTD.shape[1])
+        packed = pack_rows(input_BTD, batch.lengths())
+        output_BTD = unpack_rows(self.lstm(packed)[0], width=input_BTD.shape[1])
         if self.output_mix is not None and batch.layer_LBTD is not None:
             mixed_BTD = self.output_mix(batch.layer_LBTD.unbind(0), batch.mask_BT)
             output_BTD = torch.cat([output_BTD, mixed_BTD], dim=-1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from mcse.models.config import MapStart, RegressionConfig, TasksConfig
 from mcse.nn.heads import TanhHead
 from mcse.types import MatchBatch, PairBatch, TokenBatch
+from mcse.types.batches import from_host
 
 DIRECTIONS = ("forward_lm", "backward_lm")
 
@@ -116,11 +118,14 @@ class GroundedWordsModel(nn.Module):
     def _predict(self, direction: str, tokens: TokenBatch, image_BF: Tensor) -> TokenPredictions:
         """Every token but the first from those before it; padding stands behind and so reaches no real token."""
         state_BTC = self._states(direction, tokens.input_ids_BT[:, :-1], image_BF)
-        is_real_BT = tokens.attention_mask_BT[:, 1:].bool()
-        back_MD = self.dropout(state_BTC[is_real_BT] @ self.map_DC.T)
+        target_BT = tokens.input_ids_BT[:, 1:]
+        # Where a token follows: found on the host, which would wait for a GPU to count what a mask holds.
+        follows_BT = np.arange(target_BT.shape[1]) < tokens.lengths()[:, None] - 1
+        (place_M,) = from_host([np.flatnonzero(follows_BT)], target_BT.device)
+        back_MD = self.dropout(state_BTC.flatten(0, 1)[place_M] @ self.map_DC.T)
         weight_VD = self.table.tuned_VD if self.output is None else self.output.weight
         return TokenPredictions(
-            logit_MV=F.linear(back_MD, weight_VD, self.output_bias), label_M=tokens.input_ids_BT[:, 1:][is_real_BT]
+            logit_MV=F.linear(back_MD, weight_VD, self.output_bias), label_M=target_BT.flatten()[place_M]
         )
 
     def _match(self, pairs: PairBatch) -> Tensor:
@@ -190,7 +195,9 @@ def reverse(tokens: TokenBatch) -> TokenBatch:
     length_B1 = tokens.attention_mask_BT.sum(1, keepdim=True)
     place_T = torch.arange(tokens.input_ids_BT.shape[1], device=length_B1.device)[None]
     from_BT = torch.where(place_T < length_B1, length_B1 - 1 - place_T, place_T)
-    return TokenBatch(tokens.input_ids_BT.gather(1, from_BT), tokens.attention_mask_BT)
+    turned = TokenBatch(tokens.input_ids_BT.gather(1, from_BT), tokens.attention_mask_BT)
+    object.__setattr__(turned, "length_B", tokens.length_B)
+    return turned
 
 
 def last_states(state_BTC: Tensor, tokens: TokenBatch) -> Tensor:

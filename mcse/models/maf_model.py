@@ -200,7 +200,7 @@ class TweetImageSide(nn.Module):
         ``corrected`` exchanges the images themselves, ``published`` what the attention made of them.
         """
         has_B, partner_B = batch.has_image_B, batch.partner_B
-        swapped_B = (partner_B != torch.arange(len(partner_B), device=partner_B.device)) & has_B & has_B[partner_B]
+        shown_M, swapped_M = batch.places()
         region_BRF = (region_BRF - self.mean_F) / self.scale_F
         text_BH = self.text_projection(text_BD) if self.text_projection is not None else None
         image_BH = self._image_row(region_BRF)
@@ -216,12 +216,13 @@ class TweetImageSide(nn.Module):
             assert image_BH is not None
             true_B = self.pair_matching(text_BH, image_BH)
             other_B = self.pair_matching(text_BH, image_BH[partner_B])
-            logit_M = torch.cat([true_B[has_B], other_B[swapped_B]])
-            label_M = torch.cat([torch.ones_like(true_B[has_B]), torch.zeros_like(other_B[swapped_B])])
+            logit_M = torch.cat([true_B[shown_M], other_B[swapped_M]])
+            label_M = torch.cat([torch.ones_like(true_B[shown_M]), torch.zeros_like(other_B[swapped_M])])
             match_B = match_B * torch.sigmoid(other_B if tag_on_swapped else true_B)
         elif self.flat_matching is not None:
             judged_B = self.flat_matching(word_BWD, seen_BWD, batch.word_mask_BW, partner_B=partner_B)
-            logit_M, label_M = judged_B[has_B], (~swapped_B[has_B]).to(judged_B)
+            logit_M = judged_B[shown_M]
+            label_M = torch.ones_like(judged_B).index_fill(0, swapped_M, 0.0)[shown_M]
             if tag_on_swapped:
                 seen_BWD, logit_B = seen_BWD[partner_B], judged_B
             else:

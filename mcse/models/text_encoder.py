@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import pickle
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,7 @@ from mcse.models.packing import (
     unpack,
 )
 from mcse.models.piece_tokenizer import PieceTokenizer
+from mcse.models.static_widths import round_up
 from mcse.nn.dropout import set_rates, use_cheap_dropout
 from mcse.nn.pooling import FIRST_TOKEN_POOLINGS, LAYER_POOLINGS, pool
 from mcse.nn.pooling import POOLINGS as POOLINGS
@@ -79,8 +80,9 @@ class TextEncoder(nn.Module):
 
         With ``first_position``, the position id of a sentence's first token, training batches are packed.
 
-        ``packs_on`` names the kinds of device on which they are; ``None`` is every kind. Where ``uses_graphs`` is set,
-        packed passes on CUDA are captured as graphs.
+        ``packs_on`` names the kinds of device on which they are; ``None`` is every kind. Training batches that are not
+        are padded to one of ``widths``, where there are any. Where ``uses_graphs`` is set, training passes on CUDA are
+        captured as graphs.
         """
         super().__init__()
         if pooling not in POOLINGS:
@@ -91,13 +93,30 @@ class TextEncoder(nn.Module):
         self.length_chunks = length_chunks
         self.first_position = first_position
         self.packs_on = packs_on
+        self.widths: tuple[int, ...] = ()
         self.uses_graphs = False
+        # Not a module of its own: names in checkpoints stay.
+        self._compiled: Callable[..., Any] | None = None
         self._graphs: Graphs | None = None
 
     @cached_property
     def last_layer(self) -> LastLayer | None:
         """Looked for when a batch is packed: it leaves a hook, and most encoders around a model never pack."""
         return find_last_layer(self.backbone)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the whole model is compiled, for any width at once."""
+        return self.backbone._compiled_call_impl is not None
+
+    def compile_passes(self) -> None:
+        """From now on training passes are compiled, one graph for each of ``widths``."""
+        import torch._dynamo  # seconds, for those who compile
+
+        # A graph for each width, with and without gradient, and of a last chunk that is smaller.
+        needed = 4 * max(len(self.widths), 1)
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, needed)
+        self._compiled = torch.compile(self.backbone.forward, dynamic=False)
 
     @property
     def _config(self) -> Any:
@@ -118,7 +137,7 @@ class TextEncoder(nn.Module):
         width = tokens.input_ids_BT.shape[1]
 
         def rows_of(part: TokenBatch) -> Tensor:
-            row_BTD: Tensor = self._hidden(part)[-1]
+            row_BTD: Tensor = self._hidden(self._widened(part))[-1][:, :width]
             return F.pad(row_BTD, (0, 0, 0, width - row_BTD.shape[1]))
 
         return rows_of(tokens) if self.facts.masks_padding else self._in_parts(tokens, rows_of, sizes=_runs(tokens))
@@ -151,17 +170,15 @@ class TextEncoder(nn.Module):
     def packed_rows(self, tokens: TokenBatch, *, first_position: int) -> Tensor:
         """(B, D) pooled rows of sentences that go through the model in one row of tokens."""
         packed = pack(tokens, rounded=self.uses_graphs)
-        if not (self.uses_graphs and packed.input_ids_N.device.type == "cuda"):
+        if not self._captures_on(packed.input_ids_N.device):
             return self._rows_of(packed, first_position)
-        if self._graphs is None:
-            self._graphs = Graphs([p for p in self.backbone.parameters() if p.requires_grad])
 
         def rows_of(*tensors: Tensor) -> Tensor:
             given: dict[str, Any] = dict(zip(_PLANNED, tensors, strict=True))
             return self._rows_of(replace(packed, **given), first_position)
 
         tensors = [getattr(packed, name) for name in _PLANNED]
-        return self._graphs.run(rows_of, tensors, key=packed.longest)
+        return self._captured(rows_of, tensors, key=packed.longest)
 
     def _rows_of(self, packed: Packed, first_position: int) -> Tensor:
         last = self.last_layer if self.pooling in FIRST_TOKEN_POOLINGS else None
@@ -183,11 +200,34 @@ class TextEncoder(nn.Module):
         return self.packs_on is None or device.type in self.packs_on
 
     def _rows(self, tokens: TokenBatch) -> Tensor:
-        return pool(self._hidden(tokens), tokens.attention_mask_BT, pooling=self.pooling)
+        tokens = self._widened(tokens)
+        if not (self.training and self._captures_on(tokens.input_ids_BT.device)):
+            return self._pooled(tokens.input_ids_BT, tokens.attention_mask_BT)
+        return self._captured(self._pooled, [tokens.input_ids_BT, tokens.attention_mask_BT], key=None)
+
+    def _pooled(self, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> Tensor:
+        return pool(self._hidden(TokenBatch(input_ids_BT, attention_mask_BT)), attention_mask_BT, pooling=self.pooling)
+
+    def _widened(self, tokens: TokenBatch) -> TokenBatch:
+        """The same training batch in one of the few ``widths``; padding is masked."""
+        if not (self.training and self.widths):
+            return tokens
+        width = tokens.input_ids_BT.shape[1]
+        added = (0, round_up(width, self.widths, longest=self.facts.longest) - width)
+        return TokenBatch(F.pad(tokens.input_ids_BT, added), F.pad(tokens.attention_mask_BT, added))
+
+    def _captures_on(self, device: torch.device) -> bool:
+        return self.uses_graphs and device.type == "cuda"
+
+    def _captured(self, function: Callable[..., Tensor], tensors: Sequence[Tensor], *, key: Hashable) -> Tensor:
+        if self._graphs is None:
+            self._graphs = Graphs([p for p in self.backbone.parameters() if p.requires_grad])
+        return self._graphs.run(function, tensors, key=key)
 
     def _hidden(self, tokens: TokenBatch) -> Sequence[Tensor]:
         """(B, T, D) of every layer where the pooling needs them, or of the last one alone."""
-        output = self.backbone(
+        passes = self._compiled if self.training and self._compiled is not None else self.backbone
+        output = passes(
             input_ids=tokens.input_ids_BT,
             attention_mask=tokens.attention_mask_BT,
             output_hidden_states=self.pooling in LAYER_POOLINGS,

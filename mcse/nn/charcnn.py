@@ -96,20 +96,24 @@ class CharCNN(nn.Module):
         nn.init.normal_(self.projection.weight, std=features**-0.5)
         nn.init.zeros_(self.projection.bias)
 
-    def forward(self, character_WC: Tensor) -> Tensor:
-        """(W, D) vectors; of a word that is all mask, the vector of no characters."""
-        embedded_WEC = self.embedding(self._without_idle_places(character_WC)).transpose(1, 2)
+    def forward(self, character_WC: Tensor, *, longest: int | None = None) -> Tensor:
+        """(W, D) vectors; of a word that is all mask, the vector of no characters.
+
+        No word has more than ``longest`` characters; where that is not given they are counted.
+        """
+        embedded_WEC = self.embedding(self._without_idle_places(character_WC, longest)).transpose(1, 2)
         activate = torch.relu if self.activation == "relu" else torch.tanh
         maxima = [activate(convolution(embedded_WEC).amax(dim=2)) for convolution in self.convolutions]
         row_WD: Tensor = self.projection(self.highway(torch.cat(maxima, dim=1)))
         return row_WD
 
-    def _without_idle_places(self, character_WC: Tensor) -> Tensor:
+    def _without_idle_places(self, character_WC: Tensor, longest: int | None) -> Tensor:
         width = character_WC.shape[1]
         if width < self.widest:
             raise ValueError(f"words are padded to {width} characters, but the widest filter takes {self.widest}")
-        held_C = (character_WC != self.pad_id).any(dim=0).nonzero()
-        longest = int(held_C[-1]) + 1 if len(held_C) else 0
+        if longest is None:
+            held_C = (character_WC != self.pad_id).any(dim=0).nonzero()
+            longest = int(held_C[-1]) + 1 if len(held_C) else 0
         return character_WC[:, : min(width, longest + self.widest)]
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
 
+from mcse.nn.ragged import pack_rows
 from mcse.nn.words import embed_words
 from mcse.types import TokenBatch
 
@@ -61,9 +61,7 @@ class RecurrentEncoder(nn.Module):
     def forward(self, tokens: TokenBatch) -> Tensor:
         """(B, D) states after each sentence's last real token; padding stands on the right and changes nothing."""
         row_BTE = self.dropout(self.embedding(tokens.input_ids_BT))
-        length_B = tokens.attention_mask_BT.sum(1).cpu()
-        packed = pack_padded_sequence(row_BTE, length_B, batch_first=True, enforce_sorted=False)
-        _, state = self.layers(packed)
+        _, state = self.layers(pack_rows(row_BTE, tokens.lengths()))
         last_LBD: Tensor = state[0] if isinstance(state, tuple) else state
         return last_LBD[-1]
 

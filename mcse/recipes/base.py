@@ -29,6 +29,19 @@ class RunConfig:
     """Of everything that is drawn: weights, order, dropout, captions, controls."""
 
 
+def check_uncached(train: TrainConfig) -> None:
+    """Refuses chunks of a batch whose loss is a sum over its examples, of which a smaller batch is the same.
+
+    Raises:
+        ValueError: There are chunks.
+    """
+    if train.cached_chunk_size is not None:
+        raise ValueError(
+            "train.cached_chunk_size: this recipe contrasts no examples, so a smaller train.batch_size with "
+            "train.accumulation_steps takes the same step in the same memory"
+        )
+
+
 def resolve_mix(mix: Mix | None, data: DataConfig) -> Mix | None:
     """How sentences and captions are mixed: by default as published, and not at all where one of them is absent.
 

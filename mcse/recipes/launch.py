@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcse.config import ConfigError, build_config, merge, read_overrides, read_yaml
 from mcse.recipes import config_class, method
+
+if TYPE_CHECKING:
+    from mcse.training.run import Run
+    from mcse.training.runtime import Runtime
 
 
 def load_config(path: Path | None, overrides: Sequence[str]) -> Any:
@@ -22,6 +26,20 @@ def load_config(path: Path | None, overrides: Sequence[str]) -> Any:
     if config.seed < 0:
         raise ConfigError(f"{source}: seed: must be 0 or more, got {config.seed}")
     return config
+
+
+def build(config: Any, runtime: Runtime) -> Run:
+    """What the recipe trains, with its passes in graphs if ``train.graphs`` says so.
+
+    Raises:
+        ValueError: Wrong data, or keys that do not go together.
+    """
+    run: Run = method(config.recipe).build(config, runtime)
+    if config.train.graphs == "off":
+        return run
+    from mcse.recipes.graphs import with_graphs
+
+    return with_graphs(run, config.train, device=runtime.device)
 
 
 def train(config: Any, *, overwrite: bool, show_progress: bool = True) -> int:
@@ -46,9 +64,11 @@ def train(config: Any, *, overwrite: bool, show_progress: bool = True) -> int:
             project_dir=folder,
             show_progress=show_progress,
             timeout_minutes=config.train.timeout_minutes,
+            tf32=config.train.tf32,
+            graphs=config.train.graphs,
         )
         check_folder(folder, resume=resume, overwrite=overwrite)
-        run = method(config.recipe).build(config, runtime)
+        run = build(config, runtime)
         # Only now that the run could be built: an overwritten run must not be lost to a misspelt path or score.
         check_run(run, config.train, optim=config.optim)
         with claimed_folder(folder, resume=resume, overwrite=overwrite):

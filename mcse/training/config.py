@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Graphs = Literal["off", "compile", "cuda_graphs"]
 _MOST_MINUTES = 365 * 24 * 60
 
 Tracker = Literal["wandb", "tensorboard"]
@@ -54,6 +55,19 @@ class TrainConfig:
     """Of forward passes; weights and sums stay in fp32.
 
     ``fp16`` needs a CUDA device. A step whose gradient is not finite is skipped; 50 of them in a row end the run.
+    """
+
+    tf32: bool = False
+    """Whether matrix products in float32 on a GPU are rounded to TF32: faster, to three decimal digits.
+
+    Convolutions and recurrent layers take TF32 there either way, as PyTorch has it.
+    """
+
+    graphs: Graphs = "off"
+    """How the encoder's training passes are launched: one kernel at a time, compiled, or replayed as CUDA graphs.
+
+    With either kind of graph batches are padded to a few widths, which are quantiles of the batches' own, so that there
+    are few graphs. ``cuda_graphs`` needs a CUDA device, and packs where ``encoder.packing`` allows it.
     """
 
     select_by: str | None = "stsb_dev.spearman"

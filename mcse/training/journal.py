@@ -36,6 +36,7 @@ def write_run_facts(
         "world_size": runtime.world_size,
         "device": str(runtime.device),
         "precision": runtime.precision,
+        "tf32": runtime.tf32,
         "distributed_type": runtime.accelerator.distributed_type.value,
         "facts": dict(facts),
         "data": [asdict(file) for file in data],

@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 
 from mcse import distributed
 from mcse.cpu import ensure_bfloat16
-from mcse.training.config import Precision
+from mcse.training.config import Graphs, Precision
 
 _DISTRIBUTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 _ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -54,6 +54,11 @@ class Runtime:
     def world_size(self) -> int:
         """Number of processes."""
         return distributed.world_size()
+
+    @property
+    def tf32(self) -> bool:
+        """Whether matrix products in float32 on a GPU are rounded to TF32."""
+        return bool(torch.backends.cuda.matmul.allow_tf32)
 
     @property
     def cuts_weights(self) -> bool:
@@ -86,15 +91,17 @@ def start_runtime(
     project_dir: Path | None = None,
     show_progress: bool = True,
     timeout_minutes: float = 30.0,
+    tf32: bool = False,
+    graphs: Graphs = "off",
 ) -> Runtime:
     """Joins the process group and seeds every generator alike, so that all processes build the same weights.
 
     ``timeout_minutes`` is how long a process waits for another in any exchange before it gives up.
 
     Raises:
-        ValueError: A parallel training that is not supported; the precision does not exist on this device, a tracker
-            is not installed, or the processes that the launcher started did not find each other (they would each train
-            alone and write into the same folder).
+        ValueError: A parallel training that is not supported; the precision, TF32 or CUDA graphs do not exist on this
+            device; a tracker is not installed; or the processes that the launcher started did not find each other (they
+            would each train alone and write into the same folder).
     """
     cuda = torch.cuda.is_available()
     for name in ("DEEPSPEED", "MEGATRON_LM"):
@@ -120,12 +127,27 @@ def start_runtime(
     started = {str(tracker) for tracker in accelerator.log_with}
     if lacking := sorted(set(trackers) - started):
         raise ValueError(f"train.trackers: {lacking[0]} is not installed (pip install 'mcse[{lacking[0]}]')")
-    if precision == "fp16" and accelerator.device.type != "cuda":
-        raise ValueError(f"train.precision: fp16 needs a CUDA device, not {accelerator.device}; use bf16 or fp32")
+    _check_device(accelerator, precision=precision, tf32=tf32, graphs=graphs)
+    torch.backends.cuda.matmul.allow_tf32 = tf32
     if precision == "bf16" and accelerator.device.type == "cpu":
         ensure_bfloat16()
     seed_everything(seed)
     return Runtime(accelerator=accelerator, precision=precision, seed=seed, show_progress=show_progress)
+
+
+def _check_device(accelerator: Accelerator, *, precision: Precision, tf32: bool, graphs: Graphs) -> None:
+    """Refuses what only a GPU has elsewhere, and graphs of weights that are cut."""
+    if accelerator.device.type != "cuda":
+        if precision == "fp16":
+            raise ValueError(f"train.precision: fp16 needs a CUDA device, not {accelerator.device}; use bf16 or fp32")
+        if tf32:
+            raise ValueError(f"train.tf32: needs a CUDA device, not {accelerator.device}; leave it false")
+        if graphs == "cuda_graphs":
+            raise ValueError(
+                f"train.graphs: cuda_graphs needs a CUDA device, not {accelerator.device}; use compile or off"
+            )
+    if graphs != "off" and accelerator.is_fsdp2:
+        raise ValueError("train.graphs: FSDP cuts the weights that a graph would hold; leave it off")
 
 
 def _check_sharding(accelerator: Accelerator) -> None:

@@ -125,7 +125,9 @@ class TweetBatch:
     ``first_BW`` is the place among the tokens of each word's first piece, ``tag_BW`` its tag; both are 0 where
     ``word_mask_BW`` is false. ``image_BF`` are stored regions side by side (B, R·F), or pixels for a live tower; absent
     where images are not read at all. Rows without an image are zeros, and false in ``has_image_B``. ``partner_B``
-    names the row whose image a row is shown to train the matching; its own where nothing is swapped.
+    names the row whose image a row is shown to train the matching; its own where nothing is swapped. ``shown_M``, the
+    rows with an image, and ``swapped_M``, those that another one's is shown to, are found when a batch is made on the
+    host, and move with it.
     """
 
     tokens: TokenBatch
@@ -136,6 +138,24 @@ class TweetBatch:
     image_id_B: Tensor
     partner_B: Tensor
     image_BF: Tensor | None = None
+    shown_M: Tensor | None = field(init=False, default=None)
+    swapped_M: Tensor | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.has_image_B.device.type == "cpu":
+            for name, place_M in zip(("shown_M", "swapped_M"), self._find_places(), strict=True):
+                object.__setattr__(self, name, place_M)
+
+    def places(self) -> tuple[Tensor, Tensor]:
+        """``shown_M`` and ``swapped_M``; of a batch that was made on a GPU they are looked for there."""
+        if self.shown_M is None or self.swapped_M is None:
+            return self._find_places()
+        return self.shown_M, self.swapped_M
+
+    def _find_places(self) -> tuple[Tensor, Tensor]:
+        own_B = torch.arange(len(self.partner_B), device=self.partner_B.device)
+        swapped_B = (self.partner_B != own_B) & self.has_image_B & self.has_image_B[self.partner_B]
+        return self.has_image_B.nonzero()[:, 0], swapped_B.nonzero()[:, 0]
 
 
 @dataclass(frozen=True, slots=True)

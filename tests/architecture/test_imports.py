@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "mcse"
 
 ALLOWED = {name: part.uses for name, part in PARTS.items()}
-SHARED = {f"mcse.recipes.{name}" for name in ("shared", "export", "image_side", "base")}
+SHARED = {f"mcse.recipes.{name}" for name in ("shared", "export", "image_side", "base", "graphs")}
 LAUNCHER = "mcse.recipes.launch"
 REFERENCE = "mcse.recipes.reference"
 """Not recipes: what recipes share, what starts them, and what describes their settings. Recipes use the first alone."""
@@ -115,10 +115,10 @@ def graph_faults(source: Source, modules: set[str]) -> Iterator[str]:
 
 
 def recipe_faults(source: Source, target: str, where: str) -> Iterator[str]:
-    """Recipes reach their own folder and what is shared; the launcher the table of recipes."""
+    """Recipes reach their own folder and what is shared; the launcher the table of recipes and what is done to all."""
     own = recipe_of(source.module)
     if source.module in (LAUNCHER, REFERENCE):
-        allowed = target in ("mcse.recipes", "mcse.recipes.base")
+        allowed = target in ("mcse.recipes", "mcse.recipes.base", "mcse.recipes.graphs")
     else:
         allowed = target in SHARED or (own is not None and recipe_of(target) == own)
     if not allowed:

@@ -125,6 +125,12 @@ class Watch(TorchDispatchMode):
         if name in ("unique_consecutive", "_unique2", "unique_dim", "masked_select"):
             self._wait(f"needs values ({name})")
             return None
+        if name == "_pack_padded_sequence":
+            # It has no stand-in of its own, since its shapes depend on lengths; those are on the host and known.
+            with unset_fake_temporarily():
+                length_B = args[1].tolist()
+                alive_T = torch.tensor([sum(length > place for length in length_B) for place in range(max(length_B))])
+            return x.new_empty(sum(length_B), *x.shape[2:]), alive_T
         if name == "index":
             masks = [i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8)]
             if masks:
@@ -167,6 +173,8 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FakeTensorMode,
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    # It asks the driver. Recurrent layers then take PyTorch's own cells.
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
     _note_python_numbers(monkeypatch, watch)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, watch:
         yield mode, watch

@@ -10,7 +10,9 @@ import torch
 
 from mcse.models.text_encoder import TextEncoder
 from mcse.recipes import method
+from mcse.recipes.graphs import with_graphs
 from mcse.recipes.launch import load_config
+from mcse.training.config import TrainConfig
 from mcse.training.loop import total_loss
 from mcse.training.runtime import start_runtime
 from tests.fixtures.launch import arguments_of, entries, one_thread, own_cache, run, tensors
@@ -103,6 +105,110 @@ def test_a_compiled_model_takes_the_same_steps_with_few_graphs(still, tmp_path, 
     assert len(widths) >= 6
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
     assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def in_graphs(built, **keys):
+    """What ``train.graphs: compile`` makes of a run, with the widths that it chose."""
+    train = TrainConfig(batch_size=8, max_steps=6, graphs="compile", **keys)
+    made = with_graphs(built, train, device=CPU)
+    return made, encoder_of(made).widths
+
+
+def encoder_of(built):
+    return next(module for module in built.model.modules() if isinstance(module, TextEncoder))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "keys"),
+    [
+        ("simcse", {}),
+        ("simcse", {"encoder.length_chunks": 3, "encoder.pooling": "max"}),
+        ("mcse", {"loss.mlm_weight": 0.1, "encoder.pooling": "mean"}),
+    ],
+)
+def test_static_widths_change_neither_loss_nor_gradient(recipe, keys, still, monkeypatch):
+    seen = set()
+
+    def noting(function, *, dynamic):
+        assert not dynamic
+
+        def noted(**given):
+            seen.add(tuple(given["input_ids"].shape))
+            return function(**given)
+
+        return noted
+
+    monkeypatch.setattr(torch, "compile", noting)
+    built = build(still, recipe, keys)
+    built.model.double()
+    batches = [built.stream.batch(step) for step in range(4)]
+    if recipe == "mcse":
+        batches = [replace(b, image_BF=b.image_BF.double()) if hasattr(b, "image_BF") else b for b in batches]
+    expected, loss = gradients(built, batches)
+    made, widths = in_graphs(built)
+    found, value = gradients(made, batches)
+    assert {width for _, width in seen} <= set(widths)
+    assert widths
+    assert all(width % 8 == 0 for width in widths)
+    assert value == pytest.approx(loss, rel=1e-10)
+    assert max(gradient.abs().max() for gradient in expected.values()) > 1e-3
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-10, msg=name)
+
+
+@pytest.mark.slow
+def test_compiled_static_passes_take_the_same_steps_and_their_masks_again(still, tmp_path):
+    """Code is generated here, so one layer alone. Cached chunks need the masks of their first pass in the second."""
+    quiet = {"encoder.name_or_path": build_tiny_bert(tmp_path / "still", layers=1, dropout=0.0)}
+    batch = build(still, "simcse", quiet).stream.batch(0)
+    eager, compiled = build(still, "simcse", quiet), in_graphs(build(still, "simcse", quiet))[0]
+    compiled.model.load_state_dict(eager.model.state_dict())
+    torch._dynamo.utils.counters.clear()
+    (expected, loss), (found, value) = (gradients(built, [batch]) for built in (eager, compiled))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert value == pytest.approx(loss, rel=1e-5)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+    for module in compiled.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+    encoder = encoder_of(compiled)
+
+    def rows(seed, *, with_graph):
+        torch.manual_seed(seed)
+        with torch.set_grad_enabled(with_graph):
+            return encoder(batch.query)
+
+    first = rows(1, with_graph=False)
+    torch.testing.assert_close(rows(1, with_graph=True).detach(), first)
+    assert (rows(2, with_graph=False) - first).abs().max() > 0.01, "dropout is on"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "keys", "kind", "message"),
+    [
+        ("simcse", {"encoder.packing": True}, "compile", "encoder.packing: false"),
+        ("simcse", {"encoder.compile": True}, "compile", "leave one of them out"),
+        ("simcse", {"encoder.length_chunks": 2}, "cuda_graphs", "encoder.length_chunks"),
+        ("simcse", {"encoder.gradient_checkpointing": True}, "cuda_graphs", "encoder.gradient_checkpointing"),
+        ("simcse", {"encoder.attention": "eager"}, "cuda_graphs", "use compile"),
+        ("vse", {}, "compile", "no Hugging Face encoder"),
+    ],
+)
+def test_what_has_no_graphs_is_refused_by_key(recipe, keys, kind, message, still):
+    train = TrainConfig(batch_size=8, max_steps=6, graphs=kind)
+    with pytest.raises(ValueError, match=message):
+        with_graphs(build(still, recipe, keys), train, device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [("train.graphs", "cuda_graphs", "use compile or off"), ("train.tf32", True, "train.tf32: needs a CUDA device")],
+)
+def test_what_only_a_gpu_has_is_refused_elsewhere(key, value, message, still, tmp_path, capsys):
+    assert run(still, "simcse", tmp_path / "run", {key: value}) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mcse.data.config import LanguageDataConfig
-from mcse.recipes.base import RunConfig
+from mcse.recipes.base import RunConfig, check_uncached
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,3 +87,6 @@ class Config(RunConfig):
 
     loss: LossConfig = field(default_factory=LossConfig)
     """What is minimised."""
+
+    def __post_init__(self) -> None:
+        check_uncached(self.train)

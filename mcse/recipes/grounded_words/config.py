@@ -7,7 +7,7 @@ from typing import Literal
 
 from mcse.data.config import ControlsConfig, WordDataConfig, WordsConfig
 from mcse.models.config import ModelConfig, TasksConfig
-from mcse.recipes.base import RunConfig
+from mcse.recipes.base import RunConfig, check_uncached
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +65,7 @@ class Config(RunConfig):
     """Which image a caption is shown with, and how many captions there are."""
 
     def __post_init__(self) -> None:
+        check_uncached(self.train)
         if self.words.similarity is None and self.train.select_by is not None:
             raise ValueError("train.select_by: give words.similarity to select by, or null, which keeps the last")
         if isinstance(self.model, TasksConfig):

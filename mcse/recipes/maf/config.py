@@ -103,6 +103,10 @@ class Config(RunConfig):
     """Which image a tweet is shown with."""
 
     def __post_init__(self) -> None:
+        if self.train.graphs == "cuda_graphs":
+            raise ValueError(
+                "train.graphs: maf reads every token's row, and only pooled rows are captured; use compile"
+            )
         if self.train.cached_chunk_size is not None:
             raise ValueError("train.cached_chunk_size: maf's swaps need a whole batch in one forward pass")
         if self.data.images is None:

@@ -8,7 +8,6 @@ Recognition", WSDM.
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from mcse.data.images.training import NamedImages
@@ -149,25 +148,21 @@ def alignment_term(rows: TweetRows, batch: TweetBatch, loss: AlignmentConfig) ->
     assert rows.text_BH is not None
     assert rows.image_BH is not None
     has_B, image_id_B = batch.has_image_B, batch.image_id_B
-    has_N = gather_ids(has_B.long()).bool()
-    id_N = gather_ids(image_id_B)[has_N]
+    has_N, id_N = gather_ids(has_B.long()).bool(), gather_ids(image_id_B)
     parts = []
     for query_BH, other_BH in ((rows.text_BH, rows.image_BH), (rows.image_BH, rows.text_BH)):
         key_NH, offset = gather_rows(unit_rows(other_BH))
-        # An empty sum keeps the graph.
-        if not has_B.any():
-            parts.append(query_BH.sum() * 0.0 + key_NH.sum() * 0.0)
-            continue
         parts.append(
             info_nce(
-                unit_rows(query_BH[has_B]),
-                key_NH[has_N],
+                unit_rows(query_BH),
+                key_NH,
                 temperature=loss.temperature,
-                offset=int(has_N[:offset].sum()),
-                query_id_B=image_id_B[has_B],
+                offset=offset,
+                query_id_B=image_id_B,
                 key_id_N=id_N,
+                is_query_B=has_B,
+                is_key_N=has_N,
             )
         )
     share = loss.text_to_image_share
-    total = torch.stack(parts) @ torch.tensor([share, 1 - share], dtype=parts[0].dtype, device=parts[0].device)
-    return LossTerm(total, count=has_B.sum(), weight=loss.weight)
+    return LossTerm(parts[0] * share + parts[1] * (1 - share), count=has_B.sum(), weight=loss.weight)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mcse.data.config import LabelledDataConfig
-from mcse.recipes.base import RunConfig
+from mcse.recipes.base import RunConfig, check_uncached
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,3 +75,6 @@ class Config(RunConfig):
 
     encoder: ModelConfig = field(default_factory=ModelConfig)
     """The task's LSTM."""
+
+    def __post_init__(self) -> None:
+        check_uncached(self.train)

@@ -49,6 +49,34 @@ def test_excluded_keys_are_no_negatives_but_the_positive_stays() -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("logits_at_once", [2**22, 10])
+def test_rows_that_do_not_count_are_as_if_they_were_not_there(logits_at_once: int) -> None:
+    counts, shown = torch.tensor([True, False, True, True, False]), torch.tensor([4, 1, 4, 3, 2])
+    gradients = []
+    for left_out in (False, True):
+        query, key = _rows(0).requires_grad_(), _rows(1).requires_grad_()
+        if left_out:
+            loss = info_nce(
+                query[counts], key[counts], temperature=0.05, query_id_B=shown[counts], key_id_N=shown[counts]
+            )
+        else:
+            loss = info_nce(
+                query,
+                key,
+                temperature=0.05,
+                query_id_B=shown,
+                key_id_N=shown,
+                is_query_B=counts,
+                is_key_N=counts,
+                logits_at_once=logits_at_once,
+            )
+        loss.backward()
+        gradients.append((loss.detach(), query.grad, key.grad))
+    assert gradients[0][1][counts].abs().max() > 1e-3
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.7])
 def test_hard_negatives_equal_their_definition(weight: float) -> None:
     query, key, negative, tau = _rows(0), _rows(1), _rows(2), 0.05
