@@ -20,7 +20,7 @@ from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.suite import Subject
 from mcse.evaluation.suites.sts import score_sts
 from mcse.evaluation.suites.wordsim import POLICY, WordsimScore, score_wordsim
-from mcse.files import write_json, write_text
+from mcse.files import claimed, write_json, write_text
 from mcse.metrics.correlation import UndefinedScoreError
 from mcse.models.grounded_checkpoint import VOCAB_FILE, open_grounded_words
 from mcse.text.vocab import SPECIALS, Vocab
@@ -97,8 +97,9 @@ def run(
         sentences[row] = _joined([found for _, found in evaluated])
     markdown = _report(words, sentences, seen=seen, sets=sets)
     content = {name: _plain(table) for name, table in (("wordsim", words), ("sts", sentences)) if any(table.values())}
-    write_text(output / "report.md", markdown)
-    write_json(output / "report.json", {"policy": POLICY, **content})
+    with claimed(output):
+        write_text(output / "report.md", markdown)
+        write_json(output / "report.json", {"policy": POLICY, **content})
     print(markdown)
     return 0
 

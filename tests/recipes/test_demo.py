@@ -6,6 +6,7 @@ Training files of a null world equal those of the pixel world byte for byte, so 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mcse.data.test_sets.sts import load_own_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.suite import Subject
 from mcse.evaluation.suites.sts import score_sts
+from mcse.files import claimed
 from mcse.scenes import WorldConfig, build_world
 from mcse.types import ScoreKey
 
@@ -65,6 +67,13 @@ def test_the_report_is_one_file(demo: Path) -> None:
     assert text.count("data:image/png;base64,") >= 6
     assert 'src="http' not in text
     assert "MCSE, shuffled images" in text
+
+
+def test_a_demo_that_runs_is_not_deleted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with claimed(tmp_path / "demo"):
+        assert main(["demo", "--output", str(tmp_path / "demo")]) == 2
+    assert f"demo is in use by process {os.getpid()} on " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_foreign_folder_is_not_deleted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from mcse.data.images.names import ABSENT
 from mcse.data.tweets import tweets_to_images
 from mcse.encoders.loading import load_encoder
 from mcse.evaluation.evaluators.tagging import score_taggings, tag_texts
+from mcse.files import claimed
 from mcse.metrics.spans import find_spans
 from mcse.recipes.launch import load_config
 from mcse.training.loop import Loop
@@ -262,6 +264,10 @@ def test_tag_command_writes_spans_and_scores(tweets, finished, tmp_path, capsys)
     assert "all, lenient" in capsys.readouterr().out
     assert tag("full", "--features", str(tweets / "regions"), "--output", str(output)) == 2
     assert "is there already" in capsys.readouterr().err
+    with claimed(output):
+        assert tag("full", "--features", str(tweets / "regions"), "--output", str(output), "--overwrite") == 2
+    assert f"out is in use by process {os.getpid()} on " in capsys.readouterr().err
+    assert json.loads((output / "results.json").read_text()) == results
     shuffled = ("--features", str(tweets / "regions"), "--shuffle-images", "0", "--output", str(tmp_path / "sh"))
     assert tag("full", *shuffled) == 0
     other = [json.loads(line)["match"] for line in (tmp_path / "sh" / "tagged.jsonl").read_text().splitlines()]
