@@ -86,7 +86,7 @@ def bench() -> Iterator[Bench]:
     warm = ready_server().Process(target=time.sleep, args=(0,))
     warm.start()
     warm.join()
-    with tempfile.TemporaryDirectory(prefix="mcse-faults-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mcse faults #") as folder:
         yield Bench(Path(folder), build_inputs(Path(folder) / "inputs"))
 
 
