@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+logger = logging.getLogger(__name__)
 
 _FILES = ("config.json", "modules.json", "open_clip_config.json")
 """Every repository with an encoder has one of them."""
@@ -15,6 +22,7 @@ _commits: dict[str, str] = {}
 
 def fetch_file(repository: str, file: str) -> Path | None:
     """A file of a repository at its commit, from the cache or the hub; ``None`` where it cannot be had."""
+    _look_for_network()
     try:
         # Of a commit that is known, the cache answers without asking the hub.
         return Path(hf_hub_download(repository, file, revision=_commits.get(repository)))
@@ -47,3 +55,15 @@ def at_commit(name: str) -> dict[str, str]:
 def forget_commits() -> None:
     """Asks anew from now on, as another process does."""
     _commits.clear()
+
+
+@functools.cache
+def _look_for_network() -> None:
+    """Without a network, has the hub's library answer from its cache at once: it would ask for half a minute a file."""
+    if constants.HF_HUB_OFFLINE or getproxies():
+        return
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        logger.warning("the hub cannot be reached; only models that its cache holds are found")
+        constants.HF_HUB_OFFLINE = True
