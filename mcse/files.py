@@ -48,7 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = _own_draft(path)
     try:
-        with _naming(path):
+        with naming(path):
             yield draft
             _sync(draft, mode=_mode())
             os.replace(draft, path)
@@ -166,7 +166,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        with _naming(folder):
+        with naming(folder):
             yield draft
             sync_folder(draft)
             if folder.exists():
@@ -192,7 +192,7 @@ def creating_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:
-        with _naming(folder):
+        with naming(folder):
             yield draft
             sync_folder(draft)
         try:
@@ -233,13 +233,14 @@ def move(path: Path, target: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8, whole or not at all."""
     with replacing(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+        # The name of a file need not be text; in JSON this is an escape like any other.
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def append_line(path: Path, line: str) -> None:
     """Adds a line, which stands on the disk when this returns."""
     is_new = not path.exists()
-    with path.open("a", encoding="utf-8") as stream:
+    with naming(path), path.open("a", encoding="utf-8") as stream:
         stream.write(line + "\n")
         stream.flush()
         os.fsync(stream.fileno())
@@ -365,7 +366,7 @@ def seed_of(text: str) -> int:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Lets errors of the disk name what could not be written; safetensors has one of its own for a full disk."""
     try:
         yield

@@ -9,12 +9,14 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcse.distributed import fail_together, gather_arrays, rank, world_size
+from mcse.files import naming
 from mcse.metrics.correlation import UndefinedScoreError
 from mcse.types import Encoder, FloatArray
 
@@ -147,9 +149,10 @@ class RowStore:
         if self._index and row_ND.shape[1] != self._width:
             raise ValueError(f"the encoder gave rows of width {self._width}, then of width {row_ND.shape[1]}")
         self._width = row_ND.shape[1]
-        self._file.seek(0, os.SEEK_END)
-        self._file.write(np.ascontiguousarray(row_ND).tobytes())
-        self._file.flush()
+        with naming(Path(tempfile.gettempdir()) / "embeddings of the test sentences"):
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(np.ascontiguousarray(row_ND).tobytes())
+            self._file.flush()
         start = len(self._index)
         self._index.update((sentence, start + number) for number, sentence in enumerate(new))
 

@@ -29,7 +29,7 @@ from mcse.data.images.features import (
     read_store_json,
 )
 from mcse.data.images.sources import SkippedImage
-from mcse.files import claimed, digest_of, write_json
+from mcse.files import claimed, digest_of, naming, write_json
 from mcse.types import FloatArray
 
 _HEADER_BYTES = 128
@@ -87,7 +87,7 @@ class FeatureWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with self._claim:
+        with self._claim, naming(self.folder / FEATURES_FILE):  # what did not fit is tried once more here
             self._file.close()
 
     def append(self, rows_BF: FloatArray, *, skipped: Sequence[SkippedImage] = ()) -> None:
@@ -108,9 +108,10 @@ class FeatureWriter:
         bad = np.flatnonzero(~np.isfinite(rows_BF).all(axis=1))
         if len(bad):
             raise ValueError(f"{self.plan.tower} gave NaN or infinity for {names[int(bad[0])]!r}")
-        self._file.write(np.ascontiguousarray(rows_BF, dtype="<f4").tobytes())
-        self._file.flush()
-        os.fsync(self._file.fileno())  # the rows must be on disk before the progress that counts them
+        with naming(self.folder / FEATURES_FILE):
+            self._file.write(np.ascontiguousarray(rows_BF, dtype="<f4").tobytes())
+            self._file.flush()
+            os.fsync(self._file.fileno())  # the rows must be on disk before the progress that counts them
         self.done += len(upcoming)
         self.skipped.extend(skipped)
         self._num_rows += len(rows_BF)
@@ -126,10 +127,11 @@ class FeatureWriter:
             raise ValueError(f"{self.folder}: {self.done} of {len(self.plan.names)} images done")
         if self._num_rows == 0:
             raise ValueError(f"{self.folder}: all {self.done} images were skipped, first {self.skipped[0].reason}")
-        self._file.seek(0)
-        self._file.write(_npy_header(self._num_rows, self.plan.width))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self.folder / FEATURES_FILE):
+            self._file.seek(0)
+            self._file.write(_npy_header(self._num_rows, self.plan.width))
+            self._file.flush()
+            os.fsync(self._file.fileno())
         left_out = {image.name for image in self.skipped}
         write_json(self.folder / NAMES_FILE, [name for name in self.plan.names if name not in left_out])
         meta = {"schema": SCHEMA, **self.plan.identity(), "rows": self._num_rows, "skipped": self._skipped_records()}
@@ -165,11 +167,12 @@ class FeatureWriter:
             raise ValueError(
                 f"{path}: {held_bytes} bytes, but {self._num_rows} rows are recorded as written; use --overwrite"
             )
-        file = path.open("r+b" if path.exists() else "w+b")
-        if not self.done:
-            file.write(_npy_header(0, self.plan.width))
-        file.truncate(recorded_bytes)
-        file.seek(0, os.SEEK_END)
+        with naming(path):
+            file = path.open("r+b" if path.exists() else "w+b")
+            if not self.done:
+                file.write(_npy_header(0, self.plan.width))
+            file.truncate(recorded_bytes)
+            file.seek(0, os.SEEK_END)
         return file
 
     def _record(self) -> None:

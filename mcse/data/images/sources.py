@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,10 @@ from mcse.types import FloatArray
 
 OnBadImage: TypeAlias = Literal["error", "skip"]
 
+logger = logging.getLogger(__name__)
+
 READING_THREADS = 4
+_LISTED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +98,9 @@ def open_images(source: str) -> ImageSource:
     if not root.is_dir() and (not path_part.count("/") == 1 or path_part.startswith((".", "/"))):
         raise FileNotFoundError(f"images {root}: no such folder")
     if root.is_dir():
-        names = tuple(
-            sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if is_image_file(p) and p.is_file())
+        names = _text_names(
+            sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if is_image_file(p) and p.is_file()),
+            root=root,
         )
         if names and not split:
             return ImageFolder(root, names)
@@ -105,6 +110,18 @@ def open_images(source: str) -> ImageSource:
     dataset = load_split(path_part, split=split or None)
     columns = hub_columns(dataset, source=source)
     return HubImages(dataset, image_names(dataset, columns, source=source), column=columns.image, source=source)
+
+
+def _text_names(names: Sequence[str], *, root: Path) -> tuple[str, ...]:
+    """Those that are text, which all but a few are: no store could write the others down, and no caption name them."""
+    odd = [name for name in names if not name.isascii() and any("\ud800" <= sign <= "\udfff" for sign in name)]
+    if odd:
+        listed = ", ".join(ascii(name) for name in odd[:_LISTED]) + (", …" if len(odd) > _LISTED else "")
+        logger.warning(
+            "images %s: %d of %d files are left out, whose names are not UTF-8: %s; rename them",
+            *(root, len(odd), len(names), listed),
+        )
+    return tuple(name for name in names if name not in set(odd))
 
 
 def find_bad_images(source: ImageSource, index: Sequence[int], *, threads: int = READING_THREADS) -> list[SkippedImage]:

@@ -8,9 +8,10 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mcse.commands import extract_features
-from mcse.commands.main import build_parser
+from mcse.commands.main import build_parser, main
 from mcse.data.captions.table import load_captions
 from mcse.data.images.features import captions_to_features, open_features
 from mcse.data.images.sources import open_images
@@ -131,3 +132,17 @@ def test_a_hub_dataset_gives_captions_and_images_of_the_same_names(folder, tmp_p
     assert store.names == ("x", "y")
     with pytest.raises(ValueError, match="first 'z'"):
         captions_to_features(table, store)
+
+
+def test_a_file_whose_name_is_no_text_is_counted_and_named_and_the_rest_goes_on(tmp_path, caplog):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a.png", "b.png", b"odd\xff.png".decode("utf-8", "surrogateescape")):
+        Image.new("RGB", (8, 8)).save(folder / name, "png")
+    (folder / "bad.png").write_bytes(b"no image")
+    arguments = ["--images", str(folder), "--tower", "pixels:4", "--output", str(tmp_path / "store")]
+    assert main(["extract-features", *arguments, "--on-bad-image", "skip"]) == 0
+    assert r"1 of 4 files are left out, whose names are not UTF-8: 'odd\udcff.png'" in caplog.text
+    store = open_features(tmp_path / "store")
+    assert store.names == ("a.png", "b.png")
+    assert [image.name for image in store.skipped] == ["bad.png"]
