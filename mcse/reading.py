@@ -1,11 +1,13 @@
 """Structures that are read from JSON, ours or foreign: typed, bounded in size and depth, with one form of error.
 
-Nothing else in the project takes what a JSON file holds for what it should hold.
+Nothing else in the project takes what a JSON file holds for what it should hold. ``say_read`` is how readers of any
+format account for all that a file holds.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,8 @@ from pydantic_core import from_json
 from mcse.files import read_bytes
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 MOST_BYTES = 64 * 2**20
 """What a file of settings or facts may hold; callers that read data say more."""
@@ -40,6 +44,38 @@ _EXPECTED: Mapping[str, str] = {
     "none": "null",
 }
 """By the first word of pydantic's names of errors."""
+
+
+def say_read(
+    source: object,
+    *,
+    read: int,
+    total: int,
+    unit: str,
+    passed_over: Mapping[str, int] | None = None,
+    is_usual: bool = False,
+) -> None:
+    """Says in the log ``SOURCE: 998 of 1,000 lines read (2 blank)``: a warning where something is passed over.
+
+    Args:
+        source: File, folder or data set.
+        read: How many were taken.
+        total: How many there are.
+        unit: Of what, in the plural.
+        passed_over: How many were not, by the reason.
+        is_usual: Whether every such file has some that are passed over, so that it is no warning.
+
+    Raises:
+        ValueError: The numbers do not add up: something was lost on the way.
+    """
+    reasons = {reason: count for reason, count in (passed_over or {}).items() if count}
+    if (known := read + sum(reasons.values())) != total:
+        raise ValueError(
+            f"{source}: only {known:,} of {total:,} {unit} are accounted for; it has changed meanwhile, or is damaged"
+        )
+    why = f" ({', '.join(f'{count:,} {reason}' for reason, count in reasons.items())})" if reasons else ""
+    level = logging.WARNING if reasons and not is_usual else logging.INFO
+    logger.log(level, "%s: %s of %s %s read%s", source, f"{read:,}", f"{total:,}", unit, why)
 
 
 def read_json(path: Path, schema: type[T], *, most_bytes: int = MOST_BYTES) -> T:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mcse.data.tables import ending
 from mcse.files import text_lines
+from mcse.reading import say_read
 from mcse.text.tags import OUTSIDE, Repairs, TagSet, check_tag, repair_tags, types_of
 
 _IMAGE_LINE = "IMGID:"
@@ -75,6 +77,8 @@ def read_conll(path: Path) -> TaggedTexts:
     for number, line in enumerate(text_lines(path, strip=False), start=1):
         reader.take(line, number)
     reader.close(number + 1)
+    words = sum(len(text.words) for text in reader.texts)
+    say_read(path, read=words, total=number, unit="lines", passed_over=reader.passed_over, is_usual=True)
     if not reader.texts:
         raise ValueError(f"{path}: no texts in it")
     if reader.has_tags and reader.untagged:
@@ -106,18 +110,23 @@ class _Reader:
         self.start = 0
         self.image: str | None = None
         self.image_line: int | None = None
+        self.passed_over: Counter[str] = Counter()
 
     def take(self, line: str, number: int) -> None:
         where = f"{self.path}, line {number}"
         if not line.strip(_BLANKS):
+            self.passed_over["blank"] += 1
             if self.rows:
                 self.close(number)
         elif line[: len(_IMAGE_LINE)].upper() == _IMAGE_LINE:
             if self.rows:
                 raise ValueError(f"{where}: an {_IMAGE_LINE} line inside a text; no blank line before it")
             self.close(number)
+            self.passed_over["naming images"] += 1
             self.image, self.image_line = line[len(_IMAGE_LINE) :].strip() or None, number
-        elif not line.startswith(_DOCUMENT_LINE):
+        elif line.startswith(_DOCUMENT_LINE):
+            self.passed_over["between documents"] += 1
+        else:
             self.start = self.start if self.rows else number
             columns, tag = _columns_and_tag(line, where=where)
             self.has_tags |= tag is not None

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from mcse.files import text_lines
-from mcse.reading import parse_json
+from mcse.reading import parse_json, say_read
 
 logger = logging.getLogger(__name__)
 
@@ -162,8 +162,7 @@ def open_table(
     places = [header.index(names[name]) if name in names else None for name in (*wanted, *(optional or {}))]
 
     def read() -> Iterator[Row]:
-        rows = _filled(path, dialect, width=len(header), line_breaks=line_breaks)
-        for line, cells in itertools.islice(rows, int(is_headed), None):
+        for line, cells in _filled(path, dialect, width=len(header), line_breaks=line_breaks, is_headed=is_headed):
             if len(cells) != len(header):
                 mended = repair(cells, header, dialect.delimiter) if repair else None
                 if mended is None:
@@ -290,16 +289,20 @@ def number_cell(value: object, *, where: str) -> float:
     return number
 
 
-def _filled(path: Path, dialect: _Dialect, *, width: int, line_breaks: bool) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a delimited table with their lines, the header's too, but no blank ones."""
-    blank = 0
+def _filled(
+    path: Path, dialect: _Dialect, *, width: int, line_breaks: bool, is_headed: bool
+) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a delimited table below its header, with their lines, but no blank ones."""
+    rows = blank = 0
     for line, cells in (quoted_rows if dialect.is_quoted else _plain)(path, dialect.delimiter, line_breaks=line_breaks):
         if len(cells) in (0, 1, width) and not any(map(str.strip, cells)):
             blank += 1
         else:
-            yield line, cells
-    if blank:
-        logger.warning("%s: skipped %d blank lines", path, blank)
+            rows += 1
+            if rows > is_headed:
+                yield line, cells
+    rows -= is_headed
+    say_read(path, read=rows, total=rows + blank, unit="rows", passed_over={"blank": blank})
 
 
 def _plain(path: Path, delimiter: str, *, line_breaks: bool) -> Iterator[tuple[int, list[str]]]:
@@ -384,14 +387,13 @@ def open_records(path: Path, wanted: Names, *, optional: Names | None = None) ->
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    blank = 0
+    number = blank = 0
     for number, line in enumerate(text_lines(path), start=1):
         if line:
             yield number, parse_json(line, dict[str, Any], where=f"{path}, line {number}")
         else:
             blank += 1
-    if blank:
-        logger.warning("%s: skipped %d blank lines", path, blank)
+    say_read(path, read=number - blank, total=number, unit="rows", passed_over={"blank": blank})
 
 
 def _no_columns(where: str, header: Sequence[str], wanted: Names, *, has_header: bool) -> str:

@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from mcse.reading import say_read
+
 logger = logging.getLogger(__name__)
 
 _Stream: TypeAlias = gzip.GzipFile | BufferedReader
@@ -148,6 +150,7 @@ def _reading(file: Path, keep: Set[str] | None) -> Iterator[tuple[int, Iterator[
     filter_ = _Filter(file, keep=keep)
     if suffix in SAFE_SUFFIXES:
         yield _read_safe(file, filter_)
+        filter_.report()
         return
     read = _read_text if suffix in TEXT_SUFFIXES else _read_binary
     try:
@@ -166,16 +169,18 @@ class _Filter:
         self._seen: set[str] = set()
         self._repeats = 0
         self._first_repeat = ""
-        self._undecodable = 0
+        self._undecodable = self._unwanted = self._total = 0
 
     def wanted(self, raw: bytes, place: int) -> str | None:
         """The word if its row is to be read; ``place`` is its line, or its number among a binary file's words."""
+        self._total += 1
         try:
             word = raw.decode("utf-8")
         except UnicodeDecodeError:
             self._undecodable += 1
             return None
         if self._keep is not None and word not in self._keep:
+            self._unwanted += 1
             return None
         if word in self._seen:
             self._repeats += 1
@@ -192,8 +197,18 @@ class _Filter:
                 self._repeats,
                 self._first_repeat,
             )
-        if self._undecodable:
-            logger.warning("%s: %d words are not UTF-8 and left out", self._file, self._undecodable)
+        say_read(
+            self._file,
+            read=len(self._seen),
+            total=self._total,
+            unit="words",
+            passed_over={
+                "not UTF-8": self._undecodable,
+                "that come again": self._repeats,
+                "not asked for": self._unwanted,
+            },
+            is_usual=not self._undecodable,
+        )
 
 
 def _finite(word: str, row_D: NDArray[np.float32], place: str) -> _Row:

@@ -92,7 +92,7 @@ def embeddings(full, tmp_path, monkeypatch):
 
 def settings(full, tmp_path, monkeypatch):
     del tmp_path, monkeypatch
-    write_json(full / "a" / "run.json", ["x" * 70] * 200)
+    write_json(full / "a" / "run.json", ["x" * 70] * 400)
 
 
 WRITERS = [token_cache, tar_index, extraction, search_index, metrics, report, embeddings, settings]

@@ -31,7 +31,7 @@ from mcse.data.tables import (
     shown_names,
 )
 from mcse.files import read_bytes, text_lines
-from mcse.reading import parse_json
+from mcse.reading import parse_json, say_read
 
 _T = TypeVar("_T")
 
@@ -319,6 +319,9 @@ def _coco_rows(path: Path, loaded: _Coco) -> Iterator[CaptionRow]:
         if key not in captions_of:
             raise ValueError(f"{where}: a caption of the image {key}, which images do not list")
         captions_of[key].append(annotation.caption)
+    bare = sum(not captions for captions in captions_of.values())
+    passed_over = {"without a caption": bare}
+    say_read(path, read=len(name_of) - bare, total=len(name_of), unit="images", passed_over=passed_over)
     for key, captions in captions_of.items():
         for caption in captions:
             yield CaptionRow(name_of_cell(name_of[key], where=str(path)), caption)
@@ -329,6 +332,9 @@ def _karpathy_rows(path: Path, loaded: _Karpathy) -> Iterator[CaptionRow]:
     for image in loaded.images:
         folders.setdefault(image.filename, set()).add(image.filepath)
     in_folders = any(len(several) > 1 for several in folders.values())
+    bare = sum(not image.sentences for image in loaded.images)
+    count = len(loaded.images)
+    say_read(path, read=count - bare, total=count, unit="images", passed_over={"without a caption": bare})
     for number, image in enumerate(loaded.images):
         name = name_of_cell(image.filename, where=f"{path}: images.{number}.filename")
         if in_folders and image.filepath:

@@ -21,6 +21,7 @@ from mcse.data.captions.hub import read_hub
 from mcse.data.images.names import ABSENT, NO_VALUES, find_all, find_names, read_name_list
 from mcse.data.seeds import Draw
 from mcse.files import text_lines
+from mcse.reading import say_read
 
 _logger = logging.getLogger(__name__)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -160,10 +161,10 @@ def _from_file(path: Path, *, split: str | None) -> CaptionTable:
     if split is not None:
         raise ValueError(f"{path}: plain text has no splits; remove '::{split}'")
     lines = list(text_lines(path))
-    blank = lines.count("")
+    count, blank = len(lines), lines.count("")
     while not lines[-1]:
         del lines[-1]  # behind the last caption; others keep their place
-    _say_blanks(str(path), blank)
+    say_read(path, read=count - blank, total=count, unit="captions", passed_over={"blank": blank})
     return CaptionTable(None, tuple((line,) if line else () for line in lines), str(path), (path,))
 
 
@@ -181,12 +182,14 @@ def _named(rows: Iterable[CaptionRow], *, source: str, files: tuple[Path, ...], 
     """Groups rows by image, in order of first appearance."""
     grouped: dict[str, list[str]] = {}
     splits: dict[str, None] = {}
-    blank = 0
+    total = blank = others = 0
     wanted = None if split is None else split.split("+")
     for row in rows:
+        total += 1
         if row.split is not None:
             splits[row.split] = None
         if wanted is not None and row.split not in wanted:
+            others += 1
             continue
         caption = " ".join(row.caption.splitlines()).strip()  # quoted cells may hold line breaks
         if caption and caption not in NO_VALUES:
@@ -194,7 +197,9 @@ def _named(rows: Iterable[CaptionRow], *, source: str, files: tuple[Path, ...], 
         else:
             blank += 1
     _check_splits(source, list(splits), wanted)
-    _say_blanks(source, blank)
+    read = sum(map(len, grouped.values()))
+    passed_over = {"blank": blank, "of other splits": others}
+    say_read(source, read=read, total=total, unit="captions", passed_over=passed_over, is_usual=not blank)
     if not grouped:
         raise ValueError(f"{source}: no captions in it")
     return CaptionTable(tuple(grouped), tuple(map(tuple, grouped.values())), source, files)
@@ -208,8 +213,3 @@ def _check_splits(source: str, found: list[str], wanted: list[str] | None) -> No
     for name in wanted:
         if name not in found:
             raise ValueError(f"{source}: no split {name!r}; it has {', '.join(found) or 'none'}")
-
-
-def _say_blanks(source: str, count: int) -> None:
-    if count:
-        _logger.warning("%s: skipped %d blank captions", source, count)

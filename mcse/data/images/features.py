@@ -29,7 +29,7 @@ from mcse.data.images.sources import OnBadImage, SkippedImage
 from mcse.data.npy import map_npy
 from mcse.data.streams import RowNumbers
 from mcse.files import digest_of, sha256_file
-from mcse.reading import read_json
+from mcse.reading import read_json, say_read
 from mcse.types import DataFile, FloatArray
 
 T = TypeVar("T")
@@ -279,7 +279,10 @@ def captions_to_features(table: CaptionTable, store: FeatureStore) -> NDArray[np
         return np.arange(0, len(store), copies, dtype=np.int64)
     hint = f" (its extraction skipped {len(store.skipped)} unreadable images)" if store.skipped else ""
     problem = f"have no features in {store.path}{hint}"
-    return find_all(table.image_names, store.names, where=table.source, problem=problem)
+    rows = find_all(table.image_names, store.names, where=table.source, problem=problem)
+    rest = {"without captions here": len(store) - len(rows)}
+    say_read(store.path, read=len(rows), total=len(store), unit="images", passed_over=rest, is_usual=True)
+    return rows
 
 
 def join_equal_rows(

@@ -32,6 +32,7 @@ from mcse.data.tables import (
     text_cell,
 )
 from mcse.files import digest_of, is_kept, keeping, sha256_file, text_lines
+from mcse.reading import say_read
 from mcse.types import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -62,10 +63,10 @@ class SentenceTable:
                 yield row
             else:
                 skipped += 1
-        if skipped:
-            logger.warning("%s: skipped %d blank lines", self.source, skipped)
         if not kept:
             raise ValueError(f"data.sentences: {self.source} holds no sentence")
+        unit = "lines" if self.files and self.table is None else "rows of sentences"
+        say_read(self.source, read=kept, total=kept + skipped, unit=unit, passed_over={"blank": skipped})
 
     def _raw_rows(self) -> Iterator[tuple[str, ...]]:
         if not self.files:

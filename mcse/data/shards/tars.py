@@ -31,14 +31,17 @@ from numpy.typing import NDArray
 from mcse.data.images.names import IMAGE_SUFFIXES, is_resource_fork
 from mcse.data.patterns import files_named, is_pattern
 from mcse.files import creating_folder, digest_of, is_kept, keeping, remove_folder, sha256_file, write_json
-from mcse.reading import parse_json, read_json
+from mcse.reading import parse_json, read_json, say_read
 
 logger = logging.getLogger(__name__)
 
 Part: TypeAlias = Literal["text", "image", "row"]
 """What a sample may hold: its captions, its image, its feature row."""
 
-_FORMAT = "2"
+_FORMAT = "3"
+_METADATA, _FORKS = ".json beside a .txt", "what macOS adds"
+"""Of members that are no part of a sample, those that many sets of shards have."""
+
 _BLOCK = 512
 _OPEN_FILES = 128
 _PARTS: tuple[Part, ...] = ("text", "image", "row")
@@ -86,6 +89,7 @@ class _Meta:
     digest: str
     lacking: dict[Part, int]
     passed_over: dict[str, int]
+    members: int
 
 
 class ShardSet:
@@ -94,7 +98,8 @@ class ShardSet:
     ``first`` (N + 1) counts the captions before each sample, ``shard_first`` (S + 1) the samples before each shard.
     ``lacking`` says how many samples have no caption, image or row. ``digest`` names the members, their sizes and the
     captions; ``key`` also depends on where and how old the tars are. Reads are safe from several threads, and after a
-    fork. ``passed_over`` counts the members that are no part of a sample, by what their names end in.
+    fork. ``passed_over`` counts the members that are no part of a sample, by what their names end in; ``members`` the
+    others.
     """
 
     def __init__(self, paths: Sequence[Path], folder: Path) -> None:
@@ -107,6 +112,7 @@ class ShardSet:
         self.digest = meta.digest
         self.lacking = meta.lacking
         self.passed_over = meta.passed_over
+        self.members = meta.members
         self._files = _OpenFiles()
 
     def __len__(self) -> int:
@@ -199,9 +205,16 @@ def open_shards(source: str, *, root: Path) -> ShardSet:
         with contextlib.suppress(FileExistsError), creating_folder(folder) as draft:
             _join(draft, [cache / f"{key}.npz" for key in keys], source=source)
     shards = ShardSet(paths, folder)
-    if shards.passed_over:
-        endings = ", ".join(f"{count:,} of {ending}" for ending, count in shards.passed_over.items())
-        logger.warning("%s: members that are no caption, image or row are passed over: %s", source, endings)
+    passed_over = {f"of {ending}": count for ending, count in shards.passed_over.items()}
+    total = shards.members + sum(passed_over.values())
+    say_read(
+        source,
+        read=shards.members,
+        total=total,
+        unit="members",
+        passed_over=passed_over,
+        is_usual=shards.passed_over.keys() <= {_METADATA, _FORKS},
+    )
     return shards
 
 
@@ -215,9 +228,11 @@ def _scan(path: Path) -> _TarIndex:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
                     last = member.name
-                    if member.isdir() or is_resource_fork(PurePosixPath(last)):
+                    if member.isdir():
                         continue
-                    if not member.isreg():
+                    if is_resource_fork(PurePosixPath(last)):
+                        passed_over[_FORKS] += 1
+                    elif not member.isreg():
                         passed_over["links"] += 1
                     elif not _note(found, member, path):
                         passed_over[f".{PurePosixPath(last).name.partition('.')[2].lower()}"] += 1
@@ -284,6 +299,8 @@ def _index(found: dict[str, _Members], file: io.BufferedReader, path: Path, *, p
         is_json = "text" not in members.parts and members.json is not None
         if is_json and members.json is not None:
             members.parts["text"] = members.json
+        elif members.json is not None:
+            passed_over[_METADATA] += 1
         captions: tuple[str, ...] = ()
         for part, member in members.parts.items():
             samples[number][f"{part}_block"] = member.offset_data // _BLOCK
@@ -339,6 +356,7 @@ def _join(folder: Path, scans: Sequence[Path], *, source: str) -> None:
     shard_first = [0]
     digests: list[str] = []
     lacking = dict.fromkeys(_PARTS, 0)
+    members = 0
     passed_over: Counter[str] = Counter()
     with (folder / "samples.raw").open("wb") as samples, (folder / "first.raw").open("wb") as first:
         captions = 0
@@ -352,6 +370,7 @@ def _join(folder: Path, scans: Sequence[Path], *, source: str) -> None:
             first.write((captions + np.cumsum(counts)).astype("<i8").tobytes())
             captions += int(counts.sum())
             shard_first.append(shard_first[-1] + len(part))
+            members += sum(int((part[f"{name}_size"] != 0).sum()) for name in _PARTS)
             lacking["text"] += int((counts == 0).sum())
             for name in ("image", "row"):
                 lacking[name] += int((part[f"{name}_size"] == 0).sum())
@@ -363,7 +382,7 @@ def _join(folder: Path, scans: Sequence[Path], *, source: str) -> None:
     _with_header(folder / "samples", _SAMPLE, shard_first[-1])
     _with_header(folder / "first", np.dtype("<i8"), shard_first[-1] + 1)
     np.save(folder / "shards.npy", np.asarray(shard_first, dtype=np.int64))
-    found = {"digest": digest_of(*digests), "lacking": lacking, "passed_over": passed_over}
+    found = {"digest": digest_of(*digests), "lacking": lacking, "passed_over": passed_over, "members": members}
     meta = {"files": _index_digest(folder), **found}
     write_json(folder / "meta.json", meta)
 

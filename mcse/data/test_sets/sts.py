@@ -26,6 +26,7 @@ from mcse.data.tables import (
     text_cell,
 )
 from mcse.data.test_sets.lines import file_lines, finite_number, senteval_parent
+from mcse.reading import say_read
 
 logger = logging.getLogger(__name__)
 
@@ -188,6 +189,8 @@ def load_senteval_subset(root: Path, name: str, *, subset: str) -> ScoredPairs:
         if gold.strip():
             column = _columns(line, input_path, number, least=2)
             rows.append((finite_number(gold, gold_path, number), column[0], column[1]))
+    passed_over = {"without gold": len(inputs) - len(rows)}  # STS15 and STS16 ship more pairs than were ever scored
+    say_read(input_path, read=len(rows), total=len(inputs), unit="lines", passed_over=passed_over, is_usual=True)
     return _scored(rows, name, subset, (input_path, gold_path))
 
 
@@ -204,9 +207,11 @@ def load_stsbenchmark(folder: str | Path, *, split: str) -> ScoredPairs:
 
 def _stsbenchmark_rows(path: Path) -> list[tuple[float, str, str]]:
     rows = []
+    number = 0
     for number, line in enumerate(file_lines(path), start=1):
         column = _columns(line, path, number, least=7)
         rows.append((finite_number(column[4], path, number), column[5], column[6]))
+    say_read(path, read=len(rows), total=number, unit="lines")
     return rows
 
 
@@ -227,6 +232,7 @@ def load_sick(folder: str | Path, *, splits: Sequence[str]) -> ScoredPairs:
         for number, line in enumerate(lines[1:], start=2):
             column = _columns(line, path, number, least=4)
             rows.append((finite_number(column[3], path, number), column[1], column[2]))
+        say_read(path, read=len(lines) - 1, total=len(lines) - 1, unit="pairs")
     return _scored(rows, SICK_ALL_SPLITS if len(splits) > 1 else "SICKRelatedness", "+".join(splits), paths)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mcse.data.test_sets.lines import file_lines, latin1_lines, senteval_parent
 from mcse.files import sha256_file
+from mcse.reading import say_read
 
 logger = logging.getLogger(__name__)
 
@@ -174,11 +175,15 @@ def load_transfer_task(root: Path, name: str) -> TransferTask:
         raise ValueError(f"unknown transfer task {name!r}; choose one of {', '.join(TRANSFER_TASKS)}")
     splits: dict[Split, LabelledText] = {}
     if name in _TWO_FILES:
-        splits["train"] = _labelled(_read_two_files(root, _TWO_FILES[name]))
+        items = _read_two_files(root, _TWO_FILES[name])
+        splits["train"] = _labelled(items)
+        say_read(root / name, read=len(splits["train"]), total=len(items), unit="sentences")
     else:
         read = {"SST2": _read_sst, "TREC": _read_trec, "MRPC": _read_mrpc}[name]
         for split, file in _SPLIT_FILES[name].items():
-            splits[split] = _labelled(read(root / file))
+            items = read(root / file)
+            splits[split] = _labelled(items)
+            say_read(root / file, read=len(splits[split]), total=len(items), unit="sentences")
     return TransferTask(
         name=name,
         classes=len(TREC_LABELS) if name == "TREC" else 2,

@@ -414,16 +414,32 @@ def test_members_that_are_no_part_are_counted(tmp_path, caplog):
     for _ in range(2):  # scanned, and found again
         caplog.clear()
         assert len(open_shards("p.tar", root=tmp_path)) == 1
-        assert "passed over: 1 of .seg.png, 2 of .cls" in caplog.text
+        assert "p.tar: 3 of 7 members read (1 of .seg.png, 2 of .cls, 1 of what macOS adds)" in caplog.text
     with tarfile.open(tmp_path / "p.tar", "a") as tar:
         link = tarfile.TarInfo("0003.png")
         link.type, link.linkname = tarfile.SYMTYPE, "0001.png"
         tar.addfile(link)
     open_shards("p.tar", root=tmp_path)
-    assert "2 of .cls, 1 of links" in caplog.text
+    assert "3 of 8 members read" in caplog.text
+    assert "1 of links" in caplog.text
     write_tar(tmp_path / "dots.tar", {"a.v1.txt": b"one", "a.v1.png": grey(1)})
     with pytest.raises(ValueError, match=r"no sample of the tars has a caption .* members end in \.v1\.txt, \.v1\.png"):
         open_shards("dots.tar", root=tmp_path)
+
+
+@pytest.mark.parametrize("after", [1, 5, 20])
+def test_zeros_inside_a_tar_are_refused(tmp_path, after):
+    """As a disk leaves them that lost a block; ``tarfile`` takes them for the end."""
+    path = write_tar(tmp_path / "p.tar", {name: data for row in range(24) for name, data in sample(row).items()})
+    with tarfile.open(path) as tar:
+        place = tar.getmembers()[2 * after].offset
+    whole = path.read_bytes()
+    path.write_bytes(whole[:place] + bytes(1024) + whole[place:])
+    with pytest.raises(ValueError, match=rf"p\.tar: goes on after its end mark at byte {place}"):
+        open_shards("p.tar", root=tmp_path)
+    path.write_bytes(whole[:place] + bytes(1024) + whole[place + 1024 :])
+    with pytest.raises(ValueError, match=r"p\.tar: "):
+        open_shards("p.tar", root=tmp_path)
 
 
 def test_tars_joined_by_cat_are_refused(tmp_path):
