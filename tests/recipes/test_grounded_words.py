@@ -215,6 +215,7 @@ def test_a_run_exports_every_word_of_the_source(tiny, tmp_path, caplog) -> None:
         "captions",
         "features",
         "word vectors",
+        "word pairs",
     }
 
 

@@ -81,7 +81,7 @@ def test_run_folder_holds_terms_scores_and_facts(finished):
     assert facts["facts"]["tags repaired"] == "6 in training, 2 in dev"
     assert facts["facts"]["tweets without an image"] == 7
     assert facts["facts"]["regions"] == REGIONS
-    assert {file["role"] for file in facts["data"]} == {"train", "dev", "features"}
+    assert {file["role"] for file in facts["data"]} == {"train", "dev", "features", "encoder"}
     text = [line for line in entries(finished / "text") if "loss" in line]
     assert all("loss.matching" not in line and line["loss"] == pytest.approx(line["loss.tagging"]) for line in text)
 
