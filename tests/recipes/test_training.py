@@ -105,7 +105,9 @@ def test_run_folder_says_what_was_run(recipe, tiny, finished):
     assert facts["facts"]["negatives a query"] == 7
     assert facts["facts"]["steps"] == 6
     files = {file["role"]: file for file in facts["data"]}
-    assert set(files) == {"sentences", "encoder", "dev pairs"} | ({"captions", "features"} if recipe == "mcse" else set())
+    assert set(files) == {"sentences", "encoder", "dev pairs"} | (
+        {"captions", "features"} if recipe == "mcse" else set()
+    )
     assert all(Path(file["path"]).is_file() and len(file["digest"]) == 64 for file in files.values())
 
 
