@@ -67,7 +67,7 @@ _LOW = {
     ),
     "evaluation": part(
         "published protocols as suites, evaluators while training, and what they share",
-        *("files", "progress", "reading", "run_folder", "types", "metrics", "data", "distributed"),
+        *("errors", "files", "progress", "reading", "run_folder", "types", "metrics", "data", "distributed"),
     ),
     "report": part(
         "results → terminal, Markdown, HTML, model card", "errors", "files", "reading", "run_folder", "types", "metrics"

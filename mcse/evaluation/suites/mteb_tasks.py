@@ -12,6 +12,7 @@ import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,17 @@ import huggingface_hub.constants
 import numpy as np
 
 from mcse.data.test_sets.sts import load_scored_pairs
+from mcse.errors import said
 from mcse.evaluation.encoding import Rows, cosines
+from mcse.evaluation.joint_space import NoJointSpaceError, joint_encoder
+from mcse.evaluation.row_forms import AS_THEY_ARE
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
 from mcse.evaluation.uncertainty import sharing_pairs
-from mcse.types import Column, FloatArray, Sample, ScoreKey, SuiteScores, keyed_scores
+from mcse.types import Column, FloatArray, ImageTextEncoder, Sample, ScoreKey, SuiteScores, keyed_scores
 
 _NEAREST = 3
+_FURTHER = ("cosine_spearman", "text_acc", "image_acc", "accuracy")
+"""Beside a task's main score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -38,17 +44,18 @@ class _Task:
 
 
 class MtebEncoder:
-    """A row store in the shape that mteb 2 asks of an encoder (its ``EncoderProtocol``): unit rows, no prompts.
+    """A row store in the shape that mteb 2 asks of an encoder (its ``EncoderProtocol``): unit rows, no prompts of mteb.
 
     Args:
         rows: Encodes what mteb asks for, each distinct text once.
+        joint: Of tasks on images: puts them and their captions into one space.
     """
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, joint: ImageTextEncoder | None = None) -> None:
         from mteb.models import ModelMeta
 
-        self._rows = rows
-        self.mteb_model_meta = ModelMeta.create_empty()
+        self._rows, self._joint = rows, joint
+        self.mteb_model_meta = ModelMeta.create_empty({} if joint is None else {"modalities": ["text", "image"]})
 
     def encode(
         self,
@@ -60,8 +67,16 @@ class MtebEncoder:
         prompt_type: Any = None,
         **_: Any,
     ) -> FloatArray:
-        """(P, D) unit rows of the texts in mteb's batches; its arguments for prompts and batching change nothing."""
-        return self._rows.unit([text for batch in inputs for text in batch["text"]])
+        """(P, D) unit rows of mteb's batches, of texts or of images; its arguments for prompts change nothing."""
+        if self._joint is None:
+            return self._rows.unit([text for batch in inputs for text in batch["text"]])
+        blocks = []
+        for batch in inputs:
+            if images := batch.get("image"):
+                blocks.append(self._joint.encode_images(list(images)))
+            else:
+                blocks.append(self._joint.encode_captions(list(batch["text"])))
+        return np.concatenate(blocks)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """All cosines, by mteb's own function."""
@@ -80,11 +95,12 @@ def prepare_mteb(options: SuiteOptions) -> PreparedSuite:
     """Loads the data of the tasks that ``options.tasks`` names.
 
     An STS task's data is ``<data>/mteb/<task>/test.jsonl`` (``sentence1``, ``sentence2``, ``score``) where that folder
-    exists; everything else comes from the hub or, offline, from its local cache.
+    exists, and that of a task of caption and image pairs (Winoground, SugarCrepe, ARO) a copy of its hub repository
+    there; everything else comes from the hub or, offline, from its local cache.
 
     Raises:
         ValueError: No task is named, one twice, or one that mteb does not know; mteb is not installed; a local file
-            cannot be read, or is given for a task that is not STS in one language.
+            cannot be read, or is given for a task of another kind.
         FileNotFoundError: None of the tasks has its data.
     """
     if not options.tasks:
@@ -110,9 +126,9 @@ def prepare_mteb(options: SuiteOptions) -> PreparedSuite:
 
 SUITE = Suite(
     name="mteb",
-    version=3,
+    version=4,
     needs="the package mteb ('mcse[mteb]') and --tasks; data from the hub or its cache, or, for STS tasks, from "
-    "mteb/<task>/test.jsonl in the folder that --data names",
+    "mteb/<task>/test.jsonl in the folder that --data names; tasks on images and captions need image heads",
     prepare=prepare_mteb,
 )
 
@@ -161,20 +177,30 @@ def _make_task(name: str) -> Any:
 
 
 def _unfit(task: Any) -> str:
-    """Why a task cannot evaluate embeddings of sentences; empty where they can."""
+    """Why a task cannot evaluate embeddings of sentences, or of sentences and images; empty where they can."""
     if task.is_aggregate:
         return f"stands for several tasks; name them: {', '.join(part.metadata.name for part in task.metadata.tasks)}"
-    if list(task.metadata.modalities) != ["text"]:
-        return f"is a task on {' and '.join(task.metadata.modalities)}, not on text alone"
+    if task.metadata.type.startswith("VisualSTS"):
+        return "draws the sentences of an STS task as pictures: it tests reading, not what images show"
+    kinds = [str(kind) for kind in task.metadata.modalities]
+    if not {*kinds} <= {"text", "image"}:
+        return f"is a task on {' and '.join(kinds)}, not on text and images alone"
+    if "it" in str(task.metadata.category).split("2"):
+        return "needs one embedding of an image and a text together"
     return ""
 
 
 def _local_task(name: str, task: Any, folder: Path) -> _Task:
     """Lets mteb read a folder in place of the hub's data set, once its files are known to be good."""
+    if task.metadata.type == "Compositionality":
+        return _local_images(name, task, folder)
     if not _is_plain_sts(task):
         languages = ", in several languages" if task.metadata.is_multilingual else ""
         kind = f"{task.metadata.type}{languages}"
-        raise ValueError(f"{folder}: local data is read for STS tasks in one language; {name} is {kind}")
+        raise ValueError(
+            f"{folder}: local data is read for STS tasks in one language and for pairs of captions and images; {name} "
+            f"is {kind}"
+        )
     files = tuple(folder / f"{split}.jsonl" for split in task.eval_splits)
     for file in files:
         load_scored_pairs(file)
@@ -182,6 +208,17 @@ def _local_task(name: str, task: Any, folder: Path) -> _Task:
     task.metadata = task.metadata.model_copy(update={"dataset": {"path": str(folder), "revision": "local"}})
     task.load_data()
     return _Task(name=name, task=task, source=f"local files ({', '.join(file.name for file in files)})", files=files)
+
+
+def _local_images(name: str, task: Any, folder: Path) -> _Task:
+    task.metadata = task.metadata.model_copy(update={"dataset": {"path": str(folder), "revision": "local"}})
+    try:
+        task.load_data()
+    except Exception as error:
+        # datasets raises many kinds of errors of its own.
+        raise ValueError(f"{folder}: not a copy of the data of {name}: {said(error)}") from error
+    files = tuple(file for file in sorted(folder.rglob("*")) if file.is_file())
+    return _Task(name=name, task=task, source=f"local files ({len(files)})", files=files)
 
 
 def _hub_task(name: str, task: Any) -> _Task:
@@ -205,12 +242,16 @@ def _is_plain_sts(task: Any) -> bool:
 def _suite_scores(
     tasks: Sequence[_Task], absent: Mapping[str, str], subject: Subject, *, batch_size: int
 ) -> SuiteScores:
-    encoder = MtebEncoder(subject.rows)
     missing = dict(absent)
     scores: dict[str, dict[str, float]] = {}
     samples: dict[ScoreKey, Sample] = {}
     protocols: dict[str, str] = {}
     for loaded in tasks:
+        try:
+            encoder = _encoder(loaded, subject)
+        except NoJointSpaceError as error:
+            missing[loaded.name] = str(error)
+            continue
         result = _run(loaded, encoder, batch_size=batch_size)
         found = _result_scores(result)
         if not math.isfinite(found["main_score"]):
@@ -219,7 +260,7 @@ def _suite_scores(
         scores[loaded.name] = found
         main_score = loaded.task.metadata.main_score
         protocols[f"mteb.{loaded.name}"] = (
-            f"{main_score} by mteb {_version()} on unit rows without prompts; {loaded.source}; "
+            f"{main_score} by mteb {_version()} on unit rows without mteb's prompts; {loaded.source}; "
             f"{'mean over' if len(_entries(result)) > 1 else 'of'} {_parts(result)}"
         )
         if _is_plain_sts(loaded.task) and len(_entries(result)) == 1 and main_score == "cosine_spearman":
@@ -232,6 +273,22 @@ def _suite_scores(
         absent=missing,
         samples=samples,
     )
+
+
+def _encoder(loaded: _Task, subject: Subject) -> MtebEncoder:
+    """What mteb is given.
+
+    Raises:
+        NoJointSpaceError: The task has images, and the subject takes none, or only rows as they are make sense.
+    """
+    if "image" not in loaded.task.metadata.modalities:
+        return MtebEncoder(subject.rows)
+    joint = joint_encoder(subject.encoder)
+    if not isinstance(joint, ImageTextEncoder):
+        raise NoJointSpaceError("the encoder takes stored features alone, not images")
+    if subject.form != AS_THEY_ARE:
+        raise NoJointSpaceError("a task on images is evaluated on rows as they are")
+    return MtebEncoder(subject.rows, joint)
 
 
 def _key(task: str) -> ScoreKey:
@@ -263,10 +320,11 @@ def _parts(result: Any) -> str:
 
 
 def _result_scores(result: Any) -> dict[str, float]:
-    """The main score and, where every part has it, the Spearman correlation of cosines; × 100."""
+    """The main score and, where every part has them, some others; × 100."""
     scores = {"main_score": 100 * float(result.get_score())}
-    if all("cosine_spearman" in entry for entry in _entries(result)):
-        scores["cosine_spearman"] = 100 * float(result.get_score(getter=lambda entry: entry["cosine_spearman"]))
+    for name in _FURTHER:
+        if all(name in entry for entry in _entries(result)):
+            scores[name] = 100 * float(result.get_score(getter=itemgetter(name)))
     return scores
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 from mcse.data.test_sets.contamination import normalise
 from mcse.evaluation.encoding import RowStore
+from mcse.evaluation.row_forms import RowForm
 from mcse.evaluation.suite import Subject, SuiteOptions
 from mcse.evaluation.suites.mteb_tasks import MtebEncoder, prepare_mteb
 from mcse.types import FloatArray, ScoreKey, score_tree
@@ -125,7 +127,7 @@ def test_what_mteb_sees_is_an_encoder_of_unit_rows() -> None:
         (("sts13",), "no task 'sts13'; the nearest names are STS13, "),
         (("Banking77",), "Banking77Classification"),
         (("zzzzzzzz",), "no task 'zzzzzzzz'; nor one like it"),
-        (("STSBenchmarkMultilingualVisualSTS",), "is a task on image, not on text alone"),
+        (("STSBenchmarkMultilingualVisualSTS",), "draws the sentences of an STS task as pictures"),
         (("STS16",), "STS16: mteb/sts16-sts at revision .* neither reachable nor in the local cache"),
     ],
 )
@@ -163,3 +165,80 @@ def test_refusals_that_need_no_mteb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"not installed \(pip install 'mcse\[mteb\]'\)"):
         prepare_mteb(SuiteOptions(tasks=("STS13",)))
+
+
+class ColourSpace:
+    """Images by their mean colour, captions by the colours that they name."""
+
+    name = "colours"
+    COLOURS = ("red", "green", "blue")
+
+    def encode(self, sentences: Sequence[str], *, batch_size: int = 64, normalize: bool = True) -> FloatArray:
+        return self.encode_captions(sentences)
+
+    def encode_captions(self, sentences: Sequence[str], *, batch_size: int = 64) -> FloatArray:
+        return self._unit([[0.1 + text.split().count(colour) for colour in self.COLOURS] for text in sentences])
+
+    def encode_images(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> FloatArray:
+        return self._unit([np.asarray(image.convert("RGB")).reshape(-1, 3).mean(0) + 1 for image in images])
+
+    def encode_image_features(self, features: FloatArray, *, batch_size: int = 256) -> FloatArray:
+        return self._unit(features)
+
+    @staticmethod
+    def _unit(rows: object) -> FloatArray:
+        row_ND = np.asarray(rows, dtype=np.float32)
+        return row_ND / np.linalg.norm(row_ND, axis=1, keepdims=True)
+
+
+def write_winoground(folder: Path) -> None:
+    """Three right, and one whose captions name no colour, so that both images are as near."""
+    import datasets
+
+    full = {
+        name: tuple(255 * (place == number) for place in range(3)) for number, name in enumerate(ColourSpace.COLOURS)
+    }
+    rows = [("red", "green"), ("blue", "red"), ("green", "blue"), ("red", "blue")]
+    columns: dict[str, list[object]] = {f"{kind}_{side}": [] for side in (0, 1) for kind in ("image", "caption")}
+    for number, pair in enumerate(rows):
+        for side, colour in enumerate(pair):
+            columns[f"image_{side}"].append(Image.new("RGB", (8, 8), full[colour]))
+            columns[f"caption_{side}"].append("a thing" if number == 3 else f"a {colour} thing")
+    data = datasets.Dataset.from_dict(columns)
+    for side in (0, 1):
+        data = data.cast_column(f"image_{side}", datasets.Image())
+    folder.mkdir(parents=True)
+    data.to_parquet(folder / "test-00000-of-00001.parquet")
+
+
+@needs_mteb
+def test_a_task_on_images_and_captions_asks_the_joint_space(tmp_path: Path, own_datasets: None) -> None:
+    write_winoground(tmp_path / "mteb" / "Winoground")
+    prepared = prepare_mteb(SuiteOptions(data=str(tmp_path), tasks=("Winoground",)))
+    found = score_tree(prepared.run(Subject.of(ColourSpace())).scores)["mteb"]["Winoground"]
+    assert found["main_score"] == found["accuracy"] == pytest.approx(75)
+    assert found["text_acc"] == pytest.approx(75)
+    with pytest.raises(KeyError, match="mteb"):  # no scores of a model of text alone
+        score_tree(prepared.run(Subject.of(WordSums())).scores)["mteb"]
+    absent = prepared.score(Subject.of(WordSums())).absent["Winoground"]
+    assert "no space in common" in absent
+    moved = prepared.score(Subject.of(ColourSpace()).as_stored(RowForm(dim=2))).absent["Winoground"]
+    assert "on rows as they are" in moved
+    file = next((tmp_path / "mteb" / "Winoground").iterdir())
+    file.write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match="not a copy of the data of Winoground"):
+        prepare_mteb(SuiteOptions(data=str(tmp_path), tasks=("Winoground",)))
+
+
+@needs_mteb
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        ("STS13VisualSTS", "draws the sentences of an STS task as pictures"),
+        ("CIRRIT2IRetrieval", "needs one embedding of an image and a text together"),
+        ("ESC50", "is a task on audio, not on text and images alone"),
+    ],
+)
+def test_tasks_that_say_nothing_of_such_rows_are_left_out_by_name(task: str, reason: str) -> None:
+    with pytest.raises(FileNotFoundError, match=reason):
+        prepare_mteb(SuiteOptions(tasks=(task,)))
