@@ -65,9 +65,11 @@ _POOLINGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_max_tokens": "max",
+    "pooling_mode_lasttoken": "last",
     "cls": "cls",
     "mean": "mean",
     "max": "max",
+    "lasttoken": "last",
 }
 """Ours, by their names in both schemas."""
 
@@ -280,7 +282,7 @@ def _read_pooling(name_or_path: str, inside: str) -> str:
         modes = [key for key in _names(_Pooling) if key.startswith("pooling_mode_") and getattr(config, key)]
     names = [_POOLINGS.get(mode) for mode in modes]
     if len(names) != 1 or names[0] is None:
-        raise _unknown(name_or_path, f"pooling {' + '.join(modes) or 'none'}", "one of cls, mean, max")
+        raise _unknown(name_or_path, f"pooling {' + '.join(modes) or 'none'}", "one of cls, mean, max, lasttoken")
     return names[0]
 
 

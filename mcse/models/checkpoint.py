@@ -54,6 +54,7 @@ _POOLING_KEYS = {
     "cls_with_head": "pooling_mode_cls_token",
     "mean": "pooling_mode_mean_tokens",
     "max": "pooling_mode_max_tokens",
+    "last": "pooling_mode_lasttoken",
 }
 """Our poolings as sentence-transformers' older schema names them; those that it cannot express are absent."""
 

@@ -37,7 +37,7 @@ class TextEncoderConfig:
 class EncoderConfig(TextEncoderConfig):
     """The encoder of sentences."""
 
-    pooling: Literal["cls", "cls_with_head", "mean", "first_last_mean", "last2_mean", "max"] = "cls"
+    pooling: Literal["cls", "cls_with_head", "mean", "first_last_mean", "last2_mean", "max", "last"] = "cls"
     """The embedding that is used after training; the text head stands on the same one in training. Source: SimCSE."""
 
     length_chunks: int = 1

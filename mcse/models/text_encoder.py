@@ -444,7 +444,8 @@ def check_first_token(encoder: TextEncoder, tokenizer: Tokenizer) -> None:
     else:
         return
     raise ValueError(
-        f"encoder.pooling: {encoder.pooling!r} reads the first token, but of {encoder.facts.name!r} {why}; choose mean"
+        f"encoder.pooling: {encoder.pooling!r} reads the first token, but of {encoder.facts.name!r} {why}; choose mean "
+        "or last"
     )
 
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-POOLINGS = ("cls", "cls_with_head", "mean", "first_last_mean", "last2_mean", "max")
-"""``cls_with_head`` is ``cls`` followed by the trained head; the pooling itself is the same row."""
+POOLINGS = ("cls", "cls_with_head", "mean", "first_last_mean", "last2_mean", "max", "last")
+"""``cls_with_head`` is ``cls`` followed by the trained head; the pooling itself is the same row. ``last`` is the last
+token that is no padding, which of a causal model alone sees the whole sentence."""
 
 FIRST_TOKEN_POOLINGS = ("cls", "cls_with_head")
 """Poolings that read one token's row."""
@@ -45,6 +46,10 @@ def pool(hidden_LBTD: Sequence[Tensor], mask_BT: Tensor, *, pooling: str) -> Ten
         return _masked_mean((hidden_LBTD[-2] + last_BTD) / 2, mask_BT)
     if pooling == "max":
         return last_BTD.masked_fill(mask_BT[..., None] == 0, torch.finfo(last_BTD.dtype).min).amax(1)
+    if pooling == "last":
+        # Padding may stand on either side: the greatest place with a token.
+        place_BT = mask_BT * torch.arange(1, mask_BT.shape[1] + 1, device=mask_BT.device)
+        return last_BTD[torch.arange(len(last_BTD), device=mask_BT.device), place_BT.argmax(1)]
     raise ValueError(f"encoder.pooling: unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
 
 

@@ -36,8 +36,8 @@ KINDS = (
     *("StaticEmbedding", "default prompt", "prompt outside the pooling", "prompt by name", "prompt as text"),
     *("truncate_dim", "CLIP", "open_clip", "model2vec"),
 )
-OURS = ("mean", "cls", "max", "mean, Normalize", "Dense, Normalize", "prompt as text")
-"""Plain folders that our own reader follows; the prompt asks for the library."""
+OURS = ("mean", "cls", "max", "mean, Normalize", "Dense, Normalize", "last token of a decoder")
+"""Plain folders that our own reader follows."""
 
 
 @pytest.fixture(scope="module")

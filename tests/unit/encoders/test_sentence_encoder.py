@@ -21,7 +21,7 @@ from mcse.types import Encoder, FeatureTextEncoder
 from tests.fixtures.tiny_models import MAX_TOKENS, TEXTS, build_tiny_bert, build_tiny_roberta
 
 BUILDERS = {"bert": build_tiny_bert, "roberta": build_tiny_roberta}
-ALL_POOLINGS = ("cls", "cls_with_head", "mean", "first_last_mean", "last2_mean", "max")
+ALL_POOLINGS = ("cls", "cls_with_head", "mean", "first_last_mean", "last2_mean", "max", "last")
 SENTENCES = [*TEXTS, "", "a", "A man plays the guitar. " * 8, "ümlaut 漢字 \N{GRINNING FACE}", " "]
 
 
@@ -69,6 +69,7 @@ def test_rows_equal_one_sentence_at_a_time_by_the_definition(base: Path, pooling
                 "mean": lambda h: h[-1].mean(1),
                 "max": lambda h: h[-1].amax(1),
                 "first_last_mean": lambda h: (h[1] + h[-1]).mean(1) / 2,
+                "last": lambda h: h[-1][:, -1],
                 "last2_mean": lambda h: (h[-2] + h[-1]).mean(1) / 2,
             }[pooling](hidden)
         np.testing.assert_allclose(row_D, F.normalize(wanted_1D)[0].numpy(), atol=1e-6)

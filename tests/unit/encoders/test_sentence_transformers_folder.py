@@ -54,6 +54,8 @@ def sentence_transformers_folder(bert: Path, folder: Path, *, pooling: dict[str,
         ({"pooling_mode_max_tokens": True}, "max"),
         ({"embedding_dimension": 32, "pooling_mode": "mean", "include_prompt": True}, "mean"),
         ({"embedding_dimension": 32, "pooling_mode": ["max"]}, "max"),
+        ({"pooling_mode_lasttoken": True}, "last"),
+        ({"embedding_dimension": 32, "pooling_mode": "lasttoken"}, "last"),
     ],
 )
 def test_both_schemas_of_sentence_transformers_are_read(
@@ -80,7 +82,7 @@ def test_what_a_sentence_transformers_folder_says_is_followed_or_refused(
     assert np.isfinite(long.encode("dog " * 500)).all()
     for file, content, message in (
         ("config_sentence_transformers.json", {"prompts": {"q": "query: "}, "default_prompt_name": "q"}, "prompt 'q'"),
-        ("1_Pooling/config.json", {"pooling_mode_lasttoken": True}, "pooling pooling_mode_lasttoken"),
+        ("1_Pooling/config.json", {"pooling_mode_weightedmean_tokens": True}, "pooling pooling_mode_weightedmean"),
         ("1_Pooling/config.json", {"pooling_mode": ["cls", "mean"]}, r"pooling cls \+ mean"),
         ("1_Pooling/config.json", {}, "pooling none"),
     ):
@@ -142,7 +144,7 @@ REFUSED = {
         {"of_a_later_version": True},
     ],
     "1_Pooling/config.json": [
-        {"pooling_mode": "lasttoken"},
+        {"pooling_mode": "weightedmean"},
         {"pooling_mode": "cls_token"},
         {"pooling_mode": []},
         {"pooling_mode_cls_token": 1},
