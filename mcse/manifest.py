@@ -291,6 +291,10 @@ def read_detail(folder: Path, manifest: Manifest, key: str, schema: type[T]) -> 
     return parse_json(json.dumps(manifest.details[key]), schema, where=where)
 
 
+_ALSO_READ = ("adapter_config.json", "added_tokens.json", "model.safetensors.index.json")
+"""What transformers reads where it lies beside a model: an adapter, further tokens, other weights. We save none."""
+
+
 def check_files(folder: Path, *, only: Sequence[str] = ("*",), but: Sequence[str] = ()) -> None:
     """Refuses files of a checkpoint that are not those that were saved; a folder of another make is taken as it is.
 
@@ -300,11 +304,18 @@ def check_files(folder: Path, *, only: Sequence[str] = ("*",), but: Sequence[str
         but: Patterns of files among them that are read later, or checked elsewhere.
 
     Raises:
-        ValueError: Any file is missing, or one of these is damaged, by name; or the manifest is damaged.
+        ValueError: Any file is missing, one of these is damaged, or one has come that would be read, by name; or the
+            manifest is damaged.
     """
     if not is_checkpoint(folder):
         return
-    for name, digest in read_manifest(folder).files.items():
+    files = read_manifest(folder).files
+    for name in _ALSO_READ:
+        if name not in files and (folder / name).exists():
+            raise ValueError(
+                f"{folder / name} is none of the files that were saved, and would change the embeddings; remove it"
+            )
+    for name, digest in files.items():
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name} is missing, though {folder / MANIFEST} lists it")
         if _fits(name, only) and not _fits(name, but) and sha256_file(folder / name) != digest:

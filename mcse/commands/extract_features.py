@@ -26,6 +26,7 @@ from mcse.data.images.sources import (
     open_images,
 )
 from mcse.encoders.inputs import chosen_device
+from mcse.errors import printable
 from mcse.images import BadImageError
 from mcse.models.image_tower import ImageTower, load_image_tower
 from mcse.progress import progress_bar
@@ -142,12 +143,12 @@ def _batches(
 def _report(output: Path, writer: FeatureWriter) -> None:
     kept = writer.done - len(writer.skipped)
     regions = f" ({writer.plan.regions} regions)" if writer.plan.regions > 1 else ""
-    print(f"{output}: {kept} images, width {writer.plan.width}{regions}, tower {writer.plan.tower}")
+    print(printable(f"{output}: {kept} images, width {writer.plan.width}{regions}, tower {writer.plan.tower}"))
     if writer.skipped:
         print(f"skipped {len(writer.skipped)} unreadable images (all in {output / 'meta.json'}):")
         for image in writer.skipped[:_LISTED]:
-            print(f"  {image.reason}")
+            print(printable(f"  {image.reason}"))
 
 
 def _say(message: str) -> None:
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)

@@ -37,6 +37,7 @@ from mcse.data.test_sets.sts import (
     load_sts_from_senteval,
     load_stsbenchmark,
 )
+from mcse.errors import printable
 from mcse.files import claimed, creating_folder, read_lines, replacing, sha256_file, write_json, write_text
 from mcse.reading import read_json
 
@@ -473,4 +474,4 @@ def _report(name: str, root: Path, prepared: Prepared) -> None:
     counts = ", ".join(f"{count:,} {what}" for what, count in prepared.counts.items())
     print(f"{name}: {counts}; verified, recorded in {root / MANIFEST}")
     for note in prepared.notes:
-        print(f"note: {note}")
+        print(printable(f"note: {note}"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcse.encoders.loading import encoder_digest, load_encoder
+from mcse.errors import printable
 from mcse.files import claimed, replacing
 from mcse.images import BadImageError, load_image
 from mcse.report.terminal import print_rows
@@ -89,7 +90,7 @@ def run_query(
         [(str(rank), f"{hit.score:.4f}", str(search.folder / hit.text)) for rank, hit in enumerate(answer.hits, 1)],
     )
     for note in answer.notes:
-        print(note, file=sys.stderr)
+        print(printable(note), file=sys.stderr)
     if sheet is not None:
         _write_sheet(sheet, search, question, answer)
         print(f"wrote {sheet}", file=sys.stderr)
@@ -139,7 +140,7 @@ def _say_indexed(output: Path, report: IndexReport) -> None:
     if index.skipped:
         print(f"left out {len(index.skipped)} images (all in {output / 'index.json'}):")
         for image in index.skipped[:_LISTED]:
-            print(f"  {image.name}: {image.reason}")
+            print(printable(f"  {image.name}: {image.reason}"))
     if report.was_stopped:
         print("stopped; the same command goes on", file=sys.stderr)
 

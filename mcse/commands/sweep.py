@@ -29,6 +29,7 @@ from mcse.commands.launchers import (
     write_slurm_script,
 )
 from mcse.config import to_dict, to_yaml
+from mcse.errors import printable
 from mcse.files import claimed, digest_of, write_json, write_text
 from mcse.recipes.launch import load_config
 from mcse.report.markdown import markdown_notes, markdown_table
@@ -345,7 +346,7 @@ def _write_configs(plan: Plan) -> list[Task]:
 def _hand_to_slurm(plan: Plan, tasks: Sequence[Task], *, jobs: int | None) -> int:
     for task in tasks:
         if task.log.is_file() and (said := last_line(task.log)):
-            print(f"{task.label}: not finished; the last line of {task.log}: {said}", file=sys.stderr)
+            print(printable(f"{task.label}: not finished; the last line of {task.log}: {said}"), file=sys.stderr)
     script = plan.output / "sweep.sbatch"
     write_slurm_script(script, tasks, jobs=jobs)
     _write_results(plan, collect(plan, failures={}))

@@ -94,6 +94,11 @@ def test_files_are_checked_by_name_and_only_those_that_are_read(tmp_path: Path) 
     check_files(folder, but=("1_Pooling/*",))
     with pytest.raises(ValueError, match=r"1_Pooling/config\.json is damaged: its SHA-256 .* under 'files' there"):
         check_files(folder)
+    for name in ("adapter_config.json", "added_tokens.json", "model.safetensors.index.json"):
+        (folder / name).write_text("{}")
+        with pytest.raises(ValueError, match=f"{name} is none of the files that were saved"):
+            check_files(folder, but=("1_Pooling/*",))
+        (folder / name).unlink()
     # A missing file is never left for later.
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"model\.safetensors is missing, though .*mcse\.json lists it"):
