@@ -50,7 +50,7 @@ def train(config: Any, *, overwrite: bool, show_progress: bool = True) -> int:
     """
     # Here, since a wrong configuration should be told before seconds of imports.
     from mcse import distributed
-    from mcse.training.fit import check_folder, claimed_folder, fit
+    from mcse.training.fit import begin_folder, claimed_folder, fit
     from mcse.training.loop import check_run
     from mcse.training.runtime import start_runtime
 
@@ -67,9 +67,9 @@ def train(config: Any, *, overwrite: bool, show_progress: bool = True) -> int:
             tf32=config.train.tf32,
             graphs=config.train.graphs,
         )
-        check_folder(folder, resume=resume, overwrite=overwrite)
-        run = build(config, runtime)
-        # Only now that the run could be built: an overwritten run must not be lost to a misspelt path or score.
-        check_run(run, config.train, optim=config.optim)
         with claimed_folder(folder, resume=resume, overwrite=overwrite):
+            run = build(config, runtime)
+            check_run(run, config.train, optim=config.optim)
+            # Only now that the run could be built: an overwritten run must not be lost to a misspelt path or score.
+            begin_folder(folder, resume=resume)
             return fit(run, config, runtime=runtime, folder=folder)

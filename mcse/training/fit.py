@@ -62,7 +62,7 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
 
 @contextmanager
 def claimed_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
-    """The run folder, made anew or kept for resuming, and claimed by the main process for all while the block runs.
+    """The run folder, looked at and claimed by the main process for all while the block runs; nothing in it changes.
 
     Raises:
         ValueError: Another run has it, or it may not be written to, as in ``check_folder``.
@@ -71,19 +71,23 @@ def claimed_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[N
 
         def take() -> None:
             if distributed.is_main():
+                # Claimed first: what another run has just begun looks like a folder that holds no run.
                 claim.enter_context(claimed(folder))
-                # It was looked at before; another run may have come and gone since.
                 check_folder(folder, resume=resume, overwrite=overwrite)
 
-        # All processes have looked at the folder before the main one changes it.
-        distributed.barrier()
         distributed.fail_together(take)
-        if distributed.is_main():
-            if folder.is_dir() and not resume:
-                shutil.rmtree(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-        distributed.barrier()
         yield
+
+
+def begin_folder(folder: Path, *, resume: bool) -> None:
+    """Makes the claimed run folder anew, or keeps it for resuming. All processes must call this."""
+    # All processes have read what they need before the main one deletes anything.
+    distributed.barrier()
+    if distributed.is_main():
+        if folder.is_dir() and not resume:
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    distributed.barrier()
 
 
 def fit(run: Run, config: Any, *, runtime: Runtime, folder: Path) -> int:

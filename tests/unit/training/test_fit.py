@@ -8,7 +8,7 @@ import pytest
 
 from mcse.files import claimed
 from mcse.run_folder import is_run
-from mcse.training.fit import check_folder, claimed_folder
+from mcse.training.fit import begin_folder, check_folder, claimed_folder
 
 
 def put(folder: Path, *files: str) -> Path:
@@ -57,7 +57,20 @@ def test_a_living_run_is_neither_deleted_nor_gone_on_with(tmp_path: Path, resume
             pass
         assert (run / "best" / "config.json").is_file()
     with claimed_folder(run, resume=resume, overwrite=not resume):
+        assert (run / "best").exists(), "deleted before the run that takes its place could be built"
+        begin_folder(run, resume=resume)
         assert (run / "best").exists() == resume
+
+
+def test_a_run_that_has_just_begun_is_one_in_use(tmp_path: Path) -> None:
+    """Found by ``make faults``: before its config.yaml was there, it was refused as a folder that holds no run."""
+    put(tmp_path / "run", "config.yaml.0123abcd-1.partial")
+    with (
+        claimed(tmp_path / "run"),
+        pytest.raises(ValueError, match="run is in use by process"),
+        claimed_folder(tmp_path / "run", resume=False, overwrite=True),
+    ):
+        pass
 
 
 def test_a_run_that_came_meanwhile_is_kept(tmp_path: Path) -> None:
