@@ -12,8 +12,10 @@ from markdown_it import MarkdownIt
 from mcse.data.config import DataConfig
 from mcse.data.source_variants import FileCaptions, FileSentences, HubCaptions, TableFile, TableSentences
 from mcse.recipes.export import _hub_datasets
+from mcse.report.evaluation_files import update_card
 from mcse.report.model_card import CardFacts, joint_card, sentence_card, tagger_card, word_card
 from mcse.types import DataFile
+from tests.fixtures.model_scores import make_scores
 
 RUN = CardFacts(
     folder=Path("x"),
@@ -95,3 +97,15 @@ def test_a_card_names_no_folder_of_somebodys_machine():
             assert "`bert`" in card
             assert "secret" not in card
             assert "base_model" not in card
+
+
+def test_the_table_that_evaluation_puts_into_a_card_names_no_folder_of_this_machine(tmp_path):
+    run = tmp_path / "runs" / "mcse"
+    (run / "best").mkdir(parents=True)
+    card = run / "best" / "README.md"
+    card.write_text(sentence_card(replace(RUN, folder=run), base_model="org/name"))
+    update_card(make_scores(str(run), noise=0.2))
+    text = card.read_text()
+    assert "Not evaluated yet." not in text
+    assert "runs-mcse" in text.partition("## Scores")[2].partition("## Use")[0]
+    assert str(tmp_path) not in text
