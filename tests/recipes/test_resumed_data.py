@@ -45,6 +45,12 @@ CHANGES = {
         "tests/SICK/SICK_test_annotated.txt",
         "test sentences left out",
     ),
+    "test sentences left out of tables": (
+        "tables",
+        {"data.decontaminate": True, "data.sts": "tests", "train.select_by": "stsb_dev.spearman"},
+        "tests/SICK/SICK_test_annotated.txt",
+        "test sentences left out",
+    ),
     "word similarity": ("grounded_words", {}, "similarity.tsv", "word pairs"),
     "a contextual encoder": ("word_features", {}, "elmo/config.json", "encoder"),
     "a tagger's encoder": ("maf", {}, "bert/config.json", "encoder"),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mcse.config import ConfigError
+from mcse.data.load import left_out_files
 from mcse.data.named_columns import open_named_columns
 from mcse.data.table_rows import LoadedTable, TableStream, load_tables
 from mcse.distributed import gather_ids, gather_rows
@@ -58,7 +59,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         evaluators=dev.evaluators,
         metrics=dev.metrics,
         facts={**text.facts, **stream.facts},
-        data=(*files, *text.files, *dev.files),
+        data=(*files, *left_out_files(config.data.tests), *text.files, *dev.files),
     )
 
 
