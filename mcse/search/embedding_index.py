@@ -5,25 +5,19 @@ N sentences in the index, Q queries, D width.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mcse.search.index_files import read_index, save_index
+from mcse.search.rows import Found, RowBlocks, in_blocks, nearest
 from mcse.types import Encoder, FloatArray
 
 KIND = "sentences"
 
-# Scores are compared after rounding, so that equal sentences tie however a library adds up their products.
-_DECIMALS = 6
-_QUERIES_AT_ONCE = 256
-
 Id = str | int
-_Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +39,18 @@ class _Content:
 
 
 class EmbeddingIndex:
-    """Sentences that can be searched by meaning. Search is exact, through FAISS where it is installed.
+    """Sentences that can be searched by meaning. Search is exact: every embedding is compared with every query.
 
     Args:
         encoder: Encodes what is added and what is asked.
-        use_faiss: ``None`` uses FAISS where it is installed; the results are the same either way.
-
-    Raises:
-        ValueError: ``use_faiss`` is true and FAISS is not installed.
     """
 
-    def __init__(self, encoder: Encoder, *, use_faiss: bool | None = None) -> None:
-        installed = importlib.util.find_spec("faiss") is not None
-        if use_faiss and not installed:
-            raise ValueError("use_faiss: FAISS is not installed (pip install 'mcse[faiss]')")
+    def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._use_faiss = installed if use_faiss is None else use_faiss
-        self._rows_ND: FloatArray | None = None
+        self._rows = RowBlocks()
         self._ids: list[Id] = []
         self._texts: list[str] = []
-        self._searcher: _Searcher | None = None
+        self._taken: set[Id] | None = None  # made when something is added, as an index that is only searched needs none
 
     @classmethod
     def build(
@@ -133,15 +119,8 @@ class EmbeddingIndex:
             ValueError: As for ``search``.
         """
         self._check_search(top_k)
-        assert self._rows_ND is not None
         query_QD = self._checked(query_QD, [f"query {number}" for number in range(len(query_QD))])
-        if self._searcher is None:
-            self._searcher = _Searcher(self._rows_ND, use_faiss=self._use_faiss)
-        found: list[list[Hit]] = []
-        for start in range(0, len(query_QD), _QUERIES_AT_ONCE):
-            block = self._searcher.search(query_QD[start : start + _QUERIES_AT_ONCE], top_k=top_k)
-            found += [self._hits(scores, positions, threshold=threshold) for scores, positions in block]
-        return found
+        return [self._hits(found, threshold=threshold) for found in nearest(query_QD, self._rows, top_k=top_k)]
 
     def save(self, folder: str | Path) -> None:
         """Writes the index, in place of one that is there; the encoder is not part of it. A kill leaves either whole.
@@ -149,24 +128,24 @@ class EmbeddingIndex:
         Raises:
             ValueError: The index is empty.
         """
-        if self._rows_ND is None:
+        if not len(self):
             raise ValueError("the index is empty; there is nothing to save")
         content = {"encoder": str(getattr(self._encoder, "name", "")), "ids": self._ids, "texts": self._texts}
-        save_index(Path(folder), content, self._rows_ND, kind=KIND)
+        save_index(Path(folder), content, self._rows, kind=KIND)
 
     @classmethod
-    def load(cls, folder: str | Path, encoder: Encoder, *, use_faiss: bool | None = None) -> EmbeddingIndex:
+    def load(cls, folder: str | Path, encoder: Encoder) -> EmbeddingIndex:
         """Reads an index back, to be searched with the encoder that it was built with.
 
         Raises:
             ValueError: The folder holds no whole index, or ``encoder`` gives other embeddings than the index holds.
         """
-        index = cls(encoder, use_faiss=use_faiss)
+        index = cls(encoder)
         with read_index(Path(folder), _Content, kind=KIND) as (content, rows_ND):
             ids, texts, built_with = content.ids, content.texts, content.encoder
             if not len(rows_ND) == len(ids) == len(texts) > 0:
                 raise ValueError(f"{len(rows_ND)} embeddings, {len(ids)} ids, {len(texts)} texts")
-        index._rows_ND, index._ids, index._texts = rows_ND, ids, texts
+        index._rows, index._ids, index._texts = RowBlocks(rows_ND), ids, texts
         # One sentence of the index tells: an encoder of equal width could be another one all the same.
         cosine = float(index._encode(texts[:1], batch_size=1)[0] @ rows_ND[0])
         if cosine < 0.99:
@@ -181,24 +160,29 @@ class EmbeddingIndex:
 
     def _checked(self, rows: FloatArray, names: Sequence[str]) -> FloatArray:
         rows_ND = np.ascontiguousarray(rows, dtype=np.float32)
-        if self._rows_ND is not None and rows_ND.shape[1] != self._rows_ND.shape[1]:
+        if self._rows.width not in (None, rows_ND.shape[1]):
             raise ValueError(
-                f"the index holds embeddings of width {self._rows_ND.shape[1]}, the encoder gives {rows_ND.shape[1]}: "
+                f"the index holds embeddings of width {self._rows.width}, the encoder gives {rows_ND.shape[1]}: "
                 "search with the encoder that built it"
             )
-        finite_N = np.isfinite(rows_ND).all(axis=1)
-        if not finite_N.all():
-            raise ValueError(f"the encoder's embedding of {names[int(np.argmin(finite_N))]!r:.80} is not finite")
+        start = 0
+        for rows_RD in in_blocks(rows_ND):
+            finite_R = np.isfinite(rows_RD).all(axis=1)
+            if not finite_R.all():
+                name = names[start + int(np.argmin(finite_R))]
+                raise ValueError(f"the encoder's embedding of {name!r:.80} is not finite")
+            start += len(rows_RD)
         return rows_ND
 
     def _append(self, rows_ND: FloatArray, ids: Sequence[Id], texts: Sequence[str]) -> None:
-        self._rows_ND = rows_ND if self._rows_ND is None else np.concatenate([self._rows_ND, rows_ND])
+        assert self._taken is not None
+        self._rows.append(rows_ND)
         self._ids += ids
         self._texts += texts
-        self._searcher = None
+        self._taken.update(ids)
 
     def _check_search(self, top_k: int) -> None:
-        if self._rows_ND is None:
+        if not len(self):
             raise ValueError("the index is empty; add sentences before searching")
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
@@ -206,70 +190,19 @@ class EmbeddingIndex:
     def _check_ids(self, ids: Sequence[Id], *, number: int) -> None:
         if len(ids) != number:
             raise ValueError(f"{number} sentences, but {len(ids)} ids")
-        taken = set(self._ids)
+        if self._taken is None:
+            self._taken = set(self._ids)
+        new: set[Id] = set()
         for position, given in enumerate(ids):
             if not isinstance(given, str | int) or isinstance(given, bool):
                 raise ValueError(f"ids[{position}] is a {type(given).__name__}; ids are strings or integers")
-            if given in taken:
+            if given in self._taken or given in new:
                 raise ValueError(f"ids[{position}] is {given!r}, which the index holds already")
-            taken.add(given)
+            new.add(given)
 
-    def _hits(self, scores: NDArray[np.float32], positions: NDArray[np.int64], *, threshold: float | None) -> list[Hit]:
+    def _hits(self, found: Found, *, threshold: float | None) -> list[Hit]:
         return [
             Hit(self._ids[position], self._texts[position], float(score))
-            for score, position in zip(scores, positions, strict=True)
+            for score, position in zip(*found, strict=True)
             if threshold is None or score >= threshold
         ]
-
-
-class _Searcher:
-    """Nearest embeddings by inner product."""
-
-    def __init__(self, rows_ND: FloatArray, *, use_faiss: bool) -> None:
-        self._rows_ND = rows_ND
-        self._faiss = None
-        if use_faiss:
-            import faiss
-
-            self._faiss = faiss.IndexFlatIP(rows_ND.shape[1])
-            self._faiss.add(rows_ND)
-
-    def search(self, query_QD: FloatArray, *, top_k: int) -> list[_Found]:
-        """For every query the scores and positions of its ``top_k``, best first, ties by position."""
-        top_k = min(top_k, len(self._rows_ND))
-        if self._faiss is None:
-            candidates = [_candidates(score_N, top_k) for score_N in query_QD @ self._rows_ND.T]
-        else:
-            candidates = self._candidates_of_faiss(query_QD, top_k)
-        found = []
-        for scores, positions in candidates:
-            order = np.lexsort((positions, -np.round(scores, _DECIMALS)))[:top_k]
-            found.append((scores[order], positions[order]))
-        return found
-
-    def _candidates_of_faiss(self, query_QD: FloatArray, top_k: int) -> list[_Found]:
-        """Widened until the last one is worse than the ``top_k``-th: which of several ties FAISS gives is chance."""
-        assert self._faiss is not None
-        number = min(top_k + 1, len(self._rows_ND))
-        score_QK, position_QK = self._faiss.search(query_QD, number)
-        found = list(zip(score_QK, position_QK, strict=True))
-        for i in range(len(query_QD)):
-            wider = number
-            while wider < len(self._rows_ND) and _ties(found[i][0], top_k):
-                wider = min(2 * wider, len(self._rows_ND))
-                score_1K, position_1K = self._faiss.search(query_QD[i : i + 1], wider)
-                found[i] = (score_1K[0], position_1K[0])
-        return found
-
-
-def _ties(scores: NDArray[np.float32], top_k: int) -> bool:
-    """Whether the last of these sorted scores is as good as the ``top_k``-th."""
-    return bool(np.round(scores[-1], _DECIMALS) >= np.round(scores[top_k - 1], _DECIMALS))
-
-
-def _candidates(score_N: FloatArray, top_k: int) -> _Found:
-    """Scores and positions that are as good as the ``top_k``-th best: these, and those that tie with the last."""
-    rounded_N = np.round(score_N, _DECIMALS)
-    worst = np.partition(rounded_N, -top_k)[-top_k]
-    positions = np.flatnonzero(rounded_N >= worst)
-    return score_N[positions], positions

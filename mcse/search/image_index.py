@@ -15,6 +15,7 @@ from mcse.data.images.sources import SkippedImage
 from mcse.encoders.loading import encoder_digest
 from mcse.search.embedding_index import EmbeddingIndex
 from mcse.search.index_files import CONTENT_FILE, read_index, save_index
+from mcse.search.rows import RowBlocks, in_blocks
 from mcse.types import FeatureTextEncoder, FloatArray
 
 KIND = "images"
@@ -73,7 +74,8 @@ class ImageIndex:
     def __post_init__(self) -> None:
         if self.rows_ND.ndim != 2 or len(self.rows_ND) != len(self.images):
             raise ValueError(f"embeddings of shape {self.rows_ND.shape} for {len(self.images)} images")
-        norm_N = np.linalg.norm(self.rows_ND.astype(np.float64), axis=1)
+        norms = [np.linalg.norm(rows_RD.astype(np.float64), axis=1) for rows_RD in in_blocks(self.rows_ND)]
+        norm_N = np.concatenate([np.zeros(0), *norms])
         # "not" also catches NaN, with which every comparison is false.
         bad_N = ~(np.abs(norm_N - 1) <= _UNIT_TOLERANCE)
         if bad_N.any():
@@ -103,7 +105,7 @@ class ImageIndex:
             "images": [asdict(image) for image in self.images],
             "skipped": [asdict(image) for image in self.skipped],
         }
-        save_index(folder, content, self.rows_ND, kind=KIND)
+        save_index(folder, content, RowBlocks(self.rows_ND), kind=KIND)
 
     @classmethod
     def load(cls, folder: Path) -> ImageIndex:

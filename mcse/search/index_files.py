@@ -8,6 +8,7 @@ either the old index or the new one, and nothing else that lies in the folder is
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from collections.abc import Iterator, Mapping
@@ -18,10 +19,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from mcse.files import claimed, read_bytes, replacing, sha256_file, write_json
 from mcse.reading import parse_json
+from mcse.search.rows import RowBlocks
 from mcse.types import FloatArray
 
 T = TypeVar("T")
@@ -37,13 +39,13 @@ _OWN_EMBEDDINGS = re.compile(_EMBEDDINGS + r"-[0-9a-f]{12}\.safetensors(\.[^.]+\
 _SECONDS_TO_WAIT = 60.0
 
 
-def save_index(folder: Path, content: Mapping[str, Any], rows_ND: FloatArray, *, kind: str) -> None:
+def save_index(folder: Path, content: Mapping[str, Any], rows: RowBlocks, *, kind: str) -> None:
     """Writes an index.
 
     Args:
         folder: Made if it is not there; an index in it is replaced.
         content: Everything but the embeddings, as JSON can hold it.
-        rows_ND: The embeddings.
+        rows: The embeddings.
         kind: What the index is of; ``read_index`` asks for the same.
 
     Raises:
@@ -55,7 +57,7 @@ def save_index(folder: Path, content: Mapping[str, Any], rows_ND: FloatArray, *,
     with claimed(folder / CONTENT_FILE, wait=_SECONDS_TO_WAIT):
         try:
             with replacing(path) as draft:
-                save_file({_EMBEDDINGS: np.ascontiguousarray(rows_ND)}, draft)
+                _write_embeddings(draft, rows)
             named = {"file": path.name, "sha256": sha256_file(path)}
             write_json(folder / CONTENT_FILE, {"schema": SCHEMA, "index_of": kind, **content, _EMBEDDINGS: named})
         except OSError:
@@ -108,6 +110,17 @@ def read_index(folder: Path, schema: type[T], *, kind: str) -> Iterator[tuple[T,
     except (KeyError, ValueError, OSError, SafetensorError) as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise ValueError(f"{path}: damaged, or not an index of {kind}: {reason}") from error
+
+
+def _write_embeddings(path: Path, rows: RowBlocks) -> None:
+    """A safetensors file, block by block: its own writer copies the whole."""
+    place = {"dtype": "F32", "shape": [len(rows), rows.width], "data_offsets": [0, 4 * len(rows) * (rows.width or 0)]}
+    head = json.dumps({_EMBEDDINGS: place}).encode()
+    head += b" " * (-len(head) % 8)
+    with path.open("wb") as stream:
+        stream.write(len(head).to_bytes(8, "little") + head)
+        for rows_RD in rows:
+            stream.write(np.ascontiguousarray(rows_RD, dtype="<f4").data)
 
 
 def _read_content(path: Path, schema: type[T], *, kind: str) -> tuple[T, _Embeddings]:

@@ -104,7 +104,6 @@ HOMES: dict[str, set[str]] = {
     "matplotlib": {"report"},
     "pydantic": {"config", "reading"},
     "yaml": {"yaml_files", "commands"},
-    "faiss": {"search"},
     "mteb": {"evaluation"},
     "sacrebleu": {"metrics"},
     "fastapi": {"search"},

@@ -1,8 +1,7 @@
-"""The index: equal to sorting all the cosines, with and without FAISS, and back from disk."""
+"""The index: equal to sorting all the cosines, and back from disk."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import mcse.search.embedding_index as module
 from mcse import EmbeddingIndex, SentenceEncoder
 from mcse.search.embedding_index import Hit
 from mcse.types import FloatArray
 from tests.fixtures.tiny_models import TEXTS, build_tiny_bert
-
-HAS_FAISS = importlib.util.find_spec("faiss") is not None
-BOTH = [False, pytest.param(True, marks=pytest.mark.skipif(not HAS_FAISS, reason="FAISS is not installed"))]
 
 
 class HashedEncoder:
@@ -36,17 +31,16 @@ class HashedEncoder:
 SENTENCES = [f"sentence number {i}" for i in range(200)]
 
 
-def build(use_faiss: bool, sentences: Sequence[str] = SENTENCES) -> EmbeddingIndex:
-    index = EmbeddingIndex(HashedEncoder(), use_faiss=use_faiss)
+def build(sentences: Sequence[str] = SENTENCES) -> EmbeddingIndex:
+    index = EmbeddingIndex(HashedEncoder())
     index.add(sentences)
     return index
 
 
-@pytest.mark.parametrize("use_faiss", BOTH)
 @pytest.mark.parametrize("top_k", [1, 5, 199, 200, 1000])
-def test_search_equals_sorting_all_cosines(use_faiss: bool, top_k: int) -> None:
+def test_search_equals_sorting_all_cosines(top_k: int) -> None:
     queries = ["one", "two", "sentence number 7"]
-    found = build(use_faiss).search(queries, top_k=top_k)
+    found = build().search(queries, top_k=top_k)
     encoder = HashedEncoder()
     score_QN = encoder.encode(queries) @ encoder.encode(SENTENCES).T
     for hits, score_N in zip(found, score_QN, strict=True):
@@ -58,11 +52,10 @@ def test_search_equals_sorting_all_cosines(use_faiss: bool, top_k: int) -> None:
     assert found[2][0].score == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize("use_faiss", BOTH)
-def test_equal_sentences_come_in_the_order_they_were_added(use_faiss: bool) -> None:
+def test_equal_sentences_come_in_the_order_they_were_added() -> None:
     sentences = ["same", "other", "same", "more", "same", "same", "else"] * 9
     wanted = [i for i, text in enumerate(sentences) if text == "same"]
-    index = build(use_faiss, sentences)
+    index = build(sentences)
     for top_k in (1, 2, 20, 36):
         assert [hit.id for hit in index.search("same", top_k=top_k)[0]] == wanted[:top_k]
 
@@ -75,30 +68,17 @@ class RoundingEncoder(HashedEncoder):
         return (super().encode(sentences) * factor_N1).astype(np.float32)
 
 
-@pytest.mark.parametrize("use_faiss", BOTH)
-def test_differences_of_rounding_are_ties(use_faiss: bool) -> None:
+def test_differences_of_rounding_are_ties() -> None:
     sentences = ["same", "other"] * 100
-    index = EmbeddingIndex(RoundingEncoder(), use_faiss=use_faiss)
+    index = EmbeddingIndex(RoundingEncoder())
     index.add(sentences)
-    assert index._rows_ND is not None
-    assert len({row.tobytes() for row in index._rows_ND[::2]}) > 1
+    assert len({row.tobytes() for row in np.concatenate(list(index._rows))[::2]}) > 1
     for top_k in (1, 3, 50):
         assert [hit.id for hit in index.search("same", top_k=top_k)[0]] == list(range(0, 2 * top_k, 2))
 
 
-@pytest.mark.parametrize("use_faiss", BOTH)
-def test_many_queries_are_searched_in_blocks(use_faiss: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = build(use_faiss)
-    whole = index.search(SENTENCES, top_k=3)
-    assert [hits[0].text for hits in whole] == SENTENCES
-    monkeypatch.setattr(module, "_QUERIES_AT_ONCE", 7)
-    again = index.search(SENTENCES, top_k=3)
-    assert [[hit.id for hit in hits] for hits in again] == [[hit.id for hit in hits] for hits in whole]
-
-
-@pytest.mark.parametrize("use_faiss", BOTH)
-def test_threshold_ids_and_adding(use_faiss: bool) -> None:
-    index = EmbeddingIndex(HashedEncoder(), use_faiss=use_faiss)
+def test_threshold_ids_and_adding() -> None:
+    index = EmbeddingIndex(HashedEncoder())
     index.add(["a", "b"], ids=["first", 2])
     assert index.search("b", top_k=1) == [[Hit(2, "b", pytest.approx(1, abs=1e-6))]]
     index.add(["c"], ids=["third"])
@@ -109,16 +89,19 @@ def test_threshold_ids_and_adding(use_faiss: bool) -> None:
     assert index.search([]) == []
     index.add([])
     assert len(index) == 3
+    with pytest.raises(ValueError, match=r"ids\[1\] is 'third', which the index holds already"):
+        index.add(["d", "e"], ids=["fourth", "third"])
+    index.add(["d"], ids=["fourth"])
+    assert index.search("d", top_k=1)[0][0].id == "fourth"
 
 
-@pytest.mark.parametrize("use_faiss", BOTH)
-def test_an_index_comes_back_from_disk(use_faiss: bool, tmp_path: Path) -> None:
-    index = EmbeddingIndex(HashedEncoder(), use_faiss=use_faiss)
+def test_an_index_comes_back_from_disk(tmp_path: Path) -> None:
+    index = EmbeddingIndex(HashedEncoder())
     index.add(["a", "ü", "漢"], ids=["x", 7, "z"])
     index.save(tmp_path / "index")
     names = sorted(path.name for path in (tmp_path / "index").iterdir())
     assert [name.partition("-")[0] for name in names] == ["embeddings", "index.json"]
-    loaded = EmbeddingIndex.load(tmp_path / "index", HashedEncoder(), use_faiss=use_faiss)
+    loaded = EmbeddingIndex.load(tmp_path / "index", HashedEncoder())
     assert loaded.search(["ü", "b"], top_k=3) == index.search(["ü", "b"], top_k=3)
     loaded.add(["d"])
     assert loaded.search("d", top_k=1)[0][0].id == 3
@@ -145,7 +128,7 @@ def test_bad_calls_are_refused_by_message(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to save"):
         empty.save(tmp_path / "new")
     assert not (tmp_path / "new").exists()
-    index = build(False)
+    index = build()
     with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
         index.search("a", top_k=0)
     with pytest.raises(ValueError, match="2 sentences, but 1 ids"):
@@ -178,13 +161,6 @@ def test_a_folder_that_is_no_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text(json.dumps({**content, "texts": ["a"]}))
     with pytest.raises(ValueError, match="not an index of sentences: 2 embeddings, 2 ids, 1 texts"):
         EmbeddingIndex.load(tmp_path, HashedEncoder())
-
-
-def test_faiss_asked_for_but_absent_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="use_faiss: FAISS is not installed"):
-        EmbeddingIndex(HashedEncoder(), use_faiss=True)
-    assert EmbeddingIndex.build(HashedEncoder(), ["a"]).search("a")[0][0].text == "a"
 
 
 def test_it_works_with_a_real_encoder(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from mcse import files
 from mcse.search import EmbeddingIndex, index_files
 from mcse.search.image_index import ImageIndex, IndexedImage, IndexOrigin
 from mcse.search.index_files import is_unfinished, read_index, save_index
+from mcse.search.rows import RowBlocks
 from mcse.types import FloatArray
 
 OLD, NEW = np.eye(3, 4, dtype=np.float32), np.eye(4, dtype=np.float32)[::-1].copy()
@@ -172,7 +173,7 @@ def test_damage_is_refused(tmp_path):
         return str(caught.value)
 
     assert "there is no index.json in it" in refused()
-    save_index(tmp_path, {"names": ["a", "b", "c"]}, OLD, kind="things")
+    save_index(tmp_path, {"names": ["a", "b", "c"]}, RowBlocks(OLD), kind="things")
     with read_index(tmp_path, Things, kind="things") as (content, rows_ND):
         assert content.names == ["a", "b", "c"]
         np.testing.assert_array_equal(rows_ND, OLD)
