@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mcse.data.test_sets.sts import STS_TASKS, load_sts
 from mcse.evaluation.uncertainty import sharing_pairs
-from mcse.metrics.significance import bootstrap_counts, interval, replicate_spearman, two_sided_p
+from mcse.metrics.significance import SpearmanReplicates, bootstrap_counts, interval, two_sided_p
 
 CORRELATION = 0.8
 SHARE = 0.5
@@ -57,7 +57,8 @@ def coverage(pairs: Pairs, *, runs: int, draws: int) -> dict[str, tuple[float, f
         models = [CORRELATION * gold_P + noise * pairs.normal(generator) for _ in range(2)]
         for way, cluster_P in ways.items():
             blocks = bootstrap_counts(str(run), pairs.group_P, cluster_P=cluster_P, draws=draws)
-            both = [[replicate_spearman(value_P, gold_P, block) for value_P in models] for block in blocks]
+            statistics = [SpearmanReplicates(value_P, gold_P) for value_P in models]
+            both = [[statistic(block) for statistic in statistics] for block in blocks]
             first_B, second_B = (np.concatenate([block[model] for block in both]) for model in range(2))
             low, high = interval(first_B)
             below, above = interval(first_B - second_B)

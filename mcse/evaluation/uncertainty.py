@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from mcse.distributed import broadcast_object, fail_together, is_main
 from mcse.metrics.correlation import UndefinedScoreError, pearson, spearman
 from mcse.metrics.significance import (
     Counts,
+    SpearmanReplicates,
     bootstrap_counts,
     connected_pairs,
     interval,
@@ -20,7 +21,6 @@ from mcse.metrics.significance import (
     replicate_mean,
     replicate_median,
     replicate_pearson,
-    replicate_spearman,
 )
 from mcse.types import Sample, ScoreKey, SuiteScores
 
@@ -42,7 +42,8 @@ def replicate(sample: Sample, key: ScoreKey) -> Replicates:
     group_P = np.zeros(len(sample.value_P), dtype=np.int64) if sample.group_P is None else sample.group_P
     # Drawn for the task, whatever the metric: all metrics of a task, and all seeds of a model, share the draws.
     blocks = bootstrap_counts(f"{key.suite}.{key.task}", group_P, cluster_P=sample.cluster_P)
-    return np.concatenate([_replicate(sample, count_bP) for count_bP in blocks])
+    statistic = _statistic(sample)
+    return np.concatenate([statistic(count_bP) for count_bP in blocks])
 
 
 def sharing_pairs(
@@ -63,15 +64,20 @@ def sharing_pairs(
     return cluster_P
 
 
-def _replicate(sample: Sample, count_bP: Counts) -> Replicates:
+def _statistic(sample: Sample) -> Callable[[Counts], Replicates]:
+    """The sample's statistic as a function of draws."""
+    value_P, gold_P = sample.value_P, sample.gold_P
     if sample.statistic == "mean":
-        return replicate_mean(sample.value_P, count_bP)
+        return lambda count_bP: replicate_mean(value_P, count_bP)
     if sample.statistic == "median":
-        return replicate_median(sample.value_P, count_bP)
-    if sample.gold_P is None:
+        return lambda count_bP: replicate_median(value_P, count_bP)
+    if gold_P is None:
         raise ValueError(f"the statistic {sample.statistic} needs gold")
-    with_gold = {"spearman": replicate_spearman, "pearson": replicate_pearson, "f1": replicate_f1}[sample.statistic]
-    return 100 * with_gold(sample.value_P, sample.gold_P, count_bP)
+    if sample.statistic == "spearman":
+        ranked = SpearmanReplicates(value_P, gold_P)
+        return lambda count_bP: 100 * ranked(count_bP)
+    with_gold = {"pearson": replicate_pearson, "f1": replicate_f1}[sample.statistic]
+    return lambda count_bP: 100 * with_gold(value_P, gold_P, count_bP)
 
 
 def point_score(sample: Sample) -> float:
@@ -84,7 +90,7 @@ def point_score(sample: Sample) -> float:
     if sample.statistic in ("spearman", "pearson") and sample.gold_P is not None:
         return 100 * (spearman if sample.statistic == "spearman" else pearson)(sample.value_P, sample.gold_P)
     once_1P = np.ones((1, len(sample.value_P)), dtype=np.int64)
-    return float(_replicate(sample, once_1P)[0])
+    return float(_statistic(sample)(once_1P)[0])
 
 
 def clean_part(sample: Sample) -> Sample | None:

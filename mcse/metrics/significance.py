@@ -82,10 +82,25 @@ def connected_pairs(
     return np.asarray(cluster[left], dtype=np.int64)
 
 
-def replicate_spearman(value_P: ArrayLike, gold_P: ArrayLike, count_BP: Counts) -> NDArray[np.float64]:
-    """(B,) rank correlations in [-1, 1], one for each draw, ranks taken anew; NaN where a draw is constant."""
-    value, gold = np.asarray(value_P, dtype=np.float64), np.asarray(gold_P, dtype=np.float64)
-    return _weighted_pearson(_weighted_ranks(value, count_BP), _weighted_ranks(gold, count_BP), count_BP)
+class SpearmanReplicates:
+    """Rank correlations of draws; what does not depend on the draw is sorted once.
+
+    Args:
+        value_P: Any values that can be ordered.
+        gold_P: What they are compared with.
+    """
+
+    def __init__(self, value_P: ArrayLike, gold_P: ArrayLike) -> None:
+        self._value, self._gold = _Ties(value_P), _Ties(gold_P)
+
+    def __call__(self, count_BP: Counts) -> NDArray[np.float64]:
+        """(B,) correlations in [-1, 1], one for each draw, ranks taken anew; NaN where a draw is constant."""
+        value_BP, value_square_B = self._value.centred_ranks(count_BP)
+        gold_BP, gold_square_B = self._gold.centred_ranks(count_BP)
+        spread = np.sqrt(value_square_B * gold_square_B)
+        covariance = np.einsum("bp,bp,bp->b", count_BP, value_BP, gold_BP)
+        correlation: NDArray[np.float64] = covariance / np.where(spread == 0, np.nan, spread)
+        return correlation
 
 
 def replicate_pearson(value_P: ArrayLike, gold_P: ArrayLike, count_BP: Counts) -> NDArray[np.float64]:
@@ -217,17 +232,24 @@ def group_difference(
     )
 
 
-def _weighted_ranks(value_P: NDArray[np.float64], count_BP: Counts) -> NDArray[np.float64]:
-    """(B, P) midranks that the items have in each draw; equal items share theirs."""
-    order = np.argsort(value_P, kind="stable")
-    sorted_P = value_P[order]
-    starts = np.flatnonzero(np.r_[True, sorted_P[1:] != sorted_P[:-1]])
-    tie_P = np.cumsum(np.r_[True, sorted_P[1:] != sorted_P[:-1]]) - 1
-    size_BT = np.add.reduceat(count_BP[:, order], starts, axis=1)
-    rank_BT = np.cumsum(size_BT, axis=1) - (size_BT - 1) / 2
-    rank_BP = np.empty(count_BP.shape, dtype=np.float64)
-    rank_BP[:, order] = rank_BT[:, tie_P]
-    return rank_BP
+class _Ties:
+    """Items in order, equal ones together."""
+
+    def __init__(self, value_P: ArrayLike) -> None:
+        value = np.asarray(value_P, dtype=np.float64)
+        self._order_P = np.argsort(value, kind="stable")
+        is_new_P = np.r_[True, value[self._order_P][1:] != value[self._order_P][:-1]]
+        self._starts = np.flatnonzero(is_new_P)
+        self._tie_P = np.empty(len(value), dtype=np.intp)
+        self._tie_P[self._order_P] = np.cumsum(is_new_P) - 1
+
+    def centred_ranks(self, count_BP: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(B, P) midranks less their mean that the items have in each draw, and (B,) the sum of their squares."""
+        size_BT = np.add.reduceat(count_BP[:, self._order_P], self._starts, axis=1)
+        upper_BT = np.cumsum(size_BT, axis=1)
+        # The mean of midranks is known, so that those of a constant draw are 0 to the last bit.
+        rank_BT = upper_BT - (size_BT - 1) / 2 - (upper_BT[:, -1:] + 1) / 2
+        return rank_BT[:, self._tie_P], np.einsum("bt,bt,bt->b", size_BT, rank_BT, rank_BT)
 
 
 def _weighted_pearson(

@@ -9,6 +9,7 @@ from sklearn.metrics import f1_score
 
 from mcse.evaluation.uncertainty import clean_part, replicate, replicate_all
 from mcse.metrics.significance import (
+    SpearmanReplicates,
     bootstrap_counts,
     connected_pairs,
     group_difference,
@@ -19,7 +20,6 @@ from mcse.metrics.significance import (
     replicate_mean,
     replicate_median,
     replicate_pearson,
-    replicate_spearman,
     two_sided_p,
 )
 from mcse.types import Sample, ScoreKey
@@ -57,7 +57,7 @@ def test_draws_take_as_many_of_each_group_as_it_has_and_are_seeded() -> None:
 def test_replicates_equal_scipy_on_the_items_repeated(values: tuple[np.ndarray, np.ndarray]) -> None:
     score, gold = values
     count_BP = counts()
-    ranked, linear = replicate_spearman(score, gold, count_BP), replicate_pearson(score, gold, count_BP)
+    ranked, linear = SpearmanReplicates(score, gold)(count_BP), replicate_pearson(score, gold, count_BP)
     mean, median = replicate_mean(score, count_BP), replicate_median(score, count_BP)
     f1 = replicate_f1(score > 2, gold > 2, count_BP)
     for number, drawn in enumerate(count_BP):
@@ -71,11 +71,19 @@ def test_replicates_equal_scipy_on_the_items_repeated(values: tuple[np.ndarray, 
 
 
 def test_many_draws_go_in_blocks_and_give_the_same(monkeypatch, values: tuple[np.ndarray, np.ndarray]) -> None:
-    whole = replicate_spearman(*values, counts())
+    replicates = SpearmanReplicates(*values)
+    whole = replicates(counts())
     monkeypatch.setattr("mcse.metrics.significance._BLOCK_CELLS", 3 * ITEMS)
     blocks = list(bootstrap_counts("test", np.zeros(ITEMS), draws=20))
     assert [len(block) for block in blocks] == [3, 3, 3, 3, 3, 3, 2]
-    np.testing.assert_array_equal(np.concatenate([replicate_spearman(*values, block) for block in blocks]), whole)
+    np.testing.assert_array_equal(np.concatenate([replicates(block) for block in blocks]), whole)
+
+
+def test_a_draw_of_equal_values_has_no_rank_correlation() -> None:
+    count_BP = np.array([[3, 0, 0, 2, 0], [1, 1, 1, 1, 1]])
+    found = SpearmanReplicates([0.1, 2, 3, 0.1, 5], [1, 2, 3, 4, 5])(count_BP)
+    assert np.isnan(found[0])
+    assert found[1] == pytest.approx(stats.spearmanr([0.1, 2, 3, 0.1, 5], [1, 2, 3, 4, 5]).statistic)
 
 
 def test_pairs_that_share_a_side_are_connected_as_following_each_link_says() -> None:
