@@ -14,8 +14,13 @@ _SECONDS = 10.0
 """Between lines of a log."""
 
 
-def progress_bar(*, total: int, unit: str, initial: int = 0, title: str = "", is_shown: bool = True) -> tqdm[Any]:
-    """A bar over ``total`` units of which ``initial`` are done; nothing is shown unless ``is_shown``."""
+def progress_bar(
+    *, total: int | None, unit: str, initial: int = 0, title: str = "", is_shown: bool = True
+) -> tqdm[Any]:
+    """A bar over ``total`` units, of which ``initial`` are done; ``None`` where nobody knows how many there are.
+
+    Nothing is shown unless ``is_shown``.
+    """
     is_terminal = sys.stderr.isatty()
     kind = tqdm if is_terminal else _Lines
     return kind(

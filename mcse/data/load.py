@@ -23,8 +23,9 @@ from mcse.data.images.features import FeatureStore, join_equal_rows, open_featur
 from mcse.data.images.pixels import FindBad, PixelRows
 from mcse.data.images.sources import find_bad_images, open_images
 from mcse.data.images.training import NamedImages
-from mcse.data.sentences.files import SentenceTable, TokenTable, open_hub_sentences, open_sentences, tokenise
+from mcse.data.sentences.files import SentenceTable, open_hub_sentences, open_sentences
 from mcse.data.sentences.streaming import StreamedSentences, open_texts
+from mcse.data.sentences.tokens import TokenTable, tokenise
 from mcse.data.shards.pairs import CaptionsOfPairs, PairRows, ShardImages, unusable_samples
 from mcse.data.shards.tars import ShardSet, open_shards
 from mcse.data.source_variants import (
@@ -100,7 +101,15 @@ def load_sentences(
             logger.warning("%s: %d of those kept are %s", opened.source, near, NEAR_MEASURE)
 
     digest = opened.digest + (f"-without-{digest_of(*sorted(known))}" if known else "")
-    table = tokenise(rows(), tokenizer, columns=opened.columns, max_length=config.max_length, digest=digest)
+    table = tokenise(
+        rows(),
+        tokenizer,
+        columns=opened.columns,
+        max_length=config.max_length,
+        digest=digest,
+        expected=opened.count,
+        source=opened.source,
+    )
     text = TrainingText(reader="sentences", source=opened.source, tests=config.tests)
     return Sentences(table, (DataFile("sentences", opened.source, opened.digest, text), *left_out_files(config.tests)))
 
@@ -290,7 +299,15 @@ def select_pairs(
 def tokenise_captions(captions: Sequence[str], tokenizer: Tokenizer, *, max_length: int) -> TokenTable:
     """Ids of captions, computed once and found again by their text."""
     rows = ((caption,) for caption in captions)
-    return tokenise(rows, tokenizer, columns=1, max_length=max_length, digest=digest_of(*captions))
+    return tokenise(
+        rows,
+        tokenizer,
+        columns=1,
+        max_length=max_length,
+        digest=digest_of(*captions),
+        expected=lambda: len(captions),
+        source="captions",
+    )
 
 
 def load_caption_table(config: DataRoot, source: Table) -> CaptionTable:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -114,6 +114,16 @@ def split_words(text: str) -> list[str]:
     return _TOKEN.findall(text)
 
 
+def iter_words(text: str) -> Iterator[str]:
+    """``split_words`` one after the other, for those who may need the first ones alone of a long text."""
+    return (found.group() for found in _TOKEN.finditer(text))
+
+
 def plain_words(text: str) -> list[str]:
     """What ``split_words`` gives, without the punctuation marks."""
-    return [token for token in split_words(text) if any(letter.isalnum() for letter in token)]
+    return [token for token in split_words(text) if is_plain(token)]
+
+
+def is_plain(token: str) -> bool:
+    """Whether a token is a word and no punctuation mark."""
+    return any(letter.isalnum() for letter in token)

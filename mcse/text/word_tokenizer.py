@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from mcse.files import digest_of
-from mcse.text.vocab import BEGIN, END, PAD, SPECIALS, UNKNOWN, Vocab, plain_words, split_words
+from mcse.text.vocab import BEGIN, END, PAD, SPECIALS, UNKNOWN, Vocab, is_plain, iter_words, plain_words
 
 Marks = Literal["none", "end", "both"]
 """Which sentence marks stand around the words: none, ``</s>`` behind them, or ``<s>`` before them, too."""
@@ -72,7 +73,8 @@ class WordTokenizer:
 
     def _words(self, text: str, room: int | None) -> list[int]:
         # Never empty: a row without a token has no last state, and counts as one of unknown words alone.
-        return self.vocab.ids(split_words(text)).tolist()[:room] or [self.vocab.index[UNKNOWN]]
+        ids: list[int] = self.vocab.ids(itertools.islice(iter_words(text), room)).tolist()
+        return ids or [self.vocab.index[UNKNOWN]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,9 @@ class CaptionTokenizer(WordTokenizer):
     marks: Marks = "both"
 
     def _words(self, text: str, room: int | None) -> list[int]:
-        known: list[int] = self.vocab.ids(word for word in plain_words(text) if word in self.vocab).tolist()
-        return known[:room]
+        known = (word for word in iter_words(text) if is_plain(word) and word in self.vocab)
+        ids: list[int] = self.vocab.ids(itertools.islice(known, room)).tolist()
+        return ids
 
 
 def is_known(word: str, vocab: Vocab) -> bool:

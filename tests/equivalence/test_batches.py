@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcse.data.sentences.files import tokenise
+from mcse.data.sentences.tokens import tokenise
 from mcse.models.text_encoder import load_tokenizer
 from mcse.recipes import method
 from mcse.recipes.launch import load_config

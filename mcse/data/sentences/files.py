@@ -1,4 +1,4 @@
-"""Training sentences: text files and hub datasets, read strictly and tokenised once into an Arrow file on disk.
+"""Training sentences: text files and hub datasets, read strictly.
 
 A *sentence source* is a path of a text file, or of a table (``.csv``, ``.tsv``, ``.jsonl``) of sentences or of queries
 with positives and negatives, each also with ``.gz``; a hub file ``hf://datasets/OWNER/NAME/FILE``; or a hub dataset
@@ -8,17 +8,14 @@ with positives and negatives, each also with ``.gz``; a hub file ``hf://datasets
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
-from datasets.arrow_writer import ArrowWriter
 from huggingface_hub import hf_hub_download
-from numpy.typing import NDArray
 
 from mcse.data.tables import (
     HEAD_LINES,
@@ -31,14 +28,10 @@ from mcse.data.tables import (
     open_table,
     text_cell,
 )
-from mcse.files import digest_of, is_kept, keeping, sha256_file, text_lines
+from mcse.files import digest_of, sha256_file, text_lines
 from mcse.reading import say_read
-from mcse.types import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-CACHE_FORMAT = "1"
-_CHUNK = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +60,10 @@ class SentenceTable:
             raise ValueError(f"data.sentences: {self.source} holds no sentence")
         unit = "lines" if self.files and self.table is None else "rows of sentences"
         say_read(self.source, read=kept, total=kept + skipped, unit=unit, passed_over={"blank": skipped})
+
+    def count(self) -> int:
+        """How many rows there are, blank ones included; reads them all."""
+        return sum(1 for _ in self._raw_rows()) if self.files else len(_load_hub(self.source)[0])
 
     def _raw_rows(self) -> Iterator[tuple[str, ...]]:
         if not self.files:
@@ -152,63 +149,6 @@ def _local_file(source: str, *, root: Path) -> Path | None:
     if source.count("/") == 1 and "." not in Path(source).suffix:
         return None
     raise FileNotFoundError(f"data.sentences: no file at {path}")
-
-
-@dataclass(frozen=True, slots=True)
-class TokenTable:
-    """Token ids of sentences in a memory-mapped Arrow file; columns as in ``SentenceTable``."""
-
-    dataset: datasets.Dataset
-    columns: int
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def ids(self, index: NDArray[np.int64], *, column: int = 0) -> list[NDArray[np.int64]]:
-        """Token ids of the rows at ``index``, special tokens included."""
-        picked = self.dataset[index.tolist()][f"ids{column}"]
-        return [np.asarray(ids, dtype=np.int64) for ids in picked]
-
-
-def tokenise(
-    rows: Iterable[tuple[str, ...]], tokenizer: Tokenizer, *, columns: int, max_length: int, digest: str
-) -> TokenTable:
-    """Token ids of all rows, computed once and found again by content, tokenizer and length.
-
-    Args:
-        rows: Sentences; read only if the cache does not hold them.
-        tokenizer: Of the text encoder.
-        columns: Sentences a row.
-        max_length: Tokens a sentence keeps, special tokens included.
-        digest: Name of the content of ``rows``.
-    """
-    key = digest_of(CACHE_FORMAT, digest, tokenizer.digest, str(max_length), str(columns))
-    path = Path(datasets.config.HF_DATASETS_CACHE) / "mcse" / f"{key}.arrow"
-    if not is_kept(path):
-        with keeping(path) as draft:
-            _write_tokens(draft, rows, tokenizer, columns=columns, max_length=max_length)
-    return TokenTable(dataset=datasets.Dataset.from_file(str(path)), columns=columns)
-
-
-def _write_tokens(
-    path: Path, rows: Iterable[tuple[str, ...]], tokenizer: Tokenizer, *, columns: int, max_length: int
-) -> None:
-    names = [f"ids{column}" for column in range(columns)]
-    features = datasets.Features({name: datasets.List(datasets.Value("int32")) for name in names})
-    with ArrowWriter(path=str(path), features=features) as writer:
-        for chunk in _chunks(rows):
-            encoded = {
-                name: tokenizer.ids([row[column] for row in chunk], max_length=max_length)
-                for column, name in enumerate(names)
-            }
-            writer.write_batch(encoded)
-        writer.finalize()
-
-
-def _chunks(rows: Iterable[tuple[str, ...]]) -> Iterator[list[tuple[str, ...]]]:
-    iterator = iter(rows)
-    while chunk := list(islice(iterator, _CHUNK)):
-        yield chunk
 
 
 def _table_rows(table: Table) -> Iterator[tuple[str, ...]]:

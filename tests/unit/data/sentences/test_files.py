@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import datasets
-import numpy as np
 import pytest
 
-from mcse.data.sentences.files import open_sentences, tokenise
+from mcse.data.sentences.files import open_sentences
 from mcse.data.sentences.streaming import open_texts
 from mcse.files import read_lines
 
@@ -115,32 +112,6 @@ def test_damaged_gzip_and_marks_are_dealt_with(tmp_path: Path) -> None:
         list(read_lines(tmp_path / "cut.txt.gz"))
     (tmp_path / "mark.txt").write_bytes(b"\xef\xbb\xbfone\n")
     assert list(read_lines(tmp_path / "mark.txt")) == ["one"]
-
-
-@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2] + bytes(len(data) // 2)])
-def test_damaged_token_ids_are_made_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
-) -> None:
-    """Half of them zeros must not train on half of the sentences."""
-
-    class Lengths:
-        digest = "lengths of words"
-
-        def ids(self, texts: list[str], *, max_length: int) -> list[list[int]]:
-            return [[len(word) for word in text.split()][:max_length] for text in texts]
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    rows = [("a bb ccc",), ("dddd",)] * 500
-
-    def tokens(given: list[tuple[str]]) -> list[list[int]]:
-        table = tokenise(given, Lengths(), columns=1, max_length=4, digest="content")
-        return [ids.tolist() for ids in table.ids(np.arange(len(table)))]
-
-    assert tokens(rows) == [[1, 2, 3], [4]] * 500
-    assert tokens([]) == [[1, 2, 3], [4]] * 500
-    (path,) = tmp_path.rglob("*.arrow")
-    path.write_bytes(damage(path.read_bytes()))
-    assert tokens(rows) == [[1, 2, 3], [4]] * 500
 
 
 def test_a_table_of_sentences_alone_is_read_by_its_column(tmp_path: Path) -> None:
