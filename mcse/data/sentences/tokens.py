@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +29,6 @@ _CHUNK_ROWS, _CHUNK_CHARACTERS = 4096, 2**22
 """Tokenised at a time: whichever is reached first."""
 
 _PARTS_FILE = "parts.json"
-_ORPHAN_SECONDS = 600.0
-"""Since it was last written to, after which a draft belongs to nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +111,6 @@ class _Rows:
 
 def _make(folder: Path, rows: _Rows, *, expected: Callable[[], int] | None, source: str) -> None:
     """Makes the parts that are not there yet; the last one alone has fewer than ``PART_ROWS`` rows."""
-    _sweep(folder)
     total = None if expected is None else expected()
     is_long = total is None or total > PART_ROWS
     with progress_bar(total=total, unit="sentence", title=f"tokenising {source}".strip(), is_shown=is_long) as bar:
@@ -146,13 +142,6 @@ def _parts(folder: Path) -> list[Path]:
 
 def _part_name(number: int) -> str:
     return f"part-{number:05d}.arrow"
-
-
-def _sweep(folder: Path) -> None:
-    """Removes the drafts of processes that were killed."""
-    for draft in folder.glob("*.partial"):
-        if time.time() - draft.stat().st_mtime > _ORPHAN_SECONDS:
-            draft.unlink(missing_ok=True)
 
 
 def _chunks(rows: Iterable[tuple[str, ...]]) -> Iterator[list[tuple[str, ...]]]:

@@ -16,7 +16,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 import mcse.data.sentences.tokens as module
 import mcse.progress
 from mcse.data.sentences.tokens import tokenise
-from mcse.files import replacing
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.text.vocab import Vocab, plain_words, split_words
 from mcse.text.word_tokenizer import CaptionTokenizer, WordTokenizer
@@ -85,21 +84,10 @@ def test_a_kill_loses_one_part_and_its_draft_is_swept(tmp_path: Path) -> None:
     if not child:
         tokens(killed(), asked=0)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
-    [draft] = tmp_path.rglob("*.partial")
+    assert len(list(tmp_path.rglob("*.partial"))) == 1
     assert len(list(tmp_path.rglob("*.arrow"))) == 2
-    os.utime(draft, (0, 0))
     assert tokens(ROWS, asked=400) == IDS
     assert not list(tmp_path.rglob("*.partial"))
-
-
-def test_a_draft_that_another_process_writes_to_is_left(tmp_path: Path) -> None:
-    tokens(ROWS, asked=1000)
-    [parts] = tmp_path.rglob("parts.json")
-    parts.unlink()
-    with replacing(parts.with_name("part-00009.arrow")) as draft:
-        draft.write_bytes(b"")
-        assert tokens(ROWS, asked=0) == IDS
-        assert draft.is_file()
 
 
 def test_a_source_that_became_shorter_is_refused(tmp_path: Path) -> None:
