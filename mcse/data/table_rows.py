@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mcse.data.named_columns import Example, NamedColumns, open_named_columns
 from mcse.data.seeds import Draw
-from mcse.data.sentences.files import TokenTable, tokenise
+from mcse.data.sentences.tokens import TokenTable, tokenise
 from mcse.data.streams import Sampler, Share
 from mcse.data.table_config import TableDataConfig, TrainingTable
 from mcse.data.test_sets.contamination import normalise, sts_test_sentences
@@ -68,7 +68,9 @@ def _load(config: TableDataConfig, key: str, table: TrainingTable, tokenizer: To
             yield example.texts
 
     width = len(columns.texts)
-    tokens = tokenise(rows(), tokenizer, columns=width, max_length=config.max_length, digest=digest)
+    tokens = tokenise(
+        rows(), tokenizer, columns=width, max_length=config.max_length, digest=digest, source=columns.source
+    )
     value_N = None if columns.value is None else _values(values, columns, known, digest=digest)
     text = TrainingText(
         reader="table",
