@@ -5,7 +5,11 @@ K images found, W words, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +30,7 @@ MAX_TEXT = 1000
 """Characters of a sentence or word."""
 
 MAX_WORDS = 20
+_TEXTS_TOGETHER = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +86,39 @@ class Answer:
     notes: tuple[str, ...] = ()
 
 
+class _Together:
+    """Encodes texts of several threads in one batch: those that come while another batch is encoded wait for the next.
+
+    ``lock`` is held by whoever uses the model: it is heavy, and not every one can be used by two threads.
+    """
+
+    def __init__(self, encode: Callable[[Sequence[str]], FloatArray], lock: threading.Lock) -> None:
+        self._encode, self._lock = encode, lock
+        self._waiting: deque[tuple[Sequence[str], Future[FloatArray]]] = deque()
+
+    def __call__(self, texts: Sequence[str]) -> FloatArray:
+        found: Future[FloatArray] = Future()
+        self._waiting.append((texts, found))
+        with self._lock:
+            while not found.done():  # else the thread before has encoded these, too
+                self._encode_some()
+        return found.result()
+
+    def _encode_some(self) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(_TEXTS_TOGETHER, len(self._waiting)))]
+        try:
+            rows_ND = self._encode([text for texts, _ in batch for text in texts])
+        except Exception as error:
+            for _, found in batch:
+                found.set_exception(error)
+            return
+        ends = np.cumsum([len(texts) for texts, _ in batch])
+        for (texts, found), end in zip(batch, ends.tolist(), strict=True):
+            found.set_result(rows_ND[end - len(texts) : end])
+
+
 class ImageSearch:
-    """An index with the encoder that made it.
+    """An index with the encoder that made it. Several threads may ask at once.
 
     Args:
         index: What is searched.
@@ -93,6 +129,8 @@ class ImageSearch:
         self.index = index
         self.folder = Path(index.origin.folder)
         self._encoder = encoder
+        self._lock = threading.Lock()
+        self._encode_captions = _Together(encoder.encode_captions, self._lock)
         self._searcher = index.searcher(encoder)
         width = encoder.encode_captions(["an image"]).shape[1]
         if width != index.rows_ND.shape[1]:
@@ -142,7 +180,8 @@ class ImageSearch:
         assert isinstance(self._encoder, ImageTextEncoder)
         if isinstance(image, Path):
             image = load_image(image)
-        row_1D = self._encoder.encode_images([image])
+        with self._lock:
+            row_1D = self._encoder.encode_images([image])
         if not np.isfinite(row_1D).all() or abs(float(np.linalg.norm(row_1D[0])) - 1) > 1e-3:
             raise ValueError("the model gives this image no embedding of length 1")
         row_D: FloatArray = row_1D[0]
@@ -186,7 +225,7 @@ class ImageSearch:
     def _sentence_row(self, text: str, notes: list[str]) -> FloatArray:
         if isinstance(self._encoder, KnownWords):
             self._encoder.check_query(text)
-        row_D: FloatArray = self._encoder.encode_captions([text])[0]
+        row_D: FloatArray = self._encode_captions([text])[0]
         self._check_row(row_D, text)
         if hints := self._hints(text):
             notes.append(f"Not known, and so not looked for: {'; '.join(hints)}.")
@@ -198,7 +237,7 @@ class ImageSearch:
                 raise ValueError(f"unknown words: {'; '.join(hints)}")
         if not words:
             return np.zeros((0, self.index.rows_ND.shape[1]), dtype=np.float32)
-        row_WD = self._encoder.encode_captions(list(words))
+        row_WD = self._encode_captions(list(words))
         for word, row_D in zip(words, row_WD, strict=True):
             self._check_row(row_D, word)
         return row_WD
@@ -220,7 +259,14 @@ class ImageSearch:
             raise ValueError(f"the model knows no word of {text!r}")
 
     def _copies(self, sha256: str) -> set[int]:
-        return {place for place, image in enumerate(self.index.images) if image.sha256 == sha256}
+        return self._places_of.get(sha256, set())
+
+    @functools.cached_property
+    def _places_of(self) -> dict[str, set[int]]:
+        places: dict[str, set[int]] = {}
+        for place, image in enumerate(self.index.images):
+            places.setdefault(image.sha256, set()).add(place)
+        return places
 
     def _checked(self, place: int) -> int:
         if not 0 <= place < len(self.index):

@@ -6,6 +6,7 @@ file leaves as it is, and nothing that lies outside the indexed folder is opened
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import io
 import ipaddress
@@ -13,18 +14,21 @@ import re
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
-from PIL import Image
-from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
+from PIL import Image, ImageOps
+from starlette.datastructures import FormData, MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mcse.files import sha256_bytes
 from mcse.images import decode_image, load_image
@@ -40,8 +44,13 @@ _THUMBNAIL = 320
 _PAGE = 48
 _MAX_UPLOADS = 32
 _MAX_THUMBNAILS = 4096  # of some 15 kB
-_DECODING = threading.BoundedSemaphore(2)
-"""A decoded image of ``MAX_UPLOAD_PIXELS`` takes hundreds of megabytes, so only two are in memory at a time."""
+_DECODED_AT_ONCE = 2
+"""A decoded image of ``MAX_UPLOAD_PIXELS`` takes hundreds of megabytes."""
+
+HEAD_SECONDS, BODY_SECONDS = 15.0, 60.0
+"""For a whole question, or until an answer is taken, before a connection is closed; and for a whole form."""
+
+_MAX_CONNECTIONS = 512
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -51,6 +60,8 @@ _HEADERS = {
 }
 _PORT = re.compile(r":\d+\Z")
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+_T = TypeVar("_T")
 
 
 class _TooLargeError(Exception):
@@ -92,7 +103,16 @@ class _Uploads:
 def serve(search: ImageSearch, *, host: str, port: int) -> None:
     """Serves the page until the process is stopped."""
     app = build_app(search, names=_LOCAL_NAMES | {f"[{host}]" if ":" in host else host} if is_loopback(host) else None)
-    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        server_header=False,
+        http=_ImpatientProtocol,
+        ws="none",
+        limit_concurrency=_MAX_CONNECTIONS,
+    )
 
 
 def is_loopback(host: str) -> bool:
@@ -121,14 +141,67 @@ def build_app(search: ImageSearch, *, names: frozenset[str] | None = _LOCAL_NAME
     app.add_api_route("/upload", site.upload, methods=["POST"])
     app.add_exception_handler(HTTPException, site.missing)
 
-    @app.middleware("http")
-    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        refused = _refusal(request, names=names)
-        response = PlainTextResponse(refused, status_code=403) if refused else await call_next(request)
-        response.headers.update(_HEADERS)
-        return response
-
+    app.add_middleware(_Guard, names=names)
     return app
+
+
+class _ImpatientProtocol(H11Protocol):
+    """Closes a connection on which no whole question arrives in time; uvicorn waits for the first one for ever."""
+
+    _waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Starts to wait."""
+        super().connection_made(transport)
+        self._wait()
+
+    def handle_events(self) -> None:
+        """Waits no more once the head of a question is whole."""
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before and not self.cycle.response_complete:
+            self._wait_no_more()
+
+    def on_response_complete(self) -> None:
+        """Waits for the answer to be taken, and for the next question."""
+        self._wait()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Waits no more."""
+        self._wait_no_more()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._wait_no_more()
+        self._waiting = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def _wait_no_more(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+
+class _Guard:
+    """Refuses requests under other names and of other sites, and says to browsers how to treat the answers."""
+
+    def __init__(self, app: ASGIApp, *, names: frozenset[str] | None) -> None:
+        self._app, self._names = app, names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application, or a refusal."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refused = _refusal(Request(scope), names=self._names)
+        answer = PlainTextResponse(refused, status_code=403) if refused else self._app
+        await answer(scope, receive, send_with_headers)
 
 
 class _Site:
@@ -137,23 +210,23 @@ class _Site:
     def __init__(self, search: ImageSearch) -> None:
         self._search = search
         self._uploads = _Uploads()
-        self._encoding = threading.Lock()  # towers are heavy, and not all of them can be used by two threads
+        # Of their own, so that questions do not wait for images.
+        self._decoders = ThreadPoolExecutor(_DECODED_AT_ONCE, thread_name_prefix="decoder")
 
     def show(self, request: Request) -> Response:
         """The page: an answer, or images to leaf through."""
         state = _state(request.query_params)
         try:
             state = _numbered(state, request.query_params)
-            with self._encoding:
-                return HTMLResponse(self._answered(state))
+            return HTMLResponse(self._answered(state))
         except ValueError as error:
             return self._refused(state, str(error), status=400)
 
-    def image(self, place: str) -> Response:
+    async def image(self, place: str) -> Response:
         """A small copy of an image of the index."""
         try:
             file = self._search.image_file(self._place(place))
-            return _jpeg(_thumbnail_of(file, file.stat().st_mtime_ns))
+            return _jpeg(await self._decoding(lambda: _thumbnail_of(file, file.stat().st_mtime_ns)))
         except (ValueError, OSError) as error:
             return PlainTextResponse(str(error), status_code=404)
 
@@ -167,10 +240,17 @@ class _Site:
     async def upload(self, request: Request) -> Response:
         """Takes an image, and leads to the answer."""
         try:
-            name, content = await _uploaded_file(request)
-            mark = self._uploads.keep(await run_in_threadpool(self._read, name, content))
+            async with asyncio.timeout(BODY_SECONDS):
+                form = await _form(request)
+            try:
+                name, file = _file_of(form)
+                mark = self._uploads.keep(await self._decoding(lambda: self._read(name, file)))
+            finally:
+                await form.close()
         except _TooLargeError:
             return self._refused(PageState(), f"The file is larger than {MAX_UPLOAD_MB} MB.", status=413)
+        except TimeoutError:
+            return self._refused(PageState(), "The file did not arrive in time.", status=408)
         except ValueError as error:
             return self._refused(PageState(), str(error), status=400)
         return RedirectResponse(f"/?upload={mark}", status_code=303)
@@ -180,12 +260,14 @@ class _Site:
         assert isinstance(error, HTTPException)
         return self._refused(PageState(), f"{request.url.path[:100]}: {error.detail}", status=error.status_code)
 
-    def _read(self, name: str, content: bytes) -> _Upload:
-        with _DECODING:
-            image = decode_image(io.BytesIO(content), name=name, max_pixels=MAX_UPLOAD_PIXELS)
-            with self._encoding:
-                row_D = self._search.encode_image(image)
-            return _Upload(name, row_D, sha256_bytes(content), _thumbnail(image))
+    async def _decoding(self, work: Callable[[], _T]) -> _T:
+        """What ``work`` gives, done when one of the few that decode images is free."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+
+    def _read(self, name: str, file: BinaryIO) -> _Upload:
+        content = file.read()
+        image = decode_image(io.BytesIO(content), name=name, max_pixels=MAX_UPLOAD_PIXELS)
+        return _Upload(name, self._search.encode_image(image), sha256_bytes(content), _thumbnail(image))
 
     def _answered(self, state: PageState) -> str:
         """The page for a question, or for leafing through where nothing is asked."""
@@ -295,40 +377,43 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-async def _uploaded_file(request: Request) -> tuple[str, bytes]:
-    """Name and content of the file of a form; no more than ``MAX_UPLOAD_MB`` are read."""
+async def _form(request: Request) -> FormData:
+    """The form, of which no more than ``MAX_UPLOAD_MB`` are read; what is large of it lies on the disk."""
+    most = MAX_UPLOAD_MB * 2**20
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > most:
+        raise _TooLargeError
 
     async def limited() -> AsyncGenerator[bytes, None]:
         total = 0
         async for chunk in request.stream():
             total += len(chunk)
-            if total > MAX_UPLOAD_MB * 2**20:
+            if total > most:
                 raise _TooLargeError
             yield chunk
 
     try:
-        form = await MultiPartParser(request.headers, limited(), max_files=1, max_fields=4).parse()
+        return await MultiPartParser(request.headers, limited(), max_files=1, max_fields=4).parse()
     except (MultiPartException, KeyError) as error:
         raise ValueError("The form holds no file.") from error
+
+
+def _file_of(form: FormData) -> tuple[str, BinaryIO]:
     file = form.get("image")
     if not isinstance(file, UploadFile) or not file.size:
         raise ValueError("Choose a file first.")
-    content = await file.read()
-    await form.close()
-    return (file.filename or "image")[:80], content
+    return (file.filename or "image")[:80], file.file
 
 
 @functools.lru_cache(_MAX_THUMBNAILS)
 def _thumbnail_of(file: Path, changed: int) -> bytes:
     """Kept as long as the file does not change."""
     del changed
-    with _DECODING:
-        return _thumbnail(load_image(file))
+    return _thumbnail(load_image(file))
 
 
 def _thumbnail(image: Image.Image) -> bytes:
-    small = image.copy()
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    small = ImageOps.contain(image, (_THUMBNAIL, _THUMBNAIL)) if max(image.size) > _THUMBNAIL else image
     target = io.BytesIO()
     small.save(target, format="JPEG", quality=88)
     return target.getvalue()
