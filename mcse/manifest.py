@@ -363,6 +363,13 @@ def locate(name: str | Path | Located) -> Located:
     return Located(name=given, kind="hub", path=path)
 
 
+def absolute_name(name: str) -> str:
+    """The name under which a model is found from any folder."""
+    prefix = next((prefix for prefix in ("open_clip:local-dir:", *_PREFIXES) if name.startswith(prefix)), "")
+    path = Path(name.removeprefix(prefix))
+    return f"{prefix}{path.resolve()}" if path.exists() else name
+
+
 def resolve_name(name_or_path: str) -> str:
     """A hub id or folder as it is; ``package:NAME/FOLDER`` as the folder inside the installed package.
 

@@ -11,6 +11,7 @@ from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.errors import printable
 from mcse.files import claimed, replacing
 from mcse.images import BadImageError, load_image
+from mcse.manifest import absolute_name
 from mcse.report.terminal import print_rows
 from mcse.search.builder import IndexReport, build_index
 from mcse.search.contact_sheet import SheetCell, contact_sheet
@@ -47,7 +48,7 @@ def run_index(
             folder,
             output,
             encoder=encoder,
-            model=_absolute(model),
+            model=absolute_name(model),
             model_digest=encoder_digest(model),
             features=features,
             batch_size=batch_size,
@@ -126,11 +127,6 @@ def run_serve(
     print(f"{len(search.index)} images of {search.folder}: http://{_in_address(host)}:{port}/ (Ctrl-C ends)")
     serve(search, host=host, port=port)
     return 0
-
-
-def _absolute(model: str) -> str:
-    """The name under which the model is found from anywhere."""
-    return str(Path(model).resolve()) if Path(model).exists() else model
 
 
 def _say_indexed(output: Path, report: IndexReport) -> None:

@@ -107,7 +107,7 @@ def test_scores_by_width_and_kind_of_row_stand_in_every_report(models, pairs, ca
 
 
 @pytest.mark.parametrize("kind", ["CLIP", "open_clip"])
-def test_retrieval_and_search_from_pixels(models, pairs, tmp_path, capsys, kind):
+def test_retrieval_and_search_from_pixels(models, pairs, tmp_path, monkeypatch, capsys, kind):
     folder = image_folder(tmp_path / "images")
     names = sorted(path.name for path in folder.rglob("*.png"))
     lines = [f"{name}\ta red {word}" for name, word in zip(names, "abcdefghijklmnop", strict=False)]
@@ -132,8 +132,11 @@ def test_retrieval_and_search_from_pixels(models, pairs, tmp_path, capsys, kind)
     place[names[0]].write_bytes(place[names[1]].read_bytes())
     assert main(["evaluate", name, *asked]) == 0
     assert "evaluating" in capsys.readouterr().err
-    assert main(["search", "index", "images", "--model", name, "--output", "index"]) == 0
-    assert main(["search", "query", "index", "--text", "a red a", "--top", "3"]) == 0
+    Path("model").symlink_to(name.rpartition(":")[2])
+    here = f"{name.rpartition(':')[0]}:model"
+    assert main(["search", "index", "images", "--model", here, "--output", "index"]) == 0
+    monkeypatch.chdir("/")  # the index knows the model from everywhere
+    assert main(["search", "query", str(tmp_path / "index"), "--text", "a red a", "--top", "3"]) == 0
     assert ".png" in capsys.readouterr().out
 
 
