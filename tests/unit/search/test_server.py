@@ -6,21 +6,25 @@ import html
 import io
 import os
 import re
+import socket
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 pytest.importorskip("fastapi", reason="the extra 'search' is not installed")
 
+import uvicorn
 from fastapi.testclient import TestClient
 
 from mcse.commands.main import main
 from mcse.search import server as search_server
-from mcse.search.engine import open_search
+from mcse.search.engine import _Together, open_search
 from mcse.search.server import MAX_UPLOAD_MB, build_app, is_loopback, serve
 from tests.fixtures.colour_model import COLOURS, build_colour_model, draw_colours
 
@@ -394,3 +398,98 @@ def test_without_the_extra_it_says_what_to_install(folder, monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "mcse.search.server")
     assert main(["search", "serve", str(folder / "index")]) == 2
     assert "pip install 'mcse[search]'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def port(search, monkeypatch):
+    """Of a server that waits a moment for the heads of questions, and for forms."""
+    monkeypatch.setattr(search_server, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(search_server, "BODY_SECONDS", 0.3)
+    started: list[uvicorn.Server] = []
+
+    def run(app, **options):
+        started.append(uvicorn.Server(uvicorn.Config(app, **options)))
+        started[0].run()
+
+    monkeypatch.setattr(uvicorn, "run", run)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        number = free.getsockname()[1]
+    thread = threading.Thread(target=lambda: serve(search, host="127.0.0.1", port=number))
+    thread.start()
+    while not (started and started[0].started):
+        time.sleep(0.01)
+    yield number
+    started[0].should_exit = True
+    thread.join()
+
+
+def received(connection: socket.socket) -> bytes:
+    """All until the other side closes; a minute is too long."""
+    connection.settimeout(60)
+    content = b""
+    try:
+        while block := connection.recv(65536):
+            content += block
+    except ConnectionResetError:
+        pass
+    return content
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "], ids=["nothing", "half a head"])
+def test_a_connection_that_asks_nothing_is_closed(port, sent):
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(sent)
+        assert received(connection) == b""
+
+
+def test_half_a_head_after_an_answer_is_not_waited_for(port):
+    head = b"GET /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head + b"\r\n" + head)
+        assert received(connection).startswith(b"HTTP/1.1 404")
+
+
+def test_half_a_form_is_not_waited_for(port):
+    head = b"POST /upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head + b"Content-Length: 1000\r\n\r\n--b\r\n")
+        answer = received(connection)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"The file did not arrive in time." in answer
+
+
+def test_a_form_that_says_it_is_too_large_is_not_read(port):
+    head = b"POST /upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head + b"Content-Length: 99999999\r\n\r\n")
+        assert received(connection).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize(
+    "host", ["[::1].evil.com", "[::1].evil.com:8765", "127.0.0.1.evil.com", "[::1]evil.com", "::1"]
+)
+def test_hosts_that_only_begin_as_local_ones_are_refused(client, host):
+    assert client.get("/", headers={"host": host}).status_code == 403
+
+
+def test_sentences_of_several_threads_are_encoded_together_and_each_gets_its_own(search, monkeypatch):
+    encode, batches = search._encoder.encode_captions, []
+
+    def slow(texts):
+        batches.append(len(texts))
+        time.sleep(0.1)
+        if "boom" in texts:
+            raise RuntimeError("no memory")
+        return encode(texts)
+
+    together = _Together(slow, threading.Lock())
+    texts = [[f"a {colour} image", "white"][: 1 + number % 2] for number, colour in enumerate([*COLOURS] * 5)]
+    with ThreadPoolExecutor(len(texts)) as pool:
+        rows = list(pool.map(together, texts))
+    assert 2 <= len(batches) < 6
+    assert sum(batches) == sum(map(len, texts))
+    for text, found in zip(texts, rows, strict=True):
+        np.testing.assert_allclose(found, encode(text), atol=1e-6)
+    with pytest.raises(RuntimeError, match="no memory"):
+        together(["boom"])
+    np.testing.assert_allclose(together(["red"]), encode(["red"]), atol=1e-6)
