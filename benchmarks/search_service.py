@@ -166,6 +166,7 @@ def measured(process: int, name: str, work: Awaitable[dict[str, float]]) -> Iter
     found = asyncio.run(run())
     found |= {"server's CPU seconds": cpu_seconds(process) - seconds}
     found |= {"MiB before": before, "MiB after": memory(process), "MiB peak": memory(process, "VmHWM")}
+    print(name, json.dumps({key: round(value, 3) for key, value in found.items()}), flush=True)
     for key, value in found.items():
         yield f"{name}: {key}", round(value, 3)
 

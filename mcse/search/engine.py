@@ -6,10 +6,9 @@ K images found, W words, D width.
 from __future__ import annotations
 
 import functools
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,23 +88,24 @@ class Answer:
 class _Together:
     """Encodes texts of several threads in one batch: those that come while another batch is encoded wait for the next.
 
-    ``lock`` is held by whoever uses the model: it is heavy, and not every one can be used by two threads.
+    ``model`` is the one thread that uses the model, which is heavy, keeps memory for every thread that uses it, and may
+    not bear two at once.
     """
 
-    def __init__(self, encode: Callable[[Sequence[str]], FloatArray], lock: threading.Lock) -> None:
-        self._encode, self._lock = encode, lock
+    def __init__(self, encode: Callable[[Sequence[str]], FloatArray], model: ThreadPoolExecutor) -> None:
+        self._encode, self._model = encode, model
         self._waiting: deque[tuple[Sequence[str], Future[FloatArray]]] = deque()
 
     def __call__(self, texts: Sequence[str]) -> FloatArray:
         found: Future[FloatArray] = Future()
         self._waiting.append((texts, found))
-        with self._lock:
-            while not found.done():  # else the thread before has encoded these, too
-                self._encode_some()
+        self._model.submit(self._encode_some)  # finds nothing to do where the batch before took these, too
         return found.result()
 
     def _encode_some(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(_TEXTS_TOGETHER, len(self._waiting)))]
+        if not batch:
+            return
         try:
             rows_ND = self._encode([text for texts, _ in batch for text in texts])
         except Exception as error:
@@ -129,8 +129,8 @@ class ImageSearch:
         self.index = index
         self.folder = Path(index.origin.folder)
         self._encoder = encoder
-        self._lock = threading.Lock()
-        self._encode_captions = _Together(encoder.encode_captions, self._lock)
+        self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._encode_captions = _Together(encoder.encode_captions, self._model)
         self._searcher = index.searcher(encoder)
         width = encoder.encode_captions(["an image"]).shape[1]
         if width != index.rows_ND.shape[1]:
@@ -180,8 +180,7 @@ class ImageSearch:
         assert isinstance(self._encoder, ImageTextEncoder)
         if isinstance(image, Path):
             image = load_image(image)
-        with self._lock:
-            row_1D = self._encoder.encode_images([image])
+        row_1D = self._model.submit(self._encoder.encode_images, [image]).result()
         if not np.isfinite(row_1D).all() or abs(float(np.linalg.norm(row_1D[0])) - 1) > 1e-3:
             raise ValueError("the model gives this image no embedding of length 1")
         row_D: FloatArray = row_1D[0]

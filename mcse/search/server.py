@@ -30,6 +30,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from mcse.cpu import return_freed_memory
 from mcse.files import sha256_bytes
 from mcse.images import decode_image, load_image
 from mcse.search.engine import ImageSearch, Question
@@ -102,6 +103,7 @@ class _Uploads:
 
 def serve(search: ImageSearch, *, host: str, port: int) -> None:
     """Serves the page until the process is stopped."""
+    return_freed_memory()  # of large images, which would be kept otherwise
     app = build_app(search, names=_LOCAL_NAMES | {f"[{host}]" if ":" in host else host} if is_loopback(host) else None)
     uvicorn.run(
         app,

@@ -63,7 +63,7 @@ _LOW = {
     "search": part(
         "indexes of sentences and images, questions, the server and its page",
         *("files", "progress", "reading", "images", "run_folder", "types", "data", "text", "models", "encoders"),
-        *("metrics", "report", "distributed"),
+        *("metrics", "report", "distributed", "cpu"),
     ),
     "evaluation": part(
         "published protocols as suites, evaluators while training, and what they share",

@@ -482,7 +482,7 @@ def test_sentences_of_several_threads_are_encoded_together_and_each_gets_its_own
             raise RuntimeError("no memory")
         return encode(texts)
 
-    together = _Together(slow, threading.Lock())
+    together = _Together(slow, ThreadPoolExecutor(1))
     texts = [[f"a {colour} image", "white"][: 1 + number % 2] for number, colour in enumerate([*COLOURS] * 5)]
     with ThreadPoolExecutor(len(texts)) as pool:
         rows = list(pool.map(together, texts))
