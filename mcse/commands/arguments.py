@@ -137,6 +137,28 @@ def _extract_features(parser: ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the feature store in --output")
 
 
+def _mine(parser: ArgumentParser) -> None:
+    """Adds hard negatives to a table of pairs: texts that a model takes for an answer although they are none."""
+    add = parser.add_argument
+    add("table", metavar="TABLE", help=".csv, .tsv, .jsonl, .parquet, a folder of save_to_disk, or a hub dataset")
+    add("--model", required=True, help="finds them; as evaluate takes it")
+    add("--output", required=True, type=Path, help=".jsonl, .csv or .tsv: query, positive, negative_1, negative_2, …")
+    add("--query", metavar="COLUMN", help="of queries (default: found by its name)")
+    add("--positive", metavar="COLUMN", help="of their positives")
+    add("--corpus", type=Path, help="a text file whose lines may be negatives beside all positives")
+    add("--number", type=int, help="negatives of each pair; pairs with fewer are left out (default: 1)")
+    add("--from-rank", type=int, help="first rank that counts, among texts that are no answers (default: 1)")
+    add("--to-rank", type=int, help="last rank that counts (default: 50)")
+    add("--margin", type=float, help="how far a negative's cosine must lie below the positive's")
+    add("--relative-margin", type=float, help="the same, in parts of the positive's cosine")
+    add("--max-score", type=float, help="highest cosine of a negative")
+    add("--guide", metavar="MODEL", help="leave out what this model holds to be as near as the positive")
+    add("--guide-margin", type=float, help="by which its cosine must lie below (default: 0)")
+    add("--batch-size", type=int, help="texts a forward pass (default: 64)")
+    add("--device", help="such as cpu or cuda:1")
+    add("--overwrite", action="store_true", help="replace the file that is there")
+
+
 def _search_index(parser: ArgumentParser) -> None:
     """Encodes a folder of images once. Run again, it takes over what has not changed; killed, it goes on."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="images, searched to any depth")
@@ -339,6 +361,7 @@ COMMANDS: Mapping[str, Command | Group] = {
     "extract-features": Command(
         "run a frozen image encoder over images once, into a feature store", _extract_features, "extract_features"
     ),
+    "mine": Command("add hard negatives to a table of pairs, for training on tables", _mine, "mine"),
     "search": Group(
         "search a folder of images by sentences, by images, and by images plus and minus words",
         {

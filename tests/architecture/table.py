@@ -209,7 +209,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
         "nn/match_head.py",
         "text/word_pieces.py",
     ),
-    "search": ("search", "commands/search.py"),
+    "search": ("search", "commands/mine.py", "commands/search.py"),
     "demo": ("scenes", "commands/demo.py", "models/small_encoder.py", "report/demo_page.py"),
 }
 """What belongs to one system, as paths below ``mcse``; a folder stands for all in it. All else is the frame."""

@@ -1,0 +1,162 @@
+"""``mcse mine``: a table of pairs with hard negatives that a model finds, for the recipe ``tables``."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from mcse.data.named_columns import open_named_columns
+from mcse.data.table_config import NamedTable
+from mcse.encoders.loading import encoder_digest, load_encoder
+from mcse.evaluation.result_cache import cache_folder
+from mcse.files import claimed, replacing, text_lines
+from mcse.progress import progress_bar
+from mcse.search.mining import EncodedPairs, MiningRule, Pairs, encode_pairs, mine
+
+_SUFFIXES = (".jsonl", ".csv", ".tsv")
+
+
+def run(
+    table: str,
+    *,
+    model: str,
+    output: Path,
+    query: str | None = None,
+    positive: str | None = None,
+    corpus: Path | None = None,
+    number: int = 1,
+    from_rank: int = 1,
+    to_rank: int = 50,
+    margin: float | None = None,
+    relative_margin: float | None = None,
+    max_score: float | None = None,
+    guide: str | None = None,
+    guide_margin: float = 0.0,
+    batch_size: int = 64,
+    device: str | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Writes ``output``, with the columns query, positive, negative_1, negative_2 and so on.
+
+    Args:
+        table: Pairs, as ``data.table.path`` takes them.
+        model: Finds negatives.
+        output: By its ending JSON lines, CSV or TSV.
+        query: The column of queries; without it both are found by plain names.
+        positive: The column of their positives.
+        corpus: A text file; its lines may be negatives beside all positives.
+        number: Of the rule; see ``MiningRule``.
+        from_rank: Of the rule.
+        to_rank: Of the rule.
+        margin: Of the rule.
+        relative_margin: Of the rule.
+        max_score: Of the rule, its ``most``.
+        guide: A second model, which says what is probably an answer that nobody wrote down.
+        guide_margin: In units of its cosine.
+        batch_size: Texts a forward pass.
+        device: CUDA where there is one, by default.
+        overwrite: Whether a file that is there is replaced.
+
+    Raises:
+        ValueError: A table without pairs, a rule that cannot be met, or another ending.
+        FileNotFoundError: No table, or no corpus.
+    """
+    rule = MiningRule(number, from_rank, to_rank, margin, relative_margin, max_score)
+    _check_output(output, overwrite=overwrite)
+    pairs = _read(NamedTable(path=table, query=query, positive=positive), corpus, rule)
+    encoded, *guided = (
+        _encoded(pairs, name, batch_size=batch_size, device=device) for name in (model, guide) if name is not None
+    )
+    with claimed(output), replacing(output) as draft:
+        written = _write(
+            draft,
+            pairs,
+            rule,
+            suffix=output.suffix,
+            encoded=encoded,
+            guide=guided[0] if guided else None,
+            guide_margin=guide_margin,
+        )
+        if not written:
+            raise ValueError(f"no pair has {number} negatives from rank {from_rank} to {to_rank} below its margin")
+    _say(output, pairs, written, number=number)
+    return 0
+
+
+def _check_output(output: Path, *, overwrite: bool) -> None:
+    if output.suffix not in _SUFFIXES:
+        raise ValueError(f"--output: {output} must end in one of {', '.join(_SUFFIXES)}")
+    if output.exists() and not overwrite:
+        raise ValueError(f"--output: {output} is there; give --overwrite to replace it")
+
+
+def _say(output: Path, pairs: Pairs, written: int, *, number: int) -> None:
+    left = len(pairs.pairs) - written
+    print(
+        f"{output}: {written:,} of {len(pairs.pairs):,} pairs, each with {number} of {len(pairs.targets):,} texts; "
+        f"{left:,} pairs have fewer and are left out"
+    )
+
+
+def _read(table: NamedTable, corpus: Path | None, rule: MiningRule) -> Pairs:
+    """The pairs of a table, and the lines of a corpus beside them."""
+    columns = open_named_columns(table, root=Path(), key="TABLE")
+    if len(columns.texts) < 2:
+        raise ValueError(f"{columns.source}: has no column of positives; give --query and --positive")
+    others = [] if corpus is None else [line for line in text_lines(corpus) if line]
+    pairs = Pairs.of(((example.texts[0], example.texts[1]) for example in columns.rows()), others=others)
+    if len(pairs.targets) <= rule.from_rank:
+        raise ValueError(f"{columns.source}: {len(pairs.targets)} texts are too few for ranks from {rule.from_rank} on")
+    return pairs
+
+
+def _encoded(pairs: Pairs, model: str, *, batch_size: int, device: str | None) -> EncodedPairs:
+    return encode_pairs(
+        pairs,
+        load_encoder(model, device=device),
+        digest=encoder_digest(model),
+        cache=cache_folder().with_name("embeddings"),
+        batch_size=batch_size,
+        title=model,
+    )
+
+
+def _write(
+    draft: Path,
+    pairs: Pairs,
+    rule: MiningRule,
+    *,
+    suffix: str,
+    encoded: EncodedPairs,
+    guide: EncodedPairs | None,
+    guide_margin: float,
+) -> int:
+    """Writes the pairs that have enough negatives, in the form that the name of the file says; how many."""
+    names = ["query", "positive", *(f"negative_{place + 1}" for place in range(rule.number))]
+    written = 0
+    with (
+        progress_bar(total=len(pairs.queries), unit="query", title="search") as bar,
+        draft.open("w", encoding="utf-8", newline="") as file,
+    ):
+        write = _writer(file, names, suffix=suffix)
+        found = mine(pairs, encoded, rule, guide=guide, guide_margin=guide_margin, done=bar.update)
+        for query, answer, negatives in found:
+            write([pairs.queries[query], *(pairs.targets[target] for target in (answer, *negatives))])
+            written += 1
+    return written
+
+
+def _writer(file: TextIO, names: list[str], *, suffix: str) -> Callable[[list[str]], object]:
+    """Writes a row of texts, which are of one line; the header is written here."""
+    if suffix == ".jsonl":
+        return lambda row: file.write(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n")
+    if suffix == ".tsv":
+        # There is no quoting, and no text has a tab.
+        table = csv.writer(file, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)
+    else:
+        table = csv.writer(file)
+    table.writerow(names)
+    return table.writerow
