@@ -32,7 +32,13 @@ SECTIONS: Mapping[str, Section] = {
     ),
     "images, 60 of each format": Section("malformed input", ("test_images.py::*damaged_files*",), each=420),
     "A1 a folder in use": Section(
-        "review's case", ("test_files.py::*claim*", "commands/test_sweep.py::*second_sweep*")
+        "review's case",
+        (
+            "test_files.py::*claim*",
+            "test_files.py::*owner*",
+            "training/test_fit.py::*",
+            "commands/test_sweep.py::*second_sweep*",
+        ),
     ),
     "A2 what is typed": Section(
         "review's case", tuple(f"test_config.py::*{name}*" for name in ("typed", "core_schema", "taken_for_what"))
@@ -60,6 +66,7 @@ SECTIONS: Mapping[str, Section] = {
             "models/test_checkpoint.py::*tags_are_no_paths*",
             "encoders/test_open_clip_encoder.py::*code*",
             "encoders/test_sentence_transformers_folder.py::*closed_list*",
+            "encoders/test_library_models.py::*code_of_a_model*",
             "test_manifest.py::*not_imported*",
         ),
     ),
@@ -94,6 +101,7 @@ SECTIONS: Mapping[str, Section] = {
             "report/test_model_card.py::*names*",
             "report/test_evaluation_html.py::*hostile*",
             "search/test_server.py::*escaped*",
+            "commands/test_evaluate.py::*steers_no_terminal*",
         ),
     ),
     "requests to the search page": Section(
