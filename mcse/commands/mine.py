@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -67,19 +68,12 @@ def run(
     rule = MiningRule(number, from_rank, to_rank, margin, relative_margin, max_score)
     _check_output(output, overwrite=overwrite)
     pairs = _read(NamedTable(path=table, query=query, positive=positive), corpus, rule)
-    encoded, *guided = (
+    encoded, *guides = (
         _encoded(pairs, name, batch_size=batch_size, device=device) for name in (model, guide) if name is not None
     )
+    found = partial(mine, pairs, encoded, rule, guide=guides[0] if guides else None, guide_margin=guide_margin)
     with claimed(output), replacing(output) as draft:
-        written = _write(
-            draft,
-            pairs,
-            rule,
-            suffix=output.suffix,
-            encoded=encoded,
-            guide=guided[0] if guided else None,
-            guide_margin=guide_margin,
-        )
+        written = _write(draft, pairs, found, number=number, suffix=output.suffix)
         if not written:
             raise ValueError(f"no pair has {number} negatives from rank {from_rank} to {to_rank} below its margin")
     _say(output, pairs, written, number=number)
@@ -127,23 +121,20 @@ def _encoded(pairs: Pairs, model: str, *, batch_size: int, device: str | None) -
 def _write(
     draft: Path,
     pairs: Pairs,
-    rule: MiningRule,
+    mined: Callable[..., Iterator[tuple[int, int, tuple[int, ...]]]],
     *,
+    number: int,
     suffix: str,
-    encoded: EncodedPairs,
-    guide: EncodedPairs | None,
-    guide_margin: float,
 ) -> int:
     """Writes the pairs that have enough negatives, in the form that the name of the file says; how many."""
-    names = ["query", "positive", *(f"negative_{place + 1}" for place in range(rule.number))]
+    names = ["query", "positive", *(f"negative_{place + 1}" for place in range(number))]
     written = 0
     with (
         progress_bar(total=len(pairs.queries), unit="query", title="search") as bar,
         draft.open("w", encoding="utf-8", newline="") as file,
     ):
         write = _writer(file, names, suffix=suffix)
-        found = mine(pairs, encoded, rule, guide=guide, guide_margin=guide_margin, done=bar.update)
-        for query, answer, negatives in found:
+        for query, answer, negatives in mined(done=bar.update):
             write([pairs.queries[query], *(pairs.targets[target] for target in (answer, *negatives))])
             written += 1
     return written
