@@ -11,6 +11,7 @@ from mcse.losses.contrastive import info_nce, unit_rows
 from mcse.training.loop import total_loss
 from mcse.types import LossTerm
 from tests.fixtures.processes import run_processes
+from tests.processes.test_bytes import Counted
 
 
 def _toy(total: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,6 +48,26 @@ def test_gradient_equals_one_process_on_the_whole_batch(world_size: int) -> None
     assert np.abs(expected).max() > 1e-3
     for gradient in run_processes(_gradient, world_size, "ours", 8):
         np.testing.assert_allclose(np.array(gradient), expected, rtol=0, atol=1e-10)
+
+
+def _gradient_and_calls(scatters: bool) -> tuple[list[list[float]], list[tuple[str, int]]]:
+    distributed._scatters = lambda _: scatters
+    with Counted() as counted:
+        gradient = _gradient("ours", 8)
+    return gradient, counted.given
+
+
+def test_on_a_gpu_each_process_is_sent_its_own_rows_of_the_sum_alone() -> None:
+    """Gloo can scatter sums too, so that NCCL's way runs here; the bytes given are those of all rows either way.
+
+    On the wire of a ring a sum takes twice as many.
+    """
+    expected = np.array(_gradient("ours", 8))
+    of_all_rows = 8 * 4 * 8
+    for scatters, name in ((True, "reduce_scatter_tensor"), (False, "all_reduce")):
+        for gradient, calls in run_processes(_gradient_and_calls, 2, scatters):
+            np.testing.assert_allclose(np.array(gradient), expected, rtol=0, atol=1e-10)
+            assert [call for call in calls if call[1] == of_all_rows] == [(name, of_all_rows)]
 
 
 @pytest.mark.parametrize("mutant", ["own negatives only", "no gradient"])
