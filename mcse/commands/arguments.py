@@ -37,11 +37,12 @@ class Group:
 
 def _train(parser: ArgumentParser) -> None:
     """Trains a recipe from a configuration. Every key can be given as --key value or --group.key value."""
-    parser.usage = "mcse train [RECIPE] [--config FILE] [--print-config] [--overwrite] [--key value ...]"
+    parser.usage = "mcse train [RECIPE] [--config FILE] [--print-config] [--dry-run] [--overwrite] [--key value ...]"
     parser.add_argument("--config", metavar="FILE", help="YAML file of a run, or mcse:NAME (mcse configs lists them)")
     parser.add_argument("--recipe", metavar="RECIPE", help="the recipe, if no file says it; also the first argument")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
     parser.add_argument("--overwrite", action="store_true", help="delete a run that is in output_dir")
+    parser.add_argument("--dry-run", action="store_true", help="print what the run will need, train and write nothing")
     parser.add_argument("-h", "--help", action=_RecipeHelp, nargs=0, help="show this, with every key of the recipe")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mcse.commands import CommandError
 from mcse.commands.configs import config_path
@@ -27,6 +27,7 @@ def run(
     config: str | None = None,
     print_config: bool = False,
     overwrite: bool = False,
+    dry_run: bool = False,
 ) -> int:
     """Trains; returns 0 when finished, 130 or 143 when stopped by a signal after saving.
 
@@ -36,6 +37,7 @@ def run(
         config: A YAML file, or ``mcse:NAME``.
         print_config: Print the resolved configuration and train nothing.
         overwrite: Delete a run that is in ``output_dir``.
+        dry_run: Print what the run will need, and train nothing.
 
     Raises:
         ValueError: Wrong configuration or data.
@@ -54,11 +56,15 @@ def run(
     for name in ("httpx", "httpcore", "datasets", "filelock", "accelerate", "torch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        return train(resolved, overwrite=overwrite)
+        return train(resolved, overwrite=overwrite, tell=_show if dry_run else None)
     except (NotFiniteError, LostProcessError) as error:
         raise CommandError(str(error)) from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_STOPPED) from None
+
+
+def _show(facts: Mapping[str, str]) -> None:
+    print("\n".join(f"{name:<28} {value}" for name, value in facts.items()))
 
 
 def recipe_help(recipe: str | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,15 +42,19 @@ def build(config: Any, runtime: Runtime) -> Run:
     return with_graphs(run, config.train, device=runtime.device)
 
 
-def train(config: Any, *, overwrite: bool, show_progress: bool = True) -> int:
+def train(
+    config: Any, *, overwrite: bool, show_progress: bool = True, tell: Callable[[Mapping[str, str]], None] | None = None
+) -> int:
     """Builds the recipe and fits it; exit code 0 finished, 130 or 143 stopped by a signal after saving.
+
+    With ``tell`` what the run will need is handed to it, on the main process, and nothing is trained or written.
 
     Raises:
         LostProcessError: Another process of the run has ended, or hangs for ``train.timeout_minutes``.
     """
     # Here, since a wrong configuration should be told before seconds of imports.
     from mcse import distributed
-    from mcse.training.fit import begin_folder, claimed_folder, fit
+    from mcse.training.fit import begin_folder, check_folder, claimed_folder, fit
     from mcse.training.loop import check_run
     from mcse.training.runtime import start_runtime
 
@@ -67,9 +71,23 @@ def train(config: Any, *, overwrite: bool, show_progress: bool = True) -> int:
             tf32=config.train.tf32,
             graphs=config.train.graphs,
         )
+        if tell is not None:
+            check_folder(folder, resume=resume, overwrite=overwrite)
+            run = build(config, runtime)
+            check_run(run, config.train, optim=config.optim)
+            _foresee(run, config, runtime, tell)
+            return 0
         with claimed_folder(folder, resume=resume, overwrite=overwrite):
             run = build(config, runtime)
             check_run(run, config.train, optim=config.optim)
             # Only now that the run could be built: an overwritten run must not be lost to a misspelt path or score.
             begin_folder(folder, resume=resume)
             return fit(run, config, runtime=runtime, folder=folder)
+
+
+def _foresee(run: Run, config: Any, runtime: Runtime, tell: Callable[[Mapping[str, str]], None]) -> None:
+    from mcse import distributed
+    from mcse.training.forecast import forecast
+
+    if distributed.is_main():
+        tell(forecast(run, config.train, config.optim, runtime))
