@@ -37,6 +37,9 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
 
     Wrapping a model that trains is cheap: it shares the weights, and ``encode`` restores the modes it finds.
 
+    Attributes:
+        keeps_tokens: Whether the tokens of what was encoded last are kept, for a dev set that is encoded many times.
+
     Args:
         text_encoder: The text tower; its own pooling is overridden by ``pooling``.
         tokenizer: The tower's tokenizer; copied, because encoding changes its truncation.
@@ -80,6 +83,8 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
         self._head = dense if dense is not None else (text_head if pooling == "cls_with_head" else None)
         self._heads = dict(heads or {})
         self._tokenizer = copy.deepcopy(tokenizer)
+        self.keeps_tokens = False
+        self._kept_tokens: tuple[tuple[tuple[str, ...], int | None], list[list[int]]] | None = None
         check_first_token(self._encoder, self._tokenizer)
         self._load_tower, self.image_tower = load_tower, image_tower
         self.pooling = pooling
@@ -172,7 +177,12 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
         return [self._encoder, *head, *self._heads.values()]
 
     def _tokenize(self, texts: Sequence[str], *, max_length: int | None) -> list[list[int]]:
-        return self._tokenizer.ids(texts, max_length=max_length)
+        if not self.keeps_tokens:
+            return self._tokenizer.ids(texts, max_length=max_length)
+        given = (tuple(texts), max_length)
+        if self._kept_tokens is None or self._kept_tokens[0] != given:
+            self._kept_tokens = (given, self._tokenizer.ids(texts, max_length=max_length))
+        return self._kept_tokens[1]
 
     def _forward(self, tokens: Sequence[list[int]]) -> Tensor:
         return self._pooled(tokens, self._encoder, self._head)

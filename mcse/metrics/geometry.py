@@ -73,10 +73,11 @@ def squared_distances(left_PD: Rows, right_PD: Rows) -> NDArray[np.float64]:
     return distance_P
 
 
-def uniformity(row_ND: Rows, *, scale: float = 2.0) -> float:
+def uniformity(row_ND: Rows, *, scale: float = 2.0, dtype: type[np.floating] = np.float64) -> float:
     """Logarithm of the mean over pairs i < j of exp(-scale · squared distance), in [-4·scale, 0]; lower is better.
 
-    Rows count as often as they occur, so a sentence that stands twice in the data weighs twice.
+    Rows count as often as they occur, so a sentence that stands twice in the data weighs twice. Cosines and their
+    exponentials are taken in ``dtype`` and added up in float64; in float32 the value is the same to 1e-6.
 
     Raises:
         ValueError: Rows are not unit rows.
@@ -86,14 +87,15 @@ def uniformity(row_ND: Rows, *, scale: float = 2.0) -> float:
     """
     if len(row_ND) < 2:
         raise UndefinedScoreError(f"uniformity needs at least two rows, got {len(row_ND)}")
-    row = _unit(row_ND)
+    row = _unit(row_ND).astype(dtype)
     total = 0.0
     for start in range(0, len(row), _BLOCK_ROWS):
         block = row[start : start + _BLOCK_ROWS]
         # ‖x - y‖² = 2 - 2·x·y on unit rows; the block's own pairs stand twice, and each row once with itself.
         kernel = np.exp(-scale * (2 - 2 * (block @ row[start:].T)))
         own = kernel[:, : len(block)]
-        total += float((own.sum() - np.trace(own)) / 2 + kernel[:, len(block) :].sum())
+        of_own = own.sum(dtype=np.float64) - np.trace(own, dtype=np.float64)
+        total += float(of_own / 2 + kernel[:, len(block) :].sum(dtype=np.float64))
     return math.log(total / (len(row) * (len(row) - 1) / 2))
 
 

@@ -226,13 +226,15 @@ def build_dev_evaluator(config: DataConfig | TableDataConfig, text: TextSide, *,
 
 def dev_encoder(text: TextSide, *, precision: str) -> SentenceEncoder:
     """The encoder as it is, for evaluators: its embeddings are those that are exported."""
-    return SentenceEncoder(
+    encoder = SentenceEncoder(
         text.model.encoder,
         text.tokenizer,
         pooling=text.model.encoder.pooling,
         text_head=text.model.head,
         precision="bfloat16" if precision == "bf16" else "float32",
     )
+    encoder.keeps_tokens = True
+    return encoder
 
 
 def share_of(runtime: Runtime, *, batch_size: int) -> Share:

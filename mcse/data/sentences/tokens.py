@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
 import datasets
 import numpy as np
@@ -37,14 +38,40 @@ class TokenTable:
 
     dataset: datasets.Dataset
     columns: int
+    _slices: dict[int, _Slices] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def ids(self, index: NDArray[np.int64], *, column: int = 0) -> list[NDArray[np.int64]]:
         """Token ids of the rows at ``index``, special tokens included."""
-        picked = self.dataset[index.tolist()][f"ids{column}"]
-        return [np.asarray(ids, dtype=np.int64) for ids in picked]
+        if column not in self._slices:
+            self._slices[column] = _Slices.of(self.dataset.data.column(f"ids{column}").chunks)
+        return self._slices[column].rows(index)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slices:
+    """A column's pieces as they lie in the mapped files: rows are slices of them, never lists of Python numbers."""
+
+    first: NDArray[np.int64]
+    pieces: list[tuple[NDArray[np.int32], NDArray[np.int32]]]
+
+    @classmethod
+    def of(cls, chunks: Sequence[Any]) -> Self:
+        sizes = [len(chunk) for chunk in chunks]
+        return cls(
+            first=np.cumsum([0, *sizes])[:-1],
+            pieces=[(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in chunks],
+        )
+
+    def rows(self, index: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        found = []
+        piece_B = np.searchsorted(self.first, index, side="right") - 1
+        for number, row in zip(piece_B.tolist(), (index - self.first[piece_B]).tolist(), strict=True):
+            bounds, ids = self.pieces[number]
+            found.append(ids[bounds[row] : bounds[row + 1]].astype(np.int64))
+        return found
 
 
 def tokenise(

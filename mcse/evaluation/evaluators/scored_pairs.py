@@ -59,7 +59,11 @@ class ScoredPairsEvaluator(DevSet):
             logger.warning("%s: no scores: %s", self._name, error)
             return {}
         left_PD, right_PD = rows.raw(left), rows.raw(right)
-        values = {"uniformity": Score(uniformity(np.concatenate([left_PD, right_PD])), higher_is_better=False)}
+        values = {
+            "uniformity": Score(
+                uniformity(np.concatenate([left_PD, right_PD]), dtype=np.float32), higher_is_better=False
+            )
+        }
         positive = self._positive_P
         if positive.any():
             values["alignment"] = Score(alignment(left_PD[positive], right_PD[positive]), higher_is_better=False)

@@ -92,6 +92,27 @@ def test_order_batch_size_and_chunks_change_nothing(base: Path, monkeypatch: pyt
     np.testing.assert_allclose(encoder.encode(SENTENCES, batch_size=3), rows_ND, atol=1e-6)
 
 
+def test_a_dev_set_is_tokenised_once(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other sentences, and another length, are tokenised anew."""
+    encoder, calls = make(bert), []
+    plain = type(encoder._tokenizer).ids
+
+    def counted(self: object, texts: list[str], *, max_length: int | None) -> object:
+        calls.append((len(texts), max_length))
+        return plain(self, texts, max_length=max_length)
+
+    monkeypatch.setattr(type(encoder._tokenizer), "ids", counted)
+    expected, short = encoder.encode(TEXTS), encoder.encode(TEXTS, max_length=4)
+    encoder.keeps_tokens = True
+    calls.clear()
+    for _ in range(3):
+        np.testing.assert_array_equal(encoder.encode(TEXTS), expected)
+    assert len(calls) == 1
+    np.testing.assert_array_equal(encoder.encode(TEXTS, max_length=4), short)
+    np.testing.assert_array_equal(encoder.encode(TEXTS[:2]), encoder.encode(list(TEXTS[:2])))
+    assert len(calls) == 3
+
+
 def test_a_string_a_list_and_nothing(bert: Path) -> None:
     encoder = make(bert, pooling="cls_with_head")
     assert encoder.dimension == 16

@@ -32,6 +32,14 @@ def test_uniformity_equals_its_definition(count):
     assert uniformity(row) == pytest.approx(math.log(np.exp(-2 * squared[upper]).mean()), rel=1e-10)
 
 
+def test_uniformity_in_float32_is_the_same_to_1e_6():
+    """Also of rows that are nearly alike, where float32 has the fewest digits left."""
+    for spread in (1.0, 0.01):
+        row = 1.0 + spread * np.random.default_rng(0).normal(size=(1500, 64))
+        row = (row / np.linalg.norm(row, axis=1, keepdims=True)).astype(np.float32)
+        assert uniformity(row, dtype=np.float32) == pytest.approx(uniformity(row), abs=1e-6)
+
+
 def test_uniformity_bounds():
     row = unit_rows(1)
     assert uniformity(np.concatenate([row, row])) == pytest.approx(0)

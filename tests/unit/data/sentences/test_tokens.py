@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import mcse.data.sentences.tokens as module
 import mcse.progress
-from mcse.data.sentences.tokens import tokenise
+from mcse.data.sentences.tokens import TokenTable, tokenise
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.text.vocab import Vocab, plain_words, split_words
 from mcse.text.word_tokenizer import CaptionTokenizer, WordTokenizer
@@ -186,3 +186,18 @@ def test_word_tokenizers_give_the_first_ids_of_all() -> None:
         assert WordTokenizer(vocab, marks="none").ids([text], max_length=room) == [every[:room] or [1]]
         known = vocab.ids(word for word in plain_words(text) if word in vocab).tolist()
         assert CaptionTokenizer(vocab).ids([text], max_length=room + 2) == [[2, *known[:room], 3]]
+
+
+def test_token_ids_are_those_of_the_file_wherever_its_pieces_end() -> None:
+    """Read as slices of memory: pieces of unequal size, an empty row; any order, and rows twice."""
+    draw = np.random.default_rng(0)
+    rows = [draw.integers(1000, size=size).tolist() for size in [*draw.integers(0, 5, size=22), 0]]
+    features = datasets.Features({f"ids{column}": datasets.List(datasets.Value("int32")) for column in range(2)})
+    pieces = [rows[:4], rows[4:5], rows[5:20], rows[20:]]
+    tables = [datasets.Dataset.from_dict({"ids0": p, "ids1": p[::-1]}, features=features) for p in pieces]
+    table = TokenTable(datasets.concatenate_datasets(tables), columns=2)
+    index = np.concatenate([draw.permutation(23), [0, 22, 22, 4]])
+    for column, name in enumerate(("ids0", "ids1")):
+        found = table.ids(index, column=column)
+        assert [ids.tolist() for ids in found] == [table.dataset[int(row)][name] for row in index]
+        assert {ids.dtype for ids in found} == {np.dtype(np.int64)}
