@@ -156,11 +156,12 @@ def _make(folder: Path, rows: _Rows, *, expected: Callable[[], int] | None, sour
                         bar.update(written)
             if size < PART_ROWS:
                 break
-    write_json(folder / _PARTS_FILE, number + 1)
+    with keeping(folder / _PARTS_FILE) as draft:
+        write_json(draft, number + 1)
 
 
 def _is_whole(folder: Path) -> bool:
-    return (folder / _PARTS_FILE).is_file() and all(map(is_kept, _parts(folder)))
+    return is_kept(folder / _PARTS_FILE) and all(map(is_kept, _parts(folder)))
 
 
 def _parts(folder: Path) -> list[Path]:

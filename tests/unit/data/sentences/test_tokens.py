@@ -69,6 +69,16 @@ def test_a_damaged_part_is_made_anew_and_no_other(tmp_path: Path, damage: Callab
     assert tokens([], asked=0) == IDS
 
 
+@pytest.mark.parametrize("damage", [b"", b"\0\0", b"2\n"])
+def test_a_damaged_list_of_parts_is_made_anew(tmp_path: Path, damage: bytes) -> None:
+    """One that is too short must not train on fewer sentences."""
+    assert tokens(ROWS, asked=1000) == IDS
+    [parts] = tmp_path.rglob("parts.json")
+    parts.write_bytes(damage)
+    assert tokens(ROWS, asked=0) == IDS
+    assert tokens([], asked=0) == IDS
+
+
 @pytest.mark.parametrize("number", [0, 1, 300, 600])
 def test_as_many_rows_come_back_as_were_given(number: int) -> None:
     assert tokens(ROWS[:number], asked=number) == IDS[:number]
