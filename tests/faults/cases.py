@@ -49,7 +49,7 @@ SECTIONS: Mapping[str, Section] = {
         (
             "test_files.py::*kept*",
             "test_files.py::*drafts_of_the_dead*",
-            "data/sentences/test_files.py::*damaged_token*",
+            "data/sentences/test_tokens.py::*damaged*",
             "data/shards/test_tars.py::*damaged_index*",
             "evaluation/test_result_cache.py::*",
             "test_run_folder.py::*not_lost*",
@@ -120,6 +120,8 @@ class _Counted:
         self.tried, self.held = dict.fromkeys(SECTIONS, 0), dict.fromkeys(SECTIONS, 0)
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        for name, section in SECTIONS.items():  # a place without tests, which were renamed perhaps, is one that fails
+            self.tried[name] += sum(not any(_is_at(item.nodeid, place) for item in items) for place in section.places)
         items[:] = [item for item in items if _section(item.nodeid)]
 
     def pytest_runtest_logreport(self, report: Any) -> None:
@@ -130,18 +132,18 @@ class _Counted:
 
 
 def run_cases() -> list[tuple[str, str, int, int]]:
-    """Runs the tests: kind, section, how many were tried and held; a section without tests is one that did not hold."""
+    """Runs the tests: kind, section, how many were tried and held; a place without tests is one that did not hold."""
     counted = _Counted()
     files = {str(UNIT / place.partition("::")[0]) for section in SECTIONS.values() for place in section.places}
     pytest.main(["-q", "-p", "no:cacheprovider", *sorted(files)], plugins=[counted])
-    return [(one.kind, name, max(1, counted.tried[name]), counted.held[name]) for name, one in SECTIONS.items()]
+    return [(one.kind, name, counted.tried[name], counted.held[name]) for name, one in SECTIONS.items()]
 
 
 def _section(node: str) -> str | None:
+    return next((name for name, one in SECTIONS.items() if any(_is_at(node, place) for place in one.places)), None)
+
+
+def _is_at(node: str, place: str) -> bool:
     path, _, test = node.partition("::")
-    for name, section in SECTIONS.items():
-        for place in section.places:
-            file, _, pattern = place.partition("::")
-            if path.endswith(f"unit/{file}") and fnmatch(test, pattern):
-                return name
-    return None
+    file, _, pattern = place.partition("::")
+    return path.endswith(f"unit/{file}") and fnmatch(test, pattern)

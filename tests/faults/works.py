@@ -152,9 +152,9 @@ def read_sentences(output: Path) -> Content:
         return {}
     for shift in (1, 0):
         try:
-            index = EmbeddingIndex.load(output, Words(shift), use_faiss=False)
+            index = EmbeddingIndex.load(output, Words(shift))
         except ValueError as error:
-            if "other embeddings" not in str(error):
+            if "another encoder" not in str(error):
                 raise
             continue
         hits = index.search(SENTENCES, top_k=1)
