@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from mcse.data.named_columns import open_named_columns
+from mcse.data.named_columns import in_one_line, open_named_columns
 from mcse.data.table_config import NamedTable
 from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.evaluation.result_cache import cache_folder
@@ -66,16 +66,17 @@ def run(
         FileNotFoundError: No table, or no corpus.
     """
     rule = MiningRule(number, from_rank, to_rank, margin, relative_margin, max_score)
-    _check_output(output, overwrite=overwrite)
-    pairs = _read(NamedTable(path=table, query=query, positive=positive), corpus, rule)
-    encoded, *guides = (
-        _encoded(pairs, name, batch_size=batch_size, device=device) for name in (model, guide) if name is not None
-    )
-    found = partial(mine, pairs, encoded, rule, guide=guides[0] if guides else None, guide_margin=guide_margin)
-    with claimed(output), replacing(output) as draft:
-        written = _write(draft, pairs, found, number=number, suffix=output.suffix)
-        if not written:
-            raise ValueError(f"no pair has {number} negatives from rank {from_rank} to {to_rank} below its margin")
+    with claimed(output):
+        _check_output(output, overwrite=overwrite)
+        pairs = _read(NamedTable(path=table, query=query, positive=positive), corpus, rule)
+        encoded, *guides = (
+            _encoded(pairs, name, batch_size=batch_size, device=device) for name in (model, guide) if name is not None
+        )
+        found = partial(mine, pairs, encoded, rule, guide=guides[0] if guides else None, guide_margin=guide_margin)
+        with replacing(output) as draft:
+            written = _write(draft, pairs, found, number=number, suffix=output.suffix)
+            if not written:
+                raise ValueError(f"no pair has {number} negatives from rank {from_rank} to {to_rank} below its margin")
     _say(output, pairs, written, number=number)
     return 0
 
@@ -100,7 +101,8 @@ def _read(table: NamedTable, corpus: Path | None, rule: MiningRule) -> Pairs:
     columns = open_named_columns(table, root=Path(), key="TABLE")
     if len(columns.texts) < 2:
         raise ValueError(f"{columns.source}: has no column of positives; give --query and --positive")
-    others = [] if corpus is None else [line for line in text_lines(corpus) if line]
+    # In one line as the table's cells are: an answer with other blanks would be its own hard negative.
+    others = [] if corpus is None else [text for line in text_lines(corpus) if (text := in_one_line(line))]
     pairs = Pairs.of(((example.texts[0], example.texts[1]) for example in columns.rows()), others=others)
     if len(pairs.targets) <= rule.from_rank:
         raise ValueError(f"{columns.source}: {len(pairs.targets)} texts are too few for ranks from {rule.from_rank} on")

@@ -208,7 +208,12 @@ def _plain_columns(header: Sequence[str]) -> dict[str, str]:
 
 def _text(cell: Any, *, where: str) -> str:
     """A cell's text in one line; ``""`` where it is empty."""
-    return "" if cell is None else " ".join(text_cell(cell, where=where).split())
+    return "" if cell is None else in_one_line(text_cell(cell, where=where))
+
+
+def in_one_line(text: str) -> str:
+    """A text with one blank wherever it has blanks, tabs or ends of lines; texts are compared in this form."""
+    return " ".join(text.split())
 
 
 def _text_rows(path: Path, config: NamedTable) -> Callable[[Sequence[str]], Iterator[tuple[str, Sequence[Any]]]]:
@@ -274,5 +279,5 @@ def _hub_dataset(name: str, path: Path, *, key: str) -> datasets.Dataset:
         raise FileNotFoundError(f"{key}: no file at {path}")
     try:
         return datasets.load_dataset(name, split=split or "train")
-    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise FileNotFoundError(f"{key}: no file at {path}, and no hub dataset {name!r}: {said(error)}") from None

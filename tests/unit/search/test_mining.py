@@ -169,6 +169,36 @@ def test_texts_of_a_corpus_may_be_found(table, capsys):
     assert json.loads(output.read_text().splitlines()[0])["negative_1"] == "aaa aaa"
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "tsv"])
+def test_other_blanks_make_no_other_text(table, ending):
+    """An answer must not be its own negative, and a tab must not end a cell."""
+    corpus = table.with_name("corpus.txt")
+    corpus.write_text('it  is\taaaa,  "so"\naaa\taaa\n')
+    output = table.with_name(f"mined.{ending}")
+    flags = ["--model", "m", "--output", str(output), "--corpus", str(corpus), "--number", "8"]
+    assert main(["mine", str(table), *flags]) == 0
+    rows = open_named_columns(NamedTable(path=output.name), root=output.parent, key="t").rows()
+    for texts in (example.texts for example in rows):
+        assert set(texts[1:]) == {*(answer for _, answer in ROWS), "aaa aaa"}
+
+
+def test_only_one_writes_a_file(table, capsys):
+    output = table.with_name("mined.jsonl")
+
+    class Another(Counting):
+        """While it works, the command is started again."""
+
+        def encode(self, texts, **keys):
+            if command.load_encoder is another:
+                command.load_encoder = lambda name, **_: Counting()
+                assert main(["mine", str(table), "--model", "m", "--output", str(output)]) == 2
+            return super().encode(texts, **keys)
+
+    another = command.load_encoder = lambda name, **_: Another()
+    assert main(["mine", str(table), "--model", "m", "--output", str(output)]) == 0
+    assert "is in use by process" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
