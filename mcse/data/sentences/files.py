@@ -184,7 +184,7 @@ def load_hub_text(name: str, *, streaming: bool = False) -> Any:
     """
     try:
         loaded = datasets.load_dataset(name, split="train", streaming=streaming)
-    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise FileNotFoundError(f"data.sentences: no file and no hub dataset {name!r}: {error}") from None
     # Rows of a stream are decoded whole, with what stands in other columns; without features nothing is.
     features = loaded.features
