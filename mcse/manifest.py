@@ -291,8 +291,8 @@ def read_detail(folder: Path, manifest: Manifest, key: str, schema: type[T]) -> 
     return parse_json(json.dumps(manifest.details[key]), schema, where=where)
 
 
-_ALSO_READ = ("adapter_config.json", "added_tokens.json", "model.safetensors.index.json")
-"""What transformers reads where it lies beside a model: an adapter, further tokens, other weights. We save none."""
+_ALSO_READ = ("adapter_config.json", "added_tokens.json", "model.safetensors.index.json", "special_tokens_map.json")
+"""What transformers reads where it lies beside a model: an adapter, tokens, other weights. We save none of these."""
 
 
 def check_files(folder: Path, *, only: Sequence[str] = ("*",), but: Sequence[str] = ()) -> None:

@@ -94,7 +94,7 @@ def test_files_are_checked_by_name_and_only_those_that_are_read(tmp_path: Path) 
     check_files(folder, but=("1_Pooling/*",))
     with pytest.raises(ValueError, match=r"1_Pooling/config\.json is damaged: its SHA-256 .* under 'files' there"):
         check_files(folder)
-    for name in ("adapter_config.json", "added_tokens.json", "model.safetensors.index.json"):
+    for name in ("adapter_config.json", "added_tokens.json", "model.safetensors.index.json", "special_tokens_map.json"):
         (folder / name).write_text("{}")
         with pytest.raises(ValueError, match=f"{name} is none of the files that were saved"):
             check_files(folder, but=("1_Pooling/*",))
