@@ -85,7 +85,9 @@ def begin_folder(folder: Path, *, resume: bool) -> None:
     distributed.barrier()
     if distributed.is_main():
         if folder.is_dir() and not resume:
-            shutil.rmtree(folder)
+            # The file by which a run is known goes last, so that after a kill --overwrite still takes the folder.
+            for path in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         folder.mkdir(parents=True, exist_ok=True)
     distributed.barrier()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,40 @@ def test_a_run_that_has_just_begun_is_one_in_use(tmp_path: Path) -> None:
         claimed_folder(tmp_path / "run", resume=False, overwrite=True),
     ):
         pass
+
+
+def test_a_kill_while_a_run_is_deleted_leaves_one_to_delete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = put(tmp_path / "run", "config.yaml", "a.txt", "best/config.json", "run.json", "state/step-1/state.json")
+    remove, left = shutil.rmtree, 4
+    while left:  # killed before the first, the second, ... is deleted
+
+        def killed(path: Path, left: int = left) -> None:
+            if len(list(run.iterdir())) <= left:
+                raise KeyboardInterrupt
+            remove(path) if path.is_dir() else os.unlink(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "rmtree", killed)
+            patch.setattr(Path, "unlink", killed)
+            with pytest.raises(KeyboardInterrupt):
+                begin_folder(run, resume=False)
+        assert len(list(run.iterdir())) == left
+        check_folder(run, resume=False, overwrite=True)
+        left -= 1
+    begin_folder(run, resume=False)
+    assert not list(run.iterdir())
+
+
+def test_where_a_link_leads_is_not_deleted(tmp_path: Path) -> None:
+    """Of an output folder that is a link to a larger disk, what is in it is deleted; of a link inside, the link."""
+    put(tmp_path / "disk", "config.yaml")
+    put(tmp_path / "others", "thesis.txt")
+    (tmp_path / "disk" / "link").symlink_to(tmp_path / "others")
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    begin_folder(tmp_path / "run", resume=False)
+    assert (tmp_path / "run").is_symlink()
+    assert not list((tmp_path / "disk").iterdir())
+    assert (tmp_path / "others" / "thesis.txt").is_file()
 
 
 def test_a_run_that_came_meanwhile_is_kept(tmp_path: Path) -> None:
