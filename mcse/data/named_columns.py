@@ -19,6 +19,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
+from mcse.data.saved_datasets import load_saved
 from mcse.data.table_config import NamedTable
 from mcse.data.tables import SCORED_PAIRS, TRIPLETS, ending, header_of, number_cell, open_table, shown_names, text_cell
 from mcse.errors import said
@@ -263,9 +264,9 @@ def _numbered(parts: Any, names: Sequence[str], source: str | Path) -> Iterator[
 
 def _saved_dataset(path: Path, *, key: str) -> datasets.Dataset:
     try:
-        loaded = datasets.load_from_disk(str(path))
-    except Exception as error:
-        raise ValueError(f"{key}: {path} is no folder that save_to_disk wrote: {said(error)}") from None
+        loaded = load_saved(path)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
     if isinstance(loaded, datasets.DatasetDict):
         if "train" not in loaded:
             raise ValueError(f"{key}: {path} has the splits {shown_names(loaded)}; name the folder of one of them")

@@ -13,6 +13,7 @@ import numpy as np
 
 from mcse.data.captions.files import CaptionRow, caption_texts
 from mcse.data.images.names import name_of_cell
+from mcse.data.saved_datasets import load_saved
 from mcse.data.tables import CAPTIONS, find_columns
 
 NAME_COLUMNS = (
@@ -188,7 +189,7 @@ def _contents(dataset: datasets.Dataset, column: str) -> Callable[[int], object]
 def _load(source: str) -> Mapping[str, datasets.Dataset]:
     folder = Path(source)
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        loaded = datasets.load_from_disk(source)
+        loaded = load_saved(folder)
     else:
         loaded = datasets.load_dataset(source)
     return {"train": loaded} if isinstance(loaded, datasets.Dataset) else loaded

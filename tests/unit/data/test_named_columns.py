@@ -145,7 +145,7 @@ def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"data.table: no file at .*none.csv"):
         opened(tmp_path / "none.csv")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ValueError, match="folder is no folder that save_to_disk wrote"):
+    with pytest.raises(ValueError, match="folder is damaged, or no folder that save_to_disk wrote"):
         opened(tmp_path / "folder")
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"t.parquet: damaged, or no parquet file"):
