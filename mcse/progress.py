@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mcse.errors import printable
+
 _SECONDS = 10.0
 """Between lines of a log."""
 
@@ -27,7 +29,7 @@ def progress_bar(
         total=total,
         initial=initial,
         unit=unit,
-        desc=title or None,
+        desc=printable(title) or None,
         disable=not is_shown,
         file=sys.stderr,
         mininterval=0.1 if is_terminal else _SECONDS,

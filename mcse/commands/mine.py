@@ -12,6 +12,7 @@ from typing import TextIO
 from mcse.data.named_columns import in_one_line, open_named_columns
 from mcse.data.table_config import NamedTable
 from mcse.encoders.loading import encoder_digest, load_encoder
+from mcse.errors import printable
 from mcse.evaluation.result_cache import cache_folder
 from mcse.files import claimed, replacing, text_lines
 from mcse.progress import progress_bar
@@ -90,10 +91,8 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
 
 def _say(output: Path, pairs: Pairs, written: int, *, number: int) -> None:
     left = len(pairs.pairs) - written
-    print(
-        f"{output}: {written:,} of {len(pairs.pairs):,} pairs, each with {number} of {len(pairs.targets):,} texts; "
-        f"{left:,} pairs have fewer and are left out"
-    )
+    found = f"{written:,} of {len(pairs.pairs):,} pairs, each with {number} of {len(pairs.targets):,} texts"
+    print(f"{printable(output)}: {found}; {left:,} pairs have fewer and are left out")
 
 
 def _read(table: NamedTable, corpus: Path | None, rule: MiningRule) -> Pairs:

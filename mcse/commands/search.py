@@ -124,7 +124,7 @@ def run_serve(
             f"{search.folder}; there is no password.",
             file=sys.stderr,
         )
-    print(f"{len(search.index)} images of {search.folder}: http://{_in_address(host)}:{port}/ (Ctrl-C ends)")
+    print(f"{len(search.index)} images of {printable(search.folder)}: http://{_in_address(host)}:{port}/ (Ctrl-C ends)")
     serve(search, host=host, port=port)
     return 0
 
@@ -132,7 +132,8 @@ def run_serve(
 def _say_indexed(output: Path, report: IndexReport) -> None:
     index = report.index
     kept = len(index) - report.encoded
-    print(f"{output}: {len(index)} images, {report.encoded} encoded now, {kept} taken over, model {index.origin.model}")
+    counts = f"{len(index)} images, {report.encoded} encoded now, {kept} taken over"
+    print(printable(f"{output}: {counts}, model {index.origin.model}"))
     if index.skipped:
         print(f"left out {len(index.skipped)} images (all in {output / 'index.json'}):")
         for image in index.skipped[:_LISTED]:

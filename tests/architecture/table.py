@@ -24,7 +24,7 @@ _LOW = {
     "files": part("files and folders written whole, digests, lines of text; alone renames"),
     "reading": part("structures read from JSON: typed, bounded, one form of error", "files"),
     "images": part("image files → RGB; alone opens images"),
-    "progress": part("how long work takes: a bar on a terminal, lines in a log"),
+    "progress": part("how long work takes: a bar on a terminal, lines in a log", "errors"),
     "version": part("the version"),
     "hub": part("the commit of the hub that a model's name stands for"),
     "errors": part("how errors of other libraries are worded"),

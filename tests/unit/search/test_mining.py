@@ -182,6 +182,16 @@ def test_other_blanks_make_no_other_text(table, ending):
         assert set(texts[1:]) == {*(answer for _, answer in ROWS), "aaa aaa"}
 
 
+def test_names_steer_no_terminal(table, capsys):
+    output = table.with_name("a\x1b[31mb.jsonl")
+    assert main(["mine", str(table), "--model", "m\x1b[31m", "--output", str(output)]) == 0
+    assert output.is_file()
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    assert r"a\x1b[31mb.jsonl: 8 of 8 pairs" in said.out
+    assert r"m\x1b[31m: 100%" in said.err
+
+
 def test_only_one_writes_a_file(table, capsys):
     output = table.with_name("mined.jsonl")
 
