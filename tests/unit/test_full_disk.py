@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mcse.data.images.feature_writer import FeatureWriter
-from mcse.data.sentences.files import tokenise
+from mcse.data.sentences.tokens import tokenise
 from mcse.data.shards.tars import open_shards
 from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.result_cache import KeptResult, save_result
