@@ -26,6 +26,7 @@ from mcse.commands import extract_features
 from mcse.commands.configs import config_path
 from mcse.data.test_sets.sts import load_own_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
+from mcse.errors import printable
 from mcse.evaluation.joint_space import CaptionedImages, joint_image_rows, load_captioned_images
 from mcse.evaluation.suite import Subject
 from mcse.evaluation.suites.retrieval import score_retrieval
@@ -108,7 +109,8 @@ def _run(output: Path, config: WorldConfig, *, seeds: int, processes: int | None
     _train_all(jobs, processes=processes or os.cpu_count() or 1)
     scores = _evaluate_all(output, world, jobs, seeds=seeds)
     _report(output, world, jobs, scores, title=WORLD_TITLES[config.gold])
-    print(f"report: {output / 'report.html'} ({(time.perf_counter() - started) / 60:.1f} minutes)")
+    minutes = (time.perf_counter() - started) / 60
+    print(printable(f"report: {output / 'report.html'} ({minutes:.1f} minutes)"))
     return 0
 
 

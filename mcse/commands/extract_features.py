@@ -145,7 +145,7 @@ def _report(output: Path, writer: FeatureWriter) -> None:
     regions = f" ({writer.plan.regions} regions)" if writer.plan.regions > 1 else ""
     print(printable(f"{output}: {kept} images, width {writer.plan.width}{regions}, tower {writer.plan.tower}"))
     if writer.skipped:
-        print(f"skipped {len(writer.skipped)} unreadable images (all in {output / 'meta.json'}):")
+        print(printable(f"skipped {len(writer.skipped)} unreadable images (all in {output / 'meta.json'}):"))
         for image in writer.skipped[:_LISTED]:
             print(printable(f"  {image.reason}"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mcse.errors import printable
 from mcse.files import sha256_file
 from mcse.manifest import read_detail
 from mcse.models.grounded_checkpoint import open_grounded_words
@@ -35,5 +36,5 @@ def run(model: Path, *, vectors: Path, output: Path, other_vectors: bool = False
     if not other_vectors:
         check_source(model, vectors, hint="give --other-vectors if it holds more of the same space")
     count = ground_file(vectors, output, word_map=WordMap.load(folder))
-    print(f"grounded {count:,} words into {output}")
+    print(printable(f"grounded {count:,} words into {output}"))
     return 0

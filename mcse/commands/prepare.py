@@ -472,6 +472,6 @@ def _read_manifest(path: Path) -> _Manifest:
 
 def _report(name: str, root: Path, prepared: Prepared) -> None:
     counts = ", ".join(f"{count:,} {what}" for what, count in prepared.counts.items())
-    print(f"{name}: {counts}; verified, recorded in {root / MANIFEST}")
+    print(printable(f"{name}: {counts}; verified, recorded in {root / MANIFEST}"))
     for note in prepared.notes:
         print(printable(f"note: {note}"))

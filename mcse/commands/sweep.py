@@ -351,7 +351,7 @@ def _hand_to_slurm(plan: Plan, tasks: Sequence[Task], *, jobs: int | None) -> in
     write_slurm_script(script, tasks, jobs=jobs)
     _write_results(plan, collect(plan, failures={}))
     answer = submit(script)
-    print(f"wrote {script}: {len(tasks)} of {len(plan.runs)} runs are not finished")
+    print(printable(f"wrote {script}: {len(tasks)} of {len(plan.runs)} runs are not finished"))
     print(answer if answer is not None else f"there is no sbatch here; submit it with: sbatch {script}")
     print("when the jobs have ended, give the same command again: it makes the table, or goes on with what is left")
     return 0
@@ -375,7 +375,7 @@ def _result(planned: Planned, failure: Failure | None) -> RunResult:
 def _report(plan: Plan, results: Sequence[CellResult]) -> None:
     _write_results(plan, results)
     print_table(_table(plan, results), notes=[_selection(plan, results)])
-    print(f"wrote {plan.output / 'sweep.json'} and sweep.md")
+    print(printable(f"wrote {plan.output / 'sweep.json'} and sweep.md"))
     for line in _unfinished(results):
         print(line, file=sys.stderr)
 

@@ -18,6 +18,7 @@ from mcse.data.images.pixels import PixelRows
 from mcse.data.images.sources import open_images
 from mcse.data.tweets import control_images, tweets_to_images
 from mcse.encoders.tweet_tagger import TweetTagger
+from mcse.errors import printable
 from mcse.evaluation.evaluators.tagging import TaggingScores, score_taggings, tag_texts
 from mcse.files import claimed, write_json, write_text
 from mcse.metrics.spans import SpanScores
@@ -80,7 +81,7 @@ def run(
         }
         write_json(written[2], facts | {"scores": _score_tree(scores)})
         print_table(_table(scores, file))
-    print(f"wrote {written[0]} and tagged.jsonl", file=sys.stderr)
+    print(printable(f"wrote {written[0]} and tagged.jsonl"), file=sys.stderr)
     return 0
 
 

@@ -10,6 +10,7 @@ from mcse.commands import CommandError
 from mcse.commands.configs import config_path
 from mcse.config import to_yaml
 from mcse.config_fields import describe
+from mcse.errors import printable
 from mcse.recipes import RECIPES, config_class
 from mcse.recipes.launch import load_config, train
 
@@ -64,7 +65,7 @@ def run(
 
 
 def _show(facts: Mapping[str, str]) -> None:
-    print("\n".join(f"{name:<28} {value}" for name, value in facts.items()))
+    print("\n".join(printable(f"{name:<28} {value}") for name, value in facts.items()))
 
 
 def recipe_help(recipe: str | None) -> str:
