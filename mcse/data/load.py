@@ -7,7 +7,7 @@ identical batches.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,13 @@ from mcse.data.source_variants import (
 )
 from mcse.data.streams import Order, RowNumbers, Sampler, ShardSampler, Share, TokenMasker, TokenRows
 from mcse.data.table_config import TableDataConfig
-from mcse.data.test_sets.contamination import NEAR_MEASURE, near_duplicates, normalise, sts_test_sentences
+from mcse.data.test_sets.contamination import (
+    NEAR_MEASURE,
+    near_duplicates,
+    normalise,
+    sts_test_sentences,
+    without_tests,
+)
 from mcse.data.test_sets.sts import ScoredPairs, find_senteval, load_hub_dev, load_scored_pairs, load_stsbenchmark
 from mcse.files import digest_of, sha256_file
 from mcse.types import DataFile, Tokenizer, TrainingText
@@ -86,23 +92,9 @@ def load_sentences(
     opened = open_sentence_table(config, source)
     known = sts_test_sentences(config.tests)
 
-    def rows() -> Iterator[tuple[str, ...]]:
-        dropped = near = 0
-        nearly = near_duplicates(known)
-        for row in opened.rows():
-            texts = [normalise(sentence) for sentence in row] if known else []
-            if any(text in known for text in texts):
-                dropped += 1
-                continue
-            near += any(map(nearly.holds, texts))
-            yield row
-        if known:
-            logger.warning("%s: dropped %d sentences that stand in STS test files", opened.source, dropped)
-            logger.warning("%s: %d of those kept are %s", opened.source, near, NEAR_MEASURE)
-
     digest = opened.digest + (f"-without-{digest_of(*sorted(known))}" if known else "")
     table = tokenise(
-        rows(),
+        without_tests(opened.rows(), lambda row: row, known=known, source=opened.source, what="sentences"),
         tokenizer,
         columns=opened.columns,
         max_length=config.max_length,

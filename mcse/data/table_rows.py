@@ -5,7 +5,7 @@ B rows a process, V texts a row, N rows.
 
 from __future__ import annotations
 
-import logging
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,9 @@ from mcse.data.seeds import Draw
 from mcse.data.sentences.tokens import TokenTable, tokenise
 from mcse.data.streams import Sampler, Share
 from mcse.data.table_config import TableDataConfig, TrainingTable
-from mcse.data.test_sets.contamination import normalise, sts_test_sentences
+from mcse.data.test_sets.contamination import sts_test_sentences, without_tests
 from mcse.files import digest_of, is_kept, keeping
 from mcse.types import DataFile, TableBatch, TokenBatch, Tokenizer, TrainingText
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +57,19 @@ def _load(config: TableDataConfig, key: str, table: TrainingTable, tokenizer: To
         raise config.absent(table.path, str(error)) from None
     known = sts_test_sentences(config.tests)
     digest = columns.rows_digest + (f"-without-{digest_of(*sorted(known))}" if known else "")
-    values: list[float] = []
+    values = array("f")
 
     def rows() -> Iterator[tuple[str, ...]]:
-        values.clear()
         for example in _clean(columns, known):
-            values.append(example.value)
+            if columns.value is not None:
+                values.append(example.value)
             yield example.texts
 
     width = len(columns.texts)
     tokens = tokenise(
         rows(), tokenizer, columns=width, max_length=config.max_length, digest=digest, source=columns.source
     )
-    value_N = None if columns.value is None else _values(values, columns, known, digest=digest)
+    value_N = None if columns.value is None else _values(values, columns, known, number=len(tokens), digest=digest)
     text = TrainingText(
         reader="table",
         source=columns.source,
@@ -84,23 +82,19 @@ def _load(config: TableDataConfig, key: str, table: TrainingTable, tokenizer: To
 
 
 def _clean(columns: NamedColumns, known: frozenset[str]) -> Iterator[Example]:
-    dropped = 0
-    for example in columns.rows():
-        if known and any(normalise(text) in known for text in example.texts):
-            dropped += 1
-        else:
-            yield example
-    if known:
-        logger.warning("%s: dropped %d rows with a sentence that stands in STS test files", columns.source, dropped)
+    return without_tests(
+        columns.rows(), lambda example: example.texts, known=known, source=columns.source, what="rows with a sentence"
+    )
 
 
 def _values(
-    values: Sequence[float], columns: NamedColumns, known: frozenset[str], *, digest: str
+    values: array[float], columns: NamedColumns, known: frozenset[str], *, number: int, digest: str
 ) -> NDArray[np.float32]:
     """Scores or labels, which are kept beside the tokens: rows that are tokenised already are not read again."""
     path = Path(datasets.config.HF_DATASETS_CACHE) / "mcse" / f"{digest_of('values', digest)}.npy"
     if not is_kept(path):
-        found = values or [example.value for example in _clean(columns, known)]
+        # Rows whose tokens were kept have not been read.
+        found = values if len(values) == number else array("f", (example.value for example in _clean(columns, known)))
         with keeping(path) as draft, draft.open("wb") as file:
             np.save(file, np.asarray(found, dtype=np.float32))
     value_N: NDArray[np.float32] = np.load(path)

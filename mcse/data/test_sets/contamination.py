@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcse.data.test_sets.sts import SICK_ALL_SPLITS, STS_TASKS, StsTask, find_senteval, load_sts
+
+logger = logging.getLogger(__name__)
+
+Row = TypeVar("Row")
 
 _TOKEN = re.compile(r"\w+")
 
@@ -123,3 +129,23 @@ def sts_test_sentences(folder: str | None) -> frozenset[str]:
         why = data.absent[lacking[0]]
         raise ValueError(f"data.decontaminate: needs all STS test files, and {lacking[0]} is absent: {why}")
     return test_sentences(data.tasks)
+
+
+def without_tests(
+    rows: Iterable[Row], texts_of: Callable[[Row], Sequence[str]], *, known: frozenset[str], source: str, what: str
+) -> Iterator[Row]:
+    """The rows of which no text is among the normalised test sentences; says how many are not, and how many nearly."""
+    if not known:
+        yield from rows
+        return
+    dropped = near = 0
+    nearly = near_duplicates(known)
+    for row in rows:
+        texts = [normalise(text) for text in texts_of(row)]
+        if any(text in known for text in texts):
+            dropped += 1
+            continue
+        near += any(map(nearly.holds, texts))
+        yield row
+    logger.warning("%s: dropped %d %s that stand in STS test files", source, dropped, what)
+    logger.warning("%s: %d of those kept are %s", source, near, NEAR_MEASURE)

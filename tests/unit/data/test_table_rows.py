@@ -71,6 +71,17 @@ def test_values_go_with_their_rows_also_when_tokens_are_kept(tmp_path):
         assert found == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("lost", ["*.npy", "*.sha256"])
+def test_values_that_were_lost_are_read_again(tmp_path, lost):
+    table = write(tmp_path, "two", 8, scored=True)
+    (before,) = loaded(tmp_path, table)
+    for file in (tmp_path / "cache" / "mcse").glob("*.npy*" if lost == "*.npy" else "*.npy.sha256"):
+        file.unlink()
+    (after,) = loaded(tmp_path, table)
+    assert after.value_N.tolist() == before.value_N.tolist()
+    assert len(after.value_N) == 8
+
+
 def test_shares_are_kept_and_a_small_table_goes_round(tmp_path):
     first, second = write(tmp_path, "one", 40), write(tmp_path, "two", 8)
     shared = [
