@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from mcse.data.named_columns import in_one_line, open_named_columns
+from mcse.data.named_columns import open_named_columns
 from mcse.data.table_config import NamedTable
+from mcse.data.tables import in_one_line
 from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.errors import printable
 from mcse.evaluation.result_cache import cache_folder

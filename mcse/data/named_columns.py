@@ -21,7 +21,17 @@ import pyarrow.parquet as parquet
 
 from mcse.data.saved_datasets import load_saved
 from mcse.data.table_config import NamedTable
-from mcse.data.tables import SCORED_PAIRS, TRIPLETS, ending, header_of, number_cell, open_table, shown_names, text_cell
+from mcse.data.tables import (
+    SCORED_PAIRS,
+    TRIPLETS,
+    ending,
+    header_of,
+    in_one_line,
+    number_cell,
+    open_table,
+    shown_names,
+    text_cell,
+)
 from mcse.errors import said
 from mcse.files import digest_of, sha256_file
 
@@ -210,11 +220,6 @@ def _plain_columns(header: Sequence[str]) -> dict[str, str]:
 def _text(cell: Any, *, where: str) -> str:
     """A cell's text in one line; ``""`` where it is empty."""
     return "" if cell is None else in_one_line(text_cell(cell, where=where))
-
-
-def in_one_line(text: str) -> str:
-    """A text with one blank wherever it has blanks, tabs or ends of lines; texts are compared in this form."""
-    return " ".join(text.split())
 
 
 def _text_rows(path: Path, config: NamedTable) -> Callable[[Sequence[str]], Iterator[tuple[str, Sequence[Any]]]]:

@@ -271,6 +271,11 @@ def text_cell(value: object, *, where: str) -> str:
     return value
 
 
+def in_one_line(text: str) -> str:
+    """A text with one blank wherever it has blanks, tabs or ends of lines; texts are compared in this form."""
+    return " ".join(text.split())
+
+
 def number_cell(value: object, *, where: str) -> float:
     """A cell that must be a finite number, or text of one.
 

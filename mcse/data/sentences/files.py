@@ -25,6 +25,7 @@ from mcse.data.tables import (
     Table,
     check_is_text,
     ending,
+    in_one_line,
     open_table,
     text_cell,
 )
@@ -154,7 +155,7 @@ def _local_file(source: str, *, root: Path) -> Path | None:
 def _table_rows(table: Table) -> Iterator[tuple[str, ...]]:
     try:
         for row in table.rows():
-            yield tuple(" ".join(text_cell(cell, where=table.where(row)).split()) for cell in row.cells)
+            yield tuple(in_one_line(text_cell(cell, where=table.where(row))) for cell in row.cells)
     except ValueError as error:
         raise ValueError(f"data.sentences: {error}") from None
 
@@ -162,7 +163,7 @@ def _table_rows(table: Table) -> Iterator[tuple[str, ...]]:
 def _hub_rows(source: str) -> Iterator[tuple[str, ...]]:
     dataset, column = _load_hub(source)
     for row in dataset:
-        yield (" ".join(str(row[column] or "").split()),)
+        yield (in_one_line(str(row[column] or "")),)
 
 
 def _hub_digest(source: str) -> str:

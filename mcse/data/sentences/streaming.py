@@ -22,7 +22,7 @@ from mcse.data.patterns import files_named
 from mcse.data.seeds import Draw
 from mcse.data.sentences.files import load_hub_text, text_column
 from mcse.data.streams import Share, TokenMasker, sentence_batch
-from mcse.data.tables import HEAD_LINES, check_is_text
+from mcse.data.tables import HEAD_LINES, check_is_text, in_one_line
 from mcse.files import digest_of, sha256_file, text_lines
 from mcse.types import SentenceBatch, Tokenizer
 
@@ -88,7 +88,7 @@ class HubTexts:
     def rows(self, part: int, *, start: int) -> Iterator[str]:
         """The sentences of a shard from row ``start`` on."""
         shard = self._dataset.shard(num_shards=len(self), index=part).skip(start)
-        return (" ".join(str(row[self._column] or "").split()) for row in shard)
+        return (in_one_line(str(row[self._column] or "")) for row in shard)
 
 
 def open_texts(source: str, *, root: Path) -> TextParts:
@@ -290,7 +290,7 @@ def _parquet_rows(path: Path, column: str, *, start: int) -> Iterator[str]:
                     continue
                 for batch in file.iter_batches(row_groups=[group], columns=[column]):
                     for value in batch.column(0).slice(start).to_pylist():
-                        yield " ".join((value or "").split())
+                        yield in_one_line(value or "")
                     start = max(0, start - batch.num_rows)
     except (pa.ArrowException, OSError, ValueError) as error:
         if str(path) in str(error):
