@@ -109,14 +109,15 @@ def run_serve(
     """``mcse search serve``, until Ctrl-C.
 
     Raises:
-        ValueError: No index, another model, or the extra ``search`` is not installed.
+        ValueError: No index, another model, or the extra ``serve`` is not installed.
     """
     if not 1 <= port <= 65535:
         raise ValueError(f"--port must be from 1 to 65535, got {port}")
     try:
-        from mcse.search.server import is_loopback, serve
+        from mcse.search.hardening import is_loopback
+        from mcse.search.server import serve
     except ModuleNotFoundError as error:
-        raise ValueError(f"the page needs {error.name}: pip install 'mcse[search]'") from error
+        raise ValueError(f"the page needs {error.name}: pip install 'mcse[serve]'") from error
     search = open_search(index, model=model, images=images)
     if not is_loopback(host):
         print(

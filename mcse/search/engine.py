@@ -6,9 +6,8 @@ K images found, W words, D width.
 from __future__ import annotations
 
 import functools
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from mcse.metrics.regularities import arithmetic_row, rerank
 from mcse.search.builder import is_inside
 from mcse.search.embedding_index import Hit
 from mcse.search.image_index import ImageIndex, check_same_model
+from mcse.search.together import Together
 from mcse.types import FeatureTextEncoder, FloatArray, ImageTextEncoder, KnownWords
 
 MAX_TOP = 1000
@@ -29,7 +29,6 @@ MAX_TEXT = 1000
 """Characters of a sentence or word."""
 
 MAX_WORDS = 20
-_TEXTS_TOGETHER = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,52 +84,23 @@ class Answer:
     notes: tuple[str, ...] = ()
 
 
-class _Together:
-    """Encodes texts of several threads in one batch: those that come while another batch is encoded wait for the next.
-
-    ``model`` is the one thread that uses the model, which is heavy, keeps memory for every thread that uses it, and may
-    not bear two at once.
-    """
-
-    def __init__(self, encode: Callable[[Sequence[str]], FloatArray], model: ThreadPoolExecutor) -> None:
-        self._encode, self._model = encode, model
-        self._waiting: deque[tuple[Sequence[str], Future[FloatArray]]] = deque()
-
-    def __call__(self, texts: Sequence[str]) -> FloatArray:
-        found: Future[FloatArray] = Future()
-        self._waiting.append((texts, found))
-        self._model.submit(self._encode_some)  # finds nothing to do where the batch before took these, too
-        return found.result()
-
-    def _encode_some(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(_TEXTS_TOGETHER, len(self._waiting)))]
-        if not batch:
-            return
-        try:
-            rows_ND = self._encode([text for texts, _ in batch for text in texts])
-        except Exception as error:
-            for _, found in batch:
-                found.set_exception(error)
-            return
-        ends = np.cumsum([len(texts) for texts, _ in batch])
-        for (texts, found), end in zip(batch, ends.tolist(), strict=True):
-            found.set_result(rows_ND[end - len(texts) : end])
-
-
 class ImageSearch:
     """An index with the encoder that made it. Several threads may ask at once.
 
     Args:
         index: What is searched.
         encoder: Of the model that made it.
+
+    Attributes:
+        thread: The one that uses the model.
     """
 
     def __init__(self, index: ImageIndex, encoder: FeatureTextEncoder) -> None:
         self.index = index
         self.folder = Path(index.origin.folder)
         self._encoder = encoder
-        self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._encode_captions = _Together(encoder.encode_captions, self._model)
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._encode_captions = Together(encoder.encode_captions, self.thread)
         self._searcher = index.searcher(encoder)
         width = encoder.encode_captions(["an image"]).shape[1]
         if width != index.rows_ND.shape[1]:
@@ -180,7 +150,7 @@ class ImageSearch:
         assert isinstance(self._encoder, ImageTextEncoder)
         if isinstance(image, Path):
             image = load_image(image)
-        row_1D = self._model.submit(self._encoder.encode_images, [image]).result()
+        row_1D = self.thread.submit(self._encoder.encode_images, [image]).result()
         if not np.isfinite(row_1D).all() or abs(float(np.linalg.norm(row_1D[0])) - 1) > 1e-3:
             raise ValueError("the model gives this image no embedding of length 1")
         row_D: FloatArray = row_1D[0]

@@ -9,31 +9,27 @@ from __future__ import annotations
 import asyncio
 import functools
 import io
-import ipaddress
-import re
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from PIL import Image, ImageOps
-from starlette.datastructures import FormData, MutableHeaders, UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mcse.cpu import return_freed_memory
 from mcse.files import sha256_bytes
 from mcse.images import decode_image, load_image
 from mcse.search.engine import ImageSearch, Question
+from mcse.search.hardening import BODY_SECONDS, LOCAL_NAMES, Guard, TooLargeError, limited, listen, names_of
 from mcse.search.page import TOPS, PageImage, PageState, SearchPage, render_search_page
 from mcse.types import FloatArray
 
@@ -48,25 +44,7 @@ _MAX_THUMBNAILS = 4096  # of some 15 kB
 _DECODED_AT_ONCE = 2
 """A decoded image of ``MAX_UPLOAD_PIXELS`` takes hundreds of megabytes."""
 
-HEAD_SECONDS, BODY_SECONDS = 15.0, 60.0
-"""For a whole question, or until an answer is taken, before a connection is closed; and for a whole form."""
-
-_MAX_CONNECTIONS = 512
-
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "X-Frame-Options": "DENY",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-_PORT = re.compile(r":\d+\Z")
-_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-
 _T = TypeVar("_T")
-
-
-class _TooLargeError(Exception):
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,30 +82,10 @@ class _Uploads:
 def serve(search: ImageSearch, *, host: str, port: int) -> None:
     """Serves the page until the process is stopped."""
     return_freed_memory()  # of large images, which would be kept otherwise
-    app = build_app(search, names=_LOCAL_NAMES | {f"[{host}]" if ":" in host else host} if is_loopback(host) else None)
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        log_level="warning",
-        server_header=False,
-        http=_ImpatientProtocol,
-        ws="none",
-        limit_concurrency=_MAX_CONNECTIONS,
-    )
+    listen(build_app(search, names=names_of(host)), host=host, port=port)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def build_app(search: ImageSearch, *, names: frozenset[str] | None = _LOCAL_NAMES) -> FastAPI:
+def build_app(search: ImageSearch, *, names: frozenset[str] | None = LOCAL_NAMES) -> FastAPI:
     """The application.
 
     Args:
@@ -136,74 +94,19 @@ def build_app(search: ImageSearch, *, names: frozenset[str] | None = _LOCAL_NAME
             whose name is made to point here would read the images.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    add_page(app, search)
+    app.add_middleware(Guard, names=names)
+    return app
+
+
+def add_page(app: FastAPI, search: ImageSearch) -> None:
+    """Adds the page, its images and its errors to an application."""
     site = _Site(search)
     app.add_api_route("/", site.show, methods=["GET"])
     app.add_api_route("/image/{place}", site.image, methods=["GET"])
     app.add_api_route("/upload/{mark}", site.uploaded, methods=["GET"])
     app.add_api_route("/upload", site.upload, methods=["POST"])
     app.add_exception_handler(HTTPException, site.missing)
-
-    app.add_middleware(_Guard, names=names)
-    return app
-
-
-class _ImpatientProtocol(H11Protocol):
-    """Closes a connection on which no whole question arrives in time; uvicorn waits for the first one for ever."""
-
-    _waiting: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Starts to wait."""
-        super().connection_made(transport)
-        self._wait()
-
-    def handle_events(self) -> None:
-        """Waits no more once the head of a question is whole."""
-        before = self.cycle
-        super().handle_events()
-        if self.cycle is not before and not self.cycle.response_complete:
-            self._wait_no_more()
-
-    def on_response_complete(self) -> None:
-        """Waits for the answer to be taken, and for the next question."""
-        self._wait()
-        super().on_response_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Waits no more."""
-        self._wait_no_more()
-        super().connection_lost(exc)
-
-    def _wait(self) -> None:
-        self._wait_no_more()
-        self._waiting = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
-
-    def _wait_no_more(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
-
-
-class _Guard:
-    """Refuses requests under other names and of other sites, and says to browsers how to treat the answers."""
-
-    def __init__(self, app: ASGIApp, *, names: frozenset[str] | None) -> None:
-        self._app, self._names = app, names
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The application, or a refusal."""
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_HEADERS)
-            await send(message)
-
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        refused = _refusal(Request(scope), names=self._names)
-        answer = PlainTextResponse(refused, status_code=403) if refused else self._app
-        await answer(scope, receive, send_with_headers)
 
 
 class _Site:
@@ -249,7 +152,7 @@ class _Site:
                 mark = self._uploads.keep(await self._decoding(lambda: self._read(name, file)))
             finally:
                 await form.close()
-        except _TooLargeError:
+        except TooLargeError:
             return self._refused(PageState(), f"The file is larger than {MAX_UPLOAD_MB} MB.", status=413)
         except TimeoutError:
             return self._refused(PageState(), "The file did not arrive in time.", status=408)
@@ -333,21 +236,6 @@ class _Site:
         return _number(text, "image", most=len(self._search.index) - 1)
 
 
-def _refusal(request: Request, *, names: frozenset[str] | None) -> str:
-    """Why a request is not answered; empty where it is."""
-    host = request.headers.get("host", "")
-    name = _PORT.sub("", host)
-    if names is not None and name.lower() not in names:
-        return f"This page answers under {', '.join(sorted(names))} alone."
-    # Browsers say where a request comes from; another site has no business here.
-    if request.method != "GET" and request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-        return "Forms of other sites are not answered."
-    origin = request.headers.get("origin")
-    if request.method != "GET" and origin is not None and origin.partition("://")[2].lower() != host.lower():
-        return "Forms of other sites are not answered."
-    return ""
-
-
 def _state(parameters: Mapping[str, str]) -> PageState:
     """What the address asks, without its numbers."""
     return PageState(
@@ -381,21 +269,9 @@ def _words(text: str) -> tuple[str, ...]:
 
 async def _form(request: Request) -> FormData:
     """The form, of which no more than ``MAX_UPLOAD_MB`` are read; what is large of it lies on the disk."""
-    most = MAX_UPLOAD_MB * 2**20
-    announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > most:
-        raise _TooLargeError
-
-    async def limited() -> AsyncGenerator[bytes, None]:
-        total = 0
-        async for chunk in request.stream():
-            total += len(chunk)
-            if total > most:
-                raise _TooLargeError
-            yield chunk
-
+    body = limited(request, most_bytes=MAX_UPLOAD_MB * 2**20)
     try:
-        return await MultiPartParser(request.headers, limited(), max_files=1, max_fields=4).parse()
+        return await MultiPartParser(request.headers, body, max_files=1, max_fields=4).parse()
     except (MultiPartException, KeyError) as error:
         raise ValueError("The form holds no file.") from error
 

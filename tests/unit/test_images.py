@@ -78,7 +78,7 @@ def test_an_eps_named_jpg_starts_no_program(calls, eps, tmp_path, capsys):
 
 
 def test_an_uploaded_eps_starts_no_program(calls, eps, tmp_path):
-    pytest.importorskip("fastapi", reason="the extra 'search' is not installed")
+    pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
     from fastapi.testclient import TestClient
 
     from mcse.search.engine import open_search

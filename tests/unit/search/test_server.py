@@ -13,19 +13,20 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("fastapi", reason="the extra 'search' is not installed")
+pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
 import uvicorn
 from fastapi.testclient import TestClient
 
 from mcse.commands.main import main
+from mcse.search import hardening
 from mcse.search import server as search_server
-from mcse.search.engine import _Together, open_search
-from mcse.search.server import MAX_UPLOAD_MB, build_app, is_loopback, serve
+from mcse.search.engine import open_search
+from mcse.search.hardening import is_loopback
+from mcse.search.server import MAX_UPLOAD_MB, build_app, serve
 from tests.fixtures.colour_model import COLOURS, build_colour_model, draw_colours
 
 HOME = "http://127.0.0.1:8765"
@@ -275,7 +276,7 @@ def test_names_of_this_machine_are_answered(client, host):
 
 def test_the_address_that_was_asked_for_is_answered(search, monkeypatch):
     apps = []
-    monkeypatch.setattr("mcse.search.server.uvicorn.run", lambda app, **_: apps.append(app))
+    monkeypatch.setattr("mcse.search.hardening.uvicorn.run", lambda app, **_: apps.append(app))
     serve(search, host="127.0.0.2", port=1)
     client = TestClient(apps[0], base_url="http://127.0.0.2:1")
     assert client.get("/").status_code == 200
@@ -397,13 +398,13 @@ def test_without_the_extra_it_says_what_to_install(folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "fastapi", None)
     monkeypatch.delitem(sys.modules, "mcse.search.server")
     assert main(["search", "serve", str(folder / "index")]) == 2
-    assert "pip install 'mcse[search]'" in capsys.readouterr().err
+    assert "pip install 'mcse[serve]'" in capsys.readouterr().err
 
 
 @pytest.fixture
 def port(search, monkeypatch):
     """Of a server that waits a moment for the heads of questions, and for forms."""
-    monkeypatch.setattr(search_server, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(hardening, "HEAD_SECONDS", 0.3)
     monkeypatch.setattr(search_server, "BODY_SECONDS", 0.3)
     started: list[uvicorn.Server] = []
 
@@ -470,26 +471,3 @@ def test_a_form_that_says_it_is_too_large_is_not_read(port):
 )
 def test_hosts_that_only_begin_as_local_ones_are_refused(client, host):
     assert client.get("/", headers={"host": host}).status_code == 403
-
-
-def test_sentences_of_several_threads_are_encoded_together_and_each_gets_its_own(search, monkeypatch):
-    encode, batches = search._encoder.encode_captions, []
-
-    def slow(texts):
-        batches.append(len(texts))
-        time.sleep(0.1)
-        if "boom" in texts:
-            raise RuntimeError("no memory")
-        return encode(texts)
-
-    together = _Together(slow, ThreadPoolExecutor(1))
-    texts = [[f"a {colour} image", "white"][: 1 + number % 2] for number, colour in enumerate([*COLOURS] * 5)]
-    with ThreadPoolExecutor(len(texts)) as pool:
-        rows = list(pool.map(together, texts))
-    assert 2 <= len(batches) < 6
-    assert sum(batches) == sum(map(len, texts))
-    for text, found in zip(texts, rows, strict=True):
-        np.testing.assert_allclose(found, encode(text), atol=1e-6)
-    with pytest.raises(RuntimeError, match="no memory"):
-        together(["boom"])
-    np.testing.assert_allclose(together(["red"]), encode(["red"]), atol=1e-6)
