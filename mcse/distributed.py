@@ -38,6 +38,7 @@ _LATE = ("timed out", "timeout")
 """Words in which the libraries below say that another process is gone, or does not answer."""
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_TRAINED = replace(_WHOLE, ignore_frozen_params=True, strict=False)
 
 
 class LostProcessError(RuntimeError):
@@ -220,9 +221,10 @@ def whole_tensor(tensor: Tensor) -> Tensor:
 def whole_states(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
     """The states of model and optimizer by the parameters' names: whole tensors on the CPU of the main process.
 
-    All processes must ask, and the others get nothing. Tied weights stand under the first of their names alone.
+    All processes must ask, and the others get nothing. Tied weights stand under the first of their names alone. Frozen
+    weights are left out: whoever builds the model again has them.
     """
-    weights = get_model_state_dict(model, options=_WHOLE)
+    weights = get_model_state_dict(model, options=_TRAINED)
     tied = _tied(model)
     return {name: t for name, t in weights.items() if name not in tied}, get_optimizer_state_dict(
         model, optimizer, options=_WHOLE
@@ -230,10 +232,16 @@ def whole_states(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any]
 
 
 def put_back_states(model: nn.Module, optimizer: Optimizer, *, weights: dict[str, Any], state: dict[str, Any]) -> None:
-    """Puts back what ``whole_states`` gave, on every process the part that it holds; all must bring all of it."""
-    set_model_state_dict(
-        model, weights | {name: weights[first] for name, first in _tied(model).items()}, options=_WHOLE
-    )
+    """Puts back what ``whole_states`` gave, on every process the part that it holds; all must bring all of it.
+
+    Raises:
+        ValueError: The weights are of another model.
+    """
+    tied = {name: weights[first] for name, first in _tied(model).items() if first in weights}
+    found = set_model_state_dict(model, weights | tied, options=_TRAINED)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    if wrong := sorted({*found.missing_keys, *found.unexpected_keys} - frozen):
+        raise ValueError(f"train.resume: the saved weights are of another model, which differs in {wrong[0]}")
     if state["state"]:  # plain SGD keeps nothing
         set_optimizer_state_dict(model, optimizer, state, options=replace(_WHOLE, strict=False))
     for name, parameter in model.named_parameters():

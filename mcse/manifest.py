@@ -237,7 +237,8 @@ def without_folders(tree: Any) -> Any:
     A checkpoint goes to other people. Where its data lies here helps nobody there, and says who made it.
     """
     if isinstance(tree, Mapping):
-        return {key: without_folders(value) for key, value in tree.items()}
+        # A prompt is no file, and must stay as it is.
+        return {key: value if key == "prompt" else without_folders(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
         return [without_folders(value) for value in tree]
     return _FOLDERS.sub("", tree) if isinstance(tree, str) else tree

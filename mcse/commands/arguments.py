@@ -7,7 +7,7 @@ not passed on: defaults stand once, at that function. The docstring of a command
 from __future__ import annotations
 
 from argparse import Action, ArgumentParser, Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,12 +71,7 @@ def _evaluate(parser: ArgumentParser) -> None:
         "sentence-transformers:NAME_OR_FOLDER, model2vec:NAME_OR_FOLDER, or a file of word vectors",
     )
     add("--suite", nargs="+", choices=SUITES, dest="suites", help="suites to run (default: sts)")
-    add("--pooling", help="overrides the model's own pooling; needed where a model states none")
-    prompt = add_group("prompts and code of a model").add_argument
-    prompt("--prompt", metavar="TEXT", help="put before every sentence")
-    prompt("--prompt-name", metavar="NAME", help="of a prompt that the model lists, such as query")
-    code = "run Python code that lies with a sentence-transformers model: only if you trust who made it"
-    prompt("--trust-remote-code", action="store_true", help=code)
+    _add_reading(parser)
     form = add_group("scores by width and by kind of stored row, beside those of rows as they are").add_argument
     form("--dims", type=int, nargs="+", metavar="N", help="rows cut to their first N numbers, then unit norm")
     form("--rows", nargs="+", choices=ROW_KINDS, help="rows as an index stores them")
@@ -103,6 +98,19 @@ def _evaluate(parser: ArgumentParser) -> None:
     add("--no-cache", action="store_true", help="evaluate anew, whatever earlier calls found")
     listing = "name the suites, what data they need and whether it is available"
     add("--list", action="store_true", dest="list_suites", help=listing)
+
+
+def _add_reading(parser: ArgumentParser, *, flags: Sequence[str] = ("pooling", "prompt", "code")) -> None:
+    """How a model is read, of every command that takes one; ``flags`` are those that do something there."""
+    add = parser.add_argument_group("how the model is read").add_argument
+    if "pooling" in flags:
+        add("--pooling", help="overrides the model's own pooling; needed where a model states none")
+    if "prompt" in flags:
+        add("--prompt", metavar="TEXT", help="put before every sentence, instead of the model's own")
+        add("--prompt-name", metavar="NAME", help="of a prompt that the model lists, such as query")
+    if "code" in flags:
+        code = "run Python code that lies with a sentence-transformers model: only if you trust who made it"
+        add("--trust-remote-code", action="store_true", help=code)
 
 
 def _configs(parser: ArgumentParser) -> None:
@@ -143,6 +151,7 @@ def _mine(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("table", metavar="TABLE", help=".csv, .tsv, .jsonl, .parquet, a folder of save_to_disk, or a hub dataset")
     add("--model", required=True, help="finds them; as evaluate takes it")
+    _add_reading(parser)
     add("--output", required=True, type=Path, help=".jsonl, .csv or .tsv: query, positive, negative_1, negative_2, …")
     add("--query", metavar="COLUMN", help="of queries (default: found by its name)")
     add("--positive", metavar="COLUMN", help="of their positives")
@@ -153,7 +162,8 @@ def _mine(parser: ArgumentParser) -> None:
     add("--margin", type=float, help="how far a negative's cosine must lie below the positive's")
     add("--relative-margin", type=float, help="the same, in parts of the positive's cosine")
     add("--max-score", type=float, help="highest cosine of a negative")
-    add("--guide", metavar="MODEL", help="leave out what this model holds to be as near as the positive")
+    guide = "leave out what this model, read as it says itself, holds to be as near as the positive"
+    add("--guide", metavar="MODEL", help=guide)
     add("--guide-margin", type=float, help="by which its cosine must lie below (default: 0)")
     add("--batch-size", type=int, help="texts a forward pass (default: 64)")
     add("--device", help="such as cpu or cuda:1")
@@ -166,6 +176,7 @@ def _search_index(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--model", required=True, help="checkpoint or run of mcse or vse, or open_clip:MODEL/PRETRAINED"
     )
+    _add_reading(parser, flags=("code",))
     parser.add_argument("--output", required=True, type=Path, metavar="INDEX", help="folder of the index")
     parser.add_argument(
         "--features", type=Path, help="store of the images' features, for models whose image encoder is not available"
@@ -200,6 +211,7 @@ def _search_serve(parser: ArgumentParser) -> None:
 def _open_index(parser: ArgumentParser) -> None:
     parser.add_argument("index", type=Path, metavar="INDEX", help="folder of the index")
     parser.add_argument("--model", help="where the model lies now, if it was moved; it must be the same")
+    _add_reading(parser, flags=("prompt", "code"))
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="where the images lie now, if they were moved")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -15,7 +16,8 @@ from mcse.data.tables import in_one_line
 from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.errors import printable
 from mcse.evaluation.result_cache import cache_folder
-from mcse.files import claimed, replacing, text_lines
+from mcse.files import claimed, digest_of, replacing, text_lines
+from mcse.manifest import Reading
 from mcse.progress import progress_bar
 from mcse.search.mining import EncodedPairs, MiningRule, Pairs, encode_pairs, mine
 
@@ -38,56 +40,41 @@ def run(
     max_score: float | None = None,
     guide: str | None = None,
     guide_margin: float = 0.0,
+    pooling: str | None = None,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
+    trust_remote_code: bool = False,
     batch_size: int = 64,
     device: str | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Writes ``output``, with the columns query, positive, negative_1, negative_2 and so on.
+    """Writes ``output``, with the columns query, positive, negative_1, negative_2 and so on, as its ending says.
 
-    Args:
-        table: Pairs, as ``data.table.path`` takes them.
-        model: Finds negatives.
-        output: By its ending JSON lines, CSV or TSV.
-        query: The column of queries; without it both are found by plain names.
-        positive: The column of their positives.
-        corpus: A text file; its lines may be negatives beside all positives.
-        number: Of the rule; see ``MiningRule``.
-        from_rank: Of the rule.
-        to_rank: Of the rule.
-        margin: Of the rule.
-        relative_margin: Of the rule.
-        max_score: Of the rule, its ``most``.
-        guide: A second model, which says what is probably an answer that nobody wrote down.
-        guide_margin: In units of its cosine.
-        batch_size: Texts a forward pass.
-        device: CUDA where there is one, by default.
-        overwrite: Whether a file that is there is replaced.
+    Ranks, margins, number and ``max_score`` make a ``MiningRule``; prompts and code are a ``Reading`` of ``model``.
 
     Raises:
         ValueError: A table without pairs, a rule that cannot be met, or another ending.
         FileNotFoundError: No table, or no corpus.
     """
+    reading = Reading(prompt=prompt, prompt_name=prompt_name, trust_remote_code=trust_remote_code)
     rule = MiningRule(number, from_rank, to_rank, margin, relative_margin, max_score)
-    with claimed(output):
-        _check_output(output, overwrite=overwrite)
+    encode = partial(_encoded, batch_size=batch_size, device=device)
+    with _claimed(output, overwrite=overwrite):
         pairs = _read(NamedTable(path=table, query=query, positive=positive), corpus, rule)
-        encoded, *guides = (
-            _encoded(pairs, name, batch_size=batch_size, device=device) for name in (model, guide) if name is not None
-        )
-        found = partial(mine, pairs, encoded, rule, guide=guides[0] if guides else None, guide_margin=guide_margin)
-        with replacing(output) as draft:
-            written = _write(draft, pairs, found, number=number, suffix=output.suffix)
-            if not written:
-                raise ValueError(f"no pair has {number} negatives from rank {from_rank} to {to_rank} below its margin")
-    _say(output, pairs, written, number=number)
+        find = partial(mine, pairs, encode(pairs, model, pooling=pooling, reading=reading), rule)
+        guided = None if guide is None else encode(pairs, guide)
+        _write(output, pairs, partial(find, guide=guided, guide_margin=guide_margin), rule)
     return 0
 
 
-def _check_output(output: Path, *, overwrite: bool) -> None:
-    if output.suffix not in _SUFFIXES:
-        raise ValueError(f"--output: {output} must end in one of {', '.join(_SUFFIXES)}")
-    if output.exists() and not overwrite:
-        raise ValueError(f"--output: {output} is there; give --overwrite to replace it")
+@contextmanager
+def _claimed(output: Path, *, overwrite: bool) -> Iterator[None]:
+    with claimed(output):
+        if output.suffix not in _SUFFIXES:
+            raise ValueError(f"--output: {output} must end in one of {', '.join(_SUFFIXES)}")
+        if output.exists() and not overwrite:
+            raise ValueError(f"--output: {output} is there; give --overwrite to replace it")
+        yield
 
 
 def _say(output: Path, pairs: Pairs, written: int, *, number: int) -> None:
@@ -109,11 +96,20 @@ def _read(table: NamedTable, corpus: Path | None, rule: MiningRule) -> Pairs:
     return pairs
 
 
-def _encoded(pairs: Pairs, model: str, *, batch_size: int, device: str | None) -> EncodedPairs:
+def _encoded(
+    pairs: Pairs,
+    model: str,
+    *,
+    batch_size: int,
+    device: str | None,
+    pooling: str | None = None,
+    reading: Reading = Reading(),  # noqa: B008 - a value, not a state
+) -> EncodedPairs:
+    digest = encoder_digest(model, reading)
     return encode_pairs(
         pairs,
-        load_encoder(model, device=device),
-        digest=encoder_digest(model),
+        load_encoder(model, pooling=pooling, device=device, reading=reading),
+        digest=digest if digest is None or pooling is None else digest_of(digest, pooling),
         cache=cache_folder().with_name("embeddings"),
         batch_size=batch_size,
         title=model,
@@ -121,25 +117,25 @@ def _encoded(pairs: Pairs, model: str, *, batch_size: int, device: str | None) -
 
 
 def _write(
-    draft: Path,
-    pairs: Pairs,
-    mined: Callable[..., Iterator[tuple[int, int, tuple[int, ...]]]],
-    *,
-    number: int,
-    suffix: str,
-) -> int:
-    """Writes the pairs that have enough negatives, in the form that the name of the file says; how many."""
-    names = ["query", "positive", *(f"negative_{place + 1}" for place in range(number))]
+    output: Path, pairs: Pairs, mined: Callable[..., Iterator[tuple[int, int, tuple[int, ...]]]], rule: MiningRule
+) -> None:
+    """Writes the pairs that have enough negatives, in the form that the name of the file says, and says how many."""
+    names = ["query", "positive", *(f"negative_{place + 1}" for place in range(rule.number))]
     written = 0
     with (
+        replacing(output) as draft,
         progress_bar(total=len(pairs.queries), unit="query", title="search") as bar,
         draft.open("w", encoding="utf-8", newline="") as file,
     ):
-        write = _writer(file, names, suffix=suffix)
+        write = _writer(file, names, suffix=output.suffix)
         for query, answer, negatives in mined(done=bar.update):
             write([pairs.queries[query], *(pairs.targets[target] for target in (answer, *negatives))])
             written += 1
-    return written
+        if not written:
+            raise ValueError(
+                f"no pair has {rule.number} negatives from rank {rule.from_rank} to {rule.to_rank} below its margin"
+            )
+    _say(output, pairs, written, number=rule.number)
 
 
 def _writer(file: TextIO, names: list[str], *, suffix: str) -> Callable[[list[str]], object]:

@@ -11,7 +11,7 @@ from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.errors import printable
 from mcse.files import claimed, replacing
 from mcse.images import BadImageError, load_image
-from mcse.manifest import absolute_name
+from mcse.manifest import Reading, absolute_name
 from mcse.report.terminal import print_rows
 from mcse.search.builder import IndexReport, build_index
 from mcse.search.contact_sheet import SheetCell, contact_sheet
@@ -31,6 +31,7 @@ def run_index(
     model: str,
     output: Path,
     features: Path | None = None,
+    trust_remote_code: bool = False,
     batch_size: int = 32,
     device: str | None = None,
     overwrite: bool = False,
@@ -42,7 +43,8 @@ def run_index(
     """
     if batch_size < 1:
         raise ValueError(f"--batch-size must be positive, got {batch_size}")
-    encoder = check_joint(load_encoder(model, device=device), model)
+    reading = Reading(trust_remote_code=trust_remote_code)
+    encoder = check_joint(load_encoder(model, device=device, reading=reading), model)
     with claimed(output):
         report = build_index(
             folder,
@@ -70,6 +72,9 @@ def run_query(
     sheet: Path | None = None,
     model: str | None = None,
     images: Path | None = None,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
+    trust_remote_code: bool = False,
 ) -> int:
     """``mcse search query``.
 
@@ -84,7 +89,8 @@ def run_query(
         top=top,
         rerank=rerank,
     )
-    search = open_search(index, model=model, images=images)
+    reading = Reading(prompt=prompt, prompt_name=prompt_name, trust_remote_code=trust_remote_code)
+    search = open_search(index, model=model, images=images, reading=reading)
     answer = search.ask(question)
     print_rows(
         ("rank", "score", "image"),
@@ -105,6 +111,9 @@ def run_serve(
     port: int = DEFAULT_PORT,
     model: str | None = None,
     images: Path | None = None,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
+    trust_remote_code: bool = False,
 ) -> int:
     """``mcse search serve``, until Ctrl-C.
 
@@ -118,7 +127,8 @@ def run_serve(
         from mcse.search.server import serve
     except ModuleNotFoundError as error:
         raise ValueError(f"the page needs {error.name}: pip install 'mcse[serve]'") from error
-    search = open_search(index, model=model, images=images)
+    reading = Reading(prompt=prompt, prompt_name=prompt_name, trust_remote_code=trust_remote_code)
+    search = open_search(index, model=model, images=images, reading=reading)
     if not is_loopback(host):
         print(
             f"ATTENTION: {host} is no loopback address. Everybody who reaches this machine sees the images of "

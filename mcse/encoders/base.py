@@ -45,7 +45,7 @@ class BaseEncoder(ABC, Generic[Tokens]):
 
     Attributes:
         pooling: Which vector stands for a sentence.
-        prompt: Put before every sentence; empty by default.
+        prompt: Put before every sentence: what is asked for, or the model's own; mostly empty.
 
     Args:
         name: What to call the encoder in messages and reports.
@@ -107,7 +107,8 @@ class BaseEncoder(ABC, Generic[Tokens]):
             raise ValueError(
                 f"{self._title()}: --trust-remote-code is for sentence-transformers:NAME; no other has code"
             )
-        self.prompt = reading.prompt or ""
+        if reading.prompt is not None:
+            self.prompt = reading.prompt
 
     def _prompted(self, texts: Sequence[str]) -> Sequence[str]:
         """What is tokenised."""

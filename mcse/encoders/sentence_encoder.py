@@ -44,6 +44,7 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
         text_encoder: The text tower; its own pooling is overridden by ``pooling``.
         tokenizer: The tower's tokenizer; copied, because encoding changes its truncation.
         pooling: Which vector stands for a sentence.
+        prompt: Put before every sentence.
         text_head: Applied to that vector under ``cls_with_head``, and only then.
         dense: Applied to it under every pooling (layers of a sentence-transformers folder).
         heads: ``grounding_head`` and ``image_head`` for the joint space, both or neither.
@@ -64,6 +65,7 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
         tokenizer: Tokenizer,
         *,
         pooling: str,
+        prompt: str = "",
         text_head: nn.Module | None = None,
         dense: nn.Module | None = None,
         heads: Mapping[str, nn.Module] | None = None,
@@ -87,7 +89,7 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
         self._kept_tokens: tuple[tuple[tuple[str, ...], int | None], list[list[int]]] | None = None
         check_first_token(self._encoder, self._tokenizer)
         self._load_tower, self.image_tower = load_tower, image_tower
-        self.pooling = pooling
+        self.pooling, self.prompt = pooling, prompt
         longest = max_tokens(text_encoder, tokenizer)
         super().__init__(name=name, longest=longest, max_length=max_length, precision=precision)
 
@@ -118,8 +120,9 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
             raise ValueError(f"pooling 'cls_with_head': {located.path} stores no text head")
         return cls(
             loaded.encoder,
-            loaded.tokenizer,
+            PieceTokenizer(loaded.tokenizer.inner),
             pooling=chosen,
+            prompt=loaded.tokenizer.prompt,
             text_head=loaded.text_head,
             heads=loaded.heads,
             joint_pooling=loaded.manifest.pooling,

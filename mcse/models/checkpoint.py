@@ -42,6 +42,7 @@ from mcse.models.text_encoder import (
     quiet_transformers,
     takes_pooling_layer,
 )
+from mcse.models.trained_weights import merged_state
 from mcse.models.weights import load_tensors, load_weights, save_tensors
 from mcse.nn.heads import TanhHead
 from mcse.nn.pooling import POOLINGS
@@ -57,6 +58,9 @@ _POOLING_KEYS = {
     "last": "pooling_mode_lasttoken",
 }
 """Our poolings as sentence-transformers' older schema names them; those that it cannot express are absent."""
+
+PROMPT_NAME = "default"
+"""What sentence-transformers lists ``encoder.prompt`` as."""
 
 _SIMCSE_HEAD = {"mlp.dense.weight", "mlp.dense.bias"}
 
@@ -107,12 +111,18 @@ def check_trainable(encoder: TextEncoder, tokenizer: Tokenizer, *, max_length: i
     """Refuses what would fail in training, or train nothing, at its start.
 
     Raises:
-        ValueError: ``data.max_length`` is more than the encoder takes, its pooling does not fit its tokenizer, or it
-            cannot be trained at all.
+        ValueError: ``data.max_length`` is more than the encoder takes, or the prompt fills it; its pooling does not fit
+            its tokenizer; or it cannot be trained at all.
     """
     limit = max_tokens(encoder, tokenizer)
     if limit is not None and max_length > limit:
         raise ValueError(f"data.max_length: {max_length} is more than the {limit} tokens that the encoder takes")
+    if isinstance(tokenizer, PieceTokenizer) and tokenizer.prompt:
+        taken = len(tokenizer.ids([""])[0])
+        if taken >= max_length:
+            raise ValueError(
+                f"encoder.prompt: its {taken} tokens leave no room for a sentence in data.max_length, {max_length}"
+            )
     check_first_token(encoder, tokenizer)
     if encoder.facts.cannot_train:
         raise ValueError(
@@ -154,6 +164,8 @@ def save_checkpoint(
         raise ValueError("encoder.pooling: 'cls_with_head' cannot be exported without the text head")
     heads = {**({} if text_head is None else {"text_head": text_head}), **image_heads}
     pooler = text_head if pooling == "cls_with_head" else None
+    if tokenizer.prompt:
+        manifest = replace(manifest, details={**manifest.details, "prompt": tokenizer.prompt})
     with writing_checkpoint(folder, with_heads(manifest, heads, tower=image_tower), card=card):
         save_backbone(folder, encoder.backbone, pooler=pooler)
         tokenizer.save(folder)
@@ -200,7 +212,8 @@ def load_checkpoint(folder: Path) -> LoadedCheckpoint:
         raise ValueError(f"{folder / MANIFEST}: text_head must be of kind 'tanh'")
     if pooling == "cls_with_head" and text_head is None:
         raise ValueError(f"{folder / MANIFEST}: pooling is 'cls_with_head', but the checkpoint has no text_head")
-    return LoadedCheckpoint(encoder, load_tokenizer(str(folder)), manifest, text_head, heads)
+    prompt = read_detail(folder, manifest, "prompt", str) if "prompt" in manifest.details else ""
+    return LoadedCheckpoint(encoder, load_tokenizer(str(folder), prompt=prompt), manifest, text_head, heads)
 
 
 def trained_attention(manifest: Manifest) -> str:
@@ -312,8 +325,11 @@ def _simcse_head(name: str, folder: Path) -> TanhHead:
 
 
 def save_backbone(folder: Path, backbone: Any, *, pooler: TanhHead | None = None) -> None:
-    """Writes the weights without the base model's pooler, and with the trained head in its place where both agree."""
-    state = {key: value for key, value in backbone.state_dict().items() if not key.startswith("pooler.")}
+    """Writes the weights without the base model's pooler, and with the trained head in its place where both agree.
+
+    Adapters are merged into the layers that they are of.
+    """
+    state = {key: value for key, value in merged_state(backbone).items() if not key.startswith("pooler.")}
     if pooler is not None and _has_equal_pooler(backbone, pooler):
         state["pooler.dense.weight"] = pooler.linear.weight
         state["pooler.dense.bias"] = pooler.linear.bias
@@ -363,7 +379,8 @@ def _save_modules(
     write_json(folder / "modules.json", listed)
     length = max_tokens(encoder, tokenizer)
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
-    settings: dict[str, object] = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    prompts = {PROMPT_NAME: tokenizer.prompt} if tokenizer.prompt else {}
+    settings = {"prompts": prompts, "default_prompt_name": next(iter(prompts), None), "similarity_fn_name": "cosine"}
     write_json(folder / "config_sentence_transformers.json", settings)
 
 

@@ -34,6 +34,34 @@ class TextEncoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LoraConfig:
+    """Adapters of low rank in linear layers, which alone train beside the heads; merged into what is saved.
+
+    Source: Hu et al. 2021.
+    """
+
+    rank: int = 16
+    """Width of an adapter. Source: LLM2Vec."""
+
+    alpha: float = 32.0
+    """What an adapter adds is multiplied by this over ``rank``."""
+
+    dropout: float = 0.0
+    """On what an adapter reads; it makes no views of a sentence, since adapters add nothing at the start."""
+
+    modules: tuple[str, ...] = ()
+    """Linear layers by parts of their names, such as ``[query, value]`` or ``[layer.8-11]``; all by default."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"encoder.lora.rank: must be 1 or more, got {self.rank}")
+        if self.alpha <= 0:
+            raise ValueError(f"encoder.lora.alpha: must be positive, got {self.alpha}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"encoder.lora.dropout: must be from 0 to below 1, got {self.dropout}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderConfig(TextEncoderConfig):
     """The encoder of sentences."""
 
@@ -55,9 +83,28 @@ class EncoderConfig(TextEncoderConfig):
     compile: bool = False
     """Whether the model is compiled, for any width at once: one graph for training and one for evaluation."""
 
+    prompt: str | None = None
+    """Put before every sentence, in training and afterwards; saved with the checkpoint as its default prompt.
+
+    ``null`` puts none. ``data.max_length`` counts its tokens, and a mean or maximum is also over them.
+    """
+
+    lora: LoraConfig | None = None
+    """Adapters that train in the encoder's place; ``null`` trains its own weights. Needs ``mcse[lora]``."""
+
+    frozen: bool | tuple[str, ...] = False
+    """Weights that stay as they are: ``true`` for all, so that heads alone train, or a list of parts of their names.
+
+    Such as ``[embeddings, layer.0-5]``; ``*`` stands for any part between two dots.
+    """
+
     def __post_init__(self) -> None:
         # A slotted dataclass is another class than the one that super() without arguments means.
         TextEncoderConfig.__post_init__(self)
+        if self.lora is not None and self.frozen:
+            raise ValueError("encoder.lora, encoder.frozen: adapters train beside weights that are frozen; give one")
+        if self.frozen is True and self.gradient_checkpointing:
+            raise ValueError("encoder.gradient_checkpointing: would do nothing, since encoder.frozen is true")
         if self.length_chunks < 1:
             raise ValueError(f"encoder.length_chunks: must be 1 or more, got {self.length_chunks}")
         if self.packing and self.length_chunks > 1:

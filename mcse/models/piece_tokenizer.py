@@ -31,10 +31,11 @@ class PieceTokenizer(Tokenizer):
 
     Args:
         inner: transformers' own, for what only transformers asks; it remembers the truncation of its last call.
+        prompt: Put before every text.
     """
 
-    def __init__(self, inner: PreTrainedTokenizerBase) -> None:
-        self.inner = inner
+    def __init__(self, inner: PreTrainedTokenizerBase, *, prompt: str = "") -> None:
+        self.inner, self.prompt = inner, prompt
 
     def __len__(self) -> int:
         return len(self.inner)
@@ -52,19 +53,22 @@ class PieceTokenizer(Tokenizer):
     @property
     def digest(self) -> str:
         """Tells tokenizers apart that give other ids."""
+        prompt = [self.prompt] if self.prompt else []
         if not self.inner.is_fast:
-            return digest_of("pieces", repr(sorted(self.inner.get_vocab().items())))
+            return digest_of("pieces", repr(sorted(self.inner.get_vocab().items())), *prompt)
         # The truncation and padding of its last call change nothing.
         rules = json.loads(self.inner.backend_tokenizer.to_str())
-        return digest_of("pieces", json.dumps({**rules, "truncation": None, "padding": None}))
+        return digest_of("pieces", json.dumps({**rules, "truncation": None, "padding": None}), *prompt)
 
     def ids(self, texts: Sequence[str], *, max_length: int | None = None) -> list[list[int]]:
-        """Ids of each text with the special tokens, at most ``max_length`` of them.
+        """Ids of each text, the prompt before it, with the special tokens, at most ``max_length`` of them.
 
         The time that a text takes is bounded. One of more than 64 characters a token is cut between two words there, if
         what is left has twice the tokens that are wanted, so that the cut changes none of these; else 131,072
         characters behind.
         """
+        if self.prompt:
+            texts = [self.prompt + text for text in texts]
         if max_length is None:
             return self._ids(texts, max_length=None)
         return self._ids([self._start(text, max_length) for text in texts], max_length=max_length)
@@ -137,7 +141,7 @@ class PieceTokenizer(Tokenizer):
     @property
     def first_token(self) -> int | None:
         """The id that stands before every text, as [CLS] does; ``None`` where a text's own first piece comes first."""
-        first = {ids[0] if ids else None for ids in self.ids(["", *_TEXTS])}
+        first = {ids[0] if ids else None for ids in self._ids(["", *_TEXTS], max_length=None)}
         return first.pop() if len(first) == 1 else None
 
     def save(self, folder: Path) -> None:

@@ -48,6 +48,18 @@ from mcse.types.batches import from_host
 
 logger = logging.getLogger(__name__)
 
+_INSIDE = "give the folder or hub id of the transformer inside it, without what stands before the colon"
+_NOT_TRAINED = {
+    "open_clip:": (
+        "text encoders of open_clip can be evaluated and not trained: its tokenizer cleans texts as none of "
+        "transformers' does, which reads checkpoints. A CLIPTextModel that transformers saved alone trains, with "
+        "encoder.pooling last"
+    ),
+    "sentence-transformers:": _INSIDE,
+    "model2vec:": "a table of word vectors has no transformer to train",
+}
+"""Names that evaluation takes."""
+
 _BUFFERS = ("position_ids", "token_type_ids", "inv_freq", "bias_mask", "masked_bias")
 """What older versions of transformers stored beside the weights, and newer ones compute."""
 
@@ -264,7 +276,7 @@ def load_text_encoder(
             an encoder-only model of text, it is a checkpoint of ours whose files are not those that were saved,
             ``dropout`` would do nothing, or ``packing`` would change what it computes.
     """
-    path = resolve_name(name_or_path)
+    path = _transformer_path(name_or_path)
     check_files(Path(path), but=(HEADS_FILE, IMAGE_TOWER_FILE))
     config = _load_config(path, name_or_path)
     register_attention()
@@ -321,6 +333,8 @@ def _load_backbone(path: str, name_or_path: str, config: Any, *, eager: bool) ->
     # transformers draws what it does not find at random and goes on.
     lacking = sorted(key for key in report["missing_keys"] if "pooler" not in key)
     lacking += [str(key) for key in report["mismatched_keys"]]
+    if any(key.startswith("decoder.") for key in lacking):
+        raise _has_decoder(name_or_path, config)
     if lacking:
         raise ValueError(
             f"encoder.name_or_path: {name_or_path!r} lacks {len(lacking)} weights that its config.json promises, "
@@ -401,8 +415,8 @@ def load_mlm_head(name_or_path: str) -> nn.Module:
     return head
 
 
-def load_tokenizer(name_or_path: str) -> PieceTokenizer:
-    """The tokenizer that belongs to a text encoder.
+def load_tokenizer(name_or_path: str, *, prompt: str = "") -> PieceTokenizer:
+    """The tokenizer that belongs to a text encoder; it puts ``prompt`` before every text.
 
     Raises:
         ValueError: None is there, it cannot be read, or it does not belong to the encoder (``PieceTokenizer.check``).
@@ -412,6 +426,7 @@ def load_tokenizer(name_or_path: str) -> PieceTokenizer:
     try:
         tokenizer = PieceTokenizer(AutoTokenizer.from_pretrained(path, **loading(path)))
         tokenizer.check(rows=_embedding_rows(path))
+        tokenizer.prompt = prompt
     except Exception as error:
         raise ValueError(
             f"encoder.name_or_path: no tokenizer at {name_or_path!r}: {said(error)}; its files (tokenizer.json, or "
@@ -449,16 +464,38 @@ def check_first_token(encoder: TextEncoder, tokenizer: Tokenizer) -> None:
     )
 
 
+def _transformer_path(name_or_path: str) -> str:
+    """As ``resolve_name``, of what may be trained.
+
+    Raises:
+        ValueError: It is a name that evaluation alone takes; says what can be trained instead.
+    """
+    for prefix, instead in _NOT_TRAINED.items():
+        if name_or_path.startswith(prefix):
+            raise ValueError(f"encoder.name_or_path: {name_or_path!r}: {instead}")
+    return resolve_name(name_or_path)
+
+
 def _load_config(path: str, name_or_path: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(path, **loading(path))
     except Exception as error:
         raise ValueError(f"encoder.name_or_path: no encoder at {name_or_path!r}: {said(error)}") from None
-    if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):
+    if getattr(config, "is_encoder_decoder", False):
+        raise _has_decoder(name_or_path, config)
+    if not hasattr(config, "hidden_size"):
         raise ValueError(
             f"encoder.name_or_path: {name_or_path!r} ({config.model_type}) is not an encoder-only text model"
         )
     return config
+
+
+def _has_decoder(name_or_path: str, config: Any) -> ValueError:
+    return ValueError(
+        f"encoder.name_or_path: {name_or_path!r} ({config.model_type}) is not an encoder-only text model: AutoModel of "
+        "transformers, which reads checkpoints, gives it a decoder, too. Its encoder alone can be evaluated, as "
+        f"sentence-transformers:{name_or_path}"
+    )
 
 
 def takes_pooling_layer(config: Any) -> bool:

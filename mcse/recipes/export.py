@@ -108,7 +108,12 @@ def sentence_exporter(
             image_heads=heads or {},
             image_tower=image_tower,
         ),
-        card=partial(sentence_card, base_model=config.encoder.name_or_path, datasets=_hub_datasets(config.data)),
+        card=partial(
+            sentence_card,
+            base_model=config.encoder.name_or_path,
+            prompt=text.tokenizer.prompt,
+            datasets=_hub_datasets(config.data),
+        ),
         pooling=config.encoder.pooling,
         images=images,
     )

@@ -6,7 +6,7 @@ B queries of this process, N rows of all processes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from mcse.models.config import EncoderConfig
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.sentence_model import SentenceModel, SentenceRows
 from mcse.models.text_encoder import TextEncoder, load_mlm_head, load_text_encoder, load_tokenizer
+from mcse.models.trained_weights import add_adapters, freeze
 from mcse.nn.heads import TanhHead
 from mcse.training.runtime import Runtime
 from mcse.types import IGNORED_LABEL, DataFile, LossTerm, LossTerms, Stream
@@ -43,11 +44,13 @@ class TextSide:
     model: SentenceModel
     tokenizer: PieceTokenizer
     files: tuple[DataFile, ...]
+    trained: Mapping[str, str | int | float] = field(default_factory=dict)
 
     @property
     def facts(self) -> Mapping[str, str | int | float]:
         """Of the encoder, for the start of a run."""
-        return {**encoder_facts(self.files), **self.model.encoder.facts.described()}
+        prompt = {"prompt": repr(self.tokenizer.prompt)} if self.tokenizer.prompt else {}
+        return {**encoder_facts(self.files), **self.model.encoder.facts.described(), **prompt, **self.trained}
 
     def masker(self, *, seed: int) -> TokenMasker | None:
         """Draws masks where the model has a language-model head."""
@@ -78,7 +81,8 @@ def build_text_side(
 
     Raises:
         ValueError: The encoder cannot be loaded, trained, or told from itself; its pooling cannot be exported or does
-            not fit it; or sentences may be longer than it takes.
+            not fit it; sentences may be longer than it takes, or have no room beside the prompt; or what is to be
+            frozen or adapted is not there.
     """
     check_exportable(config.pooling)
     encoder = load_text_encoder(
@@ -90,16 +94,28 @@ def build_text_side(
         length_chunks=config.length_chunks,
         packing=config.packing,
     )
-    tokenizer = load_tokenizer(config.name_or_path)
+    tokenizer = load_tokenizer(config.name_or_path, prompt=config.prompt or "")
     check_trainable(encoder, tokenizer, max_length=data.max_length)
-    if own_positive:
+    if own_positive and config.frozen is not True:
         check_views_differ(encoder)
+    trained = _choose_trained(encoder, config)
     if config.compile:
         # In place, so that names in checkpoints stay. Widths vary from batch to batch: one graph must do for all.
         encoder.backbone.compile(dynamic=True)
     text_head = TanhHead(encoder.width, encoder.width, init_std=encoder.init_std) if head else None
     model = SentenceModel(encoder, head=text_head, mlm_head=load_mlm_head(config.name_or_path) if mlm else None)
-    return TextSide(model, tokenizer, encoder_files(config.name_or_path))
+    return TextSide(model, tokenizer, encoder_files(config.name_or_path), trained)
+
+
+def _choose_trained(encoder: TextEncoder, config: EncoderConfig) -> Mapping[str, str | int | float]:
+    """Which weights of the encoder train, for the start of a run."""
+    if config.lora is not None:
+        layers = add_adapters(encoder.backbone, config.lora, name=config.name_or_path)
+        return {"adapters": f"rank {config.lora.rank} in {layers} linear layers"}
+    freeze(encoder.backbone, config.frozen, name=config.name_or_path)
+    if isinstance(config.frozen, bool):
+        return {"encoder frozen": "all"} if config.frozen else {}
+    return {"encoder frozen": ", ".join(config.frozen)}
 
 
 def encoder_files(name: str, *, role: str = "encoder") -> tuple[DataFile, ...]:
@@ -228,8 +244,9 @@ def dev_encoder(text: TextSide, *, precision: str) -> SentenceEncoder:
     """The encoder as it is, for evaluators: its embeddings are those that are exported."""
     encoder = SentenceEncoder(
         text.model.encoder,
-        text.tokenizer,
+        PieceTokenizer(text.tokenizer.inner),
         pooling=text.model.encoder.pooling,
+        prompt=text.tokenizer.prompt,
         text_head=text.model.head,
         precision="bfloat16" if precision == "bf16" else "float32",
     )

@@ -46,6 +46,7 @@ def sentence_card(
     run: CardFacts,
     *,
     base_model: str,
+    prompt: str = "",
     datasets: Sequence[str] = (),
     languages: Sequence[str] = ("en",),
     license_name: str | None = None,
@@ -55,6 +56,7 @@ def sentence_card(
     Args:
         run: What was run.
         base_model: Hub id, folder or package path of the encoder that training started from.
+        prompt: Put before every sentence.
         datasets: Hub ids of those that the hub has.
         languages: ISO codes.
         license_name: The hub's name of the licence; left out where none was chosen.
@@ -79,6 +81,11 @@ embeddings = SentenceTransformer("{run.name}").encode(["A man plays the guitar."
 ```
 
 `transformers.AutoModel` loads the folder too; its output still has to be pooled as `mcse.json` says."""
+    if prompt:
+        use += f"""
+
+Sentences are encoded after the prompt {code_span(repr(prompt))}, which both put before them; with `AutoModel` put it
+there yourself."""
     summary = f"Sentence embeddings trained with the recipe `{run.recipe}` of mcse from {_from(base_model)}."
     return _card(front, run, summary=summary, use=use)
 

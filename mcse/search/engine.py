@@ -17,6 +17,7 @@ from PIL import Image
 from mcse.encoders.loading import load_encoder
 from mcse.files import sha256_file
 from mcse.images import BadImageError, load_image
+from mcse.manifest import Reading
 from mcse.metrics.regularities import arithmetic_row, rerank
 from mcse.search.builder import is_inside
 from mcse.search.embedding_index import Hit
@@ -243,13 +244,20 @@ class ImageSearch:
         return place
 
 
-def open_search(folder: Path, *, model: str | None = None, images: Path | None = None) -> ImageSearch:
+def open_search(
+    folder: Path,
+    *,
+    model: str | None = None,
+    images: Path | None = None,
+    reading: Reading = Reading(),  # noqa: B008 - a value, not a state
+) -> ImageSearch:
     """Loads an index with the model that made it.
 
     Args:
         folder: Of the index.
         model: Where the model lies now, if not where it was.
         images: Where the images lie now, if not where they were.
+        reading: A prompt before sentences, which changes no image's embedding; or that the model's code may run.
 
     Raises:
         ValueError: No index there, a damaged one, or the model is another one.
@@ -257,7 +265,7 @@ def open_search(folder: Path, *, model: str | None = None, images: Path | None =
     index = ImageIndex.load(folder)
     name = model or index.origin.model
     check_same_model(index.origin, name, where=str(folder))
-    search = ImageSearch(index, check_joint(load_encoder(name), name))
+    search = ImageSearch(index, check_joint(load_encoder(name, reading=reading), name))
     if images is not None:
         if not images.is_dir():
             raise FileNotFoundError(f"--images: no folder {images}")

@@ -181,6 +181,8 @@ def warn_of_accumulation(train: TrainConfig, runtime: Runtime) -> None:
 def start_facts(run: Run, train: TrainConfig, runtime: Runtime) -> Mapping[str, str | int | float]:
     """What people get wrong: how many processes really train together, and how large a batch really is."""
     world_size, an_epoch = runtime.world_size, run.stream.steps_per_epoch
+    sizes = [(p.numel(), p.requires_grad) for p in run.model.parameters()]
+    trained = sum(size for size, trains in sizes if trains)
     return {
         "processes (world size)": world_size,
         "device": str(runtime.device),
@@ -192,5 +194,6 @@ def start_facts(run: Run, train: TrainConfig, runtime: Runtime) -> Mapping[str, 
         **({"cached chunks of": train.cached_chunk_size} if train.cached_chunk_size else {}),
         "steps": count_steps(train, steps_per_epoch=an_epoch),
         "steps an epoch": "unknown" if an_epoch is None else an_epoch // train.accumulation_steps,
+        "parameters trained": f"{trained:,} of {sum(size for size, _ in sizes):,}",
         **run.facts,
     }

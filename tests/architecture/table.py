@@ -62,8 +62,8 @@ _LOW = {
     ),
     "search": part(
         "indexes of sentences and images, questions, the server and its page",
-        *("files", "progress", "reading", "images", "run_folder", "types", "data", "text", "models", "encoders"),
-        *("metrics", "report", "distributed", "cpu"),
+        *("files", "progress", "reading", "images", "run_folder", "manifest", "types", "data", "text", "models"),
+        *("encoders", "metrics", "report", "distributed", "cpu"),
     ),
     "evaluation": part(
         "published protocols as suites, evaluators while training, and what they share",
@@ -99,6 +99,7 @@ HOMES: dict[str, set[str]] = {
     "transformers": {"models"},
     "sentence_transformers": {"encoders"},
     "model2vec": {"encoders"},
+    "peft": {"models"},
     "h5py": {"data", "models"},
     "jinja2": {"report"},
     "matplotlib": {"report"},

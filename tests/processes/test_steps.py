@@ -43,6 +43,7 @@ ALL_CAPTIONS = {"data.captions.per_image": "all"}
 VSE_INFO_NCE = {"loss.kind": "info_nce", "loss.temperature": 0.1, "loss.reduction": "sum"}
 VSE_TRANSFORMER = {"encoder.kind": "transformer", "encoder.word_dim": ..., "encoder.name_or_path": "bert"}
 SCORED = {"data.table": "scored.csv"}
+ADAPTERS = {"encoder.lora": {"rank": 3, "modules": ["query", "value", "dense"]}}
 # Recipe, keys, step. MCSE's pairs come at even steps.
 STEPS = {
     "simcse": ("simcse", {}, 0),
@@ -63,6 +64,13 @@ STEPS = {
     "mcse pairs with mlm": ("mcse", ALL_CAPTIONS | {"loss.mlm_weight": 0.1, "loss.image_reduction": "sum"}, 0),
     "mcse text alone": ("mcse", ALL_CAPTIONS, 1),
     "mcse text alone with mlm": ("mcse", ALL_CAPTIONS | {"loss.mlm_weight": 0.1}, 1),
+    "adapters": ("simcse", ADAPTERS, 0),
+    "adapters, cached": ("tables", ADAPTERS | {"train.cached_chunk_size": 3}, 0),
+    "adapters beside images": ("mcse", ALL_CAPTIONS | ADAPTERS, 2),
+    "layers frozen": ("simcse", {"encoder.frozen": ["embeddings", "layer.0"]}, 0),
+    "encoder frozen": ("mcse", ALL_CAPTIONS | {"encoder.frozen": True}, 2),
+    "encoder frozen, text alone": ("mcse", ALL_CAPTIONS | {"encoder.frozen": True}, 1),
+    "prompt": ("simcse", {"encoder.prompt": "the bear: "}, 0),
     "elmo": ("elmo", {}, 0),
     "elmo, carried and sampled": ("elmo", {"loss.samples": 20}, 2),
     "cove": ("cove", {}, 1),
@@ -87,6 +95,13 @@ TERMS = {
     "tables by scores, cached": {"cosent"},
     "tables by angles": {"angle"},
     "tables by cosines": {"cosine"},
+    "adapters": {"text_text"},
+    "adapters, cached": {"contrast"},
+    "adapters beside images": {"text_text", "text_image"},
+    "layers frozen": {"text_text"},
+    "encoder frozen": {"text_text", "text_image"},
+    "encoder frozen, text alone": {"text_text"},
+    "prompt": {"text_text"},
     "simcse with mlm": {"text_text", "mlm"},
     "simcse in chunks": {"text_text"},
     "simcse packed": {"text_text"},

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel, T5Config, T5EncoderModel, T5Model
 
+from mcse.encoders.loading import load_encoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from tests.fixtures.architectures import build_architecture
 from tests.fixtures.launch import run
@@ -129,3 +130,37 @@ def test_eager_attention_is_kept_with_the_checkpoint(tiny: Path, tmp_path: Path)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["facts"]["attention"] == "eager"
     encoder = SentenceEncoder.from_pretrained(tmp_path / "run", device="cpu")
     assert encoder._encoder.backbone.config._attn_implementation == "eager"
+
+
+NOT_TRAINED = {
+    "open_clip:ViT-B-32/openai": "text encoders of open_clip can be evaluated and not trained",
+    "sentence-transformers:all-MiniLM-L6-v2": "give the folder or hub id of the transformer inside it",
+    "model2vec:minishlab/potion-base-8M": "a table of word vectors has no transformer to train",
+}
+
+
+@pytest.mark.parametrize("name", NOT_TRAINED)
+def test_names_that_evaluation_alone_takes_are_refused_with_what_to_do(
+    name: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tiny, "tables", tmp_path / "run", {"encoder.name_or_path": name}) == 2
+    assert f"encoder.name_or_path: '{name}': {NOT_TRAINED[name]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [T5Model, T5EncoderModel])
+def test_an_encoder_with_a_decoder_is_refused_and_can_be_evaluated(
+    kind: type[PreTrainedModel], tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """AutoModel gives T5's encoder a decoder of random weights, also where the encoder alone was saved."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny / "bert")
+    folder = tmp_path / "t5"
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+    kind(T5Config(vocab_size=len(tokenizer), **sizes)).eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    assert run(tiny, "tables", tmp_path / "run", {"encoder.name_or_path": folder, "encoder.pooling": "mean"}) == 2
+    said = capsys.readouterr().err
+    assert "is not an encoder-only text model: AutoModel of transformers" in said
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    encoder = load_encoder(said.split("evaluated, as ")[1].strip(), device="cpu")
+    rows = encoder.encode(SENTENCES)
+    assert np.ptp(rows, axis=0).max() > 0.01

@@ -58,6 +58,10 @@ class Config(RunConfig):
     """How many captions there are."""
 
     def __post_init__(self) -> None:
+        if self.encoder.frozen is True and self.encoder.pooling != "cls_with_head":
+            raise ValueError(
+                "encoder.frozen: true would train a head that no embedding has; encoder.pooling cls_with_head keeps it"
+            )
         if self.data.captions is None and self.controls.num_pairs is not None:
             raise ValueError(
                 f"controls.num_pairs: {self.controls.num_pairs} would do nothing, since there is no data.captions"

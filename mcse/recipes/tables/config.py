@@ -83,6 +83,8 @@ class Config(RunConfig):
     """Tables to evaluate on, each by what its columns are; none is STS-B dev, or the file of ``data.sts``."""
 
     def __post_init__(self) -> None:
+        if self.encoder.frozen is True:
+            raise ValueError("encoder.frozen: true would leave nothing to train, since this recipe has no heads")
         names = [table.name for table in self.evaluate]
         if doubled := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"evaluate: the name {doubled[0]!r} stands there twice")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 
 pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
 
+from mcse.commands import mine
 from mcse.commands.arguments import ROW_KINDS
 from mcse.commands.main import main
 from mcse.encoders.loading import load_encoder
+from mcse.manifest import Reading
 from mcse.metrics.quantization import RowKind
 from mcse.metrics.retrieval import best_ranks
 from tests.fixtures.image_folder import image_folder
@@ -138,6 +141,56 @@ def test_retrieval_and_search_from_pixels(models, pairs, tmp_path, monkeypatch, 
     monkeypatch.chdir("/")  # the index knows the model from everywhere
     assert main(["search", "query", str(tmp_path / "index"), "--text", "a red a", "--top", "3"]) == 0
     assert ".png" in capsys.readouterr().out
+
+
+READINGS = {
+    "as it is": ([], Reading(), None),
+    "prompt": (["--prompt", "query: "], Reading(prompt="query: "), None),
+    "prompt by name": (["--prompt-name", "query"], Reading(prompt_name="query"), None),
+    "pooling": (["--pooling", "max"], Reading(), "max"),
+    "code": (["--trust-remote-code"], Reading(trust_remote_code=True), None),
+}
+
+
+def test_mining_reads_a_model_as_evaluation_does(models, pairs, monkeypatch):
+    plain, seen = mine.encode_pairs, {}
+    case = ""
+
+    def watched(texts, encoder, **keys):
+        seen.setdefault(case, []).append((encoder.encode(["the man plays", "a dog"]), keys["digest"]))
+        return plain(texts, encoder, **keys)
+
+    monkeypatch.setattr(mine, "encode_pairs", watched)
+    Path("table.csv").write_text("query,positive\n" + "\n".join(f"a {n} man,a {n} dog" for n in "abcdef") + "\n")
+    library, folder = models["default prompt"].name, models["mean"].name.partition(":")[2]
+    asked = ["mine", "table.csv", "--output", "mined.csv", "--overwrite", "--guide", folder]
+    for case, (flags, reading, pooling) in READINGS.items():
+        name = library if pooling is None else folder
+        assert main([*asked, "--model", name, *flags]) == 0
+        expected = load_encoder(name, pooling=pooling, reading=reading).encode(["the man plays", "a dog"])
+        (rows, _), (guide, _) = seen[case]
+        np.testing.assert_array_equal(rows, expected)
+        np.testing.assert_array_equal(guide, load_encoder(folder).encode(["the man plays", "a dog"]))
+    kept = [digest for (_, digest), _ in seen.values()] + [seen["as it is"][1][1]]
+    assert len(set(kept)) == len(READINGS) + 1, "or rows of another reading would be found again"
+
+
+def test_questions_are_read_with_a_prompt_and_images_are_not(models, pairs, tmp_path, capsys):
+    image_folder(tmp_path / "images")
+    name = models["CLIP"].name
+    assert main(["search", "index", "images", "--model", name, "--output", "index", "--trust-remote-code"]) == 0
+    image = load_encoder(name).encode_images(sorted((tmp_path / "images").rglob("*.png")))
+    best = set()
+    for flags, prompt in (([], ""), (["--prompt", "a red "], "a red ")):
+        capsys.readouterr()
+        assert main(["search", "query", "index", "--text", "dog", "--top", "1", *flags]) == 0
+        score = max(map(float, re.findall(r"-?0\.\d{4}", capsys.readouterr().out)))
+        expected = (load_encoder(name).encode([f"{prompt}dog"]) @ image.T).max()
+        assert score == pytest.approx(expected, abs=1e-4)
+        best.add(score)
+    assert len(best) == 2
+    assert main(["search", "query", "index", "--text", "dog", "--prompt-name", "nothing"]) == 2
+    assert "--prompt-name 'nothing'" in capsys.readouterr().err
 
 
 def test_images_that_cannot_be_used_are_named(models, pairs, tmp_path, capsys):

@@ -27,7 +27,7 @@ START, END = "<!-- written by tests/unit/models/test_backbone.py -->\n", "<!-- e
 REFUSED = ("canine", "nystromformer")
 UNTRAINABLE = ("reformer",)
 DEPEND_ON_PADDING = {"convbert", "fnet", "funnel", "mobilebert", "reformer", "yoso"}
-CAUSAL = {"biogpt", "bloom", "gemma2", "gpt2", "gpt_oss", "llama", "opt", "qwen2"}
+CAUSAL = {"biogpt", "bloom", "clip_text_model", "gemma2", "gpt2", "gpt_oss", "llama", "opt", "qwen2"}
 ENCODERS = [kind for kind in ARCHITECTURES if kind not in REFUSED]
 # Longer than the windows of those that have one; more than one of a length; not sorted.
 LENGTHS = (9, 3, 17, 3, 6, 12)

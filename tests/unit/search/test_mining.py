@@ -143,7 +143,7 @@ ROWS = [(f"what is {letter * 3}", f'it is {letter * 4}, "so"') for letter in "ab
 @pytest.fixture
 def table(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "load_encoder", lambda name, **_: Counting())
-    monkeypatch.setattr(command, "encoder_digest", lambda name: None)
+    monkeypatch.setattr(command, "encoder_digest", lambda name, reading: None)
     with (tmp_path / "pairs.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("question", "answer"), *ROWS])
     return tmp_path / "pairs.csv"
