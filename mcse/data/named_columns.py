@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import pyarrow as pa
@@ -49,6 +49,10 @@ _PLAIN: Mapping[str, Sequence[str]] = {
 _NEGATIVE = re.compile(r"(hard_neg(ative)?|neg(ative)?|contradiction)[ _]?\d*")
 
 
+Cells: TypeAlias = Callable[[Sequence[str]], Iterator[tuple[str, Sequence[Any]]]]
+"""Row by row, read anew at each call: where it stands, and its cells of the columns that are asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """A row: query, positive and negatives, as far as there are; ``value`` is its score or label, NaN without one."""
@@ -75,7 +79,7 @@ class NamedColumns:
     is_label: bool
     digest: str
     _config: NamedTable
-    _read: Callable[[Sequence[str]], Iterator[tuple[str, Sequence[Any]]]]
+    _read: Cells
 
     @property
     def rows_digest(self) -> str:
@@ -139,21 +143,39 @@ def open_named_columns(config: NamedTable, *, root: Path, key: str) -> NamedColu
         FileNotFoundError: Neither file nor folder, nor a dataset of the hub.
         ValueError: It lacks a column, or has no plain one; names those that are there.
     """
-    path = root / config.path
-    if path.is_dir():
-        dataset = _saved_dataset(path, key=key)
-        source, header, read = str(path), dataset.column_names, _dataset_rows(dataset, path)
-    elif not path.exists():
-        dataset = _hub_dataset(config.path, path, key=key)
-        source, header, read = config.path, dataset.column_names, _dataset_rows(dataset, config.path)
-    elif ending(path) == ".parquet":
-        source, header, read = str(path), _parquet_columns(path), _parquet_rows(path)
-    else:
-        source, header, read = str(path), header_of(path), _text_rows(path, config)
+    source, header, read = open_source(config.path, root=root, key=key, line_breaks=config.line_breaks)
     found = _found(config, source, header)
     texts = tuple(name for role, name in found.items() if role not in ("score", "label"))
     value, is_label = found.get("score", found.get("label")), "label" in found
     return NamedColumns(source, texts, value, is_label, digest_of_source(source), config, read)
+
+
+def open_source(name: str, *, root: Path, key: str, line_breaks: bool = False) -> tuple[str, Sequence[str], Cells]:
+    """Finds a table of any kind.
+
+    Args:
+        name: ``.csv``, ``.tsv``, ``.jsonl`` (also ``.gz``), ``.parquet``, a folder of ``save_to_disk``, a hub dataset.
+        root: Where relative paths start.
+        key: Of the configuration, for messages.
+        line_breaks: As ``NamedTable`` has it.
+
+    Returns:
+        What it is called, the names of its columns, and what reads the cells of some of them.
+
+    Raises:
+        FileNotFoundError: Neither file nor folder, nor a dataset of the hub.
+        ValueError: It is empty, damaged, or no table.
+    """
+    path = root / name
+    if path.is_dir():
+        dataset = _saved_dataset(path, key=key)
+        return str(path), dataset.column_names, _dataset_rows(dataset, path)
+    if not path.exists():
+        dataset = _hub_dataset(name, path, key=key)
+        return name, dataset.column_names, _dataset_rows(dataset, name)
+    if ending(path) == ".parquet":
+        return str(path), _parquet_columns(path), _parquet_rows(path)
+    return str(path), header_of(path), _text_rows(path, line_breaks=line_breaks)
 
 
 def digest_of_source(source: str) -> str:
@@ -222,10 +244,10 @@ def _text(cell: Any, *, where: str) -> str:
     return "" if cell is None else in_one_line(text_cell(cell, where=where))
 
 
-def _text_rows(path: Path, config: NamedTable) -> Callable[[Sequence[str]], Iterator[tuple[str, Sequence[Any]]]]:
+def _text_rows(path: Path, *, line_breaks: bool) -> Cells:
     def read(names: Sequence[str]) -> Iterator[tuple[str, Sequence[Any]]]:
         wanted = {name: (name.strip().lower(),) for name in names}
-        table = open_table(path, wanted, line_breaks=config.line_breaks)
+        table = open_table(path, wanted, line_breaks=line_breaks)
         return ((table.where(row), row.cells) for row in table.rows())
 
     return read
@@ -238,7 +260,7 @@ def _parquet_columns(path: Path) -> list[str]:
         raise ValueError(f"{path}: damaged, or no parquet file: {said(error)}") from None
 
 
-def _parquet_rows(path: Path) -> Callable[[Sequence[str]], Iterator[tuple[str, Sequence[Any]]]]:
+def _parquet_rows(path: Path) -> Cells:
     def read(names: Sequence[str]) -> Iterator[tuple[str, Sequence[Any]]]:
         try:
             with parquet.ParquetFile(path) as file:
@@ -250,9 +272,7 @@ def _parquet_rows(path: Path) -> Callable[[Sequence[str]], Iterator[tuple[str, S
     return read
 
 
-def _dataset_rows(
-    dataset: datasets.Dataset, source: str | Path
-) -> Callable[[Sequence[str]], Iterator[tuple[str, Sequence[Any]]]]:
+def _dataset_rows(dataset: datasets.Dataset, source: str | Path) -> Cells:
     def read(names: Sequence[str]) -> Iterator[tuple[str, Sequence[Any]]]:
         chosen = dataset.select_columns(list(names)).with_format("arrow")
         return _numbered(chosen.iter(batch_size=_ROWS_AT_ONCE), names, source)
