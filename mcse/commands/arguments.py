@@ -170,6 +170,50 @@ def _mine(parser: ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace the file that is there")
 
 
+def _embed(parser: ArgumentParser) -> None:
+    """Embeds every row of a table once, to files of so many rows each. Killed, the same command goes on.
+
+    Several processes under torchrun or accelerate share the work; the result is the same.
+    """
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="as evaluate takes it")
+    table = "a text file, .csv, .tsv, .jsonl (also .gz), .parquet, a folder of save_to_disk, or a hub dataset"
+    add("--input", required=True, dest="table", metavar="FILE", help=table)
+    add("--output", required=True, type=Path, metavar="DIR", help="embeddings-00000.npy …, ids-00000.npy …, embed.json")
+    add("--column", help="of the texts (default: found by its name; of a text file its lines)")
+    add("--id-column", metavar="COLUMN", help="what names the rows (default: their numbers, from 0)")
+    add("--empty-rows", choices=("error", "skip"), help="what becomes of rows without text (default: error)")
+    add("--line-breaks", action="store_true", help="quoted cells may hold line breaks")
+    add("--format", choices=("npy", "parquet"), dest="file_format", help="of the files (default: npy)")
+    add("--rows-a-file", type=int, help="a kill loses at most the file at work (default: 16384)")
+    add("--dim", type=int, help="the first so many numbers, of unit norm again (default: the model's width)")
+    add("--dtype", choices=("float32", "float16"), help="of the numbers (default: float32)")
+    _add_reading(parser)
+    add("--batch-size", type=int, help="texts a forward pass (default: 64)")
+    add("--precision", choices=("float32", "bfloat16"), help="of matrix products (default: float32)")
+    add("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
+    add("--overwrite", action="store_true", help="make anew what another call left in --output")
+
+
+def _serve(parser: ArgumentParser) -> None:
+    """Serves a model over HTTP: POST /v1/embeddings as OpenAI has it, /similarity, /search; GET /health, /metrics.
+
+    With an index of images, their search page, too. docs/deploying.md shows requests and answers.
+    """
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="as evaluate takes it")
+    index = "what /search looks in: EmbeddingIndex.save, mcse search index or mcse embed wrote it"
+    add("--index", type=Path, metavar="INDEX", help=index)
+    add("--host", help="address to listen on (default: 127.0.0.1, this machine alone)")
+    add("--port", type=int, help="(default: 8765)")
+    add("--token", help="what requests must bring as Authorization: Bearer … (default: $MCSE_TOKEN, which ps hides)")
+    add("--name", help="what the model is called in answers (default: the last part of MODEL)")
+    add("--most-waiting", type=int, metavar="N", help="texts that may wait; beyond them 429 (default: 4096)")
+    _add_reading(parser)
+    add("--precision", choices=("float32", "bfloat16"), help="of matrix products (default: float32)")
+    add("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
+
+
 def _search_index(parser: ArgumentParser) -> None:
     """Encodes a folder of images once. Run again, it takes over what has not changed; killed, it goes on."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="images, searched to any depth")
@@ -375,6 +419,8 @@ COMMANDS: Mapping[str, Command | Group] = {
         "run a frozen image encoder over images once, into a feature store", _extract_features, "extract_features"
     ),
     "mine": Command("add hard negatives to a table of pairs, for training on tables", _mine, "mine"),
+    "embed": Command("embed a column of a table, to files; goes on when killed", _embed, "embed"),
+    "serve": Command("serve a model over HTTP: embeddings, similarity, search", _serve, "serve"),
     "search": Group(
         "search a folder of images by sentences, by images, and by images plus and minus words",
         {

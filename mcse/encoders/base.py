@@ -225,6 +225,10 @@ class BaseEncoder(ABC, Generic[Tokens]):
             raise ValueError(f"embeddings are {widths}; cosines need equal widths")
         return first_ND @ second_MD.T
 
+    def count_tokens(self, sentences: Sequence[str]) -> list[int]:
+        """How many tokens of each sentence, its prompt and the special ones included, the model reads."""
+        return [len(tokens) for tokens in self._tokenize(self._prompted(sentences), max_length=self.max_length)]
+
     def _embed(
         self,
         sentences: str | Sequence[str],

@@ -50,6 +50,10 @@ class Model2VecEncoder(BaseEncoder[RawText]):
     def _tokenize(self, texts: Sequence[str], *, max_length: int | None) -> list[RawText]:
         return [RawText(text, max_length) for text in texts]
 
+    def count_tokens(self, sentences: Sequence[str]) -> list[int]:
+        """As for every encoder: the table's own tokens."""
+        return [len(ids) for ids in self._model.tokenize(list(sentences), max_length=self.max_length)]
+
     def _forward(self, tokens: Sequence[RawText]) -> Tensor:
         # Its own norm is left to the frame, so that raw rows are those before it.
         row_BD = self._model.encode(

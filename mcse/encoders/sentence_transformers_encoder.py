@@ -123,6 +123,12 @@ class SentenceTransformersEncoder(JointSpaceEncoder[RawText]):
             raise ValueError(f"{self._title()} cannot be given another max_length than its own")
         return [RawText(text, cut) for text in texts]
 
+    def count_tokens(self, sentences: Sequence[str]) -> list[int]:
+        """As for every encoder; of a model without a mask of tokens, words."""
+        read = self._model.preprocess(list(sentences), prompt=self.prompt or None)
+        mask = read.get("attention_mask")
+        return [len(text.split()) for text in sentences] if mask is None else [int(n) for n in mask.sum(dim=1)]
+
     def _forward(self, tokens: Sequence[RawText]) -> Tensor:
         cut = tokens[0].cut
         asked = {} if cut is None else {"processing_kwargs": {"text": {"max_length": cut, "truncation": True}}}

@@ -22,6 +22,9 @@ LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _STOP_SECONDS = 30
 """For what is being answered when the process is told to stop."""
 
+_DROPPED = 4
+"""Times what is read of a body, to be dropped before it is refused; a larger one finds the connection closed."""
+
 _MAX_CONNECTIONS = 512
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -73,14 +76,20 @@ async def limited(request: Request, *, most_bytes: int) -> AsyncGenerator[bytes,
         TooLargeError: It is larger, as it says itself or as it turns out.
     """
     announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > most_bytes:
+    total = int(announced) if announced.isdecimal() else 0
+    if total > _DROPPED * most_bytes:
         raise TooLargeError
-    total = 0
+    is_large, total = total > most_bytes, 0
     async for chunk in request.stream():
         total += len(chunk)
-        if total > most_bytes:
-            raise TooLargeError
-        yield chunk
+        is_large = is_large or total > most_bytes
+        if total > _DROPPED * most_bytes:
+            break
+        if not is_large:
+            yield chunk
+    if is_large:
+        # Read to its end, as most clients do not look for an answer before they have sent all.
+        raise TooLargeError
 
 
 class ImpatientProtocol(H11Protocol):

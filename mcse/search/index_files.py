@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from mcse.files import claimed, read_bytes, replacing, sha256_file, write_json
-from mcse.reading import parse_json
+from mcse.reading import parse_json, read_json
 from mcse.search.rows import RowBlocks
 from mcse.types import FloatArray
 
@@ -72,6 +72,18 @@ def is_unfinished(folder: Path) -> bool:
     """Whether all that a folder holds is what a kill left of its first save."""
     starts = (f"{CONTENT_FILE}.", f".{CONTENT_FILE}.")
     return all(_OWN_EMBEDDINGS.fullmatch(path.name) or path.name.startswith(starts) for path in folder.iterdir())
+
+
+def kind_of(folder: Path) -> str:
+    """What a folder is an index of.
+
+    Raises:
+        ValueError: It is none, or a damaged one.
+    """
+    path = folder / CONTENT_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} is not an index: there is no {CONTENT_FILE} in it")
+    return read_json(path, _Head, most_bytes=_MOST_BYTES).index_of
 
 
 @dataclass(frozen=True, slots=True)

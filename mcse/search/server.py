@@ -12,7 +12,7 @@ import io
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,19 +94,19 @@ def build_app(search: ImageSearch, *, names: frozenset[str] | None = LOCAL_NAMES
             whose name is made to point here would read the images.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    add_page(app, search)
+    app.add_exception_handler(HTTPException, add_page(app, search))
     app.add_middleware(Guard, names=names)
     return app
 
 
-def add_page(app: FastAPI, search: ImageSearch) -> None:
-    """Adds the page, its images and its errors to an application."""
+def add_page(app: FastAPI, search: ImageSearch) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Adds the page and its images to an application; gives what answers for addresses that there are none of."""
     site = _Site(search)
     app.add_api_route("/", site.show, methods=["GET"])
     app.add_api_route("/image/{place}", site.image, methods=["GET"])
     app.add_api_route("/upload/{mark}", site.uploaded, methods=["GET"])
     app.add_api_route("/upload", site.upload, methods=["POST"])
-    app.add_exception_handler(HTTPException, site.missing)
+    return site.missing
 
 
 class _Site:

@@ -61,9 +61,9 @@ _LOW = {
         *("models", "distributed", "cpu"),
     ),
     "search": part(
-        "indexes of sentences and images, questions, the server and its page",
-        *("files", "progress", "reading", "images", "run_folder", "manifest", "types", "data", "text", "models"),
-        *("encoders", "metrics", "report", "distributed", "cpu"),
+        "indexes of sentences and images, embeddings on disk, questions, the page and the service",
+        *("errors", "files", "progress", "reading", "images", "run_folder", "manifest", "types", "data", "text"),
+        *("models", "encoders", "metrics", "report", "distributed", "cpu"),
     ),
     "evaluation": part(
         "published protocols as suites, evaluators while training, and what they share",
@@ -108,6 +108,7 @@ HOMES: dict[str, set[str]] = {
     "mteb": {"evaluation"},
     "sacrebleu": {"metrics"},
     "fastapi": {"search"},
+    "prometheus_client": {"search"},
     "starlette": {"search"},
     "uvicorn": {"search"},
     "cv2": set(),
@@ -210,7 +211,14 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
         "nn/match_head.py",
         "text/word_pieces.py",
     ),
-    "search": ("search", "commands/mine.py", "commands/search.py"),
+    "search": (
+        "search",
+        "commands/embed.py",
+        "commands/mine.py",
+        "commands/search.py",
+        "commands/serve.py",
+        "data/text_column.py",
+    ),
     "demo": ("scenes", "commands/demo.py", "models/small_encoder.py", "report/demo_page.py"),
 }
 """What belongs to one system, as paths below ``mcse``; a folder stands for all in it. All else is the frame."""
