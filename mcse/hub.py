@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: the commit that a repository's name stands for, one as long as the process lives."""
+"""Models and datasets of the Hugging Face hub: the commit that a repository's name stands for, one a process."""
 
 from __future__ import annotations
 
@@ -6,31 +6,37 @@ import functools
 import logging
 import socket
 from pathlib import Path
+from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 logger = logging.getLogger(__name__)
 
-_FILES = ("config.json", "modules.json", "open_clip_config.json")
-"""Every repository with an encoder has one of them."""
+Kind: TypeAlias = Literal["model", "dataset"]
 
-_commits: dict[str, str] = {}
+_FILES: dict[Kind, tuple[str, ...]] = {
+    "model": ("config.json", "modules.json", "open_clip_config.json"),
+    "dataset": ("README.md", ".gitattributes"),
+}
+"""Every repository with an encoder, or with a dataset, has one of them."""
+
+_commits: dict[tuple[Kind, str], str] = {}
 
 
-def fetch_file(repository: str, file: str) -> Path | None:
+def fetch_file(repository: str, file: str, *, kind: Kind = "model") -> Path | None:
     """A file of a repository at its commit, from the cache or the hub; ``None`` where it cannot be had."""
     _look_for_network()
     try:
         # Of a commit that is known, the cache answers without asking the hub.
-        return Path(hf_hub_download(repository, file, revision=_commits.get(repository)))
+        return Path(hf_hub_download(repository, file, repo_type=kind, revision=_commits.get((kind, repository))))
     except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError):
         return None
 
 
-def commit_of(name: str) -> str | None:
+def commit_of(name: str, *, kind: Kind = "model") -> str | None:
     """The commit that is read of a repository; ``None`` of a folder, or where nothing of it can be had.
 
     It is asked of the hub once, or of the cache where the hub cannot be reached, so that config, weights and tokenizer
@@ -38,18 +44,28 @@ def commit_of(name: str) -> str | None:
     """
     if Path(name).exists():
         return None
-    for file in _FILES if name not in _commits else ():
+    for file in _FILES[kind] if (kind, name) not in _commits else ():
         # .../snapshots/COMMIT/FILE, from where every loader reads
-        if (found := fetch_file(name, file)) is not None:
-            _commits[name] = found.parent.name
+        if (found := fetch_file(name, file, kind=kind)) is not None:
+            _commits[kind, name] = found.parent.name
             break
-    return _commits.get(name)
+    return _commits.get((kind, name))
 
 
-def at_commit(name: str) -> dict[str, str]:
-    """What pins a loader of transformers to ``commit_of``; nothing of a folder."""
-    commit = commit_of(name)
+def at_commit(name: str, *, kind: Kind = "model") -> dict[str, str]:
+    """What pins a loader of transformers, datasets or open_clip to ``commit_of``; nothing of a folder."""
+    commit = commit_of(name, kind=kind)
     return {} if commit is None else {"revision": commit}
+
+
+def folder_at_commit(name: str) -> Path | None:
+    """All files of a model at its commit, for a loader that takes no commit; ``None`` as ``commit_of``.
+
+    Raises:
+        OSError: Some of them cannot be had.
+    """
+    commit = commit_of(name)
+    return None if commit is None else Path(snapshot_download(name, revision=commit))
 
 
 def forget_commits() -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from mcse.commands import exit_code
 from mcse.distributed import is_main, join_world
-from mcse.encoders.loading import encoder_digest, load_encoder
+from mcse.encoders.loading import encoder_digest, hub_commit, load_encoder
 from mcse.encoders.word_vectors import WordVectorEncoder
 from mcse.errors import in_words, is_out_of_memory, printable
 from mcse.evaluation.compare import compare
@@ -27,7 +27,6 @@ from mcse.evaluation.suite import Subject, SuiteOptions, TransferMode
 from mcse.evaluation.suites import SUITES
 from mcse.evaluation.worst_pairs import worst_pairs
 from mcse.files import claimed
-from mcse.hub import commit_of
 from mcse.manifest import Reading
 from mcse.metrics.quantization import RowKind
 from mcse.report.evaluation_files import (
@@ -261,7 +260,7 @@ def _evaluate(groups: Mapping[str, Sequence[str]], runner: Runner, reports: _Rep
 
 def _say(model: str, suites: str) -> None:
     if is_main():
-        commit = commit_of(model)
+        commit = hub_commit(model)
         pinned = f" at commit {commit}" if commit else ""
         print(printable(f"evaluating {model}{pinned} on {suites}"), file=sys.stderr)
 

@@ -19,6 +19,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
+from mcse.data.hub_datasets import load_hub_dataset
 from mcse.data.saved_datasets import load_saved
 from mcse.data.table_config import NamedTable
 from mcse.data.tables import (
@@ -304,6 +305,6 @@ def _hub_dataset(name: str, path: Path, *, key: str) -> datasets.Dataset:
     if name.count("/") != 1 or Path(name).suffix in (".csv", ".tsv", ".jsonl", ".gz", ".parquet"):
         raise FileNotFoundError(f"{key}: no file at {path}")
     try:
-        return datasets.load_dataset(name, split=split or "train")
+        return load_hub_dataset(name, split=split or "train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise FileNotFoundError(f"{key}: no file at {path}, and no hub dataset {name!r}: {said(error)}") from None

@@ -121,13 +121,31 @@ def encoder_digest(name: str, reading: Reading = Reading()) -> str | None:  # no
     return digest if digest is None or reading == Reading() else digest_of(digest, repr(asdict(reading)))
 
 
+def hub_commit(name: str) -> str | None:
+    """The commit of the hub at which loading reads a name; ``None`` of what lies on this machine."""
+    try:
+        repository = _repository(locate(name))
+    except NoModelError:
+        return None
+    return None if repository is None else commit_of(repository)
+
+
+def _repository(located: Located) -> str | None:
+    """The repository of the hub that a name stands for."""
+    if located.kind == "hub" or (located.kind in _FOREIGN and not located.folder.is_dir()):
+        return repository(located.path) if located.kind == "library" else located.path
+    if located.kind == "open_clip":
+        return open_clip_source(located.path, title=f"text tower {located.name!r}").repository
+    return None
+
+
 def _has_modules(located: Located) -> bool:
     return located.kind in ("sentence_transformers", "hub") and fetch(located.path, MODULES) is not None
 
 
 def _digest(located: Located) -> str | None:
-    if located.kind == "hub" or (located.kind in _FOREIGN and not located.folder.is_dir()):
-        return commit_of(repository(located.path) if located.kind == "library" else located.path)
+    if located.kind != "open_clip" and (name := _repository(located)) is not None:
+        return commit_of(name)
     if located.kind == "open_clip":
         return _open_clip_digest(located)
     if located.kind == "vectors":

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mcse.encoders.base import BaseEncoder
 from mcse.encoders.inputs import Precision, RawText, check_only_pooling
 from mcse.errors import said
+from mcse.hub import folder_at_commit
 from mcse.manifest import Located
 
 
@@ -81,9 +82,8 @@ def load_model2vec(located: Located) -> Any:
             f"{located.name}: needs the package model2vec, which is not installed (pip install 'mcse[model2vec]')"
         ) from None
     try:
-        return StaticModel.from_pretrained(
-            Path(located.path) if Path(located.path).is_dir() else located.path, force_download=False
-        )
+        folder = Path(located.path) if Path(located.path).is_dir() else folder_at_commit(located.path)
+        return StaticModel.from_pretrained(folder or located.path, force_download=False)
     except Exception as error:
         # Its readers may fail in any way.
         raise ValueError(f"{located.name}: model2vec cannot load it: {said(error)}") from error

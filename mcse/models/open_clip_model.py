@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import dynamic_module_utils
 
+from mcse.hub import at_commit
+
 RANDOM_WEIGHTS = "none"
 
 WHOLE_NAMES = ("hf-hub:", "hf_hub:", "local-dir:")
@@ -28,21 +30,33 @@ _UNREADABLE = (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.Unp
 
 
 @contextmanager
-def _without_code() -> Iterator[None]:
-    """Refuses code that a model brings along.
+def _as_pinned() -> Iterator[None]:
+    """Reads every repository of the hub at the one commit of this process, and refuses code that a model brings along.
 
     Transformers would ask on the terminal whether to run it, and open_clip would not even ask where a model's own
-    settings of its tokenizer say ``trust_remote_code``.
+    settings of its tokenizer say ``trust_remote_code``. Nor does open_clip take a commit.
     """
-    from open_clip import factory
+    from open_clip import factory, pretrained
 
-    seconds, tokenizer = dynamic_module_utils.TIME_OUT_REMOTE_CODE, factory.HFTokenizer
+    def tokenizer(name: str, *given: Any, **keys: Any) -> Any:
+        return of_library(name, *given, **{**keys, "trust_remote_code": False, **at_commit(name)})
+
+    def download(model_id: str, *given: Any, **keys: Any) -> Any:
+        return from_hub(model_id, *given, **{**keys, **at_commit(model_id)})
+
+    seconds, of_library, from_hub = (
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE,
+        factory.HFTokenizer,
+        pretrained.download_pretrained_from_hf,
+    )
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # to answer; then it is refused
-    factory.HFTokenizer = lambda *given, **keys: tokenizer(*given, **{**keys, "trust_remote_code": False})
+    factory.HFTokenizer = tokenizer
+    factory.download_pretrained_from_hf = pretrained.download_pretrained_from_hf = download
     try:
         yield
     finally:
-        dynamic_module_utils.TIME_OUT_REMOTE_CODE, factory.HFTokenizer = seconds, tokenizer
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE, factory.HFTokenizer = seconds, of_library
+        factory.download_pretrained_from_hf = pretrained.download_pretrained_from_hf = from_hub
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +107,7 @@ def build_open_clip(name: str, *, title: str, weights: bool = True) -> tuple[Any
     is_trained = weights and pretrained != RANDOM_WEIGHTS
     tag = _tag(model_name, pretrained)
     try:
-        with _without_code():
+        with _as_pinned():
             model, _, preprocess = open_clip.create_model_and_transforms(
                 model_name,
                 pretrained=pretrained if is_trained else None,
@@ -120,7 +134,7 @@ def load_open_clip_tokenizer(name: str, *, title: str) -> Tokenize:
     import open_clip
 
     try:
-        with _without_code():
+        with _as_pinned():
             tokenizer: Any = open_clip.get_tokenizer(split_name(name)[0])
     except _UNREADABLE as error:
         raise ValueError(f"{title}: its tokenizer cannot be loaded: {error}") from error

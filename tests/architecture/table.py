@@ -26,7 +26,7 @@ _LOW = {
     "images": part("image files → RGB; alone opens images"),
     "progress": part("how long work takes: a bar on a terminal, lines in a log", "errors"),
     "version": part("the version"),
-    "hub": part("the commit of the hub that a model's name stands for"),
+    "hub": part("the commit of the hub that the name of a model or dataset stands for"),
     "errors": part("how errors of other libraries are worded"),
     "types": part("batches, `LossTerm`, scores and their keys, protocols"),
     "yaml_files": part("YAML's core schema: read in bounds, written quoted", "files"),
@@ -49,7 +49,7 @@ _LOW = {
     "text": part(
         "strings → ids: vocabularies, word vectors' files, maps of words, BIO tags, words to pieces", "files", "reading"
     ),
-    "data": part("files → typed batches", "errors", "files", "progress", "reading", "images", "types", "text"),
+    "data": part("files → typed batches", "errors", "files", "hub", "progress", "reading", "images", "types", "text"),
     "scenes": part("the picture world of the demo, and words for what it shows", "files", "reading", "types"),
     "models": part(
         "`forward(batch)` → rows, and checkpoints of them; h5py for ELMo's original release",

@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 
 from mcse.data.captions.files import CaptionRow, caption_texts
+from mcse.data.hub_datasets import load_hub_dataset
 from mcse.data.images.names import name_of_cell
 from mcse.data.saved_datasets import load_saved
 from mcse.data.tables import CAPTIONS, find_columns
@@ -191,7 +192,7 @@ def _load(source: str) -> Mapping[str, datasets.Dataset]:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         loaded = load_saved(folder)
     else:
-        loaded = datasets.load_dataset(source)
+        loaded = load_hub_dataset(source)
     return {"train": loaded} if isinstance(loaded, datasets.Dataset) else loaded
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import datasets
 from huggingface_hub import hf_hub_download
 
+from mcse.data.hub_datasets import load_hub_dataset
 from mcse.data.tables import (
     HEAD_LINES,
     SENTENCES,
@@ -30,6 +31,7 @@ from mcse.data.tables import (
     text_cell,
 )
 from mcse.files import digest_of, sha256_file, text_lines
+from mcse.hub import at_commit
 from mcse.reading import say_read
 
 logger = logging.getLogger(__name__)
@@ -134,11 +136,13 @@ def _local_file(source: str, *, root: Path) -> Path | None:
         if len(parts) < 3:
             raise ValueError(f"data.sentences: {source!r} must be hf://datasets/OWNER/NAME/FILE")
         owner, name, inside = parts
-        prepared = root / Path(inside).name
+        prepared, repository = root / Path(inside).name, f"{owner}/{name}"
         if prepared.is_file():
             return prepared
         try:
-            return Path(hf_hub_download(f"{owner}/{name}", inside, repo_type="dataset"))
+            return Path(
+                hf_hub_download(repository, inside, repo_type="dataset", **at_commit(repository, kind="dataset"))
+            )
         except Exception as error:
             raise FileNotFoundError(
                 f"data.sentences: {source} is neither at {prepared} nor available from the hub "
@@ -184,7 +188,7 @@ def load_hub_text(name: str, *, streaming: bool = False) -> Any:
         FileNotFoundError: There is none of this name.
     """
     try:
-        loaded = datasets.load_dataset(name, split="train", streaming=streaming)
+        loaded = load_hub_dataset(name, split="train", streaming=streaming)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise FileNotFoundError(f"data.sentences: no file and no hub dataset {name!r}: {error}") from None
     # Rows of a stream are decoded whole, with what stands in other columns; without features nothing is.

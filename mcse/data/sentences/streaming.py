@@ -24,6 +24,7 @@ from mcse.data.sentences.files import load_hub_text, text_column
 from mcse.data.streams import Share, TokenMasker, sentence_batch
 from mcse.data.tables import HEAD_LINES, check_is_text, in_one_line
 from mcse.files import digest_of, sha256_file, text_lines
+from mcse.hub import commit_of
 from mcse.types import SentenceBatch, Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -74,13 +75,14 @@ class TextFiles:
 
 
 class HubTexts:
-    """A hub dataset, streamed. The digest is of its name and of what the hub says of its size."""
+    """A hub dataset, streamed. The digest is of its name, its commit and what the hub says of its size."""
 
     def __init__(self, dataset: datasets.IterableDataset, *, source: str, column: str) -> None:
         self.source, self._column = source, column
         self._dataset = dataset.select_columns([column])
         info = dataset.info
-        self.digest = digest_of(source, column, str(info.version), str(info.splits), str(dataset.num_shards))
+        size = (str(info.version), str(info.splits), str(dataset.num_shards))
+        self.digest = digest_of(source, column, str(commit_of(source, kind="dataset")), *size)
 
     def __len__(self) -> int:
         return int(self._dataset.num_shards)

@@ -14,6 +14,7 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
+from mcse.data.hub_datasets import load_hub_dataset
 from mcse.data.tables import (
     SCORED_PAIRS,
     TABLE_SUFFIXES,
@@ -397,7 +398,7 @@ def _task(name: str, subsets: tuple[ScoredPairs, ...]) -> StsTask:
 
 
 def _load_hub_pairs(name: str, repository: str, *, split: str = "test") -> ScoredPairs:
-    table = datasets.load_dataset(repository, split=split)
+    table = load_hub_dataset(repository, split=split)
     wanted = ["sentence1", "sentence2", "score"]
     missing = set(wanted) - set(table.column_names)
     if missing:

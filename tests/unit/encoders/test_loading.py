@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcse.encoders.loading import encoder_digest, load_encoder
+from mcse.encoders.loading import encoder_digest, hub_commit, load_encoder
 from mcse.encoders.open_clip_encoder import OpenClipEncoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.encoders.word_vectors import WordVectorEncoder
@@ -237,6 +239,42 @@ def test_a_hub_model_stays_at_the_commit_that_was_read_first(
     moved = load_encoder("org/name", pooling="mean").encode(SENTENCES)
     np.testing.assert_allclose(moved, load_encoder(str(other), pooling="mean").encode(SENTENCES), atol=1e-6)
     assert np.abs(moved - expected).max() > 1e-3
+
+
+def test_an_open_clip_model_of_the_hub_stays_at_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    home = tmp_path / "models--org--clip"
+    (home / "refs").mkdir(parents=True)
+    for commit, seed in (("ab" * 20, 0), ("cd" * 20, 1)):
+        build_tiny_open_clip(home / "snapshots" / commit, seed=seed)
+    name = "open_clip:hf-hub:org/clip"
+    first, second = (
+        load_encoder(f"open_clip:local-dir:{home / 'snapshots' / commit}").encode(SENTENCES)
+        for commit in ("ab" * 20, "cd" * 20)
+    )
+    for commit in ("ab" * 20, "cd" * 20):  # the hub moves on, the process does not
+        (home / "refs" / "main").write_text(commit)
+        np.testing.assert_allclose(load_encoder(name).encode(SENTENCES), first, atol=1e-6)
+        assert hub_commit(name) == "ab" * 20
+    forget_commits()
+    np.testing.assert_allclose(load_encoder(name).encode(SENTENCES), second, atol=1e-6)
+    assert np.abs(first - second).max() > 1e-3
+
+
+def test_a_model2vec_table_of_the_hub_is_read_at_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That library takes no commit: it is given the folder of one."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    read: list[Path] = []
+    library = types.ModuleType("model2vec")
+    library.StaticModel = types.SimpleNamespace(  # type: ignore[attr-defined]
+        from_pretrained=lambda path, force_download: [read.append(path), types.SimpleNamespace(max_length=8)][1]
+    )
+    monkeypatch.setitem(sys.modules, "model2vec", library)
+    for commit in ("ab" * 20, "cd" * 20):
+        _cache(tmp_path, "org/table", commit, file="config.json")
+        load_encoder("model2vec:org/table", device="cpu")
+        assert hub_commit("model2vec:org/table") == "ab" * 20
+    assert read == [tmp_path / "models--org--table" / "snapshots" / ("ab" * 20)] * 2
 
 
 def test_the_digest_of_a_tag_is_of_its_repositorys_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
