@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from mcse.data.streams import Share, TokenMasker, sentence_batch
 from mcse.data.tables import HEAD_LINES, check_is_text, in_one_line
 from mcse.files import digest_of, sha256_file, text_lines
 from mcse.hub import commit_of
+from mcse.reading import say_read
 from mcse.types import SentenceBatch, Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -122,7 +123,10 @@ def open_texts(source: str, *, root: Path) -> TextParts:
 
 @dataclass(slots=True)
 class _Place:
-    """How far a stream is: where its block begins, how much of it is used, and the next batch's step."""
+    """How far a stream is: where its block begins, how much of it is used, and the next batch's step.
+
+    Of the rows of the epoch before the block, ``blank`` were blank, ``unwanted`` left out, and ``kept`` the others.
+    """
 
     step: int = 0
     epoch: int = 0
@@ -130,6 +134,9 @@ class _Place:
     turn: int = 0
     row: int = 0
     used: int = 0
+    kept: int = 0
+    blank: int = 0
+    unwanted: int = 0
 
 
 class StreamedSentences:
@@ -177,7 +184,7 @@ class StreamedSentences:
         self._parts = range(share.rank, len(texts), share.world_size) if self.split_by_part else range(len(texts))
         self._place = _Place()
         self._block: list[str] | None = None
-        self._after = (0, 0)
+        self._after = _Place()
         self._reader: tuple[tuple[int, int, int], Iterator[str]] | None = None
 
     @property
@@ -218,6 +225,7 @@ class StreamedSentences:
             if not self._block:
                 if is_whole:
                     raise self._too_few(size)
+                self._say_read(over=len(rows))
                 rows, is_whole = [], True
                 self._place = _Place(step=self._place.step, epoch=self._place.epoch + 1)
                 self._block = None
@@ -234,27 +242,57 @@ class StreamedSentences:
         return rows[own : own + self.share.batch_size]
 
     def _next_block(self) -> None:
-        place = self._place
-        turn, row = self._after
-        self._place = _Place(step=place.step, epoch=place.epoch, block=place.block + 1, turn=turn, row=row)
+        self._place = replace(self._after, step=self._place.step)
         self._block = None
+
+    def _say_read(self, *, over: int) -> None:
+        """How many of an epoch's rows were read; the first one's tells of all, as far as this process saw it."""
+        place = self._after
+        if place.epoch or not (self.split_by_part or self.share.rank == 0):
+            return
+        own = f" (parts of process {self.share.rank})" if self.split_by_part else ""
+        say_read(
+            f"{self.texts.source}{own}",
+            read=place.kept - over,
+            total=place.kept + place.blank + place.unwanted,
+            unit="rows",
+            passed_over={
+                "blank": place.blank,
+                "in a test set": place.unwanted,
+                "too few for a batch at the end": over,
+            },
+            is_usual=not (place.blank or place.unwanted),
+        )
 
     def _read_block(self) -> list[str]:
         """The sentences of the block that begins at the place, permuted; none at the end of an epoch."""
         place = self._place
+        blank, unwanted = place.blank, place.unwanted
         order = np.random.default_rng([self.seed, Draw.ORDER, place.epoch]).permutation(len(self._parts))
         turn, row = place.turn, place.row
         block: list[str] = []
         while turn < len(order) and len(block) < self.window:
             for text in self._rows(place.epoch, turn, row, part=self._parts[int(order[turn])]):
                 row += 1
-                if text and self.wanted(text):
+                if not text:
+                    blank += 1
+                elif not self.wanted(text):
+                    unwanted += 1
+                else:
                     block.append(text)
                     if len(block) == self.window:
                         break
             else:
                 turn, row = turn + 1, 0
-        self._after = (turn, row)
+        self._after = _Place(
+            epoch=place.epoch,
+            block=place.block + 1,
+            turn=turn,
+            row=row,
+            kept=place.kept + len(block),
+            blank=blank,
+            unwanted=unwanted,
+        )
         if self._reader is not None:
             self._reader = ((place.epoch, turn, row), self._reader[1])
         seed = [self.seed, Draw.WINDOWS, place.epoch, place.block, self._parts[0]]

@@ -181,6 +181,48 @@ def test_a_hub_dataset_is_streamed(tmp_path, monkeypatch):
         open_texts("someone/sentences::words", root=tmp_path)
 
 
+@pytest.mark.parametrize("stopped", [None, 3, 9])
+@pytest.mark.parametrize("window", [1, 5, 1000])
+def test_a_stream_says_at_its_end_what_became_of_every_row(tmp_path, caplog, window, stopped):
+    """Two files of 20 and 10 sentences with three blank lines each; every seventh stands in a test set."""
+    source = write(tmp_path, (20, 10))
+    lines = [line for path in tmp_path.glob("*.txt") for line in path.read_text().split("\n")[:-1]]
+    texts = [line for line in lines if line]
+
+    def wanted(text):
+        return int(text.split()[-1]) % 7 != 0
+
+    kept = sum(map(wanted, texts))
+    over = kept % 4
+    stream = stream_of(tmp_path, source, window=window, wanted=wanted)
+    with caplog.at_level("INFO"):
+        for step in range(kept // 4):
+            if step == stopped:
+                state = json.loads(json.dumps(stream.state_dict()))
+                stream = stream_of(tmp_path, source, window=window, wanted=wanted)
+                stream.load_state_dict(state)
+            stream.batch(step)
+        assert "rows read" not in caplog.text
+        stream.batch(kept // 4)
+    blank, left_out = len(lines) - len(texts), len(texts) - kept
+    assert min(blank, left_out, over) > 0
+    assert (
+        f"part-*.txt: {kept - over} of {len(lines)} rows read ({blank} blank, {left_out} in a test set, "
+        f"{over} too few for a batch at the end)"
+    ) in caplog.text
+    stream.batch(3 * kept // 4)
+    assert caplog.text.count("rows read") == 1
+
+
+def test_each_process_says_what_it_has_read(tmp_path, caplog):
+    source = write(tmp_path, (8, 8))
+    with caplog.at_level("INFO"):
+        for rank in range(2):
+            stream_of(tmp_path, source, rank=rank, world_size=2).batch(2)
+    for rank in range(2):
+        assert f"(parts of process {rank}): 8 of 11 rows read (3 blank)" in caplog.text
+
+
 def test_what_cannot_be_streamed_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"data\.sentences: no file at .*absent\.txt"):
         open_texts("absent.txt", root=tmp_path)
