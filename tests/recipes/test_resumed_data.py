@@ -7,7 +7,9 @@ import re
 import shutil
 
 import huggingface_hub.constants
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mcse.hub import forget_commits
@@ -22,7 +24,16 @@ GOES_ON = {"train.resume": "auto", "train.max_steps": 2, "train.eval_steps": 2}
 def tiny(tmp_path):
     folder = build_tiny_run(tmp_path / "tiny")
     write_senteval(folder / "tests")
+    draw_images(folder)
     return folder
+
+
+def draw_images(folder):
+    """Of the captions, uncompressed: a byte can change and nothing else."""
+    (folder / "images").mkdir()
+    for number in range(48):
+        pixels = np.random.default_rng(number).integers(256, size=(4, 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{number:04d}.bmp")
 
 
 def of_equal_size(path):
@@ -51,6 +62,12 @@ CHANGES = {
         "tests/SICK/SICK_test_annotated.txt",
         "test sentences left out",
     ),
+    "an image read as pixels": (
+        "mcse",
+        {"data.images": {"folder": "images", "tower": "pixels:4"}},
+        "images/0007.bmp",
+        "images",
+    ),
     "word similarity": ("grounded_words", {}, "similarity.tsv", "word pairs"),
     "a contextual encoder": ("word_features", {}, "elmo/config.json", "encoder"),
     "a tagger's encoder": ("maf", {}, "bert/config.json", "encoder"),
@@ -71,6 +88,9 @@ def test_resuming_notices(change, tiny, tmp_path, capsys):
         state = load_file(tiny / file)
         name = next(name for name in state if "word_embeddings" in name)
         save_file({**state, name: state[name] + 0.01}, tiny / file, metadata={"format": "pt"})
+    elif file.endswith(".bmp"):
+        data = (tiny / file).read_bytes()
+        (tiny / file).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     elif file.endswith("tokenizer.json"):
         rules = json.loads((tiny / file).read_text())
         rules["normalizer"]["lowercase"] = False
@@ -85,7 +105,8 @@ def test_resuming_notices(change, tiny, tmp_path, capsys):
     message = capsys.readouterr().err.splitlines()[-1]
     assert f"train.resume: {output} was trained with other files: " in message
     assert f" ({role}) has changed since" in message
-    assert str(tiny / file) in message or role == "test sentences left out"
+    named = (tiny / file).parent if role == "images" else tiny / file
+    assert str(named) in message or role == "test sentences left out"
 
 
 def test_resuming_takes_an_encoder_that_was_moved(tiny, tmp_path):

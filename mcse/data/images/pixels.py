@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import numpy as np
@@ -18,7 +19,6 @@ from mcse.data.captions.table import CaptionTable, without_images
 from mcse.data.images.names import ABSENT, find_names
 from mcse.data.images.sources import (
     READING_THREADS,
-    ImageFolder,
     ImageSource,
     OnBadImage,
     SkippedImage,
@@ -77,11 +77,11 @@ class PixelRows:
         return read_distinct(self._read, index, threads=self.threads)
 
     def digest(self, index: NDArray[np.int64]) -> str:
-        """A name for the images at ``index``: by their names, in a folder also by their sizes in bytes."""
-        names = [self.source.names[row] for row in index.tolist()]
-        if isinstance(self.source, ImageFolder):
-            names = [f"{name} {(self.source.root / name).stat().st_size}" for name in names]
-        return digest_of(*sorted(names))
+        """Of the images at ``index``: names and every byte, a few hundredths of the time that decoding them takes."""
+        rows = index.tolist()
+        with ThreadPoolExecutor(self.threads) as pool:
+            found = pool.map(lambda row: f"{self.source.names[row]} {self.source.digest(row)}", rows)
+            return digest_of(*sorted(found))
 
     def file(self, index: RowNumbers) -> DataFile:
         """The images at ``index``."""

@@ -17,6 +17,7 @@ from PIL import Image
 
 from mcse.data.captions.hub import hub_columns, image_names, load_split
 from mcse.data.images.names import IMAGE_SUFFIXES, is_image_file
+from mcse.files import sha256_bytes, sha256_file
 from mcse.images import BadImageError, decode_image, load_image
 from mcse.types import FloatArray
 
@@ -48,6 +49,10 @@ class ImageSource(Protocol):
         """The image in RGB, upright; ``BadImageError`` where it cannot be read."""
         ...
 
+    def digest(self, index: int) -> str:
+        """Of the image's bytes as they are stored; ``OSError`` where they are gone."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ImageFolder:
@@ -59,6 +64,10 @@ class ImageFolder:
     def load(self, index: int) -> Image.Image:
         """The image in RGB, upright; ``BadImageError`` where it cannot be read."""
         return load_image(self.root / self.names[index])
+
+    def digest(self, index: int) -> str:
+        """Of the file's bytes; ``OSError`` where it is gone."""
+        return sha256_file(self.root / self.names[index])
 
 
 class HubImages:
@@ -82,6 +91,13 @@ class HubImages:
         if stored["bytes"] is None:
             return load_image(Path(stored["path"]))
         return decode_image(io.BytesIO(stored["bytes"]), name=f"{self.names[index]} of {self._source}")
+
+    def digest(self, index: int) -> str:
+        """Of the image's bytes, in the table or in the file that it names; ``OSError`` where that is gone."""
+        stored = self._dataset[self._rows[index]][self._column] or {"bytes": b"", "path": None}
+        if stored["bytes"] is None and stored["path"]:
+            return sha256_file(Path(stored["path"]))
+        return sha256_bytes(stored["bytes"] or b"")
 
 
 def open_images(source: str) -> ImageSource:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import datasets
 import h5py
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from PIL import Image
 
 from mcse.data.config import ControlsConfig, DataConfig
 from mcse.data.images.feature_writer import ExtractionPlan, FeatureWriter
+from mcse.data.images.pixels import PixelRows
+from mcse.data.images.sources import HubImages, find_bad_images
 from mcse.data.images.sources import SkippedImage as Skipped
-from mcse.data.images.sources import find_bad_images
 from mcse.data.load import load_caption_table, load_dev_pairs, load_features, load_pairs, load_sentences, open_pixels
 from mcse.data.source_variants import (
     FileCaptions,
@@ -25,6 +27,7 @@ from mcse.data.source_variants import (
 )
 from mcse.images import BadImageError
 from mcse.models.text_encoder import load_tokenizer
+from tests.fixtures.image_folder import image
 from tests.fixtures.tiny_models import build_tiny_bert
 
 NAMES = tuple(f"{row}.png" for row in range(8))
@@ -175,12 +178,39 @@ def test_captions_without_names_cannot_have_pixels(root, tokenizer):
         pairs_of(plain, tokenizer, images=pixels_of(plain))
 
 
-def test_the_digest_of_images_follows_names_and_sizes(root):
+def test_the_digest_of_images_follows_names_and_every_byte(root):
     pixels = pixels_of(config(root))
     first = pixels.digest(np.asarray([1, 2]))
     assert first == pixels.digest(np.asarray([2, 1])) != pixels.digest(np.asarray([1, 3]))
+    path = pixels.source.root / pixels.names[1]
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    assert pixels.digest(np.asarray([1, 2])) != first
+    assert pixels.digest(np.asarray([2, 3])) == pixels_of(config(root)).digest(np.asarray([3, 2]))
+    path.write_bytes(whole)
+    assert pixels.digest(np.asarray([1, 2])) == first
     damage(root, "1.png")
     assert pixels.digest(np.asarray([1, 2])) != first
+
+
+@pytest.mark.parametrize("stored", ["bytes", "path"])
+def test_the_digest_of_images_of_a_dataset_follows_every_byte(tmp_path, stored):
+    def digest(value):
+        image(1).save(tmp_path / "0.png")
+        image(value).save(tmp_path / "1.png")
+        files = [tmp_path / f"{number}.png" for number in range(2)]
+        cells = [
+            {"bytes": file.read_bytes(), "path": file.name} if stored == "bytes" else {"bytes": None, "path": str(file)}
+            for file in files
+        ]
+        rows = datasets.Dataset.from_dict({"image": cells}).cast_column("image", datasets.Image(decode=False))
+        source = HubImages(rows, ["a", "b"], column="image", source="set")
+        pixels = PixelRows(source, lambda image: image, origin="set")
+        return pixels.digest(np.arange(2))
+
+    assert digest(2) == digest(2)
+    assert digest(2) != digest(3)
 
 
 # --- stores
