@@ -103,14 +103,15 @@ class NamedColumns:
             ValueError: A cell that is empty, no text or no number, or a score out of range; names row and column.
         """
         names = (*self.texts, *([] if self.value is None else [self.value]))
+        shown = [shown_names([name]) for name in self.texts]
         empty = read = 0
         for where, cells in self._read(names):
             read += 1
-            texts = [_text(cell, where=f"{where}, column {name!r}") for cell, name in zip(cells, self.texts)]  # noqa: B905
+            texts = [_text(cell, where=f"{where}, column {name}") for cell, name in zip(cells, shown)]  # noqa: B905
             if not all(texts):
                 if self._config.empty_rows == "error":
-                    name = self.texts[texts.index("")]
-                    raise ValueError(f"{where}: the column {name!r} is empty; empty_rows: skip leaves such rows out")
+                    name = shown[texts.index("")]
+                    raise ValueError(f"{where}: the column {name} is empty; empty_rows: skip leaves such rows out")
                 empty += 1
                 continue
             yield Example(tuple(texts), self._value(cells[-1], where=where))
@@ -122,7 +123,7 @@ class NamedColumns:
     def _value(self, cell: Any, *, where: str) -> float:
         if self.value is None:
             return math.nan
-        where = f"{where}, column {self.value!r}"
+        where = f"{where}, column {shown_names([self.value])}"
         value = float(cell) if isinstance(cell, bool) else number_cell(cell, where=where)
         if self.is_label and value not in (0, 1):
             raise ValueError(f"{where}: a label is 0 or 1, got {value:g}; numbers of other kinds are a score")
@@ -196,7 +197,9 @@ def digest_of_source(source: str) -> str:
 def _found(config: NamedTable, source: str, header: Sequence[str]) -> dict[str, str]:
     """By role, the columns that the configuration names, or that have plain names."""
     if doubled := [name for name in header if header.count(name) > 1]:
-        raise ValueError(f"{source}: the column {doubled[0]!r} stands there {header.count(doubled[0])} times")
+        raise ValueError(
+            f"{source}: the column {shown_names(doubled[:1])} stands there {header.count(doubled[0])} times"
+        )
     found = _given(config) if config.query is not None else _plain_columns(header)
     if not found:
         raise ValueError(

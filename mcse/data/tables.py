@@ -385,7 +385,7 @@ def open_records(path: Path, wanted: Names, *, optional: Names | None = None) ->
     def read() -> Iterator[Row]:
         for line, record in _records(path):
             if lacking := [names[name] for name in wanted if names[name] not in record]:
-                raise ValueError(f"{path}, line {line}: {lacking[0]} is missing")
+                raise ValueError(f"{path}, line {line}: {shown_names(lacking[:1])} is missing")
             yield Row(line, tuple(record.get(names[name]) if name in names else None for name in (*wanted, *optional)))
 
     return Table(path, names, read)

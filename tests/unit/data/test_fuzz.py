@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import logging
 import struct
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
+from mcse.commands import mine
 from mcse.commands.prepare import Prepared, write_manifest
 from mcse.data.captions.table import load_captions
 from mcse.data.conll import read_conll
@@ -30,7 +32,8 @@ from mcse.data.sentences.files import open_sentences
 from mcse.data.sentences.streaming import open_texts
 from mcse.data.shards.pairs import ShardFeatures
 from mcse.data.shards.tars import open_shards
-from mcse.data.table_config import NamedTable
+from mcse.data.table_config import NamedTable, TableDataConfig, TrainingTable
+from mcse.data.table_rows import load_tables
 from mcse.data.test_sets.sts import load_scored_pairs, load_senteval_subset, load_sick, load_stsbenchmark
 from mcse.data.test_sets.transfer import load_transfer_task
 from mcse.data.test_sets.wordsim import load_wordsim
@@ -78,12 +81,43 @@ TEXT = "\n".join(f"a dog runs {row}" for row in range(9)).encode()
 VECTORS = "\n".join(f"{word} {row} 0.5 -1.25" for row, word in enumerate(WORDS)).encode() + b"\n"
 BINARY = b"4 3\n" + b"".join(word.encode() + b" " + struct.pack("<3f", 1, 2, row) for row, word in enumerate(WORDS))
 TRIPLETS = [(f"a dog {row}", f'an "animal", {row}', f"a cat {row}") for row in range(6)]
+MINED_NAMES = ("query", "positive", "negative_1", "negative_2")
+MINED = [(*triplet, f"a bird {row}") for row, triplet in enumerate(TRIPLETS)]
 CONLL = b"IMGID:10\nthe\tO\nnew\tB-LOC\nyork\tI-LOC\n\nIMGID:11\nold\tB-PER\ndog\tO\n"
 SIMLEX = "word1\tword2\tPOS\tSimLex999\tconcQ\tSimAssoc333\tx\ty\tz\tu\nold\tnew\tA\t1.58\t2\t1\t0\t0\t0\t0\n"
 
 
+def mined(suffix):
+    """As ``mcse mine`` writes it."""
+    file = io.StringIO(newline="")
+    write = mine._writer(file, list(MINED_NAMES), suffix=suffix)
+    for row in MINED:
+        write(list(row))
+    return file.getvalue().encode()
+
+
 def sentences(path):
     list(open_sentences(path.name, root=path.parent).rows())
+
+
+def table(path):
+    """By plain names, and by names that a configuration gives."""
+    for named in ({}, {"query": "query", "positive": "positive"}):
+        list(open_named_columns(NamedTable(path=path.name, **named), root=path.parent, key="data.table").rows())
+
+
+def training_table(path):
+    """What the recipe ``tables`` keeps of one: tokens and scores."""
+    load_tables(TableDataConfig(root=path.parent, table=TrainingTable(path=path.name)), Spelled())
+
+
+class Spelled:
+    """Stands in for a tokenizer: a sentence is its characters."""
+
+    digest, pad_id = "spelled", 0
+
+    def ids(self, texts, *, max_length=None):
+        return [[ord(sign) for sign in text][:max_length] for text in texts]
 
 
 def stream(path):
@@ -102,6 +136,24 @@ FILES: dict[str, tuple[bytes, Callable[[Path], object]]] = {
     "nli.csv.gz": (gzip.compress(rows(TRIPLETS, ",", header=("sent0", "sent1", "hard_neg"))), sentences),
     "nli.tsv": (rows(TRIPLETS, "\t", header=("anchor", "positive", "negative")), sentences),
     "nli.jsonl": (lines({"query": a, "pos": b, "neg": c} for a, b, c in TRIPLETS), sentences),
+    "table.csv": (rows(MINED, ",", header=MINED_NAMES), table),
+    "table.tsv": (rows(MINED, "\t", header=MINED_NAMES), table),
+    "table.jsonl": (lines(dict(zip(MINED_NAMES, row, strict=True)) for row in MINED), table),
+    "table.jsonl.gz": (gzip.compress(lines(dict(zip(MINED_NAMES, row, strict=True)) for row in MINED)), table),
+    "mined.csv": (mined(".csv"), table),
+    "mined.tsv": (mined(".tsv"), table),
+    "mined.jsonl": (mined(".jsonl"), table),
+    "scored.csv": (rows(PAIRS, ",", header=("score", "sentence1", "sentence2")), training_table),
+    "scored.jsonl": (
+        lines({"score": float(a), "sentence1": b, "sentence2": c} for a, b, c in PAIRS),
+        training_table,
+    ),
+    "labelled.tsv": (
+        rows(
+            [(str(row % 2), b, c) for row, (_, b, c) in enumerate(PAIRS)], "\t", header=("label", "query", "positive")
+        ),
+        training_table,
+    ),
     "text.txt": (TEXT, sentences),
     "text.txt.gz": (gzip.compress(TEXT), sentences),
     "stream.txt.gz": (gzip.compress(TEXT), stream),
@@ -296,6 +348,13 @@ def test_a_damaged_test_set_is_read_or_named(senteval_root, file):
 def test_damaged_parquet_is_read_or_named(tmp_path):
     pq.write_table(pa.table({"text": [f"a dog {row}" for row in range(20)]}), tmp_path / "text.parquet")
     feed(tmp_path / "text.parquet", stream)
+
+
+@pytest.mark.parametrize("read", [table, training_table])
+def test_a_damaged_parquet_table_is_read_or_named(tmp_path, read):
+    columns = {name: [row[place] for row in MINED] for place, name in enumerate(MINED_NAMES)}
+    pq.write_table(pa.table(columns), tmp_path / "table.parquet")
+    feed(tmp_path / "table.parquet", read)
 
 
 def test_a_damaged_dataset_is_read_or_named(tmp_path):

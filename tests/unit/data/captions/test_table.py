@@ -494,7 +494,7 @@ COCO_IMAGES = '{"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name
             '{"image": "a.jpg", "caption": "x"}\n{"image": null, "caption": "y"}\n',
             "line 2: an image is a name",
         ),
-        ("a.jsonl", '{"image": "a.jpg", "caption": "x"}\n{"caption": "y"}\n', "line 2: image is missing"),
+        ("a.jsonl", '{"image": "a.jpg", "caption": "x"}\n{"caption": "y"}\n', "line 2: 'image' is missing"),
         ("a.jsonl", '{"image": "a.jpg", "caption": "x"}\n[1]\n', "line 2 must be an object, got a list"),
     ],
 )
