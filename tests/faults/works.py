@@ -23,11 +23,15 @@ from PIL import Image
 from mcse.commands.main import main
 from mcse.config import to_yaml
 from mcse.data.images.features import open_features
+from mcse.data.named_columns import open_named_columns
+from mcse.data.table_config import NamedTable
 from mcse.files import sha256_file
-from mcse.manifest import check_files
+from mcse.manifest import Manifest, check_files
+from mcse.models.checkpoint import save_checkpoint
+from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 from mcse.recipes.launch import load_config
 from mcse.run_folder import METRICS, read_run, saved_states
-from mcse.search import EmbeddingIndex, builder
+from mcse.search import EmbeddingIndex, builder, mining
 from mcse.search.image_index import ImageIndex
 from mcse.training.state import _damage
 from tests.fixtures.colour_model import build_colour_model, draw_colours
@@ -68,6 +72,7 @@ def build_inputs(folder: Path) -> Path:
     """All that the works read."""
     tiny = build_tiny_run(folder)
     shards_of_tiny_run(tiny)
+    build_checkpoint(tiny / "bert", folder / "checkpoint")
     build_colour_model(folder / "joint")
     draw_colours(folder / "images")
     for number in range(8):
@@ -77,11 +82,25 @@ def build_inputs(folder: Path) -> Path:
     for name, recipe, more in (
         ("text", "simcse", {}),
         ("tars", "mcse", TARS),
+        ("tables", "tables", {}),
         ("once", "simcse", {"train.resume": ...}),
     ):
         keys = {**tiny_keys(tiny, recipe, folder / "unused"), **RUN, **more}
         (folder / f"{name}.yaml").write_text(to_yaml(load_config(None, flags_of(keys))))
     return folder
+
+
+def build_checkpoint(bert: Path, folder: Path) -> None:
+    """A sentence encoder that says how it pools."""
+    save_checkpoint(
+        folder,
+        encoder=load_text_encoder(str(bert), pooling="mean"),
+        tokenizer=load_tokenizer(str(bert)),
+        manifest=Manifest(kind="sentence", recipe="simcse", pooling="mean"),
+        text_head=None,
+        image_heads={},
+        card="",
+    )
 
 
 class Words:
@@ -146,6 +165,14 @@ def read_a_report(output: Path) -> Content:
     return {"scores": json.loads((output / "results.json").read_text())["scores"]}
 
 
+def read_mined(output: Path) -> Content:
+    if not (output / "mined.jsonl").is_file():
+        return {}
+    table = open_named_columns(NamedTable(path=str(output / "mined.jsonl")), root=Path(), key="TABLE")
+    assert len(table.texts) == 3
+    return {str(number): row.texts for number, row in enumerate(table.rows())}
+
+
 def read_sentences(output: Path) -> Content:
     """Of an index over which another one is saved again and again: one of the two."""
     if not (output / "index.json").is_file():
@@ -172,6 +199,7 @@ WORKS: dict[str, Work] = {
         second="was trained with seed",
     ),
     "train on tars, their index": Work(commands=(TRAIN.replace("NAME", "tars"),), read=read_a_run),
+    "train on tables": Work(commands=(TRAIN.replace("NAME", "tables"),), read=read_a_run),
     "train twice": Work(
         commands=(TRAIN.replace("NAME", "once"),), read=read_a_run, second="is not empty", resumes=False
     ),
@@ -196,6 +224,11 @@ WORKS: dict[str, Work] = {
         read=read_features,
         second="finished feature store",
     ),
+    "mine": Work(
+        commands=("mine {inputs}/nli.csv --model {inputs}/checkpoint --batch-size 2 --output {output}/mined.jsonl",),
+        read=read_mined,
+        second="mined.jsonl is there; give --overwrite",
+    ),
     "EmbeddingIndex.save": Work(commands=("save {output}",), read=read_sentences, together=3),
 }
 
@@ -219,6 +252,7 @@ def work_here(words: list[str], site: Path) -> int:
     """A command in this process, which is a child."""
     torch.set_num_threads(1)
     builder._SAVE_SECONDS = 0.0
+    mining._TEXTS_A_PART = 8
     os.environ["MCSE_CACHE"] = str(site / "cache")
     datasets.config.HF_DATASETS_CACHE = site / "cache"
     logging.captureWarnings(True)
