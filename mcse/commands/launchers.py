@@ -22,8 +22,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from mcse.files import write_text
 from mcse.run_folder import read_run
 from mcse.training.signals import StopRequest
@@ -169,6 +167,9 @@ def visible_devices() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name.strip() for name in named.split(",") if name.strip()]
+    # Here, since a wrong seed or key should be told before seconds of imports.
+    import torch
+
     return [str(number) for number in range(torch.cuda.device_count())]
 
 

@@ -80,9 +80,6 @@ class EncoderConfig(TextEncoderConfig):
     ``auto`` packs where the model allows it and the device is one on which it is faster (``models/packing.py``).
     """
 
-    compile: bool = False
-    """Whether the model is compiled, for any width at once: one graph for training and one for evaluation."""
-
     prompt: str | None = None
     """Put before every sentence, in training and afterwards; saved with the checkpoint as its default prompt.
 
@@ -109,11 +106,8 @@ class EncoderConfig(TextEncoderConfig):
             raise ValueError(f"encoder.length_chunks: must be 1 or more, got {self.length_chunks}")
         if self.packing and self.length_chunks > 1:
             raise ValueError("encoder.length_chunks: would do nothing, since encoder.packing leaves no padding to save")
-        if self.packing and (self.gradient_checkpointing or self.compile or self.attention != "sdpa"):
-            raise ValueError(
-                "encoder.packing: needs encoder.attention sdpa, and neither encoder.gradient_checkpointing nor "
-                "encoder.compile"
-            )
+        if self.packing and (self.gradient_checkpointing or self.attention != "sdpa"):
+            raise ValueError("encoder.packing: needs encoder.attention sdpa, and no encoder.gradient_checkpointing")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -116,11 +116,6 @@ class TextEncoder(nn.Module):
         """Looked for when a batch is packed: it leaves a hook, and most encoders around a model never pack."""
         return find_last_layer(self.backbone)
 
-    @property
-    def is_compiled(self) -> bool:
-        """Whether the whole model is compiled, for any width at once."""
-        return self.backbone._compiled_call_impl is not None
-
     def compile_passes(self) -> None:
         """From now on training passes are compiled, one graph for each of ``widths``."""
         import torch._dynamo  # seconds, for those who compile

@@ -47,16 +47,12 @@ def with_graphs(run: Run, train: TrainConfig, *, device: torch.device) -> Run:
 
 
 def _check(encoder: TextEncoder, train: TrainConfig) -> None:
-    name, kind = repr(encoder.facts.name), train.graphs
+    name = repr(encoder.facts.name)
     if not encoder.facts.masks_padding:
         raise ValueError(
             f"train.graphs: {name} takes sentences of equal length alone, so shapes are too many; leave it off"
         )
-    if encoder.is_compiled:
-        raise ValueError(
-            f"encoder.compile: would compile what train.graphs: {kind} makes graphs of; leave one of them out"
-        )
-    if kind == "compile":
+    if train.graphs == "compile":
         if encoder.first_position is not None and encoder.packs_on is None:
             raise ValueError("train.graphs: packed batches have too many shapes to compile; set encoder.packing: false")
         return

@@ -99,9 +99,6 @@ def build_text_side(
     if own_positive and config.frozen is not True:
         check_views_differ(encoder)
     trained = _choose_trained(encoder, config)
-    if config.compile:
-        # In place, so that names in checkpoints stay. Widths vary from batch to batch: one graph must do for all.
-        encoder.backbone.compile(dynamic=True)
     text_head = TanhHead(encoder.width, encoder.width, init_std=encoder.init_std) if head else None
     model = SentenceModel(encoder, head=text_head, mlm_head=load_mlm_head(config.name_or_path) if mlm else None)
     return TextSide(model, tokenizer, encoder_files(config.name_or_path), trained)

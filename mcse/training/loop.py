@@ -129,13 +129,18 @@ class Loop:
         return 0
 
     def _stop_code(self, stop: StopRequest) -> int:
+        """The exit code that some process was asked for, the same on all of them; 0 to go on."""
+        if self.runtime.world_size == 1:
+            return stop.exit_code
         # Processes must agree, which costs a round trip: several of them ask every log_steps only, and after what takes
         # long, since whoever asked may not wait for long.
         config = self.config
         often = (config.log_steps, config.eval_steps, config.save_steps or config.eval_steps)
-        if self.runtime.world_size > 1 and all(self.progress.step % steps for steps in often):
+        if all(self.progress.step % steps for steps in often):
             return 0
-        return stop.agreed(self.runtime.device)
+        asked = torch.tensor([stop.exit_code == 130, stop.exit_code == 143], device=self.runtime.device).long()
+        interrupted, terminated = distributed.sum_over_processes(asked).tolist()
+        return 130 if interrupted else 143 if terminated else 0
 
     def _step(self) -> None:
         accumulation = self.config.accumulation_steps

@@ -6,10 +6,6 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-import torch
-
-from mcse import distributed
-
 _EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
 
@@ -33,12 +29,3 @@ class StopRequest:
         if self.exit_code == 130 and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.exit_code = _EXIT_CODES[signal.Signals(number)]
-
-    def agreed(self, device: torch.device) -> int:
-        """The exit code that some process was asked for, the same on all of them; 0 to go on."""
-        if distributed.world_size() == 1:
-            return self.exit_code
-        codes = distributed.sum_over_processes(
-            torch.tensor([int(self.exit_code == 130), int(self.exit_code == 143)], device=device)
-        ).tolist()
-        return 130 if codes[0] else 143 if codes[1] else 0

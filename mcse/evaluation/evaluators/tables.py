@@ -73,7 +73,7 @@ class TableEvaluator(DevSet):
         name: Before the scores' names.
         encoder: The model as it is now.
         examples: The rows.
-        metrics: What ``score`` can give.
+        metrics: Those of ``score`` that say how good the model is.
         score: Of the rows' embeddings.
     """
 
@@ -140,6 +140,7 @@ def _cosines(rows: RowStore, examples: list[Example], number: int) -> np.ndarray
     return cosines(rows.raw(left), rows.raw(right))
 
 
-_LABELS = (("average_precision", "f1", "f1_threshold"), _score_labels)
+# The threshold is noted beside the F1 that it gives; it is no quality that could choose best/.
+_LABELS = (("average_precision", "f1"), _score_labels)
 _TRIPLETS = (("accuracy",), _score_triplets)
 _RETRIEVAL = ((*(f"recall@{k}" for k in _RECALLS), "mrr", f"ndcg@{_NDCG}"), _score_retrieval)

@@ -65,9 +65,12 @@ def test_a_configuration_is_read_with_few_libraries():
         "did you mean 'optim.learning_rate'?": ["train", "--config", FILE, "--optim.lerning_rate", "1e-5"],
         "comes with mcse": ["train", "--config", "mcse:simcse/nothing"],
         "simcse/bert_base_unsup": ["configs"],
+        "--seeds: 'x' in 'x' is no seed": ["sweep", FILE, "--seeds", "x"],
+        "unknown key 'optim.lerning_rate'": ["sweep", FILE, "--seeds", "0-2", "--set", "optim.lerning_rate=1"],
     }
     libraries, told = imported(*calls.values())
-    assert libraries <= CONFIGURATION
+    # A sweep shows a table.
+    assert libraries <= CONFIGURATION | {"rich"}
     assert all(said in text for said, text in zip(calls, told, strict=True))
 
 

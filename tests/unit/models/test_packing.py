@@ -210,6 +210,6 @@ def test_a_gpu_is_not_asked_whether_there_is_padding(monkeypatch: pytest.MonkeyP
 def test_settings_that_do_not_go_with_packing_are_refused() -> None:
     with pytest.raises(ValueError, match=r"encoder\.length_chunks: would do nothing"):
         EncoderConfig(name_or_path="x", packing=True, length_chunks=2)
-    for other in ({"attention": "eager"}, {"gradient_checkpointing": True}, {"compile": True}):
+    for other in ({"attention": "eager"}, {"gradient_checkpointing": True}):
         with pytest.raises(ValueError, match=r"encoder\.packing: needs"):
             EncoderConfig(name_or_path="x", packing=True, **other)
