@@ -1,4 +1,4 @@
-"""Steps of every recipe on fake CUDA tensors, in every precision and way: the table that docs/launching.md shows.
+"""Steps of every recipe on fake CUDA tensors, in every way and precision: the table that docs/launching.md shows.
 
 A cell holds where a step runs: devices and shapes agree, matrix products are in the precision asked for, and the host
 waits for nothing. Another cell holds why there is nothing to run, in the words of the refusal where there is one.
@@ -29,7 +29,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "packed": {"encoder.packing": True},
     "static widths": {"train.graphs": "compile"},
     "CUDA graphs": {"train.graphs": "cuda_graphs"},
-    "cached chunks": {"train.cached_chunk_size": 3},
+    "cached chunks": {"train.cached_chunk_size": 5},
 }
 NO_KEY = "its encoder has no `encoder.packing`"
 NO_TRANSFORMER = "it trains no Hugging Face encoder"
@@ -80,12 +80,13 @@ CASES = {
     "cove": Case("cove", {}, _RECURRENT),
     "word_features": Case("word_features", {}, _SUMS),
 }
+# Every cell in bf16. In the other precisions every case in the plain way, and every way of the case that has all terms.
 CELLS = [
     pytest.param(case, way, precision, marks=[] if precision == "bf16" else [pytest.mark.slow])
     for case in CASES
     for way in WAYS
     for precision in LOW
-    if way not in CASES[case].without
+    if way not in CASES[case].without and (precision == "bf16" or way == "plain" or case == "mcse, masked words")
 ]
 REFUSED = [(case, way) for case in CASES for way in CASES[case].without]
 

@@ -33,8 +33,8 @@ WAYS = {
     "packed": ({"encoder.packing": True}, 1),
     "packed, mean": ({"encoder.packing": True, "encoder.pooling": "mean"}, 1),
     "length chunks": ({"encoder.length_chunks": 3}, 3),
-    "cached chunks": ({"train.cached_chunk_size": 3}, 6),
-    "packed, cached chunks": ({"encoder.packing": True, "train.cached_chunk_size": 3}, 6),
+    "cached chunks": ({"train.cached_chunk_size": 5}, 4),
+    "packed, cached chunks": ({"encoder.packing": True, "train.cached_chunk_size": 5}, 4),
     "accumulated": ({"train.accumulation_steps": 2}, 2),
 }
 IN_SHORT = ("plain", "packed")
