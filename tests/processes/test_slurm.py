@@ -19,7 +19,7 @@ import time
 import pytest
 import torch
 
-from tests.fixtures.launch import arguments_of, entries
+from tests.fixtures.launch import arguments_of, entries, start_two
 from tests.fixtures.processes import REPOSITORY
 from tests.fixtures.tiny_run import build_tiny_run
 
@@ -169,7 +169,7 @@ def wait_for_steps(output, steps, job, cluster):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="takes GPUs where there are some")
-def test_two_processes_are_stopped_by_slurm_requeued_once_and_finish(tiny, tmp_path):
+def test_two_processes_are_stopped_by_slurm_requeued_once_and_go_on(tiny, tmp_path):
     cluster, output = Cluster(tmp_path, tiny), tmp_path / "run"
     keys = {"train.batch_size": 4, "train.max_steps": 400, "train.eval_steps": 400, "train.log_steps": 1}
     arguments = arguments_of(tiny, "simcse", output, keys)
@@ -181,11 +181,12 @@ def test_two_processes_are_stopped_by_slurm_requeued_once_and_finish(tiny, tmp_p
     stopped = int(entries(output)[-1]["step"])
     assert 3 <= stopped < 400
     assert json.loads((output / "run.json").read_text())["world_size"] == 2
-    # As Slurm starts it again: the same command, one restart more. The run is made shorter to end soon.
-    shorter = [*arguments, "--train.max_steps", str(stopped + 2)]
-    assert cluster.submit("several_nodes", shorter, tasks=2, restarts=1).wait(300) == 0, cluster.log
-    assert cluster.requeued == [cluster.job], "a finished run is not requeued"
-    assert f"resumed after step {stopped} of {stopped + 2}" in cluster.log
+    # As Slurm starts it again, but for seconds of imports. The run is made shorter to end soon.
+    shorter = keys | {"train.resume": "auto", "train.max_steps": stopped + 2}
+    for process in start_two(tiny, "simcse", output, shorter, log=tmp_path / "again"):
+        process.join(300)
+        assert process.exitcode == 0
+    assert f"resumed after step {stopped} of {stopped + 2}" in (tmp_path / "again.0").read_text()
     assert int(entries(output)[-1]["step"]) == stopped + 2
 
 
@@ -201,7 +202,7 @@ def test_one_process_that_slurm_preempts_is_requeued_but_not_for_ever(tiny, tmp_
 
 
 @pytest.mark.parametrize(
-    ("code", "restarts", "requeued"), [(143, 99, 1), (138, 0, 1), (143, 100, 0), (2, 0, 0), (1, 0, 0)]
+    ("code", "restarts", "requeued"), [(143, 99, 1), (138, 0, 1), (143, 100, 0), (2, 0, 0), (1, 0, 0), (0, 1, 0)]
 )
 @pytest.mark.parametrize("name", FILES)
 def test_only_a_run_that_was_asked_to_stop_is_requeued(name, code, restarts, requeued, tiny, tmp_path):
