@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.fixtures import quick
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -15,6 +18,27 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test that is not marked slow starts no processes of Python."""
+    quick.runs = item.get_closest_marker("slow") is None
+    try:
+        return (yield)
+    finally:
+        quick.runs = False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A test that is not marked slow takes a second or so."""
+    start = time.process_time()
+    done = yield
+    seconds = time.process_time() - start
+    if quick.runs and seconds > quick.MOST_SECONDS:
+        pytest.fail(f"took {seconds:.1f} seconds of a core: mark it slow, or make it smaller", pytrace=False)
+    return done
 
 
 @pytest.fixture(scope="session", autouse=True)
