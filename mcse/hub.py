@@ -68,11 +68,6 @@ def folder_at_commit(name: str) -> Path | None:
     return None if commit is None else Path(snapshot_download(name, revision=commit))
 
 
-def forget_commits() -> None:
-    """Asks anew from now on, as another process does."""
-    _commits.clear()
-
-
 @functools.cache
 def _look_for_network() -> None:
     """Without a network, has the hub's library answer from its cache at once: it would ask for half a minute a file."""

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mcse.files import replacing
-from mcse.text.word_vectors import BINARY_SUFFIXES, SAFE_SUFFIXES, TEXT_SUFFIXES, WordBlock, WordVectors
+from mcse.text.word_vectors import BINARY_SUFFIXES, SAFE_SUFFIXES, TEXT_SUFFIXES, WordBlock
 
 logger = logging.getLogger(__name__)
 
@@ -109,9 +109,3 @@ class WordVectorWriter:
                 self._path,
                 self._left_out,
             )
-
-
-def save_word_vectors(path: str | Path, vectors: WordVectors) -> None:
-    """Writes vectors that are in memory, as ``WordVectorWriter`` does."""
-    with WordVectorWriter(path, width=vectors.width) as writer:
-        writer.append(WordBlock(vectors.words, vectors.row_VD))

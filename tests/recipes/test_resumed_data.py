@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mcse.hub import forget_commits
+from tests.fixtures.hub import forget_commits
 from tests.fixtures.launch import run
 from tests.fixtures.senteval import write_senteval
 from tests.fixtures.tiny_run import build_tiny_run, tiny_keys

@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import constants
 
 from mcse import hub
+from tests.fixtures.hub import forget_commits
 
 
 @pytest.fixture
@@ -17,10 +18,10 @@ def online(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "getproxies", dict)
     hub._look_for_network.cache_clear()
-    hub.forget_commits()
+    forget_commits()
     yield
     hub._look_for_network.cache_clear()
-    hub.forget_commits()
+    forget_commits()
 
 
 def no_address(*_):

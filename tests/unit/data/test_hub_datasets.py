@@ -17,7 +17,8 @@ from mcse.data.sentences.files import open_sentences
 from mcse.data.sentences.streaming import open_texts
 from mcse.data.table_config import NamedTable
 from mcse.data.test_sets.sts import load_hub_dev
-from mcse.hub import commit_of, forget_commits
+from mcse.hub import commit_of
+from tests.fixtures.hub import forget_commits
 
 FIRST, SECOND = "ab" * 20, "cd" * 20
 NAME = "org/pairs"

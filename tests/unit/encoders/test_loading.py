@@ -18,11 +18,11 @@ from mcse.encoders.loading import encoder_digest, hub_commit, load_encoder
 from mcse.encoders.open_clip_encoder import OpenClipEncoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.encoders.word_vectors import WordVectorEncoder
-from mcse.hub import forget_commits
 from mcse.manifest import Manifest
 from mcse.models.checkpoint import save_checkpoint
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 from mcse.types import Encoder
+from tests.fixtures.hub import forget_commits
 from tests.fixtures.tiny_models import build_tiny_bert
 from tests.fixtures.tiny_open_clip import build_tiny_open_clip
 

@@ -28,7 +28,7 @@ from mcse.models.grounded_words import GroundedWordsModel, ImageRegressionModel,
 from mcse.text.vocab import SPECIALS, Vocab
 from mcse.text.word_map import WordMap, ground_file
 from mcse.text.word_spaces import all_but_the_top, compare_neighbours, whiten
-from mcse.text.word_vector_writer import WordVectorWriter, save_word_vectors
+from mcse.text.word_vector_writer import WordVectorWriter
 from mcse.text.word_vectors import (
     WordBlock,
     WordVectors,
@@ -38,6 +38,11 @@ from mcse.text.word_vectors import (
 from mcse.types import MatchBatch, PairBatch, TokenBatch
 
 VOCAB, TEXT, WIDTH, IMAGE = 11, 5, 7, 6
+
+
+def save_word_vectors(path: Path, vectors: WordVectors) -> None:
+    with WordVectorWriter(path, width=vectors.width) as writer:
+        writer.append(WordBlock(vectors.words, vectors.row_VD))
 
 
 def _tokens(*rows: list[int], width: int | None = None) -> TokenBatch:
