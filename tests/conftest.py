@@ -18,11 +18,19 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+SLOW_FOLDERS = tuple(REPOSITORY / "tests" / name for name in ("parity", "processes", "recipes"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks all of some folders."""
+    for item in items:
+        if any(item.path.is_relative_to(folder) for folder in SLOW_FOLDERS):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """A test that is not marked slow starts no processes of Python."""
+    """A test that is not marked slow starts no other Python."""
     quick.runs = item.get_closest_marker("slow") is None
     try:
         return (yield)

@@ -402,6 +402,7 @@ def test_what_is_allowed_is_not_caught(path, text):
     assert faults_of(path, f'"""Owns."""\n{text}') == []
 
 
+@pytest.mark.slow
 def test_all_settings_load_without_the_heavy_libraries():
     """What ``--print-config`` and a misspelt key cost: ``python -X importtime`` shows where it goes."""
     heavy = ("torch", "transformers", "numpy", "datasets", "accelerate")

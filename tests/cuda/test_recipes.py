@@ -82,7 +82,7 @@ CASES = {
 }
 # Every cell in bf16. In the other precisions every case in the plain way, and every way of the case that has all terms.
 CELLS = [
-    pytest.param(case, way, precision, marks=[] if precision == "bf16" else [pytest.mark.slow])
+    pytest.param(case, way, precision, marks=[] if precision == "bf16" and way == "plain" else [pytest.mark.slow])
     for case in CASES
     for way in WAYS
     for precision in LOW

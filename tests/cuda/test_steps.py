@@ -39,7 +39,7 @@ WAYS = {
 }
 IN_SHORT = ("plain", "packed")
 TABLE = [
-    (case, way, precision)
+    pytest.param(case, way, precision, marks=[] if case == "simcse" and precision == "bf16" else [pytest.mark.slow])
     for case in CASES
     for way in (WAYS if case in ("simcse", "mcse") else IN_SHORT)
     for precision in (LOW if way in ("plain", "packed") and case in ("simcse", "mcse") else ("bf16",))

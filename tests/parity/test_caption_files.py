@@ -118,6 +118,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
 def test_an_extraction_killed_from_outside_continues_to_the_same_bytes(real_data, tmp_path):
     arguments = ["--images", str(real_data / "flickr8k" / "images"), "--tower", "pixels:8", "--batch-size", "8"]
     killed = tmp_path / "killed"

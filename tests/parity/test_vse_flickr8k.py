@@ -21,6 +21,7 @@ SHORT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pairs", ["true", "shuffled_pairs"])
 def test_pairs_are_learnt_only_where_they_are_true(pairs, real_data, tmp_path):
     keys = SHORT | {"controls.images": pairs, "data.root": real_data, "output_dir": tmp_path / "run"}

@@ -226,6 +226,7 @@ def test_what_messages_call_the_loader_of_a_kind_is_there() -> None:
         assert callable(getattr(importlib.import_module(module), name)), title
 
 
+@pytest.mark.slow
 def test_names_are_understood_without_torch() -> None:
     code = "import sys, mcse.manifest; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

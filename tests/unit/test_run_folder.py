@@ -151,6 +151,7 @@ def test_a_damaged_configuration_names_its_line(tmp_path):
         read_run(run)
 
 
+@pytest.mark.slow
 def test_run_folders_are_read_without_torch():
     code = "import sys, mcse.run_folder; assert 'yaml' in sys.modules; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

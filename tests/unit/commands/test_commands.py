@@ -138,6 +138,7 @@ def test_a_path_that_is_no_folder_is_one_line(capsys, tmp_path):
     assert capsys.readouterr().err.startswith("mcse prepare: ")
 
 
+@pytest.mark.slow
 def test_the_package_runs_as_a_module(tmp_path):
     command = [sys.executable, "-m", "mcse", "prepare", "coco", "--root", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -180,6 +181,7 @@ def test_the_version_is_the_packages(capsys):
     assert "0.1.0" in mcse.__version__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["configs"], ["train", "mcse", "--help"]])
 def test_a_reader_that_stops_is_no_error(arguments):
     """As under ``| head``: the reading end is closed before anything is written."""

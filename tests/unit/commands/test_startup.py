@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mcse.commands.arguments import COMMANDS, Group
 
 CONFIGURATION = {
@@ -45,6 +47,7 @@ def imported(*calls: list[str]) -> tuple[set[str], list[str]]:
     return {name for name in libraries if not name.startswith("_")}, told
 
 
+@pytest.mark.slow
 def test_help_imports_no_library():
     calls = [["--help"], ["--version"], ["trian"]]
     for name, command in COMMANDS.items():
@@ -57,6 +60,7 @@ def test_help_imports_no_library():
     assert all(f"usage: mcse {' '.join(call[:-1])}" in text for call, text in zip(calls, told, strict=True) if call[1:])
 
 
+@pytest.mark.slow
 def test_a_configuration_is_read_with_few_libraries():
     calls = {
         "grounded_words": ["train", "--help"],
@@ -74,5 +78,6 @@ def test_a_configuration_is_read_with_few_libraries():
     assert all(said in text for said, text in zip(calls, told, strict=True))
 
 
+@pytest.mark.slow
 def test_the_check_sees_a_heavy_library():
     assert "numpy" in imported(["evaluate", "x", "--folds", "2"])[0]

@@ -218,6 +218,7 @@ def test_an_absent_configuration_is_named(config, tmp_path, capsys):
     assert "no configuration 'simcse/tiny' comes with mcse" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_cells_are_compared_by_their_means(config, tmp_path, capsys):
     assert sweep(config, "--seeds", "0-2", "--set", "optim.learning_rate=0.1,0.3", "--jobs", "3") == 0
     told = report(tmp_path)
@@ -242,6 +243,7 @@ def test_cells_are_compared_by_their_means(config, tmp_path, capsys):
     assert "Not finished" not in markdown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", ["dev.alignment", "dev.perplexity_forward"])
 def test_a_score_that_is_better_when_lower_selects_the_lowest(config, tmp_path, score):
     """House review: by ``dev.perplexity_forward`` the worst cell was selected."""
@@ -255,6 +257,7 @@ def test_a_score_that_is_better_when_lower_selects_the_lowest(config, tmp_path, 
     assert [cell["best"] for cell in told["cells"]] == pytest.approx([5.0, 1.0, 2.5])
 
 
+@pytest.mark.slow
 def test_failing_runs_are_named_and_do_not_stop_the_others(config, tmp_path, capsys):
     assert sweep(config, "--seeds", "0-1", "--set", "optim.learning_rate=13,7,0.2") == 1
     told = report(tmp_path)
@@ -274,6 +277,7 @@ def test_failing_runs_are_named_and_do_not_stop_the_others(config, tmp_path, cap
     assert "optim.learning_rate=7 (1 of 2 runs) | 700.00 |" in (tmp_path / "out" / "sweep.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_leaves_a_damaged_folder_does_not_stop_the_others(config, tmp_path, capsys):
     assert sweep(config, "--seeds", "0", "--set", "optim.learning_rate=4,0.2") == 1
     damaged, good = report(tmp_path)["cells"]
@@ -282,12 +286,14 @@ def test_a_run_that_leaves_a_damaged_folder_does_not_stop_the_others(config, tmp
     assert "its folder cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_where_every_cell_lacks_a_seed_none_is_selected(config, tmp_path, capsys):
     assert sweep(config, "--seeds", "0-1", "--set", "optim.learning_rate=7") == 1
     assert report(tmp_path)["selected"] is None
     assert "Selected: none" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_finished_runs_are_skipped_and_failed_ones_tried_again(config, tmp_path, capsys):
     command = (config, "--seeds", "0", "--set", "optim.learning_rate=0.1,13")
     assert sweep(*command) == 1
@@ -300,6 +306,7 @@ def test_finished_runs_are_skipped_and_failed_ones_tried_again(config, tmp_path,
     assert report(tmp_path)["selected"]["name"] == "optim.learning_rate=0.1"
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_is_not_taken_for_finished(config, tmp_path):
     assert sweep(config, "--seeds", "0") == 0
     folder = tmp_path / "out" / "seed0"
@@ -308,6 +315,7 @@ def test_a_run_that_stopped_early_is_not_taken_for_finished(config, tmp_path):
     assert starts(folder) == 2
 
 
+@pytest.mark.slow
 def test_a_run_under_other_settings_is_refused_before_anything_starts(config, tmp_path, capsys):
     assert sweep(config, "--seeds", "1") == 0
     capsys.readouterr()
@@ -331,6 +339,7 @@ def test_folders_that_hold_something_else_are_refused(config, tmp_path, capsys):
     assert "out is a run; a sweep needs a folder of its own" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_children_get_the_whole_configuration_of_the_moment(config, tmp_path):
     assert sweep(config, "--seeds", "4", "--set", "optim.learning_rate=0.1") == 0
     given = read_yaml(tmp_path / "out" / "seed4.yaml")
@@ -338,6 +347,7 @@ def test_children_get_the_whole_configuration_of_the_moment(config, tmp_path):
     assert load_config(tmp_path / "out" / "seed4.yaml", []).output_dir == tmp_path / "out" / "seed4"
 
 
+@pytest.mark.slow
 def test_ctrl_c_lets_running_ones_save_and_starts_no_others(config, tmp_path, capsys):
     handler = signal.getsignal(signal.SIGINT)
     assert sweep(config, "--seeds", "0-2", "--set", "optim.learning_rate=5") == 130
@@ -351,6 +361,7 @@ def test_ctrl_c_lets_running_ones_save_and_starts_no_others(config, tmp_path, ca
     assert "stopped; the same command goes on" in err
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_leaves_no_child_behind(config, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(launchers, "_END_SECONDS", 0.5)
     children = []
@@ -370,6 +381,7 @@ def test_a_second_sweep_of_a_folder_is_refused(config, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_trains_is_not_started_twice(config, tmp_path, capsys):
     log = tmp_path / "out" / "seed0.log"
     log.parent.mkdir()
@@ -382,6 +394,7 @@ def test_a_run_that_another_process_trains_is_not_started_twice(config, tmp_path
     assert sweep(config, "--seeds", "0-1") == 0
 
 
+@pytest.mark.slow
 def test_slurm_without_sbatch_says_how_to_submit_and_the_script_does_the_runs(config, tmp_path, capsys, monkeypatch):
     output = tmp_path / "it's 100% mine"
     command = (config, "--seeds", "0-1", "--launcher", "slurm", "--output", str(output), "--jobs", "1")
@@ -403,6 +416,7 @@ def test_slurm_without_sbatch_says_how_to_submit_and_the_script_does_the_runs(co
     assert json.loads((output / "sweep.json").read_text())["cells"][0]["mean"] == pytest.approx(0.1 + 0.5)
 
 
+@pytest.mark.slow
 def test_slurm_submits_what_is_not_finished(config, tmp_path, capsys, monkeypatch):
     sbatch = tmp_path / "bin" / "sbatch"
     sbatch.parent.mkdir()
@@ -458,6 +472,7 @@ def test_the_last_line_is_found_behind_bars_and_blank_lines(tmp_path):
     assert last_line(log, start=len(b"--- command\n 10%\r 20%\r")) == ""
 
 
+@pytest.mark.slow
 def test_the_stand_in_is_not_what_users_run(tmp_path):
     (tmp_path / "mcse").mkdir()
     done = subprocess.run([*launchers.TRAIN, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
