@@ -29,7 +29,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("demo") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(output.parent)
-        arguments = ["--seeds", "1", "--max-steps", "250", "--world-seed", str(WORLD_SEED), "--output", str(output)]
+        arguments = ["--seeds", "1", "--max-steps", "150", "--world-seed", str(WORLD_SEED), "--output", str(output)]
         assert main(["demo", *arguments]) == 0
     return output
 
