@@ -38,15 +38,15 @@ def ensure_bfloat16() -> None:
     logger.warning("this processor announces AMX but cannot run it: bfloat16 goes without (%s=%s)", _ISA, _WITHOUT_AMX)
 
 
-def return_freed_memory() -> None:
-    """Lets large tensors go back to the system as soon as they are freed, where the C library is glibc.
+def return_freed_memory(least: int = 2**20) -> None:
+    """Lets tensors of ``least`` bytes or more go back to the system as soon as they are freed, under glibc.
 
     It keeps what was freed for later otherwise; parts of a batch, each of another size, do not fit into the holes that
-    earlier ones left, and the process grows to twice what is ever in use. Costs fresh pages for every large tensor.
+    earlier ones left, and the process grows to twice what is ever in use. Costs fresh pages for every such tensor.
     """
     m_mmap_threshold = -3
     try:
-        ctypes.CDLL(None).mallopt(m_mmap_threshold, 2**20)
+        ctypes.CDLL(None).mallopt(m_mmap_threshold, least)
     except (OSError, AttributeError):
         return  # another C library, with habits of its own
 

@@ -37,6 +37,9 @@ MAX_UPLOAD_MB = 10
 MAX_UPLOAD_PIXELS = 50_000_000
 """A small file can hold an image that fills the memory."""
 
+_RETURNED = 2**24
+"""Bytes from which memory goes back at once: that of large images. A batch of sentences needs its own again."""
+
 _THUMBNAIL = 320
 _PAGE = 48
 _MAX_UPLOADS = 32
@@ -81,7 +84,7 @@ class _Uploads:
 
 def serve(search: ImageSearch, *, host: str, port: int) -> None:
     """Serves the page until the process is stopped."""
-    return_freed_memory()  # of large images, which would be kept otherwise
+    return_freed_memory(_RETURNED)
     listen(build_app(search, names=names_of(host)), host=host, port=port)
 
 
