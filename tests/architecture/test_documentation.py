@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,3 +82,14 @@ def test_what_one_system_alone_uses_is_in_the_table(importers: dict[str, set[str
 def are_kin(one: str, other: str | None) -> bool:
     """Whether they are the same system, or a system and what it shares with others."""
     return other is not None and bool({*one.split(", ")} & {*other.split(", ")})
+
+
+def test_tests_that_a_page_names_are_there() -> None:
+    """Those of the table of findings, before and after."""
+    page = (REPOSITORY / "docs" / "results" / "faults.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:unit|recipes|faults)/[\w/]+\.py)(?:::(\w+))?`", page)
+    assert len(named) > 40
+    for file, test in named:
+        path = REPOSITORY / "tests" / file
+        assert path.is_file(), file
+        assert not test or f"\ndef {test}(" in path.read_text(encoding="utf-8"), f"{file}::{test}"
