@@ -237,11 +237,14 @@ def put_back_states(model: nn.Module, optimizer: Optimizer, *, weights: dict[str
     Raises:
         ValueError: The weights are of another model.
     """
-    tied = {name: weights[first] for name, first in _tied(model).items() if first in weights}
-    found = set_model_state_dict(model, weights | tied, options=_TRAINED)
+    tied = _tied(model)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    if wrong := sorted({*found.missing_keys, *found.unexpected_keys} - frozen):
+    known = model.state_dict().keys() - tied.keys()
+    # PyTorch itself passes over what lacks.
+    if wrong := sorted((known - frozen - weights.keys()) | (weights.keys() - known)):
         raise ValueError(f"train.resume: the saved weights are of another model, which differs in {wrong[0]}")
+    also = {name: weights[first] for name, first in tied.items() if first in weights}
+    set_model_state_dict(model, weights | also, options=_TRAINED)
     if state["state"]:  # plain SGD keeps nothing
         set_optimizer_state_dict(model, optimizer, state, options=replace(_WHOLE, strict=False))
     for name, parameter in model.named_parameters():

@@ -49,6 +49,7 @@ KEYS = {
     "train.resume": "auto",
     "optim.epsilon": 1e-4,  # Adam divides a vanishing gradient by itself; rounding must not grow into a step
 }
+ADAPTERS = {"encoder.lora": {"rank": 2}}
 NAMES = {"fsdp_transformer_layer_cls_to_wrap": "FSDP_TRANSFORMER_CLS_TO_WRAP"}
 
 
@@ -114,8 +115,9 @@ def everything(tiny, noisy, output):
         for recipe in ("simcse", "mcse"):
             assert fit(tiny, recipe, output / f"{recipe} whole", {}) == 0
             forget_accelerate()
-        assert fit(tiny, "simcse", output / "cached whole", cached) == 0
-        forget_accelerate()
+        for name, keys in (("cached", cached), ("adapters", ADAPTERS)):
+            assert fit(tiny, "simcse", output / f"{name} whole", keys) == 0
+            forget_accelerate()
         os.environ |= settings()
         try:
             start_runtime(precision="fp32", seed=0)
@@ -126,8 +128,9 @@ def everything(tiny, noisy, output):
         for recipe in ("simcse", "mcse"):
             assert watched(tiny, recipe, output / f"{recipe} cut", {}, seen) == 0
             forget_accelerate()
-        assert fit(tiny, "simcse", output / "cached cut", cached) == 0
-        forget_accelerate()
+        for name, keys in (("cached", cached), ("adapters", ADAPTERS)):
+            assert fit(tiny, "simcse", output / f"{name} cut", keys) == 0
+            forget_accelerate()
     with own_cache(noisy):
         assert fit(noisy, "mcse", output / "straight", {"train.accumulation_steps": 2}) == 0
         forget_accelerate()
@@ -159,7 +162,7 @@ def test_each_process_holds_a_part_of_every_weight(runs):
     assert max(held) < 0.6 * whole[0]
 
 
-@pytest.mark.parametrize("recipe", ["simcse", "mcse", "cached"])
+@pytest.mark.parametrize("recipe", ["simcse", "mcse", "cached", "adapters"])
 def test_losses_scores_and_files_are_those_of_whole_weights(recipe, runs, tiny):
     cut, whole = (runs[0] / f"{recipe} {kind}" for kind in ("cut", "whole"))
     ours, theirs = entries(cut), entries(whole)

@@ -47,6 +47,17 @@ def test_a_decoder_trains_and_its_rows_are_those_of_sentence_transformers(tiny, 
     assert np.ptp(rows, axis=0).max() > 0.1
 
 
+@pytest.mark.parametrize("keys", [{}, {"encoder.lora": {"rank": 2, "dropout": 0.1}}], ids=["whole", "adapters"])
+def test_a_decoder_without_dropout_is_refused_with_what_to_set(keys, tiny, tmp_path, capsys):
+    """Dropout of adapters makes no views: they add nothing at the start."""
+    keys = keys | {"encoder.name_or_path": str(build_tiny_decoder(tmp_path)), "encoder.pooling": "last"}
+    assert run(tiny, "simcse", tmp_path / "run", keys) == 2
+    said = capsys.readouterr().err
+    assert "encoder.dropout: a sentence is its own positive here, and two training passes of" in said
+    assert "set encoder.dropout (BERT has 0.1)" in said
+    assert run(tiny, "tables", tmp_path / "run", keys) == 0, "pairs need none"
+
+
 def test_the_last_token_is_found_on_either_side_of_the_padding():
     hidden_BTD = torch.randn(3, 4, 5)
     mask_BT = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1]])

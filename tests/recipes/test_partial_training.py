@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from mcse import SentenceEncoder
-from mcse.recipes import shared
-from tests.fixtures.launch import assert_same_run, run
+from mcse.recipes import method, shared
+from mcse.recipes.launch import load_config
+from mcse.training.runtime import start_runtime
+from tests.fixtures.launch import arguments_of, assert_same_run, one_thread, own_cache, run
 from tests.fixtures.tiny_run import build_tiny_run
 
 SENTENCES = ["the dog runs in the park", "a", "the horse jumps in the river number 3", "number"]
@@ -92,6 +94,18 @@ def test_what_is_frozen_by_name_stays_and_has_no_moments(recipe, tiny, tmp_path)
         assert any("layer.1." in name for name in names)
         assert not [name for name in names if "layer.0." in name or "embeddings.word" in name]
     assert facts(tmp_path / "run")["encoder frozen"] == "embeddings, layer.0"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("keys", [LORA, FROZEN], ids=["adapters", "frozen"])
+def test_the_optimizer_holds_what_trains_and_nothing_else(recipe, keys, tiny, tmp_path):
+    with one_thread(), own_cache(tiny):
+        config = load_config(None, arguments_of(tiny, recipe, tmp_path / "unused", keys))
+        built = method(recipe).build(config, start_runtime(precision="fp32", seed=0))
+    held = [id(parameter) for group in built.optimizer.param_groups for parameter in group["params"]]
+    trained = {id(parameter) for parameter in built.model.parameters() if parameter.requires_grad}
+    assert set(held) == trained
+    assert len(held) == len(trained) < len(list(built.model.parameters()))
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])

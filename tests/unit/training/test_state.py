@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mcse import distributed
 from mcse.training.config import OptimConfig
 from mcse.training.optim import build_optimizer, build_schedule
 from mcse.training.state import (
@@ -98,6 +99,7 @@ def test_tied_frozen_and_late_parameters_go_on_bit_for_bit(tmp_path: Path, optim
     saved = load_file(tmp_path / "step-00000002" / "model.safetensors")
     assert "embed.weight" in saved
     assert "out.weight" not in saved, "tied weights are saved once"
+    assert saved.keys() == {"embed.weight", "late.weight", "late.bias", "out.bias", "seen"}, "frozen ones are not"
     moments = {name.rpartition(".")[0] for name in load_file(tmp_path / "step-00000002" / "optimizer.safetensors")}
     early = {"embed.weight", "out.bias"}
     assert moments == {"adamw": early, "adagrad": early | {"late.weight", "late.bias"}, "sgd": set()}[optimizer]
@@ -111,6 +113,25 @@ def test_tied_frozen_and_late_parameters_go_on_bit_for_bit(tmp_path: Path, optim
     assert not torch.equal(before, resumed.model.late.weight)
     ours, theirs = straight.model.state_dict(), resumed.model.state_dict()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+@pytest.mark.parametrize("change", ["frozen weights there", "a weight lacks", "a weight too many"])
+def test_only_weights_of_the_same_model_are_put_back(change: str) -> None:
+    resumable = _tied("sgd")
+    weights, state = distributed.whole_states(resumable.model, resumable.optimizer)
+    kept = weights["late.bias"].clone()
+    if change == "frozen weights there":  # as states had them that are older
+        weights |= {"frozen.weight": torch.ones(2, 2), "frozen.bias": torch.ones(2)}
+    elif change == "a weight lacks":
+        del weights["late.bias"]
+    else:
+        weights["later.bias"] = kept
+    if change == "frozen weights there":
+        distributed.put_back_states(resumable.model, resumable.optimizer, weights=weights, state=state)
+        assert torch.equal(resumable.model.late.bias, kept)
+    else:
+        with pytest.raises(ValueError, match=r"another model, which differs in late(r)?\.bias"):
+            distributed.put_back_states(resumable.model, resumable.optimizer, weights=weights, state=state)
 
 
 def test_carried_tensors_may_share_memory(tmp_path: Path) -> None:
