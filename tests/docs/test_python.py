@@ -68,6 +68,9 @@ def place(tmp_path_factory):
     runs = place / "runs"
     train(tiny_keys(data, "mcse", runs), runs / "mcse_minilm_wiki_flickr8k")
     train(tiny_keys(data, "mcse", runs) | {"data.images": "pixels"}, runs / "demo" / "mcse" / "seed0")
+    embed = ["embed", str(runs / "mcse_minilm_wiki_flickr8k"), "--input", str(place / "texts.csv")]
+    (place / "texts.csv").write_text("id,text\n1,the red dog runs\n2,a blue dog\n")
+    assert main([*embed, "--output", str(place / "texts.embedded")]) == 0
     train(tiny_keys(data, "vse", runs) | {"data.images": "pixels"}, runs / "vse" / "seed0")
     train(tiny_keys(data, "elmo", runs), runs / "elmo_wiki")
     tweets = build_tiny_tweets(place / "tweets")
