@@ -54,7 +54,6 @@ def run(
     reading = Reading(prompt=prompt, prompt_name=prompt_name, trust_remote_code=trust_remote_code)
     encoder = load_encoder(model, pooling=pooling, precision=precision, device=device, reading=reading)
     served = None if index is None else open_served(index, encoder, model)
-    encoder.encode(["a"])  # so that the first request need not wait
     short = name or model.rstrip("/").rpartition("/")[2]
     options = ServiceOptions(
         name=short, also=frozenset({model}), token=token, names=names_of(host), most_waiting=most_waiting
