@@ -19,7 +19,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mcse.files import sha256_bytes
-from mcse.models.open_clip_model import RANDOM_WEIGHTS, WHOLE_NAMES, build_open_clip, check_known, is_tag, split_name
+from mcse.hub import commit_of
+from mcse.models.open_clip_model import (
+    RANDOM_WEIGHTS,
+    WHOLE_NAMES,
+    build_open_clip,
+    check_known,
+    is_tag,
+    open_clip_source,
+    split_name,
+)
 
 _CELL = 8
 _MOST_PIXELS = 1024
@@ -130,6 +139,15 @@ def tower_path(spec: str, *, weights: bool) -> str | None:
     return None if kind == "open_clip" and is_tag(model_name, str(pretrained)) else pretrained
 
 
+def tower_commit(spec: str) -> str | None:
+    """The commit of the hub at which a tower is read; ``None`` of one from elsewhere, or that names a commit itself."""
+    kind, _, name = spec.removeprefix("grid:").partition(":")
+    if kind == "timm" and name.startswith("hf-hub:"):
+        return commit_of(name.removeprefix("hf-hub:"))
+    repository = open_clip_source(name, title=f"image tower {spec!r}").repository if kind == "open_clip" else None
+    return None if repository is None else commit_of(repository)
+
+
 class _Pixels(nn.Module):
     def forward(self, pixel_B3HW: Tensor) -> Tensor:
         return pixel_B3HW.flatten(1)
@@ -217,6 +235,8 @@ def _build_timm(spec: str, name: str, *, weights: bool) -> ImageTower:
         check_known(model_name.partition(".")[0], timm.list_models(), title=f"image tower {spec!r}")
     if weights and pretrained not in (None, RANDOM_WEIGHTS) and not Path(str(pretrained)).is_file():
         raise ValueError(f"image tower {spec!r}: no checkpoint file {pretrained}")
+    if (commit := tower_commit(f"timm:{model_name}")) is not None:
+        model_name = f"{model_name}@{commit}"
     try:
         model = timm.create_model(model_name, pretrained=weights and pretrained is None)
         if weights and pretrained not in (None, RANDOM_WEIGHTS):

@@ -18,7 +18,7 @@ from mcse.data.load import load_features, open_caption_shards, open_pixels
 from mcse.data.shards.pairs import ShardFeatures, ShardImages, ShardPixels
 from mcse.data.streams import RowNumbers
 from mcse.manifest import ImageSide
-from mcse.models.image_tower import FrozenTower, ImageTower, load_image_tower, tower_path
+from mcse.models.image_tower import FrozenTower, ImageTower, load_image_tower, tower_commit, tower_path
 from mcse.training.config import OptimConfig
 from mcse.training.optim import build_optimizer
 from mcse.types import DataFile
@@ -56,7 +56,9 @@ class Images(Generic[Rows]):
         """For the start of a run."""
         if self.tower is None:
             return {}
-        return {"image tower": f"{self.tower.spec}, {'trained' if self.is_trained else 'frozen'}"}
+        commit = tower_commit(self.tower.spec)
+        pinned = f" at commit {commit}" if commit else ""
+        return {"image tower": f"{self.tower.spec}{pinned}, {'trained' if self.is_trained else 'frozen'}"}
 
     def file(self, image_of_caption: RowNumbers) -> DataFile:
         """What was read: the store, the shards, or the images of these captions."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pickle
 
+import huggingface_hub.constants
 import open_clip
 import pytest
 import timm
 import torch
 from PIL import Image
+from timm.models import save_for_hf
 
-from mcse.models.image_tower import load_image_tower
+from mcse.models.image_tower import load_image_tower, tower_commit
+from tests.fixtures.hub import forget_commits
 from tests.fixtures.image_folder import image
 
 SMALL_TIMM = "timm:test_vit.r160_in1k/none"
@@ -108,3 +111,27 @@ def test_a_pickle_of_weights_runs_no_code(tmp_path):
     torch.save({"state_dict": {"a": torch.zeros(1)}, "code": _Code()}, path)
     with pytest.raises(ValueError, match="its weights cannot be loaded: "):
         load_image_tower(f"timm:test_vit.r160_in1k/{path}")
+
+
+def test_a_timm_tower_of_the_hub_stays_at_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    forget_commits()
+    home = tmp_path / "models--org--tower"
+    (home / "refs").mkdir(parents=True)
+    states = {}
+    for commit, seed in (("ab" * 20, 0), ("cd" * 20, 1)):
+        tower = load_image_tower("timm:test_vit/none", seed=seed)
+        model = timm.create_model("test_vit", pretrained=False)
+        model.load_state_dict({**model.state_dict(), **tower.body.state_dict()})
+        save_for_hf(model, home / "snapshots" / commit, model_args={})
+        states[commit] = tower.body.state_dict()["patch_embed.proj.weight"]
+    for commit in states:  # the hub moves on, the process does not
+        (home / "refs" / "main").write_text(commit)
+        tower = load_image_tower("timm:hf-hub:org/tower")
+        assert torch.equal(tower.body.state_dict()["patch_embed.proj.weight"], states["ab" * 20])
+        assert tower_commit(tower.spec) == "ab" * 20
+    forget_commits()
+    moved = load_image_tower("timm:hf-hub:org/tower").body.state_dict()["patch_embed.proj.weight"]
+    assert torch.equal(moved, states["cd" * 20])
+    assert not torch.equal(moved, states["ab" * 20])
+    forget_commits()
