@@ -131,6 +131,7 @@ def test_loading_draws_nothing_from_the_global_generator(folder: Path) -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
+@pytest.mark.slow
 def test_a_built_in_model_with_weights_of_a_file(tmp_path: Path) -> None:
     import open_clip
 
@@ -170,7 +171,7 @@ def test_long_text_is_cut_the_same_every_time(tmp_path: Path) -> None:
         ("open_clip:hf-hub:org/name", "its weights cannot be loaded"),
         ("open_clip:ViT-B-32/laion2b_s34b_b79k", "its weights cannot be loaded"),
         ("open_clip:local-dir:/nowhere", "its weights cannot be loaded: .*nowhere"),
-        ("open_clip:ViT-B-16-SigLIP/none", "its tokenizer cannot be loaded"),
+        pytest.param("open_clip:ViT-B-16-SigLIP/none", "its tokenizer cannot be loaded", marks=pytest.mark.slow),
     ],
 )
 def test_what_cannot_be_loaded_is_named(spec: str, message: str) -> None:

@@ -467,6 +467,7 @@ def test_a_trained_tower_comes_back_from_the_folder_alone(base: Path, tmp_path: 
     assert load_checkpoint(folder).manifest.image_tower == TOWER
 
 
+@pytest.mark.slow
 def test_an_open_clip_tower_needs_no_named_weights_to_come_back() -> None:
     tower = load_image_tower("open_clip:ViT-S-32-alt/gone.pt", weights=False)
     assert tower.width == load_image_tower("open_clip:ViT-S-32-alt/none").width

@@ -425,6 +425,7 @@ def test_whitening_leaves_out_directions_without_variance() -> None:
     assert whiten(WordVectors.of(tuple(map(str, range(50))), rows)).width == 2
 
 
+@pytest.mark.slow
 def test_report_has_five_rows_and_refuses_mixed_up_runs(checkpoint: Path, tmp_path: Path, capsys) -> None:
     draw = np.random.default_rng(0)
     words = tuple(f"w{number}" for number in range(12))

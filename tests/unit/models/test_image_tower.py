@@ -45,6 +45,7 @@ def test_a_timm_tower_gives_timms_pooled_features():
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in tower.parameters())
 
 
+@pytest.mark.slow
 def test_an_open_clip_tower_gives_clips_image_features(tmp_path):
     random = load_image_tower("open_clip:ViT-S-32-alt/none")
     torch.manual_seed(5)

@@ -78,6 +78,7 @@ def killed_at(step: int, save: Callable[[], None]) -> bool:
         os._exit(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("save", "load"), [(save_sentences, load_sentences), (save_images, load_images)], ids=["sentences", "images"]
 )
@@ -105,6 +106,7 @@ def test_a_kill_at_any_step_leaves_the_old_index_or_the_new_one(save, load, tmp_
     assert len(seen) > 6
 
 
+@pytest.mark.slow
 def test_a_kill_of_the_first_save_leaves_nothing_in_the_way_of_the_next(tmp_path):
     for step in range(1, 100):
         folder = tmp_path / str(step)

@@ -20,6 +20,9 @@ from mcse.evaluation.suite import Subject, SuiteOptions
 from mcse.evaluation.suites.mteb_tasks import MtebEncoder, prepare_mteb
 from mcse.types import FloatArray, ScoreKey, score_tree
 
+# Importing mteb takes seconds.
+pytestmark = pytest.mark.slow
+
 needs_mteb = pytest.mark.skipif(importlib.util.find_spec("mteb") is None, reason="mteb is not installed")
 WORDS = ("a", "man", "plays", "the", "guitar", "two", "dogs", "run", "across", "green", "field", "she", "reads")
 

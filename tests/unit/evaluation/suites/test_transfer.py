@@ -180,6 +180,7 @@ def test_what_is_not_published_is_said(senteval: Path, caplog: pytest.LogCapture
     assert "NOT the published data: MR, CR, SUBJ" in prepared.summary
 
 
+@pytest.mark.slow
 def test_published_data(real_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         tasks = load_transfer(real_data).tasks
