@@ -44,7 +44,11 @@ Kind = Literal[
     "open_clip",
     "library",
     "model2vec",
+    "exported",
 ]
+
+Runtime = Literal["torch", "onnx", "openvino"]
+"""What runs a model."""
 
 _TITLES: Mapping[Kind, tuple[str, str]] = {
     "sentence": ("a sentence encoder", "mcse.SentenceEncoder"),
@@ -65,6 +69,7 @@ _TITLES: Mapping[Kind, tuple[str, str]] = {
         "mcse.encoders.sentence_transformers_encoder.SentenceTransformersEncoder",
     ),
     "model2vec": ("a model2vec table", "mcse.encoders.model2vec_encoder.Model2VecEncoder"),
+    "exported": ("an exported graph", "mcse.encoders.exported.ExportedEncoder"),
 }
 """Every kind of model, ours first: what to call it, and what loads it."""
 
@@ -146,11 +151,13 @@ class Reading:
         prompt_name: Of a prompt that the model itself lists, instead.
         trust_remote_code: Whether Python code that lies with the model may run. No configuration and no checkpoint can
             ask for it.
+        backend: What runs it; ``None`` is PyTorch, or what an exported graph was written for.
     """
 
     prompt: str | None = None
     prompt_name: str | None = None
     trust_remote_code: bool = False
+    backend: Runtime | None = None
 
     def __post_init__(self) -> None:
         if self.prompt is not None and self.prompt_name is not None:

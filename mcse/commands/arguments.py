@@ -72,6 +72,8 @@ def _evaluate(parser: ArgumentParser) -> None:
     )
     add("--suite", nargs="+", choices=SUITES, dest="suites", help="suites to run (default: sts)")
     _add_reading(parser)
+    backend = "what runs the model; several give a row each. A run is exported for it first, and compared"
+    add("--backend", nargs="+", choices=BACKENDS, dest="backends", help=f"{backend} (default: torch)")
     form = add_group("scores by width and by kind of stored row, beside those of rows as they are").add_argument
     form("--dims", type=int, nargs="+", metavar="N", help="rows cut to their first N numbers, then unit norm")
     form("--rows", nargs="+", choices=ROW_KINDS, help="rows as an index stores them")
@@ -144,6 +146,24 @@ def _extract_features(parser: ArgumentParser) -> None:
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
     parser.add_argument("--precision", choices=PRECISIONS, help="(default: fp32)")
     parser.add_argument("--overwrite", action="store_true", help="replace the feature store in --output")
+
+
+def _export(parser: ArgumentParser) -> None:
+    """Writes a model in another format, if what it gives there is what was evaluated.
+
+    Embeddings of a few hundred sentences of many lengths, padding included, are compared with PyTorch's; an export that
+    differs is refused, and so is what a format cannot express.
+    """
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="run, checkpoint or other model, as evaluate takes it")
+    add("--to", required=True, choices=FORMATS, help="the format")
+    add("--output", required=True, type=Path, metavar="DIR", help="folder of the export")
+    add("--precision", choices=EXPORT_PRECISIONS, help="onnx, openvino: of the weights (default: fp32)")
+    add("--pooling", help="overrides the model's own pooling; needed where a model states none")
+    add("--prompt", metavar="TEXT", help="put before every sentence, instead of the model's own")
+    add("--calibrate", type=Path, metavar="FILE", help="int8: sentences, one a line, that set static ranges")
+    add("--sentences", type=Path, metavar="FILE", help="sentences to compare on, one a line (default: drawn)")
+    add("--overwrite", action="store_true", help="replace an export in --output")
 
 
 def _mine(parser: ArgumentParser) -> None:
@@ -228,6 +248,23 @@ def _search_index(parser: ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, help="images a forward pass (default: 32)")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
     parser.add_argument("--overwrite", action="store_true", help="replace an index in --output")
+    parser.add_argument("--rows", choices=ROW_KINDS, help="how embeddings are stored (default: float32)")
+    parser.add_argument(
+        "--rescore", choices=ROW_KINDS, help="stored a second time, finer, to score again what is found"
+    )
+
+
+def _search_recall(parser: ArgumentParser) -> None:
+    """Encodes sentences once; prints, for each way to store them, the memory and how much of exact search it finds."""
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="as evaluate takes it")
+    add("--text", required=True, type=Path, metavar="FILE", help="sentences to search, one a line, plain or gzip")
+    add("--queries", type=Path, metavar="FILE", help="what to ask (default: every hundredth sentence, taken out)")
+    add("--pooling", help="overrides the model's own pooling; needed where a model states none")
+    add("--dim", type=int, metavar="N", help="the first N numbers of each embedding alone")
+    add("--limit", type=int, metavar="N", help="read at most so many sentences")
+    add("--top", type=int, metavar="K", help="recall at K (default: 10)")
+    add("--batch-size", type=int, help="sentences a forward pass (default: 64)")
 
 
 def _search_query(parser: ArgumentParser) -> None:
@@ -406,6 +443,9 @@ def _maf_tag(parser: ArgumentParser) -> None:
 
 
 DATASETS = ("wiki1m", "nli", "flickr30k", "coco", "sts")
+BACKENDS = ("torch", "onnx", "openvino")
+EXPORT_PRECISIONS = ("fp32", "fp16", "int8")
+FORMATS = ("onnx", "openvino", "sentence-transformers", "word2vec")
 PRECISIONS = ("fp32", "bf16", "fp16")
 ROW_KINDS = ("float32", "float16", "int8", "uint8", "binary")
 SPLITTINGS = ("words", "spaces")
@@ -418,6 +458,9 @@ COMMANDS: Mapping[str, Command | Group] = {
     "extract-features": Command(
         "run a frozen image encoder over images once, into a feature store", _extract_features, "extract_features"
     ),
+    "export": Command(
+        "a model for ONNX, OpenVINO, sentence-transformers or word2vec, compared first", _export, "export"
+    ),
     "mine": Command("add hard negatives to a table of pairs, for training on tables", _mine, "mine"),
     "embed": Command("embed a column of a table, to files; goes on when killed", _embed, "embed"),
     "serve": Command("serve a model over HTTP: embeddings, similarity, search", _serve, "serve"),
@@ -427,6 +470,11 @@ COMMANDS: Mapping[str, Command | Group] = {
             "index": Command("encode a folder of images once", _search_index, "search.run_index"),
             "query": Command("find images", _search_query, "search.run_query"),
             "serve": Command("a local web page to search with", _search_serve, "search.run_serve"),
+            "recall": Command(
+                "memory and recall of embeddings stored in fewer bytes, beside exact search",
+                _search_recall,
+                "search_recall",
+            ),
         },
     ),
     "sweep": Command("train one configuration under several seeds and values; selects on dev", _sweep, "sweep"),

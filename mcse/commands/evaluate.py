@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from mcse.commands import exit_code
 from mcse.distributed import is_main, join_world
-from mcse.encoders.loading import encoder_digest, hub_commit, load_encoder
+from mcse.encoders.loading import AnyEncoder, encoder_digest, hub_commit, load_encoder
 from mcse.encoders.word_vectors import WordVectorEncoder
 from mcse.errors import in_words, is_out_of_memory, printable
 from mcse.evaluation.compare import compare
@@ -27,8 +28,7 @@ from mcse.evaluation.suite import Subject, SuiteOptions, TransferMode
 from mcse.evaluation.suites import SUITES
 from mcse.evaluation.worst_pairs import worst_pairs
 from mcse.files import claimed
-from mcse.manifest import Reading
-from mcse.metrics.quantization import RowKind
+from mcse.manifest import Reading, Runtime, locate
 from mcse.report.evaluation_files import (
     comparison_folder,
     model_folder,
@@ -43,10 +43,16 @@ from mcse.report.seed_groups import System
 from mcse.report.tables import ScoreTable
 from mcse.report.terminal import print_table
 from mcse.run_folder import is_run, seed_runs
+from mcse.stored_rows import RowKind
 from mcse.types import ComparedScore, ModelScores
 
 _SECONDS_TO_WAIT = 60.0
 """For another evaluation of the model to finish writing its report, which takes one or two."""
+
+
+def _by(backend: Runtime) -> str:
+    """What stands behind a model's name where several libraries run it."""
+    return f" ({backend})"
 
 
 @dataclass(slots=True)
@@ -57,6 +63,7 @@ class _Reports:
     precision: str
     pooling: str | None
     reading: Reading
+    backends: Sequence[Runtime]
     _: KW_ONLY
     is_alone: bool
     mteb_files: bool
@@ -65,7 +72,7 @@ class _Reports:
     @property
     def has_cards(self) -> bool:
         """Whether a run's card gets the table: not one of other rows than the run's own."""
-        return self.pooling is None and self.reading == Reading()
+        return self.pooling is None and self.reading == Reading() and not self.backends
 
     def fail(self, name: str, error: Exception) -> None:
         """Says what is wrong in one line."""
@@ -77,12 +84,20 @@ class _Reports:
 
     def folder(self, model: ModelScores, *, is_seed: bool = False) -> Path:
         """Where the report of one model goes."""
-        is_alone = self.is_alone and not is_seed
+        is_alone = self.is_alone and not is_seed and len(self.backends) < 2
         return model_folder(model, digest=self.digest(model.name), output=self.output, is_alone=is_alone)
 
     def digest(self, name: str) -> str | None:
         """Of a model, and of what is asked beside its name."""
-        return encoder_digest(name, self.reading)
+        model, reading = self.asked(name)
+        return encoder_digest(model, reading)
+
+    def asked(self, name: str) -> tuple[str, Reading]:
+        """The model that a row of the tables is of, and what is asked beside its name."""
+        for backend in self.backends:
+            if name.endswith(_by(backend)):
+                return name.removesuffix(_by(backend)), replace(self.reading, backend=backend)
+        return name, self.reading
 
     def write(self, model: ModelScores, *, is_seed: bool) -> None:
         """Writes the report of one model."""
@@ -126,6 +141,7 @@ def run(
     trust_remote_code: bool = False,
     dims: Sequence[int] = (),
     rows: Sequence[RowKind] = (),
+    backends: Sequence[Runtime] = (),
     list_suites: bool = False,
 ) -> int:
     """Evaluates; returns 0, or the code of what failed: a model that fails does not lose the others.
@@ -150,13 +166,12 @@ def run(
         return _list_suites(options)
     _check(models, suites, options, compared=compared, errors=errors, mteb_files=mteb_files)
     reading = Reading(prompt=prompt, prompt_name=prompt_name, trust_remote_code=trust_remote_code)
-    reports = _Reports(output, precision, pooling, reading, is_alone=len(models) == 1, mteb_files=mteb_files)
-    forms = row_forms(dims, rows)
+    reports = _Reports(output, precision, pooling, reading, backends, is_alone=len(models) == 1, mteb_files=mteb_files)
 
     def runner() -> Runner:
         found = {name: SUITES[name].prepare(options) for name in suites}
         made = Runner(found, pooling=pooling, precision=precision, batch_size=batch_size, use_cache=not no_cache)
-        return replace(made, forms=forms)
+        return replace(made, forms=row_forms(dims, rows))
 
     return _carry_out(models, runner, reports, is_compared=compared, errors=errors, contamination=contamination)
 
@@ -225,7 +240,10 @@ def _groups(models: Sequence[str], reports: _Reports) -> dict[str, list[str]]:
         folder = Path(name)
         try:
             is_parent = folder.is_dir() and not is_run(folder) and any(is_run(child) for child in folder.iterdir())
-            groups[name] = [str(run) for run in seed_runs(folder)] if is_parent else [name]
+            found = [str(run) for run in seed_runs(folder)] if is_parent else [name]
+            for backend in reports.backends or (None,):
+                suffix = "" if backend is None else _by(backend)
+                groups[name + suffix] = [model + suffix for model in found]
         except (ValueError, OSError) as error:
             reports.fail(name, error)
     return groups
@@ -241,9 +259,7 @@ def _evaluate(groups: Mapping[str, Sequence[str]], runner: Runner, reports: _Rep
                 found = runner.scores(
                     model,
                     digest=reports.digest(model),
-                    load=lambda name: load_encoder(
-                        name, pooling=runner.pooling, precision=runner.precision, reading=reports.reading
-                    ),
+                    load=lambda name: _load(*reports.asked(name), runner),
                     notes=_notes,
                     on_start=_say,
                     on_failure=reports.fail,
@@ -256,6 +272,21 @@ def _evaluate(groups: Mapping[str, Sequence[str]], runner: Runner, reports: _Rep
         if seeds:
             systems.append(System(name, tuple(seeds)))
     return systems
+
+
+def _load(name: str, reading: Reading, runner: Runner) -> AnyEncoder:
+    """The encoder; of a run that another library is to run, an export made, and compared, for this evaluation."""
+    backend = reading.backend
+    if backend is None or backend == "torch" or locate(name).kind == "exported":
+        return load_encoder(name, pooling=runner.pooling, precision=runner.precision, reading=reading)
+    from mcse.export.folders import export_model
+
+    if runner.precision != "float32":
+        raise ValueError(f"--precision {runner.precision} is torch's; {backend} runs an export, in its own precision")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "export"
+        export_model(name, to=backend, output=folder, pooling=runner.pooling, prompt=reading.prompt)
+        return load_encoder(str(folder), reading=replace(reading, prompt=None))
 
 
 def _say(model: str, suites: str) -> None:

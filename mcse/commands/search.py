@@ -16,6 +16,7 @@ from mcse.report.terminal import print_rows
 from mcse.search.builder import IndexReport, build_index
 from mcse.search.contact_sheet import SheetCell, contact_sheet
 from mcse.search.engine import Answer, ImageSearch, Question, check_joint, open_search
+from mcse.stored_rows import RowKind
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,6 +36,8 @@ def run_index(
     batch_size: int = 32,
     device: str | None = None,
     overwrite: bool = False,
+    rows: RowKind = "float32",
+    rescore: RowKind | None = None,
 ) -> int:
     """``mcse search index``; 0, or 130 after Ctrl-C.
 
@@ -55,6 +58,8 @@ def run_index(
             features=features,
             batch_size=batch_size,
             is_new=overwrite,
+            rows=rows,
+            rescore=rescore,
         )
     _say_indexed(output, report)
     return 130 if report.was_stopped else 0

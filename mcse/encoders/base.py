@@ -11,11 +11,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
-from typing import Generic, Literal, Self, TypeVar, overload
+from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mcse import distributed
@@ -31,6 +32,7 @@ from mcse.encoders.inputs import (
 )
 from mcse.manifest import Located, Reading, locate
 from mcse.progress import progress_bar
+from mcse.stored_rows import RowKind, check_row_kind, quantize, value_ranges
 from mcse.types import FloatArray
 
 _CHUNK = 32768
@@ -158,7 +160,26 @@ class BaseEncoder(ABC, Generic[Tokens]):
         show_progress: bool = False,
         max_length: int | None = None,
         precision: Precision | None = None,
+        dim: int | None = None,
+        dtype: Literal["float32"] = "float32",
+        ranges: FloatArray | None = None,
     ) -> FloatArray: ...
+
+    @overload
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        *,
+        batch_size: int = 64,
+        normalize: bool = True,
+        convert_to_tensor: Literal[False] = False,
+        show_progress: bool = False,
+        max_length: int | None = None,
+        precision: Precision | None = None,
+        dim: int | None = None,
+        dtype: RowKind,
+        ranges: FloatArray | None = None,
+    ) -> NDArray[Any]: ...
 
     @overload
     def encode(
@@ -171,6 +192,9 @@ class BaseEncoder(ABC, Generic[Tokens]):
         show_progress: bool = False,
         max_length: int | None = None,
         precision: Precision | None = None,
+        dim: int | None = None,
+        dtype: RowKind = "float32",
+        ranges: FloatArray | None = None,
     ) -> Tensor: ...
 
     def encode(
@@ -183,7 +207,10 @@ class BaseEncoder(ABC, Generic[Tokens]):
         show_progress: bool = False,
         max_length: int | None = None,
         precision: Precision | None = None,
-    ) -> FloatArray | Tensor:
+        dim: int | None = None,
+        dtype: RowKind = "float32",
+        ranges: FloatArray | None = None,
+    ) -> NDArray[Any] | Tensor:
         """Embeddings of sentences, in their order. Those that are not finite are returned as they are.
 
         Args:
@@ -194,17 +221,25 @@ class BaseEncoder(ABC, Generic[Tokens]):
             show_progress: Shows a bar, on the main process.
             max_length: Cuts sentences after so many tokens; ``self.max_length`` by default.
             precision: ``self.precision`` by default.
+            dim: Keeps the first numbers of each embedding alone; unit norm is that of what is kept.
+            dtype: As an index stores rows (``mcse.stored_rows``). ``binary`` has eight numbers a byte.
+            ranges: (2, D) least and greatest value of each column, for ``int8`` and ``uint8``
+                (``mcse.stored_rows.value_ranges``); by default those of these very sentences, and then rows of two
+                calls do not compare.
 
         Returns:
-            (N, D) float32, or (D,) for a single string.
+            (N, D) float32, or (D,) for a single string; of another ``dtype`` what ``mcse.stored_rows.quantize`` gives.
 
         Raises:
-            ValueError: An item is not a string, ``batch_size`` is below 1, or ``max_length`` beyond the model.
+            ValueError: An item is not a string, ``batch_size`` is below 1, ``max_length`` or ``dim`` beyond the model,
+                no such ``dtype``, or ``ranges`` of another width or where ``dtype`` has none.
         """
+        width = self._columns(dim)
+        check_row_kind(dtype, ranges, width=width)
         row_ND = self._embed(
             sentences,
             self._forward,
-            width=self.dimension,
+            width=width,
             batch_size=batch_size,
             normalize=normalize,
             device=self.device if convert_to_tensor else torch.device("cpu"),
@@ -212,6 +247,10 @@ class BaseEncoder(ABC, Generic[Tokens]):
             max_length=self.max_length if max_length is None else self._limit(max_length),
             precision=precision or self.precision,
         )
+        if dtype != "float32":
+            array_ND = row_ND.cpu().numpy()
+            stored = quantize(array_ND, dtype, range_2D=value_ranges(array_ND) if ranges is None else ranges)
+            row_ND = torch.from_numpy(stored).to(row_ND.device)
         rows = row_ND[0] if isinstance(sentences, str) else row_ND
         return rows if convert_to_tensor else rows.numpy()
 
@@ -253,7 +292,7 @@ class BaseEncoder(ABC, Generic[Tokens]):
                 tokens = self._tokenize(self._prompted(texts[start : start + _CHUNK]), max_length=max_length)
                 chunk_ND = torch.zeros(len(tokens), width, device=own)
                 for numbers in longest_first(map(len, tokens), batch_size=batch_size):
-                    row_BD = forward([tokens[number] for number in numbers])
+                    row_BD = forward([tokens[number] for number in numbers])[:, :width]
                     if normalize:
                         row_BD = F.normalize(row_BD.to(torch.promote_types(row_BD.dtype, torch.float32)), dim=-1)
                     chunk_ND[torch.tensor(numbers, device=own)] = row_BD.float()
@@ -261,6 +300,11 @@ class BaseEncoder(ABC, Generic[Tokens]):
                 row_ND[start : start + len(tokens)] = chunk_ND
                 bar.update(start + len(tokens) - bar.n)  # and those without tokens
         return row_ND
+
+    def _columns(self, dim: int | None) -> int:
+        if dim is not None and not 1 <= dim <= self.dimension:
+            raise ValueError(f"dim must be from 1 to {self.dimension}, the width of the embeddings; got {dim}")
+        return dim or self.dimension
 
     def _limit(self, max_length: int | None) -> int | None:
         if max_length is None:

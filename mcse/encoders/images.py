@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Self, TypeAlias, TypeVar
 
@@ -15,13 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from mcse.encoders.base import BaseEncoder, Tokens
 from mcse.encoders.inputs import Precision, autocast, check_batch_size, evaluating
 from mcse.images import BadImageError, as_rgb, load_image
 from mcse.models.image_tower import ImageTower
-from mcse.types import FloatArray
+from mcse.types import FloatArray, TokenBatch, Tokenizer
 
 ImageInput: TypeAlias = str | Path | Image.Image
 """An image, or the path of its file."""
@@ -29,6 +30,27 @@ ImageInput: TypeAlias = str | Path | Image.Image
 _THREADS = 4
 
 Prepared = TypeVar("Prepared")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelParts:
+    """What makes an encoder's embeddings, for those who write it down in another form.
+
+    Attributes:
+        rows: (B, D) embeddings of a batch, not normalised.
+        text: The text side, with its pooling.
+        head: What stands on it, if anything does.
+        tokenizer: Text to ids.
+        captions: (B, H) embeddings in the space shared with images, not normalised; ``None`` where there is none.
+        images: (B, H) embeddings of (B, F) image features in that space, not normalised.
+    """
+
+    rows: Callable[[TokenBatch], Tensor]
+    text: nn.Module
+    head: nn.Module | None
+    tokenizer: Tokenizer
+    captions: Callable[[TokenBatch], Tensor] | None = None
+    images: Callable[[Tensor], Tensor] | None = None
 
 
 class ImageReader(ABC):

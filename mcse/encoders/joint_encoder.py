@@ -13,7 +13,7 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from mcse.encoders.images import JointSpaceEncoder
+from mcse.encoders.images import JointSpaceEncoder, ModelParts
 from mcse.encoders.inputs import Precision, check_only_pooling
 from mcse.manifest import Located
 from mcse.models.checkpoint import load_checkpoint_tower, max_tokens
@@ -111,6 +111,13 @@ class JointEncoder(JointSpaceEncoder[list[int]]):
         hints = [hint for word in self.unknown_words(sentence) for hint in self.nearest_words(word, number=3)]
         known = f"; known words like these: {', '.join(dict.fromkeys(hints))}" if hints else ""
         raise ValueError(f"{self._title()} knows no word of {sentence!r}{known}")
+
+    @property
+    def parts(self) -> ModelParts:
+        """What makes embeddings, for those who write it down in another form."""
+        model = self._model
+        rows = model.captions
+        return ModelParts(rows, model.text, model.text_head, self._tokenizer, captions=rows, images=model.images)
 
     def _modules(self) -> list[nn.Module]:
         return [self._model]

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import torch
 
 from mcse.encoders.contextual import CoveEncoder, ElmoEncoder
+from mcse.encoders.exported import ExportedEncoder
 from mcse.encoders.inputs import Precision
 from mcse.encoders.joint_encoder import JointEncoder
 from mcse.encoders.model2vec_encoder import Model2VecEncoder
@@ -36,6 +37,7 @@ AnyEncoder: TypeAlias = (
     | WordVectorEncoder
     | ElmoEncoder
     | CoveEncoder
+    | ExportedEncoder
 )
 """Every kind has ``name``, ``pooling`` and ``dimension`` beside ``encode``."""
 
@@ -53,6 +55,7 @@ _CLASSES: Mapping[Kind, type[AnyEncoder]] = {
     "elmo": ElmoEncoder,
     "elmo_release": ElmoEncoder,
     "cove": CoveEncoder,
+    "exported": ExportedEncoder,
 }
 """Every kind that encodes sentences."""
 
@@ -90,7 +93,11 @@ def load_encoder(
     """
     located = replace(locate(name).expect(*_CLASSES), reading=reading)
     try:
-        if reading != Reading() and _has_modules(located):
+        if located.kind != "exported" and reading.backend not in (None, "torch"):
+            raise ValueError(
+                f"{name} is no exported graph; mcse export {name} --to {reading.backend} --output FOLDER makes one"
+            )
+        if replace(reading, backend=None) != Reading() and _has_modules(located):
             raise NotFollowedError(f"{name}: prompts and code of sentence-transformers are that library's own")
         return _CLASSES[located.kind].from_pretrained(located, pooling=pooling, precision=precision, device=device)
     except NotFollowedError as error:

@@ -8,15 +8,19 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Self
+from pathlib import Path
+from typing import Literal, Self, overload
 
+import torch
 from torch import Tensor, nn
 
-from mcse.encoders.images import JointSpaceEncoder
+from mcse.encoders.exported import ExportedEncoder
+from mcse.encoders.images import JointSpaceEncoder, ModelParts
 from mcse.encoders.inputs import Precision
 from mcse.encoders.sentence_transformers_folder import Module, list_modules, read_modules
-from mcse.manifest import Located
+from mcse.manifest import Located, Runtime, locate
 from mcse.models.checkpoint import (
     check_pooling,
     load_checkpoint,
@@ -92,6 +96,64 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
         self.pooling, self.prompt = pooling, prompt
         longest = max_tokens(text_encoder, tokenizer)
         super().__init__(name=name, longest=longest, max_length=max_length, precision=precision)
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path | Located,
+        *,
+        pooling: str | None = None,
+        device: str | torch.device | None = None,
+        precision: Precision = "float32",
+        backend: Literal["torch"] = "torch",
+    ) -> Self: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path | Located,
+        *,
+        pooling: str | None = None,
+        device: str | torch.device | None = None,
+        precision: Precision = "float32",
+        backend: Literal["onnx", "openvino"],
+    ) -> ExportedEncoder: ...
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path | Located,
+        *,
+        pooling: str | None = None,
+        device: str | torch.device | None = None,
+        precision: Precision = "float32",
+        backend: Runtime = "torch",
+    ) -> Self | ExportedEncoder:
+        """Loads a model that somebody saved, as every encoder does.
+
+        Args:
+            name_or_path: As ``mcse.manifest.locate`` takes it.
+            pooling: Overrides what the model says; needed for one that says nothing.
+            device: CUDA where there is one, by default; an exported graph runs on the CPU.
+            precision: As for the class.
+            backend: ``onnx`` and ``openvino`` run a folder of ``mcse export``.
+
+        Raises:
+            ValueError: No such model is there, it is damaged or of another kind, it has no such pooling, or the library
+                that runs it is not installed.
+        """
+        located = locate(name_or_path)
+        if backend == "torch":
+            return super().from_pretrained(located, pooling=pooling, device=device, precision=precision)
+        if located.kind != "exported":
+            raise ValueError(
+                f"{located.name} is no exported graph; mcse export {located.name} --to {backend} --output FOLDER "
+                "makes one"
+            )
+        located = replace(located, reading=replace(located.reading, backend=backend))
+        return ExportedEncoder.from_pretrained(located, pooling=pooling, precision=precision)
 
     @classmethod
     def _load(cls, located: Located, *, pooling: str | None, precision: Precision) -> Self:
@@ -197,10 +259,19 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
         row_BH: Tensor = self._joint_head("image_head")(feature_BF)
         return row_BH
 
+    @property
+    def parts(self) -> ModelParts:
+        """What makes embeddings, for those who write it down in another form."""
+        rows = partial(_rows, encoder=self._encoder, head=self._head)
+        parts = ModelParts(rows, self._encoder, self._head, self._tokenizer)
+        if not self.has_image_heads:
+            return parts
+        captions = partial(_rows, encoder=self._joint_encoder, head=self._heads["grounding_head"])
+        return replace(parts, captions=captions, images=self._forward_images)
+
     def _pooled(self, tokens: Sequence[list[int]], encoder: TextEncoder, head: nn.Module | None) -> Tensor:
         batch = TokenBatch.padded(tokens, pad_id=self._tokenizer.pad_id)
-        row_BD: Tensor = encoder(to_device(batch, self.device))
-        return row_BD if head is None else head(row_BD)
+        return _rows(to_device(batch, self.device), encoder=encoder, head=head)
 
     def _joint_head(self, name: str) -> nn.Module:
         if not self.has_image_heads:
@@ -209,6 +280,12 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
                 "images; a checkpoint of the recipe mcse has them"
             )
         return self._heads[name]
+
+
+def _rows(batch: TokenBatch, *, encoder: TextEncoder, head: nn.Module | None) -> Tensor:
+    """(B, D) embeddings of a batch, not normalised."""
+    row_BD: Tensor = encoder(batch)
+    return row_BD if head is None else head(row_BD)
 
 
 def _limit(tokenizer: PieceTokenizer, max_length: int, text: TextEncoder, path: str) -> None:

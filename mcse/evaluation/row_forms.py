@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from mcse.evaluation.encoding import Rows
-from mcse.metrics.quantization import RowKind, quantize, restore, value_ranges
+from mcse.stored_rows import RowKind, quantize, restore, value_ranges
 from mcse.types import FloatArray, ScoreKey, SuiteScores
 
 _BLOCK = 16384

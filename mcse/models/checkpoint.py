@@ -173,6 +173,28 @@ def save_checkpoint(
         save_heads(folder, heads, tower=image_tower)
 
 
+def save_sentence_transformers(
+    folder: Path, *, encoder: TextEncoder, tokenizer: PieceTokenizer, head: nn.Module | None
+) -> None:
+    """Writes what ``AutoModel`` and sentence-transformers load, and nothing of ours.
+
+    Args:
+        folder: There already.
+        encoder: The text tower, with the pooling of its rows.
+        tokenizer: The tower's tokenizer.
+        head: What stands on the pooled rows: a ``TanhHead``, a linear layer, or nothing.
+
+    Raises:
+        ValueError: The format has no such pooling, or no such head.
+    """
+    check_exportable(encoder.pooling)
+    if head is not None and not isinstance(head, TanhHead | nn.Linear):
+        raise ValueError("sentence-transformers' Dense layers are already in the folder that was loaded; copy that")
+    save_backbone(folder, encoder.backbone, pooler=head if isinstance(head, TanhHead) else None)
+    tokenizer.save(folder)
+    _save_modules(folder, encoder, tokenizer=tokenizer, pooling=encoder.pooling, dense=head)
+
+
 def with_heads(manifest: Manifest, heads: Mapping[str, nn.Module], *, tower: ImageTower | None) -> Manifest:
     """The manifest with the kinds of the heads that a checkpoint stores.
 
@@ -353,7 +375,7 @@ def _has_equal_pooler(backbone: Any, head: TanhHead) -> bool:
 
 
 def _save_modules(
-    folder: Path, encoder: TextEncoder, *, tokenizer: PieceTokenizer, pooling: str, dense: TanhHead | None
+    folder: Path, encoder: TextEncoder, *, tokenizer: PieceTokenizer, pooling: str, dense: TanhHead | nn.Linear | None
 ) -> None:
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
     (folder / "1_Pooling").mkdir()
@@ -364,10 +386,14 @@ def _save_modules(
     if dense is not None:
         modules.append(("2_Dense", "Dense"))
         (folder / "2_Dense").mkdir()
-        shape = {"in_features": dense.linear.in_features, "out_features": dense.linear.out_features}
-        activation = "torch.nn.modules.activation.Tanh"
-        write_json(folder / "2_Dense" / "config.json", {**shape, "bias": True, "activation_function": activation})
-        save_tensors(folder / "2_Dense" / "model.safetensors", dense.state_dict())
+        linear = dense if isinstance(dense, nn.Linear) else dense.linear
+        shape = {"in_features": linear.in_features, "out_features": linear.out_features}
+        activation = "linear.Identity" if linear is dense else "activation.Tanh"
+        layer = {"bias": linear.bias is not None, "activation_function": f"torch.nn.modules.{activation}"}
+        write_json(folder / "2_Dense" / "config.json", {**shape, **layer})
+        save_tensors(
+            folder / "2_Dense" / "model.safetensors", {f"linear.{k}": v for k, v in linear.state_dict().items()}
+        )
     modules.append((f"{len(modules)}_Normalize", "Normalize"))
     # Versions before 5 do not look inside, but a folder without files would not survive git or the hub.
     (folder / modules[-1][0]).mkdir()

@@ -49,7 +49,9 @@ def pool(hidden_LBTD: Sequence[Tensor], mask_BT: Tensor, *, pooling: str) -> Ten
     if pooling == "last":
         # Padding may stand on either side: the greatest place with a token.
         place_BT = mask_BT * torch.arange(1, mask_BT.shape[1] + 1, device=mask_BT.device)
-        return last_BTD[torch.arange(len(last_BTD), device=mask_BT.device), place_BT.argmax(1)]
+        # Gathered, and not indexed by the number of rows, which an exported graph would keep.
+        place_B1D = place_BT.argmax(1)[:, None, None].expand(-1, 1, last_BTD.shape[-1])
+        return last_BTD.gather(1, place_B1D)[:, 0]
     raise ValueError(f"encoder.pooling: unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from mcse.nn.ragged import pack_rows
@@ -61,6 +62,13 @@ class RecurrentEncoder(nn.Module):
     def forward(self, tokens: TokenBatch) -> Tensor:
         """(B, D) states after each sentence's last real token; padding stands on the right and changes nothing."""
         row_BTE = self.dropout(self.embedding(tokens.input_ids_BT))
+        if torch._C._get_tracing_state() is not None:
+            # A graph for other libraries takes lengths from the mask; reading rightwards, padding comes too late to
+            # change the state before it.
+            state_BTD, _ = self.layers(row_BTE)
+            last_B11 = tokens.attention_mask_BT.sum(1)[:, None, None] - 1
+            traced_BD: Tensor = state_BTD.gather(1, last_B11.expand(-1, 1, self.width))[:, 0]
+            return traced_BD
         _, state = self.layers(pack_rows(row_BTE, tokens.lengths()))
         last_LBD: Tensor = state[0] if isinstance(state, tuple) else state
         return last_LBD[-1]

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from mcse.images import BadImageError, load_image
 from mcse.progress import progress_bar
 from mcse.search.image_index import ImageIndex, IndexedImage, IndexOrigin, is_image_index
 from mcse.search.index_files import is_unfinished
+from mcse.search.rows import IndexRows
+from mcse.stored_rows import RowKind
 from mcse.types import FeatureTextEncoder, FloatArray, ImageTextEncoder
 
 _SAVE_SECONDS = 30.0
@@ -44,6 +47,7 @@ class _Known:
 
     by_path: dict[str, tuple[IndexedImage, FloatArray]]
     by_digest: dict[str, FloatArray]
+    ranges: FloatArray | None = None
 
 
 def build_index(
@@ -56,6 +60,8 @@ def build_index(
     features: Path | None = None,
     batch_size: int = 32,
     is_new: bool = False,
+    rows: RowKind = "float32",
+    rescore: RowKind | None = None,
 ) -> IndexReport:
     """Encodes the images below ``folder`` that ``output`` does not hold yet, and writes ``output``.
 
@@ -71,6 +77,8 @@ def build_index(
         features: A store of the images' features, instead of the model's own tower.
         batch_size: Images at a time.
         is_new: Replaces an index in ``output``, whatever it is of.
+        rows: How embeddings are stored, as for ``EmbeddingIndex``; so is ``rescore``.
+        rescore: Stores them a second time, finer.
 
     Raises:
         FileNotFoundError: No such folder.
@@ -90,19 +98,14 @@ def build_index(
         tower=getattr(encoder, "image_tower", None),
         features=None if features is None else str(features.resolve()),
     )
-    known = _known(output, origin, is_new=is_new)
-    builder = _Builder(origin, output, encoder, store)
+    IndexRows(rows=rows, rescore=rescore)  # refuses before anything is encoded
+    known = _known(output, origin, is_new=is_new, kinds=(rows, rescore))
+    builder = _Builder(
+        origin, output, encoder, store, partial(IndexRows, rows=rows, rescore=rescore, ranges=known.ranges)
+    )
     names, outside = _inside(source)
     builder.skipped += outside
-    bar = progress_bar(total=len(source.names), initial=len(outside), unit="image", title=str(folder))
-    was_stopped = False
-    with bar:
-        try:
-            for start in range(0, len(names), batch_size):
-                builder.add(names[start : start + batch_size], known)
-                bar.update(len(names[start : start + batch_size]))
-        except KeyboardInterrupt:
-            was_stopped = True
+    was_stopped = builder.add_all(names, known, batch_size=batch_size)
     index = builder.save(is_complete=not was_stopped)
     return IndexReport(index=index, encoded=builder.encoded, was_stopped=was_stopped)
 
@@ -111,15 +114,34 @@ class _Builder:
     """An index as it grows."""
 
     def __init__(
-        self, origin: IndexOrigin, output: Path, encoder: FeatureTextEncoder, store: FeatureStore | None
+        self,
+        origin: IndexOrigin,
+        output: Path,
+        encoder: FeatureTextEncoder,
+        store: FeatureStore | None,
+        new_rows: Callable[[], IndexRows],
     ) -> None:
         self._origin, self._output, self._encoder, self._store = origin, output, encoder, store
+        self._new_rows = new_rows
         self._root = Path(origin.folder)
         self._images: list[IndexedImage] = []
         self._rows: list[FloatArray] = []
         self._saved = time.monotonic()
         self.skipped: list[SkippedImage] = []
         self.encoded = 0
+
+    def add_all(self, names: Sequence[str], known: _Known, *, batch_size: int) -> bool:
+        """All images of these names; returns whether Ctrl-C stopped it."""
+        left_out = len(self.skipped)
+        bar = progress_bar(total=left_out + len(names), initial=left_out, unit="image", title=str(self._root))
+        with bar:
+            try:
+                for start in range(0, len(names), batch_size):
+                    self.add(names[start : start + batch_size], known)
+                    bar.update(len(names[start : start + batch_size]))
+            except KeyboardInterrupt:
+                return True
+        return False
 
     def add(self, names: Sequence[str], known: _Known) -> None:
         """The images of these names, encoded together where they are not known."""
@@ -149,10 +171,12 @@ class _Builder:
         if not self._rows:
             why = f", first {self.skipped[0].name}: {self.skipped[0].reason}" if self.skipped else ""
             raise ValueError(f"{self._root}: none of {len(self.skipped)} images could be indexed{why}")
+        rows = self._new_rows()
+        rows.append(np.stack(self._rows))
         index = ImageIndex(
             origin=self._origin,
             images=tuple(self._images),
-            rows_ND=np.stack(self._rows),
+            rows=rows,
             skipped=tuple(self.skipped),
             is_complete=is_complete,
         )
@@ -220,12 +244,18 @@ def _inside(source: ImageFolder) -> tuple[list[str], list[SkippedImage]]:
     return names, [SkippedImage(name=name, reason="a link that leads out of the folder") for name in outside]
 
 
-def _known(output: Path, origin: IndexOrigin, *, is_new: bool) -> _Known:
+def _known(output: Path, origin: IndexOrigin, *, is_new: bool, kinds: tuple[RowKind, RowKind | None]) -> _Known:
     if is_new or not is_image_index(output):
         if output.is_dir() and not is_image_index(output) and not is_unfinished(output):
             raise ValueError(f"--output: {output} is not empty and holds no index")
         return _Known({}, {})
     index = ImageIndex.load(output)
+    stored = (index.rows.coarse.kind, None if index.rows.fine is None else index.rows.fine.kind)
+    if stored != kinds:
+        raise ValueError(
+            f"--output: {output} stores {_shown(stored)} rows, not {_shown(kinds)}; choose another --output, or "
+            "replace it by --overwrite"
+        )
     for name, ours, theirs in _identity(origin, index.origin):
         if ours != theirs:
             raise ValueError(
@@ -233,7 +263,13 @@ def _known(output: Path, origin: IndexOrigin, *, is_new: bool) -> _Known:
                 "it by --overwrite"
             )
     rows = list(zip(index.images, index.rows_ND, strict=True))
-    return _Known({image.path: (image, row) for image, row in rows}, {image.sha256: row for image, row in rows})
+    by_path = {image.path: (image, row) for image, row in rows}
+    return _Known(by_path, {image.sha256: row for image, row in rows}, index.rows.ranges)
+
+
+def _shown(kinds: tuple[RowKind, RowKind | None]) -> str:
+    rows, rescore = kinds
+    return rows if rescore is None else f"{rows} with {rescore}"
 
 
 def _identity(ours: IndexOrigin, theirs: IndexOrigin) -> Iterable[tuple[str, str | None, str | None]]:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from mcse.search.index_files import read_index, save_index
-from mcse.search.rows import Found, RowBlocks, in_blocks, nearest
+from mcse.search.rows import Found, IndexRows, in_blocks
+from mcse.stored_rows import RowKind
 from mcse.types import Encoder, FloatArray
 
 KIND = "sentences"
@@ -43,26 +44,51 @@ class EmbeddingIndex:
 
     Args:
         encoder: Encodes what is added and what is asked.
+        rows: How embeddings are stored (``mcse.stored_rows``): fewer bytes a number, and cosines that are less exact.
+            ``int8`` and ``uint8`` are calibrated on what is added first.
+        rescore: Stores the embeddings a second time, finer, to score four times as many as are wanted again.
+
+    Raises:
+        ValueError: No such way, or ``rescore`` is no finer than ``rows``.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, *, rows: RowKind = "float32", rescore: RowKind | None = None) -> None:
         self._encoder = encoder
-        self._rows = RowBlocks()
+        self._rows = IndexRows(rows=rows, rescore=rescore)
         self._ids: list[Id] = []
         self._texts: list[str] = []
         self._taken: set[Id] | None = None  # made when something is added, as an index that is only searched needs none
 
     @classmethod
     def build(
-        cls, encoder: Encoder, sentences: Sequence[str], *, ids: Sequence[Id] | None = None, batch_size: int = 64
+        cls,
+        encoder: Encoder,
+        sentences: Sequence[str],
+        *,
+        ids: Sequence[Id] | None = None,
+        batch_size: int = 64,
+        rows: RowKind = "float32",
+        rescore: RowKind | None = None,
     ) -> EmbeddingIndex:
         """An index of ``sentences``; ids are their positions where none are given."""
-        index = cls(encoder)
+        index = cls(encoder, rows=rows, rescore=rescore)
         index.add(sentences, ids=ids, batch_size=batch_size)
+        return index
+
+    @classmethod
+    def of_rows(cls, encoder: Encoder, rows: IndexRows, *, texts: Sequence[str]) -> EmbeddingIndex:
+        """An index around embeddings that are stored already; ids are positions."""
+        index = cls(encoder)
+        index._rows, index._ids, index._texts = rows, list(range(len(texts))), list(texts)
         return index
 
     def __len__(self) -> int:
         return len(self._ids)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the embeddings, without ids and texts."""
+        return self._rows.num_bytes
 
     def add(self, sentences: Sequence[str], *, ids: Sequence[Id] | None = None, batch_size: int = 64) -> None:
         """Encodes and adds sentences.
@@ -120,7 +146,7 @@ class EmbeddingIndex:
         """
         self._check_search(top_k)
         query_QD = self._checked(query_QD, [f"query {number}" for number in range(len(query_QD))])
-        return [self._hits(found, threshold=threshold) for found in nearest(query_QD, self._rows, top_k=top_k)]
+        return [self._hits(found, threshold=threshold) for found in self._rows.nearest(query_QD, top_k=top_k)]
 
     def save(self, folder: str | Path) -> None:
         """Writes the index, in place of one that is there; the encoder is not part of it. A kill leaves either whole.
@@ -141,13 +167,15 @@ class EmbeddingIndex:
             ValueError: The folder holds no whole index, or ``encoder`` gives other embeddings than the index holds.
         """
         index = cls(encoder)
-        with read_index(Path(folder), _Content, kind=KIND) as (content, rows_ND):
+        with read_index(Path(folder), _Content, kind=KIND) as (content, rows):
             ids, texts, built_with = content.ids, content.texts, content.encoder
-            if not len(rows_ND) == len(ids) == len(texts) > 0:
-                raise ValueError(f"{len(rows_ND)} embeddings, {len(ids)} ids, {len(texts)} texts")
-        index._rows, index._ids, index._texts = RowBlocks(rows_ND), ids, texts
+            if not len(rows) == len(ids) == len(texts) > 0:
+                raise ValueError(f"{len(rows)} embeddings, {len(ids)} ids, {len(texts)} texts")
+        index._rows, index._ids, index._texts = rows, ids, texts
         # One sentence of the index tells: an encoder of equal width could be another one all the same.
-        cosine = float(index._encode(texts[:1], batch_size=1)[0] @ rows_ND[0])
+        stored_D = rows.restored([0])[0]
+        given_D = index._encode(texts[:1], batch_size=1)[0]
+        cosine = float(np.mean((given_D > 0) == (stored_D > 0)) if rows.is_bits else given_D @ stored_D)
         if cosine < 0.99:
             raise ValueError(
                 f"{folder} was built with another encoder ({built_with or 'unnamed'}): the embedding of its first "

@@ -104,8 +104,8 @@ class ImageSearch:
         self._encode_captions = Together(encoder.encode_captions, self.thread)
         self._searcher = index.searcher(encoder)
         width = encoder.encode_captions(["an image"]).shape[1]
-        if width != index.rows_ND.shape[1]:
-            raise ValueError(f"the index holds embeddings of width {index.rows_ND.shape[1]}, the model gives {width}")
+        if width != index.rows.width:
+            raise ValueError(f"the index holds embeddings of width {index.rows.width}, the model gives {width}")
 
     @property
     def takes_images(self) -> bool:
@@ -129,10 +129,8 @@ class ImageSearch:
         found = self._searcher.search_by_embeddings(query_D[None], top_k=wanted + len(own))[0]
         hits = [hit for hit in found if hit.id not in own][:wanted]
         if question.rerank and hits:
-            place_1K = np.array([[int(hit.id) for hit in hits]])
-            again = rerank(place_1K, self.index.rows_ND)[0].tolist()
-            by_place = {int(hit.id): hit for hit in hits}
-            hits = [by_place[place] for place in again]
+            row_KD = self.index.rows.restored([int(hit.id) for hit in hits])
+            hits = [hits[rank] for rank in rerank(np.arange(len(hits))[None], row_KD)[0].tolist()]
         if not self.index.is_complete:
             notes.append("The index is not complete: its making was stopped, and goes on with the same command.")
         return Answer(hits=tuple(hits[: question.top]), notes=tuple(notes))
@@ -185,12 +183,19 @@ class ImageSearch:
             return self._sentence_row(question.text, notes), set()
         if question.place is not None:
             place = self._checked(question.place)
-            return self.index.rows_ND[place], self._copies(self.index.images[place].sha256)
+            return self._row(place), self._copies(self.index.images[place].sha256)
         assert question.image is not None
         if not question.image.is_file():
             raise BadImageError(f"no image at {question.image}")
         own = self._copies(sha256_file(question.image))
-        return self.index.rows_ND[min(own)] if own else self.encode_image(question.image), own
+        return self._row(min(own)) if own else self.encode_image(question.image), own
+
+    def _row(self, place: int) -> FloatArray:
+        """(D,) the embedding of an image of the index, of length 1."""
+        row_D: FloatArray = self.index.rows.restored([place])[0]
+        if self.index.rows.coarse.kind != "float32":
+            row_D /= np.linalg.norm(row_D)
+        return row_D
 
     def _sentence_row(self, text: str, notes: list[str]) -> FloatArray:
         if isinstance(self._encoder, KnownWords):
@@ -206,7 +211,7 @@ class ImageSearch:
             if hints := self._hints(word):
                 raise ValueError(f"unknown words: {'; '.join(hints)}")
         if not words:
-            return np.zeros((0, self.index.rows_ND.shape[1]), dtype=np.float32)
+            return np.zeros((0, self.index.rows.width or 0), dtype=np.float32)
         row_WD = self._encode_captions(list(words))
         for word, row_D in zip(words, row_WD, strict=True):
             self._check_row(row_D, word)

@@ -15,7 +15,7 @@ from mcse.data.images.sources import SkippedImage
 from mcse.encoders.loading import encoder_digest
 from mcse.search.embedding_index import EmbeddingIndex
 from mcse.search.index_files import CONTENT_FILE, read_index, save_index
-from mcse.search.rows import RowBlocks, in_blocks
+from mcse.search.rows import IndexRows
 from mcse.types import FeatureTextEncoder, FloatArray
 
 KIND = "images"
@@ -67,14 +67,16 @@ class ImageIndex:
 
     origin: IndexOrigin
     images: tuple[IndexedImage, ...]
-    rows_ND: FloatArray
+    rows: IndexRows
     skipped: tuple[SkippedImage, ...] = ()
     is_complete: bool = True
 
     def __post_init__(self) -> None:
-        if self.rows_ND.ndim != 2 or len(self.rows_ND) != len(self.images):
-            raise ValueError(f"embeddings of shape {self.rows_ND.shape} for {len(self.images)} images")
-        norms = [np.linalg.norm(rows_RD.astype(np.float64), axis=1) for rows_RD in in_blocks(self.rows_ND)]
+        if len(self.rows) != len(self.images):
+            raise ValueError(f"{len(self.rows)} embeddings for {len(self.images)} images")
+        if self.rows.coarse.kind != "float32":
+            return  # they stand for numbers near those that had length 1
+        norms = [np.linalg.norm(rows_RD.astype(np.float64), axis=1) for rows_RD in self.rows.coarse]
         norm_N = np.concatenate([np.zeros(0), *norms])
         # "not" also catches NaN, with which every comparison is false.
         bad_N = ~(np.abs(norm_N - 1) <= _UNIT_TOLERANCE)
@@ -85,6 +87,11 @@ class ImageIndex:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def rows_ND(self) -> FloatArray:  # noqa: N802 - the shape stands in the name
+        """(N, D) float32 embeddings, as near as they are stored."""
+        return self.rows.restored(np.arange(len(self)))
+
     def searcher(self, encoder: FeatureTextEncoder) -> EmbeddingIndex:
         """The images, to be searched by sentences in ``encoder``'s joint space, or by embeddings; ids are positions.
 
@@ -93,9 +100,7 @@ class ImageIndex:
         """
         if not len(self):
             raise ValueError(f"the index of {self.origin.folder} holds no images")
-        index = EmbeddingIndex(_Captions(encoder))
-        index.add_embeddings(self.rows_ND, texts=[image.path for image in self.images])
-        return index
+        return EmbeddingIndex.of_rows(_Captions(encoder), self.rows, texts=[image.path for image in self.images])
 
     def save(self, folder: Path) -> None:
         """Writes the index, in place of one that is there; a kill leaves the old one or the new one."""
@@ -105,7 +110,7 @@ class ImageIndex:
             "images": [asdict(image) for image in self.images],
             "skipped": [asdict(image) for image in self.skipped],
         }
-        save_index(folder, content, RowBlocks(self.rows_ND), kind=KIND)
+        save_index(folder, content, self.rows, kind=KIND)
 
     @classmethod
     def load(cls, folder: Path) -> ImageIndex:
@@ -114,7 +119,7 @@ class ImageIndex:
         Raises:
             ValueError: The folder holds none, or a damaged one, or one of another version.
         """
-        with read_index(folder, _Content, kind=KIND) as (content, rows_ND):
+        with read_index(folder, _Content, kind=KIND) as (content, rows):
             for image in content.images:
                 parts = PurePosixPath(image.path).parts
                 if not parts or parts[0] == "/" or ".." in parts:
@@ -122,7 +127,7 @@ class ImageIndex:
             return cls(
                 origin=IndexOrigin(**{key: getattr(content, key) for key in IndexOrigin.__dataclass_fields__}),
                 images=content.images,
-                rows_ND=rows_ND,
+                rows=rows,
                 skipped=content.skipped,
                 is_complete=content.complete,
             )

@@ -11,20 +11,21 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from mcse.files import claimed, read_bytes, replacing, sha256_file, write_json
 from mcse.reading import parse_json, read_json
-from mcse.search.rows import RowBlocks
-from mcse.types import FloatArray
+from mcse.search.rows import IndexRows, RowBlocks
+from mcse.stored_rows import RANGED, RowKind, check_row_kind
 
 T = TypeVar("T")
 
@@ -34,12 +35,13 @@ _MOST_BYTES = 2**33
 """The sentences of an index stand in its JSON."""
 
 CONTENT_FILE = "index.json"
-_EMBEDDINGS = "embeddings"
+_EMBEDDINGS, _FINE, _RANGES = "embeddings", "rescoring", "ranges"
+_DTYPES = {"float32": "F32", "float16": "F16", "int8": "I8", "uint8": "U8"}
 _OWN_EMBEDDINGS = re.compile(_EMBEDDINGS + r"-[0-9a-f]{12}\.safetensors(\.[^.]+\.partial)?")
 _SECONDS_TO_WAIT = 60.0
 
 
-def save_index(folder: Path, content: Mapping[str, Any], rows: RowBlocks, *, kind: str) -> None:
+def save_index(folder: Path, content: Mapping[str, Any], rows: IndexRows, *, kind: str) -> None:
     """Writes an index.
 
     Args:
@@ -58,7 +60,10 @@ def save_index(folder: Path, content: Mapping[str, Any], rows: RowBlocks, *, kin
         try:
             with replacing(path) as draft:
                 _write_embeddings(draft, rows)
-            named = {"file": path.name, "sha256": sha256_file(path)}
+            named: dict[str, Any] = {"file": path.name, "sha256": sha256_file(path)}
+            if rows.coarse.kind != "float32":  # else as earlier versions wrote it, and read it
+                named |= {"rows": rows.coarse.kind, "width": rows.width}
+                named |= {} if rows.fine is None else {"rescore": rows.fine.kind}
             write_json(folder / CONTENT_FILE, {"schema": SCHEMA, "index_of": kind, **content, _EMBEDDINGS: named})
         except OSError:
             path.unlink(missing_ok=True)  # whatever a kill leaves, the next save removes
@@ -90,6 +95,9 @@ def kind_of(folder: Path) -> str:
 class _Embeddings:
     file: str
     sha256: str
+    rows: RowKind = "float32"
+    width: int | None = None
+    rescore: RowKind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +110,8 @@ class _Head:
 
 
 @contextmanager
-def read_index(folder: Path, schema: type[T], *, kind: str) -> Iterator[tuple[T, FloatArray]]:
-    """The content of an index and its (N, D) embeddings; what the block finds wrong with them counts as damage.
+def read_index(folder: Path, schema: type[T], *, kind: str) -> Iterator[tuple[T, IndexRows]]:
+    """The content of an index and its N embeddings; what the block finds wrong with them counts as damage.
 
     Raises:
         ValueError: The folder holds no index of this kind, one of another version, or a damaged one.
@@ -114,25 +122,36 @@ def read_index(folder: Path, schema: type[T], *, kind: str) -> Iterator[tuple[T,
     try:
         content, embeddings = _read_content(path, schema, kind=kind)
         try:
-            rows_ND = _read_embeddings(folder, embeddings)
+            rows = _read_embeddings(folder, embeddings)
         except FileNotFoundError:  # somebody may have saved between the two reads
             content, embeddings = _read_content(path, schema, kind=kind)
-            rows_ND = _read_embeddings(folder, embeddings)
-        yield content, rows_ND
+            rows = _read_embeddings(folder, embeddings)
+        yield content, rows
     except (KeyError, ValueError, OSError, SafetensorError) as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise ValueError(f"{path}: damaged, or not an index of {kind}: {reason}") from error
 
 
-def _write_embeddings(path: Path, rows: RowBlocks) -> None:
+def _write_embeddings(path: Path, rows: IndexRows) -> None:
     """A safetensors file, block by block: its own writer copies the whole."""
-    place = {"dtype": "F32", "shape": [len(rows), rows.width], "data_offsets": [0, 4 * len(rows) * (rows.width or 0)]}
-    head = json.dumps({_EMBEDDINGS: place}).encode()
+    tensors: dict[str, tuple[Iterable[NDArray[Any]], int]] = {_EMBEDDINGS: (rows.coarse, len(rows))}
+    if rows.fine is not None:
+        tensors[_FINE] = rows.fine, len(rows)
+    if rows.ranges is not None:
+        tensors[_RANGES] = [rows.ranges], 2
+    places, end = {}, 0
+    for name, (blocks, number) in tensors.items():
+        first = next(iter(blocks))
+        start, end = end, end + number * first.shape[1] * first.dtype.itemsize
+        shape = [number, first.shape[1]]
+        places[name] = {"dtype": _DTYPES[str(first.dtype)], "shape": shape, "data_offsets": [start, end]}
+    head = json.dumps(places).encode()
     head += b" " * (-len(head) % 8)
     with path.open("wb") as stream:
         stream.write(len(head).to_bytes(8, "little") + head)
-        for rows_RD in rows:
-            stream.write(np.ascontiguousarray(rows_RD, dtype="<f4").data)
+        for blocks, _ in tensors.values():
+            for block in blocks:
+                stream.write(np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("<")).data)
 
 
 def _read_content(path: Path, schema: type[T], *, kind: str) -> tuple[T, _Embeddings]:
@@ -146,13 +165,26 @@ def _read_content(path: Path, schema: type[T], *, kind: str) -> tuple[T, _Embedd
     return parse_json(text, schema, where=str(path)), head.embeddings
 
 
-def _read_embeddings(folder: Path, embeddings: _Embeddings) -> FloatArray:
+def _read_embeddings(folder: Path, embeddings: _Embeddings) -> IndexRows:
     file = embeddings.file
     if Path(file).name != file:
         raise ValueError(f"embeddings {file!r} is not a plain file name")
     if sha256_file(folder / file) != embeddings.sha256:
         raise ValueError(f"{file} is not the file that was saved: its digest differs")
-    rows_ND: FloatArray = load_file(folder / file)[_EMBEDDINGS]
-    if rows_ND.ndim != 2 or rows_ND.dtype != np.float32:
-        raise ValueError(f"{file} holds {rows_ND.dtype} of shape {rows_ND.shape}")
-    return rows_ND
+    tensors = load_file(folder / file)
+    ranges = tensors.get(_RANGES)
+    width = embeddings.width or tensors[_EMBEDDINGS].shape[-1]
+    if ranges is not None:
+        check_row_kind(RANGED[0], ranges, width=width)
+
+    def blocks(name: str, kind: RowKind) -> RowBlocks:
+        stored = tensors[name]
+        dtype, columns = ("uint8", -(-width // 8)) if kind == "binary" else (kind, width)
+        if stored.ndim != 2 or stored.dtype != dtype or stored.shape[1] != columns:
+            raise ValueError(f"{file} holds {name} of {stored.dtype} and shape {stored.shape}, not {kind} rows")
+        if kind in RANGED and ranges is None:
+            raise ValueError(f"{file} holds {kind} rows without their ranges")
+        return RowBlocks.of_stored(stored, kind=kind, width=width, ranges=ranges)
+
+    fine = None if embeddings.rescore is None else blocks(_FINE, embeddings.rescore)
+    return IndexRows.of(blocks(_EMBEDDINGS, embeddings.rows), fine)

@@ -61,7 +61,7 @@ def open_served(folder: Path, encoder: AnyEncoder, model: str) -> ServedIndex:
         images = ImageIndex.load(folder)
         check_same_model(images.origin, model, where=str(folder))
         search = ImageSearch(images, check_joint(encoder, model))
-        return ServedIndex(images.searcher(check_joint(encoder, model)), images.rows_ND.shape[1], search)
+        return ServedIndex(images.searcher(check_joint(encoder, model)), images.rows.width or 0, search)
     index = EmbeddingIndex.load(folder, encoder)
     return ServedIndex(index, encoder.dimension)
 

@@ -22,7 +22,10 @@ PAD, UNKNOWN, BEGIN, END = "<pad>", "<unk>", "<s>", "</s>"
 SPECIALS = (PAD, UNKNOWN, BEGIN, END)
 """The first ids of every vocabulary, in this order: 0, 1, 2, 3."""
 
-_TOKEN = re.compile(r"\w+(?:[-'’]\w+)*|[^\w\s]")
+TOKEN_PATTERN = r"\w+(?:[-'’]\w+)*|[^\w\s]"
+"""What ``split_words`` finds: words, with hyphens and apostrophes inside them, and punctuation marks."""
+
+_TOKEN = re.compile(TOKEN_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ _LOW = {
     "hub": part("the commit of the hub that the name of a model or dataset stands for"),
     "errors": part("how errors of other libraries are worded"),
     "types": part("batches, `LossTerm`, scores and their keys, protocols"),
+    "stored_rows": part("embeddings as they are stored: fewer bytes a number, and what they stand for"),
     "yaml_files": part("YAML's core schema: read in bounds, written quoted", "files"),
     "run_folder": part(
         "a run's files, its best model, state, seeds, scores with their direction", "files", "reading", "yaml_files"
@@ -58,19 +59,34 @@ _LOW = {
     "encoders": part(
         "any kind of encoder by one name",
         *("errors", "files", "hub", "progress", "reading", "images", "run_folder", "manifest", "types", "text"),
-        *("models", "distributed", "cpu"),
+        *("models", "distributed", "cpu", "stored_rows"),
     ),
     "search": part(
         "indexes of sentences and images, embeddings on disk, questions, the page and the service",
         *("errors", "files", "progress", "reading", "images", "run_folder", "manifest", "types", "data", "text"),
-        *("models", "encoders", "metrics", "report", "distributed", "cpu"),
+        *("models", "encoders", "metrics", "report", "distributed", "cpu", "stored_rows"),
     ),
     "evaluation": part(
         "published protocols as suites, evaluators while training, and what they share",
-        *("errors", "files", "progress", "reading", "run_folder", "types", "metrics", "data", "distributed"),
+        *(
+            "errors",
+            "files",
+            "progress",
+            "reading",
+            "run_folder",
+            "types",
+            "metrics",
+            "data",
+            "distributed",
+            "stored_rows",
+        ),
     ),
     "report": part(
         "results → terminal, Markdown, HTML, model card", "errors", "files", "reading", "run_folder", "types", "metrics"
+    ),
+    "export": part(
+        "a model as ONNX, OpenVINO, sentence-transformers or word2vec, compared with PyTorch first",
+        *("errors", "files", "manifest", "types", "text", "models", "encoders", "metrics", "report"),
     ),
     "training": part("the loop", "files", "progress", "reading", "run_folder", "types", "config", "distributed", "cpu"),
 }
@@ -100,6 +116,9 @@ HOMES: dict[str, set[str]] = {
     "sentence_transformers": {"encoders"},
     "model2vec": {"encoders"},
     "peft": {"models"},
+    "onnx": {"export"},
+    "onnxruntime": {"encoders", "export"},
+    "openvino": {"encoders", "export"},
     "h5py": {"data", "models"},
     "jinja2": {"report"},
     "matplotlib": {"report"},
@@ -216,6 +235,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
         "commands/embed.py",
         "commands/mine.py",
         "commands/search.py",
+        "commands/search_recall.py",
         "commands/serve.py",
         "data/text_column.py",
     ),
@@ -223,7 +243,14 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
 }
 """What belongs to one system, as paths below ``mcse``; a folder stands for all in it. All else is the frame."""
 
-CROSSROADS = ("__init__", "commands.arguments", "commands.prepare", "encoders.loading", "evaluation.suites")
+CROSSROADS = (
+    "__init__",
+    "commands.arguments",
+    "commands.prepare",
+    "encoders.loading",
+    "evaluation.suites",
+    "export.folders",
+)
 """Modules that name every system's parts, so that their imports say nothing of whose a module is."""
 
 

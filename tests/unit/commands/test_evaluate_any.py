@@ -16,8 +16,8 @@ from mcse.commands.arguments import ROW_KINDS
 from mcse.commands.main import main
 from mcse.encoders.loading import load_encoder
 from mcse.manifest import Reading
-from mcse.metrics.quantization import RowKind
 from mcse.metrics.retrieval import best_ranks
+from mcse.stored_rows import RowKind
 from tests.fixtures.image_folder import image_folder
 from tests.fixtures.library_models import LibraryModel, build_library_models
 

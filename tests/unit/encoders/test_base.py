@@ -235,3 +235,42 @@ def test_a_device_that_is_none_is_refused(device):
     with pytest.raises(ValueError, match=f"device '{device}' cannot be used: "):
         chosen_device(device)
     assert chosen_device("cpu").type == "cpu"
+
+
+def test_rows_are_cut_and_stored_as_asked() -> None:
+    encoder = Toy()
+    whole = encoder.encode(SENTENCES, normalize=False)
+    cut = encoder.encode(SENTENCES, dim=3)
+    for row, wanted in zip(cut, whole[:, :3], strict=True):
+        norm = float(sum(number**2 for number in wanted)) ** 0.5
+        np.testing.assert_allclose(row, wanted / norm if norm else wanted, atol=1e-6)
+    assert encoder.encode(SENTENCES, dtype="float16").dtype == np.float16
+    bits = encoder.encode(SENTENCES, dtype="binary")
+    assert (bits.dtype, bits.shape) == (np.uint8, (len(SENTENCES), 1))
+    np.testing.assert_array_equal(np.unpackbits(bits, axis=1, count=6), whole > 0)
+    unit = encoder.encode(SENTENCES)
+    ranges = np.array([[-0.5] * 6, [1.0] * 6], dtype=np.float32)
+    stored = encoder.encode(SENTENCES, dtype="int8", ranges=ranges)
+    np.testing.assert_array_equal(stored, np.floor((unit + 0.5) / (1.5 / 255)) - 128)
+    own = encoder.encode(SENTENCES, dtype="uint8")
+    assert (own.min(), own.max()) == (0, 255)
+    assert encoder.encode("fox", dtype="int8", ranges=ranges).shape == (6,)
+    tensor = encoder.encode(SENTENCES, dtype="int8", ranges=ranges, convert_to_tensor=True)
+    np.testing.assert_array_equal(tensor.numpy(), stored)
+    assert encoder.encode([], dtype="int8").shape == (0, 6)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"dim": 7}, "dim must be from 1 to 6, the width of the embeddings; got 7"),
+        ({"dim": 0}, "got 0"),
+        ({"dtype": "int4"}, "dtype must be one of float32, float16, int8, uint8, binary, got 'int4'"),
+        ({"ranges": np.zeros((2, 6))}, "ranges are for int8 and uint8; float32 has none"),
+        ({"dtype": "int8", "ranges": np.zeros((2, 5))}, "the least and the greatest value of 6 columns"),
+        ({"dtype": "int8", "ranges": np.array([[1.0] * 6, [0.0] * 6])}, "the least and the greatest value"),
+    ],
+)
+def test_rows_that_cannot_be_are_refused(asked: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Toy().encode(SENTENCES, **asked)

@@ -11,7 +11,7 @@ from mcse.evaluation.row_forms import AS_THEY_ARE, FormedRows, RowForm, headline
 from mcse.evaluation.suite import PreparedSuite, Subject
 from mcse.evaluation.suites.sts import score_sts
 from mcse.metrics.correlation import spearman
-from mcse.metrics.quantization import quantize, restore, value_ranges
+from mcse.stored_rows import quantize, restore, value_ranges
 from mcse.types import ScoreKey
 from tests.fixtures.stub_encoders import HashEncoder, make_pairs
 

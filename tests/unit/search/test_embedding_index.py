@@ -72,7 +72,7 @@ def test_differences_of_rounding_are_ties() -> None:
     sentences = ["same", "other"] * 100
     index = EmbeddingIndex(RoundingEncoder())
     index.add(sentences)
-    assert len({row.tobytes() for row in np.concatenate(list(index._rows))[::2]}) > 1
+    assert len({row.tobytes() for row in np.concatenate(list(index._rows.coarse))[::2]}) > 1
     for top_k in (1, 3, 50):
         assert [hit.id for hit in index.search("same", top_k=top_k)[0]] == list(range(0, 2 * top_k, 2))
 
@@ -169,3 +169,28 @@ def test_it_works_with_a_real_encoder(tmp_path: Path) -> None:
     assert [hits[0].text for hits in index.search(TEXTS, top_k=1)] == list(TEXTS)
     index.save(tmp_path / "index")
     assert len(EmbeddingIndex.load(tmp_path / "index", encoder)) == len(TEXTS)
+
+
+@pytest.mark.parametrize(("rows", "rescore"), [("int8", None), ("binary", "int8"), ("binary", None)])
+def test_an_index_of_small_rows_is_saved_searched_and_refused(rows, rescore, tmp_path: Path) -> None:
+    encoder = HashedEncoder(64)
+    index = EmbeddingIndex.build(encoder, SENTENCES, rows=rows, rescore=rescore)
+    whole = EmbeddingIndex.build(encoder, SENTENCES)
+    assert index.num_bytes == {"int8": 64, "binary": 8}[rows] * 200 + (64 * 200 if rescore else 0)
+    assert whole.num_bytes == 4 * 64 * 200
+    index.save(tmp_path / "index")
+    again = EmbeddingIndex.load(tmp_path / "index", encoder)
+    again.add(["one more"])
+    index.add(["one more"])
+    queries = [*SENTENCES[:20], "one more"]
+    for found, wanted in zip(again.search(queries), index.search(queries), strict=True):
+        assert [hit.id for hit in found] == [hit.id for hit in wanted]
+        assert [hit.score for hit in found] == pytest.approx([hit.score for hit in wanted], abs=1e-6)
+    assert [hits[0].text for hits in index.search(queries)] == queries
+    exact = [hits[0].score for hits in whole.search(SENTENCES[:20], top_k=1)]
+    if rescore or rows == "int8":
+        np.testing.assert_allclose([hits[0].score for hits in index.search(SENTENCES[:20])], exact, atol=0.03)
+    with pytest.raises(ValueError, match="was built with another encoder"):
+        EmbeddingIndex.load(tmp_path / "index", HashedEncoder(64, salt=1))
+    with pytest.raises(ValueError, match="holds embeddings of width 64, the encoder gives 8"):
+        EmbeddingIndex.load(tmp_path / "index", HashedEncoder(8))

@@ -453,3 +453,33 @@ def test_rows_must_be_unit_rows(model, images, tmp_path):
 
     with pytest.raises(ValueError, match=r"the embedding of blue\.png has length 1\.73205, not 1"):
         build_index(images, tmp_path / "index", encoder=Stretched(), model="stretched", model_digest=None)
+
+
+@pytest.mark.parametrize(("rows", "rescore"), [("int8", None), ("binary", "float16")])
+def test_images_are_found_by_small_rows_which_stay_when_taken_over(rows, rescore, images, model, tmp_path, capsys):
+    asked = ["--rows", rows, *(["--rescore", rescore] if rescore else [])]
+    assert run_index(images, model, tmp_path / "small", *asked) == 0
+    search = open_search(tmp_path / "small")
+    assert {colour: found(search, text=colour, top=1) for colour in COLOURS} == {colour: [colour] for colour in COLOURS}
+    assert found(search, place=0, minus=("blue",), plus=("red",), top=2, rerank=3)
+    before = ImageIndex.load(tmp_path / "small").rows_ND
+    Image.new("RGB", (3, 3), (9, 9, 9)).save(images / "zzz.png")
+    assert run_index(images, model, tmp_path / "small", *asked) == 0
+    np.testing.assert_array_equal(ImageIndex.load(tmp_path / "small").rows_ND[:-1], before)
+    capsys.readouterr()
+    assert run_index(images, model, tmp_path / "small") == 2
+    assert f"stores {rows}" in capsys.readouterr().err
+
+
+def test_recall_is_printed_beside_the_memory(tmp_path, model, capsys):
+    words = [f"{first} {second}" for first in COLOURS for second in COLOURS]
+    (tmp_path / "text.txt").write_text("\n".join(words))
+    (tmp_path / "asked.txt").write_text("red blue\ngreen yellow\n")
+    asked = ["search", "recall", str(model), "--text", str(tmp_path / "text.txt"), "--queries"]
+    assert main([*asked, str(tmp_path / "asked.txt"), "--top", "3"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    table = {tuple(line[:-2]): line[-2:] for line in lines if len(line) >= 3}
+    assert table["float32",][1] == "1.0000"
+    assert {("int8",), ("binary",), ("binary,", "then", "int8")} <= table.keys()
+    assert main([*asked, str(tmp_path / "asked.txt"), "--top", "99"]) == 2
+    assert "are too few for --top 99" in capsys.readouterr().err

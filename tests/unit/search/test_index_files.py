@@ -17,7 +17,7 @@ from mcse import files
 from mcse.search import EmbeddingIndex, index_files
 from mcse.search.image_index import ImageIndex, IndexedImage, IndexOrigin
 from mcse.search.index_files import is_unfinished, read_index, save_index
-from mcse.search.rows import RowBlocks
+from mcse.search.rows import IndexRows, RowBlocks
 from mcse.types import FloatArray
 
 OLD, NEW = np.eye(3, 4, dtype=np.float32), np.eye(4, dtype=np.float32)[::-1].copy()
@@ -47,7 +47,7 @@ def save_images(rows: FloatArray, folder: Path) -> None:
     origin = IndexOrigin(folder="/images", model="m", model_digest=None, tower=None)
     names = [str(row.argmax()) for row in rows]
     images = tuple(IndexedImage(path=name, num_bytes=1, mtime_ns=1, sha256="") for name in names)
-    ImageIndex(origin=origin, images=images, rows_ND=rows).save(folder)
+    ImageIndex(origin=origin, images=images, rows=IndexRows.of(RowBlocks(rows))).save(folder)
 
 
 def load_images(folder: Path) -> list[list[str]]:
@@ -175,10 +175,10 @@ def test_damage_is_refused(tmp_path):
         return str(caught.value)
 
     assert "there is no index.json in it" in refused()
-    save_index(tmp_path, {"names": ["a", "b", "c"]}, RowBlocks(OLD), kind="things")
-    with read_index(tmp_path, Things, kind="things") as (content, rows_ND):
+    save_index(tmp_path, {"names": ["a", "b", "c"]}, IndexRows.of(RowBlocks(OLD)), kind="things")
+    with read_index(tmp_path, Things, kind="things") as (content, rows):
         assert content.names == ["a", "b", "c"]
-        np.testing.assert_array_equal(rows_ND, OLD)
+        np.testing.assert_array_equal(rows.restored(range(len(OLD))), OLD)
     with (
         pytest.raises(ValueError, match=r"index.json: damaged, or not an index of things: 3 names"),
         read_index(tmp_path, Things, kind="things") as (content, _),

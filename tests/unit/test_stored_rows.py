@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from mcse.metrics.quantization import RowKind, quantize, restore, value_ranges
+from mcse.stored_rows import RowKind, quantize, restore, value_ranges
 
 
 @pytest.fixture
