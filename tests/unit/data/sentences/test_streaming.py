@@ -184,8 +184,10 @@ def test_a_hub_dataset_is_streamed(tmp_path, monkeypatch):
 @pytest.mark.parametrize("stopped", [None, 3, 9])
 @pytest.mark.parametrize("window", [1, 5, 1000])
 def test_a_stream_says_at_its_end_what_became_of_every_row(tmp_path, caplog, window, stopped):
-    """Two files of 20 and 10 sentences with three blank lines each; every seventh stands in a test set."""
+    """Two files of 20 and 10 sentences with five blank lines each, also last; every seventh stands in a test set."""
     source = write(tmp_path, (20, 10))
+    for path in tmp_path.glob("*.txt"):
+        path.write_text(path.read_text() + "\n\n")
     lines = [line for path in tmp_path.glob("*.txt") for line in path.read_text().split("\n")[:-1]]
     texts = [line for line in lines if line]
 
