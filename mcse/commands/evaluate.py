@@ -10,12 +10,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
 from mcse.commands import exit_code
+from mcse.commands.own_tables import read_test_tables
 from mcse.distributed import is_main, join_world
 from mcse.encoders.loading import AnyEncoder, encoder_digest, hub_commit, load_encoder
 from mcse.encoders.word_vectors import WordVectorEncoder
@@ -120,6 +122,7 @@ def run(
     suites: Sequence[str] = ("sts",),
     pooling: str | None = None,
     data: str | None = None,
+    columns: Sequence[str] = (),
     allow_missing: bool = False,
     captions: str | None = None,
     features: str | None = None,
@@ -164,16 +167,25 @@ def run(
     join_world()
     if list_suites:
         return _list_suites(options)
-    _check(models, suites, options, compared=compared, errors=errors, mteb_files=mteb_files)
+    options = _checked(models, suites, options, columns, compared=compared, errors=errors, mteb_files=mteb_files)
     reading = Reading(prompt=prompt, prompt_name=prompt_name, trust_remote_code=trust_remote_code)
     reports = _Reports(output, precision, pooling, reading, backends, is_alone=len(models) == 1, mteb_files=mteb_files)
+    made = partial(Runner, pooling=pooling, precision=precision, batch_size=batch_size, use_cache=not no_cache)
 
     def runner() -> Runner:
-        found = {name: SUITES[name].prepare(options) for name in suites}
-        made = Runner(found, pooling=pooling, precision=precision, batch_size=batch_size, use_cache=not no_cache)
-        return replace(made, forms=row_forms(dims, rows))
+        return made({name: SUITES[name].prepare(options) for name in suites}, forms=row_forms(dims, rows))
 
     return _carry_out(models, runner, reports, is_compared=compared, errors=errors, contamination=contamination)
+
+
+def _with_tables(options: SuiteOptions, suites: Sequence[str], columns: Sequence[str]) -> SuiteOptions:
+    """With the tables that ``--data`` and ``--columns`` name for the suite ``table``."""
+    if "table" not in suites:
+        if columns:
+            raise ValueError("--columns names the columns of --suite table")
+        return options
+    tables, root = ((), Path()) if options.data is None else read_test_tables(options.data, columns)
+    return replace(options, tables=tables, tables_root=root)
 
 
 def _carry_out(
@@ -195,21 +207,25 @@ def _carry_out(
     return max(reports.failures, default=0)
 
 
-def _check(
+def _checked(
     models: Sequence[str],
     suites: Sequence[str],
     options: SuiteOptions,
+    columns: Sequence[str],
     *,
     compared: bool,
     errors: int | None,
     mteb_files: bool,
-) -> None:
+) -> SuiteOptions:
+    """The options with the tables of the suite ``table``, where the flags go together."""
     if not models:
         raise ValueError("give at least one MODEL, or --list")
     if len(set(models)) < len(models):
         raise ValueError("the same MODEL is given twice")
-    if (errors is not None or mteb_files) and "sts" not in suites:
-        raise ValueError("--errors and --mteb-files need --suite sts")
+    if errors is not None and not {"sts", "table"} & {*suites}:
+        raise ValueError("--errors needs --suite sts or table")
+    if mteb_files and "sts" not in suites:
+        raise ValueError("--mteb-files needs --suite sts")
     if options.contents and "regularities" not in suites:
         raise ValueError("--contents is for --suite regularities")
     if options.folds != 1 and "retrieval" not in suites:
@@ -220,6 +236,7 @@ def _check(
         raise ValueError(f"--compare takes exactly two models or two parents of seed folders, got {len(models)}")
     if errors is not None and (errors < 1 or len(models) > 2):
         raise ValueError("--errors takes a number from 1, and one model or two")
+    return _with_tables(options, suites, columns)
 
 
 def _list_suites(options: SuiteOptions) -> int:

@@ -131,7 +131,7 @@ def _compared(
 
 
 def _is_summary(key: ScoreKey) -> bool:
-    return key.task in ("average", "rsum")
+    return key.task.rpartition(".")[2] in ("average", "rsum")
 
 
 def _difference(first: NDArray[np.float64], second: NDArray[np.float64], draws_B: Replicates) -> Difference:

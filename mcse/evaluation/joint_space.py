@@ -16,6 +16,8 @@ from mcse.data.captions.table import CaptionTable, load_captions
 from mcse.data.images.features import FeatureStore, captions_to_features, join_equal_rows, open_features
 from mcse.data.images.names import find_all
 from mcse.data.images.sources import ImageFolder, ImageSource, open_images
+from mcse.data.images.tables import open_image_table
+from mcse.data.source_variants import CaptionedTable
 from mcse.evaluation.encoding import check_rows, encode_in_turns
 from mcse.evaluation.suite import SuiteOptions
 from mcse.files import digest_of, sha256_file
@@ -95,6 +97,31 @@ def load_captioned_images(captions: str, *, features: str | None, images: str | 
         table = load_captions(captions, images=None if images is None else Path(images))
         store = open_features(Path(features))
         table, feature_I = join_equal_rows(table, captions_to_features(table, store), store)
+    return _captioned(table, store, feature_I)
+
+
+def captioned_table(config: CaptionedTable, *, root: Path, key: str, features: str | None = None) -> CaptionedImages:
+    """The images of a table with their captions.
+
+    Args:
+        config: The table and its columns.
+        root: Where relative paths start.
+        key: For messages.
+        features: Store of the images' features, in place of the images.
+
+    Raises:
+        FileNotFoundError: One of them is not there.
+        ValueError: A row that cannot be read, or an image without features.
+    """
+    opened = open_image_table(config, root=root, key=key)
+    table, store = opened.captions(), opened.images() if features is None else open_features(Path(features))
+    if isinstance(store, FeatureStore):
+        table, feature_I = join_equal_rows(table, captions_to_features(table, store), store)
+        return _captioned(table, store, feature_I)
+    return _captioned(table, store, _places(table, store, opened.source))
+
+
+def _captioned(table: CaptionTable, store: FeatureStore | ImageSource, feature_I: NDArray[np.int64]) -> CaptionedImages:
     kept = [number for number, several in enumerate(table.captions) if several]
     if not kept:
         raise ValueError(f"--captions: no captions in {table.source}")

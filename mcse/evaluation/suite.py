@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from mcse.data.table_config import DevTable
 from mcse.data.test_sets.contamination import nearly_seen, unseen
 from mcse.data.test_sets.sts import ScoredPairs
 from mcse.evaluation.encoding import Rows, RowStore
@@ -26,8 +27,9 @@ class SuiteOptions:
     """What the command line says to every suite.
 
     ``captions``, ``features`` and ``images`` are the data of retrieval, in ``folds`` parts, and of regularities;
-    ``contents`` says what the images truly show; ``tasks`` are the names of mteb's tasks; ``allow_missing``: whether a
-    task of which files are missing is left out, and not an error.
+    ``contents`` says what the images truly show; ``tasks`` are the names of mteb's tasks; ``tables`` are one's own test
+    sets, whose relative paths start at ``tables_root``; ``allow_missing``: whether a task of which files are missing is
+    left out, and not an error.
     """
 
     data: str | None = None
@@ -39,6 +41,8 @@ class SuiteOptions:
     contents: str | None = None
     folds: int = 1
     tasks: tuple[str, ...] = ()
+    tables: tuple[DevTable, ...] = ()
+    tables_root: Path = Path()
     allow_missing: bool = False
 
     def check_whole(self, cut: Sequence[str], absent: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from mcse.distributed import broadcast_object, fail_together, is_main
 from mcse.metrics.correlation import UndefinedScoreError, pearson, spearman
 from mcse.metrics.significance import (
     Counts,
+    LabelReplicates,
     SpearmanReplicates,
     bootstrap_counts,
     connected_pairs,
@@ -76,6 +78,10 @@ def _statistic(sample: Sample) -> Callable[[Counts], Replicates]:
     if sample.statistic == "spearman":
         ranked = SpearmanReplicates(value_P, gold_P)
         return lambda count_bP: 100 * ranked(count_bP)
+    if sample.statistic in ("average_precision", "best_f1"):
+        labelled = LabelReplicates(value_P, gold_P)
+        of_draws = labelled.best_f1 if sample.statistic == "best_f1" else labelled.average_precision
+        return lambda count_bP: 100 * of_draws(count_bP)
     with_gold = {"pearson": replicate_pearson, "f1": replicate_f1}[sample.statistic]
     return lambda count_bP: 100 * with_gold(value_P, gold_P, count_bP)
 
@@ -84,13 +90,16 @@ def point_score(sample: Sample) -> float:
     """The sample's statistic over its own items.
 
     Raises:
-        UndefinedScoreError: A correlation of constant values.
+        UndefinedScoreError: A correlation of constant values, or labels of which none is 1.
         ValueError: The statistic needs gold, and there is none.
     """
     if sample.statistic in ("spearman", "pearson") and sample.gold_P is not None:
         return 100 * (spearman if sample.statistic == "spearman" else pearson)(sample.value_P, sample.gold_P)
     once_1P = np.ones((1, len(sample.value_P)), dtype=np.int64)
-    return float(_statistic(sample)(once_1P)[0])
+    score = float(_statistic(sample)(once_1P)[0])
+    if math.isnan(score):
+        raise UndefinedScoreError("no pair is labelled as belonging together")
+    return score
 
 
 def clean_part(sample: Sample) -> Sample | None:

@@ -130,6 +130,42 @@ def replicate_f1(predicted_P: ArrayLike, true_P: ArrayLike, count_BP: Counts) ->
     return f1
 
 
+class LabelReplicates:
+    """Average precision and the best F1 of labelled pairs in draws; what does not depend on the draw is sorted once.
+
+    Args:
+        value_P: Similarities; pairs of one similarity stand above or below a threshold together.
+        label_P: 1 for pairs that belong together, else 0.
+    """
+
+    def __init__(self, value_P: ArrayLike, label_P: ArrayLike) -> None:
+        value = np.asarray(value_P, dtype=np.float64)
+        self._order_P = np.argsort(-value, kind="stable")
+        self._label_P = np.asarray(label_P)[self._order_P] == 1
+        falling_P = value[self._order_P]
+        self._end_T = np.flatnonzero(np.r_[falling_P[1:] != falling_P[:-1], True])
+
+    def average_precision(self, count_BP: Counts) -> NDArray[np.float64]:
+        """(B,) in [0, 1], one for each draw; NaN where none belongs together."""
+        true_BT, above_BT, total_B1 = self._above(count_BP)
+        gained_BT = np.diff(true_BT, axis=1, prepend=0)
+        precision: NDArray[np.float64] = (gained_BT * true_BT / np.maximum(above_BT, 1)).sum(1, keepdims=True)
+        return (precision / total_B1)[:, 0]
+
+    def best_f1(self, count_BP: Counts) -> NDArray[np.float64]:
+        """(B,) F1 in [0, 1] at the threshold that is best in each draw; NaN where none belongs together."""
+        true_BT, above_BT, total_B1 = self._above(count_BP)
+        f1: NDArray[np.float64] = (2 * true_BT / (above_BT + total_B1)).max(1)
+        return f1
+
+    def _above(self, count_BP: Counts) -> tuple[Counts, Counts, NDArray[np.float64]]:
+        """How many pairs stand above each threshold, those that belong together and all; and how many do at all."""
+        count_bP = count_BP[:, self._order_P]
+        true_BT = np.cumsum(count_bP * self._label_P, axis=1)[:, self._end_T]
+        above_BT = np.cumsum(count_bP, axis=1)[:, self._end_T]
+        return true_BT, above_BT, np.where(true_BT[:, -1:] == 0, np.nan, true_BT[:, -1:])
+
+
 def interval(replicate_B: ArrayLike, *, level: float = LEVEL) -> tuple[float, float]:
     """Percentile interval of the draws. Draws in which the score does not exist are left out.
 

@@ -218,7 +218,7 @@ def _over_seeds(system: System, summary: Callable[[Sequence[float]], float]) -> 
 def _suite_table(model: ModelScores, suite: SuiteScores) -> ScoreTable:
     # Of one model coverage stands below its score; in a contest beside it.
     columns = [column for column in suite.columns if column.key.metric != "coverage"]
-    correlations = any(column.key.metric == "spearman" for column in columns)
+    correlations = bool(columns) and all(column.key.metric == "spearman" for column in columns)
 
     def row(label: str, key_of: Callable[[ScoreKey], ScoreKey]) -> ScoreRow:
         return ScoreRow(label, tuple(_value(suite, key_of(column.key)) for column in columns))
@@ -267,9 +267,12 @@ def _form_table(model: ModelScores, plain: SuiteScores) -> ScoreTable:
 
 
 def _suite_caption(suite: SuiteScores, columns: Sequence[Column], *, has_clean: bool) -> str:
-    caption = "Correlations × 100 over the pairs of which both words are known; coverage is their share in percent."
-    if any(column.key.suite == "sts" for column in columns):
-        caption = 'Correlations × 100 over all pairs of a task together, SentEval\'s "all", which papers print.'
+    caption = {
+        "sts": 'Correlations × 100 over all pairs of a task together, SentEval\'s "all", which papers print.',
+        "table": "Correlations × 100 of cosines with scores.",
+    }.get(columns[0].key.suite)
+    if caption is None:
+        caption = "Correlations × 100 over the pairs of which both words are known; coverage is their share in percent."
     if not has_clean:
         return caption
     counts = [(column.label, column.key.with_metric("pairs")) for column in columns]
@@ -333,10 +336,9 @@ def _contest(columns: Sequence[Column], rows: Sequence[ScoreRow], *, caption: st
 
 
 def _contest_caption(columns: Sequence[Column]) -> str:
-    metrics = {column.key.metric for column in columns}
-    if "coverage" in metrics:
+    if any(column.key.metric == "coverage" for column in columns):
         return "Spearman × 100 over the pairs of which both words are known, and their share; the best is bold."
-    if "spearman" in metrics:
+    if columns[0].key.suite == "sts":
         return 'Spearman × 100 over all pairs of a task together (SentEval\'s "all"); the best is bold.'
     return "The best is bold."
 

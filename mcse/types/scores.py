@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Part = Literal["clean"]
 Bound = Literal["low", "high"]
-Statistic = Literal["spearman", "pearson", "mean", "median", "f1"]
+Statistic = Literal["spearman", "pearson", "mean", "median", "f1", "average_precision", "best_f1"]
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -138,7 +138,8 @@ class Sample:
 
     Args:
         statistic: ``spearman`` and ``pearson`` of values with gold, × 100; ``mean`` or ``median`` of values; ``f1`` of
-            predicted labels (values, 0 or 1) and true ones (gold), × 100.
+            predicted labels (values, 0 or 1) and true ones (gold), × 100; ``average_precision`` of values by labels
+            (gold), and ``best_f1`` at the threshold of the values that gives most, × 100.
         value_P: Cosines, 100 or 0 for right or wrong, ranks, or predicted labels.
         gold_P: What the values are compared with, where the statistic needs it.
         group_P: Number of the group that an item belongs to. Items are drawn again within their group.

@@ -148,7 +148,6 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
         "data/table_rows.py",
         "evaluation/evaluators/tables.py",
         "losses/ordinal.py",
-        "metrics/labels.py",
         "models/table_model.py",
     ),
     "vse": (

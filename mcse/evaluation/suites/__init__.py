@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mcse.evaluation.suite import Suite
-from mcse.evaluation.suites import geometry, mteb_tasks, regularities, retrieval, sts, transfer, wordsim
+from mcse.evaluation.suites import geometry, mteb_tasks, regularities, retrieval, sts, table, transfer, wordsim
 
 SUITES: Mapping[str, Suite] = {
     "sts": sts.SUITE,
+    "table": table.SUITE,
     "geometry": geometry.SUITE,
     "transfer": transfer.SUITE,
     "retrieval": retrieval.SUITE,

@@ -32,7 +32,7 @@ def test_worst_pairs_of_one_and_of_two() -> None:
         assert error == pytest.approx(100 * abs(ranks[0] - ranks[1]) / PAIRS)
     with pytest.raises(ValueError, match="one model or of two"):
         worst_pairs([GOOD, BAD, GOOD], number=1)
-    with pytest.raises(ValueError, match="needs a suite with scored pairs"):
+    with pytest.raises(ValueError, match="needs scored or labelled pairs"):
         worst_pairs([dataclasses.replace(GOOD, suites=())], number=1)
 
 

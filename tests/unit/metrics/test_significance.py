@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import f1_score
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve
 
 from mcse.evaluation.uncertainty import clean_part, replicate, replicate_all
 from mcse.metrics.significance import (
+    LabelReplicates,
     SpearmanReplicates,
     bootstrap_counts,
     connected_pairs,
@@ -222,3 +223,21 @@ def test_the_clean_part_keeps_what_was_not_seen(values: tuple[np.ndarray, np.nda
     np.testing.assert_array_equal(part.value_P, score[clean])
     assert clean_part(Sample(statistic="mean", value_P=score)) is None
     assert clean_part(Sample(statistic="mean", value_P=score, clean_P=np.arange(ITEMS) == 3)) is None
+
+
+def test_label_scores_of_draws_are_those_of_scikit_learn_on_the_drawn_pairs() -> None:
+    rng = np.random.default_rng(0)
+    value_P, label_P = rng.integers(0, 9, 40) / 10, rng.integers(0, 2, 40)  # with ties
+    replicates = LabelReplicates(value_P, label_P)
+    (count_BP,) = bootstrap_counts("labels", np.zeros(40), draws=20)
+    for draw, precision, f1 in zip(
+        count_BP, replicates.average_precision(count_BP), replicates.best_f1(count_BP), strict=True
+    ):
+        drawn, label = np.repeat(value_P, draw), np.repeat(label_P, draw)
+        assert precision == pytest.approx(average_precision_score(label, drawn))
+        p, r, _ = precision_recall_curve(label, drawn)
+        assert f1 == pytest.approx((2 * p * r / np.maximum(p + r, 1e-9)).max())
+    none = np.zeros((1, 40), dtype=np.int64)
+    none[0, np.flatnonzero(label_P == 0)] = 1
+    assert np.isnan(replicates.average_precision(none)).all()
+    assert np.isnan(replicates.best_f1(none)).all()
