@@ -286,6 +286,12 @@ def read_lines(path: Path, *, strip: bool = True) -> Iterator[str]:
             raise ValueError(f"{path}, line {number + 1}: damaged gzip file ({error})") from None
 
 
+def count_lines(path: Path) -> int:
+    """How many lines a file has, plain or gzip, by its line feeds; nothing of them is looked at."""
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+        return sum(block.count(b"\n") for block in iter(lambda: stream.read(2**20), b""))
+
+
 def text_lines(path: Path, *, strip: bool = True) -> Iterator[str]:
     """Lines of text that people bring, without what ends them: line feeds, CRLF, or in the whole file CR.
 

@@ -77,7 +77,11 @@ def _evaluate(parser: ArgumentParser) -> None:
     form = add_group("scores by width and by kind of stored row, beside those of rows as they are").add_argument
     form("--dims", type=int, nargs="+", metavar="N", help="rows cut to their first N numbers, then unit norm")
     form("--rows", nargs="+", choices=ROW_KINDS, help="rows as an index stores them")
-    add("--data", help="SentEval folder, or one file of scored pairs (.tsv, .csv, .jsonl)")
+    add("--data", help="SentEval folder, or one file of scored pairs (.tsv, .csv, .jsonl); table: what --columns is of")
+    columns = (
+        "table: which column of --data is which, such as query=left positive=right score=stars, and other keys of "
+    )
+    add("--columns", nargs="+", metavar="KEY=COLUMN", help=f"{columns}'evaluate' (default: found by their names)")
     add("--allow-missing", action="store_true", help="sts, transfer: leave out tasks of which files are missing")
     add("--captions", help="retrieval, regularities: captions of images, in any layout that training reads")
     add("--features", help="retrieval, regularities: the images' stored features")
@@ -132,7 +136,9 @@ def _prepare(parser: ArgumentParser) -> None:
 
 def _extract_features(parser: ArgumentParser) -> None:
     """Runs a frozen image tower over images once. Killed, it continues when started again."""
-    parser.add_argument("--images", required=True, help="folder of images, or a Hugging Face dataset (id or folder)")
+    images = "folder of images, a Hugging Face dataset (id or folder), or a table with a column of images"
+    parser.add_argument("--images", required=True, help=images)
+    parser.add_argument("--column", metavar="NAME", help="of the table's images (default: found by its name)")
     parser.add_argument(
         "--tower",
         required=True,
@@ -236,7 +242,10 @@ def _serve(parser: ArgumentParser) -> None:
 
 def _search_index(parser: ArgumentParser) -> None:
     """Encodes a folder of images once. Run again, it takes over what has not changed; killed, it goes on."""
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="images, searched to any depth")
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="images, searched to any depth; or a table that names their files"
+    )
+    parser.add_argument("--column", metavar="NAME", help="of the table's images (default: found by its name)")
     parser.add_argument(
         "--model", required=True, help="checkpoint or run of mcse or vse, or open_clip:MODEL/PRETRAINED"
     )
@@ -449,7 +458,7 @@ FORMATS = ("onnx", "openvino", "sentence-transformers", "word2vec")
 PRECISIONS = ("fp32", "bf16", "fp16")
 ROW_KINDS = ("float32", "float16", "int8", "uint8", "binary")
 SPLITTINGS = ("words", "spaces")
-SUITES = ("sts", "geometry", "transfer", "retrieval", "regularities", "wordsim", "mteb")
+SUITES = ("sts", "table", "geometry", "transfer", "retrieval", "regularities", "wordsim", "mteb")
 
 COMMANDS: Mapping[str, Command | Group] = {
     "train": Command("train a recipe; mcse train RECIPE --help lists its keys", _train, "train"),

@@ -25,6 +25,8 @@ from mcse.data.images.sources import (
     SkippedImage,
     open_images,
 )
+from mcse.data.images.tables import open_image_table
+from mcse.data.source_variants import ImageColumn
 from mcse.encoders.inputs import chosen_device
 from mcse.errors import printable
 from mcse.images import BadImageError
@@ -40,6 +42,7 @@ def run(
     *,
     tower: str,
     output: Path,
+    column: str | None = None,
     names: Path | None = None,
     batch_size: int = 64,
     on_bad_image: OnBadImage = "error",
@@ -54,7 +57,12 @@ def run(
     """
     if batch_size < 1:
         raise ValueError(f"--batch-size must be positive, got {batch_size}")
-    source = open_images(images)
+    is_table = column is not None or Path(images).is_file()
+    source = (
+        open_image_table(ImageColumn(path=images, image=column), root=Path(), key="--images").images()
+        if is_table
+        else open_images(images)
+    )
     index = _chosen(source, names, where=images)
     where = chosen_device(device)
     encoder = load_image_tower(tower).to(where)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mcse.data.images.sources import ImageFolder, open_images
+from mcse.data.images.tables import open_image_table
+from mcse.data.source_variants import ImageColumn
 from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.errors import printable
 from mcse.files import claimed, replacing
@@ -31,6 +34,7 @@ def run_index(
     *,
     model: str,
     output: Path,
+    column: str | None = None,
     features: Path | None = None,
     trust_remote_code: bool = False,
     batch_size: int = 32,
@@ -46,11 +50,12 @@ def run_index(
     """
     if batch_size < 1:
         raise ValueError(f"--batch-size must be positive, got {batch_size}")
+    source = _images_to_index(folder, column)
     reading = Reading(trust_remote_code=trust_remote_code)
     encoder = check_joint(load_encoder(model, device=device, reading=reading), model)
     with claimed(output):
         report = build_index(
-            folder,
+            source,
             output,
             encoder=encoder,
             model=absolute_name(model),
@@ -63,6 +68,23 @@ def run_index(
         )
     _say_indexed(output, report)
     return 130 if report.was_stopped else 0
+
+
+def _images_to_index(folder: Path, column: str | None) -> ImageFolder:
+    """The images of a folder, or those that a table names.
+
+    Raises:
+        FileNotFoundError: No such folder or table.
+        ValueError: The images are in a table or dataset themselves.
+    """
+    source = (
+        open_image_table(ImageColumn(path=str(folder), image=column), root=Path(), key="FOLDER").images()
+        if folder.is_file() or column is not None
+        else open_images(str(folder))
+    )
+    if not isinstance(source, ImageFolder):
+        raise ValueError(f"{folder} holds the images themselves, and mcse search takes files; write them to a folder")
+    return source
 
 
 def run_query(

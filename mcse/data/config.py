@@ -14,8 +14,8 @@ from mcse.data.source_variants import (
     Folder,
     Images,
     ImagesInShards,
+    NamedImages,
     PairedFeatures,
-    PairedFolder,
     Sentences,
     ShardCaptions,
     Table,
@@ -150,7 +150,7 @@ class CaptionDataConfig(TokenConfig):
 class JointDataConfig(CaptionDataConfig):
     """Captions with their images, and images held out to select the checkpoint."""
 
-    images: PairedFeatures | PairedFolder
+    images: NamedImages
     """The captions' images; given as a text alone a store of features."""
 
     dev_images: int | str | None = None

@@ -15,7 +15,7 @@ from mcse.data.config import ControlsConfig, JointDataConfig
 from mcse.data.images.training import NamedImages
 from mcse.data.load import MatchedCaptions, caption_files, captions_to_images, select_pairs
 from mcse.data.seeds import Draw
-from mcse.data.source_variants import FileCaptions, HubCaptions, Table
+from mcse.data.source_variants import FileCaptions, HubCaptions, Table, TableCaptions
 from mcse.files import digest_of
 from mcse.types import DataFile
 
@@ -123,7 +123,13 @@ def _held_out(
 
 
 def _split(source: Table, split: str) -> Table:
-    """Another split of the captions, of all its images."""
+    """Another split of the captions, of all its images.
+
+    Raises:
+        ValueError: A table, which has no splits.
+    """
+    if isinstance(source, TableCaptions):
+        raise ValueError(f"data.dev_images: {split} is a split, and a table has none; give a number or a file of names")
     if isinstance(source, HubCaptions):
         return HubCaptions(hub=source.hub.partition("::")[0] + split)
     return FileCaptions(file=source.file.partition("::")[0] + split)

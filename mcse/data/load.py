@@ -9,20 +9,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mcse.data.captions.table import CaptionTable, load_captions, select_captions
+from mcse.data.captions.table import CaptionTable, load_captions, select_captions, select_images
 from mcse.data.config import CaptionDataConfig, ControlsConfig, DataConfig, DataRoot
 from mcse.data.controls import assign_images, choose_pairs
 from mcse.data.images.features import FeatureStore, join_equal_rows, open_features
 from mcse.data.images.pixels import FindBad, PixelRows
 from mcse.data.images.sources import find_bad_images, open_images
+from mcse.data.images.tables import ImageTable, open_image_table
 from mcse.data.images.training import NamedImages
+from mcse.data.named_columns import digest_of_source
 from mcse.data.sentences.files import SentenceTable, open_hub_sentences, open_sentences
 from mcse.data.sentences.streaming import StreamedSentences, open_texts
 from mcse.data.sentences.tokens import TokenTable, tokenise
@@ -30,15 +31,19 @@ from mcse.data.shards.pairs import CaptionsOfPairs, PairRows, ShardImages, unusa
 from mcse.data.shards.tars import ShardSet, open_shards
 from mcse.data.source_variants import (
     Features,
+    FileCaptions,
     FileSentences,
     Folder,
     HubCaptions,
     HubSentences,
+    ImageColumn,
     PairedFeatures,
     PairedFolder,
+    PairedTable,
     ShardCaptions,
     StreamSentences,
     Table,
+    TableCaptions,
     TableSentences,
 )
 from mcse.data.streams import Order, RowNumbers, Sampler, ShardSampler, Share, TokenMasker, TokenRows
@@ -304,9 +309,13 @@ def tokenise_captions(captions: Sequence[str], tokenizer: Tokenizer, *, max_leng
 
 def load_caption_table(config: DataRoot, source: Table) -> CaptionTable:
     """Captions by image, of the images that ``source.images`` lists."""
-    given, images = _caption_source(config, source)
+    images = None if source.images is None else config.folder / source.images
     if images is not None and not images.is_file():
         raise config.absent(str(source.images), f"data.captions.images: no file at {images}")
+    if isinstance(source, TableCaptions):
+        table = _open_table(config, source.table, "data.captions.table").captions()
+        return table if images is None else select_images(table, images)
+    given = _caption_source(config, source)
     try:
         return load_captions(given, images=images)
     except FileNotFoundError:
@@ -334,7 +343,7 @@ def load_features(config: DataRoot, source: Features) -> FeatureStore:
 
 def open_pixels(
     config: DataRoot,
-    source: Folder,
+    source: Folder | PairedTable,
     preprocess: Callable[[Image.Image], Tensor],
     *,
     find_bad: FindBad = find_bad_images,
@@ -345,6 +354,9 @@ def open_pixels(
         FileNotFoundError: Nothing is there.
         ValueError: It holds no images.
     """
+    if isinstance(source, PairedTable):
+        opened = _open_table(config, source.table, "data.images.table")
+        return PixelRows(opened.images(), preprocess, origin=opened.source, on_bad=source.on_bad, find_bad=find_bad)
     name, _, split = source.folder.partition("::")
     path = config.folder / name
     origin = (str(path) if path.exists() else name) + (f"::{split}" if split else "")
@@ -392,10 +404,23 @@ def caption_files(
     config: DataConfig | CaptionDataConfig, source: Table, table: CaptionTable, captions: Sequence[str]
 ) -> tuple[DataFile, ...]:
     """What was read, with digests: the files, or the captions themselves where they came from no file."""
-    given, images = _caption_source(config, source)
-    text = TrainingText(
-        reader="captions", source=given, images=None if images is None else str(images), tests=config.tests
-    )
+    images = None if source.images is None else str(config.folder / source.images)
+    if isinstance(source, TableCaptions):
+        opened = _open_table(config, source.table, "data.captions.table")
+        text = TrainingText(
+            reader="image_table",
+            source=opened.source,
+            images=images,
+            tests=config.tests,
+            columns=(opened.image, opened.caption),
+            skips_empty=source.table.empty_rows == "skip",
+            line_breaks=source.table.line_breaks,
+        )
+        return (
+            DataFile("captions", opened.source, digest_of_source(opened.source), text),
+            *left_out_files(config.tests),
+        )
+    text = TrainingText(reader="captions", source=_caption_source(config, source), images=images, tests=config.tests)
     files = [DataFile("captions", str(path), sha256_file(path), text) for path in table.files]
     return (
         *(files or [DataFile("captions", table.source, digest_of(*captions), text)]),
@@ -410,11 +435,17 @@ def left_out_files(tests: str | None) -> tuple[DataFile, ...]:
     return (DataFile("test sentences left out", tests, digest_of(*sorted(sts_test_sentences(tests)))),)
 
 
-def _caption_source(config: DataRoot, source: Table) -> tuple[str, Path | None]:
-    """What ``load_captions`` is asked for: a path or a hub dataset, with its split, and the file of images."""
-    images = None if source.images is None else config.folder / source.images
+def _open_table(config: DataRoot, table: ImageColumn, key: str) -> ImageTable:
+    try:
+        return open_image_table(table, root=config.folder, key=key)
+    except FileNotFoundError as error:
+        raise config.absent(table.path, str(error)) from None
+
+
+def _caption_source(config: DataRoot, source: FileCaptions | HubCaptions) -> str:
+    """What ``load_captions`` is asked for: a path or a hub dataset, with its split."""
     if isinstance(source, HubCaptions):
-        return source.hub, images
+        return source.hub
     name, separator, split = source.file.partition("::")
     path = config.folder / name
-    return (str(path) if path.exists() else name) + separator + split, images
+    return (str(path) if path.exists() else name) + separator + split

@@ -34,11 +34,11 @@ from mcse.data.tables import (
     text_cell,
 )
 from mcse.errors import said
-from mcse.files import digest_of, sha256_file
+from mcse.files import count_lines, digest_of, sha256_file
 
 logger = logging.getLogger(__name__)
 
-_ROWS_AT_ONCE = 1024
+_ROWS_AT_ONCE, _IMAGES_AT_ONCE = 1024, 32
 _PLAIN: Mapping[str, Sequence[str]] = {
     "score": SCORED_PAIRS["score"],
     "label": ("label", "is_duplicate"),
@@ -63,6 +63,25 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenTable:
+    """A table of any format.
+
+    Attributes:
+        source: The file, folder or dataset.
+        header: The names of its columns.
+        read: Its rows anew at each call: where a row stands, and its cells of some columns.
+        count: How many rows there are, or a few more.
+        dataset: Its rows by number, of a folder or a hub dataset.
+    """
+
+    source: str
+    header: Sequence[str]
+    read: Cells
+    count: Callable[[], int]
+    dataset: datasets.Dataset | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NamedColumns:
     """A table whose columns have been found.
 
@@ -80,7 +99,7 @@ class NamedColumns:
     is_label: bool
     digest: str
     _config: NamedTable
-    _read: Cells
+    _table: OpenTable
 
     @property
     def rows_digest(self) -> str:
@@ -96,6 +115,10 @@ class NamedColumns:
         )
         return digest_of("named columns", *parts)
 
+    def count(self) -> int:
+        """How many rows there are, or a few more; reads no cell."""
+        return self._table.count()
+
     def rows(self) -> Iterator[Example]:
         """Its rows, read anew at each call, in memory that does not grow with them.
 
@@ -105,7 +128,7 @@ class NamedColumns:
         names = (*self.texts, *([] if self.value is None else [self.value]))
         shown = [shown_names([name]) for name in self.texts]
         empty = read = 0
-        for where, cells in self._read(names):
+        for where, cells in self._table.read(names):
             read += 1
             texts = [_text(cell, where=f"{where}, column {name}") for cell, name in zip(cells, shown)]  # noqa: B905
             if not all(texts):
@@ -133,6 +156,63 @@ class NamedColumns:
         return value
 
 
+def open_source(name: str, *, root: Path, key: str, line_breaks: bool = False) -> OpenTable:
+    """Finds a table of any kind, and its columns; reads nothing else of it.
+
+    Args:
+        name: ``.csv``, ``.tsv``, ``.jsonl`` (also ``.gz``), ``.parquet``, a folder of ``save_to_disk``, a hub dataset.
+        root: Where relative paths start.
+        key: Of the configuration, for messages.
+        line_breaks: As ``NamedTable`` has it.
+
+    Raises:
+        FileNotFoundError: Neither file nor folder, nor a dataset of the hub.
+        ValueError: It is empty, damaged, or no table.
+    """
+    path = root / name
+    if path.is_dir() or not path.exists():
+        dataset = _saved_dataset(path, key=key) if path.is_dir() else _hub_dataset(name, path, key=key)
+        source = str(path) if path.is_dir() else name
+        opened = OpenTable(source, dataset.column_names, _dataset_rows(dataset, source), lambda: len(dataset), dataset)
+    elif ending(path) == ".parquet":
+        opened = OpenTable(str(path), _parquet_columns(path), _parquet_rows(path), lambda: _parquet_count(path))
+    else:
+        opened = OpenTable(
+            str(path), header_of(path), _text_rows(path, line_breaks=line_breaks), lambda: count_lines(path)
+        )
+    return opened
+
+
+def check_header(table: OpenTable) -> None:
+    """Refuses a column that stands there twice.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if doubled := [name for name in table.header if table.header.count(name) > 1]:
+        times = table.header.count(doubled[0])
+        raise ValueError(f"{table.source}: the column {shown_names(doubled[:1])} stands there {times} times")
+
+
+def check_columns(found: Mapping[str, str], table: OpenTable) -> None:
+    """Refuses columns that the table lacks.
+
+    Args:
+        found: By role, what is looked for.
+        table: Where.
+
+    Raises:
+        ValueError: One is not there; names those that are, and the nearest.
+    """
+    for role, name in found.items():
+        if name not in table.header:
+            near = difflib.get_close_matches(name, table.header, n=1)
+            raise ValueError(
+                f"{table.source}: no column {name!r} for {role.partition('[')[0]} among {shown_names(table.header)}"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+
+
 def open_named_columns(config: NamedTable, *, root: Path, key: str) -> NamedColumns:
     """Finds a table and its columns; reads of it only what a digest needs.
 
@@ -145,39 +225,11 @@ def open_named_columns(config: NamedTable, *, root: Path, key: str) -> NamedColu
         FileNotFoundError: Neither file nor folder, nor a dataset of the hub.
         ValueError: It lacks a column, or has no plain one; names those that are there.
     """
-    source, header, read = open_source(config.path, root=root, key=key, line_breaks=config.line_breaks)
-    found = _found(config, source, header)
+    table = open_source(config.path, root=root, key=key, line_breaks=config.line_breaks)
+    found = _found(config, table)
     texts = tuple(name for role, name in found.items() if role not in ("score", "label"))
     value, is_label = found.get("score", found.get("label")), "label" in found
-    return NamedColumns(source, texts, value, is_label, digest_of_source(source), config, read)
-
-
-def open_source(name: str, *, root: Path, key: str, line_breaks: bool = False) -> tuple[str, Sequence[str], Cells]:
-    """Finds a table of any kind.
-
-    Args:
-        name: ``.csv``, ``.tsv``, ``.jsonl`` (also ``.gz``), ``.parquet``, a folder of ``save_to_disk``, a hub dataset.
-        root: Where relative paths start.
-        key: Of the configuration, for messages.
-        line_breaks: As ``NamedTable`` has it.
-
-    Returns:
-        What it is called, the names of its columns, and what reads the cells of some of them.
-
-    Raises:
-        FileNotFoundError: Neither file nor folder, nor a dataset of the hub.
-        ValueError: It is empty, damaged, or no table.
-    """
-    path = root / name
-    if path.is_dir():
-        dataset = _saved_dataset(path, key=key)
-        return str(path), dataset.column_names, _dataset_rows(dataset, path)
-    if not path.exists():
-        dataset = _hub_dataset(name, path, key=key)
-        return name, dataset.column_names, _dataset_rows(dataset, name)
-    if ending(path) == ".parquet":
-        return str(path), _parquet_columns(path), _parquet_rows(path)
-    return str(path), header_of(path), _text_rows(path, line_breaks=line_breaks)
+    return NamedColumns(table.source, texts, value, is_label, digest_of_source(table.source), config, table)
 
 
 def digest_of_source(source: str) -> str:
@@ -194,28 +246,24 @@ def digest_of_source(source: str) -> str:
     return sha256_file(path)
 
 
-def _found(config: NamedTable, source: str, header: Sequence[str]) -> dict[str, str]:
+def _found(config: NamedTable, table: OpenTable) -> dict[str, str]:
     """By role, the columns that the configuration names, or that have plain names."""
-    if doubled := [name for name in header if header.count(name) > 1]:
-        raise ValueError(
-            f"{source}: the column {shown_names(doubled[:1])} stands there {header.count(doubled[0])} times"
-        )
-    found = _given(config) if config.query is not None else _plain_columns(header)
+    check_header(table)
+    found = _given(config) if config.query is not None else _plain_columns(table.header)
     if not found:
         raise ValueError(
-            f"{source}: no column is called {', '.join(_PLAIN['query'][:4])} or the like, among {shown_names(header)}; "
-            "say which is which: query, positive, negatives, score, label"
+            f"{table.source}: no column is called {', '.join(_PLAIN['query'][:4])} or the like, among "
+            f"{shown_names(table.header)}; say which is which: query, positive, negatives, score, label"
         )
-    for role, name in found.items():
-        if name not in header:
-            near = difflib.get_close_matches(name, header, n=1)
-            raise ValueError(
-                f"{source}: no column {name!r} for {role.partition('[')[0]} among {shown_names(header)}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-            )
+    check_columns(found, table)
     if config.query is None:
-        logger.info("%s: %s", source, ", ".join(f"{role} = {name!r}" for role, name in found.items()))
+        say_columns(found, table)
     return found
+
+
+def say_columns(found: Mapping[str, str], table: OpenTable) -> None:
+    """Says which columns were found by their names."""
+    logger.info("%s: %s", table.source, ", ".join(f"{role} = {name!r}" for role, name in found.items()))
 
 
 def _given(config: NamedTable) -> dict[str, str]:
@@ -264,11 +312,15 @@ def _parquet_columns(path: Path) -> list[str]:
         raise ValueError(f"{path}: damaged, or no parquet file: {said(error)}") from None
 
 
+def _parquet_count(path: Path) -> int:
+    return int(parquet.read_metadata(path).num_rows)
+
+
 def _parquet_rows(path: Path) -> Cells:
     def read(names: Sequence[str]) -> Iterator[tuple[str, Sequence[Any]]]:
         try:
             with parquet.ParquetFile(path) as file:
-                parts = file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=list(names))
+                parts = file.iter_batches(batch_size=_rows_at_once(file.schema_arrow, names), columns=list(names))
                 yield from _numbered(parts, names, path)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path}: damaged, or no parquet file: {said(error)}") from None
@@ -279,9 +331,18 @@ def _parquet_rows(path: Path) -> Cells:
 def _dataset_rows(dataset: datasets.Dataset, source: str | Path) -> Cells:
     def read(names: Sequence[str]) -> Iterator[tuple[str, Sequence[Any]]]:
         chosen = dataset.select_columns(list(names)).with_format("arrow")
-        return _numbered(chosen.iter(batch_size=_ROWS_AT_ONCE), names, source)
+        return _numbered(chosen.iter(batch_size=_rows_at_once(dataset.data.schema, names)), names, source)
 
     return read
+
+
+def _rows_at_once(schema: pa.Schema, names: Sequence[str]) -> int:
+    """Fewer where a column may hold images."""
+    kinds = [schema.field(name).type for name in names]
+    has_bytes = any(
+        pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind) for kind in kinds
+    )
+    return _IMAGES_AT_ONCE if has_bytes else _ROWS_AT_ONCE
 
 
 def _numbered(parts: Any, names: Sequence[str], source: str | Path) -> Iterator[tuple[str, Sequence[Any]]]:

@@ -143,7 +143,51 @@ class ShardCaptions:
             raise ValueError(f"data.captions.window: must be 1 or more, got {self.window}")
 
 
-Table: TypeAlias = HubCaptions | FileCaptions
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageColumn:
+    """A table of which one column names or holds images. Without the column named, it is found by a plain name."""
+
+    path: str
+    """``.csv``, ``.tsv``, ``.jsonl`` (also ``.gz``), ``.parquet``, a folder of ``save_to_disk``, or a hub dataset."""
+
+    image: str | None = None
+    """The column of images: files, from the table's folder or ``data.root``; or bytes, or images of ``datasets``."""
+
+    line_breaks: bool = False
+    """Whether a quoted cell may hold line breaks, which are otherwise refused as an unclosed quotation mark."""
+
+    @staticmethod
+    def reads(text: str) -> bool:
+        """Any path."""
+        return bool(text)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionedTable(ImageColumn):
+    """A table of images with captions."""
+
+    caption: str | None = None
+    """The column of captions, of texts or lists of texts; several rows may be of one image."""
+
+    empty_rows: OnBad = "error"
+    """Whether a row without image or caption stops the run, or is counted and left out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableCaptions:
+    """Captions by image, from a table by its columns."""
+
+    table: CaptionedTable
+    """The table; its path alone will do."""
+
+    images: str | None = None
+    """A file that lists the images to use, one a line; ``null`` uses all."""
+
+    per_image: PerImage = "one"
+    """``one`` caption of an image, drawn once by the seed, or ``all``. Source: MCSE draws one."""
+
+
+Table: TypeAlias = HubCaptions | TableCaptions | FileCaptions
 Captions: TypeAlias = ShardCaptions | Table
 
 
@@ -210,6 +254,19 @@ class PairedFolder(Folder):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PairedTable(Tower):
+    """The captions' images, which a column of a table names or holds, read by an image encoder inside the step."""
+
+    TAG: ClassVar[str] = "table"
+
+    table: ImageColumn
+    """The table; its path alone will do."""
+
+    on_bad: OnBad = "error"
+    """Whether images that cannot be read stop the run or lose their captions."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FeaturesInShards:
     """Rows of features that lie beside the captions in their tars."""
 
@@ -227,4 +284,5 @@ class ImagesInShards(Tower):
     """``images``: each sample's image file."""
 
 
-Images: TypeAlias = PairedFeatures | PairedFolder | FeaturesInShards | ImagesInShards
+NamedImages: TypeAlias = PairedFeatures | PairedFolder | PairedTable
+Images: TypeAlias = NamedImages | FeaturesInShards | ImagesInShards

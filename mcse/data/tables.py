@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import logging
 import math
 import re
@@ -395,10 +396,21 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     number = blank = 0
     for number, line in enumerate(text_lines(path), start=1):
         if line:
-            yield number, parse_json(line, dict[str, Any], where=f"{path}, line {number}")
+            record = parse_json(line, dict[str, Any], where=f"{path}, line {number}")
+            for name in record:
+                # Parsing keeps the last of two; counting is cheap, and only what may be doubled is parsed again.
+                if line.count(f'"{name}"') > 1 and (times := _keys(line).count(name)) > 1:
+                    raise ValueError(f"{path}, line {number}: the column {name!r} stands there {times} times")
+            yield number, record
         else:
             blank += 1
     say_read(path, read=number - blank, total=number, unit="rows", passed_over={"blank": blank})
+
+
+def _keys(line: str) -> list[str]:
+    """The keys of an object, each as often as it stands there."""
+    pairs: list[tuple[str, Any]] = json.loads(line, object_pairs_hook=list)
+    return [name for name, _ in pairs]
 
 
 def _no_columns(where: str, header: Sequence[str], wanted: Names, *, has_header: bool) -> str:

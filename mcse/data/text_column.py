@@ -100,10 +100,10 @@ def open_text_column(
     if is_text and column is None and id_column is None:
         check_is_text(path, islice(text_lines(path), HEAD_LINES))
         return TextColumn(str(path), None, None, empty_rows, lambda: _lines(path))
-    source, header, read = open_source(name, root=Path(), key=key, line_breaks=line_breaks)
-    found = _found(header, column, flag="--column", source=source)
-    given = None if id_column is None else _found(header, id_column, flag="--id-column", source=source)
-    return TextColumn(source, found, given, empty_rows, lambda: _cells(read, found, given))
+    table = open_source(name, root=Path(), key=key, line_breaks=line_breaks)
+    found = _found(table.header, column, flag="--column", source=table.source)
+    given = None if id_column is None else _found(table.header, id_column, flag="--id-column", source=table.source)
+    return TextColumn(table.source, found, given, empty_rows, lambda: _cells(table.read, found, given))
 
 
 def _found(header: Any, column: str | None, *, flag: str, source: str) -> str:

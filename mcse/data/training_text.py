@@ -6,12 +6,14 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from mcse.data.captions.table import load_captions
+from mcse.data.captions.table import load_captions, select_images
+from mcse.data.images.tables import open_image_table
 from mcse.data.load import clean_images
 from mcse.data.named_columns import digest_of_source, open_named_columns
 from mcse.data.sentences.files import open_sentences
 from mcse.data.sentences.streaming import open_texts
 from mcse.data.shards.tars import open_shards
+from mcse.data.source_variants import CaptionedTable
 from mcse.data.table_config import NamedTable
 from mcse.data.test_sets.contamination import normalise, sts_test_sentences
 from mcse.files import sha256_file, text_lines
@@ -54,7 +56,7 @@ def _check_unchanged(file: DataFile, text: TrainingText) -> None:
         digest = open_shards(file.path, root=_HERE).digest
     elif text.reader == "stream":
         digest = open_texts(file.path, root=_HERE).digest
-    elif text.reader == "table":
+    elif text.reader in ("table", "image_table"):
         digest = digest_of_source(file.path)
     elif _is_hub_name(file.path):
         return
@@ -116,6 +118,21 @@ def _table(text: TrainingText) -> Iterator[str]:
             yield from example.texts
 
 
+def _image_table(text: TrainingText) -> Iterator[str]:
+    image, caption = text.columns
+    config = CaptionedTable(
+        path=text.source,
+        image=image,
+        caption=caption,
+        line_breaks=text.line_breaks,
+        empty_rows="skip" if text.skips_empty else "error",
+    )
+    table = open_image_table(config, root=_HERE, key=text.source).captions()
+    table = table if text.images is None else select_images(table, Path(text.images))
+    for several, is_clean in zip(table.captions, clean_images(table, text.tests), strict=True):
+        yield from several if is_clean else ()
+
+
 _READERS: Mapping[str, Callable[[TrainingText], Iterator[str]]] = {
     "lines": _lines,
     "sentences": _sentences,
@@ -123,4 +140,5 @@ _READERS: Mapping[str, Callable[[TrainingText], Iterator[str]]] = {
     "captions": _captions,
     "shards": _shards,
     "table": _table,
+    "image_table": _image_table,
 }

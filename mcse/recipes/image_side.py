@@ -89,7 +89,7 @@ class Images(Generic[Rows]):
         )
 
 
-def open_images(data: DataRoot, source: sources.Features | sources.Folder) -> Images[NamedImages]:
+def open_images(data: DataRoot, source: sources.Features | sources.Folder | sources.PairedTable) -> Images[NamedImages]:
     """Stored features, or image files and their tower.
 
     Raises:
@@ -107,7 +107,7 @@ def open_images(data: DataRoot, source: sources.Features | sources.Folder) -> Im
 def open_paired_images(data: PairedDataConfig) -> Images[NamedImages | ShardImages]:
     """As ``open_images``, or what lies beside the captions in their shards."""
     source = data.images
-    if isinstance(source, sources.Features | sources.Folder):
+    if isinstance(source, sources.Features | sources.Folder | sources.PairedTable):
         return open_images(data, source)
     assert isinstance(data.captions, sources.ShardCaptions)
     shards = open_caption_shards(data, data.captions)

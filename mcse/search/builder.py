@@ -18,7 +18,7 @@ from PIL import Image
 
 from mcse.data.images.features import FeatureStore, open_features
 from mcse.data.images.names import ABSENT, find_names
-from mcse.data.images.sources import ImageFolder, SkippedImage, open_images
+from mcse.data.images.sources import ImageFolder, SkippedImage
 from mcse.files import sha256_file
 from mcse.images import BadImageError, load_image
 from mcse.progress import progress_bar
@@ -51,7 +51,7 @@ class _Known:
 
 
 def build_index(
-    folder: Path,
+    source: ImageFolder,
     output: Path,
     *,
     encoder: FeatureTextEncoder,
@@ -63,13 +63,13 @@ def build_index(
     rows: RowKind = "float32",
     rescore: RowKind | None = None,
 ) -> IndexReport:
-    """Encodes the images below ``folder`` that ``output`` does not hold yet, and writes ``output``.
+    """Encodes the images of ``source`` that ``output`` does not hold yet, and writes ``output``.
 
     An image counts as unchanged by its size and time, else by its bytes. Images that cannot be read are named and
     left out; so are links that lead out of the folder. Killed, the next call goes on.
 
     Args:
-        folder: Searched to any depth.
+        source: Files below one folder.
         output: The index, kept where it is of this very folder and model.
         encoder: Has a joint space; without ``features`` it must also take images.
         model: Its name, as the index records it.
@@ -81,13 +81,10 @@ def build_index(
         rescore: Stores them a second time, finer.
 
     Raises:
-        FileNotFoundError: No such folder.
-        ValueError: No images, none that can be read, features of another tower, or ``output`` is of another folder
+        ValueError: None of the images can be read, features of another tower, or ``output`` is of another folder
             or model.
     """
-    source = open_images(str(folder))
-    if not isinstance(source, ImageFolder):
-        raise ValueError(f"{folder}: mcse search takes a folder of image files, not a data set")
+    folder = source.root
     store = None if features is None else _open_store(features, encoder)
     if store is None and not isinstance(encoder, ImageTextEncoder):
         raise ValueError(f"{model} takes stored features alone; name their store by --features")
@@ -241,7 +238,9 @@ def _open_store(features: Path, encoder: FeatureTextEncoder) -> FeatureStore:
 def _inside(source: ImageFolder) -> tuple[list[str], list[SkippedImage]]:
     names = [name for name in source.names if is_inside(source.root, name)]
     outside = sorted(set(source.names) - set(names))
-    return names, [SkippedImage(name=name, reason="a link that leads out of the folder") for name in outside]
+    lost = "no such file"
+    reasons = ("a link that leads out of the folder" if (source.root / name).exists() else lost for name in outside)
+    return names, [SkippedImage(name=name, reason=reason) for name, reason in zip(outside, reasons, strict=True)]
 
 
 def _known(output: Path, origin: IndexOrigin, *, is_new: bool, kinds: tuple[RowKind, RowKind | None]) -> _Known:

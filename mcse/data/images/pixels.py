@@ -109,7 +109,7 @@ def captions_to_pixels(table: CaptionTable, pixels: PixelRows) -> tuple[CaptionT
         ValueError: The captions have no image names; images are missing or cannot be read, under ``error`` any (count
             and first), under ``skip`` all.
     """
-    where = f"data.images.folder {pixels.origin} against {table.source}"
+    where = f"data.images {pixels.origin} against {table.source}"
     if table.image_names is None:
         raise ValueError(
             f"{where}: these captions have no image names, so nothing says which image is whose; "
@@ -131,5 +131,5 @@ def captions_to_pixels(table: CaptionTable, pixels: PixelRows) -> tuple[CaptionT
             f"{next(iter(bad.values()))}; data.images.on_bad skip leaves out their captions"
         )
     names = table.image_names
-    table = without_images(table, bad, where=f"data.images.folder {pixels.origin}")
+    table = without_images(table, bad, where=f"data.images {pixels.origin}")
     return table, np.asarray([row for name, row in zip(names, rows, strict=True) if name not in bad], dtype=np.int64)

@@ -62,6 +62,7 @@ def test_every_format_gives_the_same_rows(tmp_path, kind):
     assert [example.value for example in scored.rows()] == [4.5, 3.0]
     assert columns.digest == scored.digest == digest_of_source(str(path))
     assert columns.rows_digest != scored.rows_digest
+    assert len(ROWS) <= columns.count() <= len(ROWS) + 1
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "folder"])
@@ -166,3 +167,69 @@ def test_what_is_not_there_is_said(tmp_path):
 def test_columns_that_cannot_be_meant_together_are_refused(kind, keys, message):
     with pytest.raises(ValueError, match=message):
         kind(path="t.csv", **keys, **({"name": "dev"} if kind is DevTable else {}))
+
+
+# --- the same bad input in every format
+
+
+GOOD = {"a": "x", "b": "y", "s": 1.0}
+BAD = {
+    "out of range": (
+        {"s": 6.0},
+        {"score": "s", "score_range": (0, 5)},
+        r"column 's': the score 6 lies outside score_range",
+    ),
+    "NaN": ({"s": math.nan}, {"score": "s"}, r"column 's': score ('nan'|''|nan|null) is not a finite number"),
+    "no number": ({"s": "four"}, {"score": "s"}, r"column 's': score 'four' is not a finite number"),
+    "another label": ({"s": 2}, {"label": "s"}, r"column 's': a label is 0 or 1, got 2"),
+    "an empty cell": ({"b": ""}, {}, r": the column 'b' is empty; empty_rows: skip"),
+    "a list": ({"b": ["y", "z"]}, {}, r"column 'b': expected text, got list"),
+    "a number": ({"b": 3}, {}, r"column 'b': expected text, got int"),
+    "a wrong column": (
+        {},
+        {"negatives": ("aa",)},
+        r"no column 'aa' for negatives among 'a', 'b', 's'; did you mean 'a'",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet", "folder"])
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_named_in_every_format(tmp_path, kind, what):
+    cells, columns, message = BAD[what]
+    if kind in ("csv", "tsv") and what in ("a list", "a number"):
+        pytest.skip("text, in a file of text")
+    rows = [GOOD, GOOD, {**GOOD, **cells}]
+    if kind in ("parquet", "folder") and cells.keys() & {"b", "s"} and what in ("a list", "a number", "no number"):
+        key = next(iter(cells))
+        rows = [{**GOOD, key: cells[key]}]  # columns of one type, as these formats have
+        number = 1
+    else:
+        number = 3
+    path = write(tmp_path, kind, rows)
+    where = {"csv": number + 1, "tsv": number + 1}.get(kind, number)
+    with pytest.raises(ValueError, match=message) as error:
+        list(opened(path, query="a", positive="b", **columns).rows())
+    assert str(path) in str(error.value)
+    if what != "a wrong column":
+        assert f"{'row' if kind in ('parquet', 'folder') else 'line'} {where}" in str(error.value)
+
+
+def test_null_cells_are_empty_or_no_number(tmp_path):
+    for kind in ("jsonl", "parquet", "folder"):
+        path = write(tmp_path, kind, [GOOD, {"a": "x", "b": None, "s": 1.0}, {"a": "x", "b": "y", "s": None}])
+        with pytest.raises(ValueError, match=r"2: the column 'b' is empty"):
+            list(opened(path, query="a", positive="b").rows())
+        with pytest.raises(ValueError, match=r"3, column 's': score (null|nan) is not a finite number"):
+            list(opened(path, query="a", positive="b", score="s", empty_rows="skip").rows())
+
+
+def test_a_key_that_is_there_twice_or_lacking_is_named(tmp_path):
+    path = table(tmp_path, '{"a": "x", "b": "y"}\n{"a": "x", "a": "z", "b": "y"}\n', "t.jsonl")
+    with pytest.raises(ValueError, match=r"t.jsonl, line 2: the column 'a' stands there 2 times"):
+        list(opened(path, query="a", positive="b").rows())
+    path = table(tmp_path, '{"a": "b", "b": "\\"b\\"", "c": {"b": 1, "a": 2}}\n', "v.jsonl")
+    assert texts(path, query="a", positive="b") == [("b", '"b"')]
+    path = table(tmp_path, '{"a": "x", "b": "y"}\n{"a": "x"}\n', "u.jsonl")
+    with pytest.raises(ValueError, match=r"u.jsonl, line 2: 'b' is missing"):
+        list(opened(path, query="a", positive="b").rows())

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from mcse.commands.main import main
+from mcse.data.images.sources import open_images
 from mcse.encoders.joint_encoder import JointEncoder
 from mcse.encoders.loading import encoder_digest
 from mcse.metrics.regularities import arithmetic_row, rerank
@@ -452,7 +453,9 @@ def test_rows_must_be_unit_rows(model, images, tmp_path):
             return np.ones((len(given), 3), dtype=np.float32)
 
     with pytest.raises(ValueError, match=r"the embedding of blue\.png has length 1\.73205, not 1"):
-        build_index(images, tmp_path / "index", encoder=Stretched(), model="stretched", model_digest=None)
+        build_index(
+            open_images(str(images)), tmp_path / "index", encoder=Stretched(), model="stretched", model_digest=None
+        )
 
 
 @pytest.mark.parametrize(("rows", "rescore"), [("int8", None), ("binary", "float16")])
