@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from mcse.data.config import TokenConfig
+from mcse.data.config import DataRoot, TokenConfig
+from mcse.data.source_variants import CaptionedTable
 
 TableLoss: TypeAlias = Literal["contrast", "cosent", "angle", "cosine"]
-
-COLUMNS = ("query", "positive", "negatives", "score", "label")
-"""The keys that name columns."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +34,12 @@ class NamedTable:
     label: str | None = None
     """The column of 1 for pairs that belong together and 0 for others."""
 
+    image: str | None = None
+    """The column of images, to evaluate on with their captions; training on images is of the recipes mcse and vse."""
+
+    caption: str | None = None
+    """The column of the images' captions, of texts or lists of texts."""
+
     score_range: tuple[float, float] | None = None
     """The least and the greatest score there may be; ``null`` takes any number."""
 
@@ -54,6 +59,10 @@ class NamedTable:
             raise ValueError(f"score_range: must grow, got {list(self.score_range)}")
         if self.score is not None and self.label is not None:
             raise ValueError("score, label: a table has one of them")
+        if (self.image is None) != (self.caption is None):
+            raise ValueError("image, caption: a table has both of them or none")
+        if self.image is not None and (self.query is not None or self.score_range is not None):
+            raise ValueError("image, caption: a table of these has no other columns")
         if self.query is None and any((self.positive, self.negatives, self.score, self.label)):
             raise ValueError("query: name its column too, or no column at all")
         if self.positive is None and any((self.negatives, self.score, self.label)):
@@ -75,16 +84,72 @@ class TrainingTable(NamedTable):
     def __post_init__(self) -> None:
         # A slotted dataclass is another class than the one that super() without arguments means.
         NamedTable.__post_init__(self)
+        if self.image is not None:
+            raise ValueError(
+                "image, caption: this recipe trains on texts alone; for images train mcse or vse, with "
+                "data.captions.table and data.images.table"
+            )
         if self.share is not None and self.share <= 0:
             raise ValueError(f"share: must be positive, got {self.share}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DevTable(NamedTable):
-    """A table to evaluate on while training."""
+    """A table to evaluate on."""
 
     name: str
     """Before its scores, such as ``NAME.spearman``, for ``train.select_by``."""
+
+    def __post_init__(self) -> None:
+        # As above.
+        NamedTable.__post_init__(self)
+        if not self.name.strip() or "/" in self.name:
+            raise ValueError(f"name: stands before scores; must be some text without '/', got {self.name!r}")
+
+    @property
+    def captioned(self) -> CaptionedTable:
+        """The same as a table of images with captions."""
+        return CaptionedTable(
+            path=self.path,
+            image=self.image,
+            caption=self.caption,
+            line_breaks=self.line_breaks,
+            empty_rows=self.empty_rows,
+        )
+
+
+def first_metric(*, has_values: bool, is_label: bool, has_negatives: bool) -> str:
+    """The score that stands for a table: by it the best checkpoint is kept where nobody says otherwise."""
+    if has_values:
+        return "average_precision" if is_label else "spearman"
+    return "accuracy" if has_negatives else "ndcg@10"
+
+
+def check_names(tables: Sequence[DevTable]) -> None:
+    """Refuses two tables of one name.
+
+    Raises:
+        ValueError: There are such.
+    """
+    names = [table.name for table in tables]
+    if doubled := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"evaluate: the name {doubled[0]!r} stands there twice")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TestTables:
+    """Test sets of one's own, as a file lists them for ``mcse evaluate``."""
+
+    __test__ = False
+
+    evaluate: tuple[DevTable, ...]
+    """The tables."""
+
+    data: DataRoot = field(default_factory=DataRoot)
+    """Where they are."""
+
+    def __post_init__(self) -> None:
+        check_names(self.evaluate)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +160,10 @@ class TableDataConfig(TokenConfig):
     """The table; its path alone will do."""
 
     tables: tuple[TrainingTable, ...] = ()
-    """Several tables; every batch is of one of them."""
+    """Several tables; every batch is of one of them, unless they are ``mixed``."""
+
+    mixed: bool = False
+    """Whether every batch holds rows of all ``tables``, in proportion to their ``share``, else to their rows."""
 
     decontaminate: bool = False
     """Whether rows with a text that occurs in the STS test files are left out."""
@@ -108,6 +176,8 @@ class TableDataConfig(TokenConfig):
         TokenConfig.__post_init__(self)
         if (self.table is None) == (not self.tables):
             raise ValueError("data.table, data.tables: give one of them")
+        if self.mixed and len(self.tables) < 2:
+            raise ValueError("data.mixed: would do nothing, since there are no several data.tables")
         shares = [table.share for table in self.tables]
         if any(shares) and not all(shares):
             raise ValueError("data.tables: give share to all of them, or to none")

@@ -32,6 +32,7 @@ def info_nce(
     key_id_N: Tensor | None = None,
     is_query_B: Tensor | None = None,
     is_key_N: Tensor | None = None,
+    left_out_BN: Tensor | None = None,
     logits_at_once: int = LOGITS_AT_ONCE,
 ) -> Tensor:
     """Cross-entropy of every query against all keys; key ``offset + i`` is query i's positive.
@@ -48,6 +49,7 @@ def info_nce(
         is_query_B: False on rows whose loss does not count; their own keys must not be keys either.
         is_key_N: False on rows that are nobody's negative. Given together with ``is_query_B`` or not at all: rows are
             left out so, and not by an index, since the host would wait for a GPU to learn how many there are.
+        left_out_BN: True where a key is no negative of a query; its own positive always counts.
         logits_at_once: Above this many logits, blocks of queries take turns. Same loss and gradient, but for rounding.
 
     Returns:
@@ -71,6 +73,7 @@ def info_nce(
         key_id_N=key_id_N,
         is_query_B=is_query_B,
         is_key_N=is_key_N,
+        left_out_BN=left_out_BN,
     )
     return _cross_entropy(query_BD, key_ND, rule, logits_at_once=logits_at_once)
 
@@ -143,6 +146,7 @@ class _Rule:
     key_id_N: Tensor | None = None
     is_query_B: Tensor | None = None
     is_key_N: Tensor | None = None
+    left_out_BN: Tensor | None = None
 
     def counted(self, loss_b: Tensor, *, start: int) -> Tensor:
         """(b,) losses or (b, M) slopes of the queries from row ``start`` on, those that do not count at zero."""
@@ -168,6 +172,8 @@ class _Rule:
             excluded.append(same_bM.any(2) if same_bM.ndim == 3 else same_bM)
         if self.is_key_N is not None:
             excluded.append((~self.is_key_N).expand(len(query_bD), -1))
+        if self.left_out_BN is not None:
+            excluded.append(self.left_out_BN[start : start + len(query_bD)])
         if excluded:
             excluded_bM = torch.stack(excluded).any(0)
             # Setting chosen elements by an index would make the host wait for a GPU.

@@ -96,13 +96,14 @@ class TableBatch:
     """Rows of one of a run's tables: V texts each, such as query, positive and hard negatives.
 
     ``tokens`` holds V·B rows: all first texts, then all second ones, and so on. ``text_id_BV`` is equal where texts are
-    equal. ``value_B`` are scores or labels.
+    equal. ``value_B`` are scores or labels, ``guide_BVG`` the unit embeddings of a guide, G wide.
     """
 
     text_id_BV: Tensor
     tokens: TokenBatch
     table: int
     value_B: Tensor | None = None
+    guide_BVG: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

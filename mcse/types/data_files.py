@@ -12,7 +12,8 @@ class TrainingText:
 
     Attributes:
         reader: ``lines`` of a file as they stand, ``sentences`` of a file or hub dataset, a ``stream`` of such,
-            ``captions`` of a table, those of ``shards``, or the ``columns`` of a ``table``.
+            ``captions`` of a table, those of ``shards``, the ``columns`` of a ``table``, or the captions of an
+            ``image_table``, of which ``columns`` are image and caption.
         source: What the reader opens: a path or a hub dataset, with ``::split`` or ``::column``.
         images: For captions, the file that lists the images whose captions were used; all of them by default.
         tests: The folder with the STS test files whose sentences were left out, ``None`` where nothing was.
@@ -21,7 +22,7 @@ class TrainingText:
         line_breaks: Whether cells of a table might hold line breaks.
     """
 
-    reader: Literal["lines", "sentences", "stream", "captions", "shards", "table"]
+    reader: Literal["lines", "sentences", "stream", "captions", "shards", "table", "image_table"]
     source: str
     images: str | None = None
     tests: str | None = None

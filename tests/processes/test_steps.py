@@ -43,6 +43,14 @@ ALL_CAPTIONS = {"data.captions.per_image": "all"}
 VSE_INFO_NCE = {"loss.kind": "info_nce", "loss.temperature": 0.1, "loss.reduction": "sum"}
 VSE_TRANSFORMER = {"encoder.kind": "transformer", "encoder.word_dim": ..., "encoder.name_or_path": "bert"}
 SCORED = {"data.table": "scored.csv"}
+MIXED = {
+    "data.table": ...,
+    "data.mixed": True,
+    "data.tables": [
+        {"path": "nli.csv", "query": "sent0", "positive": "sent1", "share": 5},
+        {"path": "nli.csv", "query": "sent1", "positive": "hard_neg", "share": 3},
+    ],
+}
 ADAPTERS = {"encoder.lora": {"rank": 3, "modules": ["query", "value", "dense"]}}
 # Recipe, keys, step. MCSE's pairs come at even steps.
 STEPS = {
@@ -55,6 +63,8 @@ STEPS = {
     "tables": ("tables", {}, 0),
     "tables, both directions and widths": ("tables", {"loss.directions": "both", "loss.dims": [16, 8]}, 0),
     "tables, cached": ("tables", {"train.cached_chunk_size": 3}, 0),
+    "tables, mixed": ("tables", MIXED, 1),
+    "tables, guided": ("tables", {"loss.guide": {"model": "bert", "pooling": "cls"}, "loss.directions": "both"}, 0),
     "tables by scores": ("tables", SCORED, 0),
     "tables by scores, cached": ("tables", SCORED | {"train.cached_chunk_size": 3}, 0),
     "tables by angles": ("tables", SCORED | {"data.table.loss": "angle"}, 0),
@@ -91,6 +101,8 @@ TERMS = {
     "tables": {"contrast"},
     "tables, both directions and widths": {"contrast"},
     "tables, cached": {"contrast"},
+    "tables, mixed": {"contrast"},
+    "tables, guided": {"contrast"},
     "tables by scores": {"cosent"},
     "tables by scores, cached": {"cosent"},
     "tables by angles": {"angle"},

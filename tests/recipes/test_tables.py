@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,10 @@ from mcse.data.table_config import DevTable
 from mcse.encoders.loading import load_encoder
 from mcse.evaluation.evaluators.tables import table_evaluator
 from mcse.recipes.launch import load_config
-from mcse.recipes.tables.config import LossConfig, SoftNegatives
+from mcse.recipes.tables.config import Guide, LossConfig, SoftNegatives
 from mcse.recipes.tables.method import terms_of
 from mcse.types import TableBatch, TokenBatch
-from tests.fixtures.launch import entries, losses, run
+from tests.fixtures.launch import entries, losses, run, tensors
 from tests.fixtures.tiny_run import build_tiny_run
 
 WIDTHS = (8, 5, 2)
@@ -125,6 +127,33 @@ def test_equal_texts_are_left_out_in_the_other_direction_too():
     config = LossConfig(directions="both")
     term = terms_of("contrast", rows, batch_of(EQUAL[:, :2]), config, widths=(8,))["contrast"]
     assert float(term.sum) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.4])
+@pytest.mark.parametrize("views", [2, 3])
+def test_keys_that_a_guide_holds_to_be_nearer_than_the_positive_are_no_negatives(views, margin):
+    rows = rows_of(4, views)
+    guide = F.normalize(rows_of(4, views, seed=5)[:, :, :3], dim=-1)
+
+    def near(i, asks, j, view):
+        return float(guide[i, asks] @ guide[j, view]) > float(guide[i, 0] @ guide[i, 1]) - margin
+
+    def there(i):
+        keys = [(j, view) for j in range(4) for view in range(1, views) if (j, view) != (i, 1)]
+        return [(j, view) for j, view in keys if not near(i, 0, j, view)]
+
+    def back(i):
+        return [(j, 0) for j in range(4) if j != i and not near(i, 1, j, 0)]
+
+    left = sum(len(there(i)) for i in range(4))
+    assert 0 < left < 4 * (4 * (views - 1) - 1)
+    batch = replace(batch_of(DIFFERENT[:, :views]), guide_BVG=guide)
+    config = LossConfig(guide=Guide(model="x", margin=margin))
+    found = terms_of("contrast", rows, batch, config, widths=(8,))["contrast"]
+    assert float(found.sum) == pytest.approx(contrast(rows, there, 8), rel=1e-9)
+    both = terms_of("contrast", rows, batch, replace(config, directions="both"), widths=(8,))["contrast"]
+    expected = (contrast(rows, there, 8) + contrast(rows, back, 8, asks=1)) / 2
+    assert float(both.sum) == pytest.approx(expected, rel=1e-9)
 
 
 def test_soft_negatives_are_held_at_a_distance_and_are_no_wrong_keys():
@@ -340,10 +369,107 @@ def test_queries_look_for_their_answers_among_all(tmp_path):
     ("text", "columns", "message"),
     [
         ("a,b,y\n0,1,1\n0,2,1\n", {"query": "a", "positive": "b", "label": "y"}, "all labels of .*t.csv are 1"),
-        ("a,b,y\n0,1,1\n0,2,1\n", {"query": "a", "positive": "b", "score": "y"}, "all gold scores are 1"),
+        ("a,b,y\n0,1,1\n0,2,1\n", {"query": "a", "positive": "b", "score": "y"}, "all gold scores of .*t.csv are 1"),
         ("a\n0\n", {"query": "a"}, "has no second text to compare with"),
     ],
 )
 def test_a_table_without_anything_to_tell_is_refused(tmp_path, text, columns, message):
     with pytest.raises(ValueError, match=message):
         evaluated(tmp_path, text, **columns)
+
+
+# --- which score keeps the best checkpoint
+
+
+RATED = "{name: rated, path: rated.csv, query: left, positive: right, score: stars}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"evaluate": f"[{RATED}]"}, "rated.spearman"),
+        ({"evaluate": "[{name: plain, path: plain.csv}]"}, "plain.accuracy"),
+        (
+            {"evaluate": f"[{{name: same, path: x.csv, query: a, positive: b, label: c}}, {RATED}]"},
+            "same.average_precision",
+        ),
+        ({"evaluate": "[{name: found, path: x.csv, query: a, positive: b}]"}, "found.ndcg@10"),
+        ({"evaluate": "[{name: lost, path: x.csv}]"}, "lost.ndcg@10"),
+        ({"data.sts": "rated.csv"}, "rated.spearman"),
+        ({"data.sts": "."}, "stsb_dev.spearman"),
+        ({}, "stsb_dev.spearman"),
+        ({"data.sts": "rated.csv", "train.select_by": "stsb_dev.spearman"}, "stsb_dev.spearman"),
+        ({"data.sts": "rated.csv", "train.select_by": "null"}, None),
+    ],
+)
+def test_the_first_own_dev_score_keeps_the_best_checkpoint(tmp_path, keys, expected) -> None:
+    (tmp_path / "plain.csv").write_text("anchor,positive,negative\na,b,c\n")
+    (tmp_path / "rated.csv").write_text("sentence1,sentence2,score\na,b,1\n")
+    given = {"recipe": "tables", "output_dir": "x", "encoder.name_or_path": "x", "data.table": "t.csv"}
+    given |= {
+        "data.root": str(tmp_path),
+        "train.batch_size": "2",
+        "train.epochs": "1",
+        "optim.learning_rate": "1",
+    } | keys
+    config = load_config(None, [text for key, value in given.items() for text in (f"--{key}", value)])
+    assert config.train.select_by == expected
+
+
+# --- batches of several tables, and a guide
+
+
+PAIRS = {"path": "nli.csv", "query": "sent0", "positive": "sent1"}
+MIXED = {"data.table": ..., "data.mixed": True, "train.max_steps": 6, "train.log_steps": 1, "train.eval_steps": 3}
+
+
+def test_a_mixed_run_resumes_bit_for_bit(tiny, tmp_path):
+    keys = MIXED | {"data.tables": [PAIRS, PAIRS | {"query": "sent1", "positive": "hard_neg"}], "train.resume": "auto"}
+    keys |= {"optim.schedule": "constant", "optim.warmup_steps": 0}
+    assert run(tiny, "tables", tmp_path / "whole", keys) == 0
+    for steps in (3, 6):
+        assert run(tiny, "tables", tmp_path / "parts", keys | {"train.max_steps": steps}) == 0
+    whole = losses(tmp_path / "whole", "loss.contrast")
+    assert len(set(whole)) == 6
+    assert losses(tmp_path / "parts", "loss.contrast") == whole
+    saved = [tensors(tmp_path / name / "last") for name in ("whole", "parts")]
+    assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ([PAIRS, {"path": "nli.csv"}], "has 2 texts a row, and data.tables.1. 3"),
+        ([PAIRS, {"path": "scored.csv"}], "is trained with contrast and data.tables.1. with cosent"),
+        ([{"path": "scored.csv"}, {"path": "scored.csv"}], "give each table its score_range"),
+        ([PAIRS], "would do nothing, since there are no several data.tables"),
+    ],
+)
+def test_tables_that_cannot_be_mixed_are_refused(tiny, tmp_path, capsys, tables, message):
+    assert run(tiny, "tables", tmp_path / "run", MIXED | {"data.tables": tables}) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_run_follows_its_guide(tiny, several, tmp_path):
+    short = {"train.max_steps": 2, "train.log_steps": 1, "train.eval_steps": 2}
+    assert run(tiny, "tables", tmp_path / "free", short) == 0
+    for name, margin in (("guided", 0.0), ("all", 3.0)):
+        guide = {"loss.guide": {"model": str(several), "margin": margin}}
+        assert run(tiny, "tables", tmp_path / name, short | guide) == 0
+    free, guided, none = (losses(tmp_path / name, "loss.contrast") for name in ("free", "guided", "all"))
+    assert guided[0] < free[0]
+    assert none == [0.0, 0.0]  # with no negative left, nothing is to be told apart
+    data = json.loads((tmp_path / "guided" / "run.json").read_text())["data"]
+    assert [file["role"] for file in data].count("guide") > 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"data.table": "scored.csv"}, "loss.guide: would do nothing, since no table is trained with contrast"),
+        ({"data.table.query": "sent0"}, "loss.guide.margin: data.table has texts alone, each its own positive"),
+    ],
+)
+def test_a_guide_that_would_do_nothing_is_refused(tiny, several, tmp_path, capsys, keys, message):
+    assert run(tiny, "tables", tmp_path / "run", {"loss.guide": str(several)} | keys) == 2
+    assert message in capsys.readouterr().err

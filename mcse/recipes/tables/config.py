@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mcse.data.table_config import DevTable, TableDataConfig
+from mcse.data.table_config import DevTable, TableDataConfig, check_names
 from mcse.models.config import EncoderConfig
 from mcse.recipes.base import RunConfig
 
@@ -31,6 +31,25 @@ class SoftNegatives:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Guide:
+    """A model that says which of a batch's negatives are probably answers that nobody wrote down. Source: GISTEmbed."""
+
+    model: str
+    """As ``mcse evaluate`` takes it. Its embeddings are computed once, and kept on disk."""
+
+    margin: float = 0.0
+    """A key counts as no negative whose cosine with the query lies above the positive's less this."""
+
+    pooling: str | None = None
+    """Overrides the model's own pooling; needed where a model states none."""
+
+    @staticmethod
+    def reads(text: str) -> bool:
+        """Any name."""
+        return bool(text)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
     """The losses of all tables; each table's ``loss`` says which is its."""
 
@@ -42,6 +61,9 @@ class LossConfig:
 
     false_negatives: Literal["equal_text", "keep"] = "equal_text"
     """``contrast``: rows with an equal query or positive are no negatives of each other, or are nevertheless."""
+
+    guide: Guide | None = None
+    """``contrast``: leave out keys that a guide holds to be nearer than the positive; ``null`` leaves out none so."""
 
     scale: float = 20.0
     """Multiplies differences of similarities under ``cosent`` and ``angle``. Source: CoSENT, AnglE."""
@@ -85,8 +107,10 @@ class Config(RunConfig):
     def __post_init__(self) -> None:
         if self.encoder.frozen is True:
             raise ValueError("encoder.frozen: true would leave nothing to train, since this recipe has no heads")
-        names = [table.name for table in self.evaluate]
-        if doubled := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"evaluate: the name {doubled[0]!r} stands there twice")
+        check_names(self.evaluate)
+        if images := [table.name for table in self.evaluate if table.image is not None]:
+            raise ValueError(
+                f"evaluate: {images[0]}: this recipe has no images; mcse evaluate --suite table takes them"
+            )
         if self.evaluate and self.data.sts is not None and not self.data.decontaminate:
             raise ValueError("evaluate, data.sts: give one of them, since both choose what is evaluated on")

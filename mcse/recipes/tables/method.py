@@ -3,11 +3,13 @@
 B rows of this process, N rows of all processes, V texts a row, D width, d the first of its dimensions.
 
 Source: Henderson et al. 2017 (contrast within the batch), Su 2022 (CoSENT), Li and Li 2024 (AnglE), Reimers and
-Gurevych 2019 (cosine regression), Wang et al. 2022 (soft negatives), Kusupati et al. 2022 (Matryoshka).
+Gurevych 2019 (cosine regression), Wang et al. 2022 (soft negatives), Kusupati et al. 2022 (Matryoshka),
+Solatorio 2024 (a guide).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,18 +19,19 @@ from torch import Tensor, nn
 from mcse.config import ConfigError
 from mcse.data.load import left_out_files
 from mcse.data.named_columns import open_named_columns
-from mcse.data.table_rows import LoadedTable, TableStream, load_tables
+from mcse.data.table_rows import LoadedTable, MixedTableStream, TableStream, load_tables, with_guide
 from mcse.distributed import gather_ids, gather_rows
+from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.evaluation.evaluators.tables import table_evaluator
 from mcse.losses.contrastive import info_nce, unit_rows
 from mcse.losses.ordinal import angle_similarity, bounded_margin, cosent, cosine_regression
 from mcse.models.table_model import TableModel
 from mcse.recipes import export, shared
-from mcse.recipes.tables.config import Config, LossConfig
+from mcse.recipes.tables.config import Config, Guide, LossConfig
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
-from mcse.types import DataFile, Evaluator, LossTerm, LossTerms, TableBatch
+from mcse.types import DataFile, Evaluator, FloatArray, LossTerm, LossTerms, TableBatch
 
 
 def build(config: Config, runtime: Runtime) -> Run:
@@ -40,8 +43,12 @@ def build(config: Config, runtime: Runtime) -> Run:
     if any(table.tokens.columns == 1 for table in tables):
         shared.check_views_differ(text.model.encoder)
     widths = _widths(config.loss, text.model.encoder.width)
+    tables, guide_files = guided(tables, losses, config.loss.guide)
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
-    stream = TableStream(tables, share, seed=config.seed, pad_id=text.tokenizer.pad_id)
+    kind = MixedTableStream if config.data.mixed else TableStream
+    if config.data.mixed:
+        tables = on_one_scale(tables, losses)
+    stream = kind(tables, share, seed=config.seed, pad_id=text.tokenizer.pad_id)
     dev = _dev(config, text)
 
     def step(model: nn.Module, batch: TableBatch) -> LossTerms:
@@ -59,7 +66,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         evaluators=dev.evaluators,
         metrics=dev.metrics,
         facts={**text.facts, **stream.facts},
-        data=(*files, *left_out_files(config.data.tests), *text.files, *dev.files),
+        data=(*files, *left_out_files(config.data.tests), *text.files, *guide_files, *dev.files),
     )
 
 
@@ -116,6 +123,60 @@ def in_cosines(table: LoadedTable) -> LoadedTable:
     return replace(table, value_N=((table.value_N - low) / (high - low)).astype(np.float32))
 
 
+def on_one_scale(tables: list[LoadedTable], losses: Sequence[str]) -> list[LoadedTable]:
+    """Tables whose rows may stand in one batch; scores of several ranges become 0 to 1.
+
+    Raises:
+        ConfigError: Their losses, or the numbers of their texts, differ, or their scores are on unknown scales.
+    """
+    first = tables[0]
+    for table, loss in zip(tables, losses, strict=True):
+        if loss != losses[0]:
+            raise ConfigError(f"data.mixed: {first.key} is trained with {losses[0]} and {table.key} with {loss}")
+        if table.tokens.columns != first.tokens.columns:
+            counts = f"{first.tokens.columns} texts a row, and {table.key} {table.tokens.columns}"
+            raise ConfigError(f"data.mixed: {first.key} has {counts}")
+        if table.columns.is_label != first.columns.is_label:
+            raise ConfigError(f"data.mixed: one of {first.key} and {table.key} has labels, the other scores")
+    if losses[0] == "contrast" or first.columns.is_label:
+        return tables
+    if any(table.config.score_range is None for table in tables):
+        raise ConfigError("data.mixed: give each table its score_range, so that scores are compared on one scale")
+    # Under cosine they are cosines already.
+    return tables if losses[0] == "cosine" else list(map(in_cosines, tables))
+
+
+def guided(
+    tables: list[LoadedTable], losses: Sequence[str], guide: Guide | None
+) -> tuple[list[LoadedTable], tuple[DataFile, ...]]:
+    """The tables under ``contrast`` with the embeddings of a guide, and what these were made with.
+
+    Raises:
+        ConfigError: No table is contrasted, or a text is its own positive, than which nothing is nearer.
+    """
+    if guide is None:
+        return tables, ()
+    if "contrast" not in losses:
+        raise ConfigError("loss.guide: would do nothing, since no table is trained with contrast")
+    for table, loss in zip(tables, losses, strict=True):
+        if loss == "contrast" and table.tokens.columns == 1 and guide.margin <= 0:
+            raise ConfigError(
+                f"loss.guide.margin: {table.key} has texts alone, each its own positive, and nothing is nearer than "
+                "that; give a margin above 0"
+            )
+    encoder = load_encoder(guide.model, pooling=guide.pooling)
+    digest = f"{encoder_digest(guide.model) or guide.model} {encoder.pooling}"
+
+    def encode(texts: Sequence[str]) -> FloatArray:
+        return encoder.encode(texts, normalize=True)
+
+    found = [
+        with_guide(table, encode, digest=digest) if loss == "contrast" else table
+        for table, loss in zip(tables, losses, strict=True)
+    ]
+    return found, shared.encoder_files(guide.model, role="guide")
+
+
 def _widths(config: LossConfig, width: int) -> tuple[int, ...]:
     """The widths that the loss is taken at, the whole one first."""
     if wide := [dim for dim in config.dims if dim > width]:
@@ -160,14 +221,15 @@ def _contrast_terms(row_BVD: Tensor, batch: TableBatch, config: LossConfig, *, w
         key_ids = [_ids(all_[:, 0] if number == 1 else None, all_[:, number]) for number in keys]
         there = _ids(own[:, 0], own[:, 1], own[:, 0]), torch.cat(key_ids)
         back = _ids(own[:, 1], own[:, 0], own[:, 1]), _ids(all_[:, 1], all_[:, 0])
+    left_out, left_out_back = _held_near(batch, config, keys=keys)
     sums = []
     for width in widths:
         query_Bd = unit_rows(row_BVD[:, 0, :width])
         key_Md = torch.cat([unit_rows(row_NVD[:, number, :width]) for number in keys])
-        loss = _nce(query_Bd, key_Md, there, config, offset=offset)
+        loss = _nce(query_Bd, key_Md, there, left_out, config, offset=offset)
         if config.directions == "both":
             positive_Bd, query_Nd = unit_rows(row_BVD[:, 1, :width]), unit_rows(row_NVD[:, 0, :width])
-            loss = (loss + _nce(positive_Bd, query_Nd, back, config, offset=offset)) / 2
+            loss = (loss + _nce(positive_Bd, query_Nd, back, left_out_back, config, offset=offset)) / 2
         sums.append(loss)
     terms = {"contrast": LossTerm(torch.stack(sums).sum(), count=len(row_BVD))}
     if soft is not None:
@@ -186,8 +248,31 @@ def _contrast_terms(row_BVD: Tensor, batch: TableBatch, config: LossConfig, *, w
     return terms
 
 
+def _held_near(batch: TableBatch, config: LossConfig, *, keys: range) -> tuple[Tensor | None, Tensor | None]:
+    """(B, M) keys, and (B, N) queries of the other direction, that a guide holds to be nearer than the positive.
+
+    Source: Solatorio 2024 (GISTEmbed), of its blocks that of queries with keys.
+    """
+    if config.guide is None or batch.guide_BVG is None:
+        return None, None
+    own_BVG, (all_NVG, _) = batch.guide_BVG, gather_rows(batch.guide_BVG)
+    views = own_BVG.shape[1]
+    query_BG, positive_BG = own_BVG[:, 0], own_BVG[:, min(1, views - 1)]
+    key_MG = torch.cat([all_NVG[:, min(number, views - 1)] for number in keys])
+    # Autocast would compare in bf16.
+    with torch.autocast(own_BVG.device.type, enabled=False):
+        least_B1 = (query_BG * positive_BG).sum(1, keepdim=True) - config.guide.margin
+        return query_BG @ key_MG.T > least_B1, positive_BG @ all_NVG[:, 0].T > least_B1
+
+
 def _nce(
-    query_Bd: Tensor, key_Md: Tensor, ids: tuple[Tensor | None, Tensor | None], config: LossConfig, *, offset: int
+    query_Bd: Tensor,
+    key_Md: Tensor,
+    ids: tuple[Tensor | None, Tensor | None],
+    left_out_BM: Tensor | None,
+    config: LossConfig,
+    *,
+    offset: int,
 ) -> Tensor:
     query_id_B3, key_id_M3 = ids
     return info_nce(
@@ -197,6 +282,7 @@ def _nce(
         offset=offset,
         query_id_B=query_id_B3,
         key_id_N=key_id_M3,
+        left_out_BN=left_out_BM,
     )
 
 

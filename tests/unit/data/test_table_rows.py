@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import ClassVar
 
 import datasets
@@ -11,7 +12,7 @@ import pytest
 
 from mcse.data.streams import Share
 from mcse.data.table_config import TableDataConfig, TrainingTable
-from mcse.data.table_rows import TableStream, load_tables, text_ids
+from mcse.data.table_rows import MixedTableStream, TableStream, load_tables, text_ids, with_guide
 from mcse.data.test_sets.contamination import normalise
 
 
@@ -153,3 +154,77 @@ def test_shares_go_to_all_tables_or_to_none():
         TableDataConfig(tables=(given, TrainingTable(path="b.csv")))
     with pytest.raises(ValueError, match="give one of them"):
         TableDataConfig(table=given, tables=(given,))
+
+
+# --- batches of several tables
+
+
+def mixed(tables, *, rank=0, world_size=1, batch_size=8):
+    return MixedTableStream(tables, Share(batch_size, rank, world_size), seed=3, pad_id=0)
+
+
+def first_words(batch):
+    """Which table each row's query is of, by its first word."""
+    words = {number: word for word, number in WordTokenizer.known.items()}
+    return [words[row[0]] for row in batch.tokens.input_ids_BT[: len(batch.text_id_BV)].tolist()]
+
+
+def test_a_mixed_batch_holds_rows_of_each_table_in_proportion(tmp_path):
+    stream = mixed(loaded(tmp_path, write(tmp_path, "one", 30), write(tmp_path, "two", 10)))
+    assert stream.steps_per_epoch == 5
+    for step in range(12):
+        assert Counter(first_words(stream.batch(step))) == {"one": 6, "two": 2}
+    seen = [one for step in range(5) for one in stream.batch(step).text_id_BV[:, 0].tolist()]
+    assert len(set(seen)) == 40  # an epoch takes every row once
+    assert stream.facts == {"data.tables[0]": "30 rows, 6 of every 8", "data.tables[1]": "10 rows, 2 of every 8"}
+
+
+def test_shares_of_a_mixed_batch_are_kept_and_every_table_is_in_it(tmp_path):
+    tables = (write(tmp_path, "one", 40), write(tmp_path, "two", 8), write(tmp_path, "three", 8))
+    shared = [replace(table, share=share) for table, share in zip(tables, (98, 1, 1), strict=True)]
+    stream = mixed(loaded(tmp_path, *shared), batch_size=4)
+    assert Counter(first_words(stream.batch(3))) == {"one": 2, "two": 1, "three": 1}
+    with pytest.raises(ValueError, match="a batch of 2 rows cannot hold one of each of 3 tables"):
+        mixed(loaded(tmp_path, *shared), batch_size=2)
+
+
+def test_two_processes_mix_the_rows_that_one_mixes(tmp_path):
+    tables = loaded(tmp_path, write(tmp_path, "one", 30), write(tmp_path, "two", 18))
+    whole = mixed(tables, batch_size=8)
+    halves = [mixed(tables, rank=rank, world_size=2, batch_size=4) for rank in range(2)]
+    for step in range(9):
+        rows = sorted(map(tuple, whole.batch(step).text_id_BV.tolist()))
+        parts = [half.batch(step) for half in halves]
+        assert all(len(part.text_id_BV) == 4 for part in parts)
+        assert sorted(tuple(row) for part in parts for row in part.text_id_BV.tolist()) == rows
+    ahead = [mixed(tables).batch(step).text_id_BV.tolist() for step in range(9)]
+    stream = mixed(tables)
+    assert [stream.batch(step).text_id_BV.tolist() for step in reversed(range(9))] == ahead[::-1]
+
+
+def test_values_of_a_mixed_batch_go_with_their_rows(tmp_path):
+    tables = loaded(tmp_path, write(tmp_path, "one", 8, scored=True), write(tmp_path, "two", 8, scored=True))
+    batch = mixed(tables).batch(1)
+    words = {number: word for word, number in WordTokenizer.known.items()}
+    numbers = [words[row[1]] for row in batch.tokens.input_ids_BT[:8].tolist()]
+    assert batch.value_B.tolist() == pytest.approx([int(number) / 10 for number in numbers])
+
+
+def test_a_guides_embeddings_go_with_their_texts_and_are_computed_once(tmp_path):
+    calls = []
+
+    def encode(texts):
+        calls.append(texts)
+        return np.array([[float(text.split()[-1]), len(text)] for text in texts], dtype=np.float32)
+
+    tables = loaded(tmp_path, write(tmp_path, "one", 12))
+    for _ in range(2):
+        guided = with_guide(tables[0], encode, digest="guide")
+        batch = stream([guided]).batch(1)
+        words = {number: word for word, number in WordTokenizer.known.items()}
+        asked = [words[row[1]] for row in batch.tokens.input_ids_BT[:4].tolist()]
+        assert batch.guide_BVG[:, :, 0].tolist() == [[float(number)] * 2 for number in asked]
+        assert batch.guide_BVG[:, 0, 1].tolist() == [len(f"one {number}") for number in asked]
+    assert len(calls) == 1
+    with_guide(tables[0], encode, digest="another")
+    assert len(calls) == 2
