@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcse.config import ConfigError, build_config, merge, read_overrides, read_yaml
+from mcse.data.table_config import DevTable, first_metric
 from mcse.recipes import config_class, method
 
 if TYPE_CHECKING:
@@ -25,7 +28,35 @@ def load_config(path: Path | None, overrides: Sequence[str]) -> Any:
     config = build_config(config_class(tree.get("recipe")), tree, source=source)
     if config.seed < 0:
         raise ConfigError(f"{source}: seed: must be 0 or more, got {config.seed}")
+    if "select_by" not in (tree.get("train") or {}) and (score := _own_score(config)):
+        return replace(config, train=replace(config.train, select_by=score))
     return config
+
+
+def _own_score(config: Any) -> str | None:
+    """The first score of the first dev table that a configuration brings; ``None`` where it brings none."""
+    data, tables = config.data, getattr(config, "evaluate", ())
+    if tables:
+        return f"{tables[0].name}.{_metric(tables[0], data.folder)}"
+    own = getattr(data, "sts", None)
+    return f"{Path(own).stem}.spearman" if own is not None and (data.folder / own).is_file() else None
+
+
+def _metric(table: DevTable, folder: Path) -> str:
+    """What a table is evaluated by first; of one without named columns its header says it."""
+    if table.query is None:
+        from mcse.data.named_columns import open_named_columns
+
+        with contextlib.suppress(OSError, ValueError):  # told again, with its key, when the run is built
+            found = open_named_columns(table, root=folder, key=table.name)
+            return first_metric(
+                has_values=found.value is not None, is_label=found.is_label, has_negatives=len(found.texts) > 2
+            )
+    return first_metric(
+        has_values=table.score is not None or table.label is not None,
+        is_label=table.label is not None,
+        has_negatives=bool(table.negatives),
+    )
 
 
 def build(config: Any, runtime: Runtime) -> Run:

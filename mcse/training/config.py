@@ -71,7 +71,10 @@ class TrainConfig:
     """
 
     select_by: str | None = "stsb_dev.spearman"
-    """The dev score that picks ``best/``; ``null`` keeps the last weights. Source: SimCSE selects by STS-B dev."""
+    """The dev score that picks ``best/``; ``null`` keeps the last weights. Source: SimCSE selects by STS-B dev.
+
+    With a file as ``data.sts``, or tables to ``evaluate`` on, the default is the score of that file or first table.
+    """
 
     resume: Literal["never", "auto"] = "never"
     """``auto`` goes on from the newest state in ``output_dir``, or starts where there is none."""

@@ -195,5 +195,6 @@ def start_facts(run: Run, train: TrainConfig, runtime: Runtime) -> Mapping[str, 
         "steps": count_steps(train, steps_per_epoch=an_epoch),
         "steps an epoch": "unknown" if an_epoch is None else an_epoch // train.accumulation_steps,
         "parameters trained": f"{trained:,} of {sum(size for size, _ in sizes):,}",
+        **({"best by": train.select_by} if run.metrics and train.select_by is not None else {}),
         **run.facts,
     }
