@@ -1,19 +1,21 @@
 """Encoding throughput: ``SentenceEncoder.encode`` beside ``SentenceTransformer.encode``, on the STS tasks' sentences.
 
-The same checkpoint, precision and sentences in one process; the sides take turns, and the ratio is of medians. See
-README.md here.
+The same checkpoint, precision and sentences in one process; the sides take turns, and the ratio is of medians. With
+``--exports`` also ours under ONNX and OpenVINO, in floats and in 8-bit integers, beside the same ONNX file fed as
+sentence-transformers feeds it (its own backend needs optimum). See README.md here.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,6 +25,7 @@ import torch
 from mcse.cpu import ensure_bfloat16
 from mcse.data.test_sets.sts import load_sts_from_senteval
 from mcse.encoders.sentence_encoder import SentenceEncoder
+from mcse.files import text_lines
 from mcse.manifest import Manifest
 from mcse.models.checkpoint import save_checkpoint
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
@@ -59,7 +62,66 @@ def sides(options: argparse.Namespace, folder: Path) -> dict[str, Encode]:
         rows = theirs.encode(sentences, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False)
         return np.asarray(rows, dtype=np.float32)
 
-    return {"mcse": encode_ours, "sentence-transformers": encode_theirs}
+    found = {"mcse": encode_ours, "sentence-transformers": encode_theirs}
+    return found | (exported_sides(folder, theirs.tokenizer) if options.exports else {})
+
+
+def exported_sides(folder: Path, tokenizer) -> dict[str, Encode]:
+    from mcse.commands.main import main as mcse
+
+    def exported(to: str, precision: str) -> Path:
+        out = folder / f"{to}-{precision}"
+        assert mcse(["export", str(folder), "--to", to, "--precision", precision, "--output", str(out)]) == 0
+        return out
+
+    def ours(path: Path, backend: str) -> Encode:
+        encoder = SentenceEncoder.from_pretrained(path, backend=backend)
+        return lambda sentences, batch_size: np.asarray(encoder.encode(sentences, batch_size=batch_size))
+
+    whole = exported("onnx", "fp32")
+    return {
+        "mcse onnx": ours(whole, "onnx"),
+        "mcse openvino": ours(exported("openvino", "fp32"), "openvino"),
+        "mcse onnx int8": ours(exported("onnx", "int8"), "onnx"),
+        "onnx fed as sentence-transformers does": fed_as_theirs(whole / "model.onnx", tokenizer),
+    }
+
+
+def fed_as_theirs(path: Path, tokenizer) -> Encode:
+    """Sorted by characters, the longest first; a batch tokenised, padded to its longest and run at a time."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+
+    def encode(sentences: list[str], batch_size: int) -> np.ndarray:
+        order = np.argsort([-len(sentence) for sentence in sentences])
+        parts = []
+        for start in range(0, len(order), batch_size):
+            texts = [sentences[number] for number in order[start : start + batch_size]]
+            batch = tokenizer(texts, padding=True, truncation=True, return_tensors="np")
+            given = {name: batch[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
+            parts.append(session.run(["embeddings"], given)[0])
+        return np.concatenate(parts)[np.argsort(order)]
+
+    return encode
+
+
+def padding_share(lengths: list[int], batch_size: int) -> float:
+    """Of the tokens computed, where batches take ``lengths`` in their order."""
+    parts = [lengths[start : start + batch_size] for start in range(0, len(lengths), batch_size)]
+    return 1 - sum(lengths) / sum(max(part) * len(part) for part in parts)
+
+
+def latencies(encode: Encode, sentences: list[str]) -> tuple[float, float]:
+    """p50 and p99, in milliseconds of the wall's clock, of sentences encoded one by one."""
+    taken = []
+    for sentence in sentences:
+        start = time.perf_counter()
+        encode([sentence], 1)
+        taken.append(1000 * (time.perf_counter() - start))
+    return float(np.percentile(taken, 50)), float(np.percentile(taken, 99))
 
 
 def best_batch(
@@ -73,11 +135,20 @@ def best_batch(
     return min(taken, key=lambda size: taken[size])
 
 
-def compare(options: argparse.Namespace) -> None:
-    tasks = load_sts_from_senteval(options.data).tasks
-    every = [s for task in tasks for part in task.subsets for side in (part.sentence1, part.sentence2) for s in side]
+def sentences_of(options: argparse.Namespace) -> list[str]:
+    if options.text is None:
+        tasks = load_sts_from_senteval(options.data).tasks
+        sides = [side for task in tasks for part in task.subsets for side in (part.sentence1, part.sentence2)]
+        every: Iterable[str] = itertools.chain(*sides)
+    else:
+        every = (line for line in text_lines(options.text) if line)
     distinct = list(dict.fromkeys(every))
-    distinct = distinct[:200] if options.quick else distinct
+    number = 200 if options.quick else options.sentences
+    return distinct if number is None else distinct[:: max(1, len(distinct) // number)][:number]
+
+
+def compare(options: argparse.Namespace) -> None:
+    distinct = sentences_of(options)
     with tempfile.TemporaryDirectory() as name:
         save_for_both(options, Path(name))
         encoders = sides(options, Path(name))
@@ -97,9 +168,25 @@ def compare(options: argparse.Namespace) -> None:
     for side, taken in seconds.items():
         rate = len(distinct) / statistics.median(taken)
         print(f"  {side:24}{rate:10.0f} sentences/s  batch {batch[side]}  ({min(taken):.2f} to {max(taken):.2f} s)")
-    print(f"largest difference of a row's element: {np.abs(rows['mcse'] - rows['sentence-transformers']).max():.1e}\n")
-    ratio = statistics.median(seconds["sentence-transformers"]) / statistics.median(seconds["mcse"])
-    print(json.dumps({"encode_vs_sentence_transformers": round(ratio, 4)}))
+    for side, row_ND in rows.items():
+        print(f"  largest difference from mcse, {side}: {np.abs(rows['mcse'] - row_ND).max():.1e}")
+    tokenizer = load_tokenizer(options.model)
+    length_of = {text: len(ids) for text, ids in zip(distinct, tokenizer.ids(distinct, max_length=256), strict=True)}
+    by_tokens = sorted(length_of.values(), reverse=True)
+    by_letters = [length_of[text] for text in sorted(distinct, key=len, reverse=True)]
+    rate = sum(by_tokens) / statistics.median(seconds["mcse"])
+    print(f"  {sum(by_tokens):,} tokens, mcse {rate:,.0f} a second; padding, batches of 64 by tokens ", end="")
+    print(f"{padding_share(by_tokens, 64):.3f}, of 32 by characters {padding_share(by_letters, 32):.3f}")
+    for side, encode in encoders.items():
+        middle, worst = latencies(encode, few[: options.latencies])
+        print(f"  one sentence, {side}: p50 {middle:.1f} ms, p99 {worst:.1f} ms")
+    median = {side: statistics.median(taken) for side, taken in seconds.items()}
+    ratios = {"encode_vs_sentence_transformers": median["sentence-transformers"] / median["mcse"]}
+    if options.exports:
+        fed = median["onnx fed as sentence-transformers does"]
+        ratios |= {f"{side}_vs_the_same_onnx": fed / median[f"mcse {side}"] for side in ("onnx", "openvino")}
+        ratios["onnx_int8_vs_sentence_transformers"] = median["sentence-transformers"] / median["mcse onnx int8"]
+    print(json.dumps({name: round(ratio, 4) for name, ratio in ratios.items()}))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -110,6 +197,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--rounds", type=int, help="how often each side runs (5; with --quick 1)")
+    parser.add_argument("--exports", action="store_true", help="also ONNX, OpenVINO and 8-bit integers")
+    parser.add_argument("--text", type=Path, help="sentences, one a line, instead of the STS tasks'")
+    parser.add_argument("--sentences", type=int, help="so many of them, evenly drawn (all)")
+    parser.add_argument("--latencies", type=int, default=200, help="sentences that are encoded one by one")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of all threads")
     parser.add_argument("--quick", action="store_true", help="shows that it works, no more")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Exact search: ``EmbeddingIndex`` beside one NumPy product and FAISS's flat index, and the memory of each.
+"""Search: ``EmbeddingIndex``, exact and on small rows, beside one NumPy product and FAISS's flat index; memory, recall.
 
     OMP_NUM_THREADS=1 python -m benchmarks.exact_search [--rows 1000000] [--width 384] [--queries 256] [--rounds 5]
 
@@ -24,7 +24,8 @@ import numpy as np
 from mcse.search import EmbeddingIndex
 
 TOP = 10
-SIDES = ("mcse", "numpy", "faiss")
+SMALL = {"mcse int8": {"rows": "int8"}, "mcse binary, int8": {"rows": "binary", "rescore": "int8"}}
+SIDES = ("mcse", *SMALL, "numpy", "faiss")
 
 
 class NoEncoder:
@@ -49,16 +50,17 @@ def drawn(number: int, width: int, *, seed: int) -> np.ndarray:
     return rows_ND
 
 
-def build_mcse(rows_ND: np.ndarray) -> EmbeddingIndex:
-    index = EmbeddingIndex(NoEncoder(rows_ND))
+def build_mcse(rows_ND: np.ndarray, **stored: str) -> EmbeddingIndex:
+    index = EmbeddingIndex(NoEncoder(rows_ND), **stored)
     index.add_embeddings(rows_ND, texts=[str(number) for number in range(len(rows_ND))])
     return index
 
 
 def search_of(side: str, rows_ND: np.ndarray) -> Callable[[np.ndarray], list[list[int]]]:
     """Positions of the nearest, for queries; what is made once is made here."""
-    if side == "mcse":
-        index = build_mcse(rows_ND)
+    if side == "mcse" or side in SMALL:
+        index = build_mcse(rows_ND, **SMALL.get(side, {}))
+        print(f"{side}: {index.num_bytes / 2**20:,.0f} MiB of embeddings", file=sys.stderr)
         return lambda query_QD: [[hit.id for hit in hits] for hits in index.search_by_embeddings(query_QD, top_k=TOP)]
     if side == "faiss":
         import faiss
@@ -114,7 +116,9 @@ def speed(options: argparse.Namespace) -> dict[str, float]:
     found = {side: search(query_QD) for side, search in searches.items()}
     for side in sides:
         equal = sum(a == b for a, b in zip(found[side], found["numpy"], strict=True))
-        print(f"{side}: {equal} of {options.queries} queries find what numpy finds, in its order", flush=True)
+        common = sum(len({*a} & {*b}) for a, b in zip(found[side], found["numpy"], strict=True))
+        share = common / (TOP * options.queries)
+        print(f"{side}: {equal} of {options.queries} queries as numpy, in its order; recall {share:.3f}", flush=True)
     taken: dict[str, list[float]] = {}
     for _ in range(options.rounds):
         for side, search in searches.items():
