@@ -5,6 +5,7 @@ Training files of a null world equal those of the pixel world byte for byte, so 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import statistics
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mcse.commands.demo import IMPORTS
 from mcse.commands.main import main
 from mcse.data.test_sets.sts import load_own_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
@@ -67,6 +69,11 @@ def test_the_report_is_one_file(demo: Path) -> None:
     assert text.count("data:image/png;base64,") >= 6
     assert 'src="http' not in text
     assert "MCSE, shuffled images" in text
+
+
+def test_what_its_runs_are_forked_with_is_there() -> None:
+    """Python passes over what it cannot import then, and each run would import everything again."""
+    assert all(importlib.util.find_spec(name) is not None for name in IMPORTS)
 
 
 def test_a_demo_that_runs_is_not_deleted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
