@@ -48,7 +48,7 @@ from tests.fixtures.tiny_shards import npy, png, write_tar
 MUTATIONS = 200
 """Of the file of each reader; they are the same in every run."""
 
-pytestmark = pytest.mark.filterwarnings("ignore:Reading `.npy`")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Reading `.npy`")]
 
 MATRIX = np.random.default_rng(0).standard_normal((30, 6)).astype(np.float32)
 PAIRS = [(str(row % 6), f'a "dog" {row} runs', f"a cat, {row} sits") for row in range(8)]
