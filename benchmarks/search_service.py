@@ -207,7 +207,7 @@ def main() -> None:
 
 
 def wait_for(port: int) -> None:
-    for _ in range(600):
+    for _ in range(6000):
         try:
             socket.create_connection(("127.0.0.1", port)).close()
         except OSError:

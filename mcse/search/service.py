@@ -251,7 +251,7 @@ class _Service:
         else:
             texts = _texts(_listed(given, "query"), "query")
             row_ND, _ = await self._text_rows(request, texts, self._captions if is_joint else self._texts)
-        hits = await self._waited(request, [_submitted(self._found, [(row_D, top) for row_D in row_ND])])
+        hits = await self._waited(request, self._found.submit([(row_D, top) for row_D in row_ND]))
         return _json({"results": [[_shown(hit) for hit in found] for found in hits], "model": self._options.name})
 
     async def models(self, request: Request) -> Response:
@@ -326,7 +326,11 @@ class _Service:
 
     def _encode_images(self, images: Sequence[Image.Image]) -> list[_Row]:
         assert isinstance(self._encoder, ImageTextEncoder)
-        row_ND = self._encoder.encode_images(list(images))
+        try:
+            row_ND = self._encoder.encode_images(list(images))
+        except ValueError as error:  # such as of an image encoder that is not available
+            logger.error("images: %s", in_words(error))
+            raise RequestError(400, f"{self._options.name} takes no images here; the service's log says why") from None
         self._metrics.images.inc(len(images))
         return [_Row(row_D, 0) for row_D in row_ND]
 
@@ -352,7 +356,7 @@ class _Service:
         self, request: Request, texts: Sequence[str], together: Together[str, list[_Row]]
     ) -> tuple[FloatArray, int]:
         parts = (texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE))
-        return _stacked(await self._waited(request, _all_submitted(together, list(parts))))
+        return _stacked(await self._waited(request, together.submit(*parts)))
 
     async def _joint_rows(
         self, request: Request, items: Sequence[Any], *, field: str = "input"
@@ -374,8 +378,8 @@ class _Service:
             await loop.run_in_executor(self._decoder, _image, items[place]["image"], named[place])
             for place in places[True]
         ]
-        futures = [_submitted(self._captions, texts)] if texts else []
-        futures += [_submitted(self._images, images)] if images else []
+        futures = self._captions.submit(texts) if texts else []
+        futures += self._images.submit(images) if images else []
         found = await self._waited(request, futures)
         order = np.argsort([*places[False], *places[True]])
         return _stacked([found[place] for place in order])
@@ -398,23 +402,6 @@ async def _leaves(request: Request) -> None:
     """Ends when the client has closed the connection; the body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _submitted(together: Together[Any, list[Any]], items: Sequence[Any]) -> Future[list[Any]]:
-    return together.submit(items)
-
-
-def _all_submitted(together: Together[Any, list[Any]], parts: Sequence[Sequence[Any]]) -> list[Future[list[Any]]]:
-    """All parts of a request or, where too much waits, none."""
-    futures: list[Future[list[Any]]] = []
-    try:
-        for part in parts:
-            futures.append(together.submit(part))
-    except BusyError:
-        for future in futures:
-            future.cancel()
-        raise
-    return futures
 
 
 async def _fields(request: Request, known: Sequence[str]) -> Fields:

@@ -46,22 +46,24 @@ class Together(Generic[Item, Results]):
 
     def __call__(self, items: Sequence[Item]) -> Results:
         """The results of a request's items; waits for them."""
-        return self.submit(items).result()
+        return self.submit(items)[0].result()
 
-    def submit(self, items: Sequence[Item]) -> Future[Results]:
-        """The results to come.
+    def submit(self, *parts: Sequence[Item]) -> list[Future[Results]]:
+        """The results to come of each part of a request; others may come between parts.
 
         Raises:
-            BusyError: Too many items wait.
+            BusyError: Too many items wait; nothing of the request is taken.
         """
-        found: Future[Results] = Future()
+        number = sum(map(len, parts))
+        requests: list[tuple[Sequence[Item], Future[Results]]] = [(items, Future()) for items in parts]
         with self._lock:
-            if self._most is not None and self.waiting and self.waiting + len(items) > self._most:
+            if self._most is not None and self.waiting and self.waiting + number > self._most:
                 raise BusyError
-            self._queue.append((items, found))
-            self.waiting += len(items)
-        self._thread.submit(self._work_some)  # finds nothing to do where the batch before took this one, too
-        return found
+            self._queue.extend(requests)
+            self.waiting += number
+        for _ in requests:
+            self._thread.submit(self._work_some)  # finds nothing to do where the batch before took this one, too
+        return [found for _, found in requests]
 
     def _work_some(self) -> None:
         if batch := self._take():

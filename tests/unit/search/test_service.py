@@ -320,6 +320,16 @@ def test_sentences_and_images_find_images(images, colours):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_an_image_encoder_that_is_not_available_is_said(images, colours, monkeypatch, caplog):
+    def missing(self, images, **_):
+        raise ValueError("knows no image tower at /home/me")
+
+    monkeypatch.setattr(type(colours), "encode_images", missing)
+    error = refusal(images.post("/v1/embeddings", json={"input": [{"image": image_url("red")}]}))
+    assert error["message"] == "colours takes no images here; the service's log says why"
+    assert "knows no image tower" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("image", "said"),
     [

@@ -38,7 +38,7 @@ def test_what_waits_is_done_together_and_each_gets_its_own():
     work = Work()
     together = started(work, at_once=8)
     requests = [[number, 100][: 1 + number % 2] for number in range(10)]
-    found = [together.submit(request) for request in requests]
+    found = [together.submit(request)[0] for request in requests]
     assert together.waiting == 15
     work.may.set()
     assert [future.result(30) for future in found] == [[2 * number for number in request] for request in requests]
@@ -49,7 +49,7 @@ def test_what_waits_is_done_together_and_each_gets_its_own():
 def test_one_that_fails_fails_alone():
     work = Work()
     together = started(work)
-    bad, good = together.submit([5, -1]), together.submit([6])
+    bad, good = together.submit([5, -1])[0], together.submit([6])[0]
     work.may.set()
     assert good.result(30) == [12]
     with pytest.raises(RuntimeError, match="no memory"):
@@ -60,7 +60,7 @@ def test_one_that_fails_fails_alone():
 def test_a_request_that_nobody_waits_for_is_left_out():
     work = Work()
     together = started(work)
-    gone, kept = together.submit([1, 2, 3]), together.submit([4])
+    gone, kept = together.submit([1, 2, 3])[0], together.submit([4])[0]
     assert gone.cancel()
     work.may.set()
     assert kept.result(30) == [8]
@@ -70,10 +70,12 @@ def test_a_request_that_nobody_waits_for_is_left_out():
 def test_no_more_wait_than_may():
     work = Work()
     together = started(work, at_once=2, most_waiting=4)
-    large = together.submit([1] * 9)  # none waited
-    with pytest.raises(BusyError):
-        together.submit([1])
+    large = together.submit([1] * 6, [1] * 3)  # none waited
+    for parts in ([[1]], [[1], [1]]):
+        with pytest.raises(BusyError):
+            together.submit(*parts)
+    assert together.waiting == 9
     work.may.set()
-    assert large.result(30) == [2] * 9
-    assert work.batches == [1, 9]
+    assert [part.result(30) for part in large] == [[2] * 6, [2] * 3]
+    assert work.batches == [1, 6, 3]
     assert together([3]) == [6]
