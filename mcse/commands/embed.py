@@ -31,7 +31,6 @@ from mcse.files import claimed
 from mcse.manifest import Reading, absolute_name
 from mcse.progress import progress_bar
 from mcse.search.embedding_files import Asked, EmbedFacts, FileFormat, RowType, begin, finish, write_file
-from mcse.types import FloatArray
 
 _TEXTS_A_PART = 1024
 """Encoded between two looks at the progress."""
@@ -185,20 +184,12 @@ def _encoded(rows: Sequence[TextRow], encoder: AnyEncoder, asked: Asked, *, batc
     row_UD = np.empty((len(place), asked.dim), dtype=asked.dtype)
     for start in range(0, len(distinct), _TEXTS_A_PART):
         part = distinct[start : start + _TEXTS_A_PART]
-        row_UD[[place[text] for text in part]] = _cut(encoder.encode(part, batch_size=batch_size), asked.dim)
+        row_UD[[place[text] for text in part]] = encoder.encode(
+            part, batch_size=batch_size, dim=asked.dim, dtype=asked.dtype
+        )
         done(len(part))
     finite_U = np.isfinite(row_UD).all(axis=1)
     if not finite_U.all():
         text = list(place)[int(np.argmin(finite_U))]
         raise ValueError(f"the model's embedding of {text!r:.80} is not finite in {asked.dtype}")
     return row_UD[[place[row.text] for row in rows]]
-
-
-def _cut(row_ND: FloatArray, dim: int) -> FloatArray:
-    """The first numbers of unit rows, of unit norm again."""
-    if dim == row_ND.shape[1]:
-        return row_ND
-    cut_ND = row_ND[:, :dim]
-    norm_N1 = np.linalg.norm(cut_ND, axis=1, keepdims=True)
-    unit_ND: FloatArray = (cut_ND / np.where(norm_N1 == 0, 1, norm_N1)).astype(np.float32)
-    return unit_ND
