@@ -188,6 +188,8 @@ def update(still, case):
         recipe, keys, step = STEPS[case]
         if "encoder.name_or_path" in keys:
             keys |= {"encoder.name_or_path": still / "bert"}
+        if "loss.guide" in keys:
+            keys |= {"loss.guide": keys["loss.guide"] | {"model": str(still / "bert")}}
         config = load_config(None, arguments_of(still, recipe, still / "unused", keys | size))
     runtime = start_runtime(precision="fp32", seed=config.seed)
     built = method(recipe).build(config, runtime)
