@@ -42,8 +42,7 @@ def halve(source: Path, target: Path) -> None:
 def quantize_weights(source: Path, target: Path, *, batches: Batches | None = None) -> None:
     """Weights as 8-bit integers, each column by a scale of its own; 7 bits of them are used.
 
-    Without AVX-512's integer instructions the sums of full 8-bit products overflow 16 bits: of MiniLM that took the
-    cosine with the true embedding from 0.98 to 0.91.
+    Of MiniLM on AVX2 the two together raised the least cosine with the true embedding from 0.91 to 0.98.
 
     Args:
         source: A file of floats.
