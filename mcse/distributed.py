@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -221,14 +222,27 @@ def whole_tensor(tensor: Tensor) -> Tensor:
 def whole_states(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
     """The states of model and optimizer by the parameters' names: whole tensors on the CPU of the main process.
 
-    All processes must ask, and the others get nothing. Tied weights stand under the first of their names alone. Frozen
-    weights are left out: whoever builds the model again has them.
+    All processes must ask, and the others get nothing. Training does not change what they get. Tied weights stand under
+    the first of their names alone. Frozen weights are left out: whoever builds the model again has them.
     """
     weights = get_model_state_dict(model, options=_TRAINED)
-    tied = _tied(model)
-    return {name: t for name, t in weights.items() if name not in tied}, get_optimizer_state_dict(
-        model, optimizer, options=_WHOLE
-    )
+    state = cast(dict[str, Any], get_optimizer_state_dict(model, optimizer, options=_WHOLE))
+    tied, lent = _tied(model), _host_memory(model, optimizer)
+
+    def own(tensor: Any) -> Tensor:
+        whole: Tensor = tensor.clone() if tensor.untyped_storage().data_ptr() in lent else tensor
+        return whole
+
+    state["state"] = {name: {key: own(t) for key, t in entry.items()} for name, entry in state["state"].items()}
+    return {name: own(t) for name, t in weights.items() if name not in tied}, state
+
+
+def _host_memory(model: nn.Module, optimizer: Optimizer) -> set[int]:
+    """Where on the host training writes to. What lies on a GPU is copied from there in any case."""
+    moments = (value for entry in optimizer.state.values() for value in entry.values() if isinstance(value, Tensor))
+    trained = itertools.chain(model.parameters(), model.buffers(), moments)
+    local = (tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in trained)
+    return {tensor.untyped_storage().data_ptr() for tensor in local if tensor.device.type == "cpu"}
 
 
 def put_back_states(model: nn.Module, optimizer: Optimizer, *, weights: dict[str, Any], state: dict[str, Any]) -> None:

@@ -30,10 +30,11 @@ from mcse.training.signals import StopRequest
 from mcse.training.state import (
     Progress,
     Resumable,
+    copy_state,
     recover_states,
     restore_state,
-    save_state,
 )
+from mcse.training.writer import Writer
 from mcse.types import LossTerms, Score, to_device
 
 MOST_SKIPPED = 50
@@ -80,6 +81,7 @@ class Loop:
             carried=run.carried,
             pins=runtime.device.type == "cuda",
         )
+        self.writer = Writer()
         self.resumable = Resumable(
             model=run.model,
             optimizer=run.optimizer,
@@ -110,7 +112,7 @@ class Loop:
             unit="step",
             is_shown=distributed.is_main() and self.runtime.show_progress,
         )
-        with StopRequest() as stop, self.prefetcher, bar, contextlib.closing(self.journal):
+        with StopRequest() as stop, self.prefetcher, self.writer, bar, contextlib.closing(self.journal):
             self.meter = self._new_meter()
             while self.progress.step < self.total_steps:
                 self._step()
@@ -184,6 +186,7 @@ class Loop:
 
     def _after_step(self, bar: tqdm[Any]) -> None:
         step, config = self.progress.step, self.config
+        self.writer.check()
         is_last = step == self.total_steps
         evaluates = (step % config.eval_steps == 0 or is_last) and bool(self.run.evaluators)
         saves = step % (config.save_steps or config.eval_steps) == 0 and not is_last
@@ -258,14 +261,22 @@ class Loop:
         return scores
 
     def _save(self, *, with_last: bool) -> None:
-        save_state(self.folder / STATE, self.resumable, self.progress, keep=self.config.save_total_limit)
+        self.writer.wait(STATE)
+        write = copy_state(self.folder / STATE, self.resumable, self.progress, keep=self.config.save_total_limit)
+        self.writer.submit(STATE, write)
         if with_last:
             self._export(LAST, {})
+            self.writer.wait()
 
     def _export(self, name: str, scores: Mapping[str, Score]) -> None:
+        self.writer.wait(name)
+
         def write() -> None:
-            with replacing_folder(self.folder / name) as draft:
+            with contextlib.ExitStack() as stack:
+                draft = stack.enter_context(replacing_folder(self.folder / name))
                 self.run.export(draft, scores)
+                # The files hold the weights of now; forcing them to the disk and renaming takes longest.
+                self.writer.submit(name, stack.pop_all().close)
 
         distributed.on_main_with_whole_weights(self.run.model, write)
         distributed.barrier()
@@ -275,6 +286,7 @@ class Loop:
         if self.progress.best_step is None:
             # Nothing selected: best is then the last.
             self._export(BEST, {})
+            self.writer.wait()
 
     def _tell_result(self) -> None:
         progress = self.progress

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,15 +94,16 @@ def recover_states(folder: Path) -> None:
         recover_folder(path.with_suffix(""))
 
 
-def save_state(folder: Path, resumable: Resumable, progress: Progress, *, keep: int) -> None:
-    """Saves ``folder/step-N`` on the main process and drops all but the newest ``keep``.
+def copy_state(folder: Path, resumable: Resumable, progress: Progress, *, keep: int) -> Callable[[], None]:
+    """Copies the state as it is now; what is returned writes it, whatever training does meanwhile.
 
-    Every process's random states and ``Stateful`` parts are gathered, so all processes must call this.
+    It writes ``folder/step-N`` on the main process and drops all but the newest ``keep``. Every process's random states
+    and ``Stateful`` parts are gathered here, so all processes must call this.
     """
     parts = {name: distributed.all_gather_object(part.state_dict()) for name, part in resumable.own_parts().items()}
     weights, optimizer = distributed.whole_states(resumable.model, resumable.optimizer)
     if not distributed.is_main():
-        return
+        return lambda: None
     facts = {
         "progress": asdict(progress),
         "world_size": distributed.world_size(),
@@ -113,18 +115,24 @@ def save_state(folder: Path, resumable: Resumable, progress: Progress, *, keep: 
             for name, states in parts.items()
         },
     }
-    own = (
-        (f"{name}.{rank}.{key}", value.clone())  # carried tensors may be views of one, which safetensors refuses
+    own = {
+        f"{name}.{rank}.{key}": value.clone()  # may be views of one, which safetensors refuses
         for name, states in parts.items()
         for rank, state in enumerate(states)
         for key, value in state.items()
         if isinstance(value, Tensor)
-    )
-    moments = ((f"{name}.{key}", value) for name, entry in optimizer["state"].items() for key, value in entry.items())
-    with replacing_folder(folder / f"step-{progress.step:08d}") as draft:
-        for name, tensors in zip(_TENSORS, (weights.items(), moments, own), strict=True):
-            save_file({key: value.detach().cpu().contiguous() for key, value in tensors}, draft / f"{name}.safetensors")
-        (draft / "state.json").write_text(json.dumps(facts), encoding="utf-8")
+    }
+    moments = {f"{name}.{key}": value for name, entry in optimizer["state"].items() for key, value in entry.items()}
+    tensors = dict(zip(_TENSORS, (weights, moments, own), strict=True))
+    return partial(_write, folder, f"step-{progress.step:08d}", tensors=tensors, facts=json.dumps(facts), keep=keep)
+
+
+def _write(folder: Path, name: str, *, tensors: Mapping[str, dict[str, Tensor]], facts: str, keep: int) -> None:
+    with replacing_folder(folder / name) as draft:
+        for kind, content in tensors.items():
+            contiguous = {key: value.detach().contiguous() for key, value in content.items()}
+            save_file(contiguous, draft / f"{kind}.safetensors")
+        (draft / "state.json").write_text(facts, encoding="utf-8")
         digests = {path.name: sha256_file(path) for path in sorted(draft.iterdir())}
         (draft / _DIGESTS).write_text(json.dumps(digests, indent=2), encoding="utf-8")
     for path in [*saved_states(folder)[:-keep], *folder.glob("step-*.damaged")]:

@@ -10,6 +10,7 @@ import os
 import resource
 import shutil
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mcse import files
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.files import _own_draft
 from mcse.recipes import export, method
@@ -105,6 +107,80 @@ def test_killed_between_the_two_renames_loses_nothing(part, tiny, straight, tmp_
     assert run(tiny, "mcse", output, RESUMABLE) == 0
     assert_same_run(straight, output)
     assert not list(output.rglob("*.old")) + list(output.rglob("*.partial"))
+
+
+# --- states written by a thread
+
+
+@pytest.fixture
+def behind(monkeypatch):
+    """Lets each state be written when training is two steps further; notes how far training had then come."""
+    import mcse.training.state as state
+
+    step, write, at = Loop._step, state.save_file, {"step": 0}
+
+    def counted(self):
+        step(self)
+        at["step"] = self.progress.step
+
+    def late(content, path):
+        saved = int(path.parent.name.partition(".")[0].removeprefix("step-"))
+        end = time.monotonic() + (20 if saved < RESUMABLE["train.max_steps"] else 0)
+        while at["step"] < saved + 2 and time.monotonic() < end:
+            time.sleep(0.001)
+        at.setdefault(saved, at["step"])
+        write(content, path)
+
+    monkeypatch.setattr(Loop, "_step", counted)
+    monkeypatch.setattr(state, "save_file", late)
+    return at
+
+
+def test_a_state_is_that_of_its_step_though_training_goes_on(behind, tiny, straight, tmp_path):
+    output = tmp_path / "run"
+    assert run(tiny, "mcse", output, RESUMABLE) == 0
+    assert all(behind[step] >= min(step + 2, 24) for step in range(3, 25, 3))
+    assert_same_run(straight, output)
+    assert states(output) == states(straight)
+    for name in states(straight):
+        digests = [(folder / "state" / name / "digests.json").read_text() for folder in (straight, output)]
+        assert digests[0] == digests[1], name
+
+
+def test_a_signal_waits_for_the_state_that_is_being_written(behind, tiny, straight, tmp_path, monkeypatch):
+    output, plain = tmp_path / "run", Loop._step
+
+    def stopped(self):
+        plain(self)
+        if self.progress.step == 5:
+            signal.raise_signal(signal.SIGTERM)
+            behind["step"] = 99  # nothing need be waited for any more
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_step", stopped)
+        assert run(tiny, "mcse", output, RESUMABLE | {"train.save_steps": 4}) == 143
+    assert states(output) == ["step-00000004", "step-00000005"]
+    assert (output / "last" / "mcse.json").is_file()
+    assert not list(output.rglob("*.partial"))
+    assert run(tiny, "mcse", output, RESUMABLE) == 0
+    assert_same_run(straight, output)
+
+
+def test_a_best_model_that_cannot_be_kept_is_in_no_state(tiny, tmp_path, monkeypatch, capsys):
+    """The disk is full when files are forced to it, which is when the loop is steps further."""
+    plain, output = files.sync_folder, tmp_path / "run"
+
+    def full(folder):
+        if folder.name.startswith("best"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        plain(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "sync_folder", full)
+        assert run(tiny, "mcse", output, RESUMABLE | {"train.eval_steps": 3}) == 1
+    assert f"{output / 'best'} cannot be written: No space left on device" in capsys.readouterr().err
+    assert not (output / "state").exists()
+    assert not list(output.rglob("*.partial"))
 
 
 # --- full disks, folders that cannot be written

@@ -20,9 +20,9 @@ from mcse.training.optim import build_optimizer, build_schedule
 from mcse.training.state import (
     Progress,
     Resumable,
+    copy_state,
     recover_states,
     restore_state,
-    save_state,
     saved_states,
 )
 
@@ -48,7 +48,7 @@ def _resumable(carried: _Carried) -> Resumable:
 
 
 def test_carried_tensors_and_plain_values_come_back(tmp_path: Path) -> None:
-    save_state(tmp_path, _resumable(_Carried(3.0)), Progress(step=5), keep=1)
+    copy_state(tmp_path, _resumable(_Carried(3.0)), Progress(step=5), keep=1)()
     carried = _Carried(0.0)
     assert restore_state(tmp_path, _resumable(carried)) == Progress(step=5)
     assert carried.state["place"] == {"epoch": 3}
@@ -95,7 +95,7 @@ def _train(resumable: Resumable, *, late: list[bool]) -> None:
 def test_tied_frozen_and_late_parameters_go_on_bit_for_bit(tmp_path: Path, optimizer: str) -> None:
     straight = _tied(optimizer)
     _train(straight, late=[False, False])
-    save_state(tmp_path, straight, Progress(step=2), keep=1)
+    copy_state(tmp_path, straight, Progress(step=2), keep=1)()
     saved = load_file(tmp_path / "step-00000002" / "model.safetensors")
     assert "embed.weight" in saved
     assert "out.weight" not in saved, "tied weights are saved once"
@@ -138,7 +138,7 @@ def test_carried_tensors_may_share_memory(tmp_path: Path) -> None:
     carried = _Carried(3.0)
     both = torch.arange(6.0).reshape(2, 3)
     carried.state |= {"hidden": both[0], "cell": both[1]}
-    save_state(tmp_path, _resumable(carried), Progress(step=1), keep=1)
+    copy_state(tmp_path, _resumable(carried), Progress(step=1), keep=1)()
     back = _Carried(0.0)
     restore_state(tmp_path, _resumable(back))
     assert [back.state["hidden"].tolist(), back.state["cell"].tolist()] == both.tolist()
@@ -148,7 +148,7 @@ def test_random_states_come_back(tmp_path: Path) -> None:
     def draw() -> list[float]:
         return [random.random(), float(np.random.rand()), float(torch.rand(()))]
 
-    save_state(tmp_path, _resumable(_Carried(0.0)), Progress(step=1), keep=1)
+    copy_state(tmp_path, _resumable(_Carried(0.0)), Progress(step=1), keep=1)()
     drawn = draw()
     assert draw() != drawn
     restore_state(tmp_path, _resumable(_Carried(0.0)))
@@ -157,7 +157,7 @@ def test_random_states_come_back(tmp_path: Path) -> None:
 
 def _save(folder: Path, *steps: int, keep: int = 5) -> None:
     for step in steps:
-        save_state(folder, _resumable(_Carried(float(step))), Progress(step=step), keep=keep)
+        copy_state(folder, _resumable(_Carried(float(step))), Progress(step=step), keep=keep)()
 
 
 def _flip(path: Path) -> None:
