@@ -239,9 +239,9 @@ def load_checkpoint(folder: Path) -> LoadedCheckpoint:
 
 
 def trained_attention(manifest: Manifest) -> str:
-    """``encoder.attention`` of the run that made a checkpoint."""
+    """What evaluates a checkpoint: eager attention where it was trained by that, and for all other kernels ``sdpa``."""
     encoder = manifest.config.get("encoder")
-    return str(encoder.get("attention", "sdpa")) if isinstance(encoder, dict) else "sdpa"
+    return "eager" if isinstance(encoder, dict) and encoder.get("attention") == "eager" else "sdpa"
 
 
 def load_heads(folder: Path, manifest: Manifest) -> dict[str, nn.Module]:

@@ -65,6 +65,13 @@ class LoraConfig:
 class EncoderConfig(TextEncoderConfig):
     """The encoder of sentences."""
 
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Kernel; all keep attention dropout, which the positives of SimCSE are made of.
+
+    ``flash_attention_2`` is the package flash-attn's kernel for sentences of unequal length, by transformers' interface:
+    for training with ``packing: true`` in half precision on a GPU. ``sdpa`` takes PyTorch's own there.
+    """
+
     pooling: Literal["cls", "cls_with_head", "mean", "first_last_mean", "last2_mean", "max", "last"] = "cls"
     """The embedding that is used after training; the text head stands on the same one in training. Source: SimCSE."""
 
@@ -106,8 +113,16 @@ class EncoderConfig(TextEncoderConfig):
             raise ValueError(f"encoder.length_chunks: must be 1 or more, got {self.length_chunks}")
         if self.packing and self.length_chunks > 1:
             raise ValueError("encoder.length_chunks: would do nothing, since encoder.packing leaves no padding to save")
-        if self.packing and (self.gradient_checkpointing or self.attention != "sdpa"):
-            raise ValueError("encoder.packing: needs encoder.attention sdpa, and no encoder.gradient_checkpointing")
+        if self.attention == "flash_attention_2" and self.packing is not True:
+            raise ValueError(
+                "encoder.attention: flash_attention_2 is for sentences without padding; set encoder.packing: true, or "
+                "leave it sdpa"
+            )
+        if self.packing and (self.gradient_checkpointing or self.attention == "eager"):
+            raise ValueError(
+                "encoder.packing: needs encoder.attention sdpa or flash_attention_2, and no "
+                "encoder.gradient_checkpointing"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

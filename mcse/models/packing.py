@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
+from transformers.utils import is_flash_attn_2_available
 
 from mcse.nn.dropout import dropout, kept
 from mcse.types import TokenBatch
@@ -32,6 +34,9 @@ from mcse.types.batches import from_host
 
 ATTENTION = "mcse"
 """The name that ``attend`` has among transformers' attention functions."""
+
+FLASH_ATTENTION = "flash_attention_2"
+"""The name that flash-attn's kernel has among them."""
 
 FASTER_ON = ("cpu",)
 """Kinds of device on which ``encoder.packing: auto`` packs."""
@@ -121,18 +126,20 @@ def unpack(row_ND: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
 class _Scope:
     packed: Packed
     last: LastLayer | None
+    flashes: bool
 
 
 _scope: ContextVar[_Scope | None] = ContextVar("_scope", default=None)
 
 
 @contextmanager
-def attention_over(packed: Packed, *, last: LastLayer | None = None) -> Iterator[None]:
+def attention_over(packed: Packed, *, last: LastLayer | None = None, flashes: bool = False) -> Iterator[None]:
     """Lets ``attend`` know where sentences begin and end; models do not hand that through.
 
-    With ``last`` the model's last layer gives rows of first tokens alone: (1, B, D), in packed order.
+    With ``last`` the model's last layer gives rows of first tokens alone: (1, B, D), in packed order. With ``flashes``
+    the kernel on a GPU is flash-attn's.
     """
-    token = _scope.set(_Scope(packed, last))
+    token = _scope.set(_Scope(packed, last, flashes))
     try:
         yield
     finally:
@@ -204,6 +211,9 @@ class Watch:
         )
 
 
+_FLASHING: Any = SimpleNamespace(config=SimpleNamespace(_attn_implementation=FLASH_ATTENTION))
+"""In the place of a layer: all that transformers' function reads of one is what it is called."""
+
 _HARMLESS = {"is_causal", "position_ids", "use_cache", "deterministic", "output_attentions", "output_hidden_states"}
 """What layers hand on that changes nothing about attention, or is looked at elsewhere."""
 
@@ -259,7 +269,8 @@ def attend(
     if watch := _watch.get():
         watch.see_attention(module, query, key, attention_mask, others)
     if scope := _scope.get():
-        packed = _attend_by_bounds if query.device.type == "cuda" else _attend_by_length
+        on_gpu = _attend_by_flash_attn if scope.flashes else _attend_by_bounds
+        packed = on_gpu if query.device.type == "cuda" else _attend_by_length
         return packed(query, key, value, scope.packed, rate=dropout, scaling=scaling), None
     if (
         dropout == 0
@@ -331,6 +342,44 @@ def _attend_by_bounds(
     no_mask, keeps_sums = 0, True
     output_1NAE: Tensor = torch.ops.aten._efficient_attention_forward(
         *rows, None, bounds, bounds, longest, longest, rate, no_mask, keeps_sums, scale=scale
+    )[0]
+    return output_1NAE
+
+
+def check_flash_attn() -> None:
+    """Refuses flash-attn's kernel where it is not; transformers would look for one on the hub.
+
+    Raises:
+        ValueError: The package is absent, or there is no GPU.
+    """
+    if not is_flash_attn_2_available():
+        raise ValueError(
+            "encoder.attention: flash_attention_2 needs a CUDA device and the package flash-attn (pip install "
+            "flash-attn); leave it sdpa for PyTorch's own kernel"
+        )
+
+
+def _attend_by_flash_attn(
+    query: Tensor, key: Tensor, value: Tensor, packed: Packed, *, rate: float, scaling: float | None
+) -> Tensor:
+    """The package's kernel for sentences of unequal length, by transformers' interface.
+
+    Raises:
+        ValueError: In float32, which it does not take.
+    """
+    if query.dtype not in (torch.bfloat16, torch.float16):
+        raise ValueError("encoder.attention: flash_attention_2 takes half precision alone; set train.precision: bf16")
+    bounds, longest = packed.bound_S.int(), packed.longest
+    output_1NAE: Tensor = AttentionInterface()[FLASH_ATTENTION](
+        _FLASHING,
+        *(query, key, value, None),
+        dropout=rate,
+        scaling=scaling,
+        is_causal=False,
+        cu_seq_lens_q=bounds,
+        cu_seq_lens_k=bounds,
+        max_length_q=longest,
+        max_length_k=longest,
     )[0]
     return output_1NAE
 

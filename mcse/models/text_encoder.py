@@ -30,9 +30,11 @@ from mcse.models.graphs import Graphs
 from mcse.models.packing import (
     ATTENTION,
     FASTER_ON,
+    FLASH_ATTENTION,
     LastLayer,
     Packed,
     attention_over,
+    check_flash_attn,
     find_last_layer,
     pack,
     register_attention,
@@ -94,7 +96,7 @@ class TextEncoder(nn.Module):
 
         ``packs_on`` names the kinds of device on which they are; ``None`` is every kind. Training batches that are not
         are padded to one of ``widths``, where there are any. Where ``uses_graphs`` is set, training passes on CUDA are
-        captured as graphs.
+        captured as graphs; where ``flashes`` is, packed ones take flash-attn's kernel.
         """
         super().__init__()
         if pooling not in POOLINGS:
@@ -107,6 +109,7 @@ class TextEncoder(nn.Module):
         self.packs_on = packs_on
         self.widths: tuple[int, ...] = ()
         self.uses_graphs = False
+        self.flashes = False
         # Not a module of its own: names in checkpoints stay.
         self._compiled: Callable[..., Any] | None = None
         self._graphs: Graphs | None = None
@@ -189,7 +192,7 @@ class TextEncoder(nn.Module):
 
     def _rows_of(self, packed: Packed, first_position: int) -> Tensor:
         last = self.last_layer if self.pooling in FIRST_TOKEN_POOLINGS else None
-        with attention_over(packed, last=last):
+        with attention_over(packed, last=last, flashes=self.flashes):
             output = self.backbone(
                 input_ids=packed.input_ids_N[None],
                 position_ids=packed.position_N[None] + first_position,
@@ -271,6 +274,8 @@ def load_text_encoder(
             an encoder-only model of text, it is a checkpoint of ours whose files are not those that were saved,
             ``dropout`` would do nothing, or ``packing`` would change what it computes.
     """
+    if attention == FLASH_ATTENTION:
+        check_flash_attn()
     path = _transformer_path(name_or_path)
     check_files(Path(path), but=(HEADS_FILE, IMAGE_TOWER_FILE))
     config = _load_config(path, name_or_path)
@@ -291,6 +296,7 @@ def load_text_encoder(
     if gradient_checkpointing:
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     encoder = TextEncoder(backbone, pooling=pooling, facts=facts, length_chunks=length_chunks)
+    encoder.flashes = attention == FLASH_ATTENTION
     if packing:
         encoder.packs_on = FASTER_ON if packing == "auto" else None
         encoder.first_position = _find_first_position(encoder)

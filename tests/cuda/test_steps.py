@@ -7,6 +7,7 @@ import contextlib
 
 import pytest
 import torch
+from transformers import modeling_flash_attention_utils
 
 from mcse.models import packing
 from mcse.recipes import method
@@ -99,6 +100,30 @@ def test_packed_attention_takes_the_fastest_kernel(precision, kernel, tiny, monk
     assert not seen.waits
     assert {name for name, _ in seen.kernels} == {f"{kernel}_attention_forward"}
     assert collections.Counter(name for name, _ in seen.dropouts)[f"{kernel}_attention_forward"] == 2
+
+
+def test_flash_attns_kernel_is_asked_on_the_gpu_and_waits_for_nothing(tiny, monkeypatch):
+    """By transformers' own way to it, with a stand-in of the kernel, which is no operation of PyTorch's."""
+    asked = []
+
+    def flash_attn_varlen_func(
+        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None, causal=False
+    ):
+        assert {x.device.type for x in (q, k, v, cu_seqlens_q, cu_seqlens_k)} == {"cuda"}
+        assert {x.dtype for x in (q, k, v)} == {torch.bfloat16}
+        asked.append((max_seqlen_q, dropout_p, causal))
+        return q + k + v
+
+    found = (None, flash_attn_varlen_func, None, None, None)
+    monkeypatch.setattr(modeling_flash_attention_utils, "_loaded_implementation", None)
+    monkeypatch.setattr(modeling_flash_attention_utils, "_lazy_imports", lambda *_, **__: found)
+    monkeypatch.setattr(packing, "is_flash_attn_2_available", lambda: True)
+    keys = {"encoder.packing": True, "encoder.attention": "flash_attention_2", "train.precision": "bf16"}
+    seen = take_steps(tiny, "simcse", keys, monkeypatch=monkeypatch, steps=1)
+    assert not seen.waits
+    assert not seen.kernels
+    assert [(rate, causal) for _, rate, causal in asked] == [(0.1, False)] * 2
+    assert all(isinstance(longest, int) for longest, *_ in asked)
 
 
 @pytest.mark.parametrize("way", ["plain", "packed"])

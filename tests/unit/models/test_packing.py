@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import MPNetConfig, MPNetModel
+from torch import Tensor
+from transformers import MPNetConfig, MPNetModel, modeling_flash_attention_utils
 
+from mcse.manifest import Manifest
 from mcse.models import packing
+from mcse.models.checkpoint import trained_attention
 from mcse.models.config import EncoderConfig
 from mcse.models.packing import attend, attention_over, pack
 from mcse.models.text_encoder import TextEncoder, load_text_encoder
@@ -166,6 +172,97 @@ def test_attention_equals_pytorchs_own_under_the_same_mask(packs: bool, monkeypa
         found, _ = attend(torch.nn.Module(), query, key, value, mask_BT[:, None, None], dropout=0.2, scaling=0.3)
         torch.testing.assert_close(found[mask_BT], expected[mask_BT])
         assert shapes == [((3, 2, 5, 5), 0.2)]
+
+
+def flash_attn_varlen_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    deterministic: bool = False,
+) -> Tensor:
+    """What flash-attn says its function of this name does, sentence by sentence; (N, A, E) each."""
+    assert q.dtype == k.dtype == v.dtype == torch.bfloat16
+    assert cu_seqlens_q.dtype == torch.int32
+    assert cu_seqlens_q.tolist() == cu_seqlens_k.tolist()
+    assert max_seqlen_q == max_seqlen_k >= int(cu_seqlens_q.diff().max())
+    assert not causal
+    assert window_size == (-1, -1)
+    parts = []
+    for start, end in itertools.pairwise(cu_seqlens_q.tolist()):
+        query, key, value = (x[start:end].transpose(0, 1) for x in (q, k, v))
+        score = query @ key.transpose(1, 2) * (q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale)
+        parts.append((torch.dropout(score.softmax(-1), dropout_p, True) @ value).transpose(0, 1))
+    return torch.cat(parts)
+
+
+@pytest.fixture
+def flash_attn(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The stand-in where transformers would find the package, and on the host; gives the rates it was asked for."""
+    rates: list[float] = []
+
+    @functools.wraps(flash_attn_varlen_func)
+    def noted(*given: Any, **named: Any) -> Tensor:
+        rates.append(named["dropout_p"])
+        return flash_attn_varlen_func(*given, **named)
+
+    monkeypatch.setattr(modeling_flash_attention_utils, "_loaded_implementation", None)
+    monkeypatch.setattr(modeling_flash_attention_utils, "_lazy_imports", lambda *_, **__: (None, noted, *3 * [None]))
+    monkeypatch.setattr(packing, "is_flash_attn_2_available", lambda: True)
+    return rates
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_flash_attns_kernel_gives_the_rows_and_gradients_of_padded_sentences(
+    kind: str, folders: dict[str, Path], flash_attn: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = []
+    for packs in (False, True):
+        attention = packing.FLASH_ATTENTION if packs else "sdpa"
+        encoder = load_text_encoder(str(folders[kind]), pooling="mean", packing=packs, attention=attention).train()
+        if packs:
+            assert encoder.flashes
+            # As on a GPU.
+            monkeypatch.setattr(packing, "_attend_by_length", packing._attend_by_flash_attn)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            row_BD = encoder(_tokens())
+        (row_BD.float() * torch.linspace(-1, 1, row_BD.shape[1])).sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
+        results.append((row_BD.float(), gradient))
+    assert flash_attn == [0.0, 0.0]
+    for padded, packed in zip(*results, strict=True):
+        assert (packed - padded).norm() < 2e-2 * padded.norm(), "but for bfloat16"
+
+
+def test_flash_attns_kernel_is_asked_for_dropout(
+    tmp_path: Path, flash_attn: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = load_text_encoder(
+        str(build_tiny_bert(tmp_path / "bert")), pooling="cls", packing=True, attention=packing.FLASH_ATTENTION
+    )
+    monkeypatch.setattr(packing, "_attend_by_length", packing._attend_by_flash_attn)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        encoder.train()(_tokens())
+    assert flash_attn == [0.1, 0.1]
+    with pytest.raises(ValueError, match=r"half precision alone; set train\.precision: bf16"):
+        encoder(_tokens())
+
+
+def test_flash_attn_is_refused_where_it_is_not(folders: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match=r"encoder\.attention: .* needs a CUDA device and the package flash-attn"):
+        load_text_encoder(str(folders["bert"]), pooling="cls", packing=True, attention=packing.FLASH_ATTENTION)
+    with pytest.raises(ValueError, match=r"encoder\.attention: .* set encoder\.packing: true"):
+        EncoderConfig(name_or_path="x", attention="flash_attention_2", packing="auto")
+    # What was trained with it is evaluated anywhere.
+    manifest = Manifest(kind="sentence", recipe="simcse", config={"encoder": {"attention": "flash_attention_2"}})
+    assert trained_attention(manifest) == "sdpa"
 
 
 def test_a_model_with_relative_positions_is_refused(tmp_path: Path) -> None:
