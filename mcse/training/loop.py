@@ -79,7 +79,9 @@ class Loop:
             run.stream,
             end=self.total_steps * config.accumulation_steps,
             carried=run.carried,
-            pins=runtime.device.type == "cuda",
+            device=runtime.device,
+            # In chunks a batch stays on the host, since it may be beyond the GPU's memory.
+            copies=config.cached_chunk_size is None,
         )
         self.writer = Writer()
         self.resumable = Resumable(

@@ -181,7 +181,7 @@ def split_batch(batch: Batch, size: int) -> list[Batch]:
     The first tensor says how many examples there are. Tensors of several times as many rows hold views, one after the
     other; every part gets its rows of each view.
     """
-    total = len(next(_tensors(batch)))
+    total = len(next(tensors_of(batch)))
     return [_part(batch, start, min(start + size, total), total=total) for start in range(0, total, size)]
 
 
@@ -205,12 +205,13 @@ def _part(value: Any, start: int, stop: int, *, total: int) -> Any:
     return value
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """The tensors of a batch, in the order of its fields; nested dataclasses are followed."""
     if isinstance(value, Tensor):
         yield value
     elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
-            yield from _tensors(getattr(value, field.name))
+            yield from tensors_of(getattr(value, field.name))
 
 
 def concatenate(batches: Sequence[TokenBatch]) -> TokenBatch:

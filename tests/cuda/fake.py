@@ -13,6 +13,7 @@ import contextlib
 import re
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class Seen:
         dtypes: Of matrix products.
         kernels: Attention kernels, with the dtype of their queries.
         terms: Names of the loss terms.
+        copies: Tensors that came on a stream of their own.
     """
 
     waits: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -50,6 +52,72 @@ class Seen:
     dtypes: set[torch.dtype] = field(default_factory=set)
     kernels: set[tuple[str, torch.dtype]] = field(default_factory=set)
     terms: set[str] = field(default_factory=set)
+    copies: int = 0
+
+
+class Stream:
+    """In the place of a CUDA stream: which tensors were made on it, and which of them others may read."""
+
+    def __init__(self, *_: Any) -> None:
+        self.made: list[Tensor] = []
+        self.known: list[Tensor] = []
+
+    def record_event(self) -> list[Tensor]:
+        return list(self.made)
+
+    def wait_event(self, event: list[Tensor]) -> None:
+        self.known += event
+
+
+class Streams:
+    """The stream of the steps, and which one is current."""
+
+    def __init__(self) -> None:
+        self.main = self.current = Stream()
+        self.others: list[Stream] = []
+        self.recorded: list[Tensor] = []
+
+    def new(self, *_: Any) -> Stream:
+        self.others.append(Stream())
+        return self.others[-1]
+
+    @contextlib.contextmanager
+    def entered(self, stream: Stream) -> Iterator[None]:
+        before, self.current = self.current, stream
+        yield
+        self.current = before
+
+    def made(self, result: Any) -> Any:
+        if self.current is not self.main and isinstance(result, Tensor) and result.device.type == "cuda":
+            self.current.made.append(result)
+        return result
+
+    def may_use(self, tensor: Tensor) -> bool:
+        elsewhere = any(_holds(stream.made, tensor) for stream in self.others if stream is not self.current)
+        return not elsewhere or _holds(self.current.known, tensor)
+
+    def kept(self) -> bool:
+        """Whether all that was handed over is kept until the steps are done with it."""
+        return all(_holds(self.recorded, tensor) for tensor in self.main.known)
+
+
+def _holds(tensors: list[Tensor], tensor: Tensor) -> bool:
+    return any(tensor is other for other in tensors)
+
+
+class Inline:
+    """An executor without a thread: what watches PyTorch's operations watches those of one thread."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def submit(self, work: Any, *given: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(work(*given))
+        return future
+
+    def shutdown(self, **_: Any) -> None:
+        pass
 
 
 class Watch(TorchDispatchMode):
@@ -58,11 +126,14 @@ class Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.seen, self.pinned, self.counts = Seen(), [], False
+        self.streams = Streams()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func.name().removeprefix("aten::").split(".")[0]
         tensors = [x for x in [*args, *kwargs.values()] if isinstance(x, Tensor)]
+        if not all(self.streams.may_use(x) for x in tensors):
+            self._wait("reads what another stream may still be copying")
         if any(x.device.type == "cuda" for x in tensors):
             self._note(name, args, kwargs)
             found = self._made_up(name, args)
@@ -76,7 +147,7 @@ class Watch(TorchDispatchMode):
         if name == "scalar_tensor" and _ASSIGNS.search(_frames()[-1].line or ""):
             # Seen on a GPU (PyTorch 2.11): ``x[rows, columns] = number`` waits. Kernels make scalars too, and do not.
             self._wait("sets chosen elements to a number")
-        return func(*args, **kwargs)
+        return self.streams.made(func(*args, **kwargs))
 
     def _note(self, name: str, args: Any, kwargs: Any) -> None:
         rate = {
@@ -169,6 +240,11 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FakeTensorMode,
         return watch.pinned[-1]
 
     monkeypatch.setattr(Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr("mcse.training.prefetch.ThreadPoolExecutor", Inline)
+    monkeypatch.setattr(torch.cuda, "Stream", watch.streams.new)
+    monkeypatch.setattr(torch.cuda, "stream", watch.streams.entered)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: watch.streams.current)
+    monkeypatch.setattr(Tensor, "record_stream", lambda tensor, _: watch.streams.recorded.append(tensor))
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *_: torch.zeros(16, dtype=torch.uint8))
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
@@ -252,6 +328,8 @@ def run_steps(
             for _ in range(steps):
                 loop._step()
         watch.seen.terms |= loop.meter._sums.keys()
+        watch.seen.copies = len(watch.streams.main.known)
+        assert watch.streams.kept()
     return watch.seen
 
 

@@ -72,6 +72,7 @@ def test_a_step(case, way, precision, tiny, monkeypatch):
     keys = keys | added | {"train.precision": precision}
     seen = take_steps(tiny, recipe, keys, monkeypatch=monkeypatch, steps=steps)
     assert not seen.waits
+    assert bool(seen.copies) == ("cached" not in way), "but for chunks, batches come on a stream of their own"
     first = {"tables": "contrast", "tables by scores": "cosent"}.get(case, "text_text")
     terms = {first} | ({"mlm"} if "mlm" in case else set()) | ({"text_image"} if recipe == "mcse" else set())
     assert seen.terms == terms
@@ -179,7 +180,16 @@ def counted(x):
     return x.nonzero()
 
 
-@pytest.mark.parametrize("waits", [ask, scalar, mask, listed, host, plain_memory, blocking, numbers, assigned, counted])
+def early(x):
+    with torch.cuda.stream(torch.cuda.Stream()):
+        other = torch.zeros(4).pin_memory().to(x.device, non_blocking=True)
+    return other + x
+
+
+WAITS = [ask, scalar, mask, listed, host, plain_memory, blocking, numbers, assigned, counted, early]
+
+
+@pytest.mark.parametrize("waits", WAITS)
 def test_what_waits_is_seen(waits, monkeypatch):
     with fake_cuda(monkeypatch) as (_, watch):
         x = torch.ones(4, device="cuda")
