@@ -175,33 +175,33 @@ def pad_rows(rows: Sequence[Sequence[int] | NDArray[np.int64]], *, fill: int) ->
     return torch.from_numpy(out)
 
 
-def split_batch(batch: Batch, size: int) -> list[Batch]:
-    """Batches of up to ``size`` examples, in order, each no wider than its longest sentence.
+def split_batch(batch: Batch, size: int, *, narrows: bool = True) -> list[Batch]:
+    """Batches of up to ``size`` examples, in order, each no wider than its longest sentence where it ``narrows``.
 
     The first tensor says how many examples there are. Tensors of several times as many rows hold views, one after the
     other; every part gets its rows of each view.
     """
     total = len(next(tensors_of(batch)))
-    return [_part(batch, start, min(start + size, total), total=total) for start in range(0, total, size)]
+    parts = (range(start, min(start + size, total)) for start in range(0, total, size))
+    return [_part(batch, rows, total=total, narrows=narrows) for rows in parts]
 
 
-def _part(value: Any, start: int, stop: int, *, total: int) -> Any:
+def _part(value: Any, rows: range, *, total: int, narrows: bool) -> Any:
+    def part(value: Any) -> Any:
+        return _part(value, rows, total=total, narrows=narrows)
+
     if isinstance(value, Tensor):
-        return value.reshape(-1, total, *value.shape[1:])[:, start:stop].flatten(0, 1)
+        return value.reshape(-1, total, *value.shape[1:])[:, rows.start : rows.stop].flatten(0, 1)
     if isinstance(value, MaskedTokens):
-        tokens = _part(value.tokens, start, stop, total=total)
-        label_BT = _part(value.label_BT, start, stop, total=total)
-        return MaskedTokens(tokens=tokens, label_BT=label_BT[:, : tokens.input_ids_BT.shape[1]])
+        tokens = part(value.tokens)
+        return MaskedTokens(tokens=tokens, label_BT=part(value.label_BT)[:, : tokens.input_ids_BT.shape[1]])
     if isinstance(value, TokenBatch):
-        ids_BT, mask_BT = (
-            _part(tensor, start, stop, total=total) for tensor in (value.input_ids_BT, value.attention_mask_BT)
-        )
-        width = int(mask_BT.sum(1).max())
+        ids_BT, mask_BT = part(value.input_ids_BT), part(value.attention_mask_BT)
+        width = int(mask_BT.sum(1).max()) if narrows else None
         return TokenBatch(input_ids_BT=ids_BT[:, :width], attention_mask_BT=mask_BT[:, :width])
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value) if field.init]
-        parts = {name: _part(getattr(value, name), start, stop, total=total) for name in names}
-        return dataclasses.replace(value, **parts)
+        return dataclasses.replace(value, **{name: part(getattr(value, name)) for name in names})
     return value
 
 

@@ -59,6 +59,7 @@ CASES = {
     "simcse, masked words": Case("simcse", {"loss.mlm_weight": 0.1}, {}),
     "mcse": Case("mcse", _PAIRS, {}),
     "mcse, masked words": Case("mcse", _PAIRS | {"loss.mlm_weight": 0.1}, {}),
+    "tables": Case("tables", {}, {}),
     "vse, transformer": Case(
         "vse", {"encoder.kind": "transformer", "encoder.word_dim": ...}, {"packed": (NO_KEY, "packing")}
     ),
