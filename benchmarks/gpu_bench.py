@@ -20,17 +20,24 @@ import transformers
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 
+from mcse.models.packing import FLASH_ATTENTION
 from mcse.models.text_encoder import TextEncoder
 from mcse.recipes import method
+from mcse.recipes.graphs import with_graphs
 from mcse.recipes.launch import load_config
+from mcse.training.config import Graphs
+from mcse.training.forecast import predict_memory
 from mcse.training.gradcache import CachedForward
 from mcse.training.journal import Journal
 from mcse.training.loop import Loop, total_loss
 from mcse.training.runtime import Runtime, start_runtime
 from mcse.types import to_device
 
-WAYS = ("padded", "packed", "graphs")
+WAYS = ("padded", "packed", "compiled", "graphs", "graphs, padded")
 """Forward passes of the same batch."""
+
+GRAPHS: dict[str, Graphs] = {"compiled": "compile", "graphs": "cuda_graphs", "graphs, padded": "cuda_graphs"}
+"""``train.graphs`` of those that have any."""
 
 
 @dataclass
@@ -158,8 +165,9 @@ class Bench:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
         config = load_config(None, self.arguments(encoder, recipe, precision=precision, **keys))
-        runtime = start_runtime(precision=config.train.precision, seed=config.seed, show_progress=False)
-        set_tf32(precision == "tf32")
+        runtime = start_runtime(
+            precision=config.train.precision, seed=config.seed, show_progress=False, tf32=config.train.tf32
+        )
         run = method(recipe).build(config, runtime)
         return Built(run, config, runtime)
 
@@ -177,6 +185,7 @@ class Bench:
             "train.max_steps": 1000,
             "train.select_by": "null",
             "train.precision": "fp32" if precision == "tf32" else precision,
+            "train.tf32": str(precision == "tf32" and self.is_cuda).lower(),
             "output_dir": self.scratch / "unused",
         }
         if recipe == "mcse":
@@ -199,6 +208,9 @@ class Built:
     config: Any
     runtime: Runtime
 
+    def __post_init__(self) -> None:
+        self.first_position = self.encoder.first_position
+
     @property
     def model(self) -> nn.Module:
         return self.run.model
@@ -208,10 +220,20 @@ class Built:
         return next(module for module in self.model.modules() if isinstance(module, TextEncoder))
 
     def go(self, way: str) -> Built:
-        """Takes one of ``WAYS`` from now on."""
-        self.encoder.packs_on = () if way == "padded" else None
-        self.encoder.uses_graphs = way == "graphs"
+        """Takes one of ``WAYS`` from now on, or flash-attn's kernel; graphs as ``train.graphs`` makes them."""
+        encoder = self.encoder
+        encoder.first_position = self.first_position if way in ("packed", "graphs", FLASH_ATTENTION) else None
+        encoder.packs_on, encoder.widths, encoder.uses_graphs = None, (), False
+        encoder._compiled, encoder.flashes = None, way == FLASH_ATTENTION
+        if graphs := GRAPHS.get(way):
+            encoder.packs_on = ()
+            with_graphs(self.run, replace(self.config.train, graphs=graphs), device=self.runtime.device)
         return self
+
+    def foretold(self) -> float:
+        """GiB of a step, as ``mcse train --dry-run`` says them; the model must be on the host."""
+        train, optim = self.config.train, self.config.optim
+        return predict_memory(self.run, train, optim, precision=train.precision).total / 2**30
 
     def gradient(self, batch: Any, device: torch.device, *, forward: Any = None) -> tuple[float, Tensor]:
         """The loss of a batch, and the gradient of all parameters in one row, in float64 on the host."""

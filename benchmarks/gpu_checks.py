@@ -84,6 +84,27 @@ def steps(bench: Bench) -> None:
             found.check(f"{recipe}, bf16, {way}: gradient", apart(gradient, expected), 0.15)
 
 
+def fifty(bench: Bench) -> None:
+    """Fifty steps by every way, without dropout: the losses are those of the padded one."""
+    number = bench.size(50, 4)
+    for precision, limit in (("fp32", 1e-2), ("bf16", 0.2)):
+        losses: dict[str, torch.Tensor] = {}
+        for way in WAYS:
+            keys = {"optim__learning_rate": 1e-4, "optim__epsilon": 1e-6}
+            loop = (
+                _still(bench.build(bench.small(), precision=precision, **keys))
+                .go(way)
+                .loop(bench.scratch, steps=number)
+            )
+            with loop.prefetcher:
+                for _ in range(number):
+                    loop._step()
+            losses[way] = torch.stack([loss.detach().float().cpu() for loss in loop.meter._losses])
+            if way != "padded":
+                distance = ((losses[way] - losses["padded"]).abs() / losses["padded"].abs().clamp(min=1e-2)).max()
+                bench.found.check(f"{precision}, {way}: losses of {number} steps against padded", distance, limit)
+
+
 def _still(built: Built) -> Built:
     """Without dropout, which recipes ask for."""
     for module in built.model.modules():
@@ -101,7 +122,7 @@ def dropout(bench: Bench) -> None:
     found = bench.found
     rate = (F.dropout(torch.ones(2**22, device=bench.device), 0.1) == 0).float().mean()
     found.check("hidden dropout: rate, from 0.1", abs(float(rate) - 0.1), 1e-3)
-    for way in WAYS:
+    for way in ("padded", "packed", "graphs"):
         built = bench.build(bench.small(), precision="bf16").go(way)
         built.model.to(bench.device).train()
         batch = to_device(built.run.stream.batch(0), bench.device)
@@ -181,6 +202,7 @@ def training(bench: Bench) -> None:
     for recipe, precision, way in (
         ("simcse", "bf16", "padded"),
         ("simcse", "bf16", "packed"),
+        ("simcse", "bf16", "compiled"),
         ("simcse", "bf16", "graphs"),
         ("mcse", "bf16", "graphs"),
         ("mcse", "fp32", "packed"),

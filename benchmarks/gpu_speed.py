@@ -13,8 +13,11 @@ import torch.nn.functional as F
 import transformers
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
+from transformers.utils import is_flash_attn_2_available
 
 from benchmarks.gpu_bench import WAYS, Bench, Built, empty, peak, set_tf32, timed
+from mcse.models.packing import FLASH_ATTENTION
+from mcse.run_folder import BEST
 from mcse.types import PairBatch
 
 
@@ -50,12 +53,17 @@ def speed(bench: Bench) -> None:
             built = bench.build(bench.base(), precision=precision, train__batch_size=batch_size)
             ours[precision] = built
             flops = flops_a_step(built, 20)
-            for way in WAYS if precision != "fp32" else ("padded", "packed"):
+            foretold = {way: built.go(way).foretold() for way in ("padded", "packed")}
+            for way in ways(precision):
                 seconds, memory = ours_timed(bench, built.go(way), bench.size(40 if batch_size > 100 else 100, 2))
                 bench.found.speed(
                     side=f"mcse, {way}", batch=batch_size, precision=precision, **_row(batch_size, seconds, memory),
-                    share_of_matrix_rate=flops / seconds / rate, gflop_a_step=flops / 1e9,
+                    foretold_GiB=foretold.get(way), share_of_matrix_rate=flops / seconds / rate,
+                    gflop_a_step=flops / 1e9,
                 )  # fmt: skip
+                if way in foretold:
+                    title = f"{way}, batch {batch_size}, {precision}: peak over what a dry run foretells"
+                    bench.found.check(title, memory / foretold[way] if bench.is_cuda else 0.0, 1.1)
             del built, ours[precision]
             empty(bench)
         for precision in ("bf16", "fp32"):
@@ -69,13 +77,21 @@ def speed(bench: Bench) -> None:
                 empty(bench)
 
 
+def ways(precision: str) -> tuple[str, ...]:
+    """What is timed in a precision; flash-attn where it is installed."""
+    if precision == "fp32":
+        return ("padded", "packed")
+    return (*WAYS, FLASH_ATTENTION) if precision == "bf16" and is_flash_attn_2_available() else WAYS
+
+
 def _row(batch_size: int, seconds: float, memory: float) -> dict[str, float]:
     return {"examples_a_second": batch_size / seconds, "ms_a_step": seconds * 1e3, "peak_GiB": memory}
 
 
 def ours_timed(bench: Bench, built: Built, number: int, *, warm_up: int = 12) -> tuple[float, float]:
     """Seconds a step of the real loop, making batches included, and peak GiB. Graphs are captured before."""
-    warm_up = bench.size(warm_up if not built.encoder.uses_graphs else 30, 1)
+    has_graphs = built.encoder.uses_graphs or built.encoder._compiled is not None
+    warm_up = bench.size(30 if has_graphs else warm_up, 1)
     loop = built.loop(bench.scratch, steps=number + warm_up)
     with loop.prefetcher:
         for step in range(number + warm_up):
@@ -248,6 +264,22 @@ def pairs(bench: Bench) -> None:
         bench.found.speed(
             side=f"mcse's recipe, {way}", batch=batch_size, precision="bf16", **_row(batch_size, seconds, memory)
         )
+
+
+def saving(bench: Bench) -> None:
+    """How long training waits for a state and for best/, and until they are on the disk."""
+    loop = bench.build(bench.base(), precision="bf16").go("packed").loop(bench.scratch / "saving", steps=8)
+    saves = {"a state": lambda: loop._save(with_last=False), "best/": lambda: loop._export(BEST, {})}
+    with loop.prefetcher, loop.writer:
+        loop._step()
+        for what, save in saves.items():
+            bench.wait()
+            start = time.perf_counter()
+            save()
+            bench.found.facts[f"seconds that training waits for {what}"] = round(time.perf_counter() - start, 3)
+            loop._step()
+            loop.writer.wait()
+            bench.found.facts[f"seconds until {what} is on the disk"] = round(time.perf_counter() - start, 3)
 
 
 def encoding(bench: Bench) -> None:
