@@ -38,6 +38,7 @@ def build(options: argparse.Namespace, folder: Path) -> Loop:
         "optim.learning_rate": 3e-5,
         "train.batch_size": 32,
         "train.max_steps": 2000,
+        "train.select_by": "null",
         "output_dir": folder / "run",
     }
     config = load_config(None, [text for key, value in keys.items() for text in (f"--{key}", str(value))])
@@ -82,7 +83,9 @@ def main() -> int:
                         waited += timed(loop.writer.wait)
                         if number:
                             found.setdefault((what, side), []).append((waited, waited + trained))
-    print(f"median of {options.rounds} rounds: seconds that training waits, and with the {options.steps} steps after it")
+    print(
+        f"median of {options.rounds} rounds: seconds that training waits, and with the {options.steps} steps after it"
+    )
     for (what, side), rounds in found.items():
         waited, whole = (statistics.median(part) for part in zip(*rounds, strict=True))
         print(f"{what:6} {side:12} {waited:6.2f} {whole:6.2f}")
