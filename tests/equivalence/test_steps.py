@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -121,6 +123,27 @@ def test_static_widths_change_neither_loss_nor_gradient(recipe, keys, still, mon
     assert max(gradient.abs().max() for gradient in expected.values()) > 1e-3
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-10, msg=name)
+
+
+@pytest.mark.slow
+def test_an_epoch_of_any_widths_is_compiled_into_few_graphs(still, tmp_path, monkeypatch):
+    """By a compiler that counts, and changes nothing."""
+    draw, words = random.Random(0), (still / "sentences.txt").read_text().split()
+    lines = [" ".join(draw.choices(words, k=draw.randint(1, 24))) for _ in range(240)]
+    (tmp_path / "uneven.txt").write_text("\n".join(lines) + "\n")
+    compiled, plain = [], torch.compile
+
+    def count(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(plain, backend=count))
+    torch._dynamo.reset()
+    built, widths = in_graphs(build(still, "simcse", {"data.sentences": tmp_path / "uneven.txt"}))
+    batches = [built.stream.batch(step) for step in range(built.stream.steps_per_epoch)]
+    assert len({batch.query.input_ids_BT.shape[1] for batch in batches}) > len(widths)
+    gradients(built, batches)
+    assert 1 < len(compiled) <= len(widths) <= 4
 
 
 @pytest.mark.slow

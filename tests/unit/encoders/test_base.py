@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -98,6 +99,32 @@ def test_chunks_are_tokenised_one_by_one_and_sorted_the_longest_first(monkeypatc
     encoder.encode(SENTENCES, batch_size=2)
     assert encoder.chunks == [4, 3]
     assert encoder.batches == [[3, 2], [1], [5, 2], [1]]
+
+
+def test_rows_of_one_chunk_alone_are_held_beside_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are on the encoder's device, where ten million would fill a GPU."""
+    made: list[weakref.ref[Tensor]] = []
+    held: list[int] = []
+
+    class Noted(Toy):
+        def _forward(self, tokens: Sequence[list[int]]) -> Tensor:
+            row_BD = super()._forward(tokens)
+            held.append(sum(len(alive) for ref in made if (alive := ref()) is not None))
+            made.append(weakref.ref(row_BD))
+            return row_BD
+
+    def zeros(*shape: int, device: torch.device) -> Tensor:
+        chunk_ND = torch.empty(*shape, device=device).zero_()
+        made.append(weakref.ref(chunk_ND))
+        return chunk_ND
+
+    monkeypatch.setattr(module, "_CHUNK", 4)
+    monkeypatch.setattr(module.torch, "zeros", zeros)
+    rows = Noted().encode(SENTENCES * 9, batch_size=2, normalize=False)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(rows, counts(SENTENCES * 9))
+    assert len(held) > 30
+    assert max(held) <= 4 + 4 + 2, "a chunk, the one before, and a batch"
 
 
 def test_a_string_a_list_and_nothing() -> None:
