@@ -65,11 +65,12 @@ class LoraConfig:
 class EncoderConfig(TextEncoderConfig):
     """The encoder of sentences."""
 
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    # Wider than its base's, which mypy refuses though nothing assigns to a frozen field.
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"  # type: ignore[assignment]
     """Kernel; all keep attention dropout, which the positives of SimCSE are made of.
 
-    ``flash_attention_2`` is the package flash-attn's kernel for sentences of unequal length, by transformers' interface:
-    for training with ``packing: true`` in half precision on a GPU. ``sdpa`` takes PyTorch's own there.
+    ``flash_attention_2`` is the package flash-attn's kernel for sentences of unequal length, by transformers'
+    interface: for training with ``packing: true`` in half precision on a GPU, where ``sdpa`` takes PyTorch's own.
     """
 
     pooling: Literal["cls", "cls_with_head", "mean", "first_last_mean", "last2_mean", "max", "last"] = "cls"

@@ -346,13 +346,13 @@ def _attend_by_bounds(
     return output_1NAE
 
 
-def check_flash_attn() -> None:
+def check_installed(attention: str) -> None:
     """Refuses flash-attn's kernel where it is not; transformers would look for one on the hub.
 
     Raises:
         ValueError: The package is absent, or there is no GPU.
     """
-    if not is_flash_attn_2_available():
+    if attention == FLASH_ATTENTION and not is_flash_attn_2_available():
         raise ValueError(
             "encoder.attention: flash_attention_2 needs a CUDA device and the package flash-attn (pip install "
             "flash-attn); leave it sdpa for PyTorch's own kernel"

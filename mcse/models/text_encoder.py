@@ -34,7 +34,7 @@ from mcse.models.packing import (
     LastLayer,
     Packed,
     attention_over,
-    check_flash_attn,
+    check_installed,
     find_last_layer,
     pack,
     register_attention,
@@ -274,8 +274,7 @@ def load_text_encoder(
             an encoder-only model of text, it is a checkpoint of ours whose files are not those that were saved,
             ``dropout`` would do nothing, or ``packing`` would change what it computes.
     """
-    if attention == FLASH_ATTENTION:
-        check_flash_attn()
+    check_installed(attention)
     path = _transformer_path(name_or_path)
     check_files(Path(path), but=(HEADS_FILE, IMAGE_TOWER_FILE))
     config = _load_config(path, name_or_path)

@@ -49,6 +49,9 @@ def forecast(run: Run, train: TrainConfig, optim: OptimConfig, runtime: Runtime)
     trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     free = free_memory(runtime.device)
     at_a_time = train.cached_chunk_size or train.batch_size
+    on_gpu = runtime.device.type == "cuda"
+    # Frozen weights are not saved; gradients are as large as the others.
+    state = memory.gradients + memory.optimizer_states
     shown = {
         "device": str(runtime.device),
         "parameters": f"{sum(p.numel() for p in run.model.parameters()):,}, of which {trained:,} train",
@@ -58,7 +61,8 @@ def forecast(run: Run, train: TrainConfig, optim: OptimConfig, runtime: Runtime)
         "memory of activations": f"{_gib(memory.activations)} ({at_a_time} examples as wide as the first batch's)",
         "memory of a step": _gib(memory.total),
         "free on the device": "unknown" if free is None else _gib(free),
-        "should fit": _fits(memory.total, free, on_gpu=runtime.device.type == "cuda"),
+        "memory of a saved state": f"{_gib(state)} on the host, until it is written",
+        "should fit": _fits(memory.total + (0 if on_gpu else state), free, on_gpu=on_gpu),
         "steps": f"{count_steps(train, steps_per_epoch=run.stream.steps_per_epoch):,}",
         "global batch": str(train.batch_size * runtime.world_size),
     }

@@ -96,7 +96,7 @@ class _Copies:
             return to_device(batch, self._device), self._stream.record_event()
 
     def hand_over(self, batch: object, copied: torch.cuda.Event) -> None:
-        """Lets the stream of the steps wait for the batch; its memory is given to no other copy before they are done."""
+        """Lets the stream of the steps wait for the batch, whose memory no other copy gets before they are done."""
         stream = torch.cuda.current_stream(self._device)
         stream.wait_event(copied)
         for tensor in tensors_of(batch):

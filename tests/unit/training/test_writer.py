@@ -13,7 +13,7 @@ def test_work_is_done_in_order_and_leaving_waits_for_it() -> None:
     done: list[int] = []
     gate = threading.Event()
     with Writer() as writer:
-        writer.submit("first", lambda: (gate.wait(20), done.append(1)) and None)
+        writer.submit("first", lambda: done.append(int(gate.wait(20))))
         writer.submit("second", lambda: done.append(2))
         writer.check()
         assert done == [], "a check waits for nothing"
