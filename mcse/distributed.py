@@ -227,6 +227,8 @@ def whole_states(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any]
     """
     weights = get_model_state_dict(model, options=_TRAINED)
     state = cast(dict[str, Any], get_optimizer_state_dict(model, optimizer, options=_WHOLE))
+    if not is_main():
+        return {}, {}
     tied, lent = _tied(model), _host_memory(model, optimizer)
 
     def own(tensor: Any) -> Tensor:
