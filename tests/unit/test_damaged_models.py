@@ -23,6 +23,7 @@ from mcse.models.weights import load_tensors
 from mcse.report import evaluation_files
 from mcse.run_folder import read_run
 from mcse.search.image_index import ImageIndex, IndexedImage, IndexOrigin
+from mcse.search.rows import IndexRows, RowBlocks
 from tests.fixtures.colour_model import build_colour_model
 from tests.fixtures.model_scores import make_scores
 from tests.fixtures.mutations import mutated
@@ -91,7 +92,7 @@ def image_index(folder: Path) -> None:
     ImageIndex(
         origin=IndexOrigin(folder="/images", model="m", model_digest=None, tower=None, features=None),
         images=(IndexedImage(path="a.png", num_bytes=1, mtime_ns=1, sha256="0"),),
-        rows_ND=np.ones((1, 1), np.float32),
+        rows=IndexRows.of(RowBlocks(np.ones((1, 1), np.float32))),
         skipped=(),
         is_complete=True,
     ).save(folder)
