@@ -34,7 +34,7 @@ from mcse.data.tables import (
     text_cell,
 )
 from mcse.errors import said
-from mcse.files import count_lines, digest_of, sha256_file
+from mcse.files import count_lines, digest_of, seed_of, sha256_file
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +56,14 @@ Cells: TypeAlias = Callable[[Sequence[str]], Iterator[tuple[str, Sequence[Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A row: query, positive and negatives, as far as there are; ``value`` is its score or label, NaN without one."""
+    """A row: query, positive and negatives, as far as there are.
+
+    ``value`` is its score or label, NaN without one; ``group`` is equal where the cells of ``id`` are, 0 without them.
+    """
 
     texts: tuple[str, ...]
     value: float
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ class NamedColumns:
             config.empty_rows,
             str(config.line_breaks),
             str(config.score_range),
+            *([] if config.id is None else ["id", config.id]),
         )
         return digest_of("named columns", *parts)
 
@@ -125,7 +130,8 @@ class NamedColumns:
         Raises:
             ValueError: A cell that is empty, no text or no number, or a score out of range; names row and column.
         """
-        names = (*self.texts, *([] if self.value is None else [self.value]))
+        value, identity = self.value, self._config.id
+        names = (*self.texts, *(name for name in (value, identity) if name is not None))
         shown = [shown_names([name]) for name in self.texts]
         empty = read = 0
         for where, cells in self._table.read(names):
@@ -137,15 +143,16 @@ class NamedColumns:
                     raise ValueError(f"{where}: the column {name} is empty; empty_rows: skip leaves such rows out")
                 empty += 1
                 continue
-            yield Example(tuple(texts), self._value(cells[-1], where=where))
+            number = math.nan if value is None else self._value(cells[len(texts)], where=where)
+            group = 0 if identity is None else _group(cells[-1], where=f"{where}, column {shown_names([identity])}")
+            yield Example(tuple(texts), number, group)
         if empty:
             logger.warning("%s: left out %d of %d rows, which have an empty cell", self.source, empty, read)
         if empty == read:
             raise ValueError(f"{self.source} holds no row")
 
     def _value(self, cell: Any, *, where: str) -> float:
-        if self.value is None:
-            return math.nan
+        assert self.value is not None
         where = f"{where}, column {shown_names([self.value])}"
         value = float(cell) if isinstance(cell, bool) else number_cell(cell, where=where)
         if self.is_label and value not in (0, 1):
@@ -227,7 +234,7 @@ def open_named_columns(config: NamedTable, *, root: Path, key: str) -> NamedColu
     """
     table = open_source(config.path, root=root, key=key, line_breaks=config.line_breaks)
     found = _found(config, table)
-    texts = tuple(name for role, name in found.items() if role not in ("score", "label"))
+    texts = tuple(name for role, name in found.items() if role not in ("score", "label", "id"))
     value, is_label = found.get("score", found.get("label")), "label" in found
     return NamedColumns(table.source, texts, value, is_label, digest_of_source(table.source), config, table)
 
@@ -271,6 +278,7 @@ def _given(config: NamedTable) -> dict[str, str]:
     found = {"query": config.query}
     found |= {} if config.positive is None else {"positive": config.positive}
     found |= {f"negatives[{number}]": name for number, name in enumerate(config.negatives)}
+    found |= {} if config.id is None else {"id": config.id}
     found |= {} if config.score is None else {"score": config.score}
     return found | ({} if config.label is None else {"label": config.label})
 
@@ -294,6 +302,14 @@ def _plain_columns(header: Sequence[str]) -> dict[str, str]:
 def _text(cell: Any, *, where: str) -> str:
     """A cell's text in one line; ``""`` where it is empty."""
     return "" if cell is None else in_one_line(text_cell(cell, where=where))
+
+
+def _group(cell: Any, *, where: str) -> int:
+    """A number that is equal where cells are, of 64 bits."""
+    if isinstance(cell, bool) or not isinstance(cell, str | int) or not str(cell).strip():
+        shown = "null" if cell is None else repr(cell)[:40]
+        raise ValueError(f"{where}: an id is some text or a whole number, got {shown}")
+    return seed_of(in_one_line(str(cell))) - 2**63
 
 
 def _text_rows(path: Path, *, line_breaks: bool) -> Cells:

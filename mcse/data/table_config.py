@@ -34,6 +34,13 @@ class NamedTable:
     label: str | None = None
     """The column of 1 for pairs that belong together and 0 for others."""
 
+    id: str | None = None
+    """The column of texts or whole numbers that are equal in rows that belong together, such as one product's rows.
+
+    Under ``contrast`` the queries and positives of such rows, also of two tables of a mixed batch, are no negatives of
+    each other.
+    """
+
     image: str | None = None
     """The column of images, to evaluate on with their captions; training on images is of the recipes mcse and vse."""
 
@@ -61,14 +68,16 @@ class NamedTable:
             raise ValueError("score, label: a table has one of them")
         if (self.image is None) != (self.caption is None):
             raise ValueError("image, caption: a table has both of them or none")
-        if self.image is not None and (self.query is not None or self.score_range is not None):
+        if self.image is not None and (self.query or self.id or self.score_range):
             raise ValueError("image, caption: a table of these has no other columns")
-        if self.query is None and any((self.positive, self.negatives, self.score, self.label)):
+        if self.query is None and any((self.positive, self.negatives, self.score, self.label, self.id)):
             raise ValueError("query: name its column too, or no column at all")
         if self.positive is None and any((self.negatives, self.score, self.label)):
             raise ValueError("positive: name the column of the second texts")
         if self.negatives and (self.score is not None or self.label is not None):
             raise ValueError("negatives: would do nothing beside score or label")
+        if self.id is not None and (self.score is not None or self.label is not None):
+            raise ValueError("id: would do nothing beside score or label")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +114,8 @@ class DevTable(NamedTable):
         NamedTable.__post_init__(self)
         if not self.name.strip() or "/" in self.name:
             raise ValueError(f"name: stands before scores; must be some text without '/', got {self.name!r}")
+        if self.id is not None:
+            raise ValueError("id: would do nothing here; it is of tables to train on")
 
     @property
     def captioned(self) -> CaptionedTable:

@@ -10,6 +10,8 @@ import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +38,9 @@ _GUIDED_AT_ONCE = 4096
 class LoadedTable:
     """A tokenised table.
 
-    ``value_N`` are its scores or labels; ``key`` is where it stands in the configuration; ``guide_NVG`` are the unit
-    embeddings that a guide gives its texts, where there is one; ``digest`` names the rows, of which those with a text
-    of ``known`` are left out.
+    ``value_N`` are its scores or labels, and ``group_N`` are equal where its ids are; ``key`` is where it stands in the
+    configuration; ``guide_NVG`` are the unit embeddings that a guide gives its texts, where there is one; ``digest``
+    names the rows, of which those with a text of ``known`` are left out.
     """
 
     key: str
@@ -49,6 +51,7 @@ class LoadedTable:
     file: DataFile
     digest: str
     known: frozenset[str]
+    group_N: NDArray[np.int64] | None = None
     guide_NVG: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
@@ -72,12 +75,14 @@ def _load(config: TableDataConfig, key: str, table: TrainingTable, tokenizer: To
         raise config.absent(table.path, str(error)) from None
     known = sts_test_sentences(config.tests)
     digest = columns.rows_digest + (f"-without-{digest_of(*sorted(known))}" if known else "")
-    values = array("f")
+    values, groups = array("f"), array("q")
 
     def rows() -> Iterator[tuple[str, ...]]:
         for example in _clean(columns, known):
             if columns.value is not None:
                 values.append(example.value)
+            if table.id is not None:
+                groups.append(example.group)
             yield example.texts
 
     width = len(columns.texts)
@@ -90,7 +95,9 @@ def _load(config: TableDataConfig, key: str, table: TrainingTable, tokenizer: To
         expected=columns.count,
         source=columns.source,
     )
-    value_N = None if columns.value is None else _values(values, columns, known, number=len(tokens), digest=digest)
+    kept = partial(_numbers, columns=columns, known=known, number=len(tokens), digest=digest)
+    value_N = None if columns.value is None else kept("values", values, attrgetter("value"))
+    group_N = None if table.id is None else kept("groups", groups, attrgetter("group"))
     text = TrainingText(
         reader="table",
         source=columns.source,
@@ -100,7 +107,7 @@ def _load(config: TableDataConfig, key: str, table: TrainingTable, tokenizer: To
         line_breaks=table.line_breaks,
     )
     file = DataFile("table", columns.source, columns.digest, text)
-    return LoadedTable(key, table, columns, tokens, value_N, file, digest, known)
+    return LoadedTable(key, table, columns, tokens, value_N, file, digest, known, group_N)
 
 
 def _clean(columns: NamedColumns, known: frozenset[str]) -> Iterator[Example]:
@@ -144,18 +151,25 @@ def _write_guide(draft: Path, table: LoadedTable, encode: Callable[[Sequence[str
     guide.flush()
 
 
-def _values(
-    values: array[float], columns: NamedColumns, known: frozenset[str], *, number: int, digest: str
-) -> NDArray[np.float32]:
-    """Scores or labels, which are kept beside the tokens: rows that are tokenised already are not read again."""
-    path = Path(datasets.config.HF_DATASETS_CACHE) / "mcse" / f"{digest_of('values', digest)}.npy"
+def _numbers(
+    what: str,
+    read: array[Any],
+    of: Callable[[Example], Any],
+    *,
+    columns: NamedColumns,
+    known: frozenset[str],
+    number: int,
+    digest: str,
+) -> NDArray[Any]:
+    """A number a row, which is kept beside the tokens: rows that are tokenised already are not read again."""
+    path = Path(datasets.config.HF_DATASETS_CACHE) / "mcse" / f"{digest_of(what, digest)}.npy"
     if not is_kept(path):
         # Rows whose tokens were kept have not been read.
-        found = values if len(values) == number else array("f", (example.value for example in _clean(columns, known)))
+        found = read if len(read) == number else array(read.typecode, map(of, _clean(columns, known)))
         with keeping(path) as draft, draft.open("wb") as file:
-            np.save(file, np.asarray(found, dtype=np.float32))
-    value_N: NDArray[np.float32] = np.load(path)
-    return value_N
+            np.save(file, np.asarray(found))
+    number_N: NDArray[Any] = np.load(path)
+    return number_N
 
 
 class TableStream:
@@ -277,12 +291,14 @@ def _batch(tables: Sequence[LoadedTable], parts: Sequence[tuple[int, NDArray[np.
     ]
     views *= 2 if len(views) == 1 else 1
     values = [value_N[index] for number, index in parts if (value_N := tables[number].value_N) is not None]
+    groups = [group_N[index] for number, index in parts if (group_N := tables[number].group_N) is not None]
     guides = [guide[index] for number, index in parts if (guide := tables[number].guide_NVG) is not None]
     return TableBatch(
         text_id_BV=torch.from_numpy(np.stack([text_ids(ids) for ids in views], axis=1)),
         tokens=TokenBatch.padded([ids_T for ids in views for ids_T in ids], pad_id=pad_id),
         table=parts[0][0],
         value_B=torch.from_numpy(np.concatenate(values)) if values else None,
+        group_B=torch.from_numpy(np.concatenate(groups)) if groups else None,
         guide_BVG=torch.from_numpy(np.concatenate(guides)) if guides else None,
     )
 

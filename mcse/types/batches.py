@@ -96,13 +96,15 @@ class TableBatch:
     """Rows of one of a run's tables: V texts each, such as query, positive and hard negatives.
 
     ``tokens`` holds V·B rows: all first texts, then all second ones, and so on. ``text_id_BV`` is equal where texts are
-    equal. ``value_B`` are scores or labels, ``guide_BVG`` the unit embeddings of a guide, G wide.
+    equal. ``value_B`` are scores or labels, ``group_B`` are equal in rows that belong together, ``guide_BVG`` are the
+    unit embeddings of a guide, G wide.
     """
 
     text_id_BV: Tensor
     tokens: TokenBatch
     table: int
     value_B: Tensor | None = None
+    group_B: Tensor | None = None
     guide_BVG: Tensor | None = None
 
 

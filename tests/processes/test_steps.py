@@ -43,6 +43,10 @@ ALL_CAPTIONS = {"data.captions.per_image": "all"}
 VSE_INFO_NCE = {"loss.kind": "info_nce", "loss.temperature": 0.1, "loss.reduction": "sum"}
 VSE_TRANSFORMER = {"encoder.kind": "transformer", "encoder.word_dim": ..., "encoder.name_or_path": "bert"}
 SCORED = {"data.table": "scored.csv"}
+GROUPED = {
+    "data.table": {"path": "scored.csv", "query": "sentence1", "positive": "sentence2", "id": "score"},
+    "loss.directions": "both",
+}
 MIXED = {
     "data.table": ...,
     "data.mixed": True,
@@ -65,6 +69,7 @@ STEPS = {
     "tables, cached": ("tables", {"train.cached_chunk_size": 3}, 0),
     "tables, mixed": ("tables", MIXED, 1),
     "tables, guided": ("tables", {"loss.guide": {"model": "bert", "pooling": "cls"}, "loss.directions": "both"}, 0),
+    "tables, groups": ("tables", GROUPED, 0),
     "tables by scores": ("tables", SCORED, 0),
     "tables by scores, cached": ("tables", SCORED | {"train.cached_chunk_size": 3}, 0),
     "tables by angles": ("tables", SCORED | {"data.table.loss": "angle"}, 0),
@@ -103,6 +108,7 @@ TERMS = {
     "tables, cached": {"contrast"},
     "tables, mixed": {"contrast"},
     "tables, guided": {"contrast"},
+    "tables, groups": {"contrast"},
     "tables by scores": {"cosent"},
     "tables by scores, cached": {"cosent"},
     "tables by angles": {"angle"},

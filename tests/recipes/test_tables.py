@@ -129,6 +129,33 @@ def test_equal_texts_are_left_out_in_the_other_direction_too():
     assert float(term.sum) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("false_negatives", ["keep", "equal_text"])
+@pytest.mark.parametrize("views", [2, 3])
+def test_rows_of_one_group_are_no_negatives_of_each_other_but_for_their_hard_ones(views, false_negatives):
+    rows, group, ids = rows_of(4, views), [7, 5, 7, 5], EQUAL[:, :views].tolist()
+
+    def alike(i, j, view, asks):
+        mine, other = ids[i], ids[j]
+        if false_negatives == "keep":
+            return False
+        return other[view] in (mine[0], mine[1]) or (view < 2 and other[1 - view] == mine[asks])
+
+    def there(i):
+        keys = [(j, view) for j in range(4) for view in range(1, views) if (j, view) != (i, 1)]
+        return [(j, view) for j, view in keys if not (view == 1 and group[j] == group[i]) and not alike(i, j, view, 0)]
+
+    def back(i):
+        return [(j, 0) for j in range(4) if group[j] != group[i] and not alike(i, j, 0, 1)]
+
+    batch = replace(batch_of(EQUAL[:, :views]), group_B=torch.tensor(group))
+    config = LossConfig(false_negatives=false_negatives)
+    found = terms_of("contrast", rows, batch, config, widths=(8,))["contrast"]
+    assert float(found.sum) == pytest.approx(contrast(rows, there, 8), rel=1e-9)
+    both = terms_of("contrast", rows, batch, replace(config, directions="both"), widths=(8,))["contrast"]
+    expected = (contrast(rows, there, 8) + contrast(rows, back, 8, asks=1)) / 2
+    assert float(both.sum) == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("margin", [0.0, 0.4])
 @pytest.mark.parametrize("views", [2, 3])
 def test_keys_that_a_guide_holds_to_be_nearer_than_the_positive_are_no_negatives(views, margin):

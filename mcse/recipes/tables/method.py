@@ -136,6 +136,8 @@ def on_one_scale(tables: list[LoadedTable], losses: Sequence[str]) -> list[Loade
         if table.tokens.columns != first.tokens.columns:
             counts = f"{first.tokens.columns} texts a row, and {table.key} {table.tokens.columns}"
             raise ConfigError(f"data.mixed: {first.key} has {counts}")
+        if (table.config.id is None) != (first.config.id is None):
+            raise ConfigError(f"data.mixed: one of {first.key} and {table.key} has ids, the other none")
         if table.columns.is_label != first.columns.is_label:
             raise ConfigError(f"data.mixed: one of {first.key} and {table.key} has labels, the other scores")
     if losses[0] == "contrast" or first.columns.is_label:
@@ -221,6 +223,11 @@ def _contrast_terms(row_BVD: Tensor, batch: TableBatch, config: LossConfig, *, w
         key_ids = [_ids(all_[:, 0] if number == 1 else None, all_[:, number]) for number in keys]
         there = _ids(own[:, 0], own[:, 1], own[:, 0]), torch.cat(key_ids)
         back = _ids(own[:, 1], own[:, 0], own[:, 1]), _ids(all_[:, 1], all_[:, 0])
+    if batch.group_B is not None:
+        group_N = gather_ids(batch.group_B)
+        # Hard negatives belong to no group: they were written down as negatives.
+        group_M = torch.cat([group_N, group_N.new_zeros(len(group_N) * (len(keys) - 1))])
+        there, back = _with_groups(there, batch.group_B, group_M), _with_groups(back, batch.group_B, group_N)
     left_out, left_out_back = _held_near(batch, config, keys=keys)
     sums = []
     for width in widths:
@@ -301,6 +308,15 @@ def _ids(first_B: Tensor | None, second_B: Tensor, third_B: Tensor | None = None
         ],
         dim=1,
     )
+
+
+def _with_groups(ids: tuple[Tensor | None, Tensor | None], group_B: Tensor, group_M: Tensor) -> tuple[Tensor, Tensor]:
+    """The numbers that make a query and a key alike, and the groups that they belong to as one more of them."""
+    query_id_BI, key_id_MI = ids
+    group_B1, group_M1 = group_B[:, None], group_M[:, None]
+    if query_id_BI is None or key_id_MI is None:
+        return group_B1, group_M1
+    return torch.cat([query_id_BI, group_B1], dim=1), torch.cat([key_id_MI, group_M1], dim=1)
 
 
 def _cosines(left_BD: Tensor, right_BD: Tensor, width: int) -> Tensor:

@@ -121,6 +121,32 @@ def test_bad_rows_are_named(tmp_path, text, columns, message):
     assert "t.csv" in str(error.value)
 
 
+def test_an_id_is_text_or_a_whole_number_and_equal_in_every_format(tmp_path):
+    text = table(tmp_path, "a,b,n\nx,y,7\nz,w,8\nu,v, 7 \n")
+    numbers = tmp_path / "n.parquet"
+    pandas.DataFrame({"a": ["x", "z", "u"], "b": ["y", "w", "v"], "n": [7, 8, 7]}).to_parquet(numbers)
+    found = [
+        [example.group for example in opened(path, query="a", positive="b", id="n").rows()] for path in (text, numbers)
+    ]
+    assert found[0] == found[1]
+    assert found[0][0] == found[0][2] != found[0][1]
+    assert opened(text, query="a", positive="b", id="n").texts == ("a", "b")
+    assert (
+        opened(text, query="a", positive="b", id="n").rows_digest != opened(text, query="a", positive="b").rows_digest
+    )
+    for cell in ("null", '""', "1.5", "true", "[7]"):
+        bad = table(tmp_path, f'{{"a": "x", "b": "y", "n": {cell}}}\n', "bad.jsonl")
+        with pytest.raises(ValueError, match=r"line 1, column 'n': an id is some text or a whole number, got "):
+            list(opened(bad, query="a", positive="b", id="n").rows())
+
+
+def test_an_id_is_of_training_on_pairs_that_have_no_scores():
+    with pytest.raises(ValueError, match="id: would do nothing beside score or label"):
+        TrainingTable(path="t.csv", query="a", positive="b", score="s", id="n")
+    with pytest.raises(ValueError, match="id: would do nothing here"):
+        DevTable(path="t.csv", name="dev", query="a", positive="b", id="n")
+
+
 def test_a_list_is_no_text(tmp_path):
     path = table(tmp_path, '{"a": ["x", "y"], "b": "z"}\n', "t.jsonl")
     with pytest.raises(ValueError, match=r"line 1, column 'a': expected text, got list"):

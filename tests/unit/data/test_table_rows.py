@@ -210,6 +210,21 @@ def test_values_of_a_mixed_batch_go_with_their_rows(tmp_path):
     assert batch.value_B.tolist() == pytest.approx([int(number) / 10 for number in numbers])
 
 
+def test_groups_go_with_their_rows_also_when_tokens_are_kept(tmp_path):
+    table = replace(write(tmp_path, "two", 8, scored=True), score=None, id="s")
+    path = tmp_path / "two.csv"
+    path.write_text("\n".join(line.replace(",0.3", ",0.1") for line in path.read_text().splitlines()) + "\n")
+    for _ in range(2):
+        tables = loaded(tmp_path, table)
+        batch = stream(tables, batch_size=8).batch(0)
+        words = {number: word for word, number in WordTokenizer.known.items()}
+        number = [words[row[1]] for row in batch.tokens.input_ids_BT[:8].tolist()]
+        group = dict(zip(number, batch.group_B.tolist(), strict=True))
+        assert group["1"] == group["3"]
+        assert len(set(group.values())) == 7
+        assert batch.value_B is None
+
+
 def test_a_guides_embeddings_go_with_their_texts_and_are_computed_once(tmp_path):
     calls = []
 
