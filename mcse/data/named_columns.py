@@ -132,9 +132,12 @@ class NamedColumns:
         """
         value, identity = self.value, self._config.id
         names = (*self.texts, *(name for name in (value, identity) if name is not None))
+        asked = tuple(dict.fromkeys(names))  # ids may be one of the texts
+        places = [asked.index(name) for name in names]
         shown = [shown_names([name]) for name in self.texts]
         empty = read = 0
-        for where, cells in self._table.read(names):
+        for where, given in self._table.read(asked):
+            cells = [given[place] for place in places]
             read += 1
             texts = [_text(cell, where=f"{where}, column {name}") for cell, name in zip(cells, shown)]  # noqa: B905
             if not all(texts):

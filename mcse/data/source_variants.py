@@ -172,6 +172,20 @@ class CaptionedTable(ImageColumn):
     empty_rows: OnBad = "error"
     """Whether a row without image or caption stops the run, or is counted and left out."""
 
+    def __post_init__(self) -> None:
+        check_roles(self.image, self.caption)
+
+
+def check_roles(*names: str | None) -> None:
+    """Refuses a column that stands for two things.
+
+    Raises:
+        ValueError: There is one; names it.
+    """
+    given = [name for name in names if name is not None]
+    if doubled := [name for name in given if given.count(name) > 1]:
+        raise ValueError(f"the column {doubled[0]!r} is named twice; each column is one thing")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TableCaptions:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from mcse.data.config import DataRoot, TokenConfig
-from mcse.data.source_variants import CaptionedTable
+from mcse.data.source_variants import CaptionedTable, check_roles
 
 TableLoss: TypeAlias = Literal["contrast", "cosent", "angle", "cosine"]
 
@@ -64,6 +64,7 @@ class NamedTable:
     def __post_init__(self) -> None:
         if self.score_range is not None and not self.score_range[0] < self.score_range[1]:
             raise ValueError(f"score_range: must grow, got {list(self.score_range)}")
+        check_roles(self.query, self.positive, *self.negatives, self.score, self.label, self.image, self.caption)
         if self.score is not None and self.label is not None:
             raise ValueError("score, label: a table has one of them")
         if (self.image is None) != (self.caption is None):

@@ -315,8 +315,8 @@ def _write_images(
         given_BX = torch.from_numpy(draw.standard_normal((_IMAGES_CHECKED, encoder.image_width)).astype(np.float32))
     else:
         pixels = draw.integers(0, 256, (_IMAGES_CHECKED, 16, 16, 3), dtype=np.uint8)
-        pictures = [Image.fromarray(pixel_HW3).resize((224, 224)) for pixel_HW3 in pixels]
-        given_BX = torch.stack([tower.preprocess(picture) for picture in pictures])
+        images_given = [Image.fromarray(pixel_HW3).resize((224, 224)) for pixel_HW3 in pixels]
+        given_BX = torch.stack([tower.preprocess(image) for image in images_given])
     whole = scratch / IMAGES["onnx"]
     place = write_image_graph(whole, images, encoder._modules(), tower=tower, given=given_BX[:2], name=encoder.name)
     # Integers are for text: convolutions lose more by them than a sentence's products do.

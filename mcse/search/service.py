@@ -16,7 +16,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -190,7 +190,7 @@ class _Service:
         searcher = ThreadPoolExecutor(1, thread_name_prefix="search")
         self._found = Together(self._find, searcher, at_once=_TEXTS_AT_ONCE, most_waiting=most)
         self._decoder = ThreadPoolExecutor(2, thread_name_prefix="decoder")
-        self._metrics = _Metrics(lambda: self._texts.waiting + self._captions.waiting)
+        self._metrics = _Metrics(self._waiting)
 
     # What the routes do.
 
@@ -265,7 +265,10 @@ class _Service:
         del request
         size = 0 if self._index is None else len(self._index.index)
         facts = {"model": self._options.name, "dimension": self._encoder.dimension, "index": size}
-        return _json({"status": "ok", **facts, "waiting": self._texts.waiting})
+        return _json({"status": "ok", **facts, "waiting": self._waiting()})
+
+    def _waiting(self) -> int:
+        return self._texts.waiting + self._captions.waiting
 
     async def show_metrics(self, request: Request) -> Response:
         """In Prometheus' text format."""
@@ -355,8 +358,7 @@ class _Service:
     async def _text_rows(
         self, request: Request, texts: Sequence[str], together: Together[str, list[_Row]]
     ) -> tuple[FloatArray, int]:
-        parts = (texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE))
-        return _stacked(await self._waited(request, together.submit(*parts)))
+        return _stacked(await self._waited(request, together.submit(*_parts(texts))))
 
     async def _joint_rows(
         self, request: Request, items: Sequence[Any], *, field: str = "input"
@@ -378,8 +380,13 @@ class _Service:
             await loop.run_in_executor(self._decoder, _image, items[place]["image"], named[place])
             for place in places[True]
         ]
-        futures = self._captions.submit(texts) if texts else []
-        futures += self._images.submit(images) if images else []
+        futures = self._captions.submit(*_parts(texts))
+        try:
+            futures += self._images.submit(images) if images else []
+        except BusyError:
+            for future in futures:
+                future.cancel()
+            raise
         found = await self._waited(request, futures)
         order = np.argsort([*places[False], *places[True]])
         return _stacked([found[place] for place in order])
@@ -504,6 +511,11 @@ def _cut(row_ND: FloatArray, dimensions: Any) -> FloatArray:
     norm_N1 = np.linalg.norm(cut_ND, axis=1, keepdims=True)
     unit_ND: FloatArray = (cut_ND / np.where(norm_N1 == 0, 1, norm_N1)).astype(np.float32)
     return unit_ND
+
+
+def _parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Batches of a request's texts, between which others' come."""
+    return (texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE))
 
 
 def _stacked(rows: Sequence[_Row]) -> tuple[FloatArray, int]:

@@ -85,13 +85,21 @@ CASES = {
 for _case in CASES.values():
     if "packed" in _case.without:
         _case.without["CUDA graphs, packed"] = _case.without["packed"]
-# Every cell in bf16. In the other precisions every case in the plain way, and every way of one case.
+
+
+def _marks(case, way, precision):
+    """Every cell in bf16; in the other precisions every case in the plain way and every way of one case, else whole."""
+    if precision != "bf16" and way != "plain" and case != "simcse, masked words":
+        return [pytest.mark.slow, pytest.mark.whole]
+    return [] if precision == "bf16" and way == "plain" else [pytest.mark.slow]
+
+
 CELLS = [
-    pytest.param(case, way, precision, marks=[] if precision == "bf16" and way == "plain" else [pytest.mark.slow])
+    pytest.param(case, way, precision, marks=_marks(case, way, precision))
     for case in CASES
     for way in WAYS
     for precision in LOW
-    if way not in CASES[case].without and (precision == "bf16" or way == "plain" or case == "simcse, masked words")
+    if way not in CASES[case].without
 ]
 REFUSED = [(case, way) for case in CASES for way in CASES[case].without]
 

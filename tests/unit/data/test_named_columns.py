@@ -140,6 +140,15 @@ def test_an_id_is_text_or_a_whole_number_and_equal_in_every_format(tmp_path):
             list(opened(bad, query="a", positive="b", id="n").rows())
 
 
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet", "folder"])
+def test_an_id_may_be_a_column_of_texts(tmp_path, kind):
+    columns = opened(write(tmp_path, kind), query="title", positive="description", id="title")
+    rows = list(columns.rows())
+    assert [row.texts for row in rows] == [(row["title"], row["description"]) for row in ROWS]
+    by_title = opened(write(tmp_path / "", kind), query="description", positive="other", id="title")
+    assert [row.group for row in rows] == [row.group for row in by_title.rows()]
+
+
 def test_an_id_is_of_training_on_pairs_that_have_no_scores():
     with pytest.raises(ValueError, match="id: would do nothing beside score or label"):
         TrainingTable(path="t.csv", query="a", positive="b", score="s", id="n")
@@ -187,6 +196,10 @@ def test_what_is_not_there_is_said(tmp_path):
         ({"query": "a", "positive": "b", "score": "s", "label": "l"}, "score, label"),
         ({"query": "a", "positive": "b", "score": "s", "negatives": ("n",)}, "negatives: would do nothing"),
         ({"score_range": (5, 0)}, "score_range: must grow"),
+        ({"query": "a", "positive": "a"}, "the column 'a' is named twice"),
+        ({"query": "a", "positive": "b", "score": "a"}, "the column 'a' is named twice"),
+        ({"query": "a", "positive": "b", "negatives": ("n", "n")}, "the column 'n' is named twice"),
+        ({"image": "a", "caption": "a"}, "the column 'a' is named twice"),
     ],
 )
 @pytest.mark.parametrize("kind", [NamedTable, TrainingTable, DevTable])
