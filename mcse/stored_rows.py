@@ -21,6 +21,12 @@ RANGED: tuple[RowKind, ...] = ("int8", "uint8")
 _STEPS = 255
 
 
+def unit(row_ND: NDArray[np.floating[Any]]) -> Floats:
+    """(N, D) float32 rows of unit norm; a row of zeros stays one."""
+    norm_N1 = np.linalg.norm(row_ND, axis=1, keepdims=True)
+    return (row_ND / np.where(norm_N1 == 0, 1, norm_N1)).astype(np.float32)
+
+
 def check_row_kind(kind: RowKind, range_2D: Floats | None, *, width: int) -> None:
     """Refuses what is no kind of row, and ranges that do not fit it or ``width``.
 

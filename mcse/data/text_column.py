@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from mcse.data.named_columns import Cells, digest_of_source, open_source
+from mcse.data.named_columns import Cells, OpenTable, check_columns, check_header, digest_of_source, open_source
 from mcse.data.tables import HEAD_LINES, TABLE_SUFFIXES, check_is_text, ending, shown_names, text_cell
 from mcse.files import text_lines
 
@@ -101,25 +100,18 @@ def open_text_column(
         check_is_text(path, islice(text_lines(path), HEAD_LINES))
         return TextColumn(str(path), None, None, empty_rows, lambda: _lines(path))
     table = open_source(name, root=Path(), key=key, line_breaks=line_breaks)
-    found = _found(table.header, column, flag="--column", source=table.source)
-    given = None if id_column is None else _found(table.header, id_column, flag="--id-column", source=table.source)
-    return TextColumn(table.source, found, given, empty_rows, lambda: _cells(table.read, found, given))
+    check_header(table)
+    found = _plain_column(table) if column is None else column
+    check_columns({"--column": found} | ({} if id_column is None else {"--id-column": id_column}), table)
+    return TextColumn(table.source, found, id_column, empty_rows, lambda: _cells(table.read, found, id_column))
 
 
-def _found(header: Any, column: str | None, *, flag: str, source: str) -> str:
-    """The column itself, if it is there once; without one, that of a plain name."""
+def _plain_column(table: OpenTable) -> str:
+    spelled = {name.strip().lower(): name for name in reversed(table.header)}
+    column = next((spelled[name] for name in TEXT_COLUMNS if name in spelled), None)
     if column is None:
-        spelled = {name.strip().lower(): name for name in reversed(header)}
-        column = next((spelled[name] for name in TEXT_COLUMNS if name in spelled), None)
-        if column is None:
-            wanted = ", ".join(TEXT_COLUMNS)
-            raise ValueError(f"{source}: no column is called {wanted} among {shown_names(header)}; name it by {flag}")
-    if column not in header:
-        near = difflib.get_close_matches(column, header, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{source}: no column {column!r} ({flag}) among {shown_names(header)}{hint}")
-    if list(header).count(column) > 1:
-        raise ValueError(f"{source}: the column {column!r} stands there {list(header).count(column)} times")
+        wanted, there = ", ".join(TEXT_COLUMNS), shown_names(table.header)
+        raise ValueError(f"{table.source}: no column is called {wanted} among {there}; name it by --column")
     return column
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mcse.stored_rows import unit
 from mcse.types import FloatArray, WordEncoder
 
 
@@ -54,10 +55,7 @@ def occurrence_rows(encoder: WordEncoder, occurrences: Sequence[Occurrence], *, 
     """(N, D) unit rows of occurrences, each read in its own sentence; a row of zeros stays zeros."""
     sentences = list(dict.fromkeys(occurrence.words for occurrence in occurrences))
     embedded = dict(zip(sentences, encoder.embed(sentences, batch_size=batch_size), strict=True))
-    row_ND = np.stack([embedded[occurrence.words][occurrence.place] for occurrence in occurrences])
-    norm_N1 = np.linalg.norm(row_ND, axis=1, keepdims=True)
-    row: FloatArray = (row_ND / np.where(norm_N1 == 0, 1, norm_N1)).astype(np.float32)
-    return row
+    return unit(np.stack([embedded[occurrence.words][occurrence.place] for occurrence in occurrences]))
 
 
 def nearest_occurrences(

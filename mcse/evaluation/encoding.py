@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mcse.distributed import fail_together, gather_arrays, rank, world_size
 from mcse.files import naming
 from mcse.metrics.correlation import UndefinedScoreError
+from mcse.stored_rows import unit
 from mcse.types import Encoder, FloatArray
 
 logger = logging.getLogger(__name__)
@@ -133,9 +134,7 @@ class RowStore:
 
     def unit(self, sentences: Sequence[str]) -> FloatArray:
         """(P, D) float32 unit rows, repeats included; a row of zeros stays one."""
-        row_PD = self.raw(sentences)
-        norm_P1 = np.linalg.norm(row_PD, axis=1, keepdims=True)
-        return (row_PD / np.where(norm_P1 == 0, 1, norm_P1)).astype(np.float32)
+        return unit(self.raw(sentences))
 
     def encode(self, sentences: Sequence[str]) -> None:
         """Encodes those that the store does not hold yet; all at once is faster than task after task."""

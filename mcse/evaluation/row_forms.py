@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from mcse.evaluation.encoding import Rows
-from mcse.stored_rows import RowKind, quantize, restore, value_ranges
+from mcse.stored_rows import RowKind, quantize, restore, unit, value_ranges
 from mcse.types import FloatArray, ScoreKey, SuiteScores
 
 _BLOCK = 16384
@@ -137,12 +137,6 @@ class FormedRows:
     def unit(self, sentences: Sequence[str]) -> FloatArray:
         """(P, D) float32 unit rows; a row of zeros stays one."""
         return unit(self.raw(sentences))
-
-
-def unit(row_ND: FloatArray) -> FloatArray:
-    """(N, D) float32 rows of unit norm; a row of zeros stays one."""
-    norm_N1 = np.linalg.norm(row_ND, axis=1, keepdims=True)
-    return (row_ND / np.where(norm_N1 == 0, 1, norm_N1)).astype(np.float32)
 
 
 def headlines(found: SuiteScores) -> SuiteScores:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from mcse.encoders.loading import AnyEncoder, encoder_digest
 from mcse.manifest import absolute_name
 from mcse.search.embedding_files import FACTS, read_embeddings, read_facts
@@ -18,6 +16,7 @@ from mcse.search.engine import ImageSearch, check_joint
 from mcse.search.image_index import KIND as IMAGES
 from mcse.search.image_index import ImageIndex, check_same_model
 from mcse.search.index_files import kind_of
+from mcse.stored_rows import unit
 from mcse.types import FloatArray
 
 
@@ -38,9 +37,7 @@ class ServedIndex:
     def search(self, query_QD: FloatArray, *, top_k: int) -> list[list[Hit]]:
         """For each unit embedding the nearest; wider ones are cut to the width of the index first."""
         if self.width < query_QD.shape[1]:
-            query_QD = query_QD[:, : self.width]
-            norm_Q1 = np.linalg.norm(query_QD, axis=1, keepdims=True)
-            query_QD = (query_QD / np.where(norm_Q1 == 0, 1, norm_Q1)).astype(np.float32)
+            query_QD = unit(query_QD[:, : self.width])
         return self.index.search_by_embeddings(query_QD, top_k=top_k)
 
 

@@ -40,6 +40,7 @@ from mcse.search.hardening import BODY_SECONDS, LOCAL_NAMES, Guard, TooLargeErro
 from mcse.search.served_index import ServedIndex
 from mcse.search.server import MAX_UPLOAD_PIXELS, add_page
 from mcse.search.together import BusyError, Together
+from mcse.stored_rows import unit
 from mcse.types import FloatArray, ImageTextEncoder
 
 logger = logging.getLogger(__name__)
@@ -507,10 +508,7 @@ def _cut(row_ND: FloatArray, dimensions: Any) -> FloatArray:
     if dimensions is None:
         return row_ND
     width = _whole({"dimensions": dimensions}, "dimensions", default=1, most=row_ND.shape[1])
-    cut_ND = row_ND[:, :width]
-    norm_N1 = np.linalg.norm(cut_ND, axis=1, keepdims=True)
-    unit_ND: FloatArray = (cut_ND / np.where(norm_N1 == 0, 1, norm_N1)).astype(np.float32)
-    return unit_ND
+    return unit(row_ND[:, :width])
 
 
 def _parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
