@@ -133,7 +133,7 @@ def test_published_configs_have_their_constants_and_say_what_is_unsure(path: Pat
         ({"data.images": None}, "data.images: expected group of keys"),
         ({"data.images": ...}, "missing key 'data.images'"),
         ({"data.images": {"folder": "images", "tower": "pixels:4"}}, "unknown key 'data.images.folder'"),
-        ({"data.captions": {"shards": "x.tar"}}, "data.captions: give one of hub or file; got"),
+        ({"data.captions": {"shards": "x.tar"}}, "data.captions: give one of hub, table or file; got"),
         ({"data.sentences": "sentences.txt"}, "unknown key 'data.sentences'"),
         ({"data.sts": "sts"}, "unknown key 'data.sts'"),
         ({"words.similarity": None}, "train.select_by: give words.similarity"),

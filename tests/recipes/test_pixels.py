@@ -296,11 +296,11 @@ REFUSED = {
     ),
     "neither": (
         {"data.images": None},
-        "data.images: expected one of {features, folder, shards: features, shards: images",
+        "data.images: expected one of {features, folder, table, shards: features, shards: images",
     ),
     "tower without images": (
         {"data.images": {"tower": "pixels:4"}},
-        "data.images: give one of features, folder, shards: features or shards: images; got 'tower'",
+        "data.images: give one of features, folder, table, shards: features or shards: images; got 'tower'",
     ),
     "images without tower": (
         {"data.images": {"folder": "images"}},
@@ -308,7 +308,7 @@ REFUSED = {
     ),
     "training no tower": (
         {"data.images.train": True},
-        "unknown key 'data.images.train'; it goes with folder or shards: images, not with features",
+        "unknown key 'data.images.train'; it goes with folder, table or shards: images, not with features",
     ),
     "rate of a frozen tower": (
         PIXELS | {"data.images.learning_rate": 1e-4},
@@ -370,11 +370,11 @@ SIMCSE_REFUSED = {
     ),
     "a list of images": (
         {"data.captions.images": "i.txt"},
-        "data.captions: give one of shards, hub or file; got 'images'",
+        "data.captions: give one of shards, hub, table or file; got 'images'",
     ),
     "captions an image": (
         {"data.captions.per_image": "all"},
-        "data.captions: give one of shards, hub or file; got 'per_image'",
+        "data.captions: give one of shards, hub, table or file; got 'per_image'",
     ),
     "pairs": ({"controls.num_pairs": 4}, "controls.num_pairs: 4 would do nothing, since there is no data.captions"),
     "shuffled": (CAPTIONS | {"controls.images": "random"}, "unknown key 'controls.images'"),

@@ -103,7 +103,7 @@ def test_training_text_is_found_again_in_shards(tiny, tmp_path):
         ({"data.images": "features.hdf5"}, "data.captions, data.images: captions in shards have their images beside"),
         (
             {"data.captions.images": "list.txt"},
-            "unknown key 'data.captions.images'; it goes with hub or file, not with shards",
+            "unknown key 'data.captions.images'; it goes with hub, table or file, not with shards",
         ),
         ({"data.captions": "shards/pairs-{000..009}.tar"}, "6 of 10 tars are not there"),
         ({"data.captions": "nowhere-*.tar"}, "no tar fits nowhere-*.tar"),

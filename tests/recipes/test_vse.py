@@ -257,9 +257,9 @@ def test_unknown_words_alone_are_skipped_in_training_and_refused_as_a_query(tiny
         ({"data.dev_images": "none.txt"}, "data.dev_images: no file at .*none.txt"),
         ({"data.sentences": "sentences.txt"}, "unknown key 'data.sentences'"),
         ({"data.sts": "dev.tsv"}, "unknown key 'data.sts'"),
-        ({"data.captions": None}, "data.captions: expected one of {hub, file}, got"),
-        ({"data.captions.file": ..., "data.captions": ...}, "data.captions: give one of hub or file; got 'per_image'"),
-        ({"data.captions": {"shards": "x.tar"}}, "data.captions: give one of hub or file; got"),
+        ({"data.captions": None}, "data.captions: expected one of {hub, table, file}, got"),
+        ({"data.captions.file": ..., "data.captions": ...}, "data.captions: give one of hub, table or file; got 'per_image'"),
+        ({"data.captions": {"shards": "x.tar"}}, "data.captions: give one of hub, table or file; got"),
         ({"loss.temperature": 0.1}, "unknown key 'loss.temperature'; it goes with kind: info_nce, not with kind: rank"),
         (
             {"loss.kind": "info_nce", "loss.margin": 0.1},
