@@ -88,6 +88,11 @@ def _read(table: NamedTable, corpus: Path | None, rule: MiningRule) -> Pairs:
     columns = open_named_columns(table, root=Path(), key="TABLE")
     if len(columns.texts) < 2:
         raise ValueError(f"{columns.source}: has no column of positives; give --query and --positive")
+    if table.query is None and columns.value is not None:
+        raise ValueError(
+            f"{columns.source}: has the column {columns.value!r}, and not every pair may be an answer; name "
+            "--query and --positive to take all of them for answers"
+        )
     # In one line as the table's cells are: an answer with other blanks would be its own hard negative.
     others = [] if corpus is None else [text for line in text_lines(corpus) if (text := in_one_line(line))]
     pairs = Pairs.of(((example.texts[0], example.texts[1]) for example in columns.rows()), others=others)

@@ -116,6 +116,7 @@ class NamedColumns:
             config.empty_rows,
             str(config.line_breaks),
             str(config.score_range),
+            *(["label"] if self.is_label else []),
             *([] if config.id is None else ["id", config.id]),
         )
         return digest_of("named columns", *parts)

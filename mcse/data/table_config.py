@@ -116,7 +116,7 @@ class DevTable(NamedTable):
         if not self.name.strip() or "/" in self.name:
             raise ValueError(f"name: stands before scores; must be some text without '/', got {self.name!r}")
         if self.id is not None:
-            raise ValueError("id: would do nothing here; it is of tables to train on")
+            raise ValueError(f"{self.name}: id: would do nothing here; it is of tables to train on")
 
     @property
     def captioned(self) -> CaptionedTable:

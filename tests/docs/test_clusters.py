@@ -37,7 +37,9 @@ def test_the_same_rows_by_a_cluster(library, tmp_path, monkeypatch):
     with one_thread():
         assert main(["train", *flags_of(keys | {"output_dir": tmp_path / RUN})]) == 0
     pandas.DataFrame({"id": range(3), "text": TEXTS}).to_csv("texts.csv", index=False)
-    [mapper] = re.findall(r"^(from mcse import SentenceEncoder\n\n+class Embed.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    [mapper] = re.findall(
+        r"^(from mcse import SentenceEncoder\n\n+class Embed.*?)^```$", PAGE, re.DOTALL | re.MULTILINE
+    )
     names: dict[str, object] = {}
     exec(mapper, names)
     exec(block(f"py {library}"), names)
@@ -56,7 +58,9 @@ def test_the_mapper_of_the_page_gives_the_rows_of_encode(monkeypatch):
             return np.stack([rows[text] for text in texts])
 
     monkeypatch.setattr(SentenceEncoder, "from_pretrained", classmethod(lambda cls, name: Stub()))
-    [mapper] = re.findall(r"^(from mcse import SentenceEncoder\n\n+class Embed.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    [mapper] = re.findall(
+        r"^(from mcse import SentenceEncoder\n\n+class Embed.*?)^```$", PAGE, re.DOTALL | re.MULTILINE
+    )
     names: dict[str, object] = {}
     exec(mapper, names)
     batch = {"id": np.arange(3), "text": np.array(TEXTS, dtype=object)}

@@ -258,7 +258,10 @@ def test_unknown_words_alone_are_skipped_in_training_and_refused_as_a_query(tiny
         ({"data.sentences": "sentences.txt"}, "unknown key 'data.sentences'"),
         ({"data.sts": "dev.tsv"}, "unknown key 'data.sts'"),
         ({"data.captions": None}, "data.captions: expected one of {hub, table, file}, got"),
-        ({"data.captions.file": ..., "data.captions": ...}, "data.captions: give one of hub, table or file; got 'per_image'"),
+        (
+            {"data.captions.file": ..., "data.captions": ...},
+            "data.captions: give one of hub, table or file; got 'per_image'",
+        ),
         ({"data.captions": {"shards": "x.tar"}}, "data.captions: give one of hub, table or file; got"),
         ({"loss.temperature": 0.1}, "unknown key 'loss.temperature'; it goes with kind: info_nce, not with kind: rank"),
         (

@@ -149,6 +149,12 @@ def test_an_id_may_be_a_column_of_texts(tmp_path, kind):
     assert [row.group for row in rows] == [row.group for row in by_title.rows()]
 
 
+def test_what_was_kept_of_scores_is_not_taken_for_labels(tmp_path):
+    path = table(tmp_path, "a,b,s\nx,y,0.5\n")
+    digests = [opened(path, query="a", positive="b", **{kind: "s"}).rows_digest for kind in ("score", "label")]
+    assert digests[0] != digests[1]
+
+
 def test_an_id_is_of_training_on_pairs_that_have_no_scores():
     with pytest.raises(ValueError, match="id: would do nothing beside score or label"):
         TrainingTable(path="t.csv", query="a", positive="b", score="s", id="n")

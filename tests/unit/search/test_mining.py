@@ -227,6 +227,14 @@ def test_what_cannot_be_mined_is_said_and_nothing_is_written(table, arguments, m
     assert not output.exists()
 
 
+def test_scored_pairs_are_answers_only_where_somebody_says_so(table, capsys):
+    table.write_text("sentence1,sentence2,score\n" + "\n".join(f"q {n},a {n},{n}" for n in range(4)) + "\n")
+    output = table.parent / "mined.jsonl"
+    assert main(["mine", str(table), "--model", "bert", "--output", str(output)]) == 2
+    assert "has the column 'score', and not every pair may be an answer; name --query" in capsys.readouterr().err
+    assert not output.exists()
+
+
 def test_a_file_that_is_there_is_kept(table, capsys):
     output = table.with_name("mined.jsonl")
     output.write_text("mine")
