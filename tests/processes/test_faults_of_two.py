@@ -158,7 +158,8 @@ def test_a_signal_to_both_while_they_are_busy_saves_and_stops(busy, number, tiny
     assert codes == [143, 143], said(tmp_path, 0) + said(tmp_path, 1)
     stopped = int(entries(output)[-1]["step"])
     assert f"stopped after step {stopped} as asked" in said(tmp_path, 0)
-    assert stopped == (4 if busy == "evaluating" else 2)
+    # A thread writes the state of step 2, while the next steps are taken.
+    assert stopped == 4 if busy == "evaluating" else 2 <= stopped < 12
     assert (output / "last" / "model.safetensors").is_file()
     assert (output / "state" / f"step-{stopped:08d}").is_dir()
     finish(tiny, output, tmp_path)
