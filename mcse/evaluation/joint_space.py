@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from mcse.data.captions.table import CaptionTable, load_captions
 from mcse.data.images.features import FeatureStore, captions_to_features, join_equal_rows, open_features
 from mcse.data.images.names import find_all
-from mcse.data.images.sources import ImageFolder, ImageSource, open_images
+from mcse.data.images.sources import ImageSource, open_images
 from mcse.data.images.tables import open_image_table
 from mcse.data.source_variants import CaptionedTable
 from mcse.evaluation.encoding import check_rows, encode_in_turns
 from mcse.evaluation.suite import SuiteOptions
-from mcse.files import digest_of, sha256_file
+from mcse.files import digest_of
 from mcse.metrics.retrieval import Ranks, best_ranks, median_rank, recall_at
 from mcse.types import Encoder, FeatureTextEncoder, FloatArray, ImageTextEncoder, Sample
 
@@ -278,8 +278,6 @@ def images_digest(images: CaptionedImages, *settings: object) -> str:
         tower, starts = store.tower, range(0, len(images), _IMAGES_AT_ONCE)
         blocks = (store.rows(images.feature_I[start : start + _IMAGES_AT_ONCE]) for start in starts)
         parts = [digest_of(block.tobytes()) for block in blocks]
-    elif isinstance(store, ImageFolder):
-        parts = [sha256_file(store.root / name) for name in images.image_names]
     else:
-        parts = [digest_of(store.load(int(place)).tobytes()) for place in images.feature_I]
+        parts = [store.digest(place) for place in images.feature_I.tolist()]
     return digest_of(json.dumps([images.captions, images.image_C.tolist()]), *parts, repr((tower, *settings)))

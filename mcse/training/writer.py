@@ -38,7 +38,8 @@ class Writer:
 
     def check(self) -> None:
         """Raises the error of what has failed; waits for nothing."""
-        self.wait(*(name for name, job in self._jobs.items() if job.done()), "")
+        for name in [name for name, job in self._jobs.items() if job.done()]:
+            self._jobs.pop(name).result()
 
     def _do(self, work: Callable[[], None]) -> None:
         if self._has_failed:

@@ -42,7 +42,7 @@ _PROTOCOLS = {
 
 
 @dataclass(frozen=True, slots=True)
-class ImageTable:
+class HeldOutImages:
     """Images with captions, to find each other."""
 
     name: str
@@ -124,7 +124,7 @@ def score_tables(subject: Subject, tables: Sequence[TestTable]) -> SuiteScores:
     )
 
 
-def score_image_table(subject: Subject, table: ImageTable, *, batch_size: int) -> SuiteScores:
+def score_image_table(subject: Subject, table: HeldOutImages, *, batch_size: int) -> SuiteScores:
     """Image ↔ caption and caption → caption of one image, as the suite ``retrieval``; its tasks behind the name."""
     found = score_retrieval(subject, table.images, batch_size=batch_size)
 
@@ -161,7 +161,7 @@ def prepare_tables(options: SuiteOptions) -> PreparedSuite:
     def score(subject: Subject) -> SuiteScores:
         parts = [score_tables(subject, texts)] if texts else []
         for table in tables:
-            if isinstance(table, ImageTable):
+            if isinstance(table, HeldOutImages):
                 parts.append(_image_scores(subject, table, batch_size=options.batch_size))
         return ModelScores(name="", pooling="", suites=tuple(parts)).all
 
@@ -169,7 +169,7 @@ def prepare_tables(options: SuiteOptions) -> PreparedSuite:
     return PreparedSuite(summary=", ".join(table.summary for table in tables), digest=digest, score=score)
 
 
-def _image_scores(subject: Subject, table: ImageTable, *, batch_size: int) -> SuiteScores:
+def _image_scores(subject: Subject, table: HeldOutImages, *, batch_size: int) -> SuiteScores:
     """An encoder without a joint space leaves the other tables their scores."""
     try:
         return score_image_table(subject, table, batch_size=batch_size)
@@ -177,12 +177,12 @@ def _image_scores(subject: Subject, table: ImageTable, *, batch_size: int) -> Su
         return SuiteScores(scores={}, protocols={}, columns=(), absent={f"table.{table.name}": str(error)})
 
 
-def _opened(config: DevTable, options: SuiteOptions) -> TestTable | ImageTable:
+def _opened(config: DevTable, options: SuiteOptions) -> TestTable | HeldOutImages:
     root, key = options.tables_root, f"table {config.name}"
     try:
         if config.image is not None:
             images = captioned_table(config.captioned, root=root, key=key, features=options.features)
-            return ImageTable(config.name, images)
+            return HeldOutImages(config.name, images)
         columns = open_named_columns(config, root=root, key=key)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}" + (f"; relative paths start at {root}" if root != Path() else "")) from None
