@@ -29,7 +29,7 @@ test: install ## Run the tests
 quick: install ## Run the tests that are not slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not slow' -n auto --maxprocesses 4 --dist loadfile
 
-parity: install ## Whole benchmarks with real weights, against published scores and other toolkits; five minutes
+parity: install ## Whole benchmarks with real weights, against published scores and other toolkits, and every cell of fake CUDA; minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m whole tests/parity tests/cuda
 
 faults: install ## Kills, races, damaged files, power cuts (as root) and a review's cases, counted; takes most of an hour
