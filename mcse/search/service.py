@@ -11,15 +11,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import io
 import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
@@ -33,46 +32,40 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcse.encoders.loading import AnyEncoder
 from mcse.errors import in_words
-from mcse.images import decode_image
-from mcse.reading import parse_json
 from mcse.search.embedding_index import Hit
-from mcse.search.hardening import BODY_SECONDS, LOCAL_NAMES, Guard, TooLargeError, limited
+from mcse.search.engine import MAX_TOP
+from mcse.search.hardening import LOCAL_NAMES, Guard, TooLargeError
+from mcse.search.requests import (
+    LARGE,
+    MAX_BODY_MB,
+    MAX_IMAGES,
+    Fields,
+    RequestError,
+    check_number,
+    image_of,
+    items_of,
+    joint_text,
+    listed,
+    read_fields,
+    texts_of,
+    whole_number,
+)
 from mcse.search.served_index import ServedIndex
-from mcse.search.server import MAX_UPLOAD_PIXELS, add_page
+from mcse.search.server import add_page
 from mcse.search.together import BusyError, Together
 from mcse.stored_rows import unit
 from mcse.types import FloatArray, ImageTextEncoder
 
 logger = logging.getLogger(__name__)
 
-MAX_TEXTS = 2048
-"""Of one request, as OpenAI has it."""
-
-MAX_CHARACTERS = 65536
-"""Of one text; the model reads fewer tokens than that."""
-
-MAX_BODY_MB = 16
-MAX_IMAGES = 16
-MAX_TOP = 1000
 MOST_WAITING = 4096
 """Texts that wait, by default."""
 
 _TEXTS_AT_ONCE, _IMAGES_AT_ONCE = 64, 8
-_LARGE = 2**16  # bytes, or numbers: from here on other requests shall not wait for JSON
 _BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 _OPEN = frozenset({"/health"})
 _ROUTES = ("/v1/embeddings", "/v1/models", "/similarity", "/search", "/health", "/metrics")
-
-Fields: TypeAlias = Mapping[str, Any]
-
-
-class RequestError(Exception):
-    """A request that is refused: HTTP status, words, and the field that is wrong."""
-
-    def __init__(self, status: int, message: str, *, field: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.field, self.code = status, field, code
 
 
 class _GoneError(Exception):
@@ -197,18 +190,18 @@ class _Service:
 
     async def embeddings(self, request: Request) -> Response:
         """Embeddings of texts; of texts and images in the space that they share, where an image is among them."""
-        given = await _fields(request, ("input", "model", "encoding_format", "dimensions", "user"))
+        given = await read_fields(request, ("input", "model", "encoding_format", "dimensions", "user"))
         self._check_model(given)
         form = given.get("encoding_format") or "float"
         if form not in ("float", "base64"):
             raise RequestError(
                 400, f"encoding_format must be float or base64, got {form!r:.40}", field="encoding_format"
             )
-        items = _items(given)
+        items = items_of(given)
         if any(isinstance(item, dict) for item in items):
             row_ND, tokens = await self._joint_rows(request, items)
         else:
-            row_ND, tokens = await self._text_rows(request, _texts(items, "input"), self._texts)
+            row_ND, tokens = await self._text_rows(request, texts_of(items, "input"), self._texts)
         row_ND = _cut(row_ND, given.get("dimensions"))
 
         def answer() -> Response:
@@ -216,15 +209,15 @@ class _Service:
             data = [{"object": "embedding", "index": place, "embedding": row} for place, row in enumerate(rows)]
             return _json({"object": "list", "data": data, "model": self._options.name, "usage": _usage(tokens)})
 
-        return answer() if row_ND.size < _LARGE else await asyncio.to_thread(answer)
+        return answer() if row_ND.size < LARGE else await asyncio.to_thread(answer)
 
     async def similarity(self, request: Request) -> Response:
         """Cosines of each of the first texts with each of the second ones; of all with all without second ones."""
-        given = await _fields(request, ("first", "second", "model"))
+        given = await read_fields(request, ("first", "second", "model"))
         self._check_model(given)
-        first = _texts(_listed(given, "first"), "first")
-        second = _texts(_listed(given, "second"), "second") if given.get("second") is not None else []
-        _check_number(len(first) + len(second), "first, second")
+        first = texts_of(listed(given, "first"), "first")
+        second = texts_of(listed(given, "second"), "second") if given.get("second") is not None else []
+        check_number(len(first) + len(second), "first, second")
         row_ND, tokens = await self._text_rows(request, [*first, *second], self._texts)
 
         def answer() -> Response:
@@ -235,11 +228,11 @@ class _Service:
 
     async def search(self, request: Request) -> Response:
         """The nearest of the index, for each query."""
-        given = await _fields(request, ("query", "image", "top_k", "model"))
+        given = await read_fields(request, ("query", "image", "top_k", "model"))
         self._check_model(given)
         if self._index is None:
             raise RequestError(404, "this service has no index: mcse serve MODEL --index INDEX")
-        top = _whole(given, "top_k", default=10, most=MAX_TOP)
+        top = whole_number(given, "top_k", default=10, most=MAX_TOP)
         if (given.get("query") is None) == (given.get("image") is None):
             raise RequestError(400, "give query or image", field="query")
         is_joint = self._index.images is not None
@@ -250,7 +243,7 @@ class _Service:
                 )
             row_ND, _ = await self._joint_rows(request, [{"image": given["image"]}], field="image")
         else:
-            texts = _texts(_listed(given, "query"), "query")
+            texts = texts_of(listed(given, "query"), "query")
             row_ND, _ = await self._text_rows(request, texts, self._captions if is_joint else self._texts)
         hits = await self._waited(request, self._found.submit([(row_D, top) for row_D in row_ND]))
         return _json({"results": [[_shown(hit) for hit in found] for found in hits], "model": self._options.name})
@@ -375,10 +368,10 @@ class _Service:
         named = {
             place: f"{field}[{place}]" if len(items) > 1 or field == "input" else field for place in range(len(items))
         }
-        texts = [_joint_text(items[place], named[place]) for place in places[False]]
+        texts = [joint_text(items[place], named[place]) for place in places[False]]
         loop = asyncio.get_running_loop()
         images = [
-            await loop.run_in_executor(self._decoder, _image, items[place]["image"], named[place])
+            await loop.run_in_executor(self._decoder, image_of, items[place]["image"], named[place])
             for place in places[True]
         ]
         futures = self._captions.submit(*_parts(texts))
@@ -412,102 +405,11 @@ async def _leaves(request: Request) -> None:
         pass
 
 
-async def _fields(request: Request, known: Sequence[str]) -> Fields:
-    """The body's fields."""
-    async with asyncio.timeout(BODY_SECONDS):
-        body = b"".join([piece async for piece in limited(request, most_bytes=MAX_BODY_MB * 2**20)])
-
-    def read() -> Fields:
-        try:
-            return parse_json(body, dict[str, Any], where="the body")
-        except ValueError as error:
-            raise RequestError(400, str(error)) from None
-
-    given = read() if len(body) < _LARGE else await asyncio.to_thread(read)
-    for key in given:
-        if key not in known:
-            raise RequestError(400, f"unknown field {key!r:.60}; there are {', '.join(known)}", field=key[:60])
-    return given
-
-
-def _listed(given: Fields, field: str) -> list[Any]:
-    value = given.get(field)
-    if value is None:
-        raise RequestError(400, f"{field} is missing", field=field)
-    return value if isinstance(value, list) else [value]
-
-
-def _items(given: Fields) -> list[Any]:
-    """What is to be encoded: texts, or objects of a text or an image."""
-    items = _listed(given, "input")
-    _check_number(len(items), "input")
-    if any(type(item) is int or (isinstance(item, list) and all(type(part) is int for part in item)) for item in items):
-        raise RequestError(
-            400, "input holds token ids; send texts, which the model's own tokenizer reads", field="input"
-        )
-    return items
-
-
-def _check_number(number: int, field: str) -> None:
-    if not 1 <= number <= MAX_TEXTS:
-        raise RequestError(400, f"{field}: 1 to {MAX_TEXTS} texts are taken at once, got {number}", field=field)
-
-
-def _texts(items: Sequence[Any], field: str) -> list[str]:
-    _check_number(len(items), field)
-    return [_text(item, f"{field}[{place}]" if len(items) > 1 else field) for place, item in enumerate(items)]
-
-
-def _text(item: Any, field: str) -> str:
-    if not isinstance(item, str):
-        raise RequestError(400, f"{field} must be text, got {json.dumps(item)[:60]}", field=field)
-    if not item.strip():
-        raise RequestError(400, f"{field} is empty", field=field)
-    if len(item) > MAX_CHARACTERS:
-        raise RequestError(
-            400, f"{field} has {len(item):,} characters, at most {MAX_CHARACTERS:,} are taken", field=field
-        )
-    return item
-
-
-def _joint_text(item: Any, field: str) -> str:
-    if isinstance(item, dict):
-        if list(item) != ["text"]:
-            raise RequestError(400, f'{field} must be {{"text": …}} or {{"image": …}}', field=field)
-        item = item["text"]
-    return _text(item, field)
-
-
-def _image(value: Any, field: str) -> Image.Image:
-    """The image of a data URL, or of base64 alone; no other address is opened."""
-    if not isinstance(value, str):
-        raise RequestError(400, f"{field}: image must be base64, or a data: URL of it", field=field)
-    rest = value.partition(",")[2] if value.startswith("data:") else value
-    try:
-        content = base64.b64decode(rest, validate=True)
-    except (binascii.Error, ValueError):
-        raise RequestError(
-            400, f"{field}: image must be base64, or a data: URL of it; addresses are not opened", field=field
-        ) from None
-    try:
-        return decode_image(io.BytesIO(content), name=field, max_pixels=MAX_UPLOAD_PIXELS)
-    except ValueError as error:
-        raise RequestError(400, str(error), field=field) from None
-
-
-def _whole(given: Fields, field: str, *, default: int, most: int) -> int:
-    value = given.get(field)
-    value = default if value is None else value
-    if type(value) is not int or not 1 <= value <= most:
-        raise RequestError(400, f"{field} must be a whole number from 1 to {most}, got {value!r:.40}", field=field)
-    return int(value)
-
-
 def _cut(row_ND: FloatArray, dimensions: Any) -> FloatArray:
     """The first numbers of unit rows, of unit norm again."""
     if dimensions is None:
         return row_ND
-    width = _whole({"dimensions": dimensions}, "dimensions", default=1, most=row_ND.shape[1])
+    width = whole_number({"dimensions": dimensions}, "dimensions", default=1, most=row_ND.shape[1])
     return unit(row_ND[:, :width])
 
 

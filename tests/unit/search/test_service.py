@@ -24,10 +24,11 @@ from fastapi.testclient import TestClient
 
 from mcse.commands.main import main
 from mcse.encoders.loading import load_encoder
-from mcse.search import hardening, service
+from mcse.search import hardening, requests
 from mcse.search.embedding_index import EmbeddingIndex
+from mcse.search.requests import MAX_BODY_MB, MAX_CHARACTERS, MAX_TEXTS
 from mcse.search.served_index import open_served
-from mcse.search.service import MAX_BODY_MB, MAX_CHARACTERS, MAX_TEXTS, ServiceOptions, build_service
+from mcse.search.service import ServiceOptions, build_service
 from tests.fixtures.colour_model import COLOURS, build_colour_model, draw_colours
 from tests.fixtures.tiny_models import TEXTS, build_tiny_bert
 
@@ -223,7 +224,7 @@ def test_a_large_body_is_refused(client):
 
 
 def test_half_a_body_is_not_waited_for(live, monkeypatch):
-    monkeypatch.setattr(service, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(requests, "BODY_SECONDS", 0.2)
     with socket.create_connection(("127.0.0.1", live.port)) as connection:
         head = b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer secret\r\n"
         connection.sendall(head + b'Content-Length: 100\r\n\r\n{"input"')
