@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
 import logging
 import secrets
 import time
@@ -202,12 +201,12 @@ class _Service:
             row_ND, tokens = await self._joint_rows(request, items)
         else:
             row_ND, tokens = await self._text_rows(request, texts_of(items, "input"), self._texts)
-        row_ND = _cut(row_ND, given.get("dimensions"))
+        row_ND = _cut(row_ND, given)
 
         def answer() -> Response:
             rows = row_ND.tolist() if form == "float" else [_base64(row_D) for row_D in row_ND]
             data = [{"object": "embedding", "index": place, "embedding": row} for place, row in enumerate(rows)]
-            return _json({"object": "list", "data": data, "model": self._options.name, "usage": _usage(tokens)})
+            return JSONResponse({"object": "list", "data": data, "model": self._options.name, "usage": _usage(tokens)})
 
         return answer() if row_ND.size < LARGE else await asyncio.to_thread(answer)
 
@@ -222,7 +221,8 @@ class _Service:
 
         def answer() -> Response:
             cosine_NM = row_ND[: len(first)] @ row_ND[len(first) if second else 0 :].T
-            return _json({"similarity": cosine_NM.tolist(), "model": self._options.name, "usage": _usage(tokens)})
+            content = {"similarity": cosine_NM.tolist(), "model": self._options.name, "usage": _usage(tokens)}
+            return JSONResponse(content)
 
         return await asyncio.to_thread(answer) if len(row_ND) > 64 else answer()
 
@@ -246,20 +246,21 @@ class _Service:
             texts = texts_of(listed(given, "query"), "query")
             row_ND, _ = await self._text_rows(request, texts, self._captions if is_joint else self._texts)
         hits = await self._waited(request, self._found.submit([(row_D, top) for row_D in row_ND]))
-        return _json({"results": [[_shown(hit) for hit in found] for found in hits], "model": self._options.name})
+        results = [[_shown(hit) for hit in found] for found in hits]
+        return JSONResponse({"results": results, "model": self._options.name})
 
     async def models(self, request: Request) -> Response:
         """The one model, as OpenAI lists several."""
         del request
         model = {"id": self._options.name, "object": "model", "created": 0, "owned_by": "mcse"}
-        return _json({"object": "list", "data": [model]})
+        return JSONResponse({"object": "list", "data": [model]})
 
     async def health(self, request: Request) -> Response:
         """That it answers, and what it serves."""
         del request
         size = 0 if self._index is None else len(self._index.index)
         facts = {"model": self._options.name, "dimension": self._encoder.dimension, "index": size}
-        return _json({"status": "ok", **facts, "waiting": self._waiting()})
+        return JSONResponse({"status": "ok", **facts, "waiting": self._waiting()})
 
     def _waiting(self) -> int:
         return self._texts.waiting + self._captions.waiting
@@ -405,12 +406,10 @@ async def _leaves(request: Request) -> None:
         pass
 
 
-def _cut(row_ND: FloatArray, dimensions: Any) -> FloatArray:
-    """The first numbers of unit rows, of unit norm again."""
-    if dimensions is None:
-        return row_ND
-    width = whole_number({"dimensions": dimensions}, "dimensions", default=1, most=row_ND.shape[1])
-    return unit(row_ND[:, :width])
+def _cut(row_ND: FloatArray, given: Fields) -> FloatArray:
+    """The first ``dimensions`` numbers of unit rows, of unit norm again."""
+    width = whole_number(given, "dimensions", default=row_ND.shape[1], most=row_ND.shape[1])
+    return row_ND if width == row_ND.shape[1] else unit(row_ND[:, :width])
 
 
 def _parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -435,10 +434,6 @@ def _usage(tokens: int) -> dict[str, int]:
 
 def _shown(hit: Hit) -> dict[str, Any]:
     return {"id": hit.id, **({"text": hit.text} if hit.text else {}), "score": hit.score}
-
-
-def _json(content: Any) -> Response:
-    return Response(json.dumps(content, ensure_ascii=False, allow_nan=False), media_type="application/json")
 
 
 def _refusal(error: RequestError) -> Response:
