@@ -86,6 +86,11 @@ class EmbeddingIndex:
         return len(self._ids)
 
     @property
+    def width(self) -> int:
+        """D, of the embeddings; 0 of an index that holds none."""
+        return self._rows.width or 0
+
+    @property
     def num_bytes(self) -> int:
         """Of the embeddings, without ids and texts."""
         return self._rows.num_bytes

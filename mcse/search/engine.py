@@ -23,6 +23,7 @@ from mcse.search.builder import is_inside
 from mcse.search.embedding_index import Hit
 from mcse.search.image_index import ImageIndex, check_same_model
 from mcse.search.together import Together
+from mcse.stored_rows import unit
 from mcse.types import FeatureTextEncoder, FloatArray, ImageTextEncoder, KnownWords
 
 MAX_TOP = 1000
@@ -192,9 +193,7 @@ class ImageSearch:
 
     def _row(self, place: int) -> FloatArray:
         """(D,) the embedding of an image of the index, of length 1."""
-        row_D: FloatArray = self.index.rows.restored([place])[0]
-        if self.index.rows.coarse.kind != "float32":
-            row_D /= np.linalg.norm(row_D)
+        row_D: FloatArray = unit(self.index.rows.restored([place]))[0]
         return row_D
 
     def _sentence_row(self, text: str, notes: list[str]) -> FloatArray:

@@ -26,18 +26,16 @@ class ServedIndex:
 
     Attributes:
         index: The embeddings with their ids and texts; ``mcse embed`` keeps no texts, and they are empty.
-        width: D, of its embeddings.
         images: The images behind it, where it is an index of images.
     """
 
     index: EmbeddingIndex
-    width: int
     images: ImageSearch | None = None
 
     def search(self, query_QD: FloatArray, *, top_k: int) -> list[list[Hit]]:
         """For each unit embedding the nearest; wider ones are cut to the width of the index first."""
-        if self.width < query_QD.shape[1]:
-            query_QD = unit(query_QD[:, : self.width])
+        if self.index.width < query_QD.shape[1]:
+            query_QD = unit(query_QD[:, : self.index.width])
         return self.index.search_by_embeddings(query_QD, top_k=top_k)
 
 
@@ -57,17 +55,19 @@ def open_served(folder: Path, encoder: AnyEncoder, model: str) -> ServedIndex:
     if kind_of(folder) == IMAGES:
         images = ImageIndex.load(folder)
         check_same_model(images.origin, model, where=str(folder))
-        search = ImageSearch(images, check_joint(encoder, model))
-        return ServedIndex(images.searcher(check_joint(encoder, model)), images.rows.width or 0, search)
-    index = EmbeddingIndex.load(folder, encoder)
-    return ServedIndex(index, encoder.dimension)
+        joint = check_joint(encoder, model)
+        return ServedIndex(images.searcher(joint), ImageSearch(images, joint))
+    return ServedIndex(EmbeddingIndex.load(folder, encoder))
 
 
 def _embedded(folder: Path, encoder: AnyEncoder, model: str) -> ServedIndex:
     facts = read_facts(folder)
     digest = encoder_digest(model)
-    is_same = facts.model == absolute_name(model) if None in (digest, facts.model_digest) else None
-    if not (digest == facts.model_digest if is_same is None else is_same) or facts.pooling != encoder.pooling:
+    if digest is None or facts.model_digest is None:
+        is_same = facts.model == absolute_name(model)
+    else:
+        is_same = facts.model_digest == digest
+    if not is_same or facts.pooling != encoder.pooling:
         raise ValueError(
             f"{folder} was made with {facts.model} (pooling {facts.pooling}); {model} (pooling {encoder.pooling}) is "
             "another model"
@@ -78,4 +78,4 @@ def _embedded(folder: Path, encoder: AnyEncoder, model: str) -> ServedIndex:
             index.add_embeddings(row_ND, texts=[""] * len(ids), ids=ids)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
-    return ServedIndex(index, facts.dim)
+    return ServedIndex(index)
