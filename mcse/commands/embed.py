@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,9 @@ def run(
             table, column=column, id_column=id_column, empty_rows=empty_rows, line_breaks=line_breaks
         )
         encoder = load_encoder(model, pooling=pooling, precision=precision, device=device, reading=reading)
-        form = (_width(encoder, dim), dtype, rows_a_file, file_format)
-        return texts, encoder, _asked(texts, encoder, model, *form)
+        width = _width(encoder, dim)
+        asked = _asked(texts, encoder, model, dim=width, dtype=dtype, rows_a_file=rows_a_file, file_format=file_format)
+        return texts, encoder, asked
 
     try:
         with naming_lost_processes(), contextlib.ExitStack() as held:
@@ -88,14 +89,21 @@ def run(
             facts = _embed(texts, encoder, asked, output, batch_size=batch_size, overwrite=overwrite)
     except LostProcessError as error:
         raise CommandError(f"{error}. The same command goes on") from None
-    if is_main():
+    if facts is not None:
         shape = f"{facts.rows:,} rows of width {facts.dim} ({facts.dtype})"
         print(printable(f"{output}: {shape} in {len(facts.files)} files"))
     return 0
 
 
 def _asked(
-    texts: TextColumn, encoder: AnyEncoder, model: str, dim: int, dtype: RowType, rows_a_file: int, form: FileFormat
+    texts: TextColumn,
+    encoder: AnyEncoder,
+    model: str,
+    *,
+    dim: int,
+    dtype: RowType,
+    rows_a_file: int,
+    file_format: FileFormat,
 ) -> Asked:
     """What these embeddings are."""
     return Asked(
@@ -112,7 +120,7 @@ def _asked(
         id_column=texts.id_column,
         empty_rows=texts.empty_rows,
         rows_a_file=rows_a_file,
-        format=form,
+        format=file_format,
     )
 
 
@@ -124,8 +132,11 @@ def _width(encoder: AnyEncoder, dim: int | None) -> int:
 
 def _embed(
     texts: TextColumn, encoder: AnyEncoder, asked: Asked, output: Path, *, batch_size: int, overwrite: bool
-) -> EmbedFacts:
-    """Makes the files that are not there yet. Processes take turns at them, so that it does not matter how many."""
+) -> EmbedFacts | None:
+    """Makes the files that are not there yet; the main process gets what is written of all.
+
+    Processes take turns at them, so that it does not matter how many.
+    """
     if len(set(all_gather_object(asked.input_digest))) > 1:
         raise ValueError(f"{asked.input}: processes read different content under this name")
     total = fail_together(lambda: sum(1 for _ in texts.rows()))
@@ -150,14 +161,8 @@ def _embed(
             bar.update(before + sum(len(rows) for _, rows in turn) - bar.n)  # and those of other processes
     if texts.digest() != asked.input_digest:
         raise ValueError(f"{asked.input} has changed while it was read; give the command again with --overwrite")
-    return broadcast_object(
-        fail_together(
-            lambda: (
-                finish(output, asked, number_of_files=number_of_files, rows=total)
-                if is_main()
-                else EmbedFacts(**{key: getattr(asked, key) for key in Asked.__dataclass_fields__})
-            )
-        )
+    return fail_together(
+        lambda: finish(output, asked, number_of_files=number_of_files, rows=total) if is_main() else None
     )
 
 
@@ -170,14 +175,18 @@ def _windows(texts: TextColumn, size: int) -> Iterator[tuple[int, list[TextRow]]
         yield number, window
 
 
-def _turns(windows: Iterator[tuple[int, list[TextRow]]], *, without: Any) -> Iterator[list[tuple[int, list[TextRow]]]]:
+def _turns(
+    windows: Iterator[tuple[int, list[TextRow]]], *, without: Container[int]
+) -> Iterator[list[tuple[int, list[TextRow]]]]:
     """As many files as there are processes, again and again."""
     left = (window for window in windows if window[0] not in without)
     while turn := list(itertools.islice(left, world_size())):
         yield turn
 
 
-def _encoded(rows: Sequence[TextRow], encoder: AnyEncoder, asked: Asked, *, batch_size: int, done: Any) -> NDArray[Any]:
+def _encoded(
+    rows: Sequence[TextRow], encoder: AnyEncoder, asked: Asked, *, batch_size: int, done: Callable[[int], object]
+) -> NDArray[Any]:
     """(N, D) embeddings of one file; a text that stands there several times is encoded once."""
     place = {text: number for number, text in enumerate(dict.fromkeys(row.text for row in rows))}
     distinct = sorted(place, key=len, reverse=True)

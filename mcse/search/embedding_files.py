@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -119,11 +119,7 @@ def begin(folder: Path, asked: Asked, *, overwrite: bool = False) -> dict[int, E
         return {}
     facts = read_facts(folder)
     _check_same(folder, facts, asked)
-    noted = {file.number: file for file in facts.files}
-    for path in folder.glob("done-*.json"):
-        file = read_json(path, EmbeddingFile)
-        noted[file.number] = file
-    return {number: file for number, file in noted.items() if _is_whole(folder, file)}
+    return {number: file for number, file in _noted(folder, facts).items() if _is_whole(folder, file)}
 
 
 def read_facts(folder: Path) -> EmbedFacts:
@@ -141,34 +137,40 @@ def read_facts(folder: Path) -> EmbedFacts:
     return facts
 
 
-def write_file(folder: Path, asked: Asked, number: int, ids: Sequence[Id], row_ND: NDArray[Any]) -> EmbeddingFile:
+def write_file(folder: Path, asked: Asked, number: int, ids: Sequence[Id], row_ND: NDArray[Any]) -> None:
     """Writes the rows of a file, and then the note that it is finished."""
-    name = f"embeddings-{number:05d}.{asked.format}"
-    file = EmbeddingFile(number=number, rows=len(ids), file=name, sha256="")
-    id_N = np.array(ids)  # int64, or text as wide as the widest
+    name, own_ids = f"embeddings-{number:05d}.{asked.format}", None
     if asked.format == "parquet":
         flat = pa.array(row_ND.reshape(-1))
         rows = pa.FixedSizeListArray.from_arrays(flat, row_ND.shape[1])
         with replacing(folder / name) as draft:
             parquet.write_table(pa.table({"id": pa.array(list(ids)), "embedding": rows}), draft)
     else:
-        file = replace(file, ids=f"ids-{number:05d}.npy")
-        for path, array in ((folder / str(file.ids), id_N), (folder / name, row_ND)):
+        own_ids = f"ids-{number:05d}.npy"
+        id_N = np.array(ids)  # int64, or text as wide as the widest
+        for path, array in ((folder / own_ids, id_N), (folder / name, row_ND)):
             with replacing(path) as draft, draft.open("wb") as stream:
                 np.save(stream, array)
-        file = replace(file, ids_sha256=sha256_file(folder / str(file.ids)))
-    file = replace(file, sha256=sha256_file(folder / name))
+    file = EmbeddingFile(
+        number=number,
+        rows=len(ids),
+        file=name,
+        sha256=sha256_file(folder / name),
+        ids=own_ids,
+        ids_sha256=None if own_ids is None else sha256_file(folder / own_ids),
+    )
     write_json(folder / f"done-{number:05d}.json", asdict(file))
-    return file
 
 
 def finish(folder: Path, asked: Asked, *, number_of_files: int, rows: int) -> EmbedFacts:
     """Writes down all files, once all of them are finished; the notes of each are not needed any more.
 
+    They are not read again: ``begin`` has looked at those that it gave, and the others are just written.
+
     Raises:
         ValueError: One is missing, or they hold another number of rows than were read.
     """
-    files = sorted(begin(folder, asked).values(), key=lambda file: file.number)
+    files = sorted(_noted(folder, read_facts(folder)).values(), key=lambda file: file.number)
     if [file.number for file in files] != list(range(number_of_files)) or sum(file.rows for file in files) != rows:
         raise ValueError(
             f"{folder}: {len(files)} files of {sum(file.rows for file in files):,} rows, but {number_of_files} of "
@@ -206,6 +208,15 @@ def _read(folder: Path, file: EmbeddingFile, facts: EmbedFacts) -> tuple[list[Id
     if len(ids) != file.rows or row_ND.shape != (file.rows, facts.dim):
         raise ValueError(f"{folder / file.file}: {len(ids)} ids, rows of shape {row_ND.shape}, not as {FACTS} says")
     return ids, row_ND
+
+
+def _noted(folder: Path, facts: EmbedFacts) -> dict[int, EmbeddingFile]:
+    """What is said of each finished file, last beside it."""
+    noted = {file.number: file for file in facts.files}
+    for path in folder.glob("done-*.json"):
+        file = read_json(path, EmbeddingFile)
+        noted[file.number] = file
+    return noted
 
 
 def _is_whole(folder: Path, file: EmbeddingFile) -> bool:
