@@ -136,7 +136,7 @@ def _write_embeddings(path: Path, rows: IndexRows) -> None:
     """A safetensors file, block by block: its own writer copies the whole."""
     tensors: dict[str, tuple[Iterable[NDArray[Any]], int]] = {_EMBEDDINGS: (rows.coarse, len(rows))}
     if rows.fine is not None:
-        tensors[_FINE] = rows.fine, len(rows)
+        tensors[_FINE] = rows.fine, len(rows.fine)
     if rows.ranges is not None:
         tensors[_RANGES] = [rows.ranges], 2
     places, end = {}, 0
@@ -186,5 +186,8 @@ def _read_embeddings(folder: Path, embeddings: _Embeddings) -> IndexRows:
             raise ValueError(f"{file} holds {kind} rows without their ranges")
         return RowBlocks.of_stored(stored, kind=kind, width=width, ranges=ranges)
 
+    coarse = blocks(_EMBEDDINGS, embeddings.rows)
     fine = None if embeddings.rescore is None else blocks(_FINE, embeddings.rescore)
-    return IndexRows.of(blocks(_EMBEDDINGS, embeddings.rows), fine)
+    if fine is not None and len(fine) != len(coarse):
+        raise ValueError(f"{file} holds {len(coarse)} embeddings, and {len(fine)} to score again")
+    return IndexRows.of(coarse, fine)

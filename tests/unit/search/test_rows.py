@@ -169,6 +169,19 @@ def test_small_rows_come_back_with_their_ranges(kind: RowKind, rescore: RowKind 
         pass
 
 
+def test_fewer_rows_to_score_again_are_damage(tmp_path) -> None:
+    rows = IndexRows(rows="binary", rescore="int8")
+    rows.append(unit_rows(50, 20, seed=6))
+    assert rows.fine is not None
+    rows.fine = RowBlocks.of_stored(next(iter(rows.fine))[:40], kind="int8", width=20, ranges=rows.ranges)
+    save_index(tmp_path, {}, rows, kind="rows")
+    with (
+        pytest.raises(ValueError, match="damaged, .* holds 50 embeddings, and 40 to score again"),
+        read_index(tmp_path, Nothing, kind="rows"),
+    ):
+        pass
+
+
 def test_storing_what_was_restored_changes_nothing() -> None:
     """An index that takes over what is unchanged must not wander with each call."""
     rows = RowBlocks(unit_rows(200, 24, seed=9), kind="int8")
