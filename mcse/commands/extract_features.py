@@ -23,10 +23,8 @@ from mcse.data.images.sources import (
     ImageSource,
     OnBadImage,
     SkippedImage,
-    open_images,
 )
-from mcse.data.images.tables import open_image_table
-from mcse.data.source_variants import ImageColumn
+from mcse.data.images.tables import open_images_or_table
 from mcse.encoders.inputs import chosen_device
 from mcse.errors import printable
 from mcse.images import BadImageError
@@ -57,12 +55,7 @@ def run(
     """
     if batch_size < 1:
         raise ValueError(f"--batch-size must be positive, got {batch_size}")
-    is_table = column is not None or Path(images).is_file()
-    source = (
-        open_image_table(ImageColumn(path=images, image=column), root=Path(), key="--images").images()
-        if is_table
-        else open_images(images)
-    )
+    source = open_images_or_table(images, column=column, key="--images")
     index = _chosen(source, names, where=images)
     where = chosen_device(device)
     encoder = load_image_tower(tower).to(where)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mcse.data.images.sources import ImageFolder, open_images
-from mcse.data.images.tables import open_image_table
-from mcse.data.source_variants import ImageColumn
+from mcse.data.images.sources import ImageFolder
+from mcse.data.images.tables import open_images_or_table
 from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.errors import printable
 from mcse.files import claimed, replacing
@@ -77,11 +76,7 @@ def _images_to_index(folder: Path, column: str | None) -> ImageFolder:
         FileNotFoundError: No such folder or table.
         ValueError: The images are in a table or dataset themselves.
     """
-    source = (
-        open_image_table(ImageColumn(path=str(folder), image=column), root=Path(), key="FOLDER").images()
-        if folder.is_file() or column is not None
-        else open_images(str(folder))
-    )
+    source = open_images_or_table(str(folder), column=column, key="FOLDER")
     if not isinstance(source, ImageFolder):
         raise ValueError(f"{folder} holds the images themselves, and mcse search takes files; write them to a folder")
     return source

@@ -16,7 +16,7 @@ from PIL import Image
 from mcse.data.captions.files import caption_texts
 from mcse.data.captions.table import CaptionTable
 from mcse.data.images.names import name_of_cell
-from mcse.data.images.sources import ImageFolder, ImageSource
+from mcse.data.images.sources import ImageFolder, ImageSource, open_images
 from mcse.data.named_columns import OpenTable, check_columns, check_header, open_source, say_columns
 from mcse.data.source_variants import CaptionedTable, ImageColumn
 from mcse.data.tables import CAPTIONS, find_columns, in_one_line, shown_names
@@ -150,6 +150,18 @@ def open_image_table(config: ImageColumn, *, root: Path, key: str) -> ImageTable
     found = {**named, **plain}
     skips = isinstance(config, CaptionedTable) and config.empty_rows == "skip"
     return ImageTable(table.source, found["image"], found.get("caption", ""), skips, table, root)
+
+
+def open_images_or_table(name: str, *, column: str | None, key: str) -> ImageSource:
+    """The images of a table, where ``name`` is a file or a column of it is named; else as ``open_images`` finds them.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+        ValueError: No images, or a table without a column of images; names those that are there.
+    """
+    if column is None and not Path(name).is_file():
+        return open_images(name)
+    return open_image_table(ImageColumn(path=name, image=column), root=Path(), key=key).images()
 
 
 class TableImages:
