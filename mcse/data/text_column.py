@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from mcse.data.named_columns import Cells, OpenTable, check_columns, check_header, digest_of_source, open_source
-from mcse.data.tables import HEAD_LINES, TABLE_SUFFIXES, check_is_text, ending, shown_names, text_cell
+from mcse.data.tables import HEAD_LINES, TABLE_SUFFIXES, check_is_text, ending, find_columns, shown_names, text_cell
 from mcse.files import text_lines
 
 TEXT_COLUMNS = ("text", "sentence", "query", "caption")
@@ -107,12 +107,11 @@ def open_text_column(
 
 
 def _plain_column(table: OpenTable) -> str:
-    spelled = {name.strip().lower(): name for name in reversed(table.header)}
-    column = next((spelled[name] for name in TEXT_COLUMNS if name in spelled), None)
-    if column is None:
+    found = find_columns(table.header, {"text": TEXT_COLUMNS}, where=table.source)
+    if not found:
         wanted, there = ", ".join(TEXT_COLUMNS), shown_names(table.header)
         raise ValueError(f"{table.source}: no column is called {wanted} among {there}; name it by --column")
-    return column
+    return found["text"]
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any, Any]]:
