@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mcse.commands.serve import DEFAULT_HOST, DEFAULT_PORT, check_port
 from mcse.data.images.sources import ImageFolder
 from mcse.data.images.tables import open_images_or_table
 from mcse.encoders.loading import encoder_digest, load_encoder
@@ -23,7 +24,6 @@ from mcse.stored_rows import RowKind
 if TYPE_CHECKING:
     from PIL import Image
 
-DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8765
 
 _LISTED = 10
 
@@ -142,10 +142,9 @@ def run_serve(
     Raises:
         ValueError: No index, another model, or the extra ``serve`` is not installed.
     """
-    if not 1 <= port <= 65535:
-        raise ValueError(f"--port must be from 1 to 65535, got {port}")
+    check_port(port)
     try:
-        from mcse.search.hardening import is_loopback
+        from mcse.search.hardening import in_address, is_loopback
         from mcse.search.server import serve
     except ModuleNotFoundError as error:
         raise ValueError(f"the page needs {error.name}: pip install 'mcse[serve]'") from error
@@ -157,7 +156,7 @@ def run_serve(
             f"{search.folder}; there is no password.",
             file=sys.stderr,
         )
-    print(f"{len(search.index)} images of {printable(search.folder)}: http://{_in_address(host)}:{port}/ (Ctrl-C ends)")
+    print(f"{len(search.index)} images of {printable(search.folder)}: http://{in_address(host)}:{port}/ (Ctrl-C ends)")
     serve(search, host=host, port=port)
     return 0
 
@@ -196,7 +195,3 @@ def _image_or_none(search: ImageSearch, place: int) -> Image.Image | None:
         return search.open_image(place)
     except BadImageError:
         return None
-
-
-def _in_address(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

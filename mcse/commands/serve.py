@@ -10,6 +10,7 @@ from mcse.encoders.inputs import Precision
 from mcse.encoders.loading import load_encoder
 from mcse.errors import printable
 from mcse.manifest import Reading
+from mcse.search.together import MOST_WAITING
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8765
 
@@ -22,7 +23,7 @@ def run(
     port: int = DEFAULT_PORT,
     token: str | None = None,
     name: str | None = None,
-    most_waiting: int = 4096,
+    most_waiting: int = MOST_WAITING,
     pooling: str | None = None,
     prompt: str | None = None,
     prompt_name: str | None = None,
@@ -38,12 +39,11 @@ def run(
     Raises:
         ValueError: A model or index that does not fit, or the extra ``serve`` is not installed.
     """
-    if not 1 <= port <= 65535:
-        raise ValueError(f"--port must be from 1 to 65535, got {port}")
+    check_port(port)
     if most_waiting < 1:
         raise ValueError(f"--most-waiting must be at least 1, got {most_waiting}")
     try:
-        from mcse.search.hardening import is_loopback, listen, names_of
+        from mcse.search.hardening import in_address, is_loopback, listen, names_of
         from mcse.search.served_index import open_served
         from mcse.search.service import ServiceOptions, build_service
     except ModuleNotFoundError as error:
@@ -62,7 +62,17 @@ def run(
         secret = "the token" if token else "there is no token, so everybody who reaches this machine can use it"
         print(f"ATTENTION: {host} is no loopback address; {secret}", file=sys.stderr)
     about = "" if served is None else f", an index of {len(served.index):,}"
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    address = f"http://{in_address(host)}:{port}"
     print(printable(f"{short}, width {encoder.dimension}{about}: {address}/v1/embeddings (Ctrl-C ends)"), flush=True)
     listen(build_service(encoder, options, index=served), host=host, port=port)
     return 0
+
+
+def check_port(port: int) -> None:
+    """Refuses what is no port.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not 1 <= port <= 65535:
+        raise ValueError(f"--port must be from 1 to 65535, got {port}")

@@ -56,7 +56,12 @@ def listen(app: ASGIApp, *, host: str, port: int) -> None:
 
 def names_of(host: str) -> frozenset[str] | None:
     """The names under which a service on an address answers: those of this machine, or ``None`` for any."""
-    return LOCAL_NAMES | {f"[{host}]" if ":" in host else host} if is_loopback(host) else None
+    return LOCAL_NAMES | {in_address(host)} if is_loopback(host) else None
+
+
+def in_address(host: str) -> str:
+    """A host as it stands in an address."""
+    return f"[{host}]" if ":" in host else host
 
 
 def is_loopback(host: str) -> bool:

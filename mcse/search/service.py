@@ -51,14 +51,11 @@ from mcse.search.requests import (
 )
 from mcse.search.served_index import ServedIndex
 from mcse.search.server import add_page
-from mcse.search.together import BusyError, Together
+from mcse.search.together import MOST_WAITING, BusyError, Together
 from mcse.stored_rows import unit
 from mcse.types import FloatArray, ImageTextEncoder
 
 logger = logging.getLogger(__name__)
-
-MOST_WAITING = 4096
-"""Texts that wait, by default."""
 
 _TEXTS_AT_ONCE, _IMAGES_AT_ONCE = 64, 8
 _BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)

@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
+MOST_WAITING = 4096
+"""Texts that wait for a service's model, by default."""
+
 Item = TypeVar("Item")
 Results = TypeVar("Results")
 """What can be cut like a list: one result an item."""
