@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 import sys
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 from mcse.errors import printable
-from mcse.export.folders import ExportPrecision, Format, export_model
+from mcse.export.folders import export_model
 
 
-def run(
-    model: str,
-    *,
-    to: Format,
-    output: Path,
-    precision: ExportPrecision = "fp32",
-    pooling: str | None = None,
-    prompt: str | None = None,
-    calibrate: Path | None = None,
-    sentences: Path | None = None,
-    overwrite: bool = False,
-) -> int:
-    """Exports; returns 0.
-
-    Raises:
-        ValueError: As for ``export_model``.
-    """
-    made = export_model(
-        model,
-        to=to,
-        output=output,
-        precision=precision,
-        pooling=pooling,
-        prompt=prompt,
-        calibrate=calibrate,
-        sentences=sentences,
-        overwrite=overwrite,
-    )
+@wraps(export_model)
+def run(model: str, *, output: Path, **settings: Any) -> int:
+    """Exports as ``export_model``, whose parameters these are, and says what was written; returns 0."""
+    made = export_model(model, output=output, **settings)
     size = sum(made.files.values()) / 1e6
     print(printable(f"wrote {output}: {made.to}, {made.precision}, {len(made.files)} files, {size:.1f} MB"))
     if (found := made.comparison) is not None:
