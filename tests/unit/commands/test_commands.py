@@ -21,7 +21,9 @@ from mcse.commands.main import build_parser, main
 from mcse.config_fields import describe
 from mcse.data.config import Splitting
 from mcse.evaluation.suites import SUITES
+from mcse.manifest import Runtime
 from mcse.recipes import RECIPES, config_class
+from mcse.stored_rows import RowKind
 
 
 def commands(table=COMMANDS, prefix=()):
@@ -72,11 +74,16 @@ def test_what_is_parsed_is_what_the_work_takes(name, command):
 
 def test_choices_that_are_listed_for_the_parser_are_those_that_there_are():
     from mcse.commands.extract_features import PRECISIONS
+    from mcse.export.folders import ExportPrecision, Format
 
     assert set(arguments.DATASETS) == {*prepare.SENTENCES, *prepare.IMAGES, "sts"}
     assert tuple(PRECISIONS) == arguments.PRECISIONS
     assert tuple(SUITES) == arguments.SUITES
     assert get_args(Splitting) == arguments.SPLITTINGS
+    assert get_args(Runtime) == arguments.BACKENDS
+    assert get_args(ExportPrecision) == arguments.EXPORT_PRECISIONS
+    assert get_args(Format) == arguments.FORMATS
+    assert get_args(RowKind) == arguments.ROW_KINDS
 
 
 @pytest.mark.parametrize("name", ["prepair", "ground-words"])
