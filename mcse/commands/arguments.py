@@ -106,13 +106,17 @@ def _evaluate(parser: ArgumentParser) -> None:
     add("--list", action="store_true", dest="list_suites", help=listing)
 
 
-def _add_reading(parser: ArgumentParser, *, flags: Sequence[str] = ("pooling", "prompt", "code")) -> None:
+_READING = ("pooling", "prompt", "prompt_name", "code")
+
+
+def _add_reading(parser: ArgumentParser, *, flags: Sequence[str] = _READING) -> None:
     """How a model is read, of every command that takes one; ``flags`` are those that do something there."""
     add = parser.add_argument_group("how the model is read").add_argument
     if "pooling" in flags:
         add("--pooling", help="overrides the model's own pooling; needed where a model states none")
     if "prompt" in flags:
         add("--prompt", metavar="TEXT", help="put before every sentence, instead of the model's own")
+    if "prompt_name" in flags:
         add("--prompt-name", metavar="NAME", help="of a prompt that the model lists, such as query")
     if "code" in flags:
         code = "run Python code that lies with a sentence-transformers model: only if you trust who made it"
@@ -165,8 +169,7 @@ def _export(parser: ArgumentParser) -> None:
     add("--to", required=True, choices=FORMATS, help="the format")
     add("--output", required=True, type=Path, metavar="DIR", help="folder of the export")
     add("--precision", choices=EXPORT_PRECISIONS, help="onnx, openvino: of the weights (default: fp32)")
-    add("--pooling", help="overrides the model's own pooling; needed where a model states none")
-    add("--prompt", metavar="TEXT", help="put before every sentence, instead of the model's own")
+    _add_reading(parser, flags=("pooling", "prompt"))
     add("--calibrate", type=Path, metavar="FILE", help="int8: sentences, one a line, that set static ranges")
     add("--sentences", type=Path, metavar="FILE", help="sentences to compare on, one a line (default: drawn)")
     add("--overwrite", action="store_true", help="replace an export in --output")
@@ -269,7 +272,7 @@ def _search_recall(parser: ArgumentParser) -> None:
     add("model", metavar="MODEL", help="as evaluate takes it")
     add("--text", required=True, type=Path, metavar="FILE", help="sentences to search, one a line, plain or gzip")
     add("--queries", type=Path, metavar="FILE", help="what to ask (default: every hundredth sentence, taken out)")
-    add("--pooling", help="overrides the model's own pooling; needed where a model states none")
+    _add_reading(parser, flags=("pooling",))
     add("--dim", type=int, metavar="N", help="the first N numbers of each embedding alone")
     add("--limit", type=int, metavar="N", help="read at most so many sentences")
     add("--top", type=int, metavar="K", help="recall at K (default: 10)")
@@ -301,7 +304,7 @@ def _search_serve(parser: ArgumentParser) -> None:
 def _open_index(parser: ArgumentParser) -> None:
     parser.add_argument("index", type=Path, metavar="INDEX", help="folder of the index")
     parser.add_argument("--model", help="where the model lies now, if it was moved; it must be the same")
-    _add_reading(parser, flags=("prompt", "code"))
+    _add_reading(parser, flags=("prompt", "prompt_name", "code"))
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="where the images lie now, if they were moved")
 
 
