@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
-import datasets
 import numpy as np
 import pandas
 import pytest
@@ -14,6 +11,7 @@ from mcse.commands.main import main
 from mcse.encoders.loading import load_encoder
 from mcse.search.embedding_files import read_embeddings, read_facts
 from tests.fixtures.stub_encoders import HashEncoder
+from tests.fixtures.tables import write_table
 
 ROWS = [
     {"key": f"row {number}", "number": number * 7, "text": text}
@@ -68,19 +66,10 @@ def asked(monkeypatch):
 
 
 def table(folder, kind="csv", rows=ROWS):
-    frame, path = pandas.DataFrame(rows), folder / f"texts.{kind}"
-    if kind == "txt":
-        path.write_text("".join(f"{row['text']}\n" for row in rows))
-    elif kind in ("csv", "csv.gz"):
-        frame.to_csv(path, index=False)
-    elif kind == "tsv":
-        frame.to_csv(path, index=False, sep="\t")
-    elif kind == "jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    elif kind == "parquet":
-        frame.to_parquet(path)
-    else:
-        datasets.Dataset.from_list(rows).save_to_disk(str(path))
+    path = folder / f"texts.{kind}"
+    if kind != "txt":
+        return write_table(path, rows)
+    path.write_text("".join(f"{row['text']}\n" for row in rows))
     return path
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 
-import datasets
 import pandas
 import pytest
 
 from mcse.data.named_columns import digest_of_source, open_named_columns
 from mcse.data.table_config import DevTable, NamedTable, TrainingTable
+from tests.fixtures.tables import write_table
 
 ROWS = [
     {"id": 1, "title": "red mug", "description": "a mug, red", "other": "a blue mug", "stars": 4.5},
@@ -22,19 +21,7 @@ NAMES = list(ROWS[0])
 
 def write(folder, kind, rows=ROWS):
     """The same rows in one of the formats."""
-    frame = pandas.DataFrame(rows)
-    path = folder / f"products.{kind}"
-    if kind in ("csv", "csv.gz"):
-        frame.to_csv(path, index=False)
-    elif kind == "tsv":
-        frame.to_csv(path, index=False, sep="\t")
-    elif kind == "jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    elif kind == "parquet":
-        frame.to_parquet(path)
-    else:
-        datasets.Dataset.from_list(rows).save_to_disk(str(path))
-    return path
+    return write_table(folder / f"products.{kind}", rows)
 
 
 def opened(path, **columns):
