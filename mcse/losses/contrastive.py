@@ -1,25 +1,128 @@
 """Contrastive losses: pure functions of rows, summed over this process's queries.
 
-B queries of this process, b of them in a block, N keys of all processes, M candidates of a query (keys and hard
-negatives), D width.
+B queries of this process, b of them in a block, N keys of all processes, M candidates of a query (keys and what else
+is no answer), D width, F width of a teacher's rows.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mcse.losses.blocks import LOGITS_AT_ONCE, sum_in_blocks
 from mcse.losses.precision import at_least_float32
 
 _SHORTEST = 1e-12
 """Length from which on a row has a direction: the epsilon of ``F.normalize``."""
 
-LOGITS_AT_ONCE = 2**22
-"""Logits held at a time (16 MiB in float32): a global batch of 65,536 rows never has its 17 GB of them in memory."""
+_FLAT = 1e-12
+"""Least squared sine, so that the slope of an angle at exactly 0 or π is 0 and not infinite."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherRows:
+    """What a teacher holds of queries and keys: the products of its rows are its cosines. They have no gradient.
+
+    Attributes:
+        query_BF: Of the queries of this process.
+        key_NF: Of the keys of all processes.
+    """
+
+    query_BF: Tensor
+    key_NF: Tensor
+
+    def cosines(self, start: int, size: int) -> Tensor:
+        """(b, N) cosines of ``size`` queries from row ``start`` on, in float32 at least."""
+        # Autocast would compare in bf16.
+        with torch.no_grad(), torch.autocast(self.query_BF.device.type, enabled=False):
+            query_bF = at_least_float32(self.query_BF[start : start + size])
+            return query_bF @ at_least_float32(self.key_NF).T
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Margin:
+    """Angles by which logits are made harder: training goes on where cosines would do already.
+
+    With θ the angle between a query and a key, and α a teacher's cosine of the two (0 without a teacher):
+    cos(θ + positive) stands for the positive's cosine, and cos(θ − (1 − α) · negative) for that of a negative with
+    θ > negative. Both are computed without arccos, whose slope is lost where rows are nearly equal.
+
+    Attributes:
+        negative: In radians, in [0, π/2] (KDMCSE: 0.15).
+        positive: In radians, in [0, π/2] (ArcCSE: 10°).
+        teacher: Says how alike a query and a key are.
+
+    Source: Nguyen et al. 2024 (KDMCSE; the released code compares θ with the whole margin, not with (1 − α) of it);
+    Zhang et al. 2022 (ArcCSE).
+    """
+
+    negative: float = 0.0
+    positive: float = 0.0
+    teacher: TeacherRows | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("negative", "positive"):
+            if not 0 <= getattr(self, name) <= math.pi / 2:
+                raise ValueError(f"margin.{name}: must be between 0 and π/2 radians, got {getattr(self, name)}")
+
+    def moved(self, cosine_bM: Tensor, own_bM: Tensor, *, start: int) -> Tensor:
+        """(b, M) cosines after the margins; ``own_bM`` is true at positives."""
+        sine_bM = (1 - cosine_bM.square()).clamp(min=_FLAT).sqrt()
+        angle_bM: Tensor | float = self.negative
+        if self.teacher is not None:
+            alike_bN = self.teacher.cosines(start, len(cosine_bM))
+            angle_bM = (1 - _widened(alike_bN, cosine_bM.shape[1])) * self.negative
+        cos_bM, sin_bM = _cos_sin(angle_bM, like=cosine_bM)
+        harder_bM = cosine_bM * cos_bM + sine_bM * sin_bM
+        farther_bM = cosine_bM * math.cos(self.positive) - sine_bM * math.sin(self.positive)
+        is_moved_bM = (cosine_bM.detach() < math.cos(self.negative)) & ~own_bM
+        return torch.where(own_bM, farther_bM, torch.where(is_moved_bM, harder_bM, cosine_bM))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherFilter:
+    """A key is no negative of a query where a teacher holds them to be too much alike; the positive always counts.
+
+    Attributes:
+        teacher: Of queries and keys.
+        threshold: Cosine above which a key is left out, for all queries alike; ``None`` goes by the positive.
+        margin: Without a threshold: how far below the teacher's cosine of a query and its own positive it begins. Of a
+            sentence that is its own positive that cosine is 1.
+        is_relative: Whether ``margin`` is a share of that cosine, and no difference.
+
+    Source: Solatorio 2024 (GISTEmbed; absolute and relative margins); Nguyen et al. 2024 (KDMCSE; a threshold, here on
+    cosines and not on products of rows of any length).
+    """
+
+    teacher: TeacherRows
+    threshold: float | None = None
+    margin: float = 0.0
+    is_relative: bool = False
+
+    def left_out(self, *, start: int, size: int, offset: int) -> Tensor:
+        """(b, N), true where a key is left out; also at positives, which the loss puts back."""
+        cosine_bN = self.teacher.cosines(start, size)
+        if self.threshold is not None:
+            return cosine_bN > self.threshold
+        row_b = torch.arange(size, device=cosine_bN.device)
+        own_b1 = cosine_bN.gather(1, (row_b + offset + start)[:, None])
+        return cosine_bN > own_b1 - (own_b1.abs() * self.margin if self.is_relative else self.margin)
+
+
+def count_left_out(filtering: TeacherFilter, *, offset: int, logits_at_once: int = LOGITS_AT_ONCE) -> Tensor:
+    """How many negatives of this process's queries a filter leaves out: a scalar, without gradient."""
+    query_BF, key_NF = filtering.teacher.query_BF, filtering.teacher.key_NF
+
+    def count(start: int, query_bF: Tensor, _: Tensor) -> Tensor:
+        left_out_bN = filtering.left_out(start=start, size=len(query_bF), offset=offset)
+        own_b = torch.arange(len(query_bF), device=left_out_bN.device) + (offset + start)
+        return left_out_bN.scatter(1, own_b[:, None], False).sum().float()
+
+    return sum_in_blocks(count, [query_BF.detach()], [key_NF.detach()], logits_at_once=logits_at_once)
 
 
 def info_nce(
@@ -33,6 +136,10 @@ def info_nce(
     is_query_B: Tensor | None = None,
     is_key_N: Tensor | None = None,
     left_out_BN: Tensor | None = None,
+    positive_B: Tensor | None = None,
+    negative_QD: Tensor | None = None,
+    margin: Margin | None = None,
+    filtering: TeacherFilter | None = None,
     logits_at_once: int = LOGITS_AT_ONCE,
 ) -> Tensor:
     """Cross-entropy of every query against all keys; key ``offset + i`` is query i's positive.
@@ -43,13 +150,16 @@ def info_nce(
         temperature: Divides the cosine; dimensionless, > 0 (SimCSE: 0.05).
         offset: Row of ``key_ND`` paired with ``query_BD[0]`` (see ``mcse.distributed.gather_rows``).
         query_id_B: What each query shows, such as its image; (B, K) for K kinds of ids. A key that has one of them at
-            the same place is no negative of the query; its own positive always counts. Given together with
-            ``key_id_N`` or not at all.
+            the same place is no negative of the query. Given together with ``key_id_N`` or not at all.
         key_id_N: What each key shows; (N, K) for K kinds.
         is_query_B: False on rows whose loss does not count; their own keys must not be keys either.
-        is_key_N: False on rows that are nobody's negative. Given together with ``is_query_B`` or not at all: rows are
-            left out so, and not by an index, since the host would wait for a GPU to learn how many there are.
-        left_out_BN: True where a key is no negative of a query; its own positive always counts.
+        is_key_N: False on rows that are nobody's negative. Given together with ``is_query_B`` or not at all: an index
+            of rows would make the host wait for a GPU.
+        left_out_BN: True where a key is no negative of a query. A query's own positive always counts.
+        positive_B: Stands for the cosine of a query and its positive, where that is of other rows than negatives are.
+        negative_QD: More unit-norm negatives of every query.
+        margin: Makes logits harder.
+        filtering: Leaves out keys that a teacher holds to be too near.
         logits_at_once: Above this many logits, blocks of queries take turns. Same loss and gradient, but for rounding.
 
     Returns:
@@ -62,10 +172,6 @@ def info_nce(
     Source: Gao et al. 2021 (SimCSE), eq. 1; Zhang et al. 2022 (MCSE), eq. 4 with images as keys.
     """
     _check(query_BD, key_ND, temperature=temperature, offset=offset)
-    if (query_id_B is None) != (key_id_N is None):
-        raise ValueError("query_id_B and key_id_N are given together or not at all")
-    if (is_query_B is None) != (is_key_N is None):
-        raise ValueError("is_query_B and is_key_N are given together or not at all")
     rule = _Rule(
         temperature=temperature,
         offset=offset,
@@ -74,8 +180,11 @@ def info_nce(
         is_query_B=is_query_B,
         is_key_N=is_key_N,
         left_out_BN=left_out_BN,
+        margin=margin,
+        filtering=filtering,
     )
-    return _cross_entropy(query_BD, key_ND, rule, logits_at_once=logits_at_once)
+    candidate_MD = key_ND if negative_QD is None else torch.cat([key_ND, negative_QD])
+    return _cross_entropy(query_BD, candidate_MD, rule, positive_B=positive_B, logits_at_once=logits_at_once)
 
 
 def info_nce_with_hard_negatives(
@@ -86,6 +195,8 @@ def info_nce_with_hard_negatives(
     temperature: float,
     offset: int = 0,
     hard_negative_weight: float = 0.0,
+    margin: Margin | None = None,
+    filtering: TeacherFilter | None = None,
     logits_at_once: int = LOGITS_AT_ONCE,
 ) -> Tensor:
     """``info_nce`` over positives and contradictions: every contradiction of the batch is a negative of every query.
@@ -98,6 +209,8 @@ def info_nce_with_hard_negatives(
         offset: Row of ``key_ND`` and ``negative_ND`` that belongs to ``query_BD[0]``.
         hard_negative_weight: Added to the logit of a query's own contradiction alone, so that its exponential is
             multiplied by e to this power; 0 (the published value) leaves it as any other negative.
+        margin: Makes logits harder; contradictions are negatives that no teacher knows.
+        filtering: Leaves out positives of others that a teacher holds to be too near.
         logits_at_once: As in ``info_nce``.
 
     Returns:
@@ -118,6 +231,8 @@ def info_nce_with_hard_negatives(
         offset=offset,
         own_negative=len(key_ND) + offset,
         own_negative_weight=hard_negative_weight,
+        margin=margin,
+        filtering=filtering,
     )
     return _cross_entropy(query_BD, torch.cat([key_ND, negative_ND]), rule, logits_at_once=logits_at_once)
 
@@ -136,7 +251,7 @@ def unit_rows(row_BD: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rule:
-    """How logits are made of cosines: which candidate is the positive, which are left out, which is made harder."""
+    """How logits are made of cosines: which candidate is the positive, which are left out, which are made harder."""
 
     temperature: float
     offset: int
@@ -147,79 +262,85 @@ class _Rule:
     is_query_B: Tensor | None = None
     is_key_N: Tensor | None = None
     left_out_BN: Tensor | None = None
+    margin: Margin | None = None
+    filtering: TeacherFilter | None = None
 
-    def counted(self, loss_b: Tensor, *, start: int) -> Tensor:
-        """(b,) losses or (b, M) slopes of the queries from row ``start`` on, those that do not count at zero."""
+    def __post_init__(self) -> None:
+        for one, other in (("query_id_B", "key_id_N"), ("is_query_B", "is_key_N")):
+            if (getattr(self, one) is None) != (getattr(self, other) is None):
+                raise ValueError(f"{one} and {other} are given together or not at all")
+
+    def loss(self, start: int, query_bD: Tensor, *others: Tensor) -> Tensor:
+        """The sum over the queries from row ``start`` on; ``others`` are their positives, if given, and candidates."""
+        *positive, candidate_MD = others
+        logit_bM, target_b = self._logits(start, query_bD, candidate_MD, positive_b=positive[0] if positive else None)
         if self.is_query_B is None:
-            return loss_b
-        left_out_b = ~self.is_query_B[start : start + len(loss_b)]
-        return loss_b.masked_fill(left_out_b.view(-1, *[1] * (loss_b.ndim - 1)), 0.0)
+            return F.cross_entropy(logit_bM, target_b, reduction="sum")
+        is_query_b = self.is_query_B[start : start + len(query_bD)]
+        return F.cross_entropy(logit_bM, target_b, reduction="none").masked_fill(~is_query_b, 0.0).sum()
 
-    def logits(self, query_bD: Tensor, candidate_MD: Tensor, *, start: int) -> tuple[Tensor, Tensor]:
+    def _logits(
+        self, start: int, query_bD: Tensor, candidate_MD: Tensor, *, positive_b: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """(b, M) logits and (b,) positives of the queries from row ``start`` on."""
         row_b = torch.arange(len(query_bD), device=query_bD.device)
         target_b = row_b + (self.offset + start)
         # Autocast would put this product back into bf16.
         with torch.autocast(query_bD.device.type, enabled=False):
-            logit_bM = query_bD @ candidate_MD.T / self.temperature
+            cosine_bM = query_bD @ candidate_MD.T
+        if positive_b is not None:
+            cosine_bM = cosine_bM.scatter(1, target_b[:, None], positive_b[:, None])
+        if self.margin is not None:
+            own_bM = torch.zeros_like(cosine_bM, dtype=torch.bool).scatter(1, target_b[:, None], True)
+            cosine_bM = self.margin.moved(cosine_bM, own_bM, start=start)
+        logit_bM = cosine_bM / self.temperature
         if self.own_negative is not None and self.own_negative_weight:
             added_bM = torch.zeros_like(logit_bM)
             added_bM.scatter_(1, (row_b + (self.own_negative + start))[:, None], self.own_negative_weight)
             logit_bM = logit_bM + added_bM
-        excluded = []
-        if self.query_id_B is not None and self.key_id_N is not None:
-            same_bM = self.query_id_B[start : start + len(query_bD), None] == self.key_id_N
-            excluded.append(same_bM.any(2) if same_bM.ndim == 3 else same_bM)
-        if self.is_key_N is not None:
-            excluded.append((~self.is_key_N).expand(len(query_bD), -1))
-        if self.left_out_BN is not None:
-            excluded.append(self.left_out_BN[start : start + len(query_bD)])
-        if excluded:
-            excluded_bM = torch.stack(excluded).any(0)
+        if excluded := self._excluded(start, len(query_bD)):
+            excluded_bM = _widened(torch.stack(excluded).any(0), len(candidate_MD))
             # Setting chosen elements by an index would make the host wait for a GPU.
-            excluded_bM.scatter_(1, target_b[:, None], False)
+            excluded_bM = excluded_bM.scatter(1, target_b[:, None], False)
             logit_bM = logit_bM.masked_fill(excluded_bM, -torch.inf)
         return logit_bM, target_b
 
+    def _excluded(self, start: int, size: int) -> list[Tensor]:
+        """(b, N) each: which keys are no negatives, for each reason."""
+        excluded, inside = [], slice(start, start + size)
+        if self.query_id_B is not None and self.key_id_N is not None:
+            same_bN = self.query_id_B[inside, None] == self.key_id_N
+            excluded.append(same_bN.any(2) if same_bN.ndim == 3 else same_bN)
+        if self.is_key_N is not None:
+            excluded.append((~self.is_key_N).expand(size, -1))
+        if self.left_out_BN is not None:
+            excluded.append(self.left_out_BN[inside])
+        if self.filtering is not None:
+            excluded.append(self.filtering.left_out(start=start, size=size, offset=self.offset))
+        return excluded
 
-def _cross_entropy(query_BD: Tensor, candidate_MD: Tensor, rule: _Rule, *, logits_at_once: int) -> Tensor:
-    query_BD, candidate_MD = at_least_float32(query_BD), at_least_float32(candidate_MD)
-    if query_BD.shape[0] * candidate_MD.shape[0] <= logits_at_once:
-        logit_BM, target_B = rule.logits(query_BD, candidate_MD, start=0)
-        if rule.is_query_B is None:
-            return F.cross_entropy(logit_BM, target_B, reduction="sum")
-        return rule.counted(F.cross_entropy(logit_BM, target_B, reduction="none"), start=0).sum()
-    loss: Tensor = _BlockedCrossEntropy.apply(query_BD, candidate_MD, rule, logits_at_once)
-    return loss
+
+def _cross_entropy(
+    query_BD: Tensor,
+    candidate_MD: Tensor,
+    rule: _Rule,
+    *,
+    positive_B: Tensor | None = None,
+    logits_at_once: int,
+) -> Tensor:
+    rows = [at_least_float32(query_BD), *([] if positive_B is None else [at_least_float32(positive_B)])]
+    return sum_in_blocks(rule.loss, rows, [at_least_float32(candidate_MD)], logits_at_once=logits_at_once)
 
 
-class _BlockedCrossEntropy(torch.autograd.Function):
-    """The same sum, block after block of queries; the gradient is made on the way, so that no logits are kept."""
+def _widened(value_bN: Tensor, width: int) -> Tensor:
+    """(b, M) of zeros behind what is said of keys: what else is no answer is nothing that a teacher or an id knows."""
+    return F.pad(value_bN, (0, width - value_bN.shape[1]))
 
-    @staticmethod
-    def forward(ctx: Any, query_BD: Tensor, candidate_MD: Tensor, rule: _Rule, logits_at_once: int) -> Tensor:
-        size = max(1, logits_at_once // len(candidate_MD))
-        loss = query_BD.new_zeros(())
-        query_grad_BD, candidate_grad_MD = torch.zeros_like(query_BD), torch.zeros_like(candidate_MD)
-        for start in range(0, len(query_BD), size):
-            query_bD = query_BD[start : start + size]
-            logit_bM, target_b = rule.logits(query_bD, candidate_MD, start=start)
-            loss += rule.counted(F.cross_entropy(logit_bM, target_b, reduction="none"), start=start).sum()
-            # d loss / d logit = softmax - one at the positive.
-            slope_bM = logit_bM.softmax(1)
-            slope_bM[torch.arange(len(query_bD), device=slope_bM.device), target_b] -= 1
-            slope_bM /= rule.temperature
-            slope_bM = rule.counted(slope_bM, start=start)
-            with torch.autocast(query_BD.device.type, enabled=False):
-                query_grad_BD[start : start + size] = slope_bM @ candidate_MD
-                candidate_grad_MD.addmm_(slope_bM.T, query_bD)
-        ctx.save_for_backward(query_grad_BD, candidate_grad_MD)
-        return loss
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        query_grad_BD, candidate_grad_MD = ctx.saved_tensors
-        return query_grad_BD * grads[0], candidate_grad_MD * grads[0], None, None
+def _cos_sin(angle: Tensor | float, *, like: Tensor) -> tuple[Tensor, Tensor]:
+    if isinstance(angle, float):
+        angle = like.new_full((), angle)
+    return angle.cos(), angle.sin()
 
 
 def _check(query_BD: Tensor, key_ND: Tensor, *, temperature: float, offset: int) -> None:

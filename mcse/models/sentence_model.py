@@ -6,7 +6,7 @@ tokens, W vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ class SentenceRows:
     """What the text side makes of a batch; rows are not normalised.
 
     ``pooled`` are the encoder's rows of the query's views before any head, ``query``, ``positive`` and ``negative``
-    those after the text head. ``mlm_logit_MW`` and ``mlm_label_M`` are given where the batch carries masked copies.
+    those after the text head. ``mlm_logit_MW`` and ``mlm_label_M`` are given where the batch carries masked copies,
+    ``clean_BD``, the query without dropout after the text head, where the model makes it.
     """
 
     pooled_query_BD: Tensor
@@ -32,6 +33,7 @@ class SentenceRows:
     negative_BD: Tensor | None
     mlm_logit_MW: Tensor | None
     mlm_label_M: Tensor | None
+    clean_BD: Tensor | None = None
 
 
 class SentenceModel(nn.Module):
@@ -41,18 +43,27 @@ class SentenceModel(nn.Module):
         encoder: The text tower.
         head: Applied to pooled rows for the loss; ``None`` compares the pooled rows themselves.
         mlm_head: Token rows to vocabulary logits, for the optional masked-language-model term.
+        clean_view: Whether queries also pass without dropout, with their gradient.
     """
 
-    def __init__(self, encoder: TextEncoder, *, head: TanhHead | None, mlm_head: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        *,
+        head: TanhHead | None,
+        mlm_head: nn.Module | None = None,
+        clean_view: bool = False,
+    ) -> None:
         super().__init__()
         self.encoder, self.head, self.mlm_head = encoder, head, mlm_head
+        self.clean_view = clean_view
 
     def forward(self, batch: SentenceBatch) -> SentenceRows:
         """One forward over all views at once: a missing positive is the query again, under another dropout mask."""
         views = [batch.query, batch.query if batch.positive is None else batch.positive]
         views += [] if batch.negative is None else [batch.negative]
         pooled_BVD = self.encoder(concatenate(views)).unflatten(0, (len(views), -1)).unbind(0)
-        headed = [self.head(pooled_BD) if self.head is not None else pooled_BD for pooled_BD in pooled_BVD]
+        headed = [self._headed(pooled_BD) for pooled_BD in pooled_BVD]
         logit_MW, label_M = self._mlm(batch.masked)
         return SentenceRows(
             pooled_query_BD=pooled_BVD[0],
@@ -62,7 +73,21 @@ class SentenceModel(nn.Module):
             negative_BD=headed[2] if batch.negative is not None else None,
             mlm_logit_MW=logit_MW,
             mlm_label_M=label_M,
+            clean_BD=self._clean(batch) if self.clean_view else None,
         )
+
+    def _headed(self, pooled_BD: Tensor) -> Tensor:
+        return pooled_BD if self.head is None else self.head(pooled_BD)
+
+    def _clean(self, batch: SentenceBatch) -> Tensor:
+        """The queries without dropout; attention drops out by the mode of its own module, so that modes are changed."""
+        was_training = [(module, module.training) for module in self.encoder.modules()]
+        self.encoder.eval()
+        try:
+            return self._headed(self.encoder(batch.query))
+        finally:
+            for module, mode in was_training:
+                module.training = mode
 
     def _mlm(self, masked: MaskedTokens | None) -> tuple[Tensor | None, Tensor | None]:
         if masked is None or self.mlm_head is None:
@@ -127,15 +152,7 @@ class GroundedModel(nn.Module):
         run on, and so do these.
         """
         nothing = nothing_of(self.grounding_head, self.image_head, *([] if self.tower is None else [self.tower]))
-        return SentenceRows(
-            pooled_query_BD=rows.pooled_query_BD,
-            pooled_positive_BD=rows.pooled_positive_BD,
-            query_BD=rows.query_BD + nothing,
-            positive_BD=rows.positive_BD,
-            negative_BD=rows.negative_BD,
-            mlm_logit_MW=rows.mlm_logit_MW,
-            mlm_label_M=rows.mlm_label_M,
-        )
+        return replace(rows, query_BD=rows.query_BD + nothing)
 
 
 def nothing_of(*modules: nn.Module) -> Tensor | float:

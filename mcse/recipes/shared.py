@@ -68,7 +68,13 @@ class TextSide:
 
 
 def build_text_side(
-    config: EncoderConfig, data: TokenConfig, *, mlm: bool, own_positive: bool, head: bool = True
+    config: EncoderConfig,
+    data: TokenConfig,
+    *,
+    mlm: bool,
+    own_positive: bool,
+    head: bool = True,
+    clean_view: bool = False,
 ) -> TextSide:
     """The text tower of ``encoder.name_or_path`` with a fresh text head, and a language-model head if asked for.
 
@@ -78,6 +84,7 @@ def build_text_side(
         mlm: Whether tokens are masked, too.
         own_positive: Whether any sentence is its own positive, which only dropout tells from it.
         head: Whether the loss sees the text head's rows, and not those that are exported.
+        clean_view: Whether the loss also sees sentences without dropout.
 
     Raises:
         ValueError: The encoder cannot be loaded, trained, or told from itself; its pooling cannot be exported or does
@@ -100,7 +107,8 @@ def build_text_side(
         check_views_differ(encoder)
     trained = _choose_trained(encoder, config)
     text_head = TanhHead(encoder.width, encoder.width, init_std=encoder.init_std) if head else None
-    model = SentenceModel(encoder, head=text_head, mlm_head=load_mlm_head(config.name_or_path) if mlm else None)
+    mlm_head = load_mlm_head(config.name_or_path) if mlm else None
+    model = SentenceModel(encoder, head=text_head, mlm_head=mlm_head, clean_view=clean_view)
     return TextSide(model, tokenizer, encoder_files(config.name_or_path), trained)
 
 

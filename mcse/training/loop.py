@@ -307,7 +307,7 @@ def total_loss(terms: LossTerms, *, device: torch.device) -> Tensor:
     DDP averages gradients over processes, so the average is the gradient of Σ weight · (global sum / global count):
     what one process would get on the whole batch.
     """
-    names = list(terms)
+    names = [name for name, term in terms.items() if term.is_loss]
     counts = torch.stack([terms[name].count_on(device) for name in names])
     counts = distributed.sum_over_processes(counts).clamp(min=1)
     world_size = distributed.world_size()

@@ -41,6 +41,7 @@ class Meter:
     steps: int = 0
     _sums: dict[str, Tensor] = field(default_factory=dict)
     _counts: dict[str, Tensor] = field(default_factory=dict)
+    _weights: dict[str, float | None] = field(default_factory=dict)
     _losses: list[Tensor] = field(default_factory=list)
     _grad_norms: list[Tensor] = field(default_factory=list)
     _watched: list[_Watched] = field(default_factory=list)
@@ -53,6 +54,7 @@ class Meter:
         for name, term in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + term.sum.detach().float()
             self._counts[name] = self._counts.get(name, 0.0) + term.count_on(loss.device)
+            self._weights[name] = term.weight if term.is_loss else None
 
     def add_step(self, step: int, grad_norm: Tensor) -> None:
         """An optimizer step, with the norm of its gradient before clipping."""
@@ -83,15 +85,18 @@ class Meter:
         return self.skipped + len(bad) if bad.all() else bad.tolist()[::-1].index(False)
 
     def numbers(self, *, learning_rate: float, examples_per_step: int) -> dict[str, float]:
-        """Means over all processes, after at least one step; all must ask."""
+        """Means over all processes, and terms' weights other than 1, after at least one step; all must ask."""
         assert self._grad_norms
         names = sorted(self._sums)
         sums = distributed.sum_over_processes(torch.stack([self._sums[name] for name in names]))
         counts = distributed.sum_over_processes(torch.stack([self._counts[name] for name in names]))
         loss = distributed.sum_over_processes(torch.stack(self._losses).mean())
+        means = dict(zip(names, (sums / counts.clamp(min=1)).tolist(), strict=True))
+        weights = {name: weight for name, weight in self._weights.items() if weight is not None}
         return {
             "loss": float(loss) / distributed.world_size(),
-            **{f"loss.{name}": float(mean) for name, mean in zip(names, sums / counts.clamp(min=1), strict=True)},
+            **{f"loss.{name}" if name in weights else name: mean for name, mean in means.items()},
+            **{f"weight.{name}": weight for name, weight in sorted(weights.items()) if weight != 1},
             "learning_rate": learning_rate,
             "grad_norm": float(self._grad_norms[-1]),
             "sentences_per_second": self.steps * examples_per_step / (time.perf_counter() - self._started),

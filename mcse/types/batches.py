@@ -89,6 +89,7 @@ class SentenceBatch:
     positive: TokenBatch | None = None
     negative: TokenBatch | None = None
     masked: MaskedTokens | None = None
+    teacher_BF: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,7 @@ class PairBatch:
     image_BF: Tensor
     image_id_B: Tensor
     masked: MaskedTokens | None = None
+    teacher_BF: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

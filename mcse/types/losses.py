@@ -17,11 +17,13 @@ class LossTerm:
     process would get on the whole batch. Steps never divide by, or multiply with, a number of processes.
 
     ``count`` is a plain number or a scalar tensor without gradient. ``weight`` multiplies the mean in the total.
+    Without ``is_loss`` a term is a number to be logged beside the loss, such as a share of rows.
     """
 
     sum: Tensor
     count: float | Tensor
     weight: float = 1.0
+    is_loss: bool = True
 
     def count_on(self, device: torch.device) -> Tensor:
         """``count`` as a float32 scalar there; a number is written by the device itself, so that nothing is copied."""

@@ -142,7 +142,7 @@ HOMES: dict[str, set[str]] = {
 
 SYSTEMS: dict[str, tuple[str, ...]] = {
     "simcse": ("recipes/simcse",),
-    "mcse": ("recipes/mcse",),
+    "mcse": ("recipes/mcse", "recipes/terms/joint.py"),
     "tables": (
         "recipes/tables",
         "data/table_rows.py",

@@ -23,6 +23,8 @@ PACKAGE = REPOSITORY / "mcse"
 
 ALLOWED = {name: part.uses for name, part in PARTS.items()}
 SHARED = {f"mcse.recipes.{name}" for name in ("shared", "export", "image_side", "base", "graphs")}
+TERMS = "mcse.recipes.terms"
+"""The folder of loss terms that recipes share."""
 LAUNCHER = "mcse.recipes.launch"
 REFERENCE = "mcse.recipes.reference"
 """Not recipes: what recipes share, what starts them, and what describes their settings. Recipes use the first alone."""
@@ -37,6 +39,7 @@ LIGHT = (
     "mcse.models.config",
     "mcse.training.config",
     "mcse.recipes.base",
+    "mcse.recipes.terms.config",
 )
 """Modules that configurations are made of: they import none of the libraries that take seconds."""
 
@@ -120,16 +123,22 @@ def recipe_faults(source: Source, target: str, where: str) -> Iterator[str]:
     if source.module in (LAUNCHER, REFERENCE):
         allowed = target in ("mcse.recipes", "mcse.recipes.base", "mcse.recipes.graphs")
     else:
-        allowed = target in SHARED or (own is not None and recipe_of(target) == own)
+        allowed = is_shared(target) or (own is not None and recipe_of(target) == own)
     if not allowed:
-        yield f"{where}: {source.module} may not import {target}: recipes share by {', '.join(sorted(SHARED))} alone"
+        shared = ", ".join(sorted(SHARED | {TERMS}))
+        yield f"{where}: {source.module} may not import {target}: recipes share by {shared} alone"
+
+
+def is_shared(module: str) -> bool:
+    """Whether recipes may all use a module of ``mcse.recipes``."""
+    return module in SHARED or module == TERMS or module.startswith(f"{TERMS}.")
 
 
 def recipe_of(module: str) -> str | None:
     """The recipe whose folder a module stands in."""
     names = module.split(".")
-    in_a_folder = names[:2] == ["mcse", "recipes"] and len(names) > 2 and module not in {*SHARED, LAUNCHER, REFERENCE}
-    return names[2] if in_a_folder else None
+    in_a_folder = names[:2] == ["mcse", "recipes"] and len(names) > 2 and module not in {LAUNCHER, REFERENCE}
+    return names[2] if in_a_folder and not is_shared(module) else None
 
 
 def light_faults(source: Source) -> Iterator[str]:
@@ -319,6 +328,7 @@ PLANTED = {
     "a recipe that uses another": ("mcse/recipes/x/method.py", "from mcse.recipes.mcse.method import image_term"),
     "a recipe that uses another by its package": ("mcse/recipes/x/method.py", "from mcse.recipes import mcse"),
     "a recipe that starts itself": ("mcse/recipes/x/method.py", "from mcse.recipes.launch import train"),
+    "a term that knows a recipe": ("mcse/recipes/terms/x.py", "from mcse.recipes.mcse import method"),
     "a shared part that knows a recipe": ("mcse/recipes/shared.py", "from mcse.recipes.mcse import method"),
     "a table of recipes that imports one": ("mcse/recipes/__init__.py", "from mcse.recipes.mcse import method"),
     "a configuration that imports torch": ("mcse/recipes/x/config.py", "import torch"),

@@ -58,6 +58,17 @@ CASES = {
     "simcse": Case("simcse", {}, {}),
     "simcse, supervised": Case("simcse", {"data.sentences": "nli.csv", "loss.hard_negative_weight": 0.5}, {}),
     "simcse, masked words": Case("simcse", {"loss.mlm_weight": 0.1}, {}),
+    "simcse, terms": Case(
+        "simcse",
+        {
+            "loss.off_dropout": {},
+            "loss.dimension_contrast": {},
+            "loss.consistency": {},
+            "loss.margin": {"negative": 0.2},
+        },
+        {},
+    ),
+    "simcse, queue": Case("simcse", {"loss.queue": {"size": 20}}, {}),
     "mcse": Case("mcse", _PAIRS, {}),
     "mcse, masked words": Case("mcse", _PAIRS | {"loss.mlm_weight": 0.1}, {}),
     "tables": Case("tables", {}, {}),

@@ -22,6 +22,11 @@ CASES = {
     "supervised": ("simcse", {"data.sentences": "nli.csv", "loss.hard_negative_weight": 0.5}, 1),
     "mlm": ("simcse", {"loss.mlm_weight": 0.1, "encoder.length_chunks": 2}, 0),
     "pairs": ("mcse", {"loss.mlm_weight": 0.1, "data.captions.per_image": "all"}, 0),
+    "terms": (
+        "simcse",
+        {"loss.off_dropout": {"positive_weight": 0.9}, "loss.dimension_contrast": {}, "loss.consistency": {}},
+        0,
+    ),
     "text alone": ("mcse", {"loss.mlm_weight": 0.1}, 1),
 }
 

@@ -29,6 +29,16 @@ CASES = {
     ),
     "simcse supervised": ("simcse", {"data.sentences": "nli.csv", "loss.hard_negative_weight": 0.5}),
     "simcse with mlm": ("simcse", {"loss.mlm_weight": 0.1}),
+    "simcse, every term": (
+        "simcse",
+        {
+            "loss.off_dropout": {"positive_weight": 0.9},
+            "loss.dimension_contrast": {"weight": 0.5, "temperature": 10.0},
+            "loss.consistency": {"weight": 0.5, "temperature": 0.1},
+            "loss.margin": {"negative": 0.2},
+        },
+    ),
+    "simcse with a queue": ("simcse", {"loss.queue": {"size": 20, "momentum": 0.9}}),
     "tables": ("tables", {}),
     "tables by scores, every key its own": (
         "tables",

@@ -55,6 +55,7 @@ MIXED = {
         {"path": "nli.csv", "query": "sent1", "positive": "hard_neg", "share": 3},
     ],
 }
+PLUS_PLUS = {"loss.off_dropout": {"positive_weight": 0.9}, "loss.dimension_contrast": {"weight": 0.5}}
 ADAPTERS = {"encoder.lora": {"rank": 3, "modules": ["query", "value", "dense"]}}
 # Recipe, keys, step. MCSE's pairs come at even steps.
 STEPS = {
@@ -64,6 +65,11 @@ STEPS = {
     "simcse in chunks": ("simcse", {"encoder.length_chunks": 3}, 0),
     "simcse packed": ("simcse", {"encoder.packing": True}, 0),
     "simcse cached": ("simcse", {"train.cached_chunk_size": 3}, 0),
+    "simcse without dropout's negatives": ("simcse", PLUS_PLUS, 0),
+    "simcse without dropout's negatives, cached": ("simcse", PLUS_PLUS | {"train.cached_chunk_size": 3}, 0),
+    "simcse with margins": ("simcse", {"loss.margin": {"negative": 0.2, "positive": 0.1}}, 0),
+    "simcse with a queue": ("simcse", {"loss.queue": {"size": 40, "momentum": 0.9}}, 1),
+    "mcse with many terms": ("mcse", ALL_CAPTIONS | PLUS_PLUS | {"loss.consistency": {"weight": 0.5}}, 2),
     "tables": ("tables", {}, 0),
     "tables, both directions and widths": ("tables", {"loss.directions": "both", "loss.dims": [16, 8]}, 0),
     "tables, cached": ("tables", {"train.cached_chunk_size": 3}, 0),
@@ -103,6 +109,11 @@ GROUNDED_TERMS = {"forward", "backward", "match", "retention"}
 TERMS = {
     "simcse": {"text_text"},
     "simcse supervised": {"text_text"},
+    "simcse without dropout's negatives": {"text_text", "dimensions"},
+    "simcse without dropout's negatives, cached": {"text_text", "dimensions"},
+    "simcse with margins": {"text_text"},
+    "simcse with a queue": {"text_text"},
+    "mcse with many terms": {"text_text", "dimensions", "consistency", "text_image"},
     "tables": {"contrast"},
     "tables, both directions and widths": {"contrast"},
     "tables, cached": {"contrast"},

@@ -8,17 +8,15 @@ from typing import Literal
 from mcse.data.config import ControlsConfig, Mix, PairedDataConfig
 from mcse.models.config import EncoderConfig, ImageConfig
 from mcse.recipes.base import RunConfig, resolve_mix
+from mcse.recipes.terms.config import TextLossConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig:
-    """SimCSE's terms and λ times the image term."""
+class LossConfig(TextLossConfig):
+    """The terms of sentences and λ times the image term."""
 
     image_weight: float
     """λ, the weight of the image term. Source: MCSE has 0.01 with Wikipedia, 0.05 without."""
-
-    temperature: float = 0.05
-    """Divides cosines of sentences. Source: MCSE."""
 
     image_temperature: float = 0.05
     """Divides cosines of sentences and images. Source: MCSE."""
@@ -29,16 +27,13 @@ class LossConfig:
     joint_dim: int = 256
     """Width of the space that sentences and images are projected to. Source: MCSE."""
 
-    mlm_weight: float = 0.0
-    """Weight of the masked-language-model term. Source: MCSE has none."""
-
     def __post_init__(self) -> None:
-        for key in ("temperature", "image_temperature", "joint_dim"):
+        TextLossConfig.__post_init__(self)
+        for key in ("image_temperature", "joint_dim"):
             if getattr(self, key) <= 0:
                 raise ValueError(f"loss.{key}: must be positive, got {getattr(self, key)}")
-        for key in ("image_weight", "mlm_weight"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"loss.{key}: must be 0 or more, got {getattr(self, key)}")
+        if self.image_weight < 0:
+            raise ValueError(f"loss.image_weight: must be 0 or more, got {self.image_weight}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

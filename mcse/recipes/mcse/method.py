@@ -1,6 +1,6 @@
 """MCSE: SimCSE's text term plus λ · sentence→image InfoNCE on the sentences that have an image.
 
-B queries of this process, N rows of all processes, H joint width.
+B queries of this process.
 
 Source: Zhang, Mosbach, Adelani, Hedderich and Klakow 2022, "MCSE: Multimodal Contrastive Learning of Sentence
 Embeddings", NAACL.
@@ -8,7 +8,6 @@ Embeddings", NAACL.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from mcse.config_fields import plain
@@ -17,8 +16,6 @@ from mcse.data.load import load_pairs
 from mcse.data.mixing import carried_part
 from mcse.data.shards.pairs import ShardImages
 from mcse.data.streams import PairStream, Share
-from mcse.distributed import gather_ids, gather_rows
-from mcse.losses.contrastive import info_nce, unit_rows
 from mcse.models.sentence_model import GroundedModel, GroundedRows
 from mcse.recipes import export, shared
 from mcse.recipes.image_side import (
@@ -27,6 +24,8 @@ from mcse.recipes.image_side import (
     open_paired_images,
 )
 from mcse.recipes.mcse.config import Config, LossConfig
+from mcse.recipes.terms.joint import joint_contrast
+from mcse.recipes.terms.text import build_text_terms
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
 from mcse.types import LossTerm, LossTerms, PairBatch, SentenceBatch
@@ -34,7 +33,14 @@ from mcse.types import LossTerm, LossTerms, PairBatch, SentenceBatch
 
 def build(config: Config, runtime: Runtime) -> Run:
     """Model, stream, step, evaluator and export of one MCSE run."""
-    text = shared.build_text_side(config.encoder, config.data, mlm=config.loss.mlm_weight > 0, own_positive=True)
+    text = shared.build_text_side(
+        config.encoder,
+        config.data,
+        mlm=config.loss.mlm_weight > 0,
+        own_positive=True,
+        clean_view=config.loss.off_dropout is not None,
+    )
+    text_terms = build_text_terms(config.loss, text.model)
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
     images = open_paired_images(config.data)
     pairs = _pair_feed(config, text, share, images)
@@ -45,9 +51,7 @@ def build(config: Config, runtime: Runtime) -> Run:
 
     def step(model: nn.Module, batch: SentenceBatch | PairBatch) -> LossTerms:
         rows: GroundedRows = model(batch)
-        terms = dict(
-            shared.text_terms(rows.text, temperature=config.loss.temperature, mlm_weight=config.loss.mlm_weight)
-        )
+        terms = dict(text_terms(rows.text, batch))
         if isinstance(batch, PairBatch):
             terms["text_image"] = image_term(rows, batch.image_id_B, config.loss)
         return terms
@@ -75,37 +79,25 @@ def build(config: Config, runtime: Runtime) -> Run:
         ),
         evaluators=(dev.evaluator,),
         metrics=dev.metrics,
+        state=text_terms.state,
         facts={**text.facts, **feed.facts},
         data=(*feed.files, *images.tower_files, *text.files, *dev.files),
     )
 
 
 def image_term(rows: GroundedRows, image_id_B: Tensor, loss: LossConfig) -> LossTerm:
-    """Sentence→image InfoNCE of both dropout views against the images of all processes.
-
-    Another caption's copy of the query's own image is no negative: its key is left out by image id.
-
-    Source: eq. 4, averaged over the views unless ``loss.image_reduction`` says ``sum``.
-    """
+    """Sentence→image InfoNCE of both dropout views against the images of all processes."""
     assert rows.grounded_query_BH is not None
     assert rows.grounded_positive_BH is not None
     assert rows.image_BH is not None
-    key_NH, offset = gather_rows(unit_rows(rows.image_BH))
-    key_id_N = gather_ids(image_id_B)
-    views = [rows.grounded_query_BH, rows.grounded_positive_BH]
-    terms = [
-        info_nce(
-            unit_rows(view_BH),
-            key_NH,
-            temperature=loss.image_temperature,
-            offset=offset,
-            query_id_B=image_id_B,
-            key_id_N=key_id_N,
-        )
-        for view_BH in views
-    ]
-    share = 1.0 if loss.image_reduction == "sum" else 1 / len(views)
-    return LossTerm(torch.stack(terms).sum() * share, count=len(image_id_B), weight=loss.image_weight)
+    return joint_contrast(
+        [rows.grounded_query_BH, rows.grounded_positive_BH],
+        rows.image_BH,
+        image_id_B,
+        temperature=loss.image_temperature,
+        weight=loss.image_weight,
+        reduction=loss.image_reduction,
+    )
 
 
 def _pair_feed(

@@ -9,26 +9,15 @@ from mcse.data.config import DataConfig, Mix, PairControls
 from mcse.data.source_variants import TableSentences
 from mcse.models.config import EncoderConfig
 from mcse.recipes.base import RunConfig, resolve_mix
+from mcse.recipes.terms.config import TextLossConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig:
-    """The contrastive term, and one of a masked language model."""
-
-    temperature: float = 0.05
-    """Divides cosines. Source: SimCSE."""
+class LossConfig(TextLossConfig):
+    """The contrastive term, and others beside it."""
 
     hard_negative_weight: float = 0.0
     """Added to the logit of a query's own contradiction, of supervised sentences. Source: SimCSE."""
-
-    mlm_weight: float = 0.0
-    """Weight of the masked-language-model term; published: 0.1, which helps transfer and hurts STS."""
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"loss.temperature: must be positive, got {self.temperature}")
-        if self.mlm_weight < 0:
-            raise ValueError(f"loss.mlm_weight: must be 0 or more, got {self.mlm_weight}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +55,8 @@ class Config(RunConfig):
             raise ValueError(
                 f"controls.num_pairs: {self.controls.num_pairs} would do nothing, since there is no data.captions"
             )
+        if isinstance(self.data.sentences, TableSentences):
+            self.loss.check_own_positives(what="data.sentences.table has positives of their own")
         if self.loss.hard_negative_weight != 0 and not isinstance(self.data.sentences, TableSentences):
             raise ValueError(
                 f"loss.hard_negative_weight: {self.loss.hard_negative_weight} would do nothing, since there are no "

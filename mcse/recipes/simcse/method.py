@@ -14,6 +14,7 @@ from mcse.data.source_variants import TableSentences
 from mcse.data.streams import SentenceStream, Share
 from mcse.recipes import export, shared
 from mcse.recipes.simcse.config import Config
+from mcse.recipes.terms.text import build_text_terms
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
@@ -24,20 +25,20 @@ def build(config: Config, runtime: Runtime) -> Run:
     """Model, stream, step, evaluator and export of one SimCSE run."""
     has_triplets = isinstance(config.data.sentences, TableSentences)
     text = shared.build_text_side(
-        config.encoder, config.data, mlm=config.loss.mlm_weight > 0, own_positive=not has_triplets
+        config.encoder,
+        config.data,
+        mlm=config.loss.mlm_weight > 0,
+        own_positive=not has_triplets,
+        clean_view=config.loss.off_dropout is not None,
     )
+    terms = build_text_terms(config.loss, text.model, hard_negative_weight=config.loss.hard_negative_weight)
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
     captions = _caption_feed(config, text, share)
     feed = shared.mixed_feed(config.data, text, captions, mix=config.mix, share=share, seed=config.seed)
     dev = shared.build_dev_evaluator(config.data, text, precision=config.train.precision)
 
     def step(model: nn.Module, batch: SentenceBatch) -> LossTerms:
-        return shared.text_terms(
-            model(batch),
-            temperature=config.loss.temperature,
-            hard_negative_weight=config.loss.hard_negative_weight,
-            mlm_weight=config.loss.mlm_weight,
-        )
+        return terms(model(batch), batch)
 
     return Run(
         model=text.model,
@@ -48,6 +49,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         export=export.sentence_exporter(config, text, feed.files),
         evaluators=(dev.evaluator,),
         metrics=dev.metrics,
+        state=terms.state,
         facts={**text.facts, **feed.facts},
         data=(*feed.files, *text.files, *dev.files),
     )

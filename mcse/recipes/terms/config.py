@@ -1,0 +1,244 @@
+"""Settings of the terms that several recipes share, one group a term; ``null`` leaves a term out. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+_RIGHT_ANGLE = math.pi / 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OffDropout:
+    """Negatives come from a third pass, without dropout and with its gradient. Source: SimCSE++."""
+
+    positive_weight: float = 1.0
+    """Multiplies the positive's logit. Source: SimCSE++ has 1 with ``dimension_contrast``, 0.9 without."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "loss.off_dropout", "positive_weight")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DimensionContrast:
+    """Each dimension of one view finds itself among those of the other, by correlation. Source: SimCSE++."""
+
+    weight: float = 0.1
+    """Of the term. Source: SimCSE++."""
+
+    temperature: float = 5.0
+    """Divides correlations. Source: SimCSE++ has 5 with ``off_dropout``, 10 without."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "loss.dimension_contrast", "temperature")
+        _check_weight(self, "loss.dimension_contrast")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AngularMargin:
+    """Logits are made harder by an angle."""
+
+    negative: float = 0.0
+    """Radians by which a negative's angle shrinks. Source: KDMCSE has 0.15."""
+
+    positive: float = 0.0
+    """Radians by which the positive's angle grows. Source: ArcCSE has 10°, which is 0.175."""
+
+    by_teacher: bool = False
+    """Whether ``negative`` is multiplied by one minus the teachers' cosine. Source: KDMCSE, of images."""
+
+    def __post_init__(self) -> None:
+        for key in ("negative", "positive"):
+            if not 0 <= getattr(self, key) <= _RIGHT_ANGLE:
+                value = getattr(self, key)
+                raise ValueError(f"loss.margin.{key}: must be between 0 and π/2 radians, got {value}")
+        if self.negative == 0 and self.by_teacher:
+            raise ValueError("loss.margin.by_teacher: would do nothing, since loss.margin.negative is 0")
+        if self.negative == 0 and self.positive == 0:
+            raise ValueError("loss.margin: would do nothing; give negative, positive or both")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherFilter:
+    """Keys that the teachers hold to be too near to a query are no negatives of it. Source: GISTEmbed."""
+
+    threshold: float | None = None
+    """The teachers' cosine above which a key is left out; ``null`` goes by ``margin``. Source: KDMCSE has 0.8."""
+
+    margin: float | None = None
+    """Left out above the teachers' cosine of query and positive less this: of a sentence and itself, of 1."""
+
+    relative: bool = False
+    """Whether ``margin`` is a share of that cosine, and no difference."""
+
+    def __post_init__(self) -> None:
+        if (self.threshold is None) == (self.margin is None):
+            raise ValueError("loss.teacher_filter.threshold, loss.teacher_filter.margin: give one of them")
+        if self.threshold is not None and not -1 < self.threshold < 1:
+            raise ValueError(f"loss.teacher_filter.threshold: must be a cosine, got {self.threshold}")
+        if self.threshold is not None and self.relative:
+            raise ValueError("loss.teacher_filter.relative: would do nothing beside threshold")
+        # Of a sentence that is its own positive the teachers' cosine is 1, and nothing is nearer.
+        if self.margin is not None and self.margin <= 0:
+            raise ValueError(f"loss.teacher_filter.margin: must be positive, got {self.margin}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListNet:
+    """The student's distribution over the other sentences of the batch is to be the teachers'. Source: RankCSE."""
+
+    weight: float = 1.0
+    """Of the term. Source: RankCSE."""
+
+    temperature: float = 0.05
+    """Divides the student's cosines. Source: RankCSE."""
+
+    teacher_temperature: float = 0.025
+    """Divides the teachers'. Source: RankCSE's paper has half of the student's; its code 0.05."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "loss.list_net", "temperature", "teacher_temperature")
+        _check_weight(self, "loss.list_net")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListMLE:
+    """The student is to put the batch in the teachers' order: a sum over its places. Source: RankCSE."""
+
+    weight: float = 1.0
+    """Of the term, which at a batch of 128 starts at hundreds of nats. Source: RankCSE."""
+
+    temperature: float = 0.05
+    """Divides the student's cosines. Source: RankCSE."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "loss.list_mle", "temperature")
+        _check_weight(self, "loss.list_mle")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Consistency:
+    """Jensen–Shannon divergence between the distributions of the two dropout views. Source: RankCSE's paper."""
+
+    weight: float = 1.0
+    """Of the term. Source: RankCSE."""
+
+    temperature: float = 0.05
+    """Divides cosines. Source: RankCSE."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "loss.consistency", "temperature")
+        _check_weight(self, "loss.consistency")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimilarityKL:
+    """KL from the teachers' distribution over the batch to the student's. Source: DALR."""
+
+    weight: float = 1.0
+    """Of the term."""
+
+    temperature: float = 0.05
+    """Divides the student's cosines."""
+
+    teacher_temperature: float = 0.05
+    """Divides the teachers'."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "loss.similarity_kl", "temperature", "teacher_temperature")
+        _check_weight(self, "loss.similarity_kl")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Queue:
+    """Rows of earlier sentences, from a slowly following copy of the encoder, are negatives. Source: ESimCSE."""
+
+    size: int = 160
+    """Rows that are kept. Source: ESimCSE has 160 for base and 128 for large models."""
+
+    momentum: float = 0.995
+    """Share of the copy that a batch leaves as it was. Source: ESimCSE."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "loss.queue", "size")
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"loss.queue.momentum: must be in [0, 1], got {self.momentum}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextLossConfig:
+    """The terms of sentences."""
+
+    temperature: float = 0.05
+    """Divides cosines of sentences. Source: SimCSE."""
+
+    mlm_weight: float = 0.0
+    """Weight of the masked-language-model term. Source: SimCSE has 0.1, which helps transfer and hurts STS."""
+
+    off_dropout: OffDropout | None = None
+    """Negatives without dropout."""
+
+    dimension_contrast: DimensionContrast | None = None
+    """A term that contrasts dimensions."""
+
+    margin: AngularMargin | None = None
+    """Angular margins of sentences."""
+
+    teacher_filter: TeacherFilter | None = None
+    """Leaves out false negatives."""
+
+    list_net: ListNet | None = None
+    """A term of the teachers' distributions."""
+
+    list_mle: ListMLE | None = None
+    """A term of the teachers' orders."""
+
+    consistency: Consistency | None = None
+    """A term of the two views' distributions."""
+
+    similarity_kl: SimilarityKL | None = None
+    """A term of the teachers' distributions, a query itself included."""
+
+    queue: Queue | None = None
+    """More negatives."""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"loss.temperature: must be positive, got {self.temperature}")
+        if self.mlm_weight < 0:
+            raise ValueError(f"loss.mlm_weight: must be 0 or more, got {self.mlm_weight}")
+        if self.off_dropout is not None and self.queue is not None:
+            raise ValueError("loss.queue: its rows are negatives of a view with dropout, which off_dropout has none of")
+        if self.off_dropout is not None and self.margin is not None and self.margin.positive:
+            raise ValueError("loss.margin.positive: off_dropout weighs the positive itself; give one of them")
+
+    @property
+    def reads_teachers(self) -> tuple[str, ...]:
+        """The keys of the terms that read teachers' rows."""
+        found = [key for key in ("teacher_filter", "list_net", "list_mle", "similarity_kl") if getattr(self, key)]
+        if self.margin is not None and self.margin.by_teacher:
+            found.append("margin.by_teacher")
+        return tuple(f"loss.{key}" for key in found)
+
+    def check_own_positives(self, *, what: str) -> None:
+        """Refuses terms that are of a sentence's two views where positives are other sentences.
+
+        Raises:
+            ValueError: One is asked for.
+        """
+        own = {"off_dropout", "dimension_contrast", "list_net", "list_mle", "consistency", "similarity_kl", "queue"}
+        for key in (field.name for field in fields(TextLossConfig)):
+            if key in own and getattr(self, key) is not None:
+                raise ValueError(f"loss.{key}: is of a sentence's own two views, and {what}")
+
+
+def _check_positive(group: object, key: str, *names: str) -> None:
+    for name in names:
+        if getattr(group, name) <= 0:
+            raise ValueError(f"{key}.{name}: must be positive, got {getattr(group, name)}")
+
+
+def _check_weight(group: object, key: str) -> None:
+    """0 is a control: the term is logged and changes nothing."""
+    if (weight := getattr(group, "weight")) < 0:  # noqa: B009
+        raise ValueError(f"{key}.weight: must be 0 or more, got {weight}")
