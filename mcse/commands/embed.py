@@ -139,7 +139,7 @@ def _embed(
     """
     if len(set(all_gather_object(asked.input_digest))) > 1:
         raise ValueError(f"{asked.input}: processes read different content under this name")
-    total = fail_together(lambda: sum(1 for _ in texts.rows()))
+    total = fail_together(texts.count)
     if not total:
         raise ValueError(f"{asked.input} holds no text")
     begun = fail_together(lambda: begin(output, asked, overwrite=overwrite) if is_main() else {})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
 
 from mcse.data.named_columns import Cells, OpenTable, check_columns, check_header, digest_of_source, open_source
 from mcse.data.tables import HEAD_LINES, TABLE_SUFFIXES, check_is_text, ending, find_columns, shown_names, text_cell
@@ -57,6 +60,35 @@ class TextColumn:
             ValueError: A text that is empty, or none; an id that is neither text nor a whole number, or of another kind
                 than the first; names row and column.
         """
+        return (row for _, row in self._placed())
+
+    def count(self) -> int:
+        """How many rows there are, and that each has an id of its own; it takes 8 bytes a row with an id.
+
+        Raises:
+            ValueError: As ``rows``; or an id stands there twice, names both rows.
+        """
+        if self.id_column is None:
+            return sum(1 for _ in self.rows())
+        hash_N = array("q", (hash(row.id) for row in self.rows()))
+        found, times = np.unique(np.frombuffer(hash_N, dtype=np.int64), return_counts=True)
+        self._check_distinct(set(found[times > 1].tolist()))
+        return len(hash_N)
+
+    def _check_distinct(self, doubled: set[int]) -> None:
+        """Looks again at the ids of these hashes, which different ids may share."""
+        first: dict[Id, str] = {}
+        for where, row in self._placed() if doubled else ():
+            if row.id in first:
+                raise ValueError(
+                    f"{where}, column {self.id_column!r}: the id {row.id!r:.40} stands at {first[row.id]} already; "
+                    "without --id-column rows are numbered"
+                )
+            if hash(row.id) in doubled:
+                first[row.id] = where
+
+    def _placed(self) -> Iterator[tuple[str, TextRow]]:
+        """Each row, and where it stands."""
         kind: type | None = None
         for number, (where, text, name) in enumerate(self._read()):
             text = text_cell("" if text is None else text, where=f"{where}, column {self.column!r}")
@@ -66,11 +98,11 @@ class TextColumn:
                 what = "the line" if self.column is None else f"the column {self.column!r}"
                 raise ValueError(f"{where}: {what} is empty; --empty-rows skip leaves such rows out")
             if self.id_column is None:
-                yield TextRow(number, text)
+                yield where, TextRow(number, text)
                 continue
             _check_id(name, kind, where=f"{where}, column {self.id_column!r}")
             kind = type(name)
-            yield TextRow(name, text)
+            yield where, TextRow(name, text)
 
 
 def open_text_column(

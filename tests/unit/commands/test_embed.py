@@ -107,6 +107,15 @@ def test_ids_of_a_column(tmp_path, words, kind):
     assert read(tmp_path / "numbers")[0] == (list(map(str, numbers)) if kind == "csv" else numbers)
 
 
+def test_ids_of_one_hash_are_told_apart(tmp_path, words, capsys):
+    assert hash(-1) == hash(-2)
+    rows = [{"key": number, "text": "a dog"} for number in (-1, -2, 5)]
+    assert run(words, table(tmp_path, "jsonl", rows), tmp_path / "out", "--id-column", "key") == 0
+    assert read(tmp_path / "out")[0] == [-1, -2, 5]
+    assert run(words, table(tmp_path, "jsonl", [*rows, rows[1]]), tmp_path / "two", "--id-column", "key") == 2
+    assert "line 4, column 'key': the id -2 stands at" in capsys.readouterr().err
+
+
 def test_parquet_is_what_other_libraries_read(tmp_path, words):
     path = table(tmp_path)
     assert run(words, path, tmp_path / "npy") == 0
@@ -249,6 +258,8 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, asked, capsys):
         ("id,text\n1,a\n", ("--column", "txt"), "no column 'txt' for --column among"),
         ("id,text\n1,a\n", ("--id-column", "idx"), "no column 'idx' for --id-column"),
         ("id,text\n,a\n", ("--id-column", "id"), "line 2, column 'id': an id has 1 to 1000 characters"),
+        ("id,text\n1,a\n2,b\n1,c\n", ("--id-column", "id"), "texts.csv, line 4, column 'id': the id '1' stands at"),
+        ("id,text\n1,a\n2,b\n1,c\n", ("--id-column", "id"), "texts.csv, line 2 already"),
         ("id,text\n1,a\n", ("--dim", "9"), "--dim must be from 1 to 8"),
         ("id,text\n1,a\n", ("--batch-size", "0"), "batch_size must be at least 1"),
         ("id,text\n", (), "holds no text"),
