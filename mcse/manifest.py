@@ -84,6 +84,7 @@ _PREFIXES: Mapping[str, Kind] = {
 _MODEL_TYPES: Mapping[str, Kind] = {"mcse_elmo": "elmo", "mcse_cove": "cove", "model2vec": "model2vec"}
 """Architectures of ours that may also be saved without a manifest, and model2vec's, by their ``model_type``."""
 
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 _VECTOR_ENDINGS = (".txt", ".vec", ".bin")
 
 ELMO_OPTIONS, ELMO_WEIGHTS = "options.json", "*weights.hdf5"
@@ -343,7 +344,7 @@ def locate(name: str | Path | Located) -> Located:
             the plain path of a ``.txt``, ``.vec`` or ``.bin`` file, also with ``.gz``; the folder of an original ELMo.
 
     Raises:
-        NoModelError: It is a folder or a file without a model.
+        NoModelError: It is a folder or a file without a model, or a path where nothing is.
         ValueError: It names a package that is not installed, or a checkpoint whose manifest is damaged.
     """
     if isinstance(name, Located):
@@ -356,7 +357,7 @@ def locate(name: str | Path | Located) -> Located:
                 return replace(locate(path).expect("grounded_words"), name=given)
             if kind in ("library", "model2vec"):
                 path = resolve_name(path)
-                path = str(best_of(Path(path))) if Path(path).is_dir() else path
+                path = str(best_of(Path(path))) if Path(path).is_dir() else _hub_id(given, path)
             return Located(name=given, kind=kind, path=path)
     path = resolve_name(given)
     if Path(path).is_dir():
@@ -368,7 +369,7 @@ def locate(name: str | Path | Located) -> Located:
         raise NoModelError(
             f"{given!r} is a file, and none of word vectors ({endings}, also .gz); a model is named by its folder"
         )
-    return Located(name=given, kind="hub", path=path)
+    return Located(name=given, kind="hub", path=_hub_id(given, path))
 
 
 def absolute_name(name: str) -> str:
@@ -412,6 +413,13 @@ def _in_folder(given: str, folder: Path) -> Located:
     kind = _foreign_kind(inside) if manifest is None else manifest.kind
     run = None if inside == folder else folder
     return Located(name=given, kind=kind, path=str(inside), run=run, manifest=manifest)
+
+
+def _hub_id(given: str, path: str) -> str:
+    """``path``, of which nothing is here; refused where it can be no id of the hub, or begins with a folder that is."""
+    if not _HUB_ID.fullmatch(path) or ("/" in path and Path(path).parent.is_dir()):
+        raise NoModelError(f"there is no run and no checkpoint at {given}")
+    return path
 
 
 def _foreign_kind(folder: Path) -> Kind:

@@ -203,7 +203,7 @@ def test_a_package_is_found_and_not_imported(tmp_path: Path, monkeypatch: pytest
     assert locate("package:a_package_with_code/model").kind == "transformers"
 
 
-def test_names_that_are_no_folders(tmp_path: Path) -> None:
+def test_names_that_are_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.txt", "b/c.vec.gz", "GoogleNews.BIN.gz", "x.y.bin", "vectors:anything"):
         assert (locate(name).kind, locate(name).path) == ("vectors", name.removeprefix("vectors:"))
     for name in ("a", "a.gz", "org/model", "a.safetensors", "txt", "a.bin.zip"):
@@ -214,6 +214,12 @@ def test_names_that_are_no_folders(tmp_path: Path) -> None:
         locate(tmp_path / "model.safetensors")
     with pytest.raises(NoModelError, match="there is no run and no checkpoint at absent/run"):
         locate("absent/run").expect("elmo")
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("/absent/run", "./run", "../run", "runs/absent", "runs/mcse/absent", "run/", "a b", "~/run"):
+        for given in (name, f"sentence-transformers:{name}", f"model2vec:{name}"):
+            with pytest.raises(NoModelError, match=f"there is no run and no checkpoint at {given}"):
+                locate(given)
     with pytest.raises(ValueError, match="'no_such_package', which is not installed"):
         locate("package:no_such_package/model")
     assert resolve_name("package:tests/unit") == str(Path(__file__).parent)
