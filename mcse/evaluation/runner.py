@@ -19,9 +19,13 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class PooledEncoder(Encoder, Protocol):
-    """An encoder that says which vector stands for a sentence."""
+    """An encoder that says which vector stands for a sentence, and how wide it is."""
 
     pooling: str
+
+    @property
+    def dimension(self) -> int:
+        """D, the width of the rows of ``encode``."""
 
 
 _NOTHING = SuiteScores(scores={}, protocols={}, columns=())
@@ -69,7 +73,8 @@ class Runner:
             on_failure: Is told the name and the error of a suite that cannot evaluate it; the others go on.
 
         Raises:
-            ValueError: The model cannot be loaded, or no suite could evaluate it.
+            ValueError: The model cannot be loaded, its rows are narrower than a form of them, or no suite could
+                evaluate it.
         """
         parts = [(name, form) for form in self.forms for name in self.suites]
         keys = {part: self._key(*part, digest) for part in parts}
@@ -79,6 +84,7 @@ class Runner:
         if missing := [part for part in parts if part not in kept]:
             on_start(model, "; ".join(dict.fromkeys(self.suites[name].summary for name, _ in missing)))
             encoder = fail_together(lambda: load(model))
+            self._check_widths(encoder)
             seen, unknown = seen_by(Path(model))
             subject = Subject.of(encoder, batch_size=self.batch_size, seen=seen, why_unknown=unknown)
             for part in missing:
@@ -104,6 +110,17 @@ class Runner:
             suites=tuple(kept[part].scores if part in kept else _NOTHING for part in parts),
             notes=tuple(dict.fromkeys(note for result in done for note in result.notes)),
         )
+
+    def _check_widths(self, encoder: PooledEncoder) -> None:
+        """Before anything is encoded: a form that one of several models lacks would leave nothing to compare."""
+        if not (widest := max((form.dim or 0 for form in self.forms), default=0)):
+            return
+        widths = {"rows": encoder.dimension}
+        if any(suite.is_joint for suite in self.suites.values()) and getattr(encoder, "has_image_heads", False):
+            widths["rows of captions and images"] = getattr(encoder, "joint_dimension", encoder.dimension)
+        for rows, width in widths.items():
+            if widest > width:
+                raise ValueError(f"--dims {widest}: the model's {rows} have a width of {width}")
 
     def _key(self, name: str, form: RowForm, digest: str | None) -> str:
         # Padding, and so rounding, depends on who shares a batch; in 32 bits that is below what is printed.

@@ -107,11 +107,13 @@ class PreparedSuite:
         summary: What the data is, in words.
         digest: Of everything that the numbers depend on.
         score: Gives scores without intervals.
+        is_joint: Whether it takes rows of captions and images, too, which have a width of their own.
     """
 
     summary: str
     digest: str
     score: Callable[[Subject], SuiteScores]
+    is_joint: bool = False
 
     def run(self, subject: Subject) -> SuiteScores:
         """The scores with their intervals; of another form of rows the headlines. Every process must call it."""

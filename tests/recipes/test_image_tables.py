@@ -55,14 +55,15 @@ def tabled(path, tower="pixels:4", **columns):
 @pytest.fixture(scope="module")
 def trained(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    assert run(tiny, "mcse", folder, tabled("table.csv", image="file", caption="words") | SHORT) == 0
+    keys = tabled("table.csv", image="file", caption="words") | SHORT | {"loss.joint_dim": 16}
+    assert run(tiny, "mcse", folder, keys) == 0
     return folder
 
 
 def test_files_folders_and_tables_train_the_same_model(tiny, trained, tmp_path) -> None:
     files = {"data.images": {"folder": "images", "tower": "pixels:4"}}
     for name, keys in {"folder": files, "bytes": tabled("table.parquet")}.items():
-        assert run(tiny, "mcse", tmp_path / name, keys | SHORT) == 0
+        assert run(tiny, "mcse", tmp_path / name, keys | SHORT | {"loss.joint_dim": 16}) == 0
         assert losses(tmp_path / name, "loss.text_image") == losses(trained, "loss.text_image")
         assert tensors(tmp_path / name).keys() == tensors(trained).keys()
     assert losses(trained, "loss.text_image")
@@ -127,6 +128,9 @@ def test_a_table_is_searched_and_evaluated_as_its_files_are(tiny, trained, tmp_p
         ),
     ]:
         assert main(["evaluate", str(trained), *data, "--output", str(tmp_path / suite_)]) == 0
+        capsys.readouterr()
+        assert main(["evaluate", str(trained), *data, "--dims", "30", "--output", str(tmp_path / "cut")]) == 2
+        assert "--dims 30: the model's rows of captions and images have a width of" in capsys.readouterr().err
         results = json.loads((tmp_path / suite_ / "results.json").read_text())["scores"][suite_]
         scores.append({task.removeprefix("table."): values for task, values in results.items()})
     assert {*scores[0]} == {*scores[1]}

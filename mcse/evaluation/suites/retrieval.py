@@ -116,7 +116,8 @@ def prepare_retrieval(options: SuiteOptions) -> PreparedSuite:
         raise ValueError(f"--folds: {options.folds} parts of {len(images)} images")
     parts = f" in {options.folds} folds" if options.folds > 1 else ""
     summary = f"{len(images):,} images with {len(images.captions):,} captions{parts}"
-    return PreparedSuite(summary=summary, digest=images_digest(images, "retrieval", options.folds), score=score)
+    digest = images_digest(images, "retrieval", options.folds)
+    return PreparedSuite(summary=summary, digest=digest, score=score, is_joint=True)
 
 
 SUITE = Suite(

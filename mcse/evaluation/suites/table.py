@@ -166,7 +166,8 @@ def prepare_tables(options: SuiteOptions) -> PreparedSuite:
         return ModelScores(name="", pooling="", suites=tuple(parts)).all
 
     digest = digest_of("table", *(f"{table.name} {table.digest}" for table in tables))
-    return PreparedSuite(summary=", ".join(table.summary for table in tables), digest=digest, score=score)
+    summary = ", ".join(table.summary for table in tables)
+    return PreparedSuite(summary=summary, digest=digest, score=score, is_joint=len(texts) < len(tables))
 
 
 def _image_scores(subject: Subject, table: HeldOutImages, *, batch_size: int) -> SuiteScores:

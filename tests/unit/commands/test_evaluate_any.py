@@ -15,6 +15,7 @@ from mcse.commands import mine
 from mcse.commands.arguments import ROW_KINDS
 from mcse.commands.main import main
 from mcse.encoders.loading import load_encoder
+from mcse.evaluation.suite import Subject
 from mcse.manifest import Reading
 from mcse.metrics.retrieval import best_ranks
 from mcse.stored_rows import RowKind
@@ -105,8 +106,14 @@ def test_scores_by_width_and_kind_of_row_stand_in_every_report(models, pairs, ca
     assert "sts_dim8_binary" in {score["suite"] for score in compared}
     assert "Scores, width 8, binary" in Path("both/comparison.md").read_text()
     capsys.readouterr()
-    assert main(["evaluate", two[0], "--data", str(pairs), "--dims", "64"]) == 2
-    assert "(width 64, float32): --dims 64: the model's rows have a width of 32" in capsys.readouterr().err
+
+
+def test_widths_that_rows_lack_are_refused_before_anything_is_encoded(models, pairs, monkeypatch, capsys):
+    monkeypatch.setattr(Subject, "of", lambda *_, **__: pytest.fail("it was to be encoded"))
+    name = models["StaticEmbedding"].name
+    for rows in ([], ["--rows", "binary"]):
+        assert main(["evaluate", name, "--data", str(pairs), "--dims", "8", "64", *rows]) == 2
+        assert f"{name}: --dims 64: the model's rows have a width of 32" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["CLIP", "open_clip"])
