@@ -26,7 +26,9 @@ def block(language: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("library", ["ray", "pyspark"])
 def test_the_same_rows_by_a_cluster(library, tmp_path, monkeypatch):
-    pytest.importorskip(library)
+    module = pytest.importorskip(library)
+    if library == "ray":
+        module.init(num_cpus=2)  # whatever the machine has: one to work and one to read
     from mcse.commands.main import main
 
     keys = tiny_keys(build_tiny_run(tmp_path / "data"), "mcse", tmp_path) | {
