@@ -233,7 +233,7 @@ def write_modules(folder: Path, encoder: Exportable, located: Located, *, senten
         "model": {"kind": located.kind, "digest": encoder_digest(located.name)},
         "versions": _versions("torch", "transformers", "sentence-transformers"),
     }
-    files = {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.rglob("*.*"))}
+    files = {name: sha256_file(folder / name) for name in _sizes(folder)}
     write_json(folder / FACTS, {**described, "files": files})
     write_text(folder / CARD, export_card(located.name, described, notes=notes))
     return Export(to="sentence-transformers", precision="fp32", comparison=found, notes=notes, files=_sizes(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -194,6 +195,22 @@ def test_a_folder_of_sentence_transformers_is_read_by_that_library(name, runs, e
     np.testing.assert_allclose(found, load_encoder(str(runs(name))).encode(SENTENCES), atol=1e-5)
     np.testing.assert_allclose(load_encoder(str(folder)).encode(SENTENCES), found, atol=1e-5)
     assert not (folder / "mcse.json").exists()
+
+
+def test_every_file_is_listed_whatever_its_name(runs, tmp_path, monkeypatch):
+    saved = folders.save_sentence_transformers
+
+    def save(folder, **parts):
+        saved(folder, **parts)
+        (folder / "1_Pooling" / "LICENSE").write_text("free")
+
+    monkeypatch.setattr(folders, "save_sentence_transformers", save)
+    asked = ["export", str(runs("mcse")), "--to", "sentence-transformers", "--output", str(tmp_path / "out")]
+    assert main(asked) == 0
+    there = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    listed = json.loads((tmp_path / "out" / "export.json").read_text())["files"]
+    assert set(listed) == there - {"export.json", "README.md"}
+    assert listed["1_Pooling/LICENSE"] == hashlib.sha256(b"free").hexdigest()
 
 
 def test_grounded_words_become_a_file_of_word2vec(tiny, tmp_path):
