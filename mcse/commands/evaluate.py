@@ -298,6 +298,9 @@ def _load(name: str, reading: Reading, runner: Runner) -> AnyEncoder:
         return load_encoder(name, pooling=runner.pooling, precision=runner.precision, reading=reading)
     from mcse.export.folders import export_model
 
+    if reading.prompt_name is not None or reading.trust_remote_code:
+        flag = "--trust-remote-code" if reading.trust_remote_code else "--prompt-name"
+        raise ValueError(f"{flag} is for sentence-transformers:NAME, which --backend {backend} cannot export")
     if runner.precision != "float32":
         raise ValueError(f"--precision {runner.precision} is torch's; {backend} runs an export, in its own precision")
     with tempfile.TemporaryDirectory() as scratch:

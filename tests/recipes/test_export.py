@@ -383,6 +383,9 @@ def test_evaluate_gives_a_row_to_each_library(tiny, runs, exported, tmp_path, mo
     scores = [json.loads(path.read_text())["scores"]["sts"]["dev"]["spearman"] for path in files]
     assert len(scores) == 3
     assert max(scores) - min(scores) < 1e-3
+    monkeypatch.setattr(folders, "export_model", lambda *_, **__: pytest.fail("it was to be exported"))
+    assert main([*asked, model, "--backend", "onnx", "--prompt-name", "query"]) == 2
+    assert "--prompt-name is for sentence-transformers:NAME, which --backend onnx cannot" in capsys.readouterr().err
     assert main([*asked, str(exported("mcse", "onnx", "--precision", "int8"))]) == 0
     assert main([*asked, str(exported("mcse")), "--backend", "torch"]) == 2
     assert "holds a graph for onnx; name the run it was exported from for torch" in capsys.readouterr().err
