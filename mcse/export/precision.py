@@ -13,6 +13,8 @@ from mcse.export.graphs import quiet
 _LEAST = 1024
 """Numbers of a tensor that is worth a conversion of its own."""
 
+_PRODUCTS = ["MatMul", "Gemm"]
+
 Batches = Iterator[Mapping[str, np.ndarray[Any, Any]]]
 
 
@@ -62,8 +64,10 @@ def quantize_weights(source: Path, target: Path, *, batches: Batches | None = No
         quantization.quantize_static(
             *(source, target, _Reader(batches)),
             quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul", "Gemm", "Gather"],
-            extra_options=extra,
+            op_types_to_quantize=[*_PRODUCTS, "Gather"],
+            activation_type=quantization.QuantType.QUInt8,
+            # One range would have to hold columns of a product of which one may be 200 times as wide as others.
+            extra_options=extra | {"OpTypesToExcludeOutputQuantization": _PRODUCTS},
             **options,
         )
 

@@ -324,6 +324,21 @@ def test_static_ranges_come_of_the_sentences_given(tiny, runs, tmp_path, capsys)
     assert (tmp_path / "out" / "model.onnx").is_file()  # the export before is as it was
 
 
+def test_one_wide_column_does_not_spoil_static_ranges(tiny, tmp_path):
+    """As in MiniLM, where a column of what the second feed-forward product gives is 200 times as wide as another."""
+    model = AutoModel.from_pretrained(tiny / "bert")
+    with torch.no_grad():
+        for layer in model.encoder.layer:
+            layer.output.dense.weight[3] *= 100
+            layer.output.LayerNorm.weight[3] = 0
+    model.save_pretrained(tmp_path / "wide")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny / "bert" / name, tmp_path / "wide")
+    asked = ["export", str(tmp_path / "wide"), "--pooling", "mean", "--to", "onnx", "--precision", "int8"]
+    asked += ["--calibrate", str(tiny / "sentences.txt"), "--sentences", str(tiny / "sentences.txt")]
+    assert main([*asked, "--output", str(tmp_path / "out")]) == 0  # refused where that product is stored in 8 bits
+
+
 def test_a_prompt_is_part_of_the_export(runs, tmp_path):
     asked = ["export", str(runs("mcse")), "--to", "onnx", "--output", str(tmp_path / "out"), "--prompt", "the fox "]
     assert main(asked) == 0
