@@ -28,7 +28,7 @@ from mcse.export.check import SENTENCES, Comparison, check, compared, drawn_sent
 from mcse.export.graphs import check_expressible, write_image_graph, write_text_graph
 from mcse.export.precision import Batches, halve, quantize_weights, to_openvino
 from mcse.export.word_tokenizer import TOKENIZER, save_word_tokenizer
-from mcse.files import claimed, replacing_folder, sha256_file, text_lines, write_json, write_text
+from mcse.files import claimed, recover_folder, replacing_folder, sha256_file, text_lines, write_json, write_text
 from mcse.manifest import CARD, Kind, Located, Manifest, Reading, locate, writing_checkpoint
 from mcse.models.checkpoint import save_sentence_transformers
 from mcse.models.piece_tokenizer import PieceTokenizer
@@ -117,6 +117,7 @@ def export_model(
     located = locate(model)
     _check(located, to=to, precision=precision, calibrate=calibrate, prompt=prompt)
     with claimed(output):
+        recover_folder(output)
         if output.is_dir() and any(output.iterdir()) and not (overwrite and (output / FACTS).is_file()):
             what = "give --overwrite to replace it" if (output / FACTS).is_file() else "and holds no export"
             raise ValueError(f"--output: {output} is not empty; {what}")

@@ -25,13 +25,15 @@ from mcse.config import to_yaml
 from mcse.data.images.features import open_features
 from mcse.data.named_columns import open_named_columns
 from mcse.data.table_config import NamedTable
+from mcse.encoders.loading import load_encoder
 from mcse.files import sha256_file
-from mcse.manifest import Manifest, check_files
+from mcse.manifest import MANIFEST, Manifest, check_files
 from mcse.models.checkpoint import save_checkpoint
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 from mcse.recipes.launch import load_config
 from mcse.run_folder import METRICS, read_run, saved_states
 from mcse.search import EmbeddingIndex, builder, mining
+from mcse.search.embedding_files import read_embeddings
 from mcse.search.image_index import ImageIndex
 from mcse.training.state import _damage
 from tests.fixtures.colour_model import build_colour_model, draw_colours
@@ -47,6 +49,7 @@ Content = dict[str, Any]
 RUN = {"train.resume": "auto", "train.max_steps": 12, "train.save_steps": 2, "train.log_steps": 1}
 TARS = {"data.captions": "shards/pairs-{000..003}.tar", "data.images": {"shards": "features"}}
 SENTENCES = [str(number) for number in range(300)]
+PROMPTS = ("cat ", "fox ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +176,29 @@ def read_mined(output: Path) -> Content:
     return {str(number): row.texts for number, row in enumerate(table.rows())}
 
 
+def read_embedded(output: Path) -> Content:
+    """Other copies of the weights may give other last bits, so that rows are compared here."""
+    inputs, found = output.parents[1] / "inputs", list(read_embeddings(output))
+    texts = (inputs / "sentences.txt").read_text().splitlines()
+    expected_ND = load_encoder(str(inputs / "checkpoint")).encode(texts)
+    for ids, rows in found:
+        np.testing.assert_allclose(rows, expected_ND[ids], atol=1e-6)
+    return {str(name): "right" for ids, _ in found for name in ids}
+
+
+def read_an_export(output: Path) -> Content:
+    """Of an export over which another one is made again and again: one of the two, which gives what it says."""
+    found = output if output.exists() else output.with_name(f"{output.name}.old")
+    if not found.exists():
+        return {}
+    assert (found / MANIFEST).is_file(), f"{found}: half an export"
+    encoder = load_encoder(str(found))
+    assert encoder.prompt in PROMPTS, encoder.prompt
+    original = load_encoder(str(output.parents[1] / "inputs" / "checkpoint"))
+    np.testing.assert_allclose(encoder.encode(["the dog"]), original.encode([f"{encoder.prompt}the dog"]), atol=1e-5)
+    return {"an export": "whole"}
+
+
 def read_sentences(output: Path) -> Content:
     """Of an index over which another one is saved again and again: one of the two."""
     if not (output / "index.json").is_file():
@@ -229,6 +255,15 @@ WORKS: dict[str, Work] = {
         read=read_mined,
         second="mined.jsonl is there; give --overwrite",
     ),
+    "embed": Work(
+        commands=("embed {inputs}/checkpoint --input {inputs}/sentences.txt --rows-a-file 8 --output {output}",),
+        read=read_embedded,
+    ),
+    "export over an export": Work(
+        commands=("export {inputs}/checkpoint --to onnx --overwrite --output {output}",),
+        read=read_an_export,
+        together=3,
+    ),
     "EmbeddingIndex.save": Work(commands=("save {output}",), read=read_sentences, together=3),
 }
 
@@ -256,6 +291,8 @@ def work_here(words: list[str], site: Path) -> int:
     os.environ["MCSE_CACHE"] = str(site / "cache")
     datasets.config.HF_DATASETS_CACHE = site / "cache"
     logging.captureWarnings(True)
+    if words[0] == "export":
+        return next((code for prompt in PROMPTS if (code := main([*words, "--prompt", prompt]))), 0)
     if words[0] != "save":
         return main(words)
     for shift in (1, 0, 1, 0, 1):
