@@ -59,7 +59,8 @@ def export_card(model: str, described: Mapping[str, Any], *, notes: Sequence[str
         f"# {title} for {described['to']}",
         f"Exported from {code_span(title)} by `mcse export`, which compares every export with the model itself.",
         "\n".join(lines),
-        *(escaped(note) for note in notes),
+        # The card goes where the export goes, and the model's place on this machine does not.
+        *(escaped(note.replace(str(Path(model)), title)) for note in notes),
         "## Use",
         _USE[described["to"]].format(name=title),
     ]
