@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 Kind: TypeAlias = Literal["model", "dataset"]
 
 _FILES: dict[Kind, tuple[str, ...]] = {
-    "model": ("config.json", "modules.json", "open_clip_config.json"),
+    "model": ("config.json", "modules.json", "open_clip_config.json", "mcse.json"),
     "dataset": ("README.md", ".gitattributes"),
 }
 """Every repository with an encoder, or with a dataset, has one of them."""

@@ -175,6 +175,22 @@ def _export(parser: ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace an export in --output")
 
 
+def _push(parser: ArgumentParser) -> None:
+    """Sends a run's best checkpoint to the Hugging Face hub, with a card that the hub reads: results, licence, data.
+
+    The repository is private unless --public is given. The token is that of 'hf auth login' or HF_TOKEN.
+    """
+    add = parser.add_argument
+    add("model", metavar="RUN", help="run, checkpoint, or an export to ONNX or OpenVINO")
+    add("repository", metavar="OWNER/NAME", help="of the hub; made where it is not there")
+    add("--licence", "--license", metavar="NAME", help="the hub's name of it, such as mit; needed if the card has none")
+    data = "what it was trained on: an id of the hub, an address or words; may be repeated; needed if the card has none"
+    add("--data-source", action="append", dest="datasets", metavar="SOURCE", help=data)
+    add("--language", nargs="+", dest="languages", metavar="CODE", help="ISO codes (default: the card's)")
+    add("--public", action="store_true", help="let others see it")
+    add("--dry-run", action="store_true", help="list the files with their sizes, and send nothing")
+
+
 def _mine(parser: ArgumentParser) -> None:
     """Adds hard negatives to a table of pairs: texts that a model takes for an answer although they are none."""
     add = parser.add_argument
@@ -473,6 +489,7 @@ COMMANDS: Mapping[str, Command | Group] = {
     "export": Command(
         "a model for ONNX, OpenVINO, sentence-transformers or word2vec, compared first", _export, "export"
     ),
+    "push": Command("send a run to the Hugging Face hub, private by default", _push, "push"),
     "mine": Command("add hard negatives to a table of pairs, for training on tables", _mine, "mine"),
     "embed": Command("embed a column of a table, to files; goes on when killed", _embed, "embed"),
     "serve": Command("serve a model over HTTP: embeddings, similarity, search", _serve, "serve"),

@@ -30,7 +30,8 @@ from mcse.encoders.inputs import (
     evaluating,
     longest_first,
 )
-from mcse.manifest import Located, Reading, locate
+from mcse.encoders.located import located_anywhere
+from mcse.manifest import Located, Reading
 from mcse.progress import progress_bar
 from mcse.stored_rows import RowKind, check_row_kind, quantize, value_ranges
 from mcse.types import FloatArray
@@ -96,7 +97,7 @@ class BaseEncoder(ABC, Generic[Tokens]):
         Raises:
             ValueError: No such model is there, it is damaged or of another kind, or it has no such pooling.
         """
-        located = locate(name_or_path)
+        located = located_anywhere(name_or_path)
         encoder = cls._load(located, pooling=pooling, precision=precision)
         encoder._take(located.reading)
         return encoder.to(chosen_device(device))

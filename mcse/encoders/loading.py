@@ -14,6 +14,7 @@ from mcse.encoders.contextual import CoveEncoder, ElmoEncoder
 from mcse.encoders.exported import ExportedEncoder
 from mcse.encoders.inputs import Precision
 from mcse.encoders.joint_encoder import JointEncoder
+from mcse.encoders.located import located_anywhere
 from mcse.encoders.model2vec_encoder import Model2VecEncoder
 from mcse.encoders.open_clip_encoder import OpenClipEncoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
@@ -91,7 +92,7 @@ def load_encoder(
         ValueError: Nothing that encodes sentences is there, or ``pooling`` is needed and not given, or given and not
             known.
     """
-    located = replace(locate(name).expect(*_CLASSES), reading=reading)
+    located = replace(located_anywhere(name).expect(*_CLASSES), reading=reading)
     try:
         if located.kind != "exported" and reading.backend not in (None, "torch"):
             raise ValueError(

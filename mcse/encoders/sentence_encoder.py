@@ -11,16 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self, overload
+from typing import TYPE_CHECKING, Literal, Self, overload
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mcse.encoders.exported import ExportedEncoder
 from mcse.encoders.images import JointSpaceEncoder, ModelParts
 from mcse.encoders.inputs import Precision
+from mcse.encoders.located import located_anywhere
 from mcse.encoders.sentence_transformers_folder import Module, list_modules, read_modules
-from mcse.manifest import Located, Runtime, locate
+from mcse.manifest import Located, Runtime
 from mcse.models.checkpoint import (
     check_pooling,
     load_checkpoint,
@@ -32,6 +34,9 @@ from mcse.models.image_tower import ImageTower
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.text_encoder import POOLINGS, TextEncoder, check_first_token, load_text_encoder, load_tokenizer
 from mcse.types import TokenBatch, Tokenizer, to_device
+
+if TYPE_CHECKING:
+    from mcse.encoders.push import Pushed
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +149,7 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
             ValueError: No such model is there, it is damaged or of another kind, it has no such pooling, or the library
                 that runs it is not installed.
         """
-        located = locate(name_or_path)
+        located = located_anywhere(name_or_path)
         if backend == "torch":
             return super().from_pretrained(located, pooling=pooling, device=device, precision=precision)
         if located.kind != "exported":
@@ -215,6 +220,49 @@ class SentenceEncoder(JointSpaceEncoder[list[int]]):
         if kept is not None and (width := _first(kept).in_features) != text.width:
             raise ValueError(f"{path}: its Dense layer takes {width} values, but its embeddings have {text.width}")
         return cls(text, tokenizer, pooling=chosen, dense=kept, name=located.name, precision=precision)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        licence: str | None = None,
+        datasets: Sequence[str] = (),
+        languages: Sequence[str] = (),
+        private: bool = True,
+        dry_run: bool = False,
+    ) -> Pushed:
+        """Sends the run or checkpoint that this encoder was loaded from to the hub, as ``mcse push`` does.
+
+        Args:
+            repo_id: ``OWNER/NAME``; made where it is not there.
+            licence: As ``mcse.encoders.push.push`` takes it, as all else.
+            datasets: What the model was trained on.
+            languages: ISO codes.
+            private: Whether others cannot see it.
+            dry_run: Sends nothing; the files are those of what is returned.
+
+        Raises:
+            ValueError: As ``mcse.encoders.push.push``; or the encoder was not loaded from a checkpoint, or is not as it
+                was loaded: it gives other embeddings.
+            OSError: The hub refuses it or cannot be reached; says what is there.
+        """
+        from mcse.encoders.push import push
+
+        if not self.name:
+            raise ValueError("this encoder was not loaded from a checkpoint; its run saves one, which can be pushed")
+        again = type(self).from_pretrained(self.name, precision=self.precision, device=self.device)
+        probes = ["A man plays the guitar.", "two dogs"]
+        if not np.allclose(again.encode(probes), self.encode(probes), atol=1e-5):
+            raise ValueError(f"{self._title()} gives other embeddings than its files; save it, and push what was saved")
+        return push(
+            self.name,
+            repo_id,
+            licence=licence,
+            datasets=datasets,
+            languages=languages,
+            private=private,
+            dry_run=dry_run,
+        )
 
     @property
     def dimension(self) -> int:

@@ -17,7 +17,8 @@ from PIL import Image
 
 from mcse.encoders.images import ImageInput, ImageReader
 from mcse.encoders.inputs import Precision, check_word_lists, evaluating, in_batches
-from mcse.manifest import Manifest, locate
+from mcse.encoders.located import located_anywhere
+from mcse.manifest import Manifest
 from mcse.models.checkpoint import load_checkpoint_tower
 from mcse.models.maf_model import TaggerModel, TweetRows
 from mcse.models.piece_tokenizer import PieceTokenizer
@@ -73,12 +74,12 @@ class TweetTagger(ImageReader):
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu") -> TweetTagger:
-        """The tagger of a run folder (its ``best/``) or a checkpoint folder.
+        """The tagger of a run folder (its ``best/``), a checkpoint folder or a repository of the hub.
 
         Raises:
             ValueError: No tagger is there, or it is damaged.
         """
-        folder = locate(path).expect("tagger").folder
+        folder = located_anywhere(path).expect("tagger").folder
         loaded = load_tagger(folder)
         loaded.model.to(device)
         return cls(loaded.model, loaded.tokenizer, manifest=loaded.manifest, folder=folder)

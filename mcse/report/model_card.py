@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mcse.report.markdown import code_block, code_span, escaped
 from mcse.types import DataFile
@@ -168,6 +168,71 @@ def with_scores(card: str, score_table: str) -> str:
     before, heading, rest = card.partition("\n## Scores\n")
     _, use, after = rest.partition("\n## Use\n")
     return f"{before}{heading}\n{score_table.strip()}\n{use}{after}" if use else card
+
+
+_HUB_ID = re.compile(r"(?:hf://datasets/)?([\w.-]+/[\w.-]+)(?:/.*)?")
+
+
+def published_card(
+    card: str,
+    *,
+    repository: str,
+    licence: str | None = None,
+    datasets: Sequence[str] = (),
+    languages: Sequence[str] = (),
+    results: Sequence[EvalResult] = (),
+) -> str:
+    """The card of a checkpoint as it goes to the hub, with what only its owner knows.
+
+    Args:
+        card: As the run wrote it.
+        repository: ``OWNER/NAME``, which is the model's name from now on.
+        licence: The hub's name of the licence; by default what the card says.
+        datasets: Ids of the hub, ``OWNER/NAME`` (also ``hf://datasets/…``), or words; beside what the card says.
+        languages: ISO codes; by default what the card says.
+        results: For ``model-index``.
+
+    Raises:
+        ValueError: There is no licence, or nothing is said of the data; a source of data is a path of this machine; or
+            the card's front matter cannot be read.
+    """
+    try:
+        whole = ModelCard(card)
+    except ValueError as error:
+        raise ValueError(f"README.md: its front matter cannot be read: {error}") from None
+    front = whole.data
+    front.license = licence or front.get("license")
+    if not front.license:
+        raise ValueError("the model has no licence; --licence NAME gives it, such as --licence mit")
+    ids, words = list(front.get("datasets", [])), []
+    for source in datasets:
+        if not source.strip() or Path(source).exists() or source.startswith((".", "/", "~")):
+            raise ValueError(
+                f"--data-source: {source!r} is a path or empty; give an id of the hub, an address or words"
+            )
+        found = _HUB_ID.fullmatch(source)
+        ids.append(found[1]) if found else words.append(source)
+    if not ids and not words:
+        raise ValueError("nothing says what the model was trained on; --data-source OWNER/NAME, or words, says it")
+    front.datasets = list(dict.fromkeys(ids)) or None
+    front.language = list(languages) or front.get("language")
+    front.library_name = front.get("library_name", "mcse")
+    front.model_name, front.eval_results = repository.partition("/")[2], list(results) or None
+    return f"---\n{front.to_yaml()}\n---\n\n{_published_body(whole.text, repository, words)}"
+
+
+def _published_body(body: str, repository: str, sources: Sequence[str]) -> str:
+    """Headed and loaded by the repository's name, with sources of data in words."""
+    body = body.strip() + "\n"
+    if title := re.match(r"# (.+)\n", body):
+        name, rest = title[1], body[title.end() :]
+        before, heading, use = rest.partition("\n## Use\n")
+        use, data, after = use.partition("\n## Data\n")
+        use = re.sub(rf"(?<![\w./-]){re.escape(name)}(?![\w./-])", repository, use).replace("  # this folder", "")
+        body = f"# {repository}\n{before}{heading}{use}{data}{after}"
+    listed = "".join(f"- source: {escaped(source)}\n" for source in sources)
+    before, heading, after = body.partition("\n## Data\n\n")
+    return f"{before}{heading}{listed}{after}" if heading else f"{body}\n## Data\n\n{listed}" if listed else body
 
 
 def _card(front: ModelCardData, run: CardFacts, *, summary: str, use: str) -> str:

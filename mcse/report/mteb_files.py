@@ -17,7 +17,7 @@ from mcse.types import ModelScores, score_tree
 SCHEMA = 1
 """Version of the protocol file; raised when a key changes its meaning or goes away."""
 
-_TASKS = {
+MTEB_TASKS = {
     "STS12": "STS12",
     "STS13": "STS13",
     "STS14": "STS14",
@@ -52,7 +52,7 @@ def write_mteb_files(folder: str | Path, model: ModelScores) -> tuple[Path, ...]
     """
     folder = Path(folder)
     scores = score_tree(model.all.scores).get("sts", {})
-    known = {task: name for task, name in _TASKS.items() if task in scores}
+    known = {task: name for task, name in MTEB_TASKS.items() if task in scores}
     if not known:
         found = ", ".join(scores) or "no STS task"
         raise ValueError(f"mteb's result files are for the STS tasks that mteb has; {model.name} has {found}")

@@ -56,10 +56,14 @@ _LOW = {
         "`forward(batch)` → rows, and checkpoints of them; h5py for ELMo's original release",
         *("errors", "files", "hub", "reading", "run_folder", "manifest", "types", "nn", "text"),
     ),
+    "report": part(
+        "results → terminal, Markdown, HTML, model card, the hub's forms",
+        *("errors", "files", "reading", "run_folder", "types", "metrics", "version", "yaml_files"),
+    ),
     "encoders": part(
-        "any kind of encoder by one name",
+        "any kind of encoder by one name, from folders and the hub, and to the hub",
         *("errors", "files", "hub", "progress", "reading", "images", "run_folder", "manifest", "types", "text"),
-        *("models", "distributed", "cpu", "stored_rows"),
+        *("models", "distributed", "cpu", "stored_rows", "report"),
     ),
     "search": part(
         "indexes of sentences and images, embeddings on disk, questions, the page and the service",
@@ -80,9 +84,6 @@ _LOW = {
             "distributed",
             "stored_rows",
         ),
-    ),
-    "report": part(
-        "results → terminal, Markdown, HTML, model card", "errors", "files", "reading", "run_folder", "types", "metrics"
     ),
     "export": part(
         "a model as ONNX, OpenVINO, sentence-transformers or word2vec, compared with PyTorch first",
