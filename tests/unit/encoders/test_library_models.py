@@ -142,7 +142,7 @@ def test_what_is_asked_in_vain_is_named(models: dict[str, LibraryModel], tmp_pat
         load_encoder(models["open_clip"].name, reading=Reading(prompt_name="query"))
     with pytest.raises(ValueError, match="--trust-remote-code is for sentence-transformers:NAME"):
         load_encoder(models["open_clip"].name, reading=Reading(trust_remote_code=True))
-    with pytest.raises(ValueError, match=f"sentence-transformers:{tmp_path / 'gone'}: sentence-transformers cannot"):
+    with pytest.raises(ValueError, match=f"no run and no checkpoint at sentence-transformers:{tmp_path / 'gone'}"):
         load_encoder(f"sentence-transformers:{tmp_path / 'gone'}")
     with pytest.raises(ValueError, match="holds no model"):
         load_encoder(f"sentence-transformers:{tmp_path}")
