@@ -21,6 +21,9 @@ Batch = TypeVar("Batch")
 IGNORED_LABEL = -100
 """Label of a token that the masked-language-model loss leaves out (PyTorch's ``ignore_index``)."""
 
+_IMAGES = {"images": True}
+"""Marks the field of a batch that holds what images are made of: features or pixels."""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
@@ -82,7 +85,9 @@ class SentenceBatch:
     """Sentences without images.
 
     ``positive`` absent: the positive is the query under another dropout mask. ``negative``: each query's contradiction.
-    ``masked``: masked copies of every sentence of the batch, for the optional language-model term.
+    ``masked``: masked copies of every sentence of the batch, for the optional language-model term. ``teacher_BF``: rows
+    that teachers give the queries. The product of two of them is the weighted average of the teachers' cosines, since
+    for each teacher of weight w (weights sum to 1) a row holds √w times its unit row, side by side.
     """
 
     query: TokenBatch
@@ -114,12 +119,14 @@ class PairBatch:
     """Captions with their images: stored features ``image_BF``, or pixels (B, 3, height, width) for a live tower.
 
     ``image_id_B`` says which image a row holds, so that two captions of one image are not each other's negatives.
+    ``positive``, ``masked`` and ``teacher_BF`` are as of ``SentenceBatch``.
     """
 
     caption: TokenBatch
-    image_BF: Tensor
+    image_BF: Tensor = field(metadata=_IMAGES)
     image_id_B: Tensor
     masked: MaskedTokens | None = None
+    positive: TokenBatch | None = None
     teacher_BF: Tensor | None = None
 
 
@@ -142,7 +149,7 @@ class TweetBatch:
     has_image_B: Tensor
     image_id_B: Tensor
     partner_B: Tensor
-    image_BF: Tensor | None = None
+    image_BF: Tensor | None = field(default=None, metadata=_IMAGES)
     shown_M: Tensor | None = field(init=False, default=None)
     swapped_M: Tensor | None = field(init=False, default=None)
 
@@ -235,15 +242,9 @@ def concatenate(batches: Sequence[TokenBatch]) -> TokenBatch:
 def to_device(batch: Batch, device: torch.device, *, images: bool = True) -> Batch:
     """The same batch with every tensor on ``device``; nested dataclasses are followed, other values kept.
 
-    A copy of a pinned tensor to a GPU is not waited for. Without ``images``, what images are made of stays where it is:
-    rows of floating-point numbers.
+    A copy of a pinned tensor to a GPU is not waited for. Without ``images``, what images are made of stays where it is.
     """
-
-    def move(tensor: Tensor) -> Tensor:
-        stays = not images and tensor.is_floating_point() and tensor.ndim > 1
-        return tensor if stays else tensor.to(device, non_blocking=True)
-
-    return _map_tensors(batch, move)
+    return _map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True), images=images)
 
 
 def from_host(arrays: Sequence[NDArray[np.int64]], device: torch.device) -> tuple[Tensor, ...]:
@@ -260,13 +261,15 @@ def pin(batch: Batch) -> Batch:
     return _map_tensors(batch, Tensor.pin_memory)
 
 
-def _map_tensors(value: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
+def _map_tensors(value: Batch, function: Callable[[Tensor], Tensor], *, images: bool = True) -> Batch:
     mapped: Any = value
     if isinstance(value, Tensor):
         mapped = function(value)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        found = {field.name: _map_tensors(getattr(value, field.name), function) for field in dataclasses.fields(value)}
-        derived = {field.name for field in dataclasses.fields(value) if not field.init}
+        fields = dataclasses.fields(value)
+        moved = [field.name for field in fields if images or "images" not in field.metadata]
+        found = {name: _map_tensors(getattr(value, name), function, images=images) for name in moved}
+        derived = {field.name for field in fields if not field.init}
         mapped = dataclasses.replace(value, **{name: part for name, part in found.items() if name not in derived})
         for name in derived:
             object.__setattr__(mapped, name, found[name])
