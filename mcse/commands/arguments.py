@@ -139,23 +139,31 @@ def _prepare(parser: ArgumentParser) -> None:
 
 
 def _extract_features(parser: ArgumentParser) -> None:
-    """Runs a frozen image tower over images once. Killed, it continues when started again."""
+    """Runs a frozen image tower over images, or an encoder over texts, once. Killed, it continues when started again.
+
+    Rows of texts are found again by what a text says: a teacher's store, for the key teachers of simcse and mcse.
+    """
+    add = parser.add_argument
     images = "folder of images, a Hugging Face dataset (id or folder), or a table with a column of images"
-    parser.add_argument("--images", required=True, help=images)
-    parser.add_argument("--column", metavar="NAME", help="of the table's images (default: found by its name)")
-    parser.add_argument(
-        "--tower",
-        required=True,
-        help="open_clip:MODEL/PRETRAINED, timm:MODEL or pixels:N (/none: random weights); grid:timm:… and "
-        "grid:pixels:N keep the regions of the last map apart",
-    )
-    parser.add_argument("--output", required=True, type=Path, help="folder of the feature store")
-    parser.add_argument("--names", type=Path, help="file listing the images to use, one a line (default: all)")
-    parser.add_argument("--batch-size", type=int, help="images a forward pass (default: 64)")
-    parser.add_argument("--on-bad-image", choices=("error", "skip"), help="(default: error)")
-    parser.add_argument("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
-    parser.add_argument("--precision", choices=PRECISIONS, help="(default: fp32)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the feature store in --output")
+    add("--images", help=images)
+    add("--tower", help=f"of --images: {_TOWERS}")
+    texts = "what data.sentences and data.captions read: text files, tables (::COLUMN), caption files, tars"
+    add("--texts", nargs="+", metavar="FILE", help=texts)
+    add("--features", type=Path, help="a store of images' features, to be put into the space of a joint --encoder")
+    add("--encoder", metavar="MODEL", help="of --texts, --features and --images: as evaluate takes it")
+    add("--output", required=True, type=Path, help="folder of the store")
+    add("--column", metavar="NAME", help="of the table's images (default: found by its name)")
+    add("--names", type=Path, help="file listing the images to use, one a line (default: all)")
+    add("--batch-size", type=int, help="images or texts a forward pass (default: 64)")
+    add("--on-bad-image", choices=("error", "skip"), help="(default: error)")
+    add("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
+    add("--precision", choices=PRECISIONS, help="of matrix products (default: fp32)")
+    add("--joint", action="store_true", help="texts in the space that an mcse checkpoint shares with images")
+    add("--max-length", type=int, metavar="N", help="tokens that a text keeps (default: as many as the encoder takes)")
+    add("--dtype", choices=("float32", "float16"), help="of stored rows of texts (default: float32)")
+    add("--untrained", type=int, metavar="SEED", help="the control: the encoder with fresh weights, drawn by SEED")
+    _add_reading(parser)
+    add("--overwrite", action="store_true", help="replace the store in --output")
 
 
 def _export(parser: ArgumentParser) -> None:
@@ -470,6 +478,10 @@ def _maf_tag(parser: ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace those files in --output")
 
 
+_TOWERS = (
+    "open_clip:MODEL/PRETRAINED, timm:MODEL or pixels:N (/none: random weights); grid:timm:… and grid:pixels:N keep "
+    "the regions of the last map apart"
+)
 DATASETS = ("wiki1m", "nli", "flickr30k", "coco", "sts")
 BACKENDS = ("torch", "onnx", "openvino")
 EXPORT_PRECISIONS = ("fp32", "fp16", "int8")
@@ -484,7 +496,7 @@ COMMANDS: Mapping[str, Command | Group] = {
     "evaluate": Command("evaluate models, compare them, and write reports", _evaluate, "evaluate"),
     "prepare": Command("fetch and verify training and test data, so that runs need no network", _prepare, "prepare"),
     "extract-features": Command(
-        "run a frozen image encoder over images once, into a feature store", _extract_features, "extract_features"
+        "run a frozen encoder over images or texts once, into a store", _extract_features, "extract_features"
     ),
     "export": Command(
         "a model for ONNX, OpenVINO, sentence-transformers or word2vec, compared first", _export, "export"

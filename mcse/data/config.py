@@ -97,10 +97,17 @@ class DataConfig(TokenConfig):
     sts: str | None = None
     """A file of scored pairs to select by, or SentEval's folder; ``null`` looks below ``root``, then at the hub."""
 
+    repetition: float = 0.0
+    """ESimCSE's rate of doubled tokens in a sentence's positive: 0.32 for BERT, 0.30 for RoBERTa; 0 doubles none."""
+
     def __post_init__(self) -> None:
         TokenConfig.__post_init__(self)
         if self.sentences is None and self.captions is None:
             raise ValueError("data.sentences, data.captions: give at least one of them")
+        if not 0 <= self.repetition <= 1:
+            raise ValueError(f"data.repetition: must be in [0, 1], got {self.repetition:g}")
+        if self.repetition and isinstance(self.sentences, TableSentences):
+            raise ValueError("data.repetition, data.sentences: a table of hard negatives has positives of its own")
         if isinstance(self.sentences, TableSentences) and self.captions is not None:
             raise ValueError("data.sentences, data.captions: a table of hard negatives cannot be mixed with captions")
 

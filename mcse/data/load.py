@@ -7,7 +7,7 @@ identical batches.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,8 +46,19 @@ from mcse.data.source_variants import (
     TableCaptions,
     TableSentences,
 )
-from mcse.data.streams import Order, RowNumbers, Sampler, ShardSampler, Share, TokenMasker, TokenRows
+from mcse.data.streams import (
+    Order,
+    RowNumbers,
+    Sampler,
+    ShardSampler,
+    Share,
+    TeacherColumn,
+    TokenMasker,
+    TokenRepeater,
+    TokenRows,
+)
 from mcse.data.table_config import TableDataConfig
+from mcse.data.teacher_rows import StoredTeachers, TextsColumn
 from mcse.data.test_sets.contamination import (
     NEAR_MEASURE,
     near_duplicates,
@@ -64,10 +75,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
-    """Tokenised sentences and where they came from."""
+    """Tokenised sentences and where they came from; ``rows`` reads them again, and ``digest`` names them."""
 
     table: TokenTable
     files: tuple[DataFile, ...]
+    rows: Callable[[], Iterator[tuple[str, ...]]]
+    digest: str
 
 
 def open_sentence_table(config: DataRoot, source: TableSentences | FileSentences | HubSentences) -> SentenceTable:
@@ -98,8 +111,12 @@ def load_sentences(
     known = sts_test_sentences(config.tests)
 
     digest = opened.digest + (f"-without-{digest_of(*sorted(known))}" if known else "")
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        return without_tests(opened.rows(), lambda row: row, known=known, source=opened.source, what="sentences")
+
     table = tokenise(
-        without_tests(opened.rows(), lambda row: row, known=known, source=opened.source, what="sentences"),
+        rows(),
         tokenizer,
         columns=opened.columns,
         max_length=config.max_length,
@@ -108,7 +125,8 @@ def load_sentences(
         source=opened.source,
     )
     text = TrainingText(reader="sentences", source=opened.source, tests=config.tests)
-    return Sentences(table, (DataFile("sentences", opened.source, opened.digest, text), *left_out_files(config.tests)))
+    files = (DataFile("sentences", opened.source, opened.digest, text), *left_out_files(config.tests))
+    return Sentences(table, files, rows, digest)
 
 
 def stream_sentences(
@@ -120,6 +138,8 @@ def stream_sentences(
     seed: int,
     pad_id: int,
     masker: TokenMasker | None,
+    repeater: TokenRepeater | None = None,
+    teachers: StoredTeachers | None = None,
 ) -> tuple[StreamedSentences, tuple[DataFile, ...]]:
     """The training sentences of ``source``, read as training goes on."""
     try:
@@ -136,6 +156,8 @@ def stream_sentences(
         max_length=config.max_length,
         pad_id=pad_id,
         masker=masker,
+        repeater=repeater,
+        teachers=teachers,
         wanted=(lambda sentence: normalise(sentence) not in known) if known else bool,
     )
     text = TrainingText(reader="stream", source=texts.source, tests=config.tests)
@@ -157,6 +179,20 @@ class Pairs:
     texts: tuple[str, ...]
     files: tuple[DataFile, ...]
     order: Callable[[Share, int], Order]
+
+    def teacher_rows(self, teachers: StoredTeachers | None) -> TeacherColumn | None:
+        """The rows that stored teachers give the captions.
+
+        Raises:
+            ValueError: A store lacks some; names it.
+        """
+        if teachers is None:
+            return None
+        source = self.files[0].path
+        if isinstance(self.captions, CaptionsOfPairs):
+            return TextsColumn(teachers, self.captions.texts, source)
+        texts = self.texts
+        return teachers.column(lambda: texts, digest=digest_of(*texts), number=len(texts), source=source)
 
 
 def load_pairs(

@@ -24,3 +24,5 @@ class Draw(IntEnum):
     FRESH_STARTS = 35
     TABLES = 36
     TEXT_IDS = 37
+    TEACHERS = 51
+    REPEATED = 52

@@ -132,7 +132,7 @@ class GroundedModel(nn.Module):
         """Rows for the loss terms that this kind of batch has."""
         if isinstance(batch, SentenceBatch):
             return GroundedRows(self._touch_heads(self.text(batch)), None, None, None)
-        rows = self.text(SentenceBatch(query=batch.caption, masked=batch.masked))
+        rows = self.text(SentenceBatch(query=batch.caption, positive=batch.positive, masked=batch.masked))
         image_BF = batch.image_BF
         if self.tower is not None:
             # Some towers have parameters that their features do not pass through.

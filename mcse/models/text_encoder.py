@@ -348,6 +348,15 @@ def _load_backbone(path: str, name_or_path: str, config: Any, *, eager: bool) ->
     return backbone
 
 
+def fresh_backbone(backbone: nn.Module) -> nn.Module:
+    """A model of the same architecture with weights as transformers draws them before training."""
+    config: Any = backbone.config
+    with quiet_transformers():
+        options: dict[str, Any] = {"add_pooling_layer": False} if takes_pooling_layer(config) else {}
+        fresh: nn.Module = AutoModel.from_config(config, **options)
+    return fresh
+
+
 def _left_over(backbone: Any, keys: Iterable[str]) -> list[str]:
     """Weights of parts that the model has, which transformers leaves out silently where config.json says less.
 

@@ -14,8 +14,9 @@ from mcse.data.config import DataConfig, Mix, TokenConfig
 from mcse.data.load import load_dev_pairs, load_sentences, stream_sentences
 from mcse.data.mixing import MixedStream, plan_mixture
 from mcse.data.source_variants import StreamSentences
-from mcse.data.streams import Sampler, SentenceStream, Share, TokenMasker
+from mcse.data.streams import Sampler, SentenceStream, Share, TokenMasker, TokenRepeater
 from mcse.data.table_config import TableDataConfig
+from mcse.data.teacher_rows import StoredTeachers
 from mcse.distributed import gather_rows
 from mcse.encoders.loading import model_files
 from mcse.encoders.sentence_encoder import SentenceEncoder
@@ -65,6 +66,13 @@ class TextSide:
             special_ids=inner.all_special_ids,
             seed=seed,
         )
+
+    def repeater(self, data: DataConfig, *, seed: int) -> TokenRepeater | None:
+        """Draws positives with doubled tokens where ``data.repetition`` says so."""
+        if not data.repetition:
+            return None
+        special = self.tokenizer.inner.all_special_ids
+        return TokenRepeater(rate=data.repetition, special_ids=special, max_length=data.max_length, seed=seed)
 
 
 def build_text_side(
@@ -186,27 +194,61 @@ class Feed:
     columns: int = 1
 
 
-def sentence_feed(data: DataConfig, text: TextSide, *, share: Share, seed: int) -> Feed:
-    """Batches of the sentences of ``data.sentences``."""
+def sentence_feed(
+    data: DataConfig, text: TextSide, *, share: Share, seed: int, teachers: StoredTeachers | None = None
+) -> Feed:
+    """Batches of the sentences of ``data.sentences``, with the rows that stored ``teachers`` give them.
+
+    Raises:
+        ValueError: A store lacks rows, or sentences have hard negatives, of which teachers' rows say nothing.
+    """
     source = data.sentences
     assert source is not None
-    masker, pad_id = text.masker(seed=seed), text.tokenizer.pad_id
+    masker, pad_id, repeater = text.masker(seed=seed), text.tokenizer.pad_id, text.repeater(data, seed=seed)
     if isinstance(source, StreamSentences):
         streamed, files = stream_sentences(
-            data, source, text.tokenizer, share=share, seed=seed, pad_id=pad_id, masker=masker
+            data,
+            source,
+            text.tokenizer,
+            share=share,
+            seed=seed,
+            pad_id=pad_id,
+            masker=masker,
+            repeater=repeater,
+            teachers=teachers,
         )
         return Feed(streamed, files, streamed.facts)
     sentences = load_sentences(data, source, text.tokenizer)
     sampler = Sampler(len(sentences.table), share, seed=seed, name="data.sentences")
-    stream = SentenceStream(sentences.table, sampler, pad_id=pad_id, masker=masker)
+    column = None
+    if teachers is not None:
+        column = teachers.column(
+            lambda: (row[0] for row in sentences.rows()),
+            digest=sentences.digest,
+            number=len(sentences.table),
+            source=sentences.files[0].path,
+        )
+    stream = SentenceStream(sentences.table, sampler, pad_id=pad_id, masker=masker, repeater=repeater, teachers=column)
     return Feed(stream, sentences.files, stream.facts, columns=stream.columns)
 
 
 def mixed_feed(
-    data: DataConfig, text: TextSide, captions: Feed | None, *, mix: Mix | None, share: Share, seed: int
+    data: DataConfig,
+    text: TextSide,
+    captions: Feed | None,
+    *,
+    mix: Mix | None,
+    share: Share,
+    seed: int,
+    teachers: StoredTeachers | None = None,
 ) -> Feed:
-    """Sentences, ``captions`` with or without their images, or both as ``mix`` says."""
-    sentences = None if data.sentences is None else sentence_feed(data, text, share=share, seed=seed)
+    """Sentences, ``captions`` with or without their images, or both as ``mix`` says.
+
+    Stored ``teachers`` give rows to the sentences; ``captions`` come with theirs.
+    """
+    sentences = None
+    if data.sentences is not None:
+        sentences = sentence_feed(data, text, share=share, seed=seed, teachers=teachers)
     if sentences is None or captions is None:
         feed = sentences or captions
         assert feed is not None

@@ -237,7 +237,6 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
         "commands/search.py",
         "commands/search_recall.py",
         "commands/serve.py",
-        "data/text_column.py",
     ),
     "demo": ("scenes", "commands/demo.py", "models/small_encoder.py", "report/demo_page.py"),
 }

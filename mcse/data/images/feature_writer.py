@@ -1,4 +1,4 @@
-"""Writing a store of image features, by an extraction that may be killed at any time and goes on.
+"""Writing a store of rows, of images or of texts, by an extraction that may be killed at any time and goes on.
 
 B rows of one block, F feature width.
 
@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,37 @@ from mcse.types import FloatArray
 _HEADER_BYTES = 128
 
 
+class Plan(Protocol):
+    """What an extraction computes; an interrupted one continues only under the same plan."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the rows, in order; no two are the same."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """F."""
+        ...
+
+    @property
+    def dtype(self) -> Literal["float32", "float16"]:
+        """Of the numbers on the disk."""
+        ...
+
+    @property
+    def maker(self) -> str:
+        """What makes the rows, for messages."""
+        ...
+
+    def identity(self) -> dict[str, str]:
+        """All of it as short strings."""
+        ...
+
+
+PlanT = TypeVar("PlanT", bound=Plan)
+
+
 @dataclass(frozen=True, slots=True)
 class ExtractionPlan:
     """What an extraction computes; an interrupted one continues only under the same plan."""
@@ -46,6 +77,12 @@ class ExtractionPlan:
     weights: str  # digest of the tower's weights
     width: int
     regions: int = 1
+    dtype: ClassVar[Literal["float32", "float16"]] = "float32"
+
+    @property
+    def maker(self) -> str:
+        """The tower."""
+        return self.tower
 
     def identity(self) -> dict[str, str]:
         """All of it as short strings, image names as a digest; pooled features say nothing of regions."""
@@ -54,13 +91,13 @@ class ExtractionPlan:
         return {**own, "images": f"{len(self.names)} images, digest {digest_of(*self.names)[:16]}"}
 
 
-class FeatureWriter:
+class FeatureWriter(Generic[PlanT]):
     """Appends rows to a store folder; a killed process loses at most the block it was writing.
 
     Use as a context manager: ``done`` images are behind us, ``append`` takes the next, ``finish`` makes it readable.
     """
 
-    def __init__(self, folder: Path, plan: ExtractionPlan, *, overwrite: bool = False) -> None:
+    def __init__(self, folder: Path, plan: PlanT, *, overwrite: bool = False) -> None:
         """Starts a store, or continues the unfinished one in ``folder``; ``overwrite`` deletes a store there first.
 
         Raises:
@@ -81,7 +118,7 @@ class FeatureWriter:
             self._file = self._open_at_progress()
             self._claim = claim.pop_all()
 
-    def __enter__(self) -> FeatureWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -107,9 +144,9 @@ class FeatureWriter:
             )
         bad = np.flatnonzero(~np.isfinite(rows_BF).all(axis=1))
         if len(bad):
-            raise ValueError(f"{self.plan.tower} gave NaN or infinity for {names[int(bad[0])]!r}")
+            raise ValueError(f"{self.plan.maker} gave NaN or infinity for {names[int(bad[0])]!r}")
         with naming(self.folder / FEATURES_FILE):
-            self._file.write(np.ascontiguousarray(rows_BF, dtype="<f4").tobytes())
+            self._file.write(np.ascontiguousarray(rows_BF, dtype=_descr(self.plan)).tobytes())
             self._file.flush()
             os.fsync(self._file.fileno())  # the rows must be on disk before the progress that counts them
         self.done += len(upcoming)
@@ -129,7 +166,7 @@ class FeatureWriter:
             raise ValueError(f"{self.folder}: all {self.done} images were skipped, first {self.skipped[0].reason}")
         with naming(self.folder / FEATURES_FILE):
             self._file.seek(0)
-            self._file.write(_npy_header(self._num_rows, self.plan.width))
+            self._file.write(_npy_header(self._num_rows, self.plan))
             self._file.flush()
             os.fsync(self._file.fileno())
         left_out = {image.name for image in self.skipped}
@@ -161,7 +198,7 @@ class FeatureWriter:
     def _open_at_progress(self) -> BinaryIO:
         """The matrix file, positioned behind the last recorded row; what a killed block wrote after it is cut off."""
         path = self.folder / FEATURES_FILE
-        recorded_bytes = _HEADER_BYTES + self._num_rows * self.plan.width * 4
+        recorded_bytes = _HEADER_BYTES + self._num_rows * self.plan.width * np.dtype(_descr(self.plan)).itemsize
         held_bytes = path.stat().st_size if path.exists() else 0
         if self.done and held_bytes < recorded_bytes:
             raise ValueError(
@@ -170,7 +207,7 @@ class FeatureWriter:
         with naming(path):
             file = path.open("r+b" if path.exists() else "w+b")
             if not self.done:
-                file.write(_npy_header(0, self.plan.width))
+                file.write(_npy_header(0, self.plan))
             file.truncate(recorded_bytes)
             file.seek(0, os.SEEK_END)
         return file
@@ -196,8 +233,13 @@ def _remove_store(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def _npy_header(num_rows: int, width: int) -> bytes:
+def _descr(plan: Plan) -> str:
+    """The type of the numbers as ``.npy`` files name it."""
+    return "<f4" if plan.dtype == "float32" else "<f2"
+
+
+def _npy_header(num_rows: int, plan: Plan) -> bytes:
     """An .npy header of fixed size, so that the number of rows can be filled in at the end."""
-    fields = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({num_rows}, {width}), }}"
+    fields = f"{{'descr': '{_descr(plan)}', 'fortran_order': False, 'shape': ({num_rows}, {plan.width}), }}"
     body = fields.ljust(_HEADER_BYTES - 11).encode() + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(body)) + body

@@ -21,8 +21,9 @@ import pyarrow.parquet as parquet
 from mcse.data.patterns import files_named
 from mcse.data.seeds import Draw
 from mcse.data.sentences.files import load_hub_text, text_column
-from mcse.data.streams import Share, TokenMasker, sentence_batch
+from mcse.data.streams import Share, TokenMasker, TokenRepeater, sentence_batch
 from mcse.data.tables import HEAD_LINES, check_is_text, in_one_line
+from mcse.data.teacher_rows import StoredTeachers
 from mcse.files import digest_of, sha256_file, text_lines
 from mcse.hub import commit_of
 from mcse.reading import say_read
@@ -159,6 +160,8 @@ class StreamedSentences:
         max_length: Tokens a sentence keeps.
         pad_id: The tokenizer's padding id.
         masker: Draws masks for the language-model term.
+        repeater: Draws positives.
+        teachers: Have the rows of the sentences.
         wanted: Whether a sentence is trained on; blank ones never are.
     """
 
@@ -176,10 +179,13 @@ class StreamedSentences:
         max_length: int,
         pad_id: int,
         masker: TokenMasker | None = None,
+        repeater: TokenRepeater | None = None,
+        teachers: StoredTeachers | None = None,
         wanted: Callable[[str], bool] = bool,
     ) -> None:
         self.texts, self.tokenizer, self.share, self.seed = texts, tokenizer, share, seed
         self.window, self.max_length, self.pad_id, self.masker, self.wanted = window, max_length, pad_id, masker, wanted
+        self.repeater, self.teachers = repeater, teachers
         self.split_by_part = share.world_size > 1 and len(texts) % share.world_size == 0
         self._parts = range(share.rank, len(texts), share.world_size) if self.split_by_part else range(len(texts))
         self._place = _Place()
@@ -204,7 +210,15 @@ class StreamedSentences:
         texts = self._take()
         encoded = self.tokenizer.ids(texts, max_length=self.max_length)
         ids = [np.asarray(row, dtype=np.int64) for row in encoded]
-        return sentence_batch([ids], step=step, share=self.share, pad_id=self.pad_id, masker=self.masker)
+        return sentence_batch(
+            [ids],
+            step=step,
+            share=self.share,
+            pad_id=self.pad_id,
+            masker=self.masker,
+            repeater=self.repeater,
+            teacher_BF=None if self.teachers is None else self.teachers.of_texts(texts, source=self.texts.source),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch begins."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mcse.data.config import ControlsConfig, Mix, PairedDataConfig
+from mcse.data.config import Mix, PairedDataConfig
+from mcse.data.teacher_config import TaughtImageControls, Teacher, check_teachers
 from mcse.models.config import EncoderConfig, ImageConfig
 from mcse.recipes.base import RunConfig, resolve_mix
 from mcse.recipes.terms.config import TextLossConfig
@@ -58,8 +59,12 @@ class Config(RunConfig):
     mix: Mix | None = None
     """How paired batches are spread among those of sentences; ``null`` is as published, if there are sentences."""
 
-    controls: ControlsConfig = field(default_factory=ControlsConfig)
-    """Which image a caption is shown with, and how many captions there are."""
+    controls: TaughtImageControls = field(default_factory=TaughtImageControls)
+    """Which image a caption is shown with, how many captions there are, and what stands in for the teachers."""
+
+    teachers: tuple[Teacher, ...] = ()
+    """Frozen encoders that terms of the loss compare with."""
 
     def __post_init__(self) -> None:
+        check_teachers(self.teachers, self.controls.teachers, readers=self.loss.reads_teachers)
         object.__setattr__(self, "mix", resolve_mix(self.mix, self.data))

@@ -24,6 +24,7 @@ from mcse.recipes.image_side import (
     open_paired_images,
 )
 from mcse.recipes.mcse.config import Config, LossConfig
+from mcse.recipes.teachers import Teachers, open_teachers
 from mcse.recipes.terms.joint import joint_contrast
 from mcse.recipes.terms.text import build_text_terms
 from mcse.training.run import Run
@@ -43,13 +44,24 @@ def build(config: Config, runtime: Runtime) -> Run:
     text_terms = build_text_terms(config.loss, text.model)
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
     images = open_paired_images(config.data)
-    pairs = _pair_feed(config, text, share, images)
-    feed = shared.mixed_feed(config.data, text, pairs, mix=config.mix, share=share, seed=config.seed)
+    teachers = open_teachers(
+        config.teachers,
+        config.controls.teachers,
+        data=config.data,
+        text=text,
+        seed=config.seed,
+        chunk_size=config.train.cached_chunk_size,
+    )
+    pairs = _pair_feed(config, text, share, images, teachers)
+    feed = shared.mixed_feed(
+        config.data, text, pairs, mix=config.mix, share=share, seed=config.seed, teachers=teachers.stored
+    )
     model = GroundedModel(text.model, image_dim=images.width, joint_dim=config.loss.joint_dim, tower=images.module)
     heads = {"grounding_head": model.grounding_head, "image_head": model.image_head}
     dev = shared.build_dev_evaluator(config.data, text, precision=config.train.precision)
 
     def step(model: nn.Module, batch: SentenceBatch | PairBatch) -> LossTerms:
+        batch = teachers.with_rows(batch)
         rows: GroundedRows = model(batch)
         terms = dict(text_terms(rows.text, batch))
         if isinstance(batch, PairBatch):
@@ -80,8 +92,8 @@ def build(config: Config, runtime: Runtime) -> Run:
         evaluators=(dev.evaluator,),
         metrics=dev.metrics,
         state=text_terms.state,
-        facts={**text.facts, **feed.facts},
-        data=(*feed.files, *images.tower_files, *text.files, *dev.files),
+        facts={**text.facts, **teachers.facts, **feed.facts},
+        data=(*feed.files, *images.tower_files, *text.files, *teachers.files, *dev.files),
     )
 
 
@@ -101,14 +113,25 @@ def image_term(rows: GroundedRows, image_id_B: Tensor, loss: LossConfig) -> Loss
 
 
 def _pair_feed(
-    config: Config, text: shared.TextSide, share: Share, images: Images[NamedImages | ShardImages]
+    config: Config,
+    text: shared.TextSide,
+    share: Share,
+    images: Images[NamedImages | ShardImages],
+    teachers: Teachers,
 ) -> shared.Feed:
     """Captions with their images."""
     seed = shared.pair_seed(config.seed)
     pairs = load_pairs(config.data, text.tokenizer, controls=config.controls, seed=seed, images=images.rows)
     order, masker = pairs.order(share, seed), text.masker(seed=seed)
     stream = PairStream(
-        pairs.captions, pairs.image_of_caption, images.rows, order, pad_id=text.tokenizer.pad_id, masker=masker
+        pairs.captions,
+        pairs.image_of_caption,
+        images.rows,
+        order,
+        pad_id=text.tokenizer.pad_id,
+        masker=masker,
+        repeater=text.repeater(config.data, seed=seed),
+        teachers=pairs.teacher_rows(teachers.stored),
     )
     return shared.Feed(
         stream,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mcse.data.config import DataConfig, Mix, PairControls
+from mcse.data.config import DataConfig, Mix
 from mcse.data.source_variants import TableSentences
+from mcse.data.teacher_config import TaughtControls, Teacher, check_teachers
 from mcse.models.config import EncoderConfig
 from mcse.recipes.base import RunConfig, resolve_mix
 from mcse.recipes.terms.config import TextLossConfig
@@ -43,10 +44,16 @@ class Config(RunConfig):
     mix: Mix | None = None
     """How batches of captions are spread among those of sentences; ``null`` is as published, if both are there."""
 
-    controls: PairControls = field(default_factory=PairControls)
-    """How many captions there are."""
+    controls: TaughtControls = field(default_factory=TaughtControls)
+    """How many captions there are, and what stands in for the teachers."""
+
+    teachers: tuple[Teacher, ...] = ()
+    """Frozen encoders that terms of the loss compare with."""
 
     def __post_init__(self) -> None:
+        check_teachers(self.teachers, self.controls.teachers, readers=self.loss.reads_teachers)
+        if self.teachers and isinstance(self.data.sentences, TableSentences):
+            raise ValueError("teachers, data.sentences: a table of hard negatives is trained without teachers")
         if self.encoder.frozen is True and self.encoder.pooling != "cls_with_head":
             raise ValueError(
                 "encoder.frozen: true would train a head that no embedding has; encoder.pooling cls_with_head keeps it"

@@ -14,6 +14,7 @@ from mcse.data.source_variants import TableSentences
 from mcse.data.streams import SentenceStream, Share
 from mcse.recipes import export, shared
 from mcse.recipes.simcse.config import Config
+from mcse.recipes.teachers import Teachers, open_teachers
 from mcse.recipes.terms.text import build_text_terms
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
@@ -33,11 +34,22 @@ def build(config: Config, runtime: Runtime) -> Run:
     )
     terms = build_text_terms(config.loss, text.model, hard_negative_weight=config.loss.hard_negative_weight)
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
-    captions = _caption_feed(config, text, share)
-    feed = shared.mixed_feed(config.data, text, captions, mix=config.mix, share=share, seed=config.seed)
+    teachers = open_teachers(
+        config.teachers,
+        config.controls.teachers,
+        data=config.data,
+        text=text,
+        seed=config.seed,
+        chunk_size=config.train.cached_chunk_size,
+    )
+    captions = _caption_feed(config, text, share, teachers)
+    feed = shared.mixed_feed(
+        config.data, text, captions, mix=config.mix, share=share, seed=config.seed, teachers=teachers.stored
+    )
     dev = shared.build_dev_evaluator(config.data, text, precision=config.train.precision)
 
     def step(model: nn.Module, batch: SentenceBatch) -> LossTerms:
+        batch = teachers.with_rows(batch)
         return terms(model(batch), batch)
 
     return Run(
@@ -50,12 +62,12 @@ def build(config: Config, runtime: Runtime) -> Run:
         evaluators=(dev.evaluator,),
         metrics=dev.metrics,
         state=terms.state,
-        facts={**text.facts, **feed.facts},
-        data=(*feed.files, *text.files, *dev.files),
+        facts={**text.facts, **teachers.facts, **feed.facts},
+        data=(*feed.files, *text.files, *teachers.files, *dev.files),
     )
 
 
-def _caption_feed(config: Config, text: shared.TextSide, share: Share) -> shared.Feed | None:
+def _caption_feed(config: Config, text: shared.TextSide, share: Share, teachers: Teachers) -> shared.Feed | None:
     """Captions as text, on the batches that MCSE would pair with images."""
     if config.data.captions is None:
         return None
@@ -63,5 +75,12 @@ def _caption_feed(config: Config, text: shared.TextSide, share: Share) -> shared
     controls = ControlsConfig(num_pairs=config.controls.num_pairs)
     pairs = load_pairs(config.data, text.tokenizer, controls=controls, seed=seed, images=None)
     order, masker = pairs.order(share, seed), text.masker(seed=seed)
-    stream = SentenceStream(pairs.captions, order, pad_id=text.tokenizer.pad_id, masker=masker)
+    stream = SentenceStream(
+        pairs.captions,
+        order,
+        pad_id=text.tokenizer.pad_id,
+        masker=masker,
+        repeater=text.repeater(config.data, seed=seed),
+        teachers=pairs.teacher_rows(teachers.stored),
+    )
     return shared.Feed(stream, pairs.files, {"captions": len(pairs.captions)})

@@ -1,0 +1,87 @@
+"""Frozen encoders that a loss compares with: the key ``teachers`` and its controls. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from mcse.data.config import ControlsConfig, PairControls
+
+TeacherControl: TypeAlias = Literal[True, "shuffled", "random", "self"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Teacher:
+    """A frozen encoder. Its rows of the training texts are stored, or computed inside the step."""
+
+    name: str
+    """What facts and reports call it."""
+
+    store: str | None = None
+    """A store of ``mcse extract-features --texts``, from ``data.root``; or give ``encoder``."""
+
+    encoder: str | None = None
+    """Any encoder with the student's tokenizer, run in every step on the student's ids; or give ``store``."""
+
+    pooling: str | None = None
+    """Of ``encoder``; ``null`` is its own. A store says itself how its rows were pooled."""
+
+    weight: float = 1.0
+    """Of its cosines in the teachers' average; weights are divided by their sum."""
+
+    def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise ValueError("teachers: name: must be some text")
+        if (self.store is None) == (self.encoder is None):
+            raise ValueError(f"teachers: {self.name}: give one of store and encoder")
+        if self.store is not None and self.pooling is not None:
+            raise ValueError(f"teachers: {self.name}: pooling would do nothing beside store, whose rows are pooled")
+        if self.weight <= 0:
+            raise ValueError(f"teachers: {self.name}: weight must be positive, got {self.weight:g}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaughtControls(PairControls):
+    """How many captions there are, and what stands in for the teachers."""
+
+    teachers: TeacherControl = True
+    """Their own rows (``true``), those of other texts (``shuffled``), of random weights, or of the student's start."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaughtImageControls(ControlsConfig):
+    """Which image a caption is shown with, how many captions there are, and what stands in for the teachers."""
+
+    teachers: TeacherControl = True
+    """Their own rows (``true``), those of other texts (``shuffled``), of random weights, or of the student's start."""
+
+
+def shares(teachers: Sequence[Teacher]) -> list[float]:
+    """The weights of teachers, which sum to 1."""
+    total = sum(teacher.weight for teacher in teachers)
+    return [teacher.weight / total for teacher in teachers]
+
+
+def check_teachers(
+    teachers: Sequence[Teacher], control: TeacherControl, *, readers: Sequence[str] | None = None
+) -> None:
+    """Refuses teachers that nothing reads, and what would do nothing without teachers.
+
+    Args:
+        teachers: The key ``teachers``.
+        control: The key ``controls.teachers``.
+        readers: The keys of the terms of the loss that read teachers' rows; ``None`` where nobody knows them.
+
+    Raises:
+        ValueError: Names the keys.
+    """
+    names = [teacher.name for teacher in teachers]
+    if doubled := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"teachers: the name {doubled[0]!r} stands there twice")
+    if control is not True and not teachers:
+        raise ValueError(f"controls.teachers: {control} would do nothing, since there are no teachers")
+    if teachers and readers is not None and not readers:
+        raise ValueError("teachers: would do nothing, since no term of the loss reads their rows")
+    if readers and not teachers:
+        raise ValueError(f"{readers[0]}: reads the rows of teachers, and there are none; give teachers")
