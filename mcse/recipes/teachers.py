@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.encoders.untrained import draw_weights
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.recipes.shared import TextSide, dev_encoder, encoder_files
+from mcse.training.config import TrainConfig
 from mcse.types import DataFile, PairBatch, SentenceBatch, TokenBatch
 from mcse.types.batches import split_batch
 
@@ -84,30 +85,49 @@ class Teachers:
         return replace(batch, teacher_BF=torch.cat(rows, dim=1))
 
 
-def open_teachers(
-    teachers: Sequence[Teacher],
-    control: TeacherControl,
-    *,
-    data: DataConfig,
-    text: TextSide,
-    seed: int,
-    chunk_size: int | None,
-) -> Teachers:
-    """The teachers of the key ``teachers``, or what ``controls.teachers`` puts in their place.
+class _Controls(Protocol):
+    @property
+    def teachers(self) -> TeacherControl: ...
 
-    Args:
-        teachers: The key ``teachers``.
-        control: The key ``controls.teachers``.
-        data: Where stores are looked for, and the tokens that sentences keep.
-        text: The student, before it is trained.
-        seed: Of the control.
-        chunk_size: ``train.cached_chunk_size``.
+
+class TaughtConfig(Protocol):
+    """What the settings of a recipe with teachers have."""
+
+    @property
+    def teachers(self) -> Sequence[Teacher]:
+        """The key ``teachers``."""
+        ...
+
+    @property
+    def controls(self) -> _Controls:
+        """With what stands in for them."""
+        ...
+
+    @property
+    def data(self) -> DataConfig:
+        """Where stores are looked for, and the tokens that sentences keep."""
+        ...
+
+    @property
+    def train(self) -> TrainConfig:
+        """With the size of chunks."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of what the control draws."""
+        ...
+
+
+def open_teachers(config: TaughtConfig, text: TextSide) -> Teachers:
+    """The teachers of a run, or what ``controls.teachers`` puts in their place; ``text`` is the student, untrained yet.
 
     Raises:
         FileNotFoundError: A store is not there.
         ValueError: It is damaged; an encoder cannot be run on the student's tokens; or a control cannot be made.
     """
-    if not teachers:
+    control, chunk_size = config.controls.teachers, config.train.cached_chunk_size
+    if not config.teachers:
         return Teachers()
     facts: dict[str, str | int | float] = {} if control is True else {"controls.teachers": control}
     if control == "self":
@@ -118,14 +138,14 @@ def open_teachers(
     found: list[tuple[TeacherStore, float]] = []
     alive: list[LiveTeacher] = []
     files: list[DataFile] = []
-    for teacher, weight in zip(teachers, shares(teachers), strict=True):
+    for teacher, weight in zip(config.teachers, shares(config.teachers), strict=True):
         if teacher.store is not None:
-            store = _open_store(teacher.name, teacher.store, control, data)
+            store = _open_store(teacher.name, teacher.store, control, config.data)
             found.append((store, weight))
             files.append(store.file())
             what = f"{store.width} wide, {store.facts.encoder}, {store.facts.pooling}, rows of {store.path}"
         else:
-            encoder = _live_encoder(teacher, control, data=data, text=text, seed=seed)
+            encoder = _live_encoder(teacher, config, text)
             alive.append(LiveTeacher(encoder, weight=weight, chunk_size=chunk_size))
             files += encoder_files(encoder.name, role="teacher")
             what = f"{encoder.dimension} wide, {encoder.name}, {encoder.pooling}, run in every step"
@@ -133,7 +153,7 @@ def open_teachers(
     stored = None
     if found:
         stores, weights = zip(*found, strict=True)
-        stored = StoredTeachers(stores, weights, shuffled=seed if control == "shuffled" else None)
+        stored = StoredTeachers(stores, weights, shuffled=config.seed if control == "shuffled" else None)
     return Teachers(stored, tuple(alive), facts, tuple(files))
 
 
@@ -151,16 +171,14 @@ def _open_store(name: str, given: str, control: TeacherControl, data: DataConfig
     return store
 
 
-def _live_encoder(
-    teacher: Teacher, control: TeacherControl, *, data: DataConfig, text: TextSide, seed: int
-) -> SentenceEncoder:
+def _live_encoder(teacher: Teacher, config: TaughtConfig, text: TextSide) -> SentenceEncoder:
     """The encoder of a live teacher, which must read the student's ids as its own.
 
     Raises:
         ValueError: It is of another kind, has another tokenizer or takes fewer tokens; or rows are to be shuffled.
     """
     instead = "store its rows (mcse extract-features --texts …) and give store in place of encoder"
-    if control == "shuffled":
+    if config.controls.teachers == "shuffled":
         raise ValueError(
             f"controls.teachers: shuffled permutes stored rows among all texts, and the rows of {teacher.name!r} are "
             f"of one batch at a time; {instead}"
@@ -175,14 +193,14 @@ def _live_encoder(
             f"teachers: {teacher.name}: {teacher.encoder} has another tokenizer or prompt than the student, whose ids "
             f"it would read; {instead}"
         )
-    if encoder.max_length is not None and encoder.max_length < data.max_length:
+    if encoder.max_length is not None and encoder.max_length < config.data.max_length:
         raise ValueError(
             f"teachers: {teacher.name}: {teacher.encoder} takes {encoder.max_length} tokens, fewer than "
-            f"data.max_length, {data.max_length}; {instead}"
+            f"data.max_length, {config.data.max_length}; {instead}"
         )
-    if control == "random":
-        draw_weights(encoder, seed=seed)
+    if config.controls.teachers == "random":
+        draw_weights(encoder, seed=config.seed)
     return encoder
 
 
-__all__ = ["LiveTeacher", "Teachers", "open_teachers"]
+__all__ = ["LiveTeacher", "TaughtConfig", "Teachers", "open_teachers"]

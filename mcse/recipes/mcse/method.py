@@ -44,14 +44,7 @@ def build(config: Config, runtime: Runtime) -> Run:
     text_terms = build_text_terms(config.loss, text.model)
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
     images = open_paired_images(config.data)
-    teachers = open_teachers(
-        config.teachers,
-        config.controls.teachers,
-        data=config.data,
-        text=text,
-        seed=config.seed,
-        chunk_size=config.train.cached_chunk_size,
-    )
+    teachers = open_teachers(config, text)
     pairs = _pair_feed(config, text, share, images, teachers)
     feed = shared.mixed_feed(
         config.data, text, pairs, mix=config.mix, share=share, seed=config.seed, teachers=teachers.stored

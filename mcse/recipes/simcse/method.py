@@ -34,14 +34,7 @@ def build(config: Config, runtime: Runtime) -> Run:
     )
     terms = build_text_terms(config.loss, text.model, hard_negative_weight=config.loss.hard_negative_weight)
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
-    teachers = open_teachers(
-        config.teachers,
-        config.controls.teachers,
-        data=config.data,
-        text=text,
-        seed=config.seed,
-        chunk_size=config.train.cached_chunk_size,
-    )
+    teachers = open_teachers(config, text)
     captions = _caption_feed(config, text, share, teachers)
     feed = shared.mixed_feed(
         config.data, text, captions, mix=config.mix, share=share, seed=config.seed, teachers=teachers.stored
