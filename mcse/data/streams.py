@@ -158,8 +158,11 @@ class ShardSampler:
         return np.random.default_rng([self.seed, Draw.WINDOWS, self._epoch, number]).permutation(rows)
 
 
+BERT_MASK_SHARE = 0.15
+
+
 class TokenMasker:
-    """BERT's masking: 15% of the tokens are predicted; of those 80% become the mask token, 10% a random one.
+    """BERT's masking: ``share`` of the tokens are predicted; of those 80% become the mask token, 10% a random one.
 
     Every row draws from a generator of its own, named by seed, step and its place in the global batch, so that the
     draws do not depend on the number of processes.
@@ -168,7 +171,13 @@ class TokenMasker:
     """
 
     def __init__(
-        self, *, mask_id: int, vocabulary_size: int, special_ids: Sequence[int], seed: int, share: float = 0.15
+        self,
+        *,
+        mask_id: int,
+        vocabulary_size: int,
+        special_ids: Sequence[int],
+        seed: int,
+        share: float = BERT_MASK_SHARE,
     ) -> None:
         self.mask_id, self.vocabulary_size, self.seed, self.share = mask_id, vocabulary_size, seed, share
         self.special_ids = np.asarray(sorted(special_ids))

@@ -405,6 +405,51 @@ def load_mlm_head(name_or_path: str) -> nn.Module:
     Raises:
         ValueError: The checkpoint has no such head.
     """
+    model = _load_masked_lm(name_or_path, key="loss.mlm_weight")
+    heads = [child for name, child in model.named_children() if name != model.base_model_prefix]
+    if len(heads) != 1:
+        raise ValueError(f"loss.mlm_weight: {name_or_path!r} has no single language-model head, but {heads}")
+    head: nn.Module = heads[0]
+    return head
+
+
+def load_generator(name_or_path: str, tokenizer: PieceTokenizer, *, max_length: int) -> nn.Module:
+    """A whole masked language model that fills in words of ``tokenizer``, on the CPU in float32.
+
+    Args:
+        name_or_path: A hub id or folder, of any architecture for which transformers has masked language models.
+        tokenizer: Of the encoder that reads the words.
+        max_length: Tokens of the longest sentence.
+
+    Raises:
+        ValueError: It is no masked language model whose head was trained, its ids stand for other pieces than
+            ``tokenizer``'s, or it takes fewer tokens.
+    """
+    key = "generator.name_or_path"
+    model = _load_masked_lm(name_or_path, key=key)
+    use_cheap_dropout(model)
+    register_attention()
+    try:
+        known = load_tokenizer(name_or_path).inner.get_vocab()
+        with quiet_transformers():
+            facts = ask_backbone(model.base_model, name_or_path)
+    except ValueError as error:
+        raise ValueError(f"{key}: {str(error).removeprefix('encoder.name_or_path: ')}") from None
+    wanted = tokenizer.inner.get_vocab()
+    if known != wanted:
+        other = min(piece for piece in known.keys() | wanted.keys() if known.get(piece) != wanted.get(piece))
+        raise ValueError(
+            f"{key}: {name_or_path!r} has another vocabulary than encoder.name_or_path: {other!r} has the id "
+            f"{known.get(other)} there and {wanted.get(other)} here; distilbert-base-uncased goes with "
+            "bert-base-uncased, distilroberta-base with roberta-base"
+        )
+    if facts.longest is not None and facts.longest < max_length:
+        raise ValueError(f"{key}: {name_or_path!r} takes {facts.longest} tokens, and data.max_length is {max_length}")
+    return model
+
+
+def _load_masked_lm(name_or_path: str, *, key: str) -> Any:
+    """A masked language model with its own weights, all of them; messages begin with ``key``."""
     path = resolve_name(name_or_path)
     try:
         with quiet_transformers():
@@ -412,16 +457,13 @@ def load_mlm_head(name_or_path: str) -> nn.Module:
                 path, dtype=torch.float32, output_loading_info=True, **loading(path)
             )
     except Exception as error:
-        raise ValueError(f"loss.mlm_weight: {name_or_path!r} is no masked language model: {said(error)}") from None
-    heads = [(name, child) for name, child in model.named_children() if name != model.base_model_prefix]
-    if len(heads) != 1:
-        raise ValueError(f"loss.mlm_weight: {name_or_path!r} has no single language-model head, but {heads}")
-    name, head = heads[0]
-    assert isinstance(head, nn.Module)
-    missing = [key for key in report["missing_keys"] if key.startswith(name) and "decoder" not in key]
-    if missing:
-        raise ValueError(f"loss.mlm_weight: {name_or_path!r} stores no trained language-model head (no {missing[0]})")
-    return head
+        raise ValueError(f"{key}: {name_or_path!r} is no masked language model: {said(error)}") from None
+    # transformers draws what it does not find at random; an output matrix that is tied is stored once.
+    lacking = sorted(name for name in report["missing_keys"] if "decoder" not in name)
+    if lacking or report["mismatched_keys"]:
+        first = [*lacking, *map(str, report["mismatched_keys"])][0]
+        raise ValueError(f"{key}: {name_or_path!r} stores no trained language-model head (no {first})")
+    return model
 
 
 def load_tokenizer(name_or_path: str, *, prompt: str = "") -> PieceTokenizer:

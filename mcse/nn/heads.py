@@ -5,7 +5,10 @@ B rows, D input width, H output width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -31,6 +34,44 @@ class TanhHead(nn.Module):
     def forward(self, row_BD: Tensor) -> Tensor:
         """(B, H) rows in (-1, 1)."""
         return torch.tanh(self.linear(row_BD))
+
+
+class BatchNormHead(nn.Module):
+    """Linear, batch norm, ReLU, linear, batch norm; linear layers without bias, the last norm without weights.
+
+    Mean and variance are those of the rows that ``gather`` brings together, so that several processes normalise as one
+    would with all their rows. No running statistics are kept: the head is for the loss alone, and is never evaluated.
+
+    Args:
+        width: D, of the rows that come in and go out; 2·D between the layers.
+        gather: This process's rows → the rows of all processes with their graph, and the place where its own begin
+            (``mcse.distributed.gather_rows``).
+        init_std: Standard deviation of the normal weights (BERT: 0.02).
+
+    Source: DiffCSE's ``ProjectionMLP`` (Chuang et al. 2022), whose batch norm is of one process.
+    """
+
+    def __init__(self, width: int, *, gather: Callable[[Tensor], tuple[Tensor, int]], init_std: float) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width, 2 * width, bias=False)
+        self.scale = nn.Parameter(torch.ones(2 * width))
+        self.shift = nn.Parameter(torch.zeros(2 * width))
+        self.outer = nn.Linear(2 * width, width, bias=False)
+        self._gather = gather
+        for linear in (self.inner, self.outer):
+            nn.init.normal_(linear.weight, std=init_std)
+
+    def forward(self, row_BD: Tensor) -> Tensor:
+        """(B, D) rows of mean 0 and variance 1 in each place, over the rows of all processes; B is 2 or more."""
+        inner_BH = torch.relu(self._normal(self.inner(row_BD), self.scale, self.shift))
+        return self._normal(self.outer(inner_BH))
+
+    def _normal(self, row_BH: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        if row_BH.dtype in (torch.bfloat16, torch.float16):  # too coarse for sums over a batch
+            row_BH = row_BH.float()
+        row_NH, offset = self._gather(row_BH)
+        normal_NH = F.batch_norm(row_NH, None, None, scale, shift, training=True)
+        return normal_NH[offset : offset + len(row_BH)]
 
 
 class ReluProjection(nn.Module):

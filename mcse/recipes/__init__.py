@@ -10,6 +10,7 @@ from mcse.config import ConfigError
 
 RECIPES = {
     "simcse": "sentence embeddings from text alone (Gao et al. 2021)",
+    "diffcse": "sentence embeddings from text that also tell a sentence from an edited one (Chuang et al. 2022)",
     "mcse": "sentence embeddings from text and images (Zhang et al. 2022)",
     "tables": "sentence embeddings from your own tables of pairs, hard negatives, scores or labels",
     "vse": "captions and images in one space (Kiros et al. 2014, Faghri et al. 2018)",

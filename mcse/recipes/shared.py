@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mcse.data.config import DataConfig, Mix, TokenConfig
-from mcse.data.load import load_dev_pairs, load_sentences, stream_sentences
+from mcse.data.config import ControlsConfig, DataConfig, Mix, PairControls, TokenConfig
+from mcse.data.load import load_dev_pairs, load_pairs, load_sentences, stream_sentences
 from mcse.data.mixing import MixedStream, plan_mixture
 from mcse.data.source_variants import StreamSentences
-from mcse.data.streams import Sampler, SentenceStream, Share, TokenMasker, TokenRepeater
+from mcse.data.streams import BERT_MASK_SHARE, Sampler, SentenceStream, Share, TokenMasker, TokenRepeater
 from mcse.data.table_config import TableDataConfig
 from mcse.data.teacher_rows import StoredTeachers
 from mcse.distributed import gather_rows
@@ -46,6 +46,8 @@ class TextSide:
     tokenizer: PieceTokenizer
     files: tuple[DataFile, ...]
     trained: Mapping[str, str | int | float] = field(default_factory=dict)
+    mask_share: float | None = None
+    """Of the words of a sentence's masked copy; ``None`` makes no copies."""
 
     @property
     def facts(self) -> Mapping[str, str | int | float]:
@@ -54,17 +56,18 @@ class TextSide:
         return {**encoder_facts(self.files), **self.model.encoder.facts.described(), **prompt, **self.trained}
 
     def masker(self, *, seed: int) -> TokenMasker | None:
-        """Draws masks where the model has a language-model head."""
-        if self.model.mlm_head is None:
+        """Draws masks where there are to be masked copies."""
+        if self.mask_share is None:
             return None
         inner = self.tokenizer.inner
         if inner.mask_token_id is None:
-            raise ValueError("loss.mlm_weight: the tokenizer of encoder.name_or_path has no mask token")
+            raise ValueError("encoder.name_or_path: its tokenizer has no mask token, and words are to be masked")
         return TokenMasker(
             mask_id=inner.mask_token_id,
             vocabulary_size=len(inner),
             special_ids=inner.all_special_ids,
             seed=seed,
+            share=self.mask_share,
         )
 
     def repeater(self, data: DataConfig, *, seed: int) -> TokenRepeater | None:
@@ -117,7 +120,9 @@ def build_text_side(
     text_head = TanhHead(encoder.width, encoder.width, init_std=encoder.init_std) if head else None
     mlm_head = load_mlm_head(config.name_or_path) if mlm else None
     model = SentenceModel(encoder, head=text_head, mlm_head=mlm_head, clean_view=clean_view)
-    return TextSide(model, tokenizer, encoder_files(config.name_or_path), trained)
+    return TextSide(
+        model, tokenizer, encoder_files(config.name_or_path), trained, mask_share=BERT_MASK_SHARE if mlm else None
+    )
 
 
 def _choose_trained(encoder: TextEncoder, config: EncoderConfig) -> Mapping[str, str | int | float]:
@@ -230,6 +235,33 @@ def sentence_feed(
         )
     stream = SentenceStream(sentences.table, sampler, pad_id=pad_id, masker=masker, repeater=repeater, teachers=column)
     return Feed(stream, sentences.files, stream.facts, columns=stream.columns)
+
+
+def caption_feed(
+    data: DataConfig,
+    controls: PairControls,
+    text: TextSide,
+    *,
+    share: Share,
+    seed: int,
+    teachers: StoredTeachers | None = None,
+) -> Feed | None:
+    """Captions as text, on the batches that MCSE would pair with images; ``None`` where there are none."""
+    if data.captions is None:
+        return None
+    seed = pair_seed(seed)
+    drawn = ControlsConfig(num_pairs=controls.num_pairs)
+    pairs = load_pairs(data, text.tokenizer, controls=drawn, seed=seed, images=None)
+    order, masker = pairs.order(share, seed), text.masker(seed=seed)
+    stream = SentenceStream(
+        pairs.captions,
+        order,
+        pad_id=text.tokenizer.pad_id,
+        masker=masker,
+        repeater=text.repeater(data, seed=seed),
+        teachers=pairs.teacher_rows(teachers),
+    )
+    return Feed(stream, pairs.files, {"captions": len(pairs.captions)})
 
 
 def mixed_feed(

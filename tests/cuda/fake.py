@@ -273,7 +273,9 @@ def _note_python_numbers(monkeypatch: pytest.MonkeyPatch, watch: Watch) -> None:
 def to_fake(model: nn.Module, mode: FakeTensorMode) -> dict[int, Tensor]:
     """Every parameter and buffer as a fake CUDA tensor in its place; the new ones by the identity of the old."""
     fakes: dict[int, Tensor] = {}
-    for module in model.modules():
+    # A frozen model that a module holds apart from its own parts has moved with the first step.
+    held = [inner for module in model.modules() for other in getattr(module, "_held", ()) for inner in other.modules()]
+    for module in (*model.modules(), *held):
         for store in (module._parameters, module._buffers):
             for name, tensor in list(store.items()):
                 if tensor is None:

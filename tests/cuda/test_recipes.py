@@ -69,6 +69,11 @@ CASES = {
         {},
     ),
     "simcse, queue": Case("simcse", {"loss.queue": {"size": 20}}, {}),
+    "diffcse": Case(
+        "diffcse",
+        {},
+        {"cached chunks": ("its head needs a whole batch in one forward pass", "whole batch in one forward pass")},
+    ),
     "mcse": Case("mcse", _PAIRS, {}),
     "mcse, masked words": Case("mcse", _PAIRS | {"loss.mlm_weight": 0.1}, {}),
     "tables": Case("tables", {}, {}),

@@ -39,6 +39,20 @@ CASES = {
         },
     ),
     "simcse with a queue": ("simcse", {"loss.queue": {"size": 20, "momentum": 0.9}}),
+    "diffcse": ("diffcse", {}),
+    "diffcse, every key its own": (
+        "diffcse",
+        {
+            "generator.dropout": False,
+            "generator.mask_share": 0.5,
+            "head": "tanh",
+            "loss.temperature": 0.1,
+            "loss.rtd_weight": 0.5,
+            "loss.rtd_reduction": "real",
+            "loss.stop_gradient": True,
+            "encoder.pooling": "mean",
+        },
+    ),
     "tables": ("tables", {}),
     "tables by scores, every key its own": (
         "tables",

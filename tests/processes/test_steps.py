@@ -22,7 +22,7 @@ from mcse.training.loop import Loop, total_loss
 from mcse.training.meter import NotFiniteError
 from mcse.training.optim import clip_gradients
 from mcse.training.runtime import start_runtime
-from mcse.types import FeatureBatch, MatchBatch, PairBatch, TweetBatch
+from mcse.types import FeatureBatch, MatchBatch, PairBatch, SentenceBatch, TweetBatch
 from tests.fixtures.launch import (
     arguments_of,
     assert_same_run,
@@ -56,6 +56,7 @@ MIXED = {
     ],
 }
 PLUS_PLUS = {"loss.off_dropout": {"positive_weight": 0.9}, "loss.dimension_contrast": {"weight": 0.5}}
+DIFFCSE = {"data.sentences": "uneven.txt", "loss.rtd_weight": 0.5}
 ADAPTERS = {"encoder.lora": {"rank": 3, "modules": ["query", "value", "dense"]}}
 # Recipe, keys, step. MCSE's pairs come at even steps.
 STEPS = {
@@ -70,6 +71,8 @@ STEPS = {
     "simcse with margins": ("simcse", {"loss.margin": {"negative": 0.2, "positive": 0.1}}, 0),
     "simcse with a queue": ("simcse", {"loss.queue": {"size": 40, "momentum": 0.9}}, 1),
     "mcse with many terms": ("mcse", ALL_CAPTIONS | PLUS_PLUS | {"loss.consistency": {"weight": 0.5}}, 2),
+    "diffcse": ("diffcse", DIFFCSE, 0),
+    "diffcse, real tokens, SimCSE's head": ("diffcse", DIFFCSE | {"loss.rtd_reduction": "real", "head": "tanh"}, 0),
     "tables": ("tables", {}, 0),
     "tables, both directions and widths": ("tables", {"loss.directions": "both", "loss.dims": [16, 8]}, 0),
     "tables, cached": ("tables", {"train.cached_chunk_size": 3}, 0),
@@ -114,6 +117,8 @@ TERMS = {
     "simcse with margins": {"text_text"},
     "simcse with a queue": {"text_text"},
     "mcse with many terms": {"text_text", "dimensions", "consistency", "text_image"},
+    "diffcse": {"text_text", "rtd", "rtd_replaced"},
+    "diffcse, real tokens, SimCSE's head": {"text_text", "rtd", "rtd_replaced"},
     "tables": {"contrast"},
     "tables, both directions and widths": {"contrast"},
     "tables, cached": {"contrast"},
@@ -246,6 +251,7 @@ def update(still, case):
         "wrapped": isinstance(model, DistributedDataParallel),
         "loss": loss.item(),
         "terms": set(terms),
+        "width": batch.query.input_ids_BT.shape[1] if isinstance(batch, SentenceBatch) else 0,
         "counts": {name: float(term.count) for name, term in terms.items()},
         "swaps": int((batch.partner_B != torch.arange(len(batch.partner_B))).sum()) if case in TAGGERS else 0,
         "images": batch.image_id_B.tolist() if isinstance(batch, PairBatch) else [],
@@ -398,6 +404,7 @@ def test_the_cases_are_hard_enough(one, two):
     halves = [result["updates"] for result in two]
     for case, term in (("simcse with mlm", "mlm"), ("elmo", "forward"), ("elmo", "backward")):
         assert halves[0][case]["counts"][term] != halves[1][case]["counts"][term]
+    assert halves[0]["diffcse"]["width"] != halves[1]["diffcse"]["width"], "processes pad to several widths"
     assert one["elmo"]["loss"] != one["elmo, carried and sampled"]["loss"]
     tokens = [half["grounded words"]["counts"]["forward"] for half in halves]
     assert tokens[0] != tokens[1]

@@ -17,6 +17,17 @@ from tests.recipes.test_configs import CONFIGS, flat, name_of
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "accelerate")
 FIXED = {
     "simcse": {"encoder.pooling", "data.max_length", "loss.temperature", "train.eval_steps"},
+    "diffcse": {
+        "encoder.pooling",
+        "data.max_length",
+        "head",
+        "generator.mask_share",
+        "generator.dropout",
+        "loss.temperature",
+        "loss.rtd_weight",
+        "loss.rtd_reduction",
+        "train.eval_steps",
+    },
     "mcse": {
         "encoder.pooling",
         "data.max_length",

@@ -192,6 +192,7 @@ RESUMED = {
     "simcse": ("simcse", {}),
     "simcse with mlm": ("simcse", {"loss.mlm_weight": 0.1}),
     "simcse supervised": ("simcse", {"data.sentences": "nli.csv"}),
+    "diffcse": ("diffcse", {"loss.rtd_weight": 0.5}),
     "tables": ("tables", {}),
     "mcse": ("mcse", {"image.head_learning_rate": 5e-3}),
     "elmo": ("elmo", {}),

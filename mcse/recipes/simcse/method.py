@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from mcse.data.config import ControlsConfig
-from mcse.data.load import load_pairs
 from mcse.data.mixing import carried_part
 from mcse.data.source_variants import TableSentences
-from mcse.data.streams import SentenceStream, Share
 from mcse.recipes import export, shared
 from mcse.recipes.simcse.config import Config
-from mcse.recipes.teachers import Teachers, open_teachers
+from mcse.recipes.teachers import open_teachers
 from mcse.recipes.terms.text import build_text_terms
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
@@ -35,7 +32,9 @@ def build(config: Config, runtime: Runtime) -> Run:
     terms = build_text_terms(config.loss, text.model, hard_negative_weight=config.loss.hard_negative_weight)
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
     teachers = open_teachers(config, text)
-    captions = _caption_feed(config, text, share, teachers)
+    captions = shared.caption_feed(
+        config.data, config.controls, text, share=share, seed=config.seed, teachers=teachers.stored
+    )
     feed = shared.mixed_feed(
         config.data, text, captions, mix=config.mix, share=share, seed=config.seed, teachers=teachers.stored
     )
@@ -58,22 +57,3 @@ def build(config: Config, runtime: Runtime) -> Run:
         facts={**text.facts, **teachers.facts, **feed.facts},
         data=(*feed.files, *text.files, *teachers.files, *dev.files),
     )
-
-
-def _caption_feed(config: Config, text: shared.TextSide, share: Share, teachers: Teachers) -> shared.Feed | None:
-    """Captions as text, on the batches that MCSE would pair with images."""
-    if config.data.captions is None:
-        return None
-    seed = shared.pair_seed(config.seed)
-    controls = ControlsConfig(num_pairs=config.controls.num_pairs)
-    pairs = load_pairs(config.data, text.tokenizer, controls=controls, seed=seed, images=None)
-    order, masker = pairs.order(share, seed), text.masker(seed=seed)
-    stream = SentenceStream(
-        pairs.captions,
-        order,
-        pad_id=text.tokenizer.pad_id,
-        masker=masker,
-        repeater=text.repeater(config.data, seed=seed),
-        teachers=pairs.teacher_rows(teachers.stored),
-    )
-    return shared.Feed(stream, pairs.files, {"captions": len(pairs.captions)})

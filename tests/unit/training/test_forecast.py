@@ -37,7 +37,9 @@ def predicted(tiny, recipe, keys):
         return predict_memory(made, config.train, config.optim, precision=config.train.precision), made
 
 
-@pytest.mark.parametrize("recipe", ["simcse", "mcse", "vse", "elmo", "cove", "word_features", "grounded_words"])
+@pytest.mark.parametrize(
+    "recipe", ["simcse", "diffcse", "mcse", "vse", "elmo", "cove", "word_features", "grounded_words"]
+)
 def test_a_dry_run_says_what_is_needed_and_writes_nothing(recipe, tiny, tmp_path, capsys):
     assert run(tiny, recipe, tmp_path / "run", {}, "--dry-run") == 0
     shown = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line)

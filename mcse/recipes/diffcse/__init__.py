@@ -1,0 +1,1 @@
+"""DiffCSE: sentence embeddings that also tell a sentence from an edited one."""
