@@ -1,6 +1,7 @@
 """Model of DiffCSE: a text tower, a frozen masked language model that edits sentences, and a discriminator of edits.
 
-B examples a process, R = 2·B rows, one dropout view after the other, T tokens, D width.
+B examples a process, R = 2·B rows, one dropout view after the other, T tokens, D width,
+W words that are known.
 """
 
 from __future__ import annotations
@@ -42,18 +43,23 @@ class Generator(nn.Module):
 
     Args:
         model: From ``load_generator``.
+        num_words: Ids that the tokenizer gives; a model may have rows beyond them, which stand for nothing.
         dropout: Whether it drops out although it does not train.
     """
 
-    def __init__(self, model: nn.Module, *, dropout: bool) -> None:
+    def __init__(self, model: nn.Module, *, num_words: int, dropout: bool) -> None:
         super().__init__()
+        self.num_words = num_words
         self._held = (model.train(dropout).requires_grad_(False),)  # a tuple, which nn.Module does not look into
 
     @torch.no_grad()
     def forward(self, tokens: TokenBatch) -> Tensor:
         """(R, T) ids of the likeliest word at every position, masked or not."""
-        model = self._held[0].to(tokens.input_ids_BT.device)  # it does not move with the module that holds this one
-        id_RT: Tensor = model(input_ids=tokens.input_ids_BT, attention_mask=tokens.attention_mask_BT).logits.argmax(-1)
+        model, device = self._held[0], tokens.input_ids_BT.device
+        if any(parameter.device != device for parameter in model.parameters()):
+            model.to(device)  # it does not move with the module that holds this one
+        logit_RTW = model(input_ids=tokens.input_ids_BT, attention_mask=tokens.attention_mask_BT).logits
+        id_RT: Tensor = logit_RTW[..., : self.num_words].argmax(-1)
         return id_RT
 
 
@@ -77,6 +83,7 @@ class Discriminator(nn.Module):
         super().__init__()
         _check_takes_rows(encoder)
         self.backbone = encoder.backbone
+        self.pad_id = int(getattr(encoder.backbone.config, "pad_token_id", None) or 0)
         self.head = nn.Linear(encoder.width, 2)
 
     def forward(self, tokens: TokenBatch, row_RD: Tensor) -> Tensor:
@@ -174,7 +181,7 @@ class DifferenceModel(nn.Module):
 
     def _widened(self, original: TokenBatch, edited_RT: Tensor) -> tuple[TokenBatch, Tensor]:
         """The edited sentences as all processes together would pad them, and where they differ from the original."""
-        mask_RT, pad_id = original.attention_mask_BT, self.discriminator.backbone.config.pad_token_id or 0
+        mask_RT, pad_id = original.attention_mask_BT, self.discriminator.pad_id
         width = mask_RT.shape[1]
         added = (0, self._widest(width) - width)
         replaced_RT = (edited_RT != original.input_ids_BT) & mask_RT.bool()

@@ -426,7 +426,7 @@ def load_generator(name_or_path: str, tokenizer: PieceTokenizer, *, max_length: 
             ``tokenizer``'s, or it takes fewer tokens.
     """
     key = "generator.name_or_path"
-    model = _load_masked_lm(name_or_path, key=key)
+    model: nn.Module = _load_masked_lm(name_or_path, key=key)
     use_cheap_dropout(model)
     register_attention()
     try:

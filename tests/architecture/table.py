@@ -143,6 +143,7 @@ HOMES: dict[str, set[str]] = {
 
 SYSTEMS: dict[str, tuple[str, ...]] = {
     "simcse": ("recipes/simcse",),
+    "diffcse": ("recipes/diffcse", "models/difference_model.py"),
     "mcse": ("recipes/mcse", "recipes/terms/joint.py"),
     "tables": (
         "recipes/tables",

@@ -320,6 +320,56 @@ def test_the_caption_baseline_differs_from_mcse_in_the_images_alone(setting, enc
     assert baseline["loss.hard_negative_weight"] == 0.0
 
 
+# --- diffcse
+
+DIFFCSE_FILES = sorted((CONFIGS / "diffcse").glob("*.yaml"))
+# Encoder, generator, learning rate, share of masked words. RoBERTa's last two are from memory of the paper.
+DIFFCSE_TABLE = {
+    "bert_base": ("google-bert/bert-base-uncased", "distilbert/distilbert-base-uncased", 7e-6, 0.3),
+    "roberta_base": ("FacebookAI/roberta-base", "distilbert/distilroberta-base", 1e-5, 0.2),
+}
+
+
+def test_diffcse_has_its_configs():
+    assert {path.stem for path in DIFFCSE_FILES} == set(DIFFCSE_TABLE)
+
+
+@pytest.mark.parametrize("path", DIFFCSE_FILES, ids=name_of)
+def test_diffcse_config_builds_and_takes_two_steps(path, root, encoders, tmp_path):
+    model = encoders[DIFFCSE_TABLE[path.stem][0]]
+    keys = {"encoder.name_or_path": model, "generator.name_or_path": model, "data.root": root}
+    config = load_config(path, flags_of(keys | {"output_dir": tmp_path / "run"}))
+    run = method("diffcse").build(config, start_runtime(precision="fp32", seed=config.seed))
+    run.model.train()
+    for step in range(2):
+        terms = run.step(run.model, run.stream.batch(step))
+        assert set(terms) == {"text_text", "rtd", "rtd_replaced"}
+        loss = total_loss(terms, device=torch.device("cpu"))
+        assert torch.isfinite(loss)
+        run.optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None for p in run.model.parameters())
+        run.optimizer.step()
+    assert config.train.select_by in run.metrics
+
+
+@pytest.mark.parametrize("path", DIFFCSE_FILES, ids=name_of)
+def test_diffcse_config_has_its_constants(path):
+    resolved = resolved_of(path)
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    for part in ("# Table: ", "# Expected: ", "# Hardware: ", "# Data: ", "# Source: ", "# Unsure: "):
+        assert any(line.startswith(part) for line in header), f"no {part!r} in the header"
+    encoder, generator, rate, masked = DIFFCSE_TABLE[path.stem]
+    fixed = {"encoder.name_or_path": encoder, "encoder.pooling": "cls", "head": "batch_norm"}
+    fixed |= {"generator.name_or_path": generator, "generator.dropout": True, "generator.mask_share": masked}
+    fixed |= {"loss.temperature": 0.05, "loss.rtd_weight": 0.005, "loss.rtd_reduction": "all"}
+    fixed |= {"loss.stop_gradient": False, "data.sentences.file": hub_file("wiki1m"), "data.max_length": 32}
+    fixed |= {"optim.learning_rate": rate, "optim.optimizer": "adamw", "optim.schedule": "linear"}
+    fixed |= {"optim.weight_decay": 0.0, "optim.warmup_steps": 0, "optim.max_grad_norm": 1.0, "optim.epsilon": 1e-8}
+    fixed |= {"train.batch_size": 64, "train.epochs": 2, "train.eval_steps": 125, "train.precision": "fp16"}
+    assert {key: resolved.get(key) for key in fixed} == fixed
+
+
 # --- maf
 
 MAF_FILES = sorted((CONFIGS / "maf").glob("*.yaml"))

@@ -100,7 +100,7 @@ def _build_model(config: Config, text: shared.TextSide) -> DifferenceModel:
     return DifferenceModel(
         text.model,
         head=head,
-        generator=Generator(generator, dropout=config.generator.dropout),
+        generator=Generator(generator, num_words=len(text.tokenizer), dropout=config.generator.dropout),
         discriminator=Discriminator(second),
         stop_gradient=config.loss.stop_gradient,
         widest=_widest if config.loss.rtd_reduction == "all" else int,

@@ -112,7 +112,13 @@ class Scripted(nn.Module):
         del attention_mask
         self.modes.append(self.training)
         assert input_ids.shape == self.words_RT.shape
-        return SimpleNamespace(logits=F.one_hot(self.words_RT, 50).double() * 5 - 1)
+        likeliest = F.one_hot(self.words_RT, 50).double() * 5 - 1
+        beyond = torch.full((*self.words_RT.shape, 3), 9.0)  # rows that no piece belongs to
+        return SimpleNamespace(logits=torch.cat([likeliest, beyond], dim=-1))
+
+
+def scripted(words_RT, *, kind=Generator):
+    return kind(Scripted(words_RT), num_words=50, dropout=False)
 
 
 def batch_of(ids, masked, *, chosen):
@@ -142,7 +148,7 @@ WORDS = [[1, 9, 8, 6, 3], [1, 41, 3, 7, 7], [5, 9, 44, 7, 3], [5, 40, 12, 0, 1]]
 
 def edits(folder, *, generator=None, widest=int):
     words = torch.tensor(WORDS)
-    model = model_of(folder, generator or Generator(Scripted(words), dropout=False), widest=widest)
+    model = model_of(folder, generator or scripted(words), widest=widest)
     seen = {}
     model.discriminator.register_forward_pre_hook(lambda _, given: seen.update(edited=given[0]))
     rows = model(batch_of(SENTENCES, MASKED, chosen=[(0, 1), (1, 1), (2, 3)]))
@@ -180,7 +186,7 @@ class OnlyMasked(Generator):
 
 def test_filling_in_masked_places_alone_or_comparing_with_the_masked_copy_would_show(folders):
     words, replaced = expected_edits()
-    _, edited = edits(folders["bert"], generator=OnlyMasked(Scripted(torch.tensor(WORDS)), dropout=False))
+    _, edited = edits(folders["bert"], generator=scripted(torch.tensor(WORDS), kind=OnlyMasked))
     assert edited.input_ids_BT.tolist() != words
     masked = TokenBatch.padded(MASKED).input_ids_BT
     assert (torch.tensor(words) != masked).tolist() != replaced
@@ -198,14 +204,14 @@ def test_edits_are_padded_as_the_widest_process_pads(folders):
 
 @pytest.mark.parametrize("dropout", [True, False])
 def test_the_generator_drops_out_as_told_and_is_part_of_no_state(dropout, folders):
-    scripted = Scripted(torch.tensor(WORDS))
-    scripted.weight = nn.Parameter(torch.ones(3))
-    model = model_of(folders["bert"], Generator(scripted, dropout=dropout))
+    words = Scripted(torch.tensor(WORDS))
+    words.weight = nn.Parameter(torch.ones(3))
+    model = model_of(folders["bert"], Generator(words, num_words=50, dropout=dropout))
     for training in (True, False):
         model.train(training)
         model(batch_of(SENTENCES, MASKED, chosen=[(0, 1)]))
-    assert scripted.modes == [dropout, dropout]
-    assert not scripted.weight.requires_grad
+    assert words.modes == [dropout, dropout]
+    assert not words.weight.requires_grad
     names = {name.split(".")[0] for name, _ in model.named_parameters()}
     assert names == {"text", "discriminator"} == {name.split(".")[0] for name in model.state_dict()}
 
@@ -231,7 +237,7 @@ def test_generators_that_do_not_fit_are_refused_by_name(folders, tmp_path):
 
 @pytest.mark.parametrize("stops", [False, True])
 def test_the_discriminator_teaches_the_encoder_unless_its_gradient_is_stopped(stops, folders):
-    model = model_of(folders["bert"], Generator(Scripted(torch.tensor(WORDS)), dropout=False), stop_gradient=stops)
+    model = model_of(folders["bert"], scripted(torch.tensor(WORDS)), stop_gradient=stops)
     model(batch_of(SENTENCES, MASKED, chosen=[(0, 1)])).logit_RT2[..., 1].sum().backward()
     gradients = {name: p.grad for name, p in model.text.named_parameters()}
     taught = {name for name, gradient in gradients.items() if gradient is not None and gradient.abs().max() > 1e-9}
