@@ -172,6 +172,7 @@ class DifferenceModel(nn.Module):
             row_RD = self.head(row_RD)
             query_BD, positive_BD = row_RD.chunk(2)
             rows = replace(rows, query_BD=query_BD, positive_BD=positive_BD)
+        # Masked copies are of the sentence, also where its positive repeats some of its words.
         original = concatenate([batch.query, batch.query])
         edited_RT = self.generator(batch.masked.tokens)
         edited_RT[:, 0] = original.input_ids_BT[:, 0]

@@ -159,7 +159,7 @@ def test_without_the_gradient_the_encoder_is_simcse_and_the_discriminator_still_
 
 
 def test_captions_are_trained_on_as_text(tiny, tmp_path):
-    keys = EVERY | {"data.captions": "captions.csv", "mix.schedule": "every"}
+    keys = EVERY | {"data.captions": "captions.csv", "mix.schedule": "every", "data.repetition": 0.3}
     assert run(tiny, "diffcse", tmp_path / "mixed", keys) == 0
     assert json.loads((tmp_path / "mixed" / "run.json").read_text())["facts"]["captions"] == 48
     assert len(losses(tmp_path / "mixed", "loss.rtd")) == 6
