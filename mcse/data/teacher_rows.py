@@ -192,6 +192,11 @@ class StoredTeachers:
         # Stores of the same texts have the same order, so that a text gets the rows of one other from all of them.
         self._partners = [None if shuffled is None else partners(len(store), seed=shuffled) for store in self.stores]
 
+    @property
+    def width(self) -> int:
+        """F."""
+        return sum(store.width for store in self.stores)
+
     def of_texts(self, texts: Sequence[str], *, source: str) -> FloatArray:
         """(B, F) rows of texts, looked up now; ``shuffled`` permutes among all texts of a store.
 

@@ -100,12 +100,18 @@ class SentenceModel(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class GroundedRows:
-    """Text rows, and on paired batches both views of the captions and the images in the joint space."""
+    """Text rows, and on paired batches both views of the captions and the images in the joint space.
+
+    ``feature_BF`` are the images before their head, ``caption_BH`` a teacher's rows of the captions in the joint space,
+    where the model has a head for them.
+    """
 
     text: SentenceRows
     grounded_query_BH: Tensor | None
     grounded_positive_BH: Tensor | None
     image_BH: Tensor | None
+    feature_BF: Tensor | None = None
+    caption_BH: Tensor | None = None
 
 
 class GroundedModel(nn.Module):
@@ -117,15 +123,23 @@ class GroundedModel(nn.Module):
         joint_dim: H, width of the joint space (published: 256).
         tower: Turns pixels into features inside the step: an ``ImageTower`` to train, or a ``FrozenTower``; ``None``
             reads stored features.
+        teacher_dim: Width of a teacher's rows of captions, which then have a head of their own.
     """
 
     def __init__(
-        self, text: SentenceModel, *, image_dim: int, joint_dim: int = 256, tower: nn.Module | None = None
+        self,
+        text: SentenceModel,
+        *,
+        image_dim: int,
+        joint_dim: int = 256,
+        tower: nn.Module | None = None,
+        teacher_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.text = text
         self.grounding_head = TanhHead(text.encoder.width, joint_dim)
         self.image_head = TanhHead(image_dim, joint_dim)
+        self.caption_head = None if teacher_dim is None else TanhHead(teacher_dim, joint_dim)
         self.tower = tower
 
     def forward(self, batch: SentenceBatch | PairBatch) -> GroundedRows:
@@ -133,6 +147,7 @@ class GroundedModel(nn.Module):
         if isinstance(batch, SentenceBatch):
             return GroundedRows(self._touch_heads(self.text(batch)), None, None, None)
         rows = self.text(SentenceBatch(query=batch.caption, positive=batch.positive, masked=batch.masked))
+        taught_BF = None if batch.teacher_BF is None else batch.teacher_BF.to(batch.image_BF.dtype)
         image_BF = batch.image_BF
         if self.tower is not None:
             # Some towers have parameters that their features do not pass through.
@@ -142,6 +157,8 @@ class GroundedModel(nn.Module):
             grounded_query_BH=self.grounding_head(rows.pooled_query_BD),
             grounded_positive_BH=self.grounding_head(rows.pooled_positive_BD),
             image_BH=self.image_head(image_BF),
+            feature_BF=image_BF,
+            caption_BH=None if self.caption_head is None else self.caption_head(taught_BF),
         )
 
     def _touch_heads(self, rows: SentenceRows) -> SentenceRows:
@@ -151,7 +168,7 @@ class GroundedModel(nn.Module):
         graph on every step, and which would make AdamW skip them; the original's zeroed gradients let their momentum
         run on, and so do these.
         """
-        nothing = nothing_of(self.grounding_head, self.image_head, *([] if self.tower is None else [self.tower]))
+        nothing = nothing_of(*(part for name, part in self.named_children() if name != "text"))
         return replace(rows, query_BD=rows.query_BD + nothing)
 
 

@@ -21,6 +21,7 @@ from mcse.data.teacher_rows import StoredTeachers, TeacherStore
 from mcse.encoders.loading import load_encoder
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.encoders.untrained import draw_weights
+from mcse.losses.precision import at_least_float32
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.recipes.shared import TextSide, dev_encoder, encoder_files
 from mcse.training.config import TrainConfig
@@ -52,11 +53,11 @@ class LiveTeacher:
 
     @torch.no_grad()
     def rows(self, tokens: TokenBatch) -> Tensor:
-        """(B, D) rows: √weight times unit rows, in float32."""
+        """(B, D) rows: √weight times unit rows, in float32 or wider."""
         for module in self._modules:
             module.to(tokens.input_ids_BT.device)  # it does not move with the model
         chunks = split_batch(tokens, self._chunk_size or len(tokens), narrows=False)
-        return torch.cat([F.normalize(self._rows(chunk).float(), dim=-1) for chunk in chunks]) * self._scale
+        return torch.cat([F.normalize(at_least_float32(self._rows(chunk)), dim=-1) for chunk in chunks]) * self._scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,11 @@ class Teachers:
     live: Sequence[LiveTeacher] = ()
     facts: Mapping[str, str | int | float] = field(default_factory=dict)
     files: tuple[DataFile, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """F; 0 without teachers."""
+        return (0 if self.stored is None else self.stored.width) + sum(teacher.width for teacher in self.live)
 
     def with_rows(self, batch: Batch) -> Batch:
         """The batch with the rows of all teachers in ``teacher_BF``; without teachers as it is."""

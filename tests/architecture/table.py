@@ -144,7 +144,10 @@ HOMES: dict[str, set[str]] = {
 SYSTEMS: dict[str, tuple[str, ...]] = {
     "simcse": ("recipes/simcse",),
     "diffcse": ("recipes/diffcse", "models/difference_model.py"),
-    "mcse": ("recipes/mcse", "recipes/terms/joint.py"),
+    "mcse": ("recipes/mcse",),
+    "kdmcse": ("recipes/kdmcse",),
+    "dalr": ("recipes/dalr", "losses/matching.py", "models/aligned_model.py"),
+    "rankcse": ("recipes/rankcse",),
     "tables": (
         "recipes/tables",
         "data/table_rows.py",

@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "mcse"
 
 ALLOWED = {name: part.uses for name, part in PARTS.items()}
-SHARED = {f"mcse.recipes.{name}" for name in ("shared", "export", "image_side", "teachers", "base", "graphs")}
+SHARED = {f"mcse.recipes.{name}" for name in ("shared", "export", "image_side", "teachers", "taught", "base", "graphs")}
 TERMS = "mcse.recipes.terms"
 """The folder of loss terms that recipes share."""
 LAUNCHER = "mcse.recipes.launch"

@@ -305,9 +305,19 @@ class Unwritten:
 
 
 def run_steps(
-    run: Any, config: Any, runtime: Runtime, *, monkeypatch: pytest.MonkeyPatch, folder: Path, steps: int = 2
+    run: Any,
+    config: Any,
+    runtime: Runtime,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    steps: int = 2,
+    uncounted: int = 0,
 ) -> Seen:
-    """Takes steps of ``run`` on fake CUDA tensors; waits of a log line are left out."""
+    """Takes steps of ``run`` on fake CUDA tensors; waits of a log line are left out.
+
+    Those of the first ``uncounted`` steps are, too: what no module holds, such as a live teacher, moves with the first.
+    """
     accelerator, precision = runtime.accelerator, LOW[config.train.precision]
     on_cuda = _OnCuda(accelerator=accelerator, precision=config.train.precision, seed=0, show_progress=False)
     with fake_cuda(monkeypatch) as (mode, watch):
@@ -325,8 +335,10 @@ def run_steps(
         monkeypatch.setattr(accelerator, "backward", lambda loss: _zero_gradients(loss, run.model))
         loop.meter = loop._new_meter()
         loop.prefetcher.begin_at(0)
-        watch.counts = True
         with loop.prefetcher:
+            for _ in range(uncounted):
+                loop._step()
+            watch.counts = True
             for _ in range(steps):
                 loop._step()
         watch.seen.terms |= loop.meter._sums.keys()

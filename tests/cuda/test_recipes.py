@@ -45,6 +45,8 @@ class Case:
     keys: dict[str, Any]
     without: dict[str, tuple[str, str]]
     """A reason for the document, and what the refusal says."""
+    uncounted: int = 0
+    """First steps, with which what no module holds moves to the GPU."""
 
 
 _RECURRENT = {
@@ -68,7 +70,7 @@ CASES = {
         },
         {},
     ),
-    "simcse, queue": Case("simcse", {"loss.queue": {"size": 20}}, {}),
+    "simcse, queue": Case("simcse", {"loss.queue": {"size": 20}}, {}, uncounted=1),
     "diffcse": Case(
         "diffcse",
         {},
@@ -76,6 +78,19 @@ CASES = {
     ),
     "mcse": Case("mcse", _PAIRS, {}),
     "mcse, masked words": Case("mcse", _PAIRS | {"loss.mlm_weight": 0.1}, {}),
+    "rankcse": Case("rankcse", {}, {}, uncounted=1),
+    "kdmcse": Case(
+        "kdmcse",
+        _PAIRS,
+        {
+            "cached chunks": (
+                "its live teacher gives rows to whole batches",
+                "a live teacher gives them to whole batches",
+            )
+        },
+        uncounted=1,
+    ),
+    "dalr": Case("dalr", _PAIRS, {}, uncounted=1),
     "tables": Case("tables", {}, {}),
     "vse, transformer": Case(
         "vse", {"encoder.kind": "transformer", "encoder.word_dim": ...}, {"packed": (NO_KEY, "packing")}
@@ -164,13 +179,23 @@ def take_steps(folders, case, way, precision, monkeypatch, *, steps):
         config = config_of(folders, case, way, precision)
         runtime = start_runtime(precision="fp32", seed=0, show_progress=False)
         run = build(config, runtime)
-        return run_steps(run, config, runtime, monkeypatch=monkeypatch, folder=folders[0] / "unused", steps=steps)
+        return run_steps(
+            run,
+            config,
+            runtime,
+            monkeypatch=monkeypatch,
+            folder=folders[0] / "unused",
+            steps=steps,
+            uncounted=CASES[case].uncounted,
+        )
 
 
 @pytest.mark.parametrize(("case", "way", "precision"), CELLS)
 def test_a_step_waits_for_nothing(case, way, precision, folders, uncompiled, monkeypatch):
-    # MCSE's batches are of text and of pairs in turn.
-    seen = take_steps(folders, case, way, precision, monkeypatch, steps=2 if case.startswith("mcse") else 1)
+    # Batches of recipes with images are of text and of pairs in turn.
+    seen = take_steps(
+        folders, case, way, precision, monkeypatch, steps=2 if case.startswith(("mcse", "kdmcse", "dalr")) else 1
+    )
     assert not seen.waits
     low = LOW[precision] or torch.float32
     assert seen.terms

@@ -15,8 +15,10 @@ from mcse.types import MaskedTokens, PairBatch, SentenceBatch, TokenBatch
 from mcse.types.batches import split_batch
 from tests.equivalence.test_steps import CPU, build
 from tests.fixtures.launch import assert_same_run, entries, one_thread, own_cache, run
+from tests.fixtures.teacher_stores import store_rows
 from tests.fixtures.tiny_run import build_tiny_run
 
+STORED = [{"name": "bert", "store": "rows"}]
 CASES = {
     "simcse": ("simcse", {}, 0),
     "supervised": ("simcse", {"data.sentences": "nli.csv", "loss.hard_negative_weight": 0.5}, 1),
@@ -27,18 +29,26 @@ CASES = {
         {"loss.off_dropout": {"positive_weight": 0.9}, "loss.dimension_contrast": {}, "loss.consistency": {}},
         0,
     ),
+    "rankcse": ("rankcse", {}, 0),
+    "kdmcse": ("kdmcse", {"data.captions.per_image": "all", "teachers": STORED}, 0),
+    "dalr": ("dalr", {"data.captions.per_image": "all"}, 0),
     "text alone": ("mcse", {"loss.mlm_weight": 0.1}, 1),
 }
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    return build_tiny_run(tmp_path_factory.mktemp("tiny"))
+    return with_rows(build_tiny_run(tmp_path_factory.mktemp("tiny")))
 
 
 @pytest.fixture(scope="module")
 def still(tmp_path_factory, equal_views):
-    return build_tiny_run(tmp_path_factory.mktemp("still"), dropout=0.0)
+    return with_rows(build_tiny_run(tmp_path_factory.mktemp("still"), dropout=0.0))
+
+
+def with_rows(folder):
+    store_rows(folder)
+    return folder
 
 
 def prepared(folder, case, *, dtype=torch.float64):

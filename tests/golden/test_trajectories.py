@@ -53,6 +53,9 @@ CASES = {
             "encoder.pooling": "mean",
         },
     ),
+    "rankcse": ("rankcse", {"loss.list_mle": {"weight": 0.01}}),
+    "kdmcse": ("kdmcse", {"data.captions.per_image": "all"}),
+    "dalr": ("dalr", {"data.captions.per_image": "all"}),
     "tables": ("tables", {}),
     "tables by scores, every key its own": (
         "tables",

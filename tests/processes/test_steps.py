@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -16,13 +17,14 @@ from torch.nn.parallel import DistributedDataParallel
 from mcse import distributed
 from mcse.recipes import method
 from mcse.recipes.launch import load_config, train
+from mcse.recipes.teachers import LiveTeacher
 from mcse.training.gradcache import CachedForward
 from mcse.training.journal import Journal
 from mcse.training.loop import Loop, total_loss
 from mcse.training.meter import NotFiniteError
 from mcse.training.optim import clip_gradients
 from mcse.training.runtime import start_runtime
-from mcse.types import FeatureBatch, MatchBatch, PairBatch, SentenceBatch, TweetBatch
+from mcse.types import MatchBatch, PairBatch, SentenceBatch
 from tests.fixtures.launch import (
     arguments_of,
     assert_same_run,
@@ -35,6 +37,7 @@ from tests.fixtures.launch import (
     tensors,
 )
 from tests.fixtures.processes import REPOSITORY, run_processes
+from tests.fixtures.teacher_stores import store_rows
 from tests.fixtures.tiny_run import allowing_equal_views, build_tiny_run
 from tests.fixtures.tiny_tweets import build_tiny_tweets, tweet_overrides
 
@@ -73,6 +76,25 @@ STEPS = {
     "mcse with many terms": ("mcse", ALL_CAPTIONS | PLUS_PLUS | {"loss.consistency": {"weight": 0.5}}, 2),
     "diffcse": ("diffcse", DIFFCSE, 2),
     "diffcse, real tokens, SimCSE's head": ("diffcse", DIFFCSE | {"loss.rtd_reduction": "real", "head": "tanh"}, 2),
+    "rankcse": ("rankcse", {}, 0),
+    "rankcse, lists by a net, cached": (
+        "rankcse",
+        {"loss.list_mle": None, "loss.list_net": {"weight": 0.5}, "train.cached_chunk_size": 3},
+        1,
+    ),
+    "kdmcse": ("kdmcse", ALL_CAPTIONS, 2),
+    "kdmcse, filtered and cached": (
+        "kdmcse",
+        ALL_CAPTIONS
+        | {"data.images": "wide.hdf5", "loss.cross_filter": {"threshold": 0.02}, "train.cached_chunk_size": 3}
+        | {"teachers": [{"name": "bert", "store": "rows"}]},
+        0,
+    ),
+    "kdmcse, text alone": ("kdmcse", ALL_CAPTIONS, 1),
+    "dalr": ("dalr", ALL_CAPTIONS, 2),
+    "dalr, cached": ("dalr", ALL_CAPTIONS | {"train.cached_chunk_size": 3}, 2),
+    "dalr, text alone": ("dalr", ALL_CAPTIONS, 1),
+    "dalr, text alone and taught": ("dalr", ALL_CAPTIONS | {"loss.teach_sentences": True}, 1),
     "tables": ("tables", {}, 0),
     "tables, both directions and widths": ("tables", {"loss.directions": "both", "loss.dims": [16, 8]}, 0),
     "tables, cached": ("tables", {"train.cached_chunk_size": 3}, 0),
@@ -109,9 +131,20 @@ STEPS = {
     "word features": ("word_features", {}, 1),
 }
 GROUNDED_TERMS = {"forward", "backward", "match", "retention"}
+KD_TERMS = {"text_text", "text_image", "text_caption"}
+DALR_TERMS = {"text_text", "text_image", "matching", "cross_kl", "list_mle", "similarity_kl"}
 TERMS = {
     "simcse": {"text_text"},
     "simcse supervised": {"text_text"},
+    "rankcse": {"text_text", "consistency", "list_mle"},
+    "rankcse, lists by a net, cached": {"text_text", "consistency", "list_net"},
+    "kdmcse": {"text_text", "text_image", "text_caption"},
+    "kdmcse, filtered and cached": KD_TERMS | {f"left_out.{name}" for name in ("text_image", "text_caption")},
+    "kdmcse, text alone": {"text_text"},
+    "dalr": DALR_TERMS,
+    "dalr, cached": DALR_TERMS,
+    "dalr, text alone": {"text_text"},
+    "dalr, text alone and taught": {"text_text", "list_mle", "similarity_kl"},
     "simcse without dropout's negatives": {"text_text", "dimensions"},
     "simcse without dropout's negatives, cached": {"text_text", "dimensions"},
     "simcse with margins": {"text_text"},
@@ -222,12 +255,7 @@ def update(still, case):
         with torch.no_grad():  # so that a state is carried into the step
             built.step(model, built.stream.batch(step - 1))
     batch = built.stream.batch(step)
-    if isinstance(batch, PairBatch | TweetBatch) and batch.image_BF is not None:
-        batch = in_double(batch)
-    if isinstance(batch, MatchBatch):
-        batch = MatchBatch(true=in_double(batch.true), false=in_double(batch.false))
-    if isinstance(batch, FeatureBatch):
-        batch = replace(batch, static_BTE=batch.static_BTE.double(), layer_LBTD=batch.layer_LBTD.double())
+    batch = in_double(batch)
     accelerator = runtime.accelerator
     forward = model
     if chunk_size := config.train.cached_chunk_size:
@@ -261,12 +289,32 @@ def update(still, case):
 
 
 def in_double(batch):
-    return replace(batch, image_BF=batch.image_BF.double())
+    """The batch with its numbers that are no ids in float64."""
+    if isinstance(batch, MatchBatch):
+        return MatchBatch(true=in_double(batch.true), false=in_double(batch.false))
+    names = ("image_BF", "teacher_BF", "static_BTE", "layer_LBTD")
+    found = {name: tensor.double() for name in names if (tensor := getattr(batch, name, None)) is not None}
+    return replace(batch, **found)
 
 
 def updates(still):
-    with one_thread(), own_cache(still), allowing_equal_views():
+    with one_thread(), own_cache(still), allowing_equal_views(), teachers_in_double():
         return {case: update(still, case) for case in (*STEPS, *TAGGERS)}
+
+
+@contextmanager
+def teachers_in_double():
+    """Teachers' rows are of float64, too: in float32 they are others for another number of sentences."""
+    plain = LiveTeacher.__init__
+
+    def build(self, *given, **named):
+        plain(self, *given, **named)
+        for module in self._modules:
+            module.double()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LiveTeacher, "__init__", build)
+        yield
 
 
 def patched(recipe, change, *arguments):
@@ -361,7 +409,9 @@ def everything(still, tiny, output):
 def still(tmp_path_factory):
     folder = tmp_path_factory.mktemp("still")
     build_tiny_tweets(folder.with_name(f"{folder.name}_tweets"), dropout=0.0)
-    return build_tiny_run(folder, dropout=0.0)
+    build_tiny_run(folder, dropout=0.0)
+    store_rows(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")

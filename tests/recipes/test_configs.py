@@ -32,6 +32,8 @@ from tests.fixtures.tiny_models import build_tiny_bert, build_tiny_roberta
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted(path for recipe in ("simcse", "mcse") for path in (CONFIGS / recipe).rglob("*.yaml"))
+# Those of terms after SimCSE have tests of their own.
+FILES = [path for path in FILES if path.stem not in ("bert_base_plus_plus", "bert_base_repetition")]
 PUBLISHED = [path for path in FILES if not path.stem.startswith("minilm_")]
 REPLACED = {"encoder.name_or_path", "data.root", "output_dir"}
 

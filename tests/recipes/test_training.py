@@ -121,7 +121,8 @@ def test_metrics_hold_losses_rates_norms_speed_and_scores(recipe, finished):
     assert all(line["higher_is_better"] == {name: name == "dev.spearman" for name in SCORES} for line in judged)
     for line in training:
         paired = recipe == "mcse" and line["step"] % 2 == 1  # mix.schedule every second step, from the first
-        assert line.keys() == NUMBERS | (LOSSES[recipe] if paired else {"loss.text_text"})
+        terms = LOSSES[recipe] | {"weight.text_image"} if paired else {"loss.text_text"}
+        assert line.keys() == NUMBERS | terms
         total = line["loss.text_text"] + (0.5 * line["loss.text_image"] if paired else 0)
         assert line["loss"] == pytest.approx(total, rel=1e-6)
         assert line["grad_norm"] > 0
@@ -193,6 +194,10 @@ RESUMED = {
     "simcse with mlm": ("simcse", {"loss.mlm_weight": 0.1}),
     "simcse supervised": ("simcse", {"data.sentences": "nli.csv"}),
     "diffcse": ("diffcse", {"loss.rtd_weight": 0.5}),
+    "simcse with a queue": ("simcse", {"loss.queue": {"size": 20}}),
+    "rankcse": ("rankcse", {"loss.list_mle": {"weight": 0.01}}),
+    "kdmcse": ("kdmcse", {}),
+    "dalr": ("dalr", {}),
     "tables": ("tables", {}),
     "mcse": ("mcse", {"image.head_learning_rate": 5e-3}),
     "elmo": ("elmo", {}),

@@ -11,8 +11,7 @@ from mcse.data.mixing import carried_part
 from mcse.data.source_variants import TableSentences
 from mcse.recipes import export, shared
 from mcse.recipes.simcse.config import Config
-from mcse.recipes.teachers import open_teachers
-from mcse.recipes.terms.text import build_text_terms
+from mcse.recipes.taught import build_taught_text
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
@@ -22,16 +21,11 @@ from mcse.types import LossTerms, SentenceBatch
 def build(config: Config, runtime: Runtime) -> Run:
     """Model, stream, step, evaluator and export of one SimCSE run."""
     has_triplets = isinstance(config.data.sentences, TableSentences)
-    text = shared.build_text_side(
-        config.encoder,
-        config.data,
-        mlm=config.loss.mlm_weight > 0,
-        own_positive=not has_triplets,
-        clean_view=config.loss.off_dropout is not None,
+    taught = build_taught_text(
+        config, own_positive=not has_triplets, hard_negative_weight=config.loss.hard_negative_weight
     )
-    terms = build_text_terms(config.loss, text.model, hard_negative_weight=config.loss.hard_negative_weight)
+    text, teachers = taught.side, taught.teachers
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
-    teachers = open_teachers(config, text)
     captions = shared.caption_feed(
         config.data, config.controls, text, share=share, seed=config.seed, teachers=teachers.stored
     )
@@ -42,7 +36,7 @@ def build(config: Config, runtime: Runtime) -> Run:
 
     def step(model: nn.Module, batch: SentenceBatch) -> LossTerms:
         batch = teachers.with_rows(batch)
-        return terms(model(batch), batch)
+        return taught.terms(model(batch), batch)
 
     return Run(
         model=text.model,
@@ -53,7 +47,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         export=export.sentence_exporter(config, text, feed.files),
         evaluators=(dev.evaluator,),
         metrics=dev.metrics,
-        state=terms.state,
+        state=taught.terms.state,
         facts={**text.facts, **teachers.facts, **feed.facts},
         data=(*feed.files, *text.files, *teachers.files, *dev.files),
     )

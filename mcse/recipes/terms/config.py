@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-_RIGHT_ANGLE = math.pi / 2
+
+def check_angle(key: str, value: float) -> None:
+    """Refuses a margin that is no angle up to a right one.
+
+    Raises:
+        ValueError: Names ``key``.
+    """
+    if not 0 <= value <= math.pi / 2:
+        raise ValueError(f"{key}: must be between 0 and π/2 radians, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +57,7 @@ class AngularMargin:
 
     def __post_init__(self) -> None:
         for key in ("negative", "positive"):
-            if not 0 <= getattr(self, key) <= _RIGHT_ANGLE:
-                value = getattr(self, key)
-                raise ValueError(f"loss.margin.{key}: must be between 0 and π/2 radians, got {value}")
+            check_angle(f"loss.margin.{key}", getattr(self, key))
         if self.negative == 0 and self.by_teacher:
             raise ValueError("loss.margin.by_teacher: would do nothing, since loss.margin.negative is 0")
         if self.negative == 0 and self.positive == 0:

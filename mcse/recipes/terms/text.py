@@ -6,7 +6,7 @@ B rows of this process, N rows of all processes, D width.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from mcse.distributed import gather_rows
@@ -32,15 +32,29 @@ Term = Callable[[Views], LossTerms]
 
 @dataclass(frozen=True, slots=True)
 class TextTerms:
-    """The terms that ``loss`` asks for of a step's sentences, and what of them must be saved to resume."""
+    """The terms that a configuration asks for of a step's sentences.
+
+    Attributes:
+        terms: Each gives its own.
+        queue: What must be saved to resume, where there is one.
+    """
 
     terms: tuple[Term, ...]
-    state: Mapping[str, Stateful] = field(default_factory=dict)
+    queue: KeyQueue | None = None
 
     def __call__(self, rows: SentenceRows, batch: SentenceBatch | PairBatch) -> LossTerms:
         """All terms of one batch, by name."""
         views = Views(rows, batch)
         return {name: term for of_views in self.terms for name, term in of_views(views).items()}
+
+    @property
+    def state(self) -> Mapping[str, Stateful]:
+        """Of a run."""
+        return {} if self.queue is None else {"queue": self.queue}
+
+    def of(self, loss: TextLossConfig) -> TextTerms:
+        """The terms of other batches of the same run, which share the queue."""
+        return TextTerms(_terms(loss, self.queue, hard_negative_weight=0.0), self.queue)
 
 
 def build_text_terms(loss: TextLossConfig, model: SentenceModel, *, hard_negative_weight: float = 0.0) -> TextTerms:
@@ -52,7 +66,10 @@ def build_text_terms(loss: TextLossConfig, model: SentenceModel, *, hard_negativ
         hard_negative_weight: As in ``info_nce_with_hard_negatives``.
     """
     queue = None if loss.queue is None else KeyQueue(model, loss.queue)
-    terms: list[Term] = [_contrast(loss, queue, hard_negative_weight=hard_negative_weight)]
+    return TextTerms(_terms(loss, queue, hard_negative_weight=hard_negative_weight), queue)
+
+
+def _terms(loss: TextLossConfig, queue: KeyQueue | None, *, hard_negative_weight: float) -> tuple[Term, ...]:
     given: list[tuple[object, Callable[[TextLossConfig], Term]]] = [
         (loss.dimension_contrast, _dimension_contrast),
         (loss.list_net, _list_net),
@@ -61,8 +78,8 @@ def build_text_terms(loss: TextLossConfig, model: SentenceModel, *, hard_negativ
         (loss.similarity_kl, _similarity_kl),
         (loss.mlm_weight or None, _mlm),
     ]
-    terms += [build(loss) for group, build in given if group is not None]
-    return TextTerms(tuple(terms), {} if queue is None else {"queue": queue})
+    others = (build(loss) for group, build in given if group is not None)
+    return (_contrast(loss, queue, hard_negative_weight=hard_negative_weight), *others)
 
 
 def _contrast(loss: TextLossConfig, queue: KeyQueue | None, *, hard_negative_weight: float) -> Term:

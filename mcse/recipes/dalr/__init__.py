@@ -1,0 +1,1 @@
+"""DALR: MCSE whose similarities across and within modalities follow those of frozen teachers."""

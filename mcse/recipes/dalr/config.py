@@ -1,0 +1,139 @@
+"""Settings of the recipe ``dalr``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mcse.data.config import Mix, PairedDataConfig
+from mcse.data.teacher_config import TaughtImageControls, Teacher, check_teachers
+from mcse.models.config import EncoderConfig, ImageConfig
+from mcse.recipes.base import RunConfig, resolve_mix
+from mcse.recipes.terms.config import AngularMargin, ListMLE, SimilarityKL, TextLossConfig, check_angle
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Matching:
+    """Sentences and images of a pair are to be alike, and those of another pair by less than a margin. Source: DALR."""
+
+    weight: float = 0.001
+    """Of the term. Source: DALR's code has 0.1 · 0.01."""
+
+    margin: float = 0.2
+    """Cosine up to which a wrong pair costs nothing. Source: DALR."""
+
+    shift: int = 5
+    """Places in the batch from a sentence to the image of its wrong pair. Source: DALR's code."""
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"loss.matching.weight: must be 0 or more, got {self.weight}")
+        if not -1 <= self.margin < 1:
+            raise ValueError(f"loss.matching.margin: must be a cosine, got {self.margin}")
+        if self.shift < 1:
+            raise ValueError(f"loss.matching.shift: must be 1 or more, got {self.shift}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CrossKL:
+    """Similarities of sentences and images are to follow the teachers' of sentences and of images. Source: DALR."""
+
+    weight: float = 0.1
+    """Of the term. Source: DALR's code."""
+
+    temperature: float = 0.0225
+    """Divides the student's cosines. Source: DALR's code divides by 0.05 and by 0.45."""
+
+    teacher_temperature: float = 0.5
+    """Divides the teachers'. Source: DALR's code."""
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"loss.cross_kl.weight: must be 0 or more, got {self.weight}")
+        for key in ("temperature", "teacher_temperature"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"loss.cross_kl.{key}: must be positive, got {getattr(self, key)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig(TextLossConfig):
+    """The terms of sentences, and those of sentences and images."""
+
+    image_weight: float
+    """λ, the weight of sentence→image InfoNCE. Source: DALR's code has 0.1."""
+
+    image_margin: float = 0.18
+    """Radians, multiplied by one minus the cosine of two images' features; 0 is none. Source: DALR's scripts."""
+
+    margin: AngularMargin | None = field(default_factory=lambda: AngularMargin(negative=0.18))
+    """Angular margin of sentences. Source: DALR's scripts."""
+
+    matching: Matching | None = field(default_factory=Matching)
+    """A term of matched and unmatched pairs."""
+
+    cross_kl: CrossKL | None = field(default_factory=CrossKL)
+    """A term of similarities across modalities."""
+
+    list_mle: ListMLE | None = field(default_factory=lambda: ListMLE(weight=0.2))
+    """A term of the teachers' orders. Source: DALR's code has 0.2."""
+
+    similarity_kl: SimilarityKL | None = field(
+        default_factory=lambda: SimilarityKL(weight=0.2, temperature=0.0225, teacher_temperature=0.5)
+    )
+    """A term of the teachers' distributions. Source: DALR's code."""
+
+    teach_sentences: bool = False
+    """Whether ``list_mle`` and ``similarity_kl`` are also of sentences without images. Source: DALR's are of pairs."""
+
+    image_temperature: float = 0.05
+    """Divides cosines of sentences and images."""
+
+    joint_dim: int = 256
+    """Width of the spaces that sentences and images are projected to."""
+
+    def __post_init__(self) -> None:
+        TextLossConfig.__post_init__(self)
+        for key in ("image_temperature", "joint_dim"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"loss.{key}: must be positive, got {getattr(self, key)}")
+        if self.image_weight < 0:
+            raise ValueError(f"loss.image_weight: must be 0 or more, got {self.image_weight}")
+        check_angle("loss.image_margin", self.image_margin)
+
+    @property
+    def reads_teachers_of_captions(self) -> tuple[str, ...]:
+        """The keys of all terms that read teachers' rows."""
+        return (*self.reads_teachers, *(("loss.cross_kl",) if self.cross_kl is not None else ()))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(RunConfig):
+    """One complete DALR run; without ``data.sentences`` it trains on captions alone."""
+
+    recipe: Literal["dalr"]
+    """Sentence embeddings from text and images whose similarities follow those of frozen teachers."""
+
+    encoder: EncoderConfig
+    """The encoder of sentences."""
+
+    data: PairedDataConfig
+    """Captions with images, and sentences."""
+
+    loss: LossConfig
+    """The terms of the loss."""
+
+    teachers: tuple[Teacher, ...] = ()
+    """Frozen encoders of sentences whose cosines, averaged by weight, are followed."""
+
+    image: ImageConfig = field(default_factory=ImageConfig)
+    """How the image side learns."""
+
+    mix: Mix | None = None
+    """How paired batches are spread among those of sentences; ``null`` is as published, if there are sentences."""
+
+    controls: TaughtImageControls = field(default_factory=TaughtImageControls)
+    """Which image a caption is shown with, how many captions there are, and what stands in for the teachers."""
+
+    def __post_init__(self) -> None:
+        check_teachers(self.teachers, self.controls.teachers, readers=self.loss.reads_teachers_of_captions)
+        object.__setattr__(self, "mix", resolve_mix(self.mix, self.data))

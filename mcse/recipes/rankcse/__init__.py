@@ -1,0 +1,1 @@
+"""RankCSE: sentence embeddings that order sentences as frozen teachers do."""

@@ -1,0 +1,57 @@
+"""RankCSE: SimCSE's term, the consistency of its two views, and the order that frozen teachers give a batch.
+
+L = L_contrast + β · consistency + γ · list, where ``list`` is ListMLE or ListNet of the student's cosines between the
+two views under the average of the teachers' cosines, weighted. Teachers see no dropout; their rows are stored, or
+computed in the step.
+
+What differs from the released code, which is not by the authors: consistency is a divergence and not minus an
+entropy; β is used; the teachers' lists are of the batch of all processes; and stored teachers read sentences by their
+own tokenizer.
+
+Source: Liu et al. 2023, "RankCSE: Unsupervised Sentence Representations Learning via Learning to Rank", ACL.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from mcse.data.mixing import carried_part
+from mcse.recipes import export, shared
+from mcse.recipes.rankcse.config import Config
+from mcse.recipes.taught import build_taught_text
+from mcse.training.optim import build_optimizer
+from mcse.training.run import Run
+from mcse.training.runtime import Runtime
+from mcse.types import LossTerms, SentenceBatch
+
+
+def build(config: Config, runtime: Runtime) -> Run:
+    """Model, stream, step, evaluator and export of one RankCSE run."""
+    taught = build_taught_text(config)
+    text, teachers = taught.side, taught.teachers
+    share = shared.share_of(runtime, batch_size=config.train.batch_size)
+    captions = shared.caption_feed(
+        config.data, config.controls, text, share=share, seed=config.seed, teachers=teachers.stored
+    )
+    feed = shared.mixed_feed(
+        config.data, text, captions, mix=config.mix, share=share, seed=config.seed, teachers=teachers.stored
+    )
+    dev = shared.build_dev_evaluator(config.data, text, precision=config.train.precision)
+
+    def step(model: nn.Module, batch: SentenceBatch) -> LossTerms:
+        batch = teachers.with_rows(batch)
+        return taught.terms(model(batch), batch)
+
+    return Run(
+        model=text.model,
+        step=step,
+        stream=feed.stream,
+        carried=carried_part(feed.stream),
+        optimizer=build_optimizer(text.model, config.optim),
+        export=export.sentence_exporter(config, text, feed.files),
+        evaluators=(dev.evaluator,),
+        metrics=dev.metrics,
+        state=taught.terms.state,
+        facts={**text.facts, **teachers.facts, **feed.facts},
+        data=(*feed.files, *text.files, *teachers.files, *dev.files),
+    )

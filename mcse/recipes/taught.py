@@ -1,0 +1,183 @@
+"""What recipes with teachers of sentences share: the text side with its terms, captions and pairs. Not a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import nn
+
+from mcse.config_fields import plain
+from mcse.data.images.training import NamedImages
+from mcse.data.load import load_pairs
+from mcse.data.mixing import carried_part
+from mcse.data.shards.pairs import ShardImages
+from mcse.data.streams import PairStream, Share
+from mcse.data.teacher_config import TaughtControls, TaughtImageControls
+from mcse.data.teacher_rows import StoredTeachers
+from mcse.models.config import EncoderConfig, ImageConfig
+from mcse.recipes import export, shared
+from mcse.recipes.image_side import Images, build_parted_optimizer
+from mcse.recipes.teachers import TaughtConfig, Teachers, open_teachers
+from mcse.recipes.terms.config import TextLossConfig
+from mcse.recipes.terms.text import TextTerms, build_text_terms
+from mcse.training.config import OptimConfig
+from mcse.training.run import Run
+from mcse.types import LossTerms
+
+
+class TaughtTextConfig(TaughtConfig, Protocol):
+    """What the settings of a recipe with teachers of its sentences have."""
+
+    @property
+    def encoder(self) -> EncoderConfig:
+        """The key ``encoder``."""
+        ...
+
+    @property
+    def loss(self) -> TextLossConfig:
+        """The key ``loss``."""
+        ...
+
+    @property
+    def controls(self) -> TaughtControls | TaughtImageControls:
+        """The key ``controls``."""
+        ...
+
+
+class TaughtPairsConfig(TaughtTextConfig, Protocol):
+    """What those of a recipe with images have."""
+
+    @property
+    def image(self) -> ImageConfig:
+        """The key ``image``."""
+        ...
+
+    @property
+    def optim(self) -> OptimConfig:
+        """The key ``optim``."""
+        ...
+
+    @property
+    def controls(self) -> TaughtImageControls:
+        """The key ``controls``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TaughtText:
+    """The text side, the terms of its sentences, and their teachers."""
+
+    side: shared.TextSide
+    terms: TextTerms
+    teachers: Teachers
+
+
+def build_taught_text(
+    config: TaughtTextConfig, *, own_positive: bool = True, hard_negative_weight: float = 0.0
+) -> TaughtText:
+    """What ``config`` asks for of sentences.
+
+    Args:
+        config: Of the run.
+        own_positive: Whether any sentence is its own positive.
+        hard_negative_weight: As in ``info_nce_with_hard_negatives``.
+    """
+    side = shared.build_text_side(
+        config.encoder,
+        config.data,
+        mlm=config.loss.mlm_weight > 0,
+        own_positive=own_positive,
+        clean_view=config.loss.off_dropout is not None,
+    )
+    teachers = open_teachers(config, side)
+    terms = build_text_terms(config.loss, side.model, hard_negative_weight=hard_negative_weight)
+    return TaughtText(side, terms, teachers)
+
+
+def pair_feed(
+    config: TaughtPairsConfig,
+    text: shared.TextSide,
+    share: Share,
+    images: Images[NamedImages | ShardImages],
+    teachers: StoredTeachers | None,
+) -> shared.Feed:
+    """Captions with their images."""
+    seed = shared.pair_seed(config.seed)
+    pairs = load_pairs(config.data, text.tokenizer, controls=config.controls, seed=seed, images=images.rows)
+    stream = PairStream(
+        pairs.captions,
+        pairs.image_of_caption,
+        images.rows,
+        pairs.order(share, seed),
+        pad_id=text.tokenizer.pad_id,
+        masker=text.masker(seed=seed),
+        repeater=text.repeater(config.data, seed=seed),
+        teachers=pairs.teacher_rows(teachers),
+    )
+    return shared.Feed(
+        stream,
+        (*pairs.files, images.file(pairs.image_of_caption)),
+        {
+            "pairs": len(pairs.captions),
+            "images": pairs.num_images,
+            **({"images left out": pairs.num_left_out} if pairs.num_left_out else {}),
+            **images.facts,
+            "images shown": plain(config.controls.images),
+        },
+    )
+
+
+def paired_run(
+    config: TaughtPairsConfig,
+    taught: TaughtText,
+    images: Images[NamedImages | ShardImages],
+    feed: shared.Feed,
+    *,
+    model: nn.Module,
+    step: Callable[[nn.Module, Any], LossTerms],
+    heads: Mapping[str, nn.Module],
+    more_heads: Sequence[nn.Module] = (),
+) -> Run:
+    """The run of a text side and an image side.
+
+    Args:
+        config: Of the run.
+        taught: The text side.
+        images: The image side.
+        feed: The batches.
+        model: Of both sides.
+        step: Of the recipe.
+        heads: Those that are saved, by name.
+        more_heads: Those that training alone needs.
+    """
+    text, teachers = taught.side, taught.teachers
+    dev = shared.build_dev_evaluator(config.data, text, precision=config.train.precision)
+    return Run(
+        model=model,
+        step=step,
+        stream=feed.stream,
+        carried=carried_part(feed.stream),
+        optimizer=build_parted_optimizer(
+            [
+                (text.model, None),
+                (nn.ModuleList([*heads.values(), *more_heads]), config.image.head_learning_rate),
+                (images.trained_tower, images.learning_rate),
+            ],
+            config.optim,
+        ),
+        export=export.sentence_exporter(
+            config,
+            text,
+            feed.files,
+            images=images.stored(feed.files[-1]),
+            heads=heads,
+            image_tower=images.trained_tower,
+        ),
+        evaluators=(dev.evaluator,),
+        metrics=dev.metrics,
+        state=taught.terms.state,
+        facts={**text.facts, **teachers.facts, **feed.facts},
+        data=(*feed.files, *images.tower_files, *text.files, *teachers.files, *dev.files),
+    )
