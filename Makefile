@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo test quick parity faults format check golden reference clean
+.PHONY: help install demo test quick parity faults format check build golden reference clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -45,6 +45,11 @@ check: install ## Lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+build: install ## Build the source archive and the wheel into dist/, and check what an index would read of them
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
 
 golden: install ## Rewrite the golden trajectories, on purpose
 	MCSE_WRITE_GOLDEN=1 $(BIN)/python -m pytest -q tests/golden
