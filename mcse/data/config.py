@@ -13,6 +13,7 @@ from mcse.data.source_variants import (
     FeaturesInShards,
     Folder,
     Images,
+    ImagesAlone,
     ImagesInShards,
     NamedImages,
     PairedFeatures,
@@ -134,6 +135,19 @@ class PairedDataConfig(DataConfig):
                 "data.captions, data.images: captions in shards have their images beside them; give data.images.shards "
                 "with data.captions.shards, and neither without the other"
             )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnpairedDataConfig(DataConfig):
+    """Sentences, and images that have nothing to do with them."""
+
+    images: ImagesAlone
+    """Images without texts; their folder alone will do."""
+
+    def __post_init__(self) -> None:
+        DataConfig.__post_init__(self)
+        if self.captions is not None:
+            raise ValueError("data.captions: the images of this recipe belong to no text; give data.sentences")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,3 +26,6 @@ class Draw(IntEnum):
     TEXT_IDS = 37
     TEACHERS = 51
     REPEATED = 52
+    VIEWS = 61
+    VIEW_DROPOUT = 62
+    RANDOM_CLASSES = 63

@@ -298,5 +298,24 @@ class ImagesInShards(Tower):
     """``images``: each sample's image file."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImagesAlone:
+    """Image files that belong to no text."""
+
+    folder: str
+    """A folder, searched to any depth, or a hub dataset; ``::SPLIT`` chooses a split.
+
+    An image's class is the first folder below it.
+    """
+
+    on_bad: OnBad = "error"
+    """Whether images that cannot be read stop the run or are left out."""
+
+    @staticmethod
+    def reads(text: str) -> bool:
+        """Any path."""
+        return bool(text)
+
+
 NamedImages: TypeAlias = PairedFeatures | PairedFolder | PairedTable
 Images: TypeAlias = NamedImages | FeaturesInShards | ImagesInShards

@@ -50,6 +50,23 @@ def kept(shape: Sequence[int], p: float, *, device: torch.device = _CPU) -> Tens
     return torch.from_numpy(np.multiply(level >= threshold, scale, dtype=np.float32)).view(tuple(shape))
 
 
+@contextmanager
+def drawn_by(seed: int, device: torch.device) -> Iterator[None]:
+    """Within it dropout on ``device`` is drawn by ``seed``; afterwards its generators stand where they stood."""
+    on_cuda = device.type == "cuda"
+    host_state = torch.get_rng_state()
+    cuda_state = torch.cuda.get_rng_state(device) if on_cuda else None
+    try:
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            torch.cuda.manual_seed(seed)
+        yield
+    finally:
+        torch.set_rng_state(host_state)
+        if cuda_state is not None:
+            torch.cuda.set_rng_state(cuda_state, device)
+
+
 def use_cheap_dropout(model: nn.Module) -> None:
     """Puts ``Dropout`` in the place of every plain ``nn.Dropout`` of ``model``."""
     for parent in list(model.modules()):

@@ -16,6 +16,7 @@ RECIPES = {
     "dalr": "sentence embeddings from text, images and frozen teachers of sentences (He et al. 2025)",
     "rankcse": "sentence embeddings that order sentences as frozen teachers do (Liu et al. 2023)",
     "tables": "sentence embeddings from your own tables of pairs, hard negatives, scores or labels",
+    "unpaired": "sentence embeddings from text, and from images that belong to no text (Jian et al. 2022)",
     "vse": "captions and images in one space (Kiros et al. 2014, Faghri et al. 2018)",
     "grounded_words": "visually grounded word vectors (Shahmohammadi et al. 2021)",
     "elmo": "word vectors in context, from language models of characters (Peters et al. 2018)",

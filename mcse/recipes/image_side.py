@@ -100,7 +100,7 @@ def open_images(data: DataRoot, source: sources.Features | sources.Folder | sour
         store = load_features(data, source)
         return Images(store, width=store.width, regions=store.regions)
     tower = _load_tower(source)
-    pixels = open_pixels(data, source, tower.preprocess, find_bad=_find_bad)
+    pixels = open_pixels(data, source, tower.preprocess, find_bad=find_bad_together)
     return _seen(pixels, tower, source)
 
 
@@ -164,10 +164,10 @@ def build_parted_optimizer(parts: Sequence[tuple[nn.Module | None, float | None]
     return optimizers[0]
 
 
-def _find_bad(source: ImageSource, index: Sequence[int]) -> list[SkippedImage]:
+def find_bad_together(source: ImageSource, index: Sequence[int]) -> list[SkippedImage]:
     """Each process looks at its share, and all get the same answer: they must agree on which captions there are."""
     own = find_bad_images(source, index[distributed.rank() :: distributed.world_size()])
     return [image for part in distributed.all_gather_object(own) for image in part]
 
 
-__all__ = ["Images", "build_parted_optimizer", "open_images", "open_paired_images"]
+__all__ = ["Images", "build_parted_optimizer", "find_bad_together", "open_images", "open_paired_images"]

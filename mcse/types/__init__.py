@@ -9,6 +9,8 @@ from mcse.types.batches import (
     TableBatch,
     TokenBatch,
     TweetBatch,
+    UnpairedBatch,
+    ViewBatch,
     to_device,
 )
 from mcse.types.data_files import DataFile, TrainingText
@@ -89,6 +91,8 @@ __all__ = [
     "TranslationBatch",
     "Translator",
     "TweetBatch",
+    "UnpairedBatch",
+    "ViewBatch",
     "WordEncoder",
     "keyed_scores",
     "score_tree",

@@ -178,6 +178,27 @@ class MatchBatch:
     false: PairBatch
 
 
+@dataclass(frozen=True, slots=True)
+class ViewBatch:
+    """Two random views of each image: ``pixel_V3HW`` holds all first views, then all second ones.
+
+    ``label_B`` is equal where two images are to be alike. ``dropout_seed`` names the dropout of their pass, so that the
+    text's is the same with and without images.
+    """
+
+    pixel_V3HW: Tensor
+    label_B: Tensor
+    dropout_seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnpairedBatch:
+    """Sentences, and images that have nothing to do with them; ``None`` where images are not read at all."""
+
+    text: SentenceBatch
+    images: ViewBatch | None
+
+
 def pad_rows(rows: Sequence[Sequence[int] | NDArray[np.int64]], *, fill: int) -> Tensor:
     """(B, T) whole numbers, filled on the right to the longest row."""
     out = np.full((len(rows), max(len(row) for row in rows)), fill, dtype=np.int64)

@@ -155,6 +155,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
         "losses/ordinal.py",
         "models/table_model.py",
     ),
+    "unpaired": ("recipes/unpaired", "data/images/views.py", "losses/views.py", "models/unpaired_model.py"),
     "vse": (
         "recipes/vse",
         "data/joint_pairs.py",

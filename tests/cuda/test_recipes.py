@@ -34,6 +34,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 NO_KEY = "its encoder has no `encoder.packing`"
 NO_TRANSFORMER = "it trains no Hugging Face encoder"
+NO_CHUNKS = "its sentences and images differ in number"
 BY_ITSELF = "recurrent layers take no padding in any case"
 
 
@@ -92,6 +93,10 @@ CASES = {
     ),
     "dalr": Case("dalr", _PAIRS, {}, uncounted=1),
     "tables": Case("tables", {}, {}),
+    "unpaired": Case("unpaired", {}, {"cached chunks": (NO_CHUNKS, "no one chunk size cuts")}),
+    "unpaired, as published": Case(
+        "unpaired", {"loss.contrast": "as_published"}, {"cached chunks": (NO_CHUNKS, "no one chunk size cuts")}
+    ),
     "vse, transformer": Case(
         "vse", {"encoder.kind": "transformer", "encoder.word_dim": ...}, {"packed": (NO_KEY, "packing")}
     ),

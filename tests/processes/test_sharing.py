@@ -74,7 +74,7 @@ def test_processes_share_the_distinct_captions() -> None:
 
 def bad_images(folder: Path) -> list[str]:
     source = open_images(str(folder))
-    return [image.name for image in image_side._find_bad(source, range(len(source.names)))]
+    return [image.name for image in image_side.find_bad_together(source, range(len(source.names)))]
 
 
 def test_processes_agree_on_the_bad_images(tmp_path: Path) -> None:

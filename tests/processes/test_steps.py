@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from mcse.training.loop import Loop, total_loss
 from mcse.training.meter import NotFiniteError
 from mcse.training.optim import clip_gradients
 from mcse.training.runtime import start_runtime
-from mcse.types import MatchBatch, PairBatch, SentenceBatch
+from mcse.types import PairBatch, SentenceBatch
 from tests.fixtures.launch import (
     arguments_of,
     assert_same_run,
@@ -117,6 +118,11 @@ STEPS = {
     "encoder frozen": ("mcse", ALL_CAPTIONS | {"encoder.frozen": True}, 2),
     "encoder frozen, text alone": ("mcse", ALL_CAPTIONS | {"encoder.frozen": True}, 1),
     "prompt": ("simcse", {"encoder.prompt": "the bear: "}, 0),
+    "unpaired": ("unpaired", {}, 1),
+    "unpaired simclr": ("unpaired", {"loss.contrast": "simclr"}, 0),
+    "unpaired as published": ("unpaired", {"loss.contrast": "as_published"}, 0),
+    "unpaired random labels": ("unpaired", {"loss.contrast": "random_labels"}, 0),
+    "unpaired without images": ("unpaired", {"loss.contrast": "none"}, 0),
     "elmo": ("elmo", {}, 0),
     "elmo, carried and sampled": ("elmo", {"loss.samples": 20}, 2),
     "cove": ("cove", {}, 1),
@@ -213,6 +219,8 @@ TAGGER_TERMS = {
     "maf published": {"tagging", "alignment", "matching"},
     "maf text alone": {"tagging"},
 }
+TERMS |= {case: {"text_text", "image_image"} for case in STEPS if case.startswith("unpaired")}
+TERMS["unpaired without images"] = {"text_text"}
 TERMS |= {case: {"image_to_text", "text_to_image"} for case in STEPS if case.startswith("vse")}
 # Cases whose terms compare a row with nothing of another process.
 ALONE = {
@@ -245,6 +253,8 @@ def update(still, case):
             keys |= {"encoder.name_or_path": still / "bert"}
         if "loss.guide" in keys:
             keys |= {"loss.guide": keys["loss.guide"] | {"model": str(still / "bert")}}
+        if recipe == "unpaired":
+            size |= {"image.batch_size": 24 // distributed.world_size()}
         config = load_config(None, arguments_of(still, recipe, still / "unused", keys | size))
     runtime = start_runtime(precision="fp32", seed=config.seed)
     built = method(recipe).build(config, runtime)
@@ -254,8 +264,7 @@ def update(still, case):
     if built.state and step:
         with torch.no_grad():  # so that a state is carried into the step
             built.step(model, built.stream.batch(step - 1))
-    batch = built.stream.batch(step)
-    batch = in_double(batch)
+    batch = in_double(built.stream.batch(step))
     accelerator = runtime.accelerator
     forward = model
     if chunk_size := config.train.cached_chunk_size:
@@ -288,13 +297,14 @@ def update(still, case):
     }
 
 
-def in_double(batch):
-    """The batch with its numbers that are no ids in float64."""
-    if isinstance(batch, MatchBatch):
-        return MatchBatch(true=in_double(batch.true), false=in_double(batch.false))
-    names = ("image_BF", "teacher_BF", "static_BTE", "layer_LBTD")
-    found = {name: tensor.double() for name in names if (tensor := getattr(batch, name, None)) is not None}
-    return replace(batch, **found)
+def in_double(value):
+    """Every float of a batch in float64; nested dataclasses are followed."""
+    if isinstance(value, torch.Tensor):
+        return value.double() if value.is_floating_point() else value
+    if dataclasses.is_dataclass(value):
+        parts = {field.name: in_double(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+        return replace(value, **parts)
+    return value
 
 
 def updates(still):

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
+from transformers import ViTConfig, ViTModel
 
 from mcse.commands.downloads import fetch_from_folder
 from mcse.commands.prepare import IMAGES, SENTENCES, prepare_images, prepare_sentences
@@ -476,3 +478,97 @@ def test_launch_files_are_what_accelerate_reads():
     for path in files.values():
         assert f"configs/accelerate/{path.name}" in path.read_text(), f"{path.name}: no command in its header"
         assert yaml.safe_load(path.read_text())["mixed_precision"] == "no"  # train.precision alone decides
+
+
+# --- unpaired
+
+UNPAIRED_FILES = sorted((CONFIGS / "unpaired").glob("*.yaml"))
+# Encoder, its rate and batch, weight of images: run_unsup_example.sh and the README's two commands.
+UNPAIRED_TABLE = {
+    "bert_base": ("google-bert/bert-base-uncased", 3e-5, 64, 0.05),
+    "roberta_base": ("FacebookAI/roberta-base", 2e-5, 128, 0.2),
+}
+
+
+@pytest.fixture(scope="module")
+def image_root(root):
+    """Images as the configs of ``unpaired`` name them: class folders, photographs, and the picture world's."""
+    draw = np.random.default_rng(0)
+    for folder, count in (
+        ("sampled-Imagenet/n1", 25),
+        ("sampled-Imagenet/n2", 25),
+        ("flickr8k/images", 50),
+        ("images", 50),
+    ):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            colour_HW3 = draw.integers(0, 256, (18, 24, 3), dtype=np.uint8)
+            Image.fromarray(colour_HW3).save(root / folder / f"{number}.png")
+    (root / "sentences.txt").write_text("\n".join(sentences(200, seed=21)) + "\n")
+    (root / "sts").mkdir()
+    pairs = zip(sentences(20, seed=22), sentences(20, seed=23), strict=True)
+    (root / "sts" / "dev.tsv").write_text(
+        "".join(f"{row % 6}\t{left}\t{right}\n" for row, (left, right) in enumerate(pairs))
+    )
+    return root
+
+
+def test_unpaired_has_its_configs():
+    assert {path.stem for path in UNPAIRED_FILES} == {*UNPAIRED_TABLE, "minilm_wiki_flickr8k_cpu", "scenes_cpu"}
+
+
+@pytest.mark.parametrize("path", UNPAIRED_FILES, ids=name_of)
+def test_unpaired_config_builds_and_takes_two_steps(path, image_root, encoders, tmp_path):
+    """A published run's ViT is as wide as the stand-in of its encoder; its views, 224 wide, are the published ones."""
+    resolved = resolved_of(path)
+    name = resolved["encoder.name_or_path"]
+    encoder = encoders[name] if name in encoders else build_tiny_bert(tmp_path / "bert", texts=sentences(100, seed=0))
+    keys = {"encoder.name_or_path": encoder, "data.root": image_root, "output_dir": tmp_path / "run"}
+    if resolved["image.embeddings"] is not None:
+        sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+        ViTModel(ViTConfig(**sizes, image_size=224, patch_size=16)).save_pretrained(tmp_path / "vit")
+        keys["image.embeddings"] = tmp_path / "vit"
+    config = load_config(path, flags_of(keys))
+    run = method("unpaired").build(config, start_runtime(precision="fp32", seed=config.seed))
+    run.model.train()
+    before = [parameter.detach().clone() for parameter in run.model.parameters()]
+    for step in range(2):
+        batch = run.stream.batch(step)
+        assert len(batch.text.query.input_ids_BT) == config.train.batch_size
+        assert batch.images.pixel_V3HW.shape == (2 * config.image.batch_size, 3, config.image.size, config.image.size)
+        terms = run.step(run.model, batch)
+        assert set(terms) == {"text_text", "image_image"}
+        assert terms["image_image"].weight == config.loss.image_weight
+        loss = total_loss(terms, device=torch.device("cpu"))
+        assert torch.isfinite(loss)
+        run.optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None for p in run.model.parameters())
+        run.optimizer.step()
+    assert sum(not torch.equal(*pair) for pair in zip(before, run.model.parameters(), strict=True)) > len(before) / 2
+    assert config.train.select_by in run.metrics
+    rates = {config.optim.learning_rate, config.image.learning_rate} - {None}
+    assert {
+        group["initial_lr"] if "initial_lr" in group else group["lr"] for group in run.optimizer.param_groups
+    } == rates
+
+
+@pytest.mark.parametrize("name", UNPAIRED_TABLE)
+def test_published_unpaired_config_has_its_constants(name):
+    path = CONFIGS / "unpaired" / f"{name}.yaml"
+    resolved, text = resolved_of(path), path.read_text()
+    for part in ("# Table: ", "# Expected: ", "# Hardware: ", "# Data: ", "# Unsure: "):
+        assert part in text
+    for defect in ("the rank of an image's class for the place of its positive", "does not see a loss's weight"):
+        assert defect in text.replace("\n# ", " ")
+    encoder, rate, batch, weight = UNPAIRED_TABLE[name]
+    fixed = {"encoder.name_or_path": encoder, "encoder.pooling": "cls", "data.max_length": 32}
+    fixed |= {"optim.learning_rate": rate, "train.batch_size": batch, "loss.image_weight": weight, "train.epochs": 1}
+    fixed |= {"loss.contrast": "as_published", "loss.temperature": 0.05, "loss.image_temperature": 0.07}
+    fixed |= {"image.batch_size": 48, "image.size": 224, "image.embeddings": "google/vit-base-patch16-224-in21k"}
+    fixed |= {"image.learning_rate": None, "optim.weight_decay": 0.0, "optim.max_grad_norm": 1.0}
+    fixed |= {"optim.schedule": "linear", "optim.warmup_steps": 0, "optim.optimizer": "adamw", "optim.epsilon": 1e-8}
+    fixed |= {"train.eval_steps": 125, "train.precision": "fp16", "data.sentences.file": hub_file("wiki1m")}
+    assert {key: resolved.get(key) for key in fixed} == fixed
+    header = (line for line in text.splitlines() if line.startswith("#"))
+    assert {"bert_base": "77.50", "roberta_base": "77.87"}[name] in "".join(header)

@@ -15,7 +15,9 @@ from tests.fixtures.tiny_tweets import build_tiny_tweets, tweet_overrides
 SHORT = {"train.max_steps": 1, "train.eval_steps": 1}
 
 
-@pytest.mark.parametrize("recipe", ["simcse", "mcse", "vse", "grounded_words", "elmo", "cove", "word_features"])
+@pytest.mark.parametrize(
+    "recipe", ["simcse", "mcse", "unpaired", "vse", "grounded_words", "elmo", "cove", "word_features"]
+)
 def test_no_file_of_a_checkpoint_names_this_machine(recipe, tmp_path):
     tiny = build_tiny_run(tmp_path / "tiny")
     keys = {"simcse": {"data.sentences": tiny / "sentences.txt", "data.sts": tiny / "dev.tsv"}}.get(recipe, {})

@@ -200,6 +200,8 @@ RESUMED = {
     "dalr": ("dalr", {}),
     "tables": ("tables", {}),
     "mcse": ("mcse", {"image.head_learning_rate": 5e-3}),
+    "unpaired": ("unpaired", {"image.learning_rate": 5e-3}),
+    "unpaired, of a stream": ("unpaired", {"data.sentences": {"stream": "sentences.txt"}, "loss.contrast": "simclr"}),
     "elmo": ("elmo", {}),
     "elmo sampled": ("elmo", {"loss.samples": 20}),
     "cove": ("cove", {}),

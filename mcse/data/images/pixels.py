@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import numpy as np
@@ -22,11 +21,11 @@ from mcse.data.images.sources import (
     ImageSource,
     OnBadImage,
     SkippedImage,
+    digest_of_images,
     find_bad_images,
     read_distinct,
 )
 from mcse.data.streams import RowNumbers
-from mcse.files import digest_of
 from mcse.images import BadImageError
 from mcse.types import DataFile, FloatArray
 
@@ -78,10 +77,7 @@ class PixelRows:
 
     def digest(self, index: NDArray[np.int64]) -> str:
         """Of the images at ``index``: names and every byte, in about a tenth of the time that decoding them takes."""
-        rows = index.tolist()
-        with ThreadPoolExecutor(self.threads) as pool:
-            found = pool.map(lambda row: f"{self.source.names[row]} {self.source.digest(row)}", rows)
-            return digest_of(*sorted(found))
+        return digest_of_images(self.source, index.tolist(), threads=self.threads)
 
     def file(self, index: RowNumbers) -> DataFile:
         """The images at ``index``."""

@@ -17,7 +17,7 @@ from PIL import Image
 
 from mcse.data.captions.hub import hub_columns, image_names, load_split
 from mcse.data.images.names import IMAGE_SUFFIXES, is_image_file
-from mcse.files import sha256_bytes, sha256_file
+from mcse.files import digest_of, sha256_bytes, sha256_file
 from mcse.images import BadImageError, decode_image, load_image
 from mcse.types import FloatArray
 
@@ -152,6 +152,13 @@ def find_bad_images(source: ImageSource, index: Sequence[int], *, threads: int =
 
     with ThreadPoolExecutor(threads) as pool:
         return [bad for bad in pool.map(problem, index) if bad is not None]
+
+
+def digest_of_images(source: ImageSource, index: Sequence[int], *, threads: int = READING_THREADS) -> str:
+    """Of the images at ``index``: names and every byte, whatever their order."""
+    with ThreadPoolExecutor(threads) as pool:
+        found = pool.map(lambda row: f"{source.names[row]} {source.digest(row)}", index)
+        return digest_of(*sorted(found))
 
 
 def read_distinct(
