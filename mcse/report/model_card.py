@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -206,7 +207,7 @@ def published_card(
         raise ValueError("the model has no licence; --licence NAME gives it, such as --licence mit")
     ids, words = list(front.get("datasets", [])), []
     for source in datasets:
-        if not source.strip() or Path(source).exists() or source.startswith((".", "/", "~")):
+        if not source.strip() or os.path.exists(source) or source.startswith((".", "/", "~")):
             raise ValueError(
                 f"--data-source: {source!r} is a path or empty; give an id of the hub, an address or words"
             )

@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 import yaml
 from markdown_it import MarkdownIt
 
@@ -13,7 +14,7 @@ from mcse.data.config import DataConfig
 from mcse.data.source_variants import FileCaptions, FileSentences, HubCaptions, TableFile, TableSentences
 from mcse.recipes.export import _hub_datasets
 from mcse.report.evaluation_files import update_card
-from mcse.report.model_card import CardFacts, joint_card, sentence_card, tagger_card, word_card
+from mcse.report.model_card import CardFacts, joint_card, published_card, sentence_card, tagger_card, word_card
 from mcse.types import DataFile
 from tests.fixtures.model_scores import make_scores
 
@@ -109,3 +110,37 @@ def test_the_table_that_evaluation_puts_into_a_card_names_no_folder_of_this_mach
     assert "Not evaluated yet." not in text
     assert "runs-mcse" in text.partition("## Scores")[2].partition("## Use")[0]
     assert str(tmp_path) not in text
+
+
+def published(**changes):
+    card = sentence_card(RUN, base_model="google-bert/bert-base-uncased", datasets=["a/in-the-card"])
+    return published_card(card, **{"repository": "me/model", "licence": "mit", **changes})
+
+
+def test_a_published_card_keeps_what_the_run_said_and_adds_what_its_owner_says():
+    card = published(datasets=["hf://datasets/a/b/file.txt", "a/in-the-card", NASTY])
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["base_model"] == "google-bert/bert-base-uncased"
+    assert front["datasets"] == ["a/in-the-card", "a/b"]
+    assert (front["license"], front["language"]) == ("mit", ["en"])
+    assert "recipe:mcse" in front["tags"]
+    assert "model-index" not in front
+    tokens = MarkdownIt("commonmark").parse(card.split("---\n", 2)[2])
+    assert not {child.type for token in tokens for child in token.children or ()} & {
+        "html_inline",
+        "link_open",
+        "image",
+    }
+    assert 'from_pretrained("me/model")' in card
+    assert card.count("# me/model\n") == 1
+
+
+def test_a_card_of_somebodys_own_is_published_with_its_words():
+    card = published_card(
+        "---\nlicense: apache-2.0\n---\n\nMy words.\n", repository="me/model", datasets=[" ".join(["own data"] * 60)]
+    )
+    front, body = card.removeprefix("---\n").split("---\n", 1)
+    assert yaml.safe_load(front)["license"] == "apache-2.0"
+    assert body.strip() == "My words.\n\n## Data\n\n- source: " + " ".join(["own data"] * 60)
+    with pytest.raises(ValueError, match="front matter cannot be read"):
+        published_card("---\n- a\n---\nWords.", repository="me/model", licence="mit", datasets=["a/b"])
