@@ -150,8 +150,14 @@ def edits(folder, *, generator=None, widest=int):
     words = torch.tensor(WORDS)
     model = model_of(folder, generator or scripted(words), widest=widest)
     seen = {}
-    model.discriminator.register_forward_pre_hook(lambda _, given: seen.update(edited=given[0]))
+    model.discriminator.register_forward_pre_hook(lambda _, given: seen.update(edited=given[0], rows=given[1]))
+    model.text.train()  # so that views differ
+    for module in model.text.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.3
     rows = model(batch_of(SENTENCES, MASKED, chosen=[(0, 1), (1, 1), (2, 3)]))
+    assert not torch.equal(rows.text.query_BD, rows.text.positive_BD)
+    assert torch.equal(seen["rows"], torch.cat([rows.text.query_BD, rows.text.positive_BD])), "each view's own row"
     return rows, seen["edited"]
 
 
