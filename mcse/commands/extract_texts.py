@@ -35,7 +35,7 @@ class NamedEncoder:
     Attributes:
         encoder: With the weights that are used.
         name: As it is found from any folder.
-        digest: Of the model, and of what was asked beside its name.
+        digest: Of the model.
         untrained: The seed of random weights in place of its own.
     """
 
@@ -71,7 +71,7 @@ def open_named(
         ValueError: It cannot be loaded, drawn anew, or told from another of its name.
     """
     encoder = load_encoder(name, pooling=pooling, precision=precision, device=device, reading=reading)
-    if (digest := encoder_digest(name, reading)) is None:
+    if (digest := encoder_digest(name)) is None:
         raise ValueError(f"--encoder {name}: nobody can tell it from another of its name, so its rows are not stored")
     if untrained is not None:
         draw_weights(encoder, seed=untrained)

@@ -15,6 +15,7 @@ from mcse.recipes.launch import load_config
 from mcse.training.runtime import start_runtime
 from tests.cuda.fake import LOW, fake_cuda, run_steps
 from tests.fixtures.launch import arguments_of, one_thread, own_cache
+from tests.fixtures.teacher_stores import store_rows
 from tests.fixtures.tiny_run import build_tiny_run
 
 PAIRS = {"data.captions.per_image": "all", "mix.schedule": "every"}
@@ -61,6 +62,37 @@ def take_steps(tiny, recipe, keys, *, monkeypatch, steps):
         runtime = start_runtime(precision="fp32", seed=0, show_progress=False)
         run = method(recipe).build(config, runtime)
         return run_steps(run, config, runtime, monkeypatch=monkeypatch, folder=tiny / "unused", steps=steps)
+
+
+WEIGHTS = 39
+"""And buffers of the tiny encoder."""
+
+STORED = {"teachers": [{"name": "a", "store": "rows"}], "loss.list_net": {}, "loss.margin": {"negative": 0.1}}
+LIVE = {"teachers": [{"name": "a", "encoder": "bert", "pooling": "mean"}], "loss.list_net": {}}
+READERS = {
+    "stored": ("simcse", STORED),
+    "stored, pairs": ("mcse", PAIRS | STORED),
+    "live": ("simcse", LIVE),
+    "guide": ("tables", {"loss.guide": {"model": "bert", "pooling": "cls"}}),
+}
+
+
+@pytest.mark.parametrize("way", ["plain", "cached chunks"])
+@pytest.mark.parametrize("case", READERS)
+def test_rows_of_a_teacher_or_guide_are_on_the_gpu_when_the_loss_reads_them(case, way, tiny, monkeypatch):
+    recipe, keys = READERS[case]
+    if keys is LIVE:
+        keys = keys | {"teachers": [keys["teachers"][0] | {"encoder": str(tiny / "bert")}]}
+    if recipe == "tables":
+        keys = {"loss.guide": keys["loss.guide"] | {"model": str(tiny / "bert")}}
+    elif not (tiny / "rows").is_dir():
+        store_rows(tiny)
+    keys = keys | WAYS[way][0] | {"train.precision": "bf16"}
+    seen = take_steps(tiny, recipe, keys, monkeypatch=monkeypatch, steps=2)
+    # A live teacher moves to the GPU with the first batch, once: as many copies as it has weights and buffers.
+    moves = sum(count for wait, count in seen.waits.items() if "module.to(" in wait)
+    assert (moves == sum(seen.waits.values()) == WEIGHTS) if case == "live" else not seen.waits
+    assert {"list_net"} <= seen.terms or recipe == "tables"
 
 
 @pytest.mark.parametrize(("case", "way", "precision"), TABLE)

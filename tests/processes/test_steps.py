@@ -61,6 +61,11 @@ MIXED = {
 }
 PLUS_PLUS = {"loss.off_dropout": {"positive_weight": 0.9}, "loss.dimension_contrast": {"weight": 0.5}}
 DIFFCSE = {"data.sentences": "uneven.txt", "loss.rtd_weight": 0.5}
+TAUGHT = {
+    "teachers": [{"name": "a", "store": "rows", "weight": 3}, {"name": "b", "encoder": "bert", "pooling": "mean"}],
+    "loss.list_net": {"weight": 0.5},
+    "loss.margin": {"negative": 0.2, "by_teacher": True},
+}
 ADAPTERS = {"encoder.lora": {"rank": 3, "modules": ["query", "value", "dense"]}}
 # Recipe, keys, step. MCSE's pairs come at even steps.
 STEPS = {
@@ -74,6 +79,11 @@ STEPS = {
     "simcse without dropout's negatives, cached": ("simcse", PLUS_PLUS | {"train.cached_chunk_size": 3}, 0),
     "simcse with margins": ("simcse", {"loss.margin": {"negative": 0.2, "positive": 0.1}}, 0),
     "simcse with a queue": ("simcse", {"loss.queue": {"size": 40, "momentum": 0.9}}, 1),
+    "simcse with teachers": ("simcse", TAUGHT, 0),
+    "simcse with teachers, cached": ("simcse", TAUGHT | {"train.cached_chunk_size": 3}, 0),
+    "simcse with other teachers": ("simcse", TAUGHT | {"controls.teachers": "self"}, 0),
+    "mcse with teachers": ("mcse", ALL_CAPTIONS | TAUGHT | {"data.repetition": 0.5}, 2),
+    "simcse with repetition": ("simcse", {"data.repetition": 0.5}, 0),
     "mcse with many terms": ("mcse", ALL_CAPTIONS | PLUS_PLUS | {"loss.consistency": {"weight": 0.5}}, 2),
     "diffcse": ("diffcse", DIFFCSE, 2),
     "diffcse, real tokens, SimCSE's head": ("diffcse", DIFFCSE | {"loss.rtd_reduction": "real", "head": "tanh"}, 2),
@@ -155,6 +165,11 @@ TERMS = {
     "simcse without dropout's negatives, cached": {"text_text", "dimensions"},
     "simcse with margins": {"text_text"},
     "simcse with a queue": {"text_text"},
+    "simcse with teachers": {"text_text", "list_net"},
+    "simcse with teachers, cached": {"text_text", "list_net"},
+    "simcse with other teachers": {"text_text", "list_net"},
+    "mcse with teachers": {"text_text", "list_net", "text_image"},
+    "simcse with repetition": {"text_text"},
     "mcse with many terms": {"text_text", "dimensions", "consistency", "text_image"},
     "diffcse": {"text_text", "rtd", "rtd_replaced"},
     "diffcse, real tokens, SimCSE's head": {"text_text", "rtd", "rtd_replaced"},
@@ -240,6 +255,18 @@ LONG = {
 }
 
 
+def models_in(still, keys):
+    """The keys that name the tiny encoder, with where it is."""
+    bert, found = str(still / "bert"), {}
+    if "encoder.name_or_path" in keys:
+        found["encoder.name_or_path"] = bert
+    if "loss.guide" in keys:
+        found["loss.guide"] = keys["loss.guide"] | {"model": bert}
+    if "teachers" in keys:
+        found["teachers"] = [one | ({"encoder": bert} if "encoder" in one else {}) for one in keys["teachers"]]
+    return found
+
+
 def update(still, case):
     """One step of a recipe in float64, as the loop takes it: loss, gradients, and the parameters afterwards."""
     size = {"train.batch_size": WHOLE // distributed.world_size()}
@@ -249,10 +276,7 @@ def update(still, case):
         config = load_config(None, flags_of(tweet_overrides(tweets, still / "unused") | TAGGERS[case] | size))
     else:
         recipe, keys, step = STEPS[case]
-        if "encoder.name_or_path" in keys:
-            keys |= {"encoder.name_or_path": still / "bert"}
-        if "loss.guide" in keys:
-            keys |= {"loss.guide": keys["loss.guide"] | {"model": str(still / "bert")}}
+        keys |= models_in(still, keys)
         if recipe == "unpaired":
             size |= {"image.batch_size": 24 // distributed.world_size()}
         config = load_config(None, arguments_of(still, recipe, still / "unused", keys | size))

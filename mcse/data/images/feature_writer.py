@@ -186,9 +186,10 @@ class FeatureWriter(Generic[PlanT]):
         progress = read_store_json(self.folder / PROGRESS_FILE, Progress)
         for key, value in self.plan.identity().items():
             if (begun := progress.plan.get(key, "")) != value:
+                differ = f"{key} {begun[:80] or 'none'}, not {value or 'none'}"
                 raise ValueError(
-                    f"{self.folder} holds an unfinished extraction with {key} {begun[:80]}, not {value}"
-                    "; continue it as it was begun, or use --overwrite"
+                    f"{self.folder} holds an unfinished extraction with {differ}; continue it as it was begun, or use "
+                    "--overwrite"
                 )
         if not 0 <= progress.rows == progress.done - len(progress.skipped) <= len(self.plan.names):
             raise ValueError(f"{self.folder / PROGRESS_FILE}: counts that do not fit each other; use --overwrite")
