@@ -45,6 +45,7 @@ Kind = Literal[
     "library",
     "model2vec",
     "exported",
+    "average",
 ]
 
 Runtime = Literal["torch", "onnx", "openvino"]
@@ -70,6 +71,7 @@ _TITLES: Mapping[Kind, tuple[str, str]] = {
     ),
     "model2vec": ("a model2vec table", "mcse.encoders.model2vec_encoder.Model2VecEncoder"),
     "exported": ("an exported graph", "mcse.encoders.exported.ExportedEncoder"),
+    "average": ("an average of encoders", "mcse.encoders.average.AverageEncoder"),
 }
 """Every kind of model, ours first: what to call it, and what loads it."""
 
@@ -78,6 +80,7 @@ _PREFIXES: Mapping[str, Kind] = {
     "open_clip:": "open_clip",
     "sentence-transformers:": "library",
     "model2vec:": "model2vec",
+    "average:": "average",
 }
 """Names that say their kind themselves."""
 
@@ -340,8 +343,9 @@ def locate(name: str | Path | Located) -> Located:
     Args:
         name: A run folder (its ``best/`` is taken), a checkpoint of any recipe, a sentence-transformers folder, any
             other model's folder, a hub id, ``package:NAME/FOLDER``; any of these after ``sentence-transformers:`` or
-            ``model2vec:``, to be loaded by that library; ``open_clip:MODEL/PRETRAINED``; ``vectors:FILE`` or
-            the plain path of a ``.txt``, ``.vec`` or ``.bin`` file, also with ``.gz``; the folder of an original ELMo.
+            ``model2vec:``, to be loaded by that library; ``open_clip:MODEL/PRETRAINED``; ``vectors:FILE`` or the plain
+            path of a ``.txt``, ``.vec`` or ``.bin`` file, also with ``.gz``; the folder of an original ELMo;
+            ``average:WEIGHT=MODEL+WEIGHT=MODEL``.
 
     Raises:
         NoModelError: It is a folder or a file without a model, or a path where nothing is.
@@ -370,6 +374,41 @@ def locate(name: str | Path | Located) -> Located:
             f"{given!r} is a file, and none of word vectors ({endings}, also .gz); a model is named by its folder"
         )
     return Located(name=given, kind="hub", path=_hub_id(given, path))
+
+
+@dataclass(frozen=True, slots=True)
+class AveragePart:
+    """A part of an average: its weight, the model's name, and its pooling where that is not the model's own."""
+
+    weight: float
+    name: str
+    pooling: str | None
+
+
+_PART = re.compile(r"(?P<weight>\d+(?:\.\d*)?|\.\d+)=(?P<name>.+)", re.S)
+_NEXT_PART = re.compile(r"\+(?=(?:\d+(?:\.\d*)?|\.\d+)=)")
+_POOLED = re.compile(r"(?P<name>.+)@(?P<pooling>[a-z][a-z0-9_]*)", re.S)
+
+
+def parts_of_average(path: str) -> list[AveragePart]:
+    """What ``average:WEIGHT=MODEL+WEIGHT=MODEL`` is made of; ``MODEL@POOLING`` says how a part is pooled.
+
+    Raises:
+        ValueError: It is spelled otherwise, or a weight is 0.
+    """
+    parts = []
+    for text in _NEXT_PART.split(path):
+        found = _PART.fullmatch(text)
+        if found is None or float(found["weight"]) == 0:
+            raise ValueError(
+                f"average:{path}: expected WEIGHT=MODEL+WEIGHT=MODEL with positive weights, such as "
+                f"average:0.5=A@cls+0.5=B; got {text!r}"
+            )
+        name, pooled = found["name"], _POOLED.fullmatch(found["name"])
+        is_pooled = pooled is not None and not Path(name).exists()
+        own, pooling = (pooled["name"], pooled["pooling"]) if pooled is not None and is_pooled else (name, None)
+        parts.append(AveragePart(float(found["weight"]), own, pooling))
+    return parts
 
 
 def absolute_name(name: str) -> str:

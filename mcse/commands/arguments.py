@@ -95,6 +95,8 @@ def _evaluate(parser: ArgumentParser) -> None:
     add("--tasks", nargs="+", metavar="TASK", help="mteb: names of its tasks")
     compare = "exactly two models, or two parents of seeds: differences and p-values"
     add("--compare", action="store_true", dest="compared", help=compare)
+    teachers = "leave out the teachers of runs, and their averages, which otherwise are rows of the tables"
+    add("--no-teachers", action="store_true", help=teachers)
     add("--errors", type=int, metavar="N", help="list the N worst pairs of one model, or where two differ most")
     add("--contamination", action="store_true", help="list the test pairs that stand in a run's training text")
     add("--mteb-files", action="store_true", help="write the STS scores in the shape of mteb's result files, too")

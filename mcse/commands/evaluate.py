@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
 from collections import Counter
@@ -28,6 +29,7 @@ from mcse.evaluation.runner import Runner
 from mcse.evaluation.seen_text import contaminated_pairs
 from mcse.evaluation.suite import Subject, SuiteOptions, TransferMode
 from mcse.evaluation.suites import SUITES
+from mcse.evaluation.teachers import teachers_of
 from mcse.evaluation.worst_pairs import worst_pairs
 from mcse.files import claimed
 from mcse.manifest import Reading, Runtime, locate
@@ -44,9 +46,11 @@ from mcse.report.results import compared_tables, contest_tables, model_tables
 from mcse.report.seed_groups import System
 from mcse.report.tables import ScoreTable
 from mcse.report.terminal import print_table
-from mcse.run_folder import is_run, seed_runs
+from mcse.run_folder import EVALUATION, is_run, seed_runs
 from mcse.stored_rows import RowKind
 from mcse.types import ComparedScore, ModelScores
+
+logger = logging.getLogger(__name__)
 
 _SECONDS_TO_WAIT = 60.0
 """For another evaluation of the model to finish writing its report, which takes one or two."""
@@ -70,6 +74,9 @@ class _Reports:
     is_alone: bool
     mteb_files: bool
     failures: list[int] = field(default_factory=list)
+    teachers: set[str] = field(default_factory=set)
+    beside: Path | None = None
+    """Where the reports of one run's teachers go, and those of all of them together."""
 
     @property
     def has_cards(self) -> bool:
@@ -77,8 +84,9 @@ class _Reports:
         return self.pooling is None and self.reading == Reading() and not self.backends
 
     def fail(self, name: str, error: Exception) -> None:
-        """Says what is wrong in one line."""
-        self.failures.append(exit_code(error))
+        """Says what is wrong in one line; of a teacher, which nobody asked for by name, it is no failure."""
+        if name.partition(", ")[0] not in self.teachers:
+            self.failures.append(exit_code(error))
         if is_main():
             message = in_words(error) + (". Lower --batch-size" if is_out_of_memory(error) else "")
             whole = f"mcse evaluate: {f'{name}: ' if name not in message else ''}{message}"
@@ -86,6 +94,10 @@ class _Reports:
 
     def folder(self, model: ModelScores, *, is_seed: bool = False) -> Path:
         """Where the report of one model goes."""
+        if model.name in self.teachers:
+            return model_folder(
+                model, digest=self.digest(model.name), output=self.beside or self.output, is_alone=False
+            )
         is_alone = self.is_alone and not is_seed and len(self.backends) < 2
         return model_folder(model, digest=self.digest(model.name), output=self.output, is_alone=is_alone)
 
@@ -96,6 +108,8 @@ class _Reports:
 
     def asked(self, name: str) -> tuple[str, Reading]:
         """The model that a row of the tables is of, and what is asked beside its name."""
+        if name in self.teachers:
+            return name, Reading()
         for backend in self.backends:
             if name.endswith(_by(backend)):
                 return name.removesuffix(_by(backend)), replace(self.reading, backend=backend)
@@ -132,6 +146,7 @@ def run(
     transfer_mode: TransferMode = "test",
     tasks: Sequence[str] = (),
     compared: bool = False,
+    no_teachers: bool = False,
     errors: int | None = None,
     contamination: bool = False,
     mteb_files: bool = False,
@@ -175,7 +190,16 @@ def run(
     def runner() -> Runner:
         return made({name: SUITES[name].prepare(options) for name in suites}, forms=row_forms(dims, rows))
 
-    return _carry_out(models, runner, reports, is_compared=compared, errors=errors, contamination=contamination)
+    takes_teachers = not (compared or no_teachers or backends)
+    return _carry_out(
+        models,
+        runner,
+        reports,
+        is_compared=compared,
+        takes_teachers=takes_teachers,
+        errors=errors,
+        contamination=contamination,
+    )
 
 
 def _with_tables(options: SuiteOptions, suites: Sequence[str], columns: Sequence[str]) -> SuiteOptions:
@@ -194,14 +218,21 @@ def _carry_out(
     reports: _Reports,
     *,
     is_compared: bool,
+    takes_teachers: bool,
     errors: int | None,
     contamination: bool,
 ) -> int:
     try:
-        systems = _evaluate(_groups(models, reports), runner(), reports)
-        if is_main() and systems:
+        groups = _groups(models, reports)
+        taught = _teachers(groups) if takes_teachers else {}
+        reports.teachers |= {model for several in taught.values() for model in several}
+        if len(models) == 1 and is_run(Path(models[0])):
+            reports.beside = (reports.output or Path(models[0]) / EVALUATION) / "teachers"
+        systems = _evaluate(groups | taught, runner(), reports)
+        own = [system for system in systems if system.name not in taught]
+        if is_main() and own:
             folder = _report(systems, reports, is_compared=is_compared)
-            _list_pairs(systems, folder, errors=errors, contamination=contamination)
+            _list_pairs(own, folder, errors=errors, contamination=contamination)
     except (ValueError, OSError) as error:
         reports.fail("", error)
     return max(reports.failures, default=0)
@@ -266,6 +297,26 @@ def _groups(models: Sequence[str], reports: _Reports) -> dict[str, list[str]]:
     return groups
 
 
+def _teachers(groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The teachers of runs, and their averages: the controls of what they taught. What cannot be is a warning."""
+    found: dict[str, list[str]] = {}
+    for models in groups.values():
+        run = Path(models[0])  # seeds have the same teachers
+        if not is_run(run):
+            continue
+        try:
+            teachers = teachers_of(run)
+        except (ValueError, OSError) as error:
+            logger.warning("%s: its teachers are unknown: %s", run, error)
+            continue
+        for problem in teachers.problems:
+            logger.warning("%s: not evaluated beside it: %s", run, problem)
+        for title, model in teachers.models.items():
+            if [model] not in found.values():
+                found[title if title not in found else f"{title} of {run}"] = [model]
+    return found
+
+
 def _evaluate(groups: Mapping[str, Sequence[str]], runner: Runner, reports: _Reports) -> list[System]:
     """Model after model, each written as soon as it is evaluated."""
     systems: list[System] = []
@@ -295,7 +346,8 @@ def _load(name: str, reading: Reading, runner: Runner) -> AnyEncoder:
     """The encoder; of a run that another library is to run, an export made, and compared, for this evaluation."""
     backend = reading.backend
     if backend is None or backend == "torch" or locate(name).kind == "exported":
-        return load_encoder(name, pooling=runner.pooling, precision=runner.precision, reading=reading)
+        pooling = None if locate(name).kind == "average" else runner.pooling
+        return load_encoder(name, pooling=pooling, precision=runner.precision, reading=reading)
     from mcse.export.folders import export_model
 
     if reading.prompt_name is not None or reading.trust_remote_code:
@@ -346,7 +398,7 @@ def _report(systems: Sequence[System], reports: _Reports, *, is_compared: bool) 
     _print(tables, notes=list(dict.fromkeys(notes)))
     if not is_contest:
         return reports.folder(models[0])
-    folder = comparison_folder([system.title for system in systems], output=reports.output)
+    folder = comparison_folder([system.title for system in systems], output=reports.beside or reports.output)
     with claimed(folder, wait=_SECONDS_TO_WAIT):
         write_comparison(systems, folder, tables=tables, compared=compared)
     print(printable(f"wrote {folder / 'comparison.json'}, comparison.md, comparison.tex and report.html"))

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import torch
 
+from mcse.encoders.average import AverageEncoder
 from mcse.encoders.contextual import CoveEncoder, ElmoEncoder
 from mcse.encoders.exported import ExportedEncoder
 from mcse.encoders.inputs import Precision
@@ -23,7 +24,7 @@ from mcse.encoders.sentence_transformers_folder import MODULES, NotFollowedError
 from mcse.encoders.word_vectors import WordVectorEncoder
 from mcse.files import digest_of, sha256_file
 from mcse.hub import commit_of
-from mcse.manifest import MANIFEST, Kind, Located, Reading, locate
+from mcse.manifest import MANIFEST, Kind, Located, Reading, locate, parts_of_average
 from mcse.models.open_clip_model import open_clip_source
 from mcse.run_folder import CONFIG, FACTS, NoModelError
 
@@ -39,6 +40,7 @@ AnyEncoder: TypeAlias = (
     | ElmoEncoder
     | CoveEncoder
     | ExportedEncoder
+    | AverageEncoder
 )
 """Every kind has ``name``, ``pooling`` and ``dimension`` beside ``encode``."""
 
@@ -57,6 +59,7 @@ _CLASSES: Mapping[Kind, type[AnyEncoder]] = {
     "elmo_release": ElmoEncoder,
     "cove": CoveEncoder,
     "exported": ExportedEncoder,
+    "average": AverageEncoder,
 }
 """Every kind that encodes sentences."""
 
@@ -152,6 +155,12 @@ def _has_modules(located: Located) -> bool:
 
 
 def _digest(located: Located) -> str | None:
+    if located.kind == "average":
+        parts = [
+            (str(part.weight), encoder_digest(part.name), str(part.pooling)) for part in parts_of_average(located.path)
+        ]
+        known = [text for part in parts for text in part if text is not None]
+        return digest_of(*known) if len(known) == 3 * len(parts) else None
     if located.kind != "open_clip" and (name := _repository(located)) is not None:
         return commit_of(name)
     if located.kind == "open_clip":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mcse.data.streams import Sampler, Share, TokenMasker
+from mcse.data.streams import Sampler, SentenceStream, Share, TokenMasker, TokenRepeater
 from mcse.types import IGNORED_LABEL, TokenBatch
 
 
@@ -54,3 +54,77 @@ def test_masks_do_not_depend_on_the_number_of_processes() -> None:
     ids = np.arange(5, 45)
     assert masker.mask(ids, step=3, row=6)[0].tolist() == masker.mask(ids, step=3, row=6)[0].tolist()
     assert masker.mask(ids, step=3, row=6)[0].tolist() != masker.mask(ids, step=3, row=7)[0].tolist()
+
+
+# --- ESimCSE's repetition
+
+
+def by_definition(ids_T, repeated):
+    """Which places were doubled, found by walking along both; ``None`` where it is no such copy."""
+    doubled, place = [], 0
+    for number, token in enumerate(ids_T):
+        if place >= len(repeated) or repeated[place] != token:
+            return None
+        place += 1
+        if place < len(repeated) and repeated[place] == token:
+            doubled.append(number)
+            place += 1
+    return doubled if place == len(repeated) else None
+
+
+def test_fewer_than_a_share_and_than_ten_tokens_are_doubled_and_no_special_one() -> None:
+    repeater = TokenRepeater(rate=0.32, special_ids=[1, 2], max_length=200, seed=0)
+    for length, most in ((6, 0), (7, 1), (12, 2), (32, 9), (33, 9), (100, 9)):
+        ids = np.array([1, *range(10, 8 + length), 2])
+        found = [by_definition(ids, repeater.repeat(ids, step=step, row=0)) for step in range(300)]
+        assert None not in found
+        assert {len(doubled) for doubled in found} == set(range(most + 1)), length
+        assert not any({0, length - 1} & set(doubled) for doubled in found)
+        if most > 1:
+            counts = np.bincount([len(doubled) for doubled in found])
+            assert counts.min() > 0.5 * len(found) / (most + 1), "each number with the same chance"
+            places = np.bincount(np.concatenate(found).astype(int), minlength=length)
+            assert (places[1:-1] > 0).all()
+
+
+def test_what_gets_too_long_is_cut_before_the_last_special_token() -> None:
+    repeater = TokenRepeater(rate=1.0, special_ids=[1, 2], max_length=12, seed=0)
+    ids = np.array([1, *range(10, 20), 2])
+    lengths = set()
+    for step in range(50):
+        row = repeater.repeat(ids, step=step, row=0)
+        lengths.add(len(row))
+        assert row[0] == 1
+        assert row[-1] == 2
+    assert lengths == {12}
+    bare = np.arange(10, 22)
+    assert all(repeater.repeat(bare, step=step, row=0)[-1] >= 10 for step in range(20))
+
+
+def test_repetition_is_drawn_by_seed_step_and_place_in_the_global_batch() -> None:
+    def rows(*, rank=0, world_size=1, seed=3):
+        share = Share(batch_size=8 // world_size, rank=rank, world_size=world_size)
+        sampler = Sampler(len(table), share, seed=1, name="data")
+        repeater = TokenRepeater(rate=0.5, special_ids=[0], max_length=40, seed=seed)
+        batch = SentenceStream(table, sampler, pad_id=0, repeater=repeater).batch(2)
+        return batch.positive.input_ids_BT, batch.query.input_ids_BT
+
+    table = Rows([np.arange(1, 15 + row % 5) for row in range(64)])
+    whole, query = rows()
+    halves = [rows(rank=rank, world_size=2)[0] for rank in range(2)]
+    assert [row[row > 0].tolist() for half in halves for row in half] == [row[row > 0].tolist() for row in whole]
+    assert whole.shape != query.shape or not bool((whole == query).all())
+    assert rows(seed=4)[0].tolist() != whole.tolist()
+
+
+class Rows:
+    columns = 1
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def ids(self, index, *, column=0):
+        return [self.rows[row] for row in index]
