@@ -74,6 +74,7 @@ class _Reports:
     is_alone: bool
     mteb_files: bool
     failures: list[int] = field(default_factory=list)
+    takes_teachers: bool = False
     teachers: set[str] = field(default_factory=set)
     beside: Path | None = None
     """Where the reports of one run's teachers go, and those of all of them together."""
@@ -162,11 +163,7 @@ def run(
     backends: Sequence[Runtime] = (),
     list_suites: bool = False,
 ) -> int:
-    """Evaluates; returns 0, or the code of what failed: a model that fails does not lose the others.
-
-    Raises:
-        ValueError: Flags that do not go together.
-    """
+    """Evaluates; 0, or the code of what failed, which loses no other; ``ValueError`` for flags that do not fit."""
     options = SuiteOptions(
         data=data,
         allow_missing=allow_missing,
@@ -190,16 +187,8 @@ def run(
     def runner() -> Runner:
         return made({name: SUITES[name].prepare(options) for name in suites}, forms=row_forms(dims, rows))
 
-    takes_teachers = not (compared or no_teachers or backends)
-    return _carry_out(
-        models,
-        runner,
-        reports,
-        is_compared=compared,
-        takes_teachers=takes_teachers,
-        errors=errors,
-        contamination=contamination,
-    )
+    reports.takes_teachers = not (compared or no_teachers or backends)
+    return _carry_out(models, runner, reports, is_compared=compared, errors=errors, contamination=contamination)
 
 
 def _with_tables(options: SuiteOptions, suites: Sequence[str], columns: Sequence[str]) -> SuiteOptions:
@@ -218,13 +207,12 @@ def _carry_out(
     reports: _Reports,
     *,
     is_compared: bool,
-    takes_teachers: bool,
     errors: int | None,
     contamination: bool,
 ) -> int:
     try:
         groups = _groups(models, reports)
-        taught = _teachers(groups) if takes_teachers else {}
+        taught = _teachers(groups) if reports.takes_teachers else {}
         reports.teachers |= {model for several in taught.values() for model in several}
         if len(models) == 1 and is_run(Path(models[0])):
             reports.beside = (reports.output or Path(models[0]) / EVALUATION) / "teachers"
