@@ -135,7 +135,6 @@ def info_nce(
     key_id_N: Tensor | None = None,
     is_query_B: Tensor | None = None,
     is_key_N: Tensor | None = None,
-    left_out_BN: Tensor | None = None,
     positive_B: Tensor | None = None,
     negative_QD: Tensor | None = None,
     margin: Margin | None = None,
@@ -150,12 +149,12 @@ def info_nce(
         temperature: Divides the cosine; dimensionless, > 0 (SimCSE: 0.05).
         offset: Row of ``key_ND`` paired with ``query_BD[0]`` (see ``mcse.distributed.gather_rows``).
         query_id_B: What each query shows, such as its image; (B, K) for K kinds of ids. A key that has one of them at
-            the same place is no negative of the query. Given together with ``key_id_N`` or not at all.
+            the same place is no negative of the query, but its own positive always counts. Given together with
+            ``key_id_N`` or not at all.
         key_id_N: What each key shows; (N, K) for K kinds.
         is_query_B: False on rows whose loss does not count; their own keys must not be keys either.
         is_key_N: False on rows that are nobody's negative. Given together with ``is_query_B`` or not at all: an index
             of rows would make the host wait for a GPU.
-        left_out_BN: True where a key is no negative of a query. A query's own positive always counts.
         positive_B: Stands for the cosine of a query and its positive, where that is of other rows than negatives are.
         negative_QD: More unit-norm negatives of every query.
         margin: Makes logits harder.
@@ -179,7 +178,6 @@ def info_nce(
         key_id_N=key_id_N,
         is_query_B=is_query_B,
         is_key_N=is_key_N,
-        left_out_BN=left_out_BN,
         margin=margin,
         filtering=filtering,
     )
@@ -261,7 +259,6 @@ class _Rule:
     key_id_N: Tensor | None = None
     is_query_B: Tensor | None = None
     is_key_N: Tensor | None = None
-    left_out_BN: Tensor | None = None
     margin: Margin | None = None
     filtering: TeacherFilter | None = None
 
@@ -313,8 +310,6 @@ class _Rule:
             excluded.append(same_bN.any(2) if same_bN.ndim == 3 else same_bN)
         if self.is_key_N is not None:
             excluded.append((~self.is_key_N).expand(size, -1))
-        if self.left_out_BN is not None:
-            excluded.append(self.left_out_BN[inside])
         if self.filtering is not None:
             excluded.append(self.filtering.left_out(start=start, size=size, offset=self.offset))
         return excluded

@@ -17,25 +17,22 @@ from mcse.data.source_variants import StreamSentences
 from mcse.data.streams import BERT_MASK_SHARE, Sampler, SentenceStream, Share, TokenMasker, TokenRepeater
 from mcse.data.table_config import TableDataConfig
 from mcse.data.teacher_rows import StoredTeachers
-from mcse.distributed import gather_rows
 from mcse.encoders.loading import model_files
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.evaluators.scored_pairs import ScoredPairsEvaluator
 from mcse.evaluation.suite import pairs_digest
 from mcse.files import sha256_file
 from mcse.hub import commit_of
-from mcse.losses.contrastive import info_nce, info_nce_with_hard_negatives, unit_rows
-from mcse.losses.likelihood import token_nll
 from mcse.manifest import locate
 from mcse.models.checkpoint import check_exportable, check_trainable
 from mcse.models.config import EncoderConfig
 from mcse.models.piece_tokenizer import PieceTokenizer
-from mcse.models.sentence_model import SentenceModel, SentenceRows
+from mcse.models.sentence_model import SentenceModel
 from mcse.models.text_encoder import TextEncoder, load_mlm_head, load_text_encoder, load_tokenizer
 from mcse.models.trained_weights import add_adapters, freeze
 from mcse.nn.heads import TanhHead
 from mcse.training.runtime import Runtime
-from mcse.types import IGNORED_LABEL, DataFile, LossTerm, LossTerms, Stream
+from mcse.types import DataFile, Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,31 +159,6 @@ def check_views_differ(encoder: TextEncoder) -> None:
             f"{encoder.facts.name!r} give it the same embedding, since all its dropout is 0; set "
             "encoder.dropout (BERT has 0.1)"
         )
-
-
-def text_terms(
-    rows: SentenceRows, *, temperature: float, hard_negative_weight: float = 0.0, mlm_weight: float = 0.0
-) -> LossTerms:
-    """SimCSE's terms: ``text_text`` over the process's queries, and ``mlm`` over its masked tokens."""
-    query_BD = unit_rows(rows.query_BD)
-    key_ND, offset = gather_rows(unit_rows(rows.positive_BD))
-    if rows.negative_BD is None:
-        contrast = info_nce(query_BD, key_ND, temperature=temperature, offset=offset)
-    else:
-        negative_ND, _ = gather_rows(unit_rows(rows.negative_BD))
-        contrast = info_nce_with_hard_negatives(
-            query_BD,
-            key_ND,
-            negative_ND,
-            temperature=temperature,
-            offset=offset,
-            hard_negative_weight=hard_negative_weight,
-        )
-    terms = {"text_text": LossTerm(contrast, count=len(query_BD))}
-    if rows.mlm_logit_MW is not None and rows.mlm_label_M is not None:
-        nll = token_nll(rows.mlm_logit_MW, rows.mlm_label_M, ignored=IGNORED_LABEL)
-        terms["mlm"] = LossTerm(nll, count=len(rows.mlm_label_M), weight=mlm_weight)
-    return terms
 
 
 @dataclass(frozen=True, slots=True)

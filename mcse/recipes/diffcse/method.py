@@ -24,6 +24,8 @@ from mcse.models.text_encoder import load_generator, load_text_encoder
 from mcse.nn.heads import BatchNormHead
 from mcse.recipes import export, shared
 from mcse.recipes.diffcse.config import Config, LossConfig
+from mcse.recipes.terms.config import TextLossConfig
+from mcse.recipes.terms.text import build_text_terms
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
@@ -34,6 +36,7 @@ def build(config: Config, runtime: Runtime) -> Run:
     """Model, stream, step, evaluator and export of one DiffCSE run."""
     text = shared.build_text_side(config.encoder, config.data, mlm=False, own_positive=True, head=config.head == "tanh")
     text = replace(text, mask_share=config.generator.mask_share)
+    text_terms = build_text_terms(TextLossConfig(temperature=config.loss.temperature), text.model)
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
     captions = shared.caption_feed(config.data, config.controls, text, share=share, seed=config.seed)
     feed = shared.mixed_feed(config.data, text, captions, mix=config.mix, share=share, seed=config.seed)
@@ -43,8 +46,7 @@ def build(config: Config, runtime: Runtime) -> Run:
 
     def step(model: nn.Module, batch: SentenceBatch) -> LossTerms:
         rows: DifferenceRows = model(batch)
-        terms = shared.text_terms(rows.text, temperature=config.loss.temperature)
-        return {**terms, **rtd_terms(rows, config.loss)}
+        return {**text_terms(rows.text, batch), **rtd_terms(rows, config.loss)}
 
     return Run(
         model=model,

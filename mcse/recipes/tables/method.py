@@ -23,7 +23,7 @@ from mcse.data.table_rows import LoadedTable, MixedTableStream, TableStream, loa
 from mcse.distributed import gather_ids, gather_rows
 from mcse.encoders.loading import encoder_digest, load_encoder
 from mcse.evaluation.evaluators.tables import table_evaluator
-from mcse.losses.contrastive import info_nce, unit_rows
+from mcse.losses.contrastive import TeacherFilter, TeacherRows, info_nce, unit_rows
 from mcse.losses.ordinal import angle_similarity, bounded_margin, cosent, cosine_regression
 from mcse.models.table_model import TableModel
 from mcse.recipes import export, shared
@@ -228,15 +228,15 @@ def _contrast_terms(row_BVD: Tensor, batch: TableBatch, config: LossConfig, *, w
         # Hard negatives belong to no group: they were written down as negatives.
         group_M = torch.cat([group_N, group_N.new_zeros(len(group_N) * (len(keys) - 1))])
         there, back = _with_groups(there, batch.group_B, group_M), _with_groups(back, batch.group_B, group_N)
-    left_out, left_out_back = _held_near(batch, config, keys=keys)
+    guide, guide_back = _guides(batch, config, keys=keys)
     sums = []
     for width in widths:
         query_Bd = unit_rows(row_BVD[:, 0, :width])
         key_Md = torch.cat([unit_rows(row_NVD[:, number, :width]) for number in keys])
-        loss = _nce(query_Bd, key_Md, there, left_out, config, offset=offset)
+        loss = _nce(query_Bd, key_Md, there, guide, config, offset=offset)
         if config.directions == "both":
             positive_Bd, query_Nd = unit_rows(row_BVD[:, 1, :width]), unit_rows(row_NVD[:, 0, :width])
-            loss = (loss + _nce(positive_Bd, query_Nd, back, left_out_back, config, offset=offset)) / 2
+            loss = (loss + _nce(positive_Bd, query_Nd, back, guide_back, config, offset=offset)) / 2
         sums.append(loss)
     terms = {"contrast": LossTerm(torch.stack(sums).sum(), count=len(row_BVD))}
     if soft is not None:
@@ -255,8 +255,8 @@ def _contrast_terms(row_BVD: Tensor, batch: TableBatch, config: LossConfig, *, w
     return terms
 
 
-def _held_near(batch: TableBatch, config: LossConfig, *, keys: range) -> tuple[Tensor | None, Tensor | None]:
-    """(B, M) keys, and (B, N) queries of the other direction, that a guide holds to be nearer than the positive.
+def _guides(batch: TableBatch, config: LossConfig, *, keys: range) -> tuple[TeacherFilter | None, TeacherFilter | None]:
+    """Leave out keys, and queries of the other direction, that a guide holds to be nearer than the positive.
 
     Source: Solatorio 2024 (GISTEmbed), of its blocks that of queries with keys.
     """
@@ -264,19 +264,18 @@ def _held_near(batch: TableBatch, config: LossConfig, *, keys: range) -> tuple[T
         return None, None
     own_BVG, (all_NVG, _) = batch.guide_BVG, gather_rows(batch.guide_BVG)
     views = own_BVG.shape[1]
-    query_BG, positive_BG = own_BVG[:, 0], own_BVG[:, min(1, views - 1)]
     key_MG = torch.cat([all_NVG[:, min(number, views - 1)] for number in keys])
-    # Autocast would compare in bf16.
-    with torch.autocast(own_BVG.device.type, enabled=False):
-        least_B1 = (query_BG * positive_BG).sum(1, keepdim=True) - config.guide.margin
-        return query_BG @ key_MG.T > least_B1, positive_BG @ all_NVG[:, 0].T > least_B1
+    there = TeacherRows(query_BF=own_BVG[:, 0], key_NF=key_MG)
+    back = TeacherRows(query_BF=own_BVG[:, min(1, views - 1)], key_NF=all_NVG[:, 0])
+    margin = config.guide.margin
+    return TeacherFilter(teacher=there, margin=margin), TeacherFilter(teacher=back, margin=margin)
 
 
 def _nce(
     query_Bd: Tensor,
     key_Md: Tensor,
     ids: tuple[Tensor | None, Tensor | None],
-    left_out_BM: Tensor | None,
+    guide: TeacherFilter | None,
     config: LossConfig,
     *,
     offset: int,
@@ -289,7 +288,7 @@ def _nce(
         offset=offset,
         query_id_B=query_id_B3,
         key_id_N=key_id_M3,
-        left_out_BN=left_out_BM,
+        filtering=guide,
     )
 
 

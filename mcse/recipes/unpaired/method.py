@@ -28,6 +28,8 @@ from mcse.losses.views import published_contrast, rank_of_class, supervised_cont
 from mcse.models.unpaired_model import PatchEmbeddings, UnpairedModel, UnpairedRows, load_patch_embeddings
 from mcse.recipes import export, shared
 from mcse.recipes.image_side import build_parted_optimizer, find_bad_together
+from mcse.recipes.terms.config import TextLossConfig
+from mcse.recipes.terms.text import build_text_terms
 from mcse.recipes.unpaired.config import Config, ImageConfig, LossConfig
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
@@ -40,6 +42,7 @@ def build(config: Config, runtime: Runtime) -> Run:
     """Model, stream, step, evaluator and export of one run."""
     has_triplets = isinstance(config.data.sentences, TableSentences)
     text = shared.build_text_side(config.encoder, config.data, mlm=False, own_positive=not has_triplets)
+    text_terms = build_text_terms(TextLossConfig(temperature=config.loss.temperature), text.model)
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
     feed = shared.mixed_feed(config.data, text, None, mix=None, share=share, seed=config.seed)
     images = _image_feed(config, runtime) if config.loss.contrast != "none" else None
@@ -49,7 +52,7 @@ def build(config: Config, runtime: Runtime) -> Run:
 
     def step(model: nn.Module, batch: UnpairedBatch) -> LossTerms:
         rows: UnpairedRows = model(batch)
-        terms = dict(shared.text_terms(rows.text, temperature=config.loss.temperature))
+        terms = dict(text_terms(rows.text, batch.text))
         if rows.view_VD is not None and batch.images is not None:
             terms["image_image"] = image_term(rows.view_VD, batch.images, config.loss)
         return terms
