@@ -68,7 +68,8 @@ def _evaluate(parser: ArgumentParser) -> None:
         nargs="*",
         metavar="MODEL",
         help="run folder, parent of seed folders, checkpoint, hub id, package:NAME/FOLDER, open_clip:MODEL/PRETRAINED, "
-        "sentence-transformers:NAME_OR_FOLDER, model2vec:NAME_OR_FOLDER, or a file of word vectors",
+        "sentence-transformers:NAME_OR_FOLDER, model2vec:NAME_OR_FOLDER, average:0.3=MODEL+0.7=OTHER, or a file of "
+        "word vectors",
     )
     add("--suite", nargs="+", choices=SUITES, dest="suites", help="suites to run (default: sts)")
     _add_reading(parser)

@@ -63,6 +63,7 @@ _WHY_NOT: Mapping[Kind, str] = {
     "library": "sentence-transformers itself exports its models, by backend='onnx' and 'openvino'",
     "model2vec": "model2vec itself exports its tables",
     "exported": "it is an export already; name the run that it was made from",
+    "average": "it is several models; export each of them",
 }
 
 

@@ -34,6 +34,7 @@ from mcse.data.shards.pairs import ShardFeatures
 from mcse.data.shards.tars import open_shards
 from mcse.data.table_config import NamedTable, TableDataConfig, TrainingTable
 from mcse.data.table_rows import load_tables
+from mcse.data.teacher_rows import TeacherStore, TextPlan, text_key
 from mcse.data.test_sets.sts import load_scored_pairs, load_senteval_subset, load_sick, load_stsbenchmark
 from mcse.data.test_sets.transfer import load_transfer_task
 from mcse.data.test_sets.wordsim import load_wordsim
@@ -264,6 +265,32 @@ def test_a_damaged_file_is_read_or_named(tmp_path, name):
 def test_a_damaged_store_is_read_or_named(tmp_path, file):
     folder = finished(tmp_path / "store", MATRIX)
     feed(folder / file, lambda path: open_features(folder).rows(np.arange(1)), named="store")
+
+
+@pytest.mark.parametrize("file", ["meta.json", "names.json", "features.npy"])
+def test_a_damaged_store_of_texts_is_read_or_named(tmp_path, file):
+    texts = TextPlan(
+        names=tuple(map(text_key, NAMES)),
+        encoder="a",
+        weights="0",
+        pooling="mean",
+        prompt="",
+        joint=False,
+        length=None,
+        precision="float32",
+        dtype="float32",
+        untrained=None,
+        width=MATRIX.shape[1],
+    )
+    with FeatureWriter(tmp_path / "store", texts) as writer:
+        writer.append(MATRIX)
+        writer.finish()
+
+    def read(path):
+        store = TeacherStore(path.parent)
+        store.rows(store.places(NAMES[:3]))
+
+    feed(tmp_path / "store" / file, read, named="store")
 
 
 def test_damaged_progress_is_read_or_named(tmp_path):
