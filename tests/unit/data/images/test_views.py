@@ -147,6 +147,13 @@ def test_views_differ_within_a_batch_between_epochs_and_between_seeds(folder):
     assert len(torch.unique(everything, dim=0)) == len(everything)
 
 
+def test_an_image_that_comes_back_to_its_place_has_other_views(tmp_path):
+    image(1, size=(30, 20)).save(tmp_path / "0.png")
+    images = load(tmp_path)
+    everything = torch.cat([stream(images, size=1).batch(step).pixel_V3HW.flatten(1) for step in range(3)])
+    assert len(torch.unique(everything, dim=0)) == 6
+
+
 def test_an_epoch_shows_every_image_once(folder):
     images = load(folder)
     shown = torch.cat([stream(images).batch(step).label_B for step in range(2)])
