@@ -15,8 +15,26 @@ from mcse.recipes import RECIPES, config_class
 from tests.recipes.test_configs import CONFIGS, flat, name_of
 
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "accelerate")
+PAIRED = (
+    "encoder.pooling",
+    "data.max_length",
+    "loss.temperature",
+    "loss.image_temperature",
+    "loss.joint_dim",
+    "train.eval_steps",
+)
+DALR = (
+    *("loss.margin.negative", "loss.image_margin", "loss.list_mle.weight", "loss.list_mle.temperature"),
+    *(f"loss.matching.{key}" for key in ("weight", "margin", "shift")),
+    *(f"loss.{term}.{key}" for term in ("cross_kl", "similarity_kl") for key in ("weight", "temperature")),
+    *(f"loss.{term}.teacher_temperature" for term in ("cross_kl", "similarity_kl")),
+)
+PLUS_PLUS = (
+    *("loss.off_dropout.positive_weight", "loss.dimension_contrast.weight", "loss.dimension_contrast.temperature"),
+    *("loss.queue.size", "loss.queue.momentum"),
+)
 FIXED = {
-    "simcse": {"encoder.pooling", "data.max_length", "loss.temperature", "train.eval_steps"},
+    "simcse": {"encoder.pooling", "data.max_length", "loss.temperature", "train.eval_steps", *PLUS_PLUS},
     "diffcse": {
         "encoder.pooling",
         "data.max_length",
@@ -28,14 +46,7 @@ FIXED = {
         "loss.rtd_reduction",
         "train.eval_steps",
     },
-    "mcse": {
-        "encoder.pooling",
-        "data.max_length",
-        "loss.temperature",
-        "loss.image_temperature",
-        "loss.joint_dim",
-        "train.eval_steps",
-    },
+    "mcse": {*PAIRED},
     "unpaired": {
         "encoder.pooling",
         "data.max_length",
@@ -44,6 +55,19 @@ FIXED = {
         "loss.temperature",
         "loss.image_temperature",
         "train.eval_steps",
+    },
+    "kdmcse": {*PAIRED, "loss.margin.negative", "loss.image_margin"},
+    "dalr": {*PAIRED, *DALR},
+    "rankcse": {
+        "encoder.pooling",
+        "data.max_length",
+        "loss.temperature",
+        "train.eval_steps",
+        *(
+            f"loss.{key}"
+            for key in ("list_mle.weight", "list_mle.temperature", "list_net.weight", "list_net.temperature")
+        ),
+        *(f"loss.{key}" for key in ("list_net.teacher_temperature", "consistency.weight", "consistency.temperature")),
     },
     "vse": {"encoder.word_dim", "joint.dim", "loss.margin", "loss.negatives", "loss.unit_images"},
     "maf": {
