@@ -115,7 +115,7 @@ def test_rows_of_onnx_are_those_that_were_evaluated_in_any_batch(name, runs, exp
     assert set(stored["files"]) >= {"model.onnx", "tokenizer.json"}
 
 
-@pytest.mark.parametrize("name", ["simcse with head", "mcse", "vse gru", "vse lstm", "vse bow"])
+@pytest.mark.parametrize("name", RUNS)
 def test_openvino_gives_the_same_rows(name, runs, exported):
     folder = exported(name, "openvino")
     encoder = SentenceEncoder.from_pretrained(folder, backend="openvino")
@@ -213,7 +213,7 @@ def test_every_file_is_listed_whatever_its_name(runs, tmp_path, monkeypatch):
     assert listed["1_Pooling/LICENSE"] == hashlib.sha256(b"free").hexdigest()
 
 
-def test_grounded_words_become_a_file_of_word2vec(tiny, tmp_path):
+def test_grounded_words_become_a_file_of_word2vec(tiny, tmp_path, capsys):
     assert run(tiny, "grounded_words", tmp_path / "run") == 0
     assert main(["export", str(tmp_path / "run"), "--to", "word2vec", "--output", str(tmp_path / "out")]) == 0
     content = (tmp_path / "out" / "vectors.bin").read_bytes()
@@ -229,8 +229,9 @@ def test_grounded_words_become_a_file_of_word2vec(tiny, tmp_path):
         np.testing.assert_array_equal(np.frombuffer(body[: 4 * width], "<f4"), row)
         body = body[4 * width + 1 :]
     assert not body
-    refused = ["export", str(tmp_path / "run"), "--to", "onnx", "--output", str(tmp_path / "more")]
-    assert main(refused) == 2
+    for to in ("onnx", "openvino", "sentence-transformers"):
+        assert main(["export", str(tmp_path / "run"), "--to", to, "--output", str(tmp_path / "more")]) == 2
+        assert "looked up by the word: --to word2vec exports it" in capsys.readouterr().err
 
 
 REFUSED = {
@@ -255,6 +256,7 @@ def test_what_no_format_expresses_is_refused_by_name(kind, to, tmp_path, capsys)
     ("name", "asked", "said"),
     [
         ("simcse", ["--to", "word2vec"], "word2vec holds one vector a word, and this is a model of sentences"),
+        ("vse gru", ["--to", "word2vec"], "word2vec holds one vector a word, and this is a model of sentences"),
         ("vse gru", ["--to", "sentence-transformers"], "reads words by a vocabulary of its own"),
         ("simcse", ["--to", "sentence-transformers", "--precision", "int8"], "--precision is for onnx and openvino"),
         ("simcse", ["--to", "onnx", "--calibrate", "x"], "--calibrate sets ranges for --precision int8"),
@@ -301,27 +303,30 @@ def test_an_export_that_is_not_what_was_evaluated_is_not_written(damage, runs, t
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_smaller_weights_are_smaller_and_rank_alike(precision, runs, exported):
-    folder = exported("mcse", "onnx", "--precision", precision)
+def test_smaller_weights_are_smaller_and_rank_alike(name, precision, runs, exported, monkeypatch):
+    monkeypatch.setattr("mcse.export.precision._LEAST", 16)  # tiny models have no larger tensors
+    folder = exported(name, "onnx", "--precision", precision)
     stored = json.loads((folder / "export.json").read_text())
     assert stored["rank_correlation"] > {"fp16": 0.9999, "int8": 0.95}[precision]
-    assert 1e-7 < stored["largest_difference"] < {"fp16": 5e-3, "int8": 0.3}[precision]
+    assert 1e-6 < stored["largest_difference"] < {"fp16": 5e-3, "int8": 0.3}[precision]
     assert stored["quantisation"] == {"fp16": None, "int8": "dynamic"}[precision]
-    if precision == "fp16":  # so small a model grows by the names of its scales
-        assert (folder / "model.onnx").stat().st_size < 0.8 * (exported("mcse") / "model.onnx").stat().st_size
+    if (name, precision) == ("mcse", "fp16"):  # smaller models grow by the names of what is added
+        assert (folder / "model.onnx").stat().st_size < 0.8 * (exported(name) / "model.onnx").stat().st_size
     found = SentenceEncoder.from_pretrained(folder, backend="onnx").encode(SENTENCES)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-3)
 
 
-def test_static_ranges_come_of_the_sentences_given(tiny, runs, tmp_path, capsys):
-    asked = ["export", str(runs("mcse")), "--to", "onnx", "--precision", "int8", "--output", str(tmp_path / "out")]
+@pytest.mark.parametrize(("name", "to"), [("mcse", "onnx"), ("mcse", "openvino"), ("vse gru", "onnx")])
+def test_static_ranges_come_of_the_sentences_given(name, to, tiny, runs, tmp_path, capsys):
+    asked = ["export", str(runs(name)), "--to", to, "--precision", "int8", "--output", str(tmp_path / "out")]
     assert main([*asked, "--calibrate", str(tiny / "sentences.txt"), "--sentences", str(tiny / "sentences.txt")]) == 0
     assert json.loads((tmp_path / "out" / "export.json").read_text())["quantisation"] == "static"
     (tmp_path / "few.txt").write_text("the dog\n")
     assert main([*asked, "--overwrite", "--calibrate", str(tmp_path / "few.txt")]) == 2
     assert "few.txt: 1 lines of text, of which at least 16 are needed" in capsys.readouterr().err
-    assert (tmp_path / "out" / "model.onnx").is_file()  # the export before is as it was
+    assert (tmp_path / "out" / "export.json").is_file()  # the export before is as it was
 
 
 def test_one_wide_column_does_not_spoil_static_ranges(tiny, tmp_path):
