@@ -308,6 +308,9 @@ class ImagesAlone:
     An image's class is the first folder below it.
     """
 
+    listed: str | None = None
+    """A file that lists the images to use, one a line; names may lack their folders. ``null`` uses all."""
+
     on_bad: OnBad = "error"
     """Whether images that cannot be read stop the run or are left out."""
 

@@ -504,6 +504,7 @@ def image_root(root):
         for number in range(count):
             colour_HW3 = draw.integers(0, 256, (18, 24, 3), dtype=np.uint8)
             Image.fromarray(colour_HW3).save(root / folder / f"{number}.png")
+    (root / "train_images.txt").write_text("".join(f"{number}.png\n" for number in range(48)))
     (root / "sentences.txt").write_text("\n".join(sentences(200, seed=21)) + "\n")
     (root / "sts").mkdir()
     pairs = zip(sentences(20, seed=22), sentences(20, seed=23), strict=True)

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from mcse.data.config import DataRoot
+from mcse.data.images.names import find_all, read_name_list
 from mcse.data.images.pixels import FindBad
 from mcse.data.images.sources import READING_THREADS, ImageSource, digest_of_images, find_bad_images, open_images
 from mcse.data.seeds import Draw
@@ -76,8 +77,8 @@ def load_images(config: DataRoot, given: ImagesAlone, *, find_bad: FindBad = fin
 
     Raises:
         FileNotFoundError: Nothing is there.
-        ValueError: It holds no images, or some that cannot be read: under ``error`` any (count and first), under
-            ``skip`` all.
+        ValueError: It holds no images, lacks some that are listed, or some cannot be read: under ``error`` any (count
+            and first), under ``skip`` all.
     """
     name, _, split = given.folder.partition("::")
     path = config.folder / name
@@ -87,18 +88,18 @@ def load_images(config: DataRoot, given: ImagesAlone, *, find_bad: FindBad = fin
     except FileNotFoundError:
         reason = f"data.images.folder: no folder at {path}, and no hub dataset {name!r}"
         raise config.absent(name, reason) from None
-    _logger.warning("data.images %s: looking whether all %d images can be read", origin, len(source.names))
-    bad = find_bad(source, range(len(source.names)))
-    if bad and (given.on_bad == "error" or len(bad) == len(source.names)):
-        hint = "" if len(bad) == len(source.names) else "; data.images.on_bad skip leaves them out"
+    wanted = _listed(config, given, source, origin=origin)
+    _logger.warning("data.images %s: looking whether all %d images can be read", origin, len(wanted))
+    bad = find_bad(source, wanted)
+    if bad and (given.on_bad == "error" or len(bad) == len(wanted)):
+        hint = "" if len(bad) == len(wanted) else "; data.images.on_bad skip leaves them out"
         raise BadImageError(
-            f"data.images {origin}: {len(bad)} of {len(source.names)} images cannot be read, first: "
-            f"{bad[0].reason}{hint}"
+            f"data.images {origin}: {len(bad)} of {len(wanted)} images cannot be read, first: {bad[0].reason}{hint}"
         )
     if bad:
         _logger.warning("data.images %s: %d images are left out, first: %s", origin, len(bad), bad[0].reason)
     unread = {image.name for image in bad}
-    rows = [row for row, found in enumerate(source.names) if found not in unread]
+    rows = [row for row in wanted if source.names[row] not in unread]
     folders = [PurePosixPath(source.names[row]).parts for row in rows]
     found = [parts[0] for parts in folders if len(parts) > 1]
     has_classes = len(found) == len(rows)
@@ -112,6 +113,17 @@ def load_images(config: DataRoot, given: ImagesAlone, *, find_bad: FindBad = fin
         num_bare=len(rows) - len(found),
         num_left_out=len(bad),
     )
+
+
+def _listed(config: DataRoot, given: ImagesAlone, source: ImageSource, *, origin: str) -> list[int]:
+    """Where in ``source`` the images to use are, in its own order, whatever that of the list."""
+    if given.listed is None:
+        return list(range(len(source.names)))
+    path = config.folder / given.listed
+    if not path.is_file():
+        raise config.absent(given.listed, f"data.images.listed: no file at {path}")
+    rows: list[int] = find_all(read_name_list(path), source.names, where=f"{path} against {origin}").tolist()
+    return sorted(rows)
 
 
 @dataclass(frozen=True, slots=True)

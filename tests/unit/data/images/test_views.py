@@ -202,6 +202,21 @@ def test_classes_are_the_first_folders(folder):
     assert [images.classes[place] for place in images.class_of_image] == names
 
 
+def test_a_list_says_which_images_are_used(folder, tmp_path):
+    (tmp_path / "list.txt").write_text("cow/inner/3.png\nant/0.png\ncow/2.png\n")
+    images = load(folder, listed=str(tmp_path / "list.txt"))
+    assert [images.source.names[row] for row in images.row_of_image] == ["ant/0.png", "cow/2.png", "cow/inner/3.png"]
+    assert (images.classes, images.class_of_image.tolist()) == (("ant", "cow"), [0, 1, 1])
+    assert images.file().digest != load(folder).file().digest
+    bad = spoil(folder)
+    assert len(load(folder, listed=str(tmp_path / "list.txt"))) == 3, f"{bad} are not asked for"
+    (tmp_path / "list.txt").write_text("ant/0.png\nant/99.png\n")
+    with pytest.raises(ValueError, match=r"list\.txt against .*ant/99\.png"):
+        load(folder, listed=str(tmp_path / "list.txt"))
+    with pytest.raises(FileNotFoundError, match=r"data\.images\.listed: no file at"):
+        load(folder, listed="absent.txt")
+
+
 def test_an_image_in_no_folder_leaves_no_classes(tmp_path):
     images = load(image_folder(tmp_path / "images"))
     assert (images.classes, len(images.class_of_image), images.num_bare) == ((), 0, 6)
