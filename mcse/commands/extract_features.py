@@ -182,7 +182,7 @@ def _store(
 def _refuse(needed: str, absent: bool, **given: object) -> None:
     """Refuses flags that do nothing without another one."""
     for name, value in given.items():
-        if absent and value not in (None, False):
+        if absent and value is not None and value is not False:
             raise ValueError(f"--{name.replace('_', '-')}: is for {needed}")
 
 

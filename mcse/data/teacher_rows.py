@@ -74,7 +74,7 @@ class TextPlan:
 
     def identity(self) -> dict[str, str]:
         """All of it as short strings, the texts as a digest; what is not asked for is empty."""
-        own = {key: "" if value in (None, False) else str(value) for key, value in asdict(self).items()}
+        own = {key: "" if value is None or value is False else str(value) for key, value in asdict(self).items()}
         del own["names"]
         return {**own, "texts": f"{len(self.names)} texts, digest {digest_of(*self.names)[:16]}"}
 

@@ -89,6 +89,7 @@ def test_weights_that_are_drawn_are_those_of_the_seed_and_nobodys_else(bert, fil
     rows = {}
     for name, flags in {
         "own": [],
+        "0": ["--untrained", 0],
         "3": ["--untrained", 3],
         "again": ["--untrained", 3],
         "4": ["--untrained", 4],
@@ -98,13 +99,19 @@ def test_weights_that_are_drawn_are_those_of_the_seed_and_nobodys_else(bert, fil
         )
         store = TeacherStore(tmp_path / name)
         rows[name] = store.rows(store.places(TEXTS))
+        assert store.facts.untrained == {"own": "", "again": "3"}.get(name, name)
     np.testing.assert_array_equal(rows["3"], rows["again"])
-    for one, other in [("own", "3"), ("3", "4")]:
+    for one, other in [("own", "0"), ("own", "3"), ("3", "4")]:
         assert np.abs(rows[one] - rows[other]).max() > 0.01
     vectors = tmp_path / "v.txt"
     vectors.write_text("a 1 2\ndog 3 4\n")
     with pytest.raises(ValueError, match="has no weights to draw anew"):
         extract("--texts", file, "--encoder", vectors, "--output", tmp_path / "v", "--untrained", 1)
+
+
+def test_a_seed_of_0_is_a_seed(bert, file, tmp_path):
+    with pytest.raises(ValueError, match="--untrained: is for --texts"):
+        extract("--features", tmp_path, "--encoder", bert, "--output", tmp_path / "s", "--untrained", 0)
 
 
 def test_a_joint_model_of_drawn_weights_keeps_its_shape(file, tmp_path):
