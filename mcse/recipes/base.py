@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcse.data.config import DataConfig, Mix, PublishedMix
+from mcse.data.config import DataConfig, Mix, PairControls, PublishedMix
+from mcse.models.config import EncoderConfig
 from mcse.training.config import OptimConfig, TrainConfig
 
 
@@ -40,6 +41,28 @@ def check_uncached(train: TrainConfig) -> None:
             "train.cached_chunk_size: this recipe contrasts no examples, so a smaller train.batch_size with "
             "train.accumulation_steps takes the same step in the same memory"
         )
+
+
+def check_frozen(encoder: EncoderConfig) -> None:
+    """Refuses a frozen encoder where a head alone would train, which is not part of the embedding.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if encoder.frozen is True and encoder.pooling != "cls_with_head":
+        raise ValueError(
+            "encoder.frozen: true would train a head that no embedding has; encoder.pooling cls_with_head keeps it"
+        )
+
+
+def check_num_pairs(data: DataConfig, controls: PairControls) -> None:
+    """Refuses a number of captions where there are none.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if data.captions is None and controls.num_pairs is not None:
+        raise ValueError(f"controls.num_pairs: {controls.num_pairs} would do nothing, since there is no data.captions")
 
 
 def resolve_mix(mix: Mix | None, data: DataConfig) -> Mix | None:

@@ -99,6 +99,8 @@ class LossConfig(TextLossConfig):
         if self.image_weight < 0:
             raise ValueError(f"loss.image_weight: must be 0 or more, got {self.image_weight}")
         check_angle("loss.image_margin", self.image_margin)
+        if self.teach_sentences and self.list_mle is None and self.similarity_kl is None:
+            raise ValueError("loss.teach_sentences: would do nothing without loss.list_mle and loss.similarity_kl")
 
     @property
     def reads_teachers_of_captions(self) -> tuple[str, ...]:
@@ -136,4 +138,6 @@ class Config(RunConfig):
 
     def __post_init__(self) -> None:
         check_teachers(self.teachers, self.controls.teachers, readers=self.loss.reads_teachers_of_captions)
+        if self.loss.teach_sentences and self.data.sentences is None:
+            raise ValueError("loss.teach_sentences: would do nothing, since there is no data.sentences")
         object.__setattr__(self, "mix", resolve_mix(self.mix, self.data))

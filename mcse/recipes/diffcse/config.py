@@ -8,7 +8,7 @@ from typing import Literal
 from mcse.data.config import DataConfig, Mix, PairControls
 from mcse.data.source_variants import TableSentences
 from mcse.models.config import EncoderConfig
-from mcse.recipes.base import RunConfig, resolve_mix
+from mcse.recipes.base import RunConfig, check_num_pairs, resolve_mix
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,8 +102,5 @@ class Config(RunConfig):
             raise ValueError("encoder.frozen: true would train a head and a discriminator that no embedding has")
         if isinstance(self.data.sentences, TableSentences):
             raise ValueError("data.sentences.table: diffcse makes its positives by dropout; give sentences alone")
-        if self.data.captions is None and self.controls.num_pairs is not None:
-            raise ValueError(
-                f"controls.num_pairs: {self.controls.num_pairs} would do nothing, since there is no data.captions"
-            )
+        check_num_pairs(self.data, self.controls)
         object.__setattr__(self, "mix", resolve_mix(self.mix, self.data))

@@ -92,4 +92,9 @@ class Config(RunConfig):
         if not self.teachers:
             raise ValueError("teachers: give the teacher's text side")
         check_teachers(self.teachers, self.controls.teachers)
+        if self.loss.cross_filter is not None and len(self.teachers) > 1:
+            raise ValueError(
+                "loss.cross_filter, teachers: images are compared with captions in the space of one encoder; give one "
+                "teacher"
+            )
         object.__setattr__(self, "mix", resolve_mix(self.mix, self.data))

@@ -9,7 +9,7 @@ from mcse.data.config import DataConfig, Mix
 from mcse.data.source_variants import TableSentences
 from mcse.data.teacher_config import TaughtControls, Teacher, check_teachers
 from mcse.models.config import EncoderConfig
-from mcse.recipes.base import RunConfig, resolve_mix
+from mcse.recipes.base import RunConfig, check_frozen, check_num_pairs, resolve_mix
 from mcse.recipes.terms.config import Consistency, ListMLE, TextLossConfig
 
 
@@ -58,6 +58,8 @@ class Config(RunConfig):
         if not self.teachers:
             raise ValueError("teachers: give one or more")
         check_teachers(self.teachers, self.controls.teachers, readers=self.loss.reads_teachers)
+        check_frozen(self.encoder)
+        check_num_pairs(self.data, self.controls)
         if isinstance(self.data.sentences, TableSentences):
             raise ValueError("data.sentences: a table of hard negatives has positives of their own; give sentences")
         object.__setattr__(self, "mix", resolve_mix(self.mix, self.data))

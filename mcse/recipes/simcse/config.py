@@ -9,7 +9,7 @@ from mcse.data.config import DataConfig, Mix
 from mcse.data.source_variants import TableSentences
 from mcse.data.teacher_config import TaughtControls, Teacher, check_teachers
 from mcse.models.config import EncoderConfig
-from mcse.recipes.base import RunConfig, resolve_mix
+from mcse.recipes.base import RunConfig, check_frozen, check_num_pairs, resolve_mix
 from mcse.recipes.terms.config import TextLossConfig
 
 
@@ -54,14 +54,8 @@ class Config(RunConfig):
         check_teachers(self.teachers, self.controls.teachers, readers=self.loss.reads_teachers)
         if self.teachers and isinstance(self.data.sentences, TableSentences):
             raise ValueError("teachers, data.sentences: a table of hard negatives is trained without teachers")
-        if self.encoder.frozen is True and self.encoder.pooling != "cls_with_head":
-            raise ValueError(
-                "encoder.frozen: true would train a head that no embedding has; encoder.pooling cls_with_head keeps it"
-            )
-        if self.data.captions is None and self.controls.num_pairs is not None:
-            raise ValueError(
-                f"controls.num_pairs: {self.controls.num_pairs} would do nothing, since there is no data.captions"
-            )
+        check_frozen(self.encoder)
+        check_num_pairs(self.data, self.controls)
         if isinstance(self.data.sentences, TableSentences):
             self.loss.check_own_positives(what="data.sentences.table has positives of their own")
         if self.loss.hard_negative_weight != 0 and not isinstance(self.data.sentences, TableSentences):
