@@ -92,16 +92,14 @@ class TeacherFilter:
         threshold: Cosine above which a key is left out, for all queries alike; ``None`` goes by the positive.
         margin: Without a threshold: how far below the teacher's cosine of a query and its own positive it begins. Of a
             sentence that is its own positive that cosine is 1.
-        is_relative: Whether ``margin`` is a share of that cosine, and no difference.
 
-    Source: Solatorio 2024 (GISTEmbed; absolute and relative margins); Nguyen et al. 2024 (KDMCSE; a threshold, here on
-    cosines and not on products of rows of any length).
+    Source: Solatorio 2024 (GISTEmbed; of its margins the absolute one); Nguyen et al. 2024 (KDMCSE; a threshold, here
+    on cosines and not on products of rows of any length).
     """
 
     teacher: TeacherRows
     threshold: float | None = None
     margin: float = 0.0
-    is_relative: bool = False
 
     def left_out(self, *, start: int, size: int, offset: int) -> Tensor:
         """(b, N), true where a key is left out; also at positives, which the loss puts back."""
@@ -110,7 +108,7 @@ class TeacherFilter:
             return cosine_bN > self.threshold
         row_b = torch.arange(size, device=cosine_bN.device)
         own_b1 = cosine_bN.gather(1, (row_b + offset + start)[:, None])
-        return cosine_bN > own_b1 - (own_b1.abs() * self.margin if self.is_relative else self.margin)
+        return cosine_bN > own_b1 - self.margin
 
 
 def count_left_out(filtering: TeacherFilter, *, offset: int, logits_at_once: int = LOGITS_AT_ONCE) -> Tensor:

@@ -72,18 +72,13 @@ class TeacherFilter:
     """The teachers' cosine above which a key is left out; ``null`` goes by ``margin``. Source: KDMCSE has 0.8."""
 
     margin: float | None = None
-    """Left out above the teachers' cosine of query and positive less this: of a sentence and itself, of 1."""
-
-    relative: bool = False
-    """Whether ``margin`` is a share of that cosine, and no difference."""
+    """The filter begins this far below the teachers' cosine of a sentence and its positive (1 if that is itself)."""
 
     def __post_init__(self) -> None:
         if (self.threshold is None) == (self.margin is None):
             raise ValueError("loss.teacher_filter.threshold, loss.teacher_filter.margin: give one of them")
         if self.threshold is not None and not -1 < self.threshold < 1:
             raise ValueError(f"loss.teacher_filter.threshold: must be a cosine, got {self.threshold}")
-        if self.threshold is not None and self.relative:
-            raise ValueError("loss.teacher_filter.relative: would do nothing beside threshold")
         # Of a sentence that is its own positive the teachers' cosine is 1, and nothing is nearer.
         if self.margin is not None and self.margin <= 0:
             raise ValueError(f"loss.teacher_filter.margin: must be positive, got {self.margin}")

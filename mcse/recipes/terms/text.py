@@ -134,9 +134,7 @@ def _filtering(loss: TextLossConfig, views: Views) -> TeacherFilter | None:
     rule = loss.teacher_filter
     if rule is None:
         return None
-    return TeacherFilter(
-        teacher=views.teacher, threshold=rule.threshold, margin=rule.margin or 0.0, is_relative=rule.relative
-    )
+    return TeacherFilter(teacher=views.teacher, threshold=rule.threshold, margin=rule.margin or 0.0)
 
 
 def _dimension_contrast(loss: TextLossConfig) -> Term:
