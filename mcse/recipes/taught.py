@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from mcse.config import ConfigError
 from mcse.config_fields import plain
 from mcse.data.images.training import NamedImages
 from mcse.data.load import load_pairs
@@ -24,6 +25,7 @@ from mcse.recipes.terms.config import TextLossConfig
 from mcse.recipes.terms.text import TextTerms, build_text_terms
 from mcse.training.config import OptimConfig
 from mcse.training.run import Run
+from mcse.training.runtime import Runtime
 from mcse.types import LossTerms
 
 
@@ -75,15 +77,22 @@ class TaughtText:
 
 
 def build_taught_text(
-    config: TaughtTextConfig, *, own_positive: bool = True, hard_negative_weight: float = 0.0
+    config: TaughtTextConfig, runtime: Runtime, *, own_positive: bool = True, hard_negative_weight: float = 0.0
 ) -> TaughtText:
     """What ``config`` asks for of sentences.
 
     Args:
         config: Of the run.
+        runtime: Says whether weights are cut over processes.
         own_positive: Whether any sentence is its own positive.
         hard_negative_weight: As in ``info_nce_with_hard_negatives``.
+
+    Raises:
+        ValueError: As ``build_text_side`` and ``open_teachers``; or a queue's copy would have to follow weights that
+            are cut.
     """
+    if config.loss.queue is not None and runtime.cuts_weights:
+        raise ConfigError("loss.queue: FSDP cuts the weights that its copy follows; launch without it")
     side = shared.build_text_side(
         config.encoder,
         config.data,

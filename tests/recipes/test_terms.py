@@ -11,13 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mcse.config import ConfigError
 from mcse.losses.contrastive import unit_rows
 from mcse.models.sentence_model import SentenceRows
 from mcse.recipes import method
 from mcse.recipes.launch import load_config
 from mcse.recipes.terms import config as groups
 from mcse.recipes.terms.text import build_text_terms
-from mcse.training.runtime import start_runtime
+from mcse.training.runtime import Runtime, start_runtime
 from mcse.types import SentenceBatch, TokenBatch
 from tests.fixtures.launch import arguments_of, assert_same_run, entries, one_thread, own_cache, run
 from tests.fixtures.tiny_run import build_tiny_run
@@ -150,6 +151,12 @@ def test_a_run_with_a_queue_resumes_bit_for_bit(tiny, tmp_path) -> None:
     assert run(tiny, "simcse", tmp_path / "again", keys | {"train.max_steps": 3}) == 0
     assert run(tiny, "simcse", tmp_path / "again", keys | {"train.resume": "auto"}) == 0
     assert_same_run(tmp_path / "straight", tmp_path / "again")
+
+
+def test_a_queue_is_refused_where_weights_are_cut(tiny, monkeypatch) -> None:
+    monkeypatch.setattr(Runtime, "cuts_weights", True)
+    with pytest.raises(ConfigError, match=r"loss\.queue: FSDP cuts the weights"):
+        built_of(tiny, {"loss.queue": {}})
 
 
 # --- what is logged and refused

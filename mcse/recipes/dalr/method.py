@@ -43,7 +43,7 @@ from mcse.types import LossTerm, LossTerms, PairBatch, SentenceBatch
 def build(config: Config, runtime: Runtime) -> Run:
     """Model, stream, step, evaluator and export of one DALR run."""
     loss = config.loss
-    taught = build_taught_text(config)
+    taught = build_taught_text(config, runtime)
     text, teachers = taught.side, taught.teachers
     # Source: without ``teach_sentences``, sentences without images have no lists, as in the released code.
     alone = loss if loss.teach_sentences else replace(loss, list_mle=None, similarity_kl=None)

@@ -38,7 +38,7 @@ from mcse.types import LossTerm, LossTerms, PairBatch, SentenceBatch
 def build(config: Config, runtime: Runtime) -> Run:
     """Model, stream, step, evaluator and export of one KDMCSE run."""
     loss = config.loss
-    taught = build_taught_text(config)
+    taught = build_taught_text(config, runtime)
     text, teachers = taught.side, taught.teachers
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
     images = open_paired_images(config.data)

@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from mcse.models.sentence_model import GroundedModel, GroundedRows
 from mcse.recipes import shared
-from mcse.recipes.image_side import (
-    open_paired_images,
-)
+from mcse.recipes.image_side import open_paired_images
 from mcse.recipes.mcse.config import Config, LossConfig
 from mcse.recipes.taught import build_taught_text, pair_feed, paired_run
 from mcse.recipes.terms.joint import joint_contrast
@@ -25,7 +23,7 @@ from mcse.types import LossTerm, LossTerms, PairBatch, SentenceBatch
 
 def build(config: Config, runtime: Runtime) -> Run:
     """Model, stream, step, evaluator and export of one MCSE run."""
-    taught = build_taught_text(config)
+    taught = build_taught_text(config, runtime)
     text, teachers = taught.side, taught.teachers
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
     images = open_paired_images(config.data)

@@ -27,7 +27,7 @@ from mcse.types import LossTerms, SentenceBatch
 
 def build(config: Config, runtime: Runtime) -> Run:
     """Model, stream, step, evaluator and export of one RankCSE run."""
-    taught = build_taught_text(config)
+    taught = build_taught_text(config, runtime)
     text, teachers = taught.side, taught.teachers
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
     captions = shared.caption_feed(

@@ -22,7 +22,7 @@ def build(config: Config, runtime: Runtime) -> Run:
     """Model, stream, step, evaluator and export of one SimCSE run."""
     has_triplets = isinstance(config.data.sentences, TableSentences)
     taught = build_taught_text(
-        config, own_positive=not has_triplets, hard_negative_weight=config.loss.hard_negative_weight
+        config, runtime, own_positive=not has_triplets, hard_negative_weight=config.loss.hard_negative_weight
     )
     text, teachers = taught.side, taught.teachers
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
