@@ -1,4 +1,4 @@
-"""What recipes with teachers of sentences share: the text side with its terms, captions and pairs. Not a recipe."""
+"""What recipes with teachers of sentences share: the text side with its terms, batches and runs. Not a recipe."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from mcse.config import ConfigError
 from mcse.config_fields import plain
+from mcse.data.config import Mix
 from mcse.data.images.training import NamedImages
 from mcse.data.load import load_pairs
 from mcse.data.mixing import carried_part
@@ -24,6 +25,7 @@ from mcse.recipes.teachers import TaughtConfig, Teachers, open_teachers
 from mcse.recipes.terms.config import TextLossConfig
 from mcse.recipes.terms.text import TextTerms, build_text_terms
 from mcse.training.config import OptimConfig
+from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
 from mcse.types import LossTerms
@@ -43,7 +45,26 @@ class TaughtTextConfig(TaughtConfig, Protocol):
         ...
 
     @property
+    def optim(self) -> OptimConfig:
+        """The key ``optim``."""
+        ...
+
+    @property
     def controls(self) -> TaughtControls | TaughtImageControls:
+        """The key ``controls``."""
+        ...
+
+
+class TaughtSentencesConfig(TaughtTextConfig, Protocol):
+    """What those of a recipe without images have."""
+
+    @property
+    def mix(self) -> Mix | None:
+        """The key ``mix``."""
+        ...
+
+    @property
+    def controls(self) -> TaughtControls:
         """The key ``controls``."""
         ...
 
@@ -54,11 +75,6 @@ class TaughtPairsConfig(TaughtTextConfig, Protocol):
     @property
     def image(self) -> ImageConfig:
         """The key ``image``."""
-        ...
-
-    @property
-    def optim(self) -> OptimConfig:
-        """The key ``optim``."""
         ...
 
     @property
@@ -103,6 +119,39 @@ def build_taught_text(
     teachers = open_teachers(config, side)
     terms = build_text_terms(config.loss, side.model, hard_negative_weight=hard_negative_weight)
     return TaughtText(side, terms, teachers)
+
+
+def text_run(
+    config: TaughtSentencesConfig,
+    taught: TaughtText,
+    runtime: Runtime,
+    *,
+    step: Callable[[nn.Module, Any], LossTerms],
+) -> Run:
+    """The run of a text side alone, on sentences, captions as text, or both; ``step`` is of the recipe."""
+    text, teachers = taught.side, taught.teachers
+    share = shared.share_of(runtime, batch_size=config.train.batch_size)
+    captions = shared.caption_feed(
+        config.data, config.controls, text, share=share, seed=config.seed, teachers=teachers.stored
+    )
+    feed = shared.mixed_feed(
+        config.data, text, captions, mix=config.mix, share=share, seed=config.seed, teachers=teachers.stored
+    )
+    dev = shared.build_dev_evaluator(config.data, text, precision=config.train.precision)
+
+    return Run(
+        model=text.model,
+        step=step,
+        stream=feed.stream,
+        carried=carried_part(feed.stream),
+        optimizer=build_optimizer(text.model, config.optim),
+        export=export.sentence_exporter(config, text, feed.files),
+        evaluators=(dev.evaluator,),
+        metrics=dev.metrics,
+        state=taught.terms.state,
+        facts={**text.facts, **teachers.facts, **feed.facts},
+        data=(*feed.files, *text.files, *teachers.files, *dev.files),
+    )
 
 
 def pair_feed(
