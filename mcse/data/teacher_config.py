@@ -46,7 +46,11 @@ class TaughtControls(PairControls):
     """How many captions there are, and what stands in for the teachers."""
 
     teachers: TeacherControl = True
-    """Their own rows (``true``), those of other texts (``shuffled``), of random weights, or of the student's start."""
+    """Whose rows are read: the teachers' own (``true``), or others.
+
+    ``shuffled``: those that they give to other texts. ``random``: those of random weights. ``self``: those of the
+    student's start weights.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +58,11 @@ class TaughtImageControls(ControlsConfig):
     """Which image a caption is shown with, how many captions there are, and what stands in for the teachers."""
 
     teachers: TeacherControl = True
-    """Their own rows (``true``), those of other texts (``shuffled``), of random weights, or of the student's start."""
+    """Whose rows are read: the teachers' own (``true``), or others.
+
+    ``shuffled``: those that they give to other texts. ``random``: those of random weights. ``self``: those of the
+    student's start weights.
+    """
 
 
 def shares(teachers: Sequence[Teacher]) -> list[float]:
