@@ -21,12 +21,13 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from transformers import AutoConfig
 
 from mcse.cpu import ensure_bfloat16
 from mcse.data.test_sets.sts import load_sts_from_senteval
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.files import text_lines
-from mcse.manifest import Manifest
+from mcse.manifest import Manifest, resolve_name
 from mcse.models.checkpoint import save_checkpoint
 from mcse.models.text_encoder import load_text_encoder, load_tokenizer
 
@@ -114,6 +115,23 @@ def padding_share(lengths: list[int], batch_size: int) -> float:
     return 1 - sum(lengths) / sum(max(part) * len(part) for part in parts)
 
 
+def matrix_limit(clock: Callable[[], float], *, rows: int = 512) -> float:
+    """GFLOP/s of a transformer's larger product: (rows, 384) by (384, 1,536)."""
+    left, right, taken = torch.randn(rows, 384), torch.randn(384, 1536), []
+    for _ in range(30):
+        started = clock()
+        for _ in range(20):
+            left @ right
+        taken.append(clock() - started)
+    return 20 * 2 * rows * 384 * 1536 / min(taken) / 1e9
+
+
+def products_a_token(config: object) -> float:
+    """Multiplications and additions of a BERT's linear layers for one token; attention's own products are left out."""
+    width, inner = config.hidden_size, config.intermediate_size
+    return 2.0 * config.num_hidden_layers * (4 * width**2 + 2 * width * inner)
+
+
 def latencies(encode: Encode, sentences: list[str]) -> tuple[float, float]:
     """p50 and p99, in milliseconds of the wall's clock, of sentences encoded one by one."""
     taken = []
@@ -177,6 +195,12 @@ def compare(options: argparse.Namespace) -> None:
     rate = sum(by_tokens) / statistics.median(seconds["mcse"])
     print(f"  {sum(by_tokens):,} tokens, mcse {rate:,.0f} a second; padding, batches of 64 by tokens ", end="")
     print(f"{padding_share(by_tokens, 64):.3f}, of 32 by characters {padding_share(by_letters, 32):.3f}")
+    if options.precision == "fp32" and options.device == "cpu":
+        limit, config = matrix_limit(options.now), AutoConfig.from_pretrained(resolve_name(options.model))
+        needed = sum(by_tokens) * products_a_token(config) / 1e9
+        print(f"  matrix limit {limit:.0f} GFLOP/s; of it, for real tokens: ", end="")
+        shares = {side: needed / statistics.median(taken) / limit for side, taken in seconds.items()}
+        print(", ".join(f"{side} {share:.2f}" for side, share in shares.items()))
     for side, encode in encoders.items():
         middle, worst = latencies(encode, few[: options.latencies])
         print(f"  one sentence, {side}: p50 {middle:.1f} ms, p99 {worst:.1f} ms")
