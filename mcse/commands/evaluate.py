@@ -214,7 +214,7 @@ def _carry_out(
         groups = _groups(models, reports)
         taught = _teachers(groups) if reports.takes_teachers else {}
         reports.teachers |= {model for several in taught.values() for model in several}
-        if len(models) == 1 and is_run(Path(models[0])):
+        if taught and len(models) == 1 and is_run(Path(models[0])):
             reports.beside = (reports.output or Path(models[0]) / EVALUATION) / "teachers"
         systems = _evaluate(groups | taught, runner(), reports)
         own = [system for system in systems if system.name not in taught]

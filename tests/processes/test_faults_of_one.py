@@ -70,7 +70,7 @@ def test_killed_twice_and_resumed_equals_uninterrupted(seed, tiny, straight, tmp
     draw = random.Random(seed)
     output = tmp_path / "run"
     for saving in (False, True):
-        pauses = Pauses(step=0.03, save=0.1 if saving else 0.0)
+        pauses = Pauses(step=0.03, save=0.3 if saving else 0.0)
         process = fork(tiny, arguments_of(tiny, "mcse", output, RESUMABLE), log=tmp_path / "log", pauses=pauses)
         start = lines(output)
         wait_for(lambda start=start: lines(output) > start, process=process)

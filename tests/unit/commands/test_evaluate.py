@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 from pathlib import Path
 
 import pytest
@@ -177,7 +176,10 @@ def test_a_model_of_an_odd_name_steers_no_terminal(encoders, pairs, capsys):
 
 
 def test_ctrl_c_ends_in_a_line(encoders, pairs, capsys, monkeypatch):
-    monkeypatch.setattr(evaluate, "load_encoder", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "load_encoder", interrupted)
     arguments = [str(encoders[0]), "also", "--pooling", "mean", "--data", str(pairs), "--output", "out", "--no-cache"]
     assert main(["evaluate", *arguments]) == 130
     said = capsys.readouterr()
