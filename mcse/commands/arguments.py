@@ -144,7 +144,7 @@ def _prepare(parser: ArgumentParser) -> None:
 def _extract_features(parser: ArgumentParser) -> None:
     """Runs a frozen image tower over images, or an encoder over texts, once. Killed, it continues when started again.
 
-    Rows of texts are found again by what a text says: a teacher's store, for the key teachers of simcse and mcse.
+    Rows of texts are found again by what a text says: a store of a teacher, for the key teachers of a run.
     """
     add = parser.add_argument
     images = "folder of images, a Hugging Face dataset (id or folder), or a table with a column of images"

@@ -163,7 +163,7 @@ def run(
     backends: Sequence[Runtime] = (),
     list_suites: bool = False,
 ) -> int:
-    """Evaluates; 0, or the code of what failed, which loses no other; ``ValueError`` for flags that do not fit."""
+    """Evaluates; 0, or the code of a failure, after which others go on; ``ValueError`` for flags that do not fit."""
     options = SuiteOptions(
         data=data,
         allow_missing=allow_missing,

@@ -12,7 +12,7 @@ from mcse.losses.contrastive import unit_rows
 from mcse.recipes import method
 from mcse.recipes.launch import load_config
 from mcse.training.runtime import start_runtime
-from mcse.types import PairBatch
+from mcse.types import PairBatch, SentenceBatch
 from tests.fixtures.launch import arguments_of, entries, losses, one_thread, own_cache, run
 from tests.fixtures.teacher_stores import store_rows
 from tests.fixtures.tiny_run import build_tiny_run
@@ -121,6 +121,18 @@ def test_dalr_teaches_sentences_without_images_where_it_is_asked_to(tiny) -> Non
     taught, _, batch = step_of(tiny, "dalr", STORED | {"loss.teach_sentences": True}, number=1)
     assert set(taught) == {"text_text", "list_mle", "similarity_kl"}
     assert batch.teacher_BF is not None
+
+
+def test_dalr_keeps_one_queue_for_batches_of_both_kinds(tiny) -> None:
+    keys = STORED | {"loss.queue": {"size": 100}}
+    with one_thread(), own_cache(tiny):
+        config = load_config(None, arguments_of(tiny, "dalr", tiny / "unused", keys))
+        built = method("dalr").build(config, start_runtime(precision="fp32", seed=config.seed))
+    batches = [built.stream.batch(number) for number in (0, 1)]
+    assert [type(batch) for batch in batches] == [PairBatch, SentenceBatch]
+    for batch in batches:
+        built.step(built.model, batch)
+    assert len(built.state["queue"].state_dict()["rows"]) == 16
 
 
 def test_rankcse_follows_two_teachers_by_weight(tiny, tmp_path) -> None:
