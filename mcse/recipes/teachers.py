@@ -181,7 +181,8 @@ def _live_encoder(teacher: Teacher, config: TaughtConfig, text: TextSide) -> Sen
     """The encoder of a live teacher, which must read the student's ids as its own.
 
     Raises:
-        ValueError: It is of another kind, has another tokenizer or takes fewer tokens; or rows are to be shuffled.
+        ValueError: It cannot be loaded, is of another kind, has another tokenizer or takes fewer tokens; or rows are to
+            be shuffled.
     """
     instead = "store its rows (mcse extract-features --texts …) and give store in place of encoder"
     if config.controls.teachers == "shuffled":
@@ -190,7 +191,11 @@ def _live_encoder(teacher: Teacher, config: TaughtConfig, text: TextSide) -> Sen
             f"of one batch at a time; {instead}"
         )
     assert teacher.encoder is not None
-    encoder = load_encoder(teacher.encoder, pooling=teacher.pooling, device="cpu")
+    try:
+        encoder = load_encoder(teacher.encoder, pooling=teacher.pooling, device="cpu")
+    except ValueError as error:
+        # Keys of other errors are those of the student.
+        raise ValueError(f"teachers: {teacher.name}: {str(error).removeprefix('encoder.')}") from None
     if not isinstance(encoder, SentenceEncoder) or not isinstance(encoder.parts.tokenizer, PieceTokenizer):
         raise ValueError(f"teachers: {teacher.name}: {teacher.encoder} reads no ids of a student; {instead}")
     own = PieceTokenizer(encoder.parts.tokenizer.inner, prompt=encoder.prompt)

@@ -170,6 +170,9 @@ def test_a_teacher_that_reads_other_ids_is_refused(tiny, tmp_path):
     other = build_tiny_run(tmp_path / "other", seed=1)
     for keys, message in [
         (live(tiny, encoder=str(other / "bert")), r"teachers: b: .*other/bert has another tokenizer or prompt"),
+        (live(tiny, encoder=str(tiny / "none")), r"teachers: b: there is no run and no checkpoint at .*none"),
+        (live(tiny, pooling="middle"), r"teachers: b: pooling: unknown pooling 'middle'"),
+        (live(tiny, pooling=None), r"teachers: b: .*bert' does not say how its embeddings are pooled"),
         (live(tiny) | {"encoder.prompt": "the "}, r"has another tokenizer or prompt than the student"),
         (live(tiny, encoder=str(tiny / "vectors.txt"), pooling=None), r"reads no ids of a student; store its rows"),
         (live(tiny) | {"controls.teachers": "shuffled"}, r"controls.teachers: shuffled permutes stored rows"),

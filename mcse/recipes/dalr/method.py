@@ -24,6 +24,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from mcse.config import ConfigError
 from mcse.distributed import gather_ids, gather_rows
 from mcse.losses.contrastive import Margin, TeacherRows, unit_rows
 from mcse.losses.distillation import similarity_kl
@@ -49,6 +50,11 @@ def build(config: Config, runtime: Runtime) -> Run:
     alone = loss if loss.teach_sentences else replace(loss, list_mle=None, similarity_kl=None)
     sentence_terms = taught.terms.of(alone)
     share = shared.share_of(runtime, batch_size=config.train.batch_size)
+    if loss.matching is not None and loss.matching.shift >= share.global_batch_size:
+        raise ConfigError(
+            f"loss.matching.shift: a batch of {share.global_batch_size} pairs has no other image {loss.matching.shift} "
+            "places on; give fewer"
+        )
     images = open_paired_images(config.data)
     pairs = pair_feed(config, text, share, images, teachers.stored)
     feed = shared.mixed_feed(

@@ -18,15 +18,15 @@ class LossConfig(TextLossConfig):
     """SimCSE's term, the consistency of its views, and one of the teachers' lists."""
 
     list_mle: ListMLE | None = field(default_factory=ListMLE)
-    """A term of the teachers' orders; or give ``list_net``. Source: RankCSE, γ is its weight."""
+    """A term of the teachers' orders; ``null`` beside ``list_net``. Source: RankCSE, γ is its weight."""
 
     consistency: Consistency | None = field(default_factory=Consistency)
     """A term of the two views' distributions. Source: RankCSE, β is its weight."""
 
     def __post_init__(self) -> None:
         TextLossConfig.__post_init__(self)
-        if self.list_mle is None and self.list_net is None:
-            raise ValueError("loss.list_mle, loss.list_net: give one of them, since this recipe is about the lists")
+        if (self.list_mle is None) == (self.list_net is None):
+            raise ValueError("loss.list_mle, loss.list_net: give one of them, and null for the other")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
