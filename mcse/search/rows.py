@@ -75,7 +75,14 @@ class RowBlocks:
         self.width = rows_ND.shape[1]
         if self.ranges is None and self.kind in RANGED:
             self.ranges = value_ranges(rows_ND)
-        stored = rows_ND if self.kind == "float32" else quantize(rows_ND, self.kind, range_2D=self._known_ranges)
+        if self.kind == "float32":
+            self._append_stored(rows_ND)
+            return
+        # Quantizing needs several times the rows in floats.
+        for block in in_blocks(rows_ND):
+            self._append_stored(quantize(block, self.kind, range_2D=self._known_ranges))
+
+    def _append_stored(self, stored: NDArray[Any]) -> None:
         most = _rows_of_a_block(stored)
         self._number += len(stored)
         if len(stored) >= most:

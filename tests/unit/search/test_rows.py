@@ -187,3 +187,21 @@ def test_storing_what_was_restored_changes_nothing() -> None:
     rows = RowBlocks(unit_rows(200, 24, seed=9), kind="int8")
     again = RowBlocks(rows.restored(range(200)), kind="int8", ranges=rows.ranges)
     np.testing.assert_array_equal(np.concatenate(list(again)), np.concatenate(list(rows)))
+
+
+@pytest.mark.parametrize("kind", ["float16", "int8", "uint8", "binary"])
+def test_a_large_piece_is_quantized_a_block_at_a_time(kind, monkeypatch) -> None:
+    given = np.random.default_rng(0).standard_normal((100, 16)).astype(np.float32)
+    monkeypatch.setattr(module, "_BLOCK_BYTES", 4 * 16 * 7)  # seven rows
+    sizes = []
+
+    def watched(row_ND, *rest, **options):
+        sizes.append(len(row_ND))
+        return quantize(row_ND, *rest, **options)
+
+    monkeypatch.setattr(module, "quantize", watched)
+    stored = RowBlocks(given, kind=kind)
+    assert max(sizes) == 7
+    expected = quantize(given, kind, range_2D=value_ranges(given))
+    np.testing.assert_array_equal(np.concatenate(list(stored)), expected)
+    assert len(stored) == 100
