@@ -302,10 +302,8 @@ def main() -> None:
 
 
 def write_table(output: Path, world: Path, rows: list[str]) -> Path:
-    """Means and spreads of the rows, of the teachers, and the comparisons."""
+    """Means and spreads of the rows, and the comparisons; teachers are in the evaluation of each run that has them."""
     lines = ["| row | Spearman × 100 | seeds |", "|---|---|---|"]
-    teachers = {"teacher: CLIP": str(world / "clip_texts"), "teacher: MiniLM": str(world / "minilm_texts")}
-    del teachers  # each teacher and their average are evaluated by `mcse evaluate` of a run that has them
     for row in rows:
         parent = output / "runs" / slug(row)
         found = []
