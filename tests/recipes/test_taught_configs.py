@@ -44,6 +44,10 @@ PUBLISHED = {
         "loss.caption_weight": None, "loss.margin.negative": 0.15, "loss.image_margin": 0.15,
         "loss.cross_filter": None, "seed": 1234,
     },
+    "kdmcse/wiki_coco_bert": PAIRED | {
+        "optim.learning_rate": 3e-5, "train.batch_size": 64, "train.epochs": 3, "loss.image_weight": 0.01,
+        "loss.margin.negative": 0.15, "loss.image_margin": 0.15, "loss.cross_filter": None, "seed": 1234,
+    },
     "kdmcse/wiki_flickr30k_roberta": PAIRED | {
         "optim.learning_rate": 1e-5, "train.batch_size": 128, "train.epochs": 3, "loss.image_weight": 0.01,
     },
