@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from mcse.files import sha256_file, write_json, write_text
 from mcse.reading import FiniteNumber, parse_json, read_json
@@ -166,6 +166,8 @@ class Reading:
     def __post_init__(self) -> None:
         if self.prompt is not None and self.prompt_name is not None:
             raise ValueError("--prompt and --prompt-name: give one of them")
+        if self.backend is not None and self.backend not in get_args(Runtime):
+            raise ValueError(f"backend must be one of {', '.join(get_args(Runtime))}, got {self.backend!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +205,8 @@ class Located:
             raise NoModelError(f"there is no run and no checkpoint at {self.name}")
         if self.kind not in kinds:
             title, loader = _TITLES[self.kind]
-            raise ValueError(f"{self.name} holds {title}, not {_TITLES[kinds[0]][0]}; {loader} loads it")
+            how = 'give backend="onnx" or backend="openvino"' if self.kind == "exported" else f"{loader} loads it"
+            raise ValueError(f"{self.name} holds {title}, not {_TITLES[kinds[0]][0]}; {how}")
         return self
 
 

@@ -89,9 +89,11 @@ def run(
             facts = _embed(texts, encoder, asked, output, batch_size=batch_size, overwrite=overwrite)
     except LostProcessError as error:
         raise CommandError(f"{error}. The same command goes on") from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; the same command goes on after the files that are there") from None
     if facts is not None:
         shape = f"{facts.rows:,} rows of width {facts.dim} ({facts.dtype})"
-        print(printable(f"{output}: {shape} in {len(facts.files)} files"))
+        print(printable(f"{output}: {shape} in {len(facts.files)} file{'s' if len(facts.files) > 1 else ''}"))
     return 0
 
 

@@ -62,6 +62,6 @@ def export_card(model: str, described: Mapping[str, Any], *, notes: Sequence[str
         # The card goes where the export goes, and the model's place on this machine does not.
         *(escaped(note.replace(str(Path(model)), title)) for note in notes),
         "## Use",
-        _USE[described["to"]].format(name=title),
+        _USE[described["to"]].format(name="."),
     ]
     return "\n\n".join(parts) + "\n"

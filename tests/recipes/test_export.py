@@ -409,3 +409,12 @@ def test_evaluate_gives_a_row_to_each_library(tiny, runs, exported, tmp_path, mo
     assert main([*asked, str(exported("mcse", "onnx", "--precision", "int8"))]) == 0
     assert main([*asked, str(exported("mcse")), "--backend", "torch"]) == 2
     assert "holds a graph for onnx; name the run it was exported from for torch" in capsys.readouterr().err
+
+
+def test_a_folder_that_was_exported_says_how_it_is_loaded(exported):
+    folder = exported("simcse", "onnx")
+    with pytest.raises(ValueError, match='give backend="onnx" or backend="openvino"'):
+        SentenceEncoder.from_pretrained(folder)
+    with pytest.raises(ValueError, match="backend must be one of torch, onnx, openvino, got 'tensorrt'"):
+        SentenceEncoder.from_pretrained(folder, backend="tensorrt")
+    assert 'from_pretrained(".", backend="onnx")  # this folder' in (folder / "README.md").read_text()

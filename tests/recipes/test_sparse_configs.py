@@ -105,7 +105,7 @@ def without(tree: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def test_all_recipes_have_configs():
-    assert len(FILES) == 80
+    assert len(FILES) == 81
     assert {read_yaml(path)["recipe"] for path in FILES} == set(RECIPES)
 
 
