@@ -24,6 +24,7 @@ from mcse.data.images.features import META_FILE, open_features, read_store_json
 from mcse.data.seeds import Draw
 from mcse.data.streams import TeacherColumn
 from mcse.files import claimed, digest_of, is_kept, keeping
+from mcse.stored_rows import unit
 from mcse.types import DataFile, FloatArray
 
 _AT_ONCE = 65_536
@@ -144,9 +145,7 @@ class TeacherStore:
 
     def rows(self, place_B: NDArray[np.int64]) -> FloatArray:
         """(B, D) unit rows; a row of zeros stays one."""
-        row_BD = self._features.rows(self._order[place_B])
-        norm_B1 = np.linalg.norm(row_BD, axis=1, keepdims=True)
-        return (row_BD / np.where(norm_B1 == 0, 1, norm_B1)).astype(np.float32)
+        return unit(self._features.rows(self._order[place_B]))
 
     def lacks(self, *, source: str, missing: int, total: int, first: str) -> ValueError:
         """The error of texts without a row."""

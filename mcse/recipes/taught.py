@@ -15,9 +15,8 @@ from mcse.data.images.training import NamedImages
 from mcse.data.load import load_pairs
 from mcse.data.mixing import carried_part
 from mcse.data.shards.pairs import ShardImages
-from mcse.data.streams import PairStream, Share
+from mcse.data.streams import PairStream
 from mcse.data.teacher_config import TaughtControls, TaughtImageControls
-from mcse.data.teacher_rows import StoredTeachers
 from mcse.models.config import EncoderConfig, ImageConfig
 from mcse.recipes import export, shared
 from mcse.recipes.image_side import Images, build_parted_optimizer
@@ -71,6 +70,11 @@ class TaughtSentencesConfig(TaughtTextConfig, Protocol):
 
 class TaughtPairsConfig(TaughtTextConfig, Protocol):
     """What those of a recipe with images have."""
+
+    @property
+    def mix(self) -> Mix | None:
+        """The key ``mix``."""
+        ...
 
     @property
     def image(self) -> ImageConfig:
@@ -154,15 +158,25 @@ def text_run(
     )
 
 
-def pair_feed(
+def paired_feed(
     config: TaughtPairsConfig,
-    text: shared.TextSide,
-    share: Share,
+    taught: TaughtText,
     images: Images[NamedImages | ShardImages],
-    teachers: StoredTeachers | None,
+    runtime: Runtime,
+    *,
+    teaches_sentences: bool,
 ) -> shared.Feed:
-    """Captions with their images."""
-    seed = shared.pair_seed(config.seed)
+    """Captions with their images, and sentences beside them.
+
+    Args:
+        config: Of the run.
+        taught: The text side.
+        images: The image side.
+        runtime: Says which part of a batch is this process's.
+        teaches_sentences: Whether sentences need the rows of stored teachers, as captions do.
+    """
+    text, teachers = taught.side, taught.teachers.stored
+    share, seed = shared.share_of(runtime, batch_size=config.train.batch_size), shared.pair_seed(config.seed)
     pairs = load_pairs(config.data, text.tokenizer, controls=config.controls, seed=seed, images=images.rows)
     stream = PairStream(
         pairs.captions,
@@ -174,7 +188,7 @@ def pair_feed(
         repeater=text.repeater(config.data, seed=seed),
         teachers=pairs.teacher_rows(teachers),
     )
-    return shared.Feed(
+    captions = shared.Feed(
         stream,
         (*pairs.files, images.file(pairs.image_of_caption)),
         {
@@ -185,6 +199,8 @@ def pair_feed(
             "images shown": plain(config.controls.images),
         },
     )
+    own = teachers if teaches_sentences else None
+    return shared.mixed_feed(config.data, text, captions, mix=config.mix, share=share, seed=config.seed, teachers=own)
 
 
 def paired_run(

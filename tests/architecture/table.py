@@ -50,7 +50,10 @@ _LOW = {
     "text": part(
         "strings → ids: vocabularies, word vectors' files, maps of words, BIO tags, words to pieces", "files", "reading"
     ),
-    "data": part("files → typed batches", "errors", "files", "hub", "progress", "reading", "images", "types", "text"),
+    "data": part(
+        "files → typed batches",
+        *("errors", "files", "hub", "progress", "reading", "images", "types", "text", "stored_rows"),
+    ),
     "scenes": part("the picture world of the demo, and words for what it shows", "files", "reading", "types"),
     "models": part(
         "`forward(batch)` → rows, and checkpoints of them; h5py for ELMo's original release",

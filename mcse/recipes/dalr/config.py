@@ -9,7 +9,15 @@ from mcse.data.config import Mix, PairedDataConfig
 from mcse.data.teacher_config import TaughtImageControls, Teacher, check_teachers
 from mcse.models.config import EncoderConfig, ImageConfig
 from mcse.recipes.base import RunConfig, resolve_mix
-from mcse.recipes.terms.config import AngularMargin, ListMLE, SimilarityKL, TextLossConfig, check_angle
+from mcse.recipes.terms.config import (
+    AngularMargin,
+    ListMLE,
+    PairedLossConfig,
+    SimilarityKL,
+    check_angle,
+    check_not_negative,
+    check_positive,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,8 +34,7 @@ class Matching:
     """Places in the batch from a sentence to the image of its wrong pair. Source: DALR's code."""
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise ValueError(f"loss.matching.weight: must be 0 or more, got {self.weight}")
+        check_not_negative(self, "loss.matching", "weight")
         if not -1 <= self.margin < 1:
             raise ValueError(f"loss.matching.margin: must be a cosine, got {self.margin}")
         if self.shift < 1:
@@ -48,19 +55,13 @@ class CrossKL:
     """Divides the teachers'. Source: DALR's code."""
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise ValueError(f"loss.cross_kl.weight: must be 0 or more, got {self.weight}")
-        for key in ("temperature", "teacher_temperature"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"loss.cross_kl.{key}: must be positive, got {getattr(self, key)}")
+        check_not_negative(self, "loss.cross_kl", "weight")
+        check_positive(self, "loss.cross_kl", "temperature", "teacher_temperature")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig(TextLossConfig):
+class LossConfig(PairedLossConfig):
     """The terms of sentences, and those of sentences and images."""
-
-    image_weight: float
-    """λ, the weight of sentence→image InfoNCE. Source: DALR's code has 0.1."""
 
     image_margin: float = 0.18
     """Radians, multiplied by one minus the cosine of two images' features; 0 is none. Source: DALR's scripts."""
@@ -85,19 +86,8 @@ class LossConfig(TextLossConfig):
     teach_sentences: bool = False
     """Whether ``list_mle`` and ``similarity_kl`` are also of sentences without images. Source: DALR's are of pairs."""
 
-    image_temperature: float = 0.05
-    """Divides cosines of sentences and images."""
-
-    joint_dim: int = 256
-    """Width of the spaces that sentences and images are projected to."""
-
     def __post_init__(self) -> None:
-        TextLossConfig.__post_init__(self)
-        for key in ("image_temperature", "joint_dim"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"loss.{key}: must be positive, got {getattr(self, key)}")
-        if self.image_weight < 0:
-            raise ValueError(f"loss.image_weight: must be 0 or more, got {self.image_weight}")
+        PairedLossConfig.__post_init__(self)
         check_angle("loss.image_margin", self.image_margin)
         if self.teach_sentences and self.list_mle is None and self.similarity_kl is None:
             raise ValueError("loss.teach_sentences: would do nothing without loss.list_mle and loss.similarity_kl")

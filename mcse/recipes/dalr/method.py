@@ -34,7 +34,7 @@ from mcse.models.sentence_model import GroundedModel
 from mcse.recipes import shared
 from mcse.recipes.dalr.config import Config, CrossKL, LossConfig, Matching
 from mcse.recipes.image_side import open_paired_images
-from mcse.recipes.taught import build_taught_text, pair_feed, paired_run
+from mcse.recipes.taught import build_taught_text, paired_feed, paired_run
 from mcse.recipes.terms.joint import joint_contrast
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
@@ -49,23 +49,14 @@ def build(config: Config, runtime: Runtime) -> Run:
     # Source: without ``teach_sentences``, sentences without images have no lists, as in the released code.
     alone = loss if loss.teach_sentences else replace(loss, list_mle=None, similarity_kl=None)
     sentence_terms = taught.terms.of(alone)
-    share = shared.share_of(runtime, batch_size=config.train.batch_size)
-    if loss.matching is not None and loss.matching.shift >= share.global_batch_size:
+    size = shared.share_of(runtime, batch_size=config.train.batch_size).global_batch_size
+    if loss.matching is not None and loss.matching.shift >= size:
         raise ConfigError(
-            f"loss.matching.shift: a batch of {share.global_batch_size} pairs has no other image {loss.matching.shift} "
+            f"loss.matching.shift: a batch of {size} pairs has no other image {loss.matching.shift} "
             "places on; give fewer"
         )
     images = open_paired_images(config.data)
-    pairs = pair_feed(config, text, share, images, teachers.stored)
-    feed = shared.mixed_feed(
-        config.data,
-        text,
-        pairs,
-        mix=config.mix,
-        share=share,
-        seed=config.seed,
-        teachers=teachers.stored if alone.reads_teachers else None,
-    )
+    feed = paired_feed(config, taught, images, runtime, teaches_sentences=bool(alone.reads_teachers))
     grounded = GroundedModel(text.model, image_dim=images.width, joint_dim=loss.joint_dim, tower=images.module)
     match_dim = None if loss.matching is None else loss.joint_dim
     model = AlignedModel(grounded, image_dim=images.width, match_dim=match_dim)

@@ -9,7 +9,7 @@ from mcse.data.config import Mix, PairedDataConfig
 from mcse.data.teacher_config import TaughtImageControls, Teacher, check_teachers
 from mcse.models.config import EncoderConfig, ImageConfig
 from mcse.recipes.base import RunConfig, resolve_mix
-from mcse.recipes.terms.config import AngularMargin, TextLossConfig, check_angle
+from mcse.recipes.terms.config import AngularMargin, PairedLossConfig, check_angle, check_not_negative
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,11 +25,8 @@ class CrossFilter:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig(TextLossConfig):
+class LossConfig(PairedLossConfig):
     """The terms of sentences, and λ times those of images and of the teacher's captions."""
-
-    image_weight: float
-    """λ, the weight of the image term. Source: KDMCSE's scripts have 0.01."""
 
     caption_weight: float | None = None
     """Weight of the term of the teacher's captions; ``null`` is ``image_weight``. Source: KDMCSE has one λ."""
@@ -43,20 +40,10 @@ class LossConfig(TextLossConfig):
     cross_filter: CrossFilter | None = None
     """Leaves out false negatives; ``null`` is what the published scripts do."""
 
-    image_temperature: float = 0.05
-    """Divides cosines of sentences and images, and of sentences and the teacher's captions."""
-
-    joint_dim: int = 256
-    """Width of the space that sentences, images and the teacher's captions are projected to."""
-
     def __post_init__(self) -> None:
-        TextLossConfig.__post_init__(self)
-        for key in ("image_temperature", "joint_dim"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"loss.{key}: must be positive, got {getattr(self, key)}")
-        for key in ("image_weight", "caption_weight"):
-            if (value := getattr(self, key)) is not None and value < 0:
-                raise ValueError(f"loss.{key}: must be 0 or more, got {value}")
+        PairedLossConfig.__post_init__(self)
+        if self.caption_weight is not None:
+            check_not_negative(self, "loss", "caption_weight")
         check_angle("loss.image_margin", self.image_margin)
 
 

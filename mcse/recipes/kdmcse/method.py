@@ -25,10 +25,9 @@ from mcse.config import ConfigError
 from mcse.distributed import gather_rows
 from mcse.losses.contrastive import Margin, TeacherFilter, TeacherRows, count_left_out, unit_rows
 from mcse.models.sentence_model import GroundedModel, GroundedRows
-from mcse.recipes import shared
 from mcse.recipes.image_side import open_paired_images
 from mcse.recipes.kdmcse.config import Config, LossConfig
-from mcse.recipes.taught import build_taught_text, pair_feed, paired_run
+from mcse.recipes.taught import build_taught_text, paired_feed, paired_run
 from mcse.recipes.terms.joint import joint_contrast
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
@@ -40,7 +39,6 @@ def build(config: Config, runtime: Runtime) -> Run:
     loss = config.loss
     taught = build_taught_text(config, runtime)
     text, teachers = taught.side, taught.teachers
-    share = shared.share_of(runtime, batch_size=config.train.batch_size)
     images = open_paired_images(config.data)
     if loss.cross_filter is not None and teachers.width != images.width:
         raise ConfigError(
@@ -53,17 +51,8 @@ def build(config: Config, runtime: Runtime) -> Run:
             "train.cached_chunk_size: the model reads the teacher's rows chunk by chunk, and a live teacher gives them "
             "to whole batches; store them (mcse extract-features --texts …) and give store in place of encoder"
         )
-    pairs = pair_feed(config, text, share, images, teachers.stored)
     # Sentences need the teacher's rows only where a term of theirs reads them.
-    feed = shared.mixed_feed(
-        config.data,
-        text,
-        pairs,
-        mix=config.mix,
-        share=share,
-        seed=config.seed,
-        teachers=teachers.stored if loss.reads_teachers else None,
-    )
+    feed = paired_feed(config, taught, images, runtime, teaches_sentences=bool(loss.reads_teachers))
     model = GroundedModel(
         text.model,
         image_dim=images.width,

@@ -9,32 +9,15 @@ from mcse.data.config import Mix, PairedDataConfig
 from mcse.data.teacher_config import TaughtImageControls, Teacher, check_teachers
 from mcse.models.config import EncoderConfig, ImageConfig
 from mcse.recipes.base import RunConfig, resolve_mix
-from mcse.recipes.terms.config import TextLossConfig
+from mcse.recipes.terms.config import PairedLossConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig(TextLossConfig):
+class LossConfig(PairedLossConfig):
     """The terms of sentences and λ times the image term."""
-
-    image_weight: float
-    """λ, the weight of the image term. Source: MCSE has 0.01 with Wikipedia, 0.05 without."""
-
-    image_temperature: float = 0.05
-    """Divides cosines of sentences and images. Source: MCSE."""
 
     image_reduction: Literal["mean", "sum"] = "mean"
     """``mean`` over the two dropout views as in the released code; the paper's ``sum`` is that with twice λ."""
-
-    joint_dim: int = 256
-    """Width of the space that sentences and images are projected to. Source: MCSE."""
-
-    def __post_init__(self) -> None:
-        TextLossConfig.__post_init__(self)
-        for key in ("image_temperature", "joint_dim"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"loss.{key}: must be positive, got {getattr(self, key)}")
-        if self.image_weight < 0:
-            raise ValueError(f"loss.image_weight: must be 0 or more, got {self.image_weight}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,10 +11,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mcse.models.sentence_model import GroundedModel, GroundedRows
-from mcse.recipes import shared
 from mcse.recipes.image_side import open_paired_images
 from mcse.recipes.mcse.config import Config, LossConfig
-from mcse.recipes.taught import build_taught_text, pair_feed, paired_run
+from mcse.recipes.taught import build_taught_text, paired_feed, paired_run
 from mcse.recipes.terms.joint import joint_contrast
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
@@ -25,12 +24,8 @@ def build(config: Config, runtime: Runtime) -> Run:
     """Model, stream, step, evaluator and export of one MCSE run."""
     taught = build_taught_text(config, runtime)
     text, teachers = taught.side, taught.teachers
-    share = shared.share_of(runtime, batch_size=config.train.batch_size)
     images = open_paired_images(config.data)
-    pairs = pair_feed(config, text, share, images, teachers.stored)
-    feed = shared.mixed_feed(
-        config.data, text, pairs, mix=config.mix, share=share, seed=config.seed, teachers=teachers.stored
-    )
+    feed = paired_feed(config, taught, images, runtime, teaches_sentences=True)
     model = GroundedModel(text.model, image_dim=images.width, joint_dim=config.loss.joint_dim, tower=images.module)
     heads = {"grounding_head": model.grounding_head, "image_head": model.image_head}
 

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+
+_OF_OWN_VIEWS = (
+    "off_dropout",
+    "dimension_contrast",
+    "list_net",
+    "list_mle",
+    "consistency",
+    "similarity_kl",
+    "queue",
+)
+"""Terms that compare a sentence's two views."""
 
 
 def check_angle(key: str, value: float) -> None:
@@ -16,6 +27,28 @@ def check_angle(key: str, value: float) -> None:
         raise ValueError(f"{key}: must be between 0 and π/2 radians, got {value}")
 
 
+def check_positive(group: object, key: str, *names: str) -> None:
+    """Refuses settings of ``group``, which stands at ``key``, that are 0 or less.
+
+    Raises:
+        ValueError: Names the key.
+    """
+    for name in names:
+        if getattr(group, name) <= 0:
+            raise ValueError(f"{key}.{name}: must be positive, got {getattr(group, name)}")
+
+
+def check_not_negative(group: object, key: str, *names: str) -> None:
+    """Refuses settings below 0. A weight of 0 is a control: the term is logged and changes nothing.
+
+    Raises:
+        ValueError: Names the key.
+    """
+    for name in names:
+        if getattr(group, name) < 0:
+            raise ValueError(f"{key}.{name}: must be 0 or more, got {getattr(group, name)}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OffDropout:
     """Negatives come from a third pass, without dropout and with its gradient. Source: SimCSE++."""
@@ -24,7 +57,7 @@ class OffDropout:
     """Multiplies the positive's logit. Source: SimCSE++ has 1 with ``dimension_contrast``, 0.9 without."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "loss.off_dropout", "positive_weight")
+        check_positive(self, "loss.off_dropout", "positive_weight")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +71,8 @@ class DimensionContrast:
     """Divides correlations. Source: SimCSE++ has 5 with ``off_dropout``, 10 without."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "loss.dimension_contrast", "temperature")
-        _check_weight(self, "loss.dimension_contrast")
+        check_positive(self, "loss.dimension_contrast", "temperature")
+        check_not_negative(self, "loss.dimension_contrast", "weight")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,8 +131,8 @@ class ListNet:
     """Divides the teachers'. Source: RankCSE's paper has half of the student's; its code 0.05."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "loss.list_net", "temperature", "teacher_temperature")
-        _check_weight(self, "loss.list_net")
+        check_positive(self, "loss.list_net", "temperature", "teacher_temperature")
+        check_not_negative(self, "loss.list_net", "weight")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,8 +146,8 @@ class ListMLE:
     """Divides the student's cosines. Source: RankCSE."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "loss.list_mle", "temperature")
-        _check_weight(self, "loss.list_mle")
+        check_positive(self, "loss.list_mle", "temperature")
+        check_not_negative(self, "loss.list_mle", "weight")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,8 +161,8 @@ class Consistency:
     """Divides cosines. Source: RankCSE."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "loss.consistency", "temperature")
-        _check_weight(self, "loss.consistency")
+        check_positive(self, "loss.consistency", "temperature")
+        check_not_negative(self, "loss.consistency", "weight")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,8 +179,8 @@ class SimilarityKL:
     """Divides the teachers'."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "loss.similarity_kl", "temperature", "teacher_temperature")
-        _check_weight(self, "loss.similarity_kl")
+        check_positive(self, "loss.similarity_kl", "temperature", "teacher_temperature")
+        check_not_negative(self, "loss.similarity_kl", "weight")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,7 +194,7 @@ class Queue:
     """Share of the copy that a batch leaves as it was. Source: ESimCSE."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "loss.queue", "size")
+        check_positive(self, "loss.queue", "size")
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"loss.queue.momentum: must be in [0, 1], got {self.momentum}")
 
@@ -204,10 +237,8 @@ class TextLossConfig:
     """More negatives."""
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"loss.temperature: must be positive, got {self.temperature}")
-        if self.mlm_weight < 0:
-            raise ValueError(f"loss.mlm_weight: must be 0 or more, got {self.mlm_weight}")
+        check_positive(self, "loss", "temperature")
+        check_not_negative(self, "loss", "mlm_weight")
         if self.off_dropout is not None and self.queue is not None:
             raise ValueError("loss.queue: its rows are negatives of a view with dropout, which off_dropout has none of")
         if self.off_dropout is not None and self.margin is not None and self.margin.positive:
@@ -227,19 +258,25 @@ class TextLossConfig:
         Raises:
             ValueError: One is asked for.
         """
-        own = {"off_dropout", "dimension_contrast", "list_net", "list_mle", "consistency", "similarity_kl", "queue"}
-        for key in (field.name for field in fields(TextLossConfig)):
-            if key in own and getattr(self, key) is not None:
+        for key in _OF_OWN_VIEWS:
+            if getattr(self, key) is not None:
                 raise ValueError(f"loss.{key}: is of a sentence's own two views, and {what}")
 
 
-def _check_positive(group: object, key: str, *names: str) -> None:
-    for name in names:
-        if getattr(group, name) <= 0:
-            raise ValueError(f"{key}.{name}: must be positive, got {getattr(group, name)}")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairedLossConfig(TextLossConfig):
+    """The terms of sentences, and λ times the contrast of sentences and images."""
 
+    image_weight: float
+    """λ, the weight of the image term. Source: MCSE has 0.01 with Wikipedia, 0.05 without; KDMCSE 0.01, DALR 0.1."""
 
-def _check_weight(group: object, key: str) -> None:
-    """0 is a control: the term is logged and changes nothing."""
-    if (weight := getattr(group, "weight")) < 0:  # noqa: B009
-        raise ValueError(f"{key}.weight: must be 0 or more, got {weight}")
+    image_temperature: float = 0.05
+    """Divides cosines of sentences and images. Source: MCSE."""
+
+    joint_dim: int = 256
+    """Width of the space that sentences and images are projected to. Source: MCSE."""
+
+    def __post_init__(self) -> None:
+        TextLossConfig.__post_init__(self)
+        check_positive(self, "loss", "image_temperature", "joint_dim")
+        check_not_negative(self, "loss", "image_weight")

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from torch import Tensor
+
 from mcse.distributed import gather_rows
 from mcse.losses.contrastive import (
     Margin,
@@ -22,7 +24,14 @@ from mcse.losses.dimensions import dimension_contrast
 from mcse.losses.distillation import consistency, list_mle, list_net, similarity_kl
 from mcse.losses.likelihood import token_nll
 from mcse.models.sentence_model import SentenceModel, SentenceRows
-from mcse.recipes.terms.config import TextLossConfig
+from mcse.recipes.terms.config import (
+    Consistency,
+    DimensionContrast,
+    ListMLE,
+    ListNet,
+    SimilarityKL,
+    TextLossConfig,
+)
 from mcse.recipes.terms.queue import KeyQueue
 from mcse.recipes.terms.views import Views
 from mcse.types import IGNORED_LABEL, LossTerm, LossTerms, PairBatch, SentenceBatch, Stateful
@@ -70,16 +79,25 @@ def build_text_terms(loss: TextLossConfig, model: SentenceModel, *, hard_negativ
 
 
 def _terms(loss: TextLossConfig, queue: KeyQueue | None, *, hard_negative_weight: float) -> tuple[Term, ...]:
-    given: list[tuple[object, Callable[[TextLossConfig], Term]]] = [
-        (loss.dimension_contrast, _dimension_contrast),
-        (loss.list_net, _list_net),
-        (loss.list_mle, _list_mle),
-        (loss.consistency, _consistency),
-        (loss.similarity_kl, _similarity_kl),
-        (loss.mlm_weight or None, _mlm),
-    ]
-    others = (build(loss) for group, build in given if group is not None)
-    return (_contrast(loss, queue, hard_negative_weight=hard_negative_weight), *others)
+    terms = [_contrast(loss, queue, hard_negative_weight=hard_negative_weight)]
+    if (dimensions := loss.dimension_contrast) is not None:
+        terms.append(_dimensions(dimensions))
+    if (net := loss.list_net) is not None:
+        terms.append(_by_rows("list_net", partial(_list_net, net), weight=net.weight))
+    if (mle := loss.list_mle) is not None:
+        terms.append(_by_rows("list_mle", partial(_list_mle, mle), weight=mle.weight))
+    if (views := loss.consistency) is not None:
+        terms.append(_by_rows("consistency", partial(_consistency, views), weight=views.weight))
+    if (kl := loss.similarity_kl) is not None:
+        terms.append(_by_rows("similarity_kl", partial(_similarity_kl, kl), weight=kl.weight))
+    if loss.mlm_weight:
+        terms.append(_mlm(loss.mlm_weight))
+    return tuple(terms)
+
+
+def _by_rows(name: str, total: Callable[[Views], Tensor], *, weight: float) -> Term:
+    """A term that is a sum over this process's sentences."""
+    return lambda views: {name: LossTerm(total(views), count=len(views.own_query), weight=weight)}
 
 
 def _contrast(loss: TextLossConfig, queue: KeyQueue | None, *, hard_negative_weight: float) -> Term:
@@ -137,80 +155,48 @@ def _filtering(loss: TextLossConfig, views: Views) -> TeacherFilter | None:
     return TeacherFilter(teacher=views.teacher, threshold=rule.threshold, margin=rule.margin or 0.0)
 
 
-def _dimension_contrast(loss: TextLossConfig) -> Term:
+def _dimensions(rule: DimensionContrast) -> Term:
     """``dimensions``: one number for the whole batch, of which each process has the part of its own rows."""
-    rule = loss.dimension_contrast
-    assert rule is not None
 
-    def term(views: Views) -> LossTerms:
+    def total(views: Views) -> Tensor:
         # Not of unit rows: a dimension is standardised over the batch.
         query_ND, positive_ND = gather_rows(views.rows.query_BD)[0], gather_rows(views.rows.positive_BD)[0]
-        value, count = dimension_contrast(query_ND, positive_ND, temperature=rule.temperature), len(views.own_query)
-        return {"dimensions": LossTerm(value * count, count=count, weight=rule.weight)}
+        return dimension_contrast(query_ND, positive_ND, temperature=rule.temperature) * len(views.own_query)
 
-    return term
-
-
-def _list_net(loss: TextLossConfig) -> Term:
-    rule = loss.list_net
-    assert rule is not None
-
-    def term(views: Views) -> LossTerms:
-        total = list_net(
-            views.own_query,
-            views.all_positive,
-            views.teacher,
-            temperature=rule.temperature,
-            teacher_temperature=rule.teacher_temperature,
-            offset=views.offset,
-        )
-        return {"list_net": LossTerm(total, count=len(views.own_query), weight=rule.weight)}
-
-    return term
+    return _by_rows("dimensions", total, weight=rule.weight)
 
 
-def _list_mle(loss: TextLossConfig) -> Term:
-    rule = loss.list_mle
-    assert rule is not None
-
-    def term(views: Views) -> LossTerms:
-        total = list_mle(views.own_query, views.all_positive, views.teacher, temperature=rule.temperature)
-        return {"list_mle": LossTerm(total, count=len(views.own_query), weight=rule.weight)}
-
-    return term
-
-
-def _consistency(loss: TextLossConfig) -> Term:
-    rule = loss.consistency
-    assert rule is not None
-
-    def term(views: Views) -> LossTerms:
-        total = consistency(
-            views.own_query, views.own_positive, views.all_query, views.all_positive, temperature=rule.temperature
-        )
-        return {"consistency": LossTerm(total, count=len(views.own_query), weight=rule.weight)}
-
-    return term
+def _list_net(rule: ListNet, views: Views) -> Tensor:
+    return list_net(
+        views.own_query,
+        views.all_positive,
+        views.teacher,
+        temperature=rule.temperature,
+        teacher_temperature=rule.teacher_temperature,
+        offset=views.offset,
+    )
 
 
-def _similarity_kl(loss: TextLossConfig) -> Term:
-    rule = loss.similarity_kl
-    assert rule is not None
-
-    def term(views: Views) -> LossTerms:
-        total = similarity_kl(
-            views.own_query,
-            views.all_positive,
-            views.teacher,
-            temperature=rule.temperature,
-            teacher_temperature=rule.teacher_temperature,
-        )
-        return {"similarity_kl": LossTerm(total, count=len(views.own_query), weight=rule.weight)}
-
-    return term
+def _list_mle(rule: ListMLE, views: Views) -> Tensor:
+    return list_mle(views.own_query, views.all_positive, views.teacher, temperature=rule.temperature)
 
 
-def _mlm(loss: TextLossConfig) -> Term:
+def _consistency(rule: Consistency, views: Views) -> Tensor:
+    rows = views.own_query, views.own_positive, views.all_query, views.all_positive
+    return consistency(*rows, temperature=rule.temperature)
+
+
+def _similarity_kl(rule: SimilarityKL, views: Views) -> Tensor:
+    return similarity_kl(
+        views.own_query,
+        views.all_positive,
+        views.teacher,
+        temperature=rule.temperature,
+        teacher_temperature=rule.teacher_temperature,
+    )
+
+
+def _mlm(weight: float) -> Term:
     """``mlm`` over the masked words of this process."""
 
     def term(views: Views) -> LossTerms:
@@ -218,6 +204,6 @@ def _mlm(loss: TextLossConfig) -> Term:
         if logit_MW is None or label_M is None:
             return {}
         nll = token_nll(logit_MW, label_M, ignored=IGNORED_LABEL)
-        return {"mlm": LossTerm(nll, count=len(label_M), weight=loss.mlm_weight)}
+        return {"mlm": LossTerm(nll, count=len(label_M), weight=weight)}
 
     return term
