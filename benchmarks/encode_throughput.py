@@ -29,7 +29,7 @@ from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.files import text_lines
 from mcse.manifest import Manifest, resolve_name
 from mcse.models.checkpoint import save_checkpoint
-from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 BATCHES = (32, 64, 128)

@@ -43,7 +43,7 @@ from mcse.evaluation.suite import Subject
 from mcse.evaluation.suites.sts import score_sts
 from mcse.manifest import Manifest
 from mcse.models.checkpoint import save_checkpoint
-from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from mcse.types import ScoreKey, Tokenizer
 
 SPLITS = ("train", "dev", "test")

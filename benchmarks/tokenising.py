@@ -24,7 +24,7 @@ import datasets
 
 from mcse.data.sentences.files import open_sentences
 from mcse.data.sentences.tokens import PART_ROWS, TokenTable, tokenise
-from mcse.models.text_encoder import load_tokenizer
+from mcse.models.text_loading import load_tokenizer
 
 MAX_LENGTH = 32
 

@@ -428,7 +428,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.rounds = options.rounds or (1 if options.quick else 5)
     options.steps = options.steps or (1 if options.quick else 6)
     options.now = CLOCKS[options.clock]
-    from mcse.models.text_encoder import resolve_name
+    from mcse.manifest import resolve_name
 
     options.folder = resolve_name(options.model)
     if options.precision == "bf16" and options.device == "cpu":

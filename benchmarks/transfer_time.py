@@ -32,7 +32,7 @@ from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.suites.transfer import score_transfer
 from mcse.manifest import Manifest
 from mcse.models.checkpoint import save_checkpoint
-from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 
 SEED = 1111
 DECAYS = (1e-5, 1e-4, 1e-3, 1e-2)

@@ -18,7 +18,7 @@ from mcse.encoders.base import BaseEncoder
 from mcse.encoders.inputs import Precision
 from mcse.errors import said
 from mcse.manifest import Located, Reading, Runtime, check_files
-from mcse.models.text_encoder import load_tokenizer
+from mcse.models.text_loading import load_tokenizer
 from mcse.reading import read_json
 from mcse.text.vocab import Vocab
 from mcse.text.word_tokenizer import Marks, WordTokenizer

@@ -32,7 +32,8 @@ from mcse.models.checkpoint import (
 )
 from mcse.models.image_tower import ImageTower
 from mcse.models.piece_tokenizer import PieceTokenizer
-from mcse.models.text_encoder import POOLINGS, TextEncoder, check_first_token, load_text_encoder, load_tokenizer
+from mcse.models.text_encoder import POOLINGS, TextEncoder, check_first_token
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from mcse.types import TokenBatch, Tokenizer, to_device
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from mcse.encoders.loading import AnyEncoder
-from mcse.models.text_encoder import TextEncoder, fresh_backbone
+from mcse.models.text_encoder import TextEncoder
+from mcse.models.text_loading import fresh_backbone
 
 
 def draw_weights(encoder: AnyEncoder, *, seed: int) -> None:

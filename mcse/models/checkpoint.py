@@ -33,15 +33,8 @@ from mcse.manifest import (
 )
 from mcse.models.image_tower import ImageTower, load_image_tower, tower_path
 from mcse.models.piece_tokenizer import PieceTokenizer
-from mcse.models.text_encoder import (
-    TextEncoder,
-    check_first_token,
-    load_text_encoder,
-    load_tokenizer,
-    loading,
-    quiet_transformers,
-    takes_pooling_layer,
-)
+from mcse.models.text_encoder import TextEncoder, check_first_token
+from mcse.models.text_loading import load_text_encoder, load_tokenizer, loading, quiet_transformers, takes_pooling_layer
 from mcse.models.trained_weights import merged_state
 from mcse.models.weights import load_tensors, load_weights, save_tensors
 from mcse.nn.heads import TanhHead

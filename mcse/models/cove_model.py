@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from mcse.models.text_encoder import quiet_transformers
+from mcse.models.text_loading import quiet_transformers
 from mcse.models.weights import load_own
 from mcse.nn.ragged import pack_rows, unpack_rows
 from mcse.text.vocab import SPECIALS, Vocab

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcse.models.elmo_model import DIRECTIONS, Direction, ElmoModel, ElmoState
-from mcse.models.text_encoder import quiet_transformers
+from mcse.models.text_loading import quiet_transformers
 from mcse.models.weights import load_own, load_weights, save_tensors
 from mcse.nn.charcnn import look_up
 from mcse.text.vocab import Vocab

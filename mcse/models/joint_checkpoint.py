@@ -20,7 +20,8 @@ from mcse.models.checkpoint import load_heads, save_backbone, save_heads, with_h
 from mcse.models.config import CAPTION_ENCODERS, CaptionEncoderConfig, TransformerConfig
 from mcse.models.image_tower import ImageTower
 from mcse.models.joint_model import CaptionEncoder, JointModel, build_caption_encoder
-from mcse.models.text_encoder import TextEncoder, load_text_encoder, load_tokenizer
+from mcse.models.text_encoder import TextEncoder
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from mcse.models.weights import load_weights, save_tensors
 from mcse.text.vocab import Vocab
 from mcse.text.word_tokenizer import WordTokenizer

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mcse.models.config import BowConfig, CaptionEncoderConfig, JointConfig, TransformerConfig
 from mcse.models.sentence_model import nothing_of
-from mcse.models.text_encoder import TextEncoder, load_text_encoder
+from mcse.models.text_encoder import TextEncoder
+from mcse.models.text_loading import load_text_encoder
 from mcse.nn.bow import BowEncoder
 from mcse.nn.recurrent import RecurrentEncoder
 from mcse.types import PairBatch, TokenBatch

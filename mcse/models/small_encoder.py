@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from mcse.models.text_encoder import quiet_transformers
+from mcse.models.text_loading import quiet_transformers
 
 _SPECIAL = {
     "pad_token": "[PAD]",

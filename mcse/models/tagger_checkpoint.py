@@ -15,7 +15,7 @@ from mcse.models.checkpoint import save_backbone, save_heads, trained_attention
 from mcse.models.image_tower import ImageTower
 from mcse.models.maf_model import TaggerModel, TaggerShape
 from mcse.models.piece_tokenizer import PieceTokenizer
-from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from mcse.models.weights import load_tensors, save_tensors
 
 

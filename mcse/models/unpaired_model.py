@@ -19,7 +19,8 @@ from mcse.manifest import resolve_name
 from mcse.models.backbone import probe_tokens
 from mcse.models.image_tower import load_image_tower
 from mcse.models.sentence_model import SentenceModel, SentenceRows
-from mcse.models.text_encoder import TextEncoder, loading, quiet_transformers
+from mcse.models.text_encoder import TextEncoder
+from mcse.models.text_loading import loading, quiet_transformers
 from mcse.nn.dropout import drawn_by
 from mcse.nn.heads import TanhHead
 from mcse.types import TokenBatch, UnpairedBatch

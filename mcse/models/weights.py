@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from mcse.errors import said
 from mcse.manifest import check_files
-from mcse.models.text_encoder import quiet_transformers
+from mcse.models.text_loading import quiet_transformers
 
 Own = TypeVar("Own", bound=PreTrainedModel)
 

@@ -28,7 +28,8 @@ from mcse.models.checkpoint import check_exportable, check_trainable
 from mcse.models.config import EncoderConfig
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.sentence_model import SentenceModel
-from mcse.models.text_encoder import TextEncoder, load_mlm_head, load_text_encoder, load_tokenizer
+from mcse.models.text_encoder import TextEncoder
+from mcse.models.text_loading import load_mlm_head, load_text_encoder, load_tokenizer
 from mcse.models.trained_weights import add_adapters, freeze
 from mcse.nn.heads import TanhHead
 from mcse.training.runtime import Runtime

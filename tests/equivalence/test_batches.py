@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mcse.data.sentences.tokens import tokenise
-from mcse.models.text_encoder import load_tokenizer
+from mcse.models.text_loading import load_tokenizer
 from mcse.recipes import method
 from mcse.recipes.launch import load_config
 from mcse.training.prefetch import Prefetcher

@@ -29,7 +29,7 @@ from mcse.encoders.loading import load_encoder
 from mcse.files import sha256_file
 from mcse.manifest import MANIFEST, Manifest, check_files
 from mcse.models.checkpoint import save_checkpoint
-from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from mcse.recipes.launch import load_config
 from mcse.run_folder import METRICS, read_run, saved_states
 from mcse.search import EmbeddingIndex, builder, mining

@@ -25,7 +25,7 @@ import numpy as np
 from mcse import SentenceEncoder
 from mcse.manifest import Manifest
 from mcse.models.checkpoint import save_checkpoint
-from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
 from tests.fixtures.tiny_models import TEXTS, build_tiny_bert, build_tiny_roberta
 

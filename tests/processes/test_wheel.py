@@ -18,7 +18,7 @@ import pytest
 
 from mcse import SentenceEncoder
 from mcse.models.checkpoint import save_sentence_transformers
-from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from tests.fixtures.tiny_models import TEXTS, build_tiny_bert
 
 PARTS = ("mcse", "configs", "pyproject.toml", "README.md", "LICENSE")

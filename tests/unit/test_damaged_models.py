@@ -18,7 +18,7 @@ from mcse.evaluation.result_cache import KeptResult, cache_folder, load_result, 
 from mcse.evaluation.seen_text import read_run_text
 from mcse.manifest import locate, read_manifest
 from mcse.models.joint_checkpoint import load_joint
-from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from mcse.models.weights import load_tensors
 from mcse.report import evaluation_files
 from mcse.run_folder import read_run

@@ -17,7 +17,7 @@ from mcse.data.shards.tars import open_shards
 from mcse.evaluation.encoding import RowStore
 from mcse.evaluation.result_cache import KeptResult, save_result
 from mcse.files import append_line, write_json, write_text
-from mcse.models.text_encoder import load_tokenizer
+from mcse.models.text_loading import load_tokenizer
 from mcse.report.evaluation_files import write_model
 from mcse.search.embedding_index import EmbeddingIndex
 from tests.fixtures.model_scores import make_scores

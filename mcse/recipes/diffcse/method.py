@@ -20,7 +20,7 @@ from mcse.data.mixing import carried_part
 from mcse.distributed import gather_rows
 from mcse.losses.likelihood import token_nll
 from mcse.models.difference_model import DifferenceModel, DifferenceRows, Discriminator, Generator
-from mcse.models.text_encoder import load_generator, load_text_encoder
+from mcse.models.text_loading import load_generator, load_text_encoder
 from mcse.nn.heads import BatchNormHead
 from mcse.recipes import export, shared
 from mcse.recipes.diffcse.config import Config, LossConfig

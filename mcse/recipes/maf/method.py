@@ -19,7 +19,7 @@ from mcse.losses.contrastive import info_nce, unit_rows
 from mcse.losses.pair_matching import matching_loss
 from mcse.models.config import FusionConfig
 from mcse.models.maf_model import TaggerModel, TaggerShape, TweetRows
-from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from mcse.recipes import shared
 from mcse.recipes.image_side import Images, build_parted_optimizer, open_images
 from mcse.recipes.maf.config import AlignmentConfig, Config, LossConfig

@@ -23,7 +23,8 @@ from mcse.models.checkpoint import check_trainable
 from mcse.models.config import CaptionEncoderConfig, TransformerConfig, WordEncoderConfig
 from mcse.models.joint_checkpoint import save_joint
 from mcse.models.joint_model import CaptionEncoder, JointModel, build_caption_encoder
-from mcse.models.text_encoder import TextEncoder, load_tokenizer
+from mcse.models.text_encoder import TextEncoder
+from mcse.models.text_loading import load_tokenizer
 from mcse.models.word_init import fill_words, place_of
 from mcse.recipes import export, shared
 from mcse.recipes.image_side import Images

@@ -26,7 +26,7 @@ from mcse.data.source_variants import (
     TableSentences,
 )
 from mcse.images import BadImageError
-from mcse.models.text_encoder import load_tokenizer
+from mcse.models.text_loading import load_tokenizer
 from tests.fixtures.image_folder import image
 from tests.fixtures.tiny_models import build_tiny_bert
 

@@ -10,7 +10,7 @@ from mcse.data.images.features import open_features
 from mcse.data.images.names import ABSENT
 from mcse.data.streams import Sampler, Share
 from mcse.data.tweets import TweetStream, control_images, cut_tweets, tweets_to_images
-from mcse.models.text_encoder import load_tokenizer
+from mcse.models.text_loading import load_tokenizer
 from tests.fixtures.tiny_models import build_tiny_bert
 
 

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from mcse import SentenceEncoder
 from mcse.models.checkpoint import save_sentence_transformers
-from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from tests.fixtures.tiny_models import build_tiny_bert
 
 pytestmark = pytest.mark.slow

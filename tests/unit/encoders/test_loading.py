@@ -20,7 +20,7 @@ from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.encoders.word_vectors import WordVectorEncoder
 from mcse.manifest import Manifest
 from mcse.models.checkpoint import save_checkpoint
-from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from mcse.types import Encoder
 from tests.fixtures.hub import forget_commits
 from tests.fixtures.tiny_models import build_tiny_bert

@@ -15,7 +15,7 @@ import mcse.encoders.base as module
 from mcse import SentenceEncoder
 from mcse.manifest import Manifest
 from mcse.models.checkpoint import load_stored_pooler, save_checkpoint
-from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
 from mcse.types import Encoder, FeatureTextEncoder
 from tests.fixtures.tiny_models import MAX_TOKENS, TEXTS, build_tiny_bert, build_tiny_roberta

@@ -15,7 +15,7 @@ from torch import nn
 
 import mcse.encoders.sentence_transformers_folder as folder_module
 from mcse import SentenceEncoder
-from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from tests.fixtures.tiny_models import MAX_TOKENS, TEXTS, build_tiny_bert, build_tiny_roberta
 
 SENTENCES = [*TEXTS, "", "a", "A man plays the guitar. " * 8]

@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import AutoModel
 
 from mcse.models.packing import ATTENTION
-from mcse.models.text_encoder import TextEncoder, load_text_encoder
+from mcse.models.text_encoder import TextEncoder
+from mcse.models.text_loading import load_text_encoder
 from mcse.types import TokenBatch
 from tests.fixtures.architectures import ARCHITECTURES, POSITIONS, build_architecture
 

@@ -25,7 +25,8 @@ from mcse.manifest import Manifest
 from mcse.models.backbone import ask_backbone
 from mcse.models.checkpoint import load_checkpoint, save_checkpoint
 from mcse.models.packing import ATTENTION, register_attention
-from mcse.models.text_encoder import check_first_token, load_text_encoder, load_tokenizer
+from mcse.models.text_encoder import check_first_token
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from mcse.types import TokenBatch
 from tests.fixtures.architectures import ARCHITECTURES, build_architecture, widen
 from tests.fixtures.tiny_models import TEXTS, build_tiny_bert, build_tiny_roberta

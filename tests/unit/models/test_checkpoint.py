@@ -27,7 +27,8 @@ from mcse.models.checkpoint import (
     save_checkpoint,
 )
 from mcse.models.image_tower import ImageTower, load_image_tower, tower_path
-from mcse.models.text_encoder import TextEncoder, load_text_encoder, load_tokenizer
+from mcse.models.text_encoder import TextEncoder
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
 from tests.fixtures.tiny_models import MAX_TOKENS, TEXTS, build_tiny_bert, build_tiny_roberta
 

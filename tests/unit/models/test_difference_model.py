@@ -13,7 +13,7 @@ from torch import nn
 
 from mcse.models.difference_model import DifferenceModel, Discriminator, Generator
 from mcse.models.sentence_model import SentenceModel
-from mcse.models.text_encoder import load_generator, load_text_encoder, load_tokenizer
+from mcse.models.text_loading import load_generator, load_text_encoder, load_tokenizer
 from mcse.nn.heads import BatchNormHead
 from mcse.types import IGNORED_LABEL, MaskedTokens, SentenceBatch, TokenBatch
 from tests.fixtures.architectures import build_architecture

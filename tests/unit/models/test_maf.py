@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mcse.losses.pair_matching import matching_loss
 from mcse.models.maf_model import TaggerModel, TaggerShape
-from mcse.models.text_encoder import load_text_encoder
+from mcse.models.text_loading import load_text_encoder
 from mcse.nn.attention import CrossAttention
 from mcse.nn.match_head import PairMatching, PublishedMatching
 from mcse.types import TokenBatch, TweetBatch

@@ -21,7 +21,7 @@ from transformers import AutoModel
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.manifest import Manifest
 from mcse.models.checkpoint import save_checkpoint
-from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
 from tests.fixtures.tiny_models import MAX_TOKENS, TEXTS, build_tiny_bert, build_tiny_roberta
 

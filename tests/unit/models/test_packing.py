@@ -18,7 +18,8 @@ from mcse.models import packing
 from mcse.models.checkpoint import trained_attention
 from mcse.models.config import EncoderConfig
 from mcse.models.packing import attend, attention_over, pack
-from mcse.models.text_encoder import TextEncoder, load_text_encoder
+from mcse.models.text_encoder import TextEncoder
+from mcse.models.text_loading import load_text_encoder
 from mcse.nn.pooling import POOLINGS
 from mcse.types import TokenBatch
 from tests.fixtures.tiny_models import build_tiny_bert, build_tiny_roberta
@@ -285,7 +286,7 @@ def test_a_model_with_relative_positions_is_refused(tmp_path: Path) -> None:
 def test_auto_packs_on_the_devices_on_which_it_is_faster(
     packing_is: bool | str, packs_on: tuple[str], folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcse.models.text_encoder.FASTER_ON", packs_on)
+    monkeypatch.setattr("mcse.models.text_loading.FASTER_ON", packs_on)
     encoder = load_text_encoder(str(folders["bert"]), pooling="cls", packing=packing_is).train()
     calls = []
     monkeypatch.setattr(TextEncoder, "packed_rows", lambda *_, **__: calls.append(1))

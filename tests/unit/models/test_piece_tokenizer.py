@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from mcse.models.text_encoder import load_tokenizer
+from mcse.models.text_loading import load_tokenizer
 from tests.fixtures.tiny_models import MAX_TOKENS, TEXTS, build_tiny_bert, build_tiny_roberta
 
 BUILDERS = {"bert": build_tiny_bert, "roberta": build_tiny_roberta}

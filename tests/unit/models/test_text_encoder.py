@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mcse.manifest import resolve_name
 from mcse.models.config import EncoderConfig
-from mcse.models.text_encoder import load_text_encoder, load_tokenizer, resolve_name
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from mcse.types import TokenBatch
 from tests.fixtures.architectures import build_architecture
 from tests.fixtures.tiny_run import build_tiny_run

@@ -10,7 +10,7 @@ import torch
 from transformers import ViTConfig, ViTModel
 
 from mcse.models.sentence_model import SentenceModel
-from mcse.models.text_encoder import load_text_encoder
+from mcse.models.text_loading import load_text_encoder
 from mcse.models.unpaired_model import PatchEmbeddings, UnpairedModel, find_layers, load_patch_embeddings
 from mcse.nn.heads import TanhHead
 from mcse.types import SentenceBatch, TokenBatch, UnpairedBatch, ViewBatch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mcse.models.text_encoder import load_tokenizer
+from mcse.models.text_loading import load_tokenizer
 from mcse.text.word_pieces import cut_words, tweet_words, word_pieces
 from tests.fixtures.tiny_models import build_tiny_bert
 

@@ -15,7 +15,7 @@ from mcse.evaluation.suite import Subject, SuiteOptions
 from mcse.evaluation.suites.retrieval import SUITE, score_retrieval
 from mcse.evaluation.uncertainty import point_score, replicate
 from mcse.metrics.correlation import UndefinedScoreError
-from mcse.models.text_encoder import load_text_encoder, load_tokenizer
+from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
 from mcse.types import ScoreKey, score_tree
 from tests.fixtures.ranks import loop_ranks, unit
