@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from mcse.training.runtime import start_runtime
 from mcse.types import PairBatch, SentenceBatch
 from tests.fixtures.launch import arguments_of, entries, losses, one_thread, own_cache, run
 from tests.fixtures.teacher_stores import store_rows
+from tests.fixtures.tiny_features import finished
 from tests.fixtures.tiny_run import build_tiny_run
 
 ALL = {"data.captions.per_image": "all"}
@@ -176,6 +178,18 @@ def test_the_share_that_a_filter_leaves_out_is_logged(tiny, tmp_path) -> None:
         line = entries(tmp_path / name)[0]
         assert line["left_out.text_image"] == line["left_out.text_caption"] == share
         assert json.loads((tmp_path / name / "run.json").read_text())["facts"]["teacher bert"]
+
+
+def test_captions_and_images_of_two_encoders_are_not_compared(tiny, tmp_path, capsys) -> None:
+    """Also where their rows are equally wide; stores say whose they are."""
+    names = [f"{number:04d}.png" for number in range(48)]
+    matrix = np.random.default_rng(0).normal(size=(48, 32)).astype(np.float32)
+    finished(tmp_path / "images", matrix, names=names)
+    keys = ALL | STORED | {"data.images": str(tmp_path / "images"), "loss.cross_filter": {}}
+    assert run(tiny, "kdmcse", tmp_path / "run", keys) == 2
+    assert "32 wide" in (said := capsys.readouterr().err)
+    assert "(pixels:1)" in said
+    assert run(tiny, "kdmcse", tmp_path / "run", keys | {"loss.cross_filter": None, "train.max_steps": 1}) == 0
 
 
 @pytest.mark.parametrize(

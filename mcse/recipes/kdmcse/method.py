@@ -22,12 +22,16 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mcse.config import ConfigError
+from mcse.data.images.training import NamedImages
+from mcse.data.shards.pairs import ShardImages
 from mcse.distributed import gather_rows
 from mcse.losses.contrastive import Margin, TeacherFilter, TeacherRows, count_left_out, unit_rows
+from mcse.manifest import absolute_name
 from mcse.models.sentence_model import GroundedModel, GroundedRows
-from mcse.recipes.image_side import open_paired_images
+from mcse.recipes.image_side import Images, open_paired_images
 from mcse.recipes.kdmcse.config import Config, LossConfig
 from mcse.recipes.taught import build_taught_text, paired_feed, paired_run
+from mcse.recipes.teachers import Teachers
 from mcse.recipes.terms.joint import joint_contrast
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
@@ -40,12 +44,8 @@ def build(config: Config, runtime: Runtime) -> Run:
     taught = build_taught_text(config, runtime)
     text, teachers = taught.side, taught.teachers
     images = open_paired_images(config.data)
-    if loss.cross_filter is not None and teachers.width != images.width:
-        raise ConfigError(
-            f"loss.cross_filter: compares captions with images, but the teacher's rows of captions are "
-            f"{teachers.width} wide and those of images {images.width}; give rows of one space, such as those of one "
-            "image–text encoder"
-        )
+    if loss.cross_filter is not None:
+        _check_one_space(teachers, images)
     if teachers.live and config.train.cached_chunk_size is not None:
         raise ConfigError(
             "train.cached_chunk_size: the model reads the teacher's rows chunk by chunk, and a live teacher gives them "
@@ -106,6 +106,19 @@ def teacher_terms(rows: GroundedRows, batch: PairBatch, loss: LossConfig) -> Los
             filtering=filtering,
         )
     return terms
+
+
+def _check_one_space(teachers: Teachers, images: Images[NamedImages | ShardImages]) -> None:
+    """Refuses to compare captions with images whose rows are of two spaces, as far as stores say whose they are."""
+    ours = images.rows.made_by.get("tower") if images.tower is None else images.tower.spec
+    theirs = None if teachers.stored is None else teachers.stored.stores[0].facts.encoder
+    is_other = ours is not None and theirs is not None and absolute_name(ours) != absolute_name(theirs)
+    if is_other or teachers.width != images.width:
+        raise ConfigError(
+            f"loss.cross_filter: compares captions with images, but the teacher's rows of captions are "
+            f"{teachers.width} wide ({theirs or 'live'}) and those of images {images.width} ({ours or 'unknown'}); "
+            "give rows of one space, such as those of one image–text encoder"
+        )
 
 
 def _views(rows: GroundedRows) -> list[Tensor]:
