@@ -117,9 +117,11 @@ def _seen_words(runs: Sequence[Path]) -> frozenset[str]:
 def _check_controls(flag: str, runs: Sequence[Path], *, wanted: tuple[bool | str, ...]) -> None:
     """True runs saw true images, the others shuffled ones: a report with mixed-up rows would be believed."""
     for run in runs:
-        found = open_grounded_words(run)[1].config["controls"]["images"]
-        if found not in wanted:
-            raise ValueError(f"{flag}: {run} was trained with controls.images {found}")
+        controls = open_grounded_words(run)[1].config["controls"]
+        if controls["images"] not in wanted:
+            raise ValueError(f"{flag}: {run} was trained with controls.images {controls['images']}")
+        if share := controls.get("wrong_images"):
+            raise ValueError(f"{flag}: {run} was trained with controls.wrong_images {share}")
 
 
 def _check_pairs(text: dict[str, Cell], cells: dict[str, Cell], row: str) -> None:

@@ -413,6 +413,12 @@ class ImageControls:
     images: ImageControl = True
     """Its own (``true``), or a wrong one: images permuted, pairs permuted, or drawn for each text."""
 
+    wrong_images: float = 0.0
+    """Share of texts that are shown with another image of the same data; those of 0.1 are among those of 0.3."""
+
+    def __post_init__(self) -> None:
+        check_wrong_images(self.images, self.wrong_images)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ControlsConfig(PairControls):
@@ -420,3 +426,31 @@ class ControlsConfig(PairControls):
 
     images: ImageControl = True
     """Its own (``true``), or a wrong one: images permuted, pairs permuted, or drawn for each caption."""
+
+    wrong_images: float = 0.0
+    """Share of pairs that are shown with another image of the same data; those of 0.1 are among those of 0.3."""
+
+    def __post_init__(self) -> None:
+        PairControls.__post_init__(self)
+        check_wrong_images(self.images, self.wrong_images)
+
+
+def check_wrong_images(images: ImageControl, wrong_images: float) -> None:
+    """Refuses a share that is none, and one beside a control under which no image is a text's own.
+
+    Raises:
+        ValueError: Names the key.
+    """
+    if not 0 <= wrong_images <= 1:
+        raise ValueError(f"controls.wrong_images: must be a share in [0, 1], got {wrong_images:g}")
+    if wrong_images and images is not True:
+        raise ValueError(
+            f"controls.wrong_images, controls.images: under {images} every image is a wrong one already; give one of "
+            "them"
+        )
+
+
+def images_shown(controls: ImageControls | ControlsConfig) -> str:
+    """Which images texts are shown with, for the start of a run."""
+    wrong = f", for {controls.wrong_images:g} of them a wrong one" if controls.wrong_images else ""
+    return ("true" if controls.images is True else controls.images) + wrong

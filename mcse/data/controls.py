@@ -9,7 +9,9 @@ from mcse.data.config import ImageControl
 from mcse.data.seeds import Draw
 
 
-def assign_images(image_of_caption: NDArray[np.int64], control: ImageControl, *, seed: int) -> NDArray[np.int64]:
+def assign_images(
+    image_of_caption: NDArray[np.int64], control: ImageControl, *, seed: int, wrong_images: float = 0.0
+) -> NDArray[np.int64]:
     """The image shown with each caption.
 
     Args:
@@ -19,16 +21,22 @@ def assign_images(image_of_caption: NDArray[np.int64], control: ImageControl, *,
             gets a wrong one and an image's captions part. ``random`` draws an image for each
             caption, with replacement.
         seed: Names the draw.
+        wrong_images: Under ``True``, the share of captions that get another image, drawn with replacement. A caption
+            that is wrong at one share is wrong at any larger one, with the same image.
 
     Raises:
-        ValueError: There is no wrong image to give: fewer than two, or one that holds more than half the captions.
+        ValueError: There is no wrong image to give: fewer than two, or one that holds more than half the captions; or
+            the share is of less than one caption.
     """
-    if control is True:
+    if control is True and not wrong_images:
         return image_of_caption
-    generator = np.random.default_rng([seed, Draw.CONTROLS])
     images, own = np.unique(image_of_caption, return_inverse=True)
     if len(images) < 2:
-        raise ValueError(f"controls.images: {control} needs two images or more, found {len(images)}")
+        key = f"wrong_images: {wrong_images:g}" if control is True else f"images: {control}"
+        raise ValueError(f"controls.{key} needs two images or more, found {len(images)}")
+    if control is True:
+        return images[_partly_wrong(own, len(images), wrong_images, seed=seed)]
+    generator = np.random.default_rng([seed, Draw.CONTROLS])
     if control == "shuffled_images":
         return images[_derangement(np.arange(len(images)), generator)][own]
     if control == "shuffled_pairs":
@@ -47,6 +55,21 @@ def choose_pairs(num_captions: int, num_pairs: int | None, *, seed: int) -> NDAr
     if num_pairs > num_captions:
         raise ValueError(f"controls.num_pairs: {num_pairs} asked for, but there are only {num_captions} pairs")
     return np.sort(np.random.default_rng([seed, Draw.PAIRS]).permutation(num_captions)[:num_pairs])
+
+
+def _partly_wrong(own: NDArray[np.int64], num_images: int, share: float, *, seed: int) -> NDArray[np.int64]:
+    """``own`` with a share of it replaced by other images."""
+    number = round(share * len(own))
+    if not number:
+        raise ValueError(f"controls.wrong_images: {share:g} of {len(own)} pairs is not one pair; give a larger share")
+    generator = np.random.default_rng([seed, Draw.WRONG_IMAGES])
+    # Everything is drawn for every caption, so that the share decides only how many of the draws are used.
+    wrong = generator.permutation(len(own))[:number]
+    other = generator.integers(num_images - 1, size=len(own))
+    other += other >= own
+    shown = own.copy()
+    shown[wrong] = other[wrong]
+    return shown
 
 
 def _derangement(own: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:

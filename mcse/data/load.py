@@ -266,9 +266,9 @@ def _load_shard_pairs(
     if controls.num_pairs is not None:
         chosen = choose_pairs(len(rows), controls.num_pairs, seed=seed)
         image_of_caption, first = rows[chosen], np.searchsorted(chosen, first)
-    if controls.images is not True:
+    if controls.images is not True or controls.wrong_images:
         own = rows[np.arange(len(rows)) if chosen is None else chosen]
-        image_of_caption = assign_images(own, controls.images, seed=seed)
+        image_of_caption = assign_images(own, controls.images, seed=seed, wrong_images=controls.wrong_images)
     captions = CaptionsOfPairs(rows, tokenizer, max_length=config.max_length, chosen=chosen)
 
     def order(share: Share, seed: int) -> Order:
@@ -326,7 +326,8 @@ def select_pairs(
     clean = np.flatnonzero(clean_images(matched.table, config.tests)[image_of_caption])
     kept = clean[choose_pairs(len(clean), controls.num_pairs, seed=seed)]
     own = matched.row_of_image[image_of_caption[kept]]
-    return [captions[row] for row in kept], own, assign_images(own, controls.images, seed=seed)
+    shown = assign_images(own, controls.images, seed=seed, wrong_images=controls.wrong_images)
+    return [captions[row] for row in kept], own, shown
 
 
 def tokenise_captions(captions: Sequence[str], tokenizer: Tokenizer, *, max_length: int) -> TokenTable:

@@ -13,6 +13,7 @@ class Draw(IntEnum):
     CAPTIONS = 3
     CONTROLS = 4
     PAIRS = 5
+    WRONG_IMAGES = 6
     FALSE_PAIRS = 21
     SAMPLED_WORDS = 31
     SHUFFLED_TARGETS = 32

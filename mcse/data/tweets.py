@@ -93,12 +93,14 @@ def tweets_to_images(texts: TaggedTexts, images: NamedImages | None) -> NDArray[
     return row_N
 
 
-def control_images(image_row_N: NDArray[np.int64], control: ImageControl, *, seed: int) -> NDArray[np.int64]:
+def control_images(
+    image_row_N: NDArray[np.int64], control: ImageControl, *, seed: int, wrong_images: float = 0.0
+) -> NDArray[np.int64]:
     """``assign_images`` among the texts that have an image."""
     row_N = image_row_N.copy()
     has_N = row_N != ABSENT
-    if control is not True and has_N.any():
-        row_N[has_N] = assign_images(row_N[has_N], control, seed=seed)
+    if has_N.any():
+        row_N[has_N] = assign_images(row_N[has_N], control, seed=seed, wrong_images=wrong_images)
     return row_N
 
 

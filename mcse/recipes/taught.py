@@ -9,8 +9,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from mcse.config import ConfigError
-from mcse.config_fields import plain
-from mcse.data.config import Mix
+from mcse.data.config import Mix, images_shown
 from mcse.data.images.training import NamedImages
 from mcse.data.load import load_pairs
 from mcse.data.mixing import carried_part
@@ -196,7 +195,7 @@ def paired_feed(
             "images": pairs.num_images,
             **({"images left out": pairs.num_left_out} if pairs.num_left_out else {}),
             **images.facts,
-            "images shown": plain(config.controls.images),
+            "images shown": images_shown(config.controls),
         },
     )
     own = teachers if teaches_sentences else None

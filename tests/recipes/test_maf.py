@@ -126,6 +126,7 @@ def test_ablations_train(tweets, tmp_path, matching):
     ("keys", "message"),
     [
         (TEXT | {"controls.images": "random"}, "controls.images: 'random' would do nothing"),
+        (TEXT | {"controls.wrong_images": 0.3}, "controls.wrong_images: 0.3 would do nothing"),
         (TEXT | {"loss.matching": None}, "loss: would do nothing, since text alone is read"),
         (TEXT | {"loss.tagging_weight": 0.5}, "loss: would do nothing, since text alone is read"),
         (TEXT | {"fusion.pooling": "mean"}, "fusion: would do nothing, since text alone is read"),

@@ -319,6 +319,10 @@ def test_controls_change_the_image_term_and_nothing_before_it(tiny, tmp_path):
         assert losses(output, "loss.text_text")[0] == losses(tmp_path / "True", "loss.text_text")[0]
         assert json.loads((output / "run.json").read_text())["facts"]["images shown"] == str(control).lower()
     assert len(set(terms.values())) == 4
+    assert run(tiny, "mcse", tmp_path / "noisy", keys | {"controls.wrong_images": 0.5}) == 0
+    assert losses(tmp_path / "noisy", "loss.text_image")[0] not in terms.values()
+    facts = json.loads((tmp_path / "noisy" / "run.json").read_text())["facts"]
+    assert facts["images shown"] == "true, for 0.5 of them a wrong one"
 
 
 def test_fewer_pairs_are_fewer(tiny, tmp_path):

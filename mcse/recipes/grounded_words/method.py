@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from mcse import distributed
-from mcse.config_fields import plain
 from mcse.data.captions.vocabulary import CaptionVocab, load_caption_vocab
+from mcse.data.config import images_shown
 from mcse.data.false_pairs import MatchStream
 from mcse.data.images.features import FeatureStore
 from mcse.data.load import Pairs, load_features, load_pairs
@@ -90,7 +90,7 @@ def build(config: Config, runtime: Runtime) -> Run:
             "images": loaded.num_images,
             "words": len(words.vocab) - len(SPECIALS),
             f"words without a vector ({config.words.without_vector})": words.without_vector,
-            "images shown": plain(config.controls.images),
+            "images shown": images_shown(config.controls),
         },
         data=(*data, *(DataFile("word pairs", pairs.file, sha256_file(Path(pairs.file))) for pairs in sets)),
     )

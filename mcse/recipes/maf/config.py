@@ -113,9 +113,10 @@ class Config(RunConfig):
             for key, value in {"fusion": self.fusion, "loss": self.loss}.items():
                 if value is not None:
                     raise ValueError(f"{key}: would do nothing, since text alone is read (no data.images)")
-            if self.controls.images is not True:
-                why = "since text alone is read (no data.images)"
-                raise ValueError(f"controls.images: {self.controls.images!r} would do nothing, {why}")
+            for key, own in {"images": True, "wrong_images": 0.0}.items():
+                if (value := getattr(self.controls, key)) != own:
+                    why = "since text alone is read (no data.images)"
+                    raise ValueError(f"controls.{key}: {value!r} would do nothing, {why}")
             return
         fusion, loss = self.fusion or FusionConfig(), self.loss or LossConfig()
         is_matching_read = loss.matching is not None and loss.matching.kind == "corrected"

@@ -53,9 +53,7 @@ def build(config: Config, runtime: Runtime) -> Run:
     check_length(data.max_length, encoder, tokenizer)
     files = shared.encoder_files(config.encoder.name_or_path)
     images = None if data.images is None else open_images(data, data.images)
-    tweets = load_tweets(
-        data, tokenizer, images=images, control=config.controls.images, seed=shared.pair_seed(config.seed)
-    )
+    tweets = load_tweets(data, tokenizer, images=images, controls=config.controls, seed=shared.pair_seed(config.seed))
     matching = None if images is None else loss.matching
     model = TaggerModel(
         encoder,

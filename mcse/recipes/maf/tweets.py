@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mcse.config_fields import plain
-from mcse.data.config import ImageControl, TaggedConfig
+from mcse.data.config import ImageControls, TaggedConfig, images_shown
 from mcse.data.conll import TaggedTexts, check_types, find_tags, read_conll
 from mcse.data.images.names import ABSENT
 from mcse.data.images.training import NamedImages
@@ -80,10 +79,10 @@ def load_tweets(
     tokenizer: PieceTokenizer,
     *,
     images: Images[NamedImages] | None,
-    control: ImageControl,
+    controls: ImageControls,
     seed: int,
 ) -> Tweets:
-    """Reads ``data.train`` and ``data.dev``. The control is for training alone: dev keeps its own images.
+    """Reads ``data.train`` and ``data.dev``. The controls are for training alone: dev keeps its own images.
 
     Raises:
         FileNotFoundError: A file is absent.
@@ -93,7 +92,9 @@ def load_tweets(
     tags = find_tags(train)
     check_types(dev, tags)
     source = None if images is None else images.rows
-    train_rows = control_images(tweets_to_images(train, source), control, seed=seed)
+    train_rows = control_images(
+        tweets_to_images(train, source), controls.images, seed=seed, wrong_images=controls.wrong_images
+    )
     dev_rows = tweets_to_images(dev, source)
     parts = cut_tweets(train, train_rows, tags=tags, tokenizer=tokenizer.inner, max_length=data.max_length)
     facts: dict[str, str | int | float] = {
@@ -110,7 +111,7 @@ def load_tweets(
         facts |= images.facts | {
             "regions": images.regions,
             "tweets without an image": int((train_rows == ABSENT).sum()),
-            "images shown": plain(control),
+            "images shown": images_shown(controls),
         }
         files += (images.file(train_rows[train_rows != ABSENT]),)
     return Tweets(tags, parts, dev, dev_rows, files, facts)

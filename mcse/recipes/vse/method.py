@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from mcse.config_fields import plain
+from mcse.data.config import images_shown
 from mcse.data.joint_pairs import load_joint_pairs
 from mcse.data.load import tokenise_captions
 from mcse.data.streams import PairStream, Sampler
@@ -61,7 +61,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         "held-out images": len(pairs.dev) if pairs.dev else 0,
         **text.facts,
         **images.facts,
-        "images shown": plain(config.controls.images),
+        "images shown": images_shown(config.controls),
         "negatives a query": shared.negatives_a_query(share, columns=1),
     }
 

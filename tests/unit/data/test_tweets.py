@@ -87,6 +87,9 @@ def test_controls_shuffle_only_what_has_a_image():
     assert sorted(shuffled[[0, 2, 3, 5]]) == [4, 5, 6, 7]
     assert (shuffled[[0, 2, 3, 5]] != [4, 5, 6, 7]).all()
     assert control_images(rows, True, seed=0).tolist() == rows.tolist()
+    noisy = control_images(rows, True, seed=0, wrong_images=0.5)
+    assert (noisy != rows).sum() == round(0.5 * (rows != ABSENT).sum())
+    assert ((noisy == ABSENT) == (rows == ABSENT)).all()
 
 
 def test_tweets_without_images_are_counted(tmp_path, caplog):
