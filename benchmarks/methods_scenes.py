@@ -12,13 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import multiprocessing
 import os
-import statistics
-import subprocess
-import sys
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +24,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
+from benchmarks.runs_table import difference, evaluate, flags, mean_and_spread, slug, train_rows
 from mcse.commands import extract_features
 from mcse.commands.configs import config_path
-from mcse.commands.demo import IMPORTS
 from mcse.data.captions.table import load_captions
 from mcse.models.small_encoder import build_small_encoder
-from mcse.recipes.launch import load_config, train
 from mcse.scenes import WorldConfig, build_world
 
 CLIP = {
@@ -61,6 +54,7 @@ BARE = {"loss.margin": None, "loss.image_margin": 0.0}
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "simcse": (TEXT, {}),
     "mcse": (PAIRS, {}),
+    "mcse, weight 0": (PAIRS, {"loss.image_weight": 0.0}),
     "mcse, CLIP's images": (PAIRS, {"data.images": "clip_images"}),
     "mcse, CLIP's images shuffled": (PAIRS, {"data.images": "clip_images", "controls.images": "shuffled_images"}),
     "kdmcse": (PAIRS, STRONG),
@@ -72,7 +66,9 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
         PAIRS,
         STRONG | {"controls.images": "shuffled_images", "controls.teachers": "shuffled"},
     ),
+    "kdmcse, weight 0": (PAIRS, STRONG | {"loss.image_weight": 0.0}),
     "dalr": (PAIRS, DALR),
+    "dalr, weight 0": (PAIRS, DALR | {"loss.image_weight": 0.0}),
     "dalr, shuffled images": (PAIRS, DALR | {"controls.images": "shuffled_images"}),
     "dalr, shuffled teacher": (PAIRS, DALR | {"controls.teachers": "shuffled"}),
     "rankcse": (TEXT, RANK),
@@ -94,13 +90,17 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "unpaired, as published": (UNPAIRED, {"loss.contrast": "as_published"}),
 }
 COMPARED = [
+    ("mcse", "mcse, weight 0"),
+    ("mcse, CLIP's images", "mcse, CLIP's images shuffled"),
     ("kdmcse", "mcse, CLIP's images"),
     ("kdmcse", "kdmcse, no margins"),
     ("kdmcse", "kdmcse, filter"),
     ("kdmcse", "kdmcse, shuffled images"),
     ("kdmcse", "kdmcse, shuffled teacher"),
+    ("kdmcse", "kdmcse, weight 0"),
     ("kdmcse, no margins", "mcse, CLIP's images"),
     ("dalr", "mcse, CLIP's images"),
+    ("dalr", "dalr, weight 0"),
     ("dalr", "dalr, shuffled images"),
     ("dalr", "dalr, shuffled teacher"),
     ("rankcse", "simcse"),
@@ -249,31 +249,7 @@ def arguments(output: Path, row: str, seed: int) -> list[str]:
         keys["generator.name_or_path"] = output / "generator"
     if name == UNPAIRED:
         keys["data.images"] = "by_class"
-    flags = [text for key, value in keys.items() for text in (f"--{key}", typed(value))]
-    return [str(config_path(name)), *flags]
-
-
-def typed(value: Any) -> str:
-    return str(value) if isinstance(value, str | Path) else json.dumps(value)
-
-
-def slug(row: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in row)
-
-
-def run_one(given: list[str]) -> int:
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(1)
-    return train(load_config(Path(given[0]), given[1:]), overwrite=False, show_progress=False)
-
-
-def evaluate(models: list[str], world: Path, output: Path, *flags: str) -> Any:
-    """What ``mcse evaluate`` writes: results of one model, or the comparison of two."""
-    file = output / ("comparison.json" if "--compare" in flags else "results.json")
-    if not file.is_file():
-        command = [sys.executable, "-m", "mcse", "evaluate", *models, "--data", str(world / "sts" / "test.tsv")]
-        subprocess.run([*command, "--output", str(output), *flags], check=True, stdout=subprocess.DEVNULL)
-    return json.loads(file.read_text())
+    return [str(config_path(name)), *flags(keys)]
 
 
 def main() -> None:
@@ -286,41 +262,31 @@ def main() -> None:
     output = options.output.resolve()
     world = prepare(output, options.seeds)
     rows = [row for row in ROWS if not options.only or row.startswith(tuple(options.only))]
-    jobs = [(row, seed) for seed in range(options.seeds) for row in rows]
-    jobs = [job for job in jobs if not (output / "done" / f"{slug(job[0])}-{job[1]}").is_file()]
-    (output / "done").mkdir(exist_ok=True)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTS)
-    with ProcessPoolExecutor(options.processes, mp_context=context, max_tasks_per_child=1) as pool:
-        futures = [pool.submit(run_one, arguments(output, *job)) for job in jobs]
-        for number, (job, future) in enumerate(zip(jobs, futures, strict=True), start=1):
-            if code := future.result():
-                raise SystemExit(f"{job} ended with {code}")
-            (output / "done" / f"{slug(job[0])}-{job[1]}").touch()
-            print(f"{number} of {len(jobs)}: {job[0]}, seed {job[1]}", flush=True)
+    jobs = {(row, seed): arguments(output, row, seed) for seed in range(options.seeds) for row in rows}
+    train_rows(jobs, output, processes=options.processes)
     print(f"table: {write_table(output, world, rows)}")
 
 
 def write_table(output: Path, world: Path, rows: list[str]) -> Path:
     """Means and spreads of the rows, of the teachers, and the comparisons."""
+    data = ("--data", str(world / "sts" / "test.tsv"))
     lines = ["| row | Spearman × 100 | seeds |", "|---|---|---|"]
     for name, model in teachers_alone(output).items():
-        score = _spearman(evaluate([model], world, output / "evaluated" / slug(name), *POOLING.get(name, ())))
+        [[_, score]] = _scores(evaluate([model], output / "evaluated" / slug(name), *data, *POOLING.get(name, ())))
         lines.append(f"| {name} | {score:.2f} | |")
     for row in rows:
-        parent = output / "runs" / slug(row)
         found = []
-        for run in sorted(parent.glob("seed*")):
+        for run in sorted((output / "runs" / slug(row)).glob("seed*")):
             folder = output / "evaluated" / slug(row) / run.name
-            found.append(_spearman(evaluate([str(run)], world, folder, "--no-teachers")))
-        spread = statistics.stdev(found) if len(found) > 1 else 0.0
-        lines.append(f"| {row} | {statistics.mean(found):.2f} ± {spread:.2f} | {len(found)} |")
+            [[task, score]] = _scores(evaluate([str(run)], folder, *data, "--no-teachers"))
+            found.append(score)
+        lines.append(f"| {row} | {mean_and_spread(found)} | {len(found)} |")
     lines += ["", "| first | second | difference | 95 % interval | p | seen from |", "|---|---|---|---|---|---|"]
     for first, second in COMPARED:
         if first in rows and second in rows:
             parents = [str(output / "runs" / slug(row)) for row in (first, second)]
-            folder = output / "compared" / f"{slug(first)}-{slug(second)}"
-            lines.append(f"| {first} | {second} | {_difference(evaluate(parents, world, folder, '--compare'))} |")
+            found = evaluate(parents, output / "compared" / f"{slug(first)}-{slug(second)}", *data, "--compare")
+            lines.append(f"| {first} | {second} | {difference(found, suite='sts', task=task)} |")
     path = output / "table.md"
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -336,17 +302,9 @@ def teachers_alone(output: Path) -> dict[str, str]:
 POOLING = {"teacher MiniLM": ("--pooling", "mean")}
 
 
-def _spearman(results: Any) -> float:
-    score: float = next(iter(results["scores"]["sts"].values()))["spearman"]
-    return score
-
-
-def _difference(comparison: Any) -> str:
-    """Of the only task: first less second, with interval, p and the smallest difference that would be seen."""
-    [found] = [entry for entry in comparison["comparison"]["scores"] if entry["metric"] == "spearman"]
-    p = "< 0.001" if found["p"] < 0.001 else f"{found['p']:.3f}"
-    interval = f"{found['low']:+.2f} to {found['high']:+.2f}"
-    return f"{found['difference']:+.2f} | {interval} | {p} | {found['smallest']:.2f}"
+def _scores(results: Any) -> list[tuple[str, float]]:
+    """Of every task, which here is one."""
+    return [(task, score["spearman"]) for task, score in results["scores"]["sts"].items()]
 
 
 if __name__ == "__main__":

@@ -66,7 +66,13 @@ def _model_of(teacher: Teacher, data: DataRoot) -> str:
         return f"{teacher.encoder}{'' if teacher.pooling is None else f'@{teacher.pooling}'}"
     path = data.folder / teacher.store
     facts = read_store_facts(path)
-    for key, what in (("prompt", "a prompt"), ("joint", "another space"), ("untrained", "random weights")):
+    settings = {
+        "prompt": "a prompt",
+        "joint": "the space that it shares with images",
+        "length": f"texts cut to {facts.length} tokens",
+        "untrained": "random weights",
+    }
+    for key, what in settings.items():
         if getattr(facts, key):
             raise ValueError(f"{path} holds rows of {facts.encoder} with {what}, which no name of a model says")
     return f"{facts.encoder}@{facts.pooling}"

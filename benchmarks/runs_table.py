@@ -1,0 +1,80 @@
+"""Rows of a table, each a configuration under several seeds: trained, evaluated and compared; what is done is kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcse.commands.demo import IMPORTS
+from mcse.recipes.launch import load_config, train
+
+
+def slug(row: str) -> str:
+    """A row's name as a folder's."""
+    return "".join(letter if letter.isalnum() else "_" for letter in row)
+
+
+def flags(keys: Mapping[str, Any]) -> list[str]:
+    """Keys of a configuration as they are given on a command line."""
+    texts = {key: str(value) if isinstance(value, str | Path) else json.dumps(value) for key, value in keys.items()}
+    return [text for key, value in texts.items() for text in (f"--{key}", value)]
+
+
+def train_rows(jobs: Mapping[tuple[str, int], Sequence[str]], output: Path, *, processes: int) -> None:
+    """Trains the runs that are not done; a job's key is row and seed, its value the arguments of ``mcse train``."""
+    done = output / "done"
+    done.mkdir(parents=True, exist_ok=True)
+    left = {job: given for job, given in jobs.items() if not (done / _name(job)).is_file()}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTS)
+    with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool:
+        futures = {job: pool.submit(_train, list(given)) for job, given in left.items()}
+        for number, (job, future) in enumerate(futures.items(), start=1):
+            if code := future.result():
+                raise SystemExit(f"{job} ended with {code}")
+            (done / _name(job)).touch()
+            print(f"{number} of {len(left)}: {job[0]}, seed {job[1]}", flush=True)
+
+
+def evaluate(models: Sequence[str], output: Path, *given: str) -> Any:
+    """What ``mcse evaluate`` writes: results of one model, or the comparison of two."""
+    file = output / ("comparison.json" if "--compare" in given else "results.json")
+    if not file.is_file():
+        command = [sys.executable, "-m", "mcse", "evaluate", *models, "--output", str(output), *given]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return json.loads(file.read_text())
+
+
+def mean_and_spread(found: Sequence[float]) -> str:
+    """Over seeds."""
+    return f"{statistics.mean(found):.2f} ± {statistics.stdev(found) if len(found) > 1 else 0.0:.2f}"
+
+
+def difference(comparison: Any, *, suite: str, task: str) -> str:
+    """First less second in Spearman × 100, with interval, p, and the smallest difference that would be seen."""
+    asked = (suite, task, "spearman")
+    entries = comparison["comparison"]["scores"]
+    [found] = [entry for entry in entries if (entry["suite"], entry["task"], entry["metric"]) == asked]
+    p = "< 0.001" if found["p"] < 0.001 else f"{found['p']:.3f}"
+    interval = f"{found['low']:+.2f} to {found['high']:+.2f}"
+    return f"{found['difference']:+.2f} | {interval} | {p} | {found['smallest']:.2f}"
+
+
+def _name(job: tuple[str, int]) -> str:
+    return f"{slug(job[0])}-{job[1]}"
+
+
+def _train(given: list[str]) -> int:
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    return train(load_config(Path(given[0]), given[1:]), overwrite=False, show_progress=False)
