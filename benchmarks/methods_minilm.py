@@ -1,6 +1,7 @@
 """RankCSE, and KDMCSE taken apart, from all-MiniLM-L6-v2 with [CLS] pooling on real text and photographs.
 
     python -m benchmarks.methods_minilm PART --data DIR --output runs/methods_minilm [--seeds 5] [--processes 2]
+        [--only ROW …]
 
 | PART | |
 |---|---|
@@ -132,10 +133,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", nargs="+", default=[], help="rows whose names begin so")
     options = parser.parse_args()
     data, output, part = options.data.resolve(), options.output.resolve(), options.part
     teacher_rows = prepare(data, output, decontaminate=part != "all")
     rows = {"rank": RANK, "choice": choices()}.get(part, APART)
+    rows = {name: row for name, row in rows.items() if not options.only or name.startswith(tuple(options.only))}
     jobs = {
         (name, seed): arguments(
             row, seed=seed, folder=output / part / slug(name), data=data, output=output, rows=teacher_rows
