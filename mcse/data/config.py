@@ -21,6 +21,7 @@ from mcse.data.source_variants import (
     ShardCaptions,
     Table,
     TableSentences,
+    TextSource,
 )
 
 ImageControl = Literal[True, "shuffled_images", "shuffled_pairs", "random"]
@@ -111,6 +112,41 @@ class DataConfig(TokenConfig):
             raise ValueError("data.repetition, data.sentences: a table of hard negatives has positives of its own")
         if isinstance(self.sentences, TableSentences) and self.captions is not None:
             raise ValueError("data.sentences, data.captions: a table of hard negatives cannot be mixed with captions")
+
+    @property
+    def tests(self) -> str | None:
+        """Where the STS test files are; ``None`` if nothing is left out."""
+        return self.tests_in(self.sts) if self.decontaminate else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskedDataConfig(TokenConfig):
+    """Text of a masked language model, and the part of it that is held out."""
+
+    sentences: TextSource
+    """Sentences or short paragraphs; given as a text alone a file or hub dataset."""
+
+    max_length: int = 128
+    """Tokens that a line keeps, special ones included."""
+
+    dev: str | None = None
+    """A file of lines to evaluate on, which are not trained on; ``null`` holds out ``dev_share`` of ``sentences``."""
+
+    dev_share: float = 0.01
+    """Share of the sentences that is held out, chosen by their own letters, so that it is the same in every run."""
+
+    decontaminate: bool = False
+    """Whether sentences that occur in the STS test files are left out."""
+
+    sts: str | None = None
+    """A file of scored pairs, or SentEval's folder, that the encoder is evaluated on as well; ``null`` is none."""
+
+    def __post_init__(self) -> None:
+        TokenConfig.__post_init__(self)
+        if not 0 < self.dev_share < 1:
+            raise ValueError(f"data.dev_share: must be above 0 and below 1, got {self.dev_share:g}")
+        if self.dev is not None and self.dev_share != 0.01:
+            raise ValueError("data.dev_share: would do nothing, since data.dev is a file of its own")
 
     @property
     def tests(self) -> str | None:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from mcse.data.captions.table import CaptionTable, load_captions, select_captions, select_images
-from mcse.data.config import CaptionDataConfig, ControlsConfig, DataConfig, DataRoot
+from mcse.data.config import CaptionDataConfig, ControlsConfig, DataConfig, DataRoot, MaskedDataConfig
 from mcse.data.controls import assign_images, choose_pairs
 from mcse.data.images.features import FeatureStore, join_equal_rows, open_features
 from mcse.data.images.pixels import FindBad, PixelRows
@@ -74,6 +74,34 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class SentenceRows:
+    """Training sentences and where they came from; ``rows`` reads them again, ``digest`` names them.
+
+    ``count`` says how many they are, or a few more.
+    """
+
+    rows: Callable[[], Iterator[tuple[str, ...]]]
+    columns: int
+    source: str
+    digest: str
+    count: Callable[[], int]
+    files: tuple[DataFile, ...]
+
+    def tokenised(self, tokenizer: Tokenizer, *, max_length: int) -> Sentences:
+        """Their token ids, computed once."""
+        table = tokenise(
+            self.rows(),
+            tokenizer,
+            columns=self.columns,
+            max_length=max_length,
+            digest=self.digest,
+            expected=self.count,
+            source=self.source,
+        )
+        return Sentences(table, self.files, self.rows, self.digest)
+
+
+@dataclass(frozen=True, slots=True)
 class Sentences:
     """Tokenised sentences and where they came from; ``rows`` reads them again, and ``digest`` names them."""
 
@@ -99,7 +127,8 @@ def open_sentence_table(config: DataRoot, source: TableSentences | FileSentences
         raise config.absent(given, str(error)) from error
     if (opened.columns > 1) != isinstance(source, TableSentences):
         right, what = ("table", "triplets") if opened.columns > 1 else ("file", "sentences alone")
-        raise ValueError(f"data.sentences: {opened.source} holds {what}; give data.sentences.{right}")
+        instead = "sentences alone" if isinstance(config, MaskedDataConfig) else f"data.sentences.{right}"
+        raise ValueError(f"data.sentences: {opened.source} holds {what}; give {instead}")
     return opened
 
 
@@ -107,26 +136,28 @@ def load_sentences(
     config: DataConfig, source: TableSentences | FileSentences | HubSentences, tokenizer: Tokenizer
 ) -> Sentences:
     """The training sentences of ``source``."""
+    return read_sentences(config, source).tokenised(tokenizer, max_length=config.max_length)
+
+
+def read_sentences(
+    config: DataConfig | MaskedDataConfig, source: TableSentences | FileSentences | HubSentences
+) -> SentenceRows:
+    """The training sentences of ``source``, without those that ``data.decontaminate`` leaves out."""
     opened = open_sentence_table(config, source)
     known = sts_test_sentences(config.tests)
-
-    digest = opened.digest + (f"-without-{digest_of(*sorted(known))}" if known else "")
 
     def rows() -> Iterator[tuple[str, ...]]:
         return without_tests(opened.rows(), lambda row: row, known=known, source=opened.source, what="sentences")
 
-    table = tokenise(
-        rows(),
-        tokenizer,
-        columns=opened.columns,
-        max_length=config.max_length,
-        digest=digest,
-        expected=opened.count,
-        source=opened.source,
-    )
     text = TrainingText(reader="sentences", source=opened.source, tests=config.tests)
-    files = (DataFile("sentences", opened.source, opened.digest, text), *left_out_files(config.tests))
-    return Sentences(table, files, rows, digest)
+    return SentenceRows(
+        rows=rows,
+        columns=opened.columns,
+        source=opened.source,
+        digest=opened.digest + (f"-without-{digest_of(*sorted(known))}" if known else ""),
+        count=opened.count,
+        files=(DataFile("sentences", opened.source, opened.digest, text), *left_out_files(config.tests)),
+    )
 
 
 def stream_sentences(
@@ -405,7 +436,7 @@ def open_pixels(
         raise config.absent(name, reason) from None
 
 
-def load_dev_pairs(config: DataConfig | TableDataConfig) -> ScoredPairs:
+def load_dev_pairs(config: DataConfig | TableDataConfig | MaskedDataConfig) -> ScoredPairs:
     """The scored pairs that select the best checkpoint: STS-B dev, or the file that ``data.sts`` names."""
     if config.sts is not None:
         path = config.folder / config.sts

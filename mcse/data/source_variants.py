@@ -78,7 +78,8 @@ class StreamSentences:
             raise ValueError(f"data.sentences.window: must be 1 or more, got {self.window}")
 
 
-Sentences: TypeAlias = TableSentences | StreamSentences | HubSentences | FileSentences
+TextSource: TypeAlias = HubSentences | FileSentences
+Sentences: TypeAlias = TableSentences | StreamSentences | TextSource
 
 
 # --- captions

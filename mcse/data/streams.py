@@ -5,7 +5,8 @@ B examples a process, T tokens, F image feature width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -167,7 +168,16 @@ class TokenMasker:
     Every row draws from a generator of its own, named by seed, step and its place in the global batch, so that the
     draws do not depend on the number of processes.
 
-    Source: Devlin et al. 2019, section 3.1; special tokens are never chosen.
+    Args:
+        mask_id: The mask token.
+        vocabulary_size: Ids that a random token is drawn from.
+        special_ids: Tokens that are never chosen.
+        seed: Names the draws.
+        share: Of the tokens, or of the words with ``continues_V``.
+        continues_V: True of pieces that go on with the word before them; with it a word is masked whole.
+        hides_all: Whether every chosen token becomes the mask token, as for an evaluation.
+
+    Source: Devlin et al. 2019, section 3.1; whole words as in BERT's later release.
     """
 
     def __init__(
@@ -178,19 +188,44 @@ class TokenMasker:
         special_ids: Sequence[int],
         seed: int,
         share: float = BERT_MASK_SHARE,
+        continues_V: NDArray[np.bool_] | None = None,
+        hides_all: bool = False,
     ) -> None:
         self.mask_id, self.vocabulary_size, self.seed, self.share = mask_id, vocabulary_size, seed, share
         self.special_ids = np.asarray(sorted(special_ids))
+        self.continues_V, self.hides_all = continues_V, hides_all
 
     def mask(self, ids_T: NDArray[np.int64], *, step: int, row: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The masked copy of one sentence and its labels; ``row`` is its place in the global batch."""
         generator = np.random.default_rng([self.seed, Draw.MASKS, step, row])
-        chosen_T = (generator.random(len(ids_T)) < self.share) & ~np.isin(ids_T, self.special_ids)
+        special_T = np.isin(ids_T, self.special_ids)
+        word_T = self._words(ids_T, special_T)
+        chosen_T = (generator.random(len(ids_T)) < self.share)[word_T] & ~special_T
+        if self.hides_all:
+            return np.where(chosen_T, self.mask_id, ids_T), np.where(chosen_T, ids_T, IGNORED_LABEL)
         kind_T = generator.random(len(ids_T))
         random_T = generator.integers(self.vocabulary_size, size=len(ids_T))
         masked_T = np.where(chosen_T & (kind_T < 0.8), self.mask_id, ids_T)
         masked_T = np.where(chosen_T & (kind_T >= 0.9), random_T, masked_T)
         return masked_T, np.where(chosen_T, ids_T, IGNORED_LABEL)
+
+    def masked(
+        self, rows: Sequence[NDArray[np.int64]], *, step: int, places: Iterable[int], pad_id: int
+    ) -> MaskedTokens:
+        """The masked copies of sentences, whose places in the global batch are the first of ``places``."""
+        drawn = [self.mask(ids_T, step=step, row=row) for ids_T, row in zip(rows, places, strict=False)]
+        masked, labels = zip(*drawn, strict=True)
+        return MaskedTokens(TokenBatch.padded(masked, pad_id=pad_id), pad_rows(labels, fill=IGNORED_LABEL))
+
+    def _words(self, ids_T: NDArray[np.int64], special_T: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The number of the word that each token is masked with."""
+        if self.continues_V is None:
+            return np.arange(len(ids_T))
+        begins_T = ~self.continues_V[ids_T] | special_T
+        begins_T[1:] |= special_T[:-1]  # the first piece of a text need not look like one
+        begins_T[:1] = True
+        word_T: NDArray[np.int64] = begins_T.cumsum() - 1
+        return word_T
 
 
 class TokenRepeater:
@@ -312,6 +347,27 @@ def sentence_batch(
     )
 
 
+class MaskedStream(SampledStream):
+    """Batches of sentences with masked tokens, drawn anew each time that a sentence comes.
+
+    Args:
+        table: Tokenised sentences, one column.
+        sampler: Draws rows of it.
+        pad_id: The tokenizer's padding id.
+        masker: Draws masks.
+    """
+
+    def __init__(self, table: TokenRows, sampler: Order, *, pad_id: int, masker: TokenMasker) -> None:
+        self.table, self.sampler, self.pad_id, self.masker = table, sampler, pad_id, masker
+
+    def batch(self, step: int) -> MaskedTokens:
+        """This process's sentences of ``step``."""
+        share = self.sampler.share
+        rows = self.table.ids(self.sampler.index(step))
+        places = itertools.count(share.rank * share.batch_size)
+        return self.masker.masked(rows, step=step, places=places, pad_id=self.pad_id)
+
+
 class ImageRows(Protocol):
     """Where images come from: a feature store, or image files read as pixels."""
 
@@ -378,13 +434,9 @@ def _masked(
     if masker is None:
         return None
     views = list(views) * 2 if len(views) == 1 else views
-    drawn = [
-        masker.mask(ids_T, step=step, row=view * share.global_batch_size + share.rank * share.batch_size + row)
-        for view, ids in enumerate(views)
-        for row, ids_T in enumerate(ids)
-    ]
-    masked, labels = zip(*drawn, strict=True)
-    return MaskedTokens(tokens=TokenBatch.padded(masked, pad_id=pad_id), label_BT=pad_rows(labels, fill=IGNORED_LABEL))
+    first = share.rank * share.batch_size
+    places = (view * share.global_batch_size + first + row for view, ids in enumerate(views) for row in range(len(ids)))
+    return masker.masked([ids_T for ids in views for ids_T in ids], step=step, places=places, pad_id=pad_id)
 
 
 def _repeated(

@@ -32,6 +32,7 @@ from mcse.manifest import (
     writing_checkpoint,
 )
 from mcse.models.image_tower import ImageTower, load_image_tower, tower_path
+from mcse.models.masked_model import MaskedLanguageModel
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.text_encoder import TextEncoder, check_first_token
 from mcse.models.text_loading import load_text_encoder, load_tokenizer, loading, quiet_transformers, takes_pooling_layer
@@ -134,6 +135,7 @@ def save_checkpoint(
     image_heads: Mapping[str, nn.Module],
     card: str,
     image_tower: ImageTower | None = None,
+    language_model: MaskedLanguageModel | None = None,
 ) -> None:
     """Writes a checkpoint folder. The folder is not replaced as a whole: that is the caller's part.
 
@@ -146,6 +148,7 @@ def save_checkpoint(
         image_heads: By name, such as ``grounding_head`` and ``image_head``.
         card: The model card, Markdown with its front matter.
         image_tower: The tower that was trained; a frozen one is only named, in ``manifest``.
+        language_model: A masked language model around the tower, which is saved whole, its head included.
 
     Raises:
         ValueError: ``folder`` holds something, the pooling cannot be exported or lacks its head, a head is of a kind
@@ -160,7 +163,10 @@ def save_checkpoint(
     if tokenizer.prompt:
         manifest = replace(manifest, details={**manifest.details, "prompt": tokenizer.prompt})
     with writing_checkpoint(folder, with_heads(manifest, heads, tower=image_tower), card=card):
-        save_backbone(folder, encoder.backbone, pooler=pooler)
+        if language_model is None:
+            save_backbone(folder, encoder.backbone, pooler=pooler)
+        else:
+            language_model.save(folder)
         tokenizer.save(folder)
         _save_modules(folder, encoder, tokenizer=tokenizer, pooling=pooling, dense=pooler)
         save_heads(folder, heads, tower=image_tower)

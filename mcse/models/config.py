@@ -126,6 +126,100 @@ class EncoderConfig(TextEncoderConfig):
             )
 
 
+# --- masked language models
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScratchConfig:
+    """An untrained BERT, and a vocabulary of word pieces that is learned from the run's own text."""
+
+    vocabulary_size: int = 8000
+    """Pieces of words."""
+
+    lower_case: bool = True
+    """Whether text is lower-cased, and letters lose their accents."""
+
+    layers: int = 4
+    """Layers of attention and a feed-forward part."""
+
+    width: int = 256
+    """Width of a token's row, and of embeddings."""
+
+    heads: int = 4
+    """Heads of attention, which divide the width."""
+
+    inner_width: int = 1024
+    """Width of a feed-forward part."""
+
+    positions: int = 128
+    """Tokens of the longest text, special ones included."""
+
+    init_std: float = 0.02
+    """Standard deviation of the weights at the start. Source: BERT."""
+
+    def __post_init__(self) -> None:
+        for key in ("layers", "width", "heads", "inner_width"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"encoder.scratch.{key}: must be 1 or more, got {getattr(self, key)}")
+        if self.vocabulary_size < 200:
+            raise ValueError(f"encoder.scratch.vocabulary_size: must be 200 or more, got {self.vocabulary_size}")
+        if self.positions < 3:
+            raise ValueError(f"encoder.scratch.positions: must hold a token and two special ones, got {self.positions}")
+        if self.width % self.heads:
+            raise ValueError(f"encoder.scratch.heads: {self.heads} heads do not divide a width of {self.width}")
+        if self.init_std <= 0:
+            raise ValueError(f"encoder.scratch.init_std: must be positive, got {self.init_std}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskedEncoderConfig:
+    """How a masked language model is trained, and what its sentence embedding is afterwards."""
+
+    dropout: float | None = None
+    """Stands for every dropout rate of the model; ``null`` keeps its own, or BERT's 0.1 from scratch."""
+
+    pooling: Literal["cls", "mean", "max", "last"] = "mean"
+    """The embedding of what is saved; training does not see it."""
+
+    packing: Literal[False, True, "auto"] = False
+    """Whether a batch is one row of sentences without padding; for models that take ``position_ids``.
+
+    ``auto`` packs where the model allows it and the device is one on which it is faster (``models/packing.py``).
+    """
+
+    gradient_checkpointing: bool = False
+    """Whether activations are computed again for the gradient: less memory, about a third more time."""
+
+    def __post_init__(self) -> None:
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"encoder.dropout: must be from 0 to below 1, got {self.dropout}")
+        if self.packing and self.gradient_checkpointing:
+            raise ValueError("encoder.packing: needs no encoder.gradient_checkpointing")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainedMaskedConfig(MaskedEncoderConfig):
+    """A model that trains on."""
+
+    TAG: ClassVar[str] = "name_or_path"
+
+    name_or_path: str
+    """A hub id, a folder, or ``package:NAME/FOLDER``; a language-model head that is not there starts untrained."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScratchMaskedConfig(MaskedEncoderConfig):
+    """A model that starts from nothing."""
+
+    TAG: ClassVar[str] = "scratch"
+
+    scratch: ScratchConfig
+    """Its sizes; ``{}`` takes the defaults."""
+
+
+MaskedModelConfig: TypeAlias = PretrainedMaskedConfig | ScratchMaskedConfig
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageConfig:
     """How the image side learns."""

@@ -144,6 +144,19 @@ class PieceTokenizer(Tokenizer):
         first = {ids[0] if ids else None for ids in self._ids(["", *_TEXTS], max_length=None)}
         return first.pop() if len(first) == 1 else None
 
+    def continuing_pieces(self) -> list[bool] | None:
+        """Of every id, whether its piece goes on with the word before it, as ``##s`` does; ``None`` if no piece says.
+
+        WordPiece marks what goes on; byte-level and SentencePiece vocabularies mark what comes after a space.
+        """
+        pieces, special = self.inner.convert_ids_to_tokens(list(range(len(self)))), set(self.inner.all_special_tokens)
+        if any(piece.startswith("##") for piece in pieces):
+            return [piece.startswith("##") for piece in pieces]
+        for mark in ("\u0120", "\u2581"):
+            if any(piece.startswith(mark) for piece in pieces):
+                return [not piece.startswith(mark) and piece not in special for piece in pieces]
+        return None
+
     def save(self, folder: Path) -> None:
         """Its files, less what transformers leaks into them about this machine and the last call."""
         self.inner.save_pretrained(folder)

@@ -111,12 +111,30 @@ class TextEncoder(nn.Module):
 
         return rows_of(tokens) if self.facts.masks_padding else self._in_parts(tokens, rows_of, sizes=_runs(tokens))
 
+    def rows_at(self, tokens: TokenBatch, place_M: Tensor) -> Tensor:
+        """(M, D) rows of the last layer at places of a batch whose rows are taken one after the other, B · T of them.
+
+        They are packed where training batches are, and never captured as graphs.
+        """
+        first_position = self._packs(tokens)
+        if first_position is None:
+            return self.token_rows(tokens).flatten(0, 1).index_select(0, place_M)
+        packed, width = pack(tokens), tokens.input_ids_BT.shape[1]
+        start_B = packed.start_B.index_select(0, packed.place_B)
+        index_M = start_B.index_select(0, place_M // width) + place_M % width
+        with attention_over(packed, flashes=self.flashes):
+            output = self.backbone(
+                input_ids=packed.input_ids_N[None], position_ids=packed.position_N[None] + first_position
+            )
+        row_ND: Tensor = output.last_hidden_state[0]
+        return row_ND.index_select(0, index_M)
+
     def forward(self, tokens: TokenBatch) -> Tensor:
         """(B, D) pooled rows, not normalised."""
         if not self.facts.masks_padding:
             return self._in_parts(tokens, self._rows, sizes=_runs(tokens))
-        if self.training and self.first_position is not None and self._packs_on(tokens.input_ids_BT.device):
-            return self.packed_rows(tokens, first_position=self.first_position)
+        if (first_position := self._packs(tokens)) is not None:
+            return self.packed_rows(tokens, first_position=first_position)
         if self.training and self.length_chunks > 1:
             return self._in_parts(tokens, self._rows, sizes=-(-len(tokens) // self.length_chunks))
         return self._rows(tokens)
@@ -165,8 +183,10 @@ class TextEncoder(nn.Module):
         hidden, (mask_BT, *_) = zip(*(unpack(layer[0], packed) for layer in layers), strict=True)
         return pool(hidden, mask_BT, pooling=self.pooling)
 
-    def _packs_on(self, device: torch.device) -> bool:
-        return self.packs_on is None or device.type in self.packs_on
+    def _packs(self, tokens: TokenBatch) -> int | None:
+        """The position id of first tokens, if this batch is packed."""
+        packs = self.training and (self.packs_on is None or tokens.input_ids_BT.device.type in self.packs_on)
+        return self.first_position if packs else None
 
     def _rows(self, tokens: TokenBatch) -> Tensor:
         tokens = self._widened(tokens)

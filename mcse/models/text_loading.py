@@ -78,6 +78,21 @@ def load_text_encoder(
             ``dropout`` would do nothing, or ``packing`` would change what it computes.
     """
     check_installed(attention)
+    path, config = _open(name_or_path, dropout=dropout)
+    return text_encoder_around(
+        _load_backbone(path, name_or_path, config, eager=attention == "eager"),
+        name_or_path,
+        pooling=pooling,
+        attention=attention,
+        dropout=dropout,
+        gradient_checkpointing=gradient_checkpointing,
+        length_chunks=length_chunks,
+        packing=packing,
+    )
+
+
+def _open(name_or_path: str, *, dropout: float | None) -> tuple[str, Any]:
+    """Where a text encoder is, and its configuration with the rates of ``dropout``."""
     path = _transformer_path(name_or_path)
     check_files(Path(path), but=(HEADS_FILE, IMAGE_TOWER_FILE))
     config = _load_config(path, name_or_path)
@@ -86,7 +101,22 @@ def load_text_encoder(
         # Some models build no dropout at all where the rate is 0.
         for part in (config, *(getattr(config, name) for name in getattr(config, "sub_configs", {}))):
             set_rates(part, dropout)
-    backbone = _load_backbone(path, name_or_path, config, eager=attention == "eager")
+    return path, config
+
+
+def text_encoder_around(
+    backbone: Any,
+    name_or_path: str,
+    *,
+    pooling: str,
+    attention: str = "sdpa",
+    dropout: float | None = None,
+    gradient_checkpointing: bool = False,
+    length_chunks: int = 1,
+    packing: Literal[False, True, "auto"] = False,
+) -> TextEncoder:
+    """A loaded model as a ``TextEncoder``, as ``load_text_encoder`` gives it; ``name_or_path`` is for messages."""
+    register_attention()
     if dropout is not None:
         for module in backbone.modules():
             set_rates(module, dropout)
@@ -208,12 +238,43 @@ def load_mlm_head(name_or_path: str) -> nn.Module:
     Raises:
         ValueError: The checkpoint has no such head.
     """
-    model = _load_masked_lm(name_or_path, key="loss.mlm_weight")
+    model = _load_trained_lm(name_or_path, key="loss.mlm_weight")
     heads = [child for name, child in model.named_children() if name != model.base_model_prefix]
     if len(heads) != 1:
         raise ValueError(f"loss.mlm_weight: {name_or_path!r} has no single language-model head, but {heads}")
     head: nn.Module = heads[0]
     return head
+
+
+def load_masked_lm(name_or_path: str, *, attention: str = "sdpa", dropout: float | None = None) -> Any:
+    """A masked language model to train on, in float32; a head that the checkpoint lacks starts untrained.
+
+    Args:
+        name_or_path: As for ``load_text_encoder``.
+        attention: As there.
+        dropout: As there.
+
+    Raises:
+        ValueError: As ``load_text_encoder``; or the architecture has no masked language model.
+    """
+    path, config = _open(name_or_path, dropout=dropout)
+    model, lacking = _load_masked_lm(
+        path, name_or_path, key="encoder.name_or_path", config=config, eager=attention == "eager"
+    )
+    own = f"{model.base_model_prefix}."
+    if inner := [key for key in lacking if key.startswith(own)]:
+        raise ValueError(
+            f"encoder.name_or_path: {name_or_path!r} lacks {len(inner)} weights that its config.json promises, "
+            f"first {inner[0]}"
+        )
+    if lacking:
+        tied = model.get_output_embeddings()
+        is_tied = tied is not None and tied.weight is model.get_input_embeddings().weight
+        logger.warning(
+            "encoder.name_or_path: %r stores no language-model head (no %s), so its head starts untrained%s",
+            *(name_or_path, lacking[0], ", with an output matrix tied to the embeddings" if is_tied else ""),
+        )
+    return model
 
 
 def load_generator(name_or_path: str, tokenizer: PieceTokenizer, *, max_length: int) -> nn.Module:
@@ -229,7 +290,7 @@ def load_generator(name_or_path: str, tokenizer: PieceTokenizer, *, max_length: 
             ``tokenizer``'s, or it takes fewer tokens.
     """
     key = "generator.name_or_path"
-    model: nn.Module = _load_masked_lm(name_or_path, key=key)
+    model: nn.Module = _load_trained_lm(name_or_path, key=key)
     use_cheap_dropout(model)
     register_attention()
     try:
@@ -251,22 +312,30 @@ def load_generator(name_or_path: str, tokenizer: PieceTokenizer, *, max_length: 
     return model
 
 
-def _load_masked_lm(name_or_path: str, *, key: str) -> Any:
+def _load_trained_lm(name_or_path: str, *, key: str) -> Any:
     """A masked language model with its own weights, all of them; messages begin with ``key``."""
-    path = resolve_name(name_or_path)
+    model, lacking = _load_masked_lm(resolve_name(name_or_path), name_or_path, key=key)
+    if lacking:
+        raise ValueError(f"{key}: {name_or_path!r} stores no trained language-model head (no {lacking[0]})")
+    return model
+
+
+def _load_masked_lm(
+    path: str, name_or_path: str, *, key: str, config: Any = None, eager: bool = False
+) -> tuple[Any, list[str]]:
+    """A masked language model, and which of its weights the checkpoint lacks, which transformers draws at random."""
+    options: dict[str, Any] = {"attn_implementation": "eager" if eager else None, "dtype": torch.float32}
+    options |= {} if config is None else {"config": config}
     try:
         with quiet_transformers():
             model, report = AutoModelForMaskedLM.from_pretrained(
-                path, dtype=torch.float32, output_loading_info=True, **loading(path)
+                path, output_loading_info=True, **options, **loading(path)
             )
     except Exception as error:
         raise ValueError(f"{key}: {name_or_path!r} is no masked language model: {said(error)}") from None
-    # transformers draws what it does not find at random; an output matrix that is tied is stored once.
+    # An output matrix that is tied is stored once.
     lacking = sorted(name for name in report["missing_keys"] if "decoder" not in name)
-    if lacking or report["mismatched_keys"]:
-        first = [*lacking, *map(str, report["mismatched_keys"])][0]
-        raise ValueError(f"{key}: {name_or_path!r} stores no trained language-model head (no {first})")
-    return model
+    return model, [*lacking, *map(str, report["mismatched_keys"])]
 
 
 def load_tokenizer(name_or_path: str, *, prompt: str = "") -> PieceTokenizer:

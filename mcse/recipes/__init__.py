@@ -9,6 +9,7 @@ from typing import Any
 from mcse.config import ConfigError
 
 RECIPES = {
+    "mlm": "an encoder that fills in hidden words, from nothing or on your own text (Devlin et al. 2019)",
     "simcse": "sentence embeddings from text alone (Gao et al. 2021)",
     "diffcse": "sentence embeddings from text that also tell a sentence from an edited one (Chuang et al. 2022)",
     "mcse": "sentence embeddings from text and images (Zhang et al. 2022)",

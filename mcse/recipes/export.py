@@ -11,12 +11,13 @@ from typing import Any, Protocol
 from torch import nn
 
 from mcse.config import to_dict
-from mcse.data.config import DataConfig
+from mcse.data.config import DataConfig, MaskedDataConfig
 from mcse.data.source_variants import FileSentences, HubCaptions, HubSentences, TableSentences
 from mcse.data.table_config import TableDataConfig
 from mcse.manifest import ImageSide, Kind, Manifest, without_folders, writing_checkpoint
 from mcse.models.checkpoint import save_checkpoint
 from mcse.models.image_tower import ImageTower
+from mcse.models.masked_model import MaskedLanguageModel
 from mcse.recipes.shared import TextSide
 from mcse.report.model_card import CardFacts, sentence_card
 from mcse.types import DataFile, Score
@@ -94,8 +95,13 @@ def sentence_exporter(
     images: ImageSide | None = None,
     heads: Mapping[str, nn.Module] | None = None,
     image_tower: ImageTower | None = None,
+    language_model: MaskedLanguageModel | None = None,
 ) -> Exporter:
-    """Of a sentence encoder; ``heads`` are those of the image side, ``image_tower`` the tower where it was trained."""
+    """Of a sentence encoder.
+
+    ``heads`` are those of the image side, ``image_tower`` the tower where it was trained; a ``language_model`` around
+    the encoder is saved whole in its place.
+    """
     return Exporter(
         config,
         "sentence",
@@ -107,10 +113,11 @@ def sentence_exporter(
             text_head=text.model.head,
             image_heads=heads or {},
             image_tower=image_tower,
+            language_model=language_model,
         ),
         card=partial(
             sentence_card,
-            base_model=config.encoder.name_or_path,
+            base_model=getattr(config.encoder, "name_or_path", None),
             prompt=text.tokenizer.prompt,
             datasets=_hub_datasets(config.data),
         ),
@@ -119,12 +126,12 @@ def sentence_exporter(
     )
 
 
-def _hub_datasets(data: DataConfig | TableDataConfig) -> list[str]:
+def _hub_datasets(data: DataConfig | TableDataConfig | MaskedDataConfig) -> list[str]:
     """Ids of the datasets that the configuration names as the hub's; a file's ``a/b`` may as well be a local path."""
     named: list[str] = []
     if isinstance(data, TableDataConfig):
         return named
-    for source in (data.sentences, data.captions):
+    for source in (data.sentences, data.captions if isinstance(data, DataConfig) else None):
         if isinstance(source, HubSentences | HubCaptions):
             named.append(source.hub.partition("::")[0])
         elif isinstance(source, TableSentences | FileSentences):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mcse.config import ConfigError, build_config, merge, read_overrides, read_yaml
 from mcse.data.table_config import DevTable, first_metric
 from mcse.recipes import config_class, method
+from mcse.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from mcse.training.run import Run
@@ -34,7 +35,12 @@ def load_config(path: Path | None, overrides: Sequence[str]) -> Any:
 
 
 def _own_score(config: Any) -> str | None:
-    """The first score of the first dev table that a configuration brings; ``None`` where it brings none."""
+    """The first score of the first dev table that a configuration brings; ``None`` where it brings none.
+
+    A recipe whose default is a score of its own keeps that.
+    """
+    if config.train.select_by != TrainConfig(batch_size=1, epochs=1).select_by:
+        return None
     data, tables = config.data, getattr(config, "evaluate", ())
     if tables:
         return f"{tables[0].name}.{_metric(tables[0], data.folder)}"

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mcse.data.config import ControlsConfig, DataConfig, Mix, PairControls, TokenConfig
+import numpy as np
+
+from mcse.data.config import ControlsConfig, DataConfig, MaskedDataConfig, Mix, PairControls, TokenConfig
 from mcse.data.load import load_dev_pairs, load_pairs, load_sentences, stream_sentences
 from mcse.data.mixing import MixedStream, plan_mixture
 from mcse.data.source_variants import StreamSentences
@@ -55,18 +57,7 @@ class TextSide:
 
     def masker(self, *, seed: int) -> TokenMasker | None:
         """Draws masks where there are to be masked copies."""
-        if self.mask_share is None:
-            return None
-        inner = self.tokenizer.inner
-        if inner.mask_token_id is None:
-            raise ValueError("encoder.name_or_path: its tokenizer has no mask token, and words are to be masked")
-        return TokenMasker(
-            mask_id=inner.mask_token_id,
-            vocabulary_size=len(inner),
-            special_ids=inner.all_special_ids,
-            seed=seed,
-            share=self.mask_share,
-        )
+        return None if self.mask_share is None else build_masker(self.tokenizer, seed=seed, share=self.mask_share)
 
     def repeater(self, data: DataConfig, *, seed: int) -> TokenRepeater | None:
         """Draws positives with doubled tokens where ``data.repetition`` says so."""
@@ -74,6 +65,31 @@ class TextSide:
             return None
         special = self.tokenizer.inner.all_special_ids
         return TokenRepeater(rate=data.repetition, special_ids=special, max_length=data.max_length, seed=seed)
+
+
+def build_masker(
+    tokenizer: PieceTokenizer, *, seed: int, share: float, whole_word: bool = False, hides_all: bool = False
+) -> TokenMasker:
+    """Draws masks of the tokens of ``tokenizer``; other arguments as of ``TokenMasker``.
+
+    Raises:
+        ValueError: It has no mask token; or words are to be masked whole, and its pieces do not say what a word is.
+    """
+    inner = tokenizer.inner
+    if inner.mask_token_id is None:
+        raise ValueError("encoder.name_or_path: its tokenizer has no mask token, and words are to be masked")
+    continues = tokenizer.continuing_pieces() if whole_word else None
+    if whole_word and continues is None:
+        raise ValueError("loss.whole_word: the tokenizer's pieces do not say where a word begins; leave it false")
+    return TokenMasker(
+        mask_id=inner.mask_token_id,
+        vocabulary_size=len(inner),
+        special_ids=inner.all_special_ids,
+        seed=seed,
+        share=share,
+        continues_V=None if continues is None else np.asarray(continues),
+        hides_all=hides_all,
+    )
 
 
 def build_text_side(
@@ -284,7 +300,9 @@ class Dev:
     files: tuple[DataFile, ...]
 
 
-def build_dev_evaluator(config: DataConfig | TableDataConfig, text: TextSide, *, precision: str) -> Dev:
+def build_dev_evaluator(
+    config: DataConfig | TableDataConfig | MaskedDataConfig, text: TextSide, *, precision: str
+) -> Dev:
     """On the dev pairs."""
     pairs = load_dev_pairs(config)
     name = "stsb_dev" if pairs.name == "STSBenchmark" else pairs.name

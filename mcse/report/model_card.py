@@ -46,7 +46,7 @@ def model_title(folder: Path) -> str:
 def sentence_card(
     run: CardFacts,
     *,
-    base_model: str,
+    base_model: str | None,
     prompt: str = "",
     datasets: Sequence[str] = (),
     languages: Sequence[str] = ("en",),
@@ -56,7 +56,7 @@ def sentence_card(
 
     Args:
         run: What was run.
-        base_model: Hub id, folder or package path of the encoder that training started from.
+        base_model: Hub id, folder or package path of the encoder that training started from; ``None`` is nothing.
         prompt: Put before every sentence.
         datasets: Hub ids of those that the hub has.
         languages: ISO codes.
@@ -68,7 +68,7 @@ def sentence_card(
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         datasets=list(datasets) or None,
-        base_model=base_model if _is_hub_id(base_model) else None,
+        base_model=base_model if base_model is not None and _is_hub_id(base_model) else None,
         tags=["sentence-transformers", "feature-extraction", "sentence-similarity", *_tags(run)],
     )
     # All three ways to load the folder that the card lies in; they give the same embeddings.
@@ -263,8 +263,10 @@ def _tags(run: CardFacts) -> tuple[str, str]:
     return "mcse", f"recipe:{run.recipe}"
 
 
-def _from(base_model: str) -> str:
+def _from(base_model: str | None) -> str:
     """What training started from; of a folder on somebody's machine its own name."""
+    if base_model is None:
+        return "scratch"
     is_place = base_model.startswith((".", "/", "~")) or "\\" in base_model
     return code_span(re.split(r"[/\\]", base_model.rstrip("/\\"))[-1] if is_place else base_model)
 

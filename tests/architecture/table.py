@@ -145,6 +145,7 @@ HOMES: dict[str, set[str]] = {
 """A library, or a part of one, and the only parts that may import it; an empty set is for nobody."""
 
 SYSTEMS: dict[str, tuple[str, ...]] = {
+    "mlm": ("recipes/mlm", "evaluation/evaluators/masked_perplexity.py", "models/scratch.py"),
     "simcse": ("recipes/simcse",),
     "diffcse": ("recipes/diffcse", "models/difference_model.py"),
     "mcse": ("recipes/mcse",),
@@ -224,7 +225,6 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
         "data/language.py",
         "data/lanes.py",
         "encoders/contextual.py",
-        "metrics/perplexity.py",
     ),
     "maf": (
         "recipes/maf",

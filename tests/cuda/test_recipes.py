@@ -92,6 +92,15 @@ CASES = {
         uncounted=1,
     ),
     "dalr": Case("dalr", _PAIRS, {}, uncounted=1),
+    "mlm": Case(
+        "mlm",
+        {},
+        {
+            "CUDA graphs": ("only pooled rows are captured", "only pooled rows are captured"),
+            "CUDA graphs, packed": ("only pooled rows are captured", "only pooled rows are captured"),
+            "cached chunks": ("its loss contrasts no examples", "contrasts no examples"),
+        },
+    ),
     "tables": Case("tables", {}, {}),
     "unpaired": Case("unpaired", {}, {"cached chunks": (NO_CHUNKS, "no one chunk size cuts")}),
     "unpaired, as published": Case(

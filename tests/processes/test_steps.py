@@ -39,7 +39,7 @@ from tests.fixtures.launch import (
 )
 from tests.fixtures.processes import REPOSITORY, run_processes
 from tests.fixtures.teacher_stores import store_rows
-from tests.fixtures.tiny_run import allowing_equal_views, build_tiny_run
+from tests.fixtures.tiny_run import MLM_SCRATCH, allowing_equal_views, build_tiny_run
 from tests.fixtures.tiny_tweets import build_tiny_tweets, tweet_overrides
 
 WHOLE = 32
@@ -133,6 +133,9 @@ STEPS = {
     "unpaired as published": ("unpaired", {"loss.contrast": "as_published"}, 0),
     "unpaired random labels": ("unpaired", {"loss.contrast": "random_labels"}, 0),
     "unpaired without images": ("unpaired", {"loss.contrast": "none"}, 0),
+    "mlm": ("mlm", {"data.sentences": "uneven.txt"}, 1),
+    "mlm, packed whole words": ("mlm", {"encoder.packing": True, "loss.whole_word": True}, 0),
+    "mlm from nothing": ("mlm", MLM_SCRATCH | {"encoder.dropout": 0.0}, 0),
     "elmo": ("elmo", {}, 0),
     "elmo, carried and sampled": ("elmo", {"loss.samples": 20}, 2),
     "cove": ("cove", {}, 1),
@@ -199,6 +202,9 @@ TERMS = {
     "mcse pairs with mlm": {"text_text", "text_image", "mlm"},
     "mcse text alone": {"text_text"},
     "mcse text alone with mlm": {"text_text", "mlm"},
+    "mlm": {"mlm"},
+    "mlm, packed whole words": {"mlm"},
+    "mlm from nothing": {"mlm"},
     "elmo": {"forward", "backward"},
     "elmo, carried and sampled": {"forward", "backward"},
     "cove": {"translation"},
@@ -241,6 +247,9 @@ TERMS |= {case: {"image_to_text", "text_to_image"} for case in STEPS if case.sta
 ALONE = {
     "word features",
     "tables by cosines",
+    "mlm",
+    "mlm, packed whole words",
+    "mlm from nothing",
     "elmo",
     "elmo, carried and sampled",
     "cove",
@@ -258,7 +267,7 @@ LONG = {
 def models_in(still, keys):
     """The keys that name the tiny encoder, with where it is."""
     bert, found = str(still / "bert"), {}
-    if "encoder.name_or_path" in keys:
+    if keys.get("encoder.name_or_path", ...) is not ...:
         found["encoder.name_or_path"] = bert
     if "loss.guide" in keys:
         found["loss.guide"] = keys["loss.guide"] | {"model": bert}

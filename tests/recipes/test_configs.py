@@ -374,6 +374,49 @@ def test_diffcse_config_has_its_constants(path):
     assert {key: resolved.get(key) for key in fixed} == fixed
 
 
+# --- mlm
+
+MLM_FILES = sorted((CONFIGS / "mlm").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", MLM_FILES, ids=name_of)
+def test_mlm_config_builds_and_takes_two_steps(path, root, encoders, tmp_path):
+    keys = {"data.sentences": root / "wiki" / "wiki_sentences_300k.txt.gz", "output_dir": tmp_path / "run"}
+    tree = read_yaml(path)
+    if name := tree["encoder"].get("name_or_path"):
+        keys |= {"encoder.name_or_path": encoders[name], "data.max_length": 64}
+    config = load_config(path, flags_of(keys | {"data.dev_share": 0.1}))
+    run = method("mlm").build(config, start_runtime(precision="fp32", seed=config.seed))
+    run.model.train()
+    for step in range(2):
+        terms = run.step(run.model, run.stream.batch(step))
+        loss = total_loss(terms, device=torch.device("cpu"))
+        assert torch.isfinite(loss)
+        run.optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None for p in run.model.parameters())
+        run.optimizer.step()
+    assert config.train.select_by in run.metrics
+
+
+def test_mlm_configs_have_their_constants():
+    resolved = {path.stem: resolved_of(path) for path in MLM_FILES}
+    assert set(resolved) == {"wiki_mini_cpu", "minilm_own_text_cpu", "roberta_base_dapt"}
+    masks = {"loss.mask_share": 0.15, "loss.whole_word": False, "train.select_by": "dev.perplexity"}
+    for own in resolved.values():
+        assert {key: own[key] for key in masks} == masks
+    sizes = {"vocabulary_size": 8000, "layers": 4, "width": 256, "heads": 4, "inner_width": 1024, "positions": 128}
+    wiki = {f"encoder.scratch.{key}": value for key, value in sizes.items()}
+    wiki |= {"encoder.packing": "auto", "encoder.pooling": "mean", "data.max_length": 128, "encoder.dropout": None}
+    assert {key: resolved["wiki_mini_cpu"].get(key) for key in wiki} == wiki
+    fixed = {"optim.learning_rate": 5e-4, "optim.weight_decay": 0.01, "optim.warmup_steps": 750, "optim.beta1": 0.9}
+    fixed |= {"optim.beta2": 0.98, "optim.epsilon": 1e-6, "optim.schedule": "linear", "train.max_steps": 12_500}
+    fixed |= {"encoder.name_or_path": "FacebookAI/roberta-base", "data.max_length": 512}
+    dapt = resolved["roberta_base_dapt"]
+    assert {key: dapt.get(key) for key in fixed} == fixed
+    assert dapt["train.batch_size"] * dapt["train.accumulation_steps"] == 2048
+
+
 # --- maf
 
 MAF_FILES = sorted((CONFIGS / "maf").glob("*.yaml"))

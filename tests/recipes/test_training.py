@@ -33,7 +33,7 @@ from tests.fixtures.launch import (
     run,
     tensors,
 )
-from tests.fixtures.tiny_run import build_tiny_run
+from tests.fixtures.tiny_run import MLM_SCRATCH, build_tiny_run
 
 LOSSES = {"simcse": {"loss.text_text"}, "mcse": {"loss.text_text", "loss.text_image"}}
 SCORES = {"dev.spearman", "dev.alignment", "dev.uniformity"}
@@ -202,6 +202,8 @@ RESUMED = {
     "mcse": ("mcse", {"image.head_learning_rate": 5e-3}),
     "unpaired": ("unpaired", {"image.learning_rate": 5e-3}),
     "unpaired, of a stream": ("unpaired", {"data.sentences": {"stream": "sentences.txt"}, "loss.contrast": "simclr"}),
+    "mlm": ("mlm", {"encoder.packing": "auto"}),
+    "mlm from nothing": ("mlm", MLM_SCRATCH | {"loss.whole_word": True}),
     "elmo": ("elmo", {}),
     "elmo sampled": ("elmo", {"loss.samples": 20}),
     "cove": ("cove", {}),
