@@ -199,6 +199,7 @@ def stream_sentences(
 class Pairs:
     """Tokenised captions; ``image_of_caption`` are rows of the images (of the caption file where none are read).
 
+    ``is_wrong`` says which of them a control made wrong; ``None`` where each caption has its own image.
     ``num_left_out``: images without captions here because nobody could read them. ``texts`` are the captions, where
     they are in memory. ``order`` draws captions, given the process's share and a seed.
     """
@@ -210,6 +211,7 @@ class Pairs:
     texts: tuple[str, ...]
     files: tuple[DataFile, ...]
     order: Callable[[Share, int], Order]
+    is_wrong: NDArray[np.bool_] | None = None
 
     def teacher_rows(self, teachers: StoredTeachers | None) -> TeacherColumn | None:
         """The rows that stored teachers give the captions.
@@ -262,6 +264,7 @@ def load_pairs(
         texts=tuple(captions),
         files=caption_files(config, source, matched.table, captions),
         order=lambda share, seed: Sampler(len(captions), share, seed=seed, name="data.captions"),
+        is_wrong=None if shown is own else shown != own,
     )
 
 
@@ -293,6 +296,7 @@ def _load_shard_pairs(
     dropped = unusable_samples(shards, images, on_bad_image=source.on_bad, known=known, normalise=normalise)
     rows = PairRows(shards, mode=source.per_image, seed=seed, dropped=dropped)
     image_of_caption: RowNumbers = rows
+    is_wrong = None
     chosen, first = None, rows.shard_first
     if controls.num_pairs is not None:
         chosen = choose_pairs(len(rows), controls.num_pairs, seed=seed)
@@ -300,6 +304,7 @@ def _load_shard_pairs(
     if controls.images is not True or controls.wrong_images:
         own = rows[np.arange(len(rows)) if chosen is None else chosen]
         image_of_caption = assign_images(own, controls.images, seed=seed, wrong_images=controls.wrong_images)
+        is_wrong = image_of_caption != own
     captions = CaptionsOfPairs(rows, tokenizer, max_length=config.max_length, chosen=chosen)
 
     def order(share: Share, seed: int) -> Order:
@@ -317,6 +322,7 @@ def _load_shard_pairs(
         texts=(),
         files=(DataFile("captions", path, shards.digest, text), *left_out_files(config.tests)),
         order=order,
+        is_wrong=is_wrong,
     )
 
 

@@ -388,6 +388,7 @@ class PairStream(SampledStream):
         masker: Draws masks for the language-model term.
         repeater: Draws captions' positives.
         teachers: Rows of the captions.
+        is_wrong: Which captions a control shows with a wrong image, where there is one.
     """
 
     def __init__(
@@ -401,8 +402,10 @@ class PairStream(SampledStream):
         masker: TokenMasker | None = None,
         repeater: TokenRepeater | None = None,
         teachers: TeacherColumn | None = None,
+        is_wrong: NDArray[np.bool_] | None = None,
     ) -> None:
         self.captions, self.image_of_caption, self.images = captions, image_of_caption, images
+        self.is_wrong = is_wrong
         self.sampler, self.pad_id, self.masker = sampler, pad_id, masker
         self.repeater, self.teachers = repeater, teachers
 
@@ -419,6 +422,7 @@ class PairStream(SampledStream):
             masked=_masked(self.masker, [ids], step=step, share=share, pad_id=pad_id),
             positive=_repeated(self.repeater, ids, step=step, share=share, pad_id=pad_id),
             teacher_BF=None if self.teachers is None else torch.from_numpy(self.teachers.rows(index)),
+            is_wrong_B=None if self.is_wrong is None else torch.from_numpy(self.is_wrong[index]),
         )
 
 

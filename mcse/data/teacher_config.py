@@ -71,6 +71,19 @@ def shares(teachers: Sequence[Teacher]) -> list[float]:
     return [teacher.weight / total for teacher in teachers]
 
 
+def check_one_teacher(teachers: Sequence[Teacher], compares_sides: Sequence[str]) -> None:
+    """Refuses several teachers where captions are compared with images.
+
+    Raises:
+        ValueError: Names the first of ``compares_sides``, the keys that do so.
+    """
+    if compares_sides and len(teachers) > 1:
+        raise ValueError(
+            f"{compares_sides[0]}, teachers: images are compared with captions in the space of one encoder; give one "
+            "teacher"
+        )
+
+
 def check_teachers(
     teachers: Sequence[Teacher], control: TeacherControl, *, readers: Sequence[str] | None = None
 ) -> None:

@@ -135,6 +135,7 @@ def info_nce(
     is_key_N: Tensor | None = None,
     positive_B: Tensor | None = None,
     negative_QD: Tensor | None = None,
+    query_weight_B: Tensor | None = None,
     margin: Margin | None = None,
     filtering: TeacherFilter | None = None,
     logits_at_once: int = LOGITS_AT_ONCE,
@@ -147,14 +148,14 @@ def info_nce(
         temperature: Divides the cosine; dimensionless, > 0 (SimCSE: 0.05).
         offset: Row of ``key_ND`` paired with ``query_BD[0]`` (see ``mcse.distributed.gather_rows``).
         query_id_B: What each query shows, such as its image; (B, K) for K kinds of ids. A key that has one of them at
-            the same place is no negative of the query, but its own positive always counts. Given together with
-            ``key_id_N`` or not at all.
+            the same place is no negative of the query, but its own positive always counts. With ``key_id_N`` or not.
         key_id_N: What each key shows; (N, K) for K kinds.
         is_query_B: False on rows whose loss does not count; their own keys must not be keys either.
         is_key_N: False on rows that are nobody's negative. Given together with ``is_query_B`` or not at all: an index
             of rows would make the host wait for a GPU.
         positive_B: Stands for the cosine of a query and its positive, where that is of other rows than negatives are.
         negative_QD: More unit-norm negatives of every query.
+        query_weight_B: Multiplies the loss of each query; without gradient.
         margin: Makes logits harder.
         filtering: Leaves out keys that a teacher holds to be too near.
         logits_at_once: Above this many logits, blocks of queries take turns. Same loss and gradient, but for rounding.
@@ -176,6 +177,7 @@ def info_nce(
         key_id_N=key_id_N,
         is_query_B=is_query_B,
         is_key_N=is_key_N,
+        query_weight_B=query_weight_B,
         margin=margin,
         filtering=filtering,
     )
@@ -257,6 +259,7 @@ class _Rule:
     key_id_N: Tensor | None = None
     is_query_B: Tensor | None = None
     is_key_N: Tensor | None = None
+    query_weight_B: Tensor | None = None
     margin: Margin | None = None
     filtering: TeacherFilter | None = None
 
@@ -269,10 +272,15 @@ class _Rule:
         """The sum over the queries from row ``start`` on; ``others`` are their positives, if given, and candidates."""
         *positive, candidate_MD = others
         logit_bM, target_b = self._logits(start, query_bD, candidate_MD, positive_b=positive[0] if positive else None)
-        if self.is_query_B is None:
+        if self.is_query_B is None and self.query_weight_B is None:
             return F.cross_entropy(logit_bM, target_b, reduction="sum")
-        is_query_b = self.is_query_B[start : start + len(query_bD)]
-        return F.cross_entropy(logit_bM, target_b, reduction="none").masked_fill(~is_query_b, 0.0).sum()
+        inside = slice(start, start + len(query_bD))
+        loss_b = F.cross_entropy(logit_bM, target_b, reduction="none")
+        if self.query_weight_B is not None:
+            loss_b = loss_b * self.query_weight_B[inside].detach()
+        if self.is_query_B is not None:
+            loss_b = loss_b.masked_fill(~self.is_query_B[inside], 0.0)
+        return loss_b.sum()
 
     def _logits(
         self, start: int, query_bD: Tensor, candidate_MD: Tensor, *, positive_b: Tensor | None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mcse.models.text_encoder import TextEncoder
-from mcse.nn.heads import TanhHead
+from mcse.nn.heads import BilinearHead, TanhHead
 from mcse.types import MaskedTokens, PairBatch, SentenceBatch
 from mcse.types.batches import concatenate
 
@@ -103,7 +103,8 @@ class GroundedRows:
     """Text rows, and on paired batches both views of the captions and the images in the joint space.
 
     ``feature_BF`` are the images before their head, ``caption_BH`` a teacher's rows of the captions in the joint space,
-    where the model has a head for them.
+    where the model has a head for them. Products of ``text_match_BK`` and ``image_match_BK`` are logits that a caption
+    and an image belong together, where the model judges that.
     """
 
     text: SentenceRows
@@ -112,6 +113,8 @@ class GroundedRows:
     image_BH: Tensor | None
     feature_BF: Tensor | None = None
     caption_BH: Tensor | None = None
+    text_match_BK: Tensor | None = None
+    image_match_BK: Tensor | None = None
 
 
 class GroundedModel(nn.Module):
@@ -124,6 +127,8 @@ class GroundedModel(nn.Module):
         tower: Turns pixels into features inside the step: an ``ImageTower`` to train, or a ``FrozenTower``; ``None``
             reads stored features.
         teacher_dim: Width of a teacher's rows of captions, which then have a head of their own.
+        judges: Whether a head judges which captions and images belong together. It reads rows of the joint space and
+            sends no gradient back into it.
     """
 
     def __init__(
@@ -134,12 +139,14 @@ class GroundedModel(nn.Module):
         joint_dim: int = 256,
         tower: nn.Module | None = None,
         teacher_dim: int | None = None,
+        judges: bool = False,
     ) -> None:
         super().__init__()
         self.text = text
         self.grounding_head = TanhHead(text.encoder.width, joint_dim)
         self.image_head = TanhHead(image_dim, joint_dim)
         self.caption_head = None if teacher_dim is None else TanhHead(teacher_dim, joint_dim)
+        self.match_head = BilinearHead(joint_dim) if judges else None
         self.tower = tower
 
     def forward(self, batch: SentenceBatch | PairBatch) -> GroundedRows:
@@ -152,13 +159,19 @@ class GroundedModel(nn.Module):
         if self.tower is not None:
             # Some towers have parameters that their features do not pass through.
             image_BF = self.tower(image_BF) + nothing_of(self.tower)
+        grounded_BH, image_BH = self.grounding_head(rows.pooled_query_BD), self.image_head(image_BF)
+        judged: tuple[Tensor | None, Tensor | None] = (None, None)
+        if self.match_head is not None:
+            judged = self.match_head(grounded_BH.detach(), image_BH.detach())
         return GroundedRows(
             text=rows,
-            grounded_query_BH=self.grounding_head(rows.pooled_query_BD),
+            grounded_query_BH=grounded_BH,
             grounded_positive_BH=self.grounding_head(rows.pooled_positive_BD),
-            image_BH=self.image_head(image_BF),
+            image_BH=image_BH,
             feature_BF=image_BF,
             caption_BH=None if self.caption_head is None else self.caption_head(taught_BF),
+            text_match_BK=judged[0],
+            image_match_BK=judged[1],
         )
 
     def _touch_heads(self, rows: SentenceRows) -> SentenceRows:

@@ -5,6 +5,7 @@ B rows, D input width, H output width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -72,6 +73,32 @@ class BatchNormHead(nn.Module):
         row_NH, offset = self._gather(row_BH)
         normal_NH = F.batch_norm(row_NH, None, None, scale, shift, training=True)
         return normal_NH[offset : offset + len(row_BH)]
+
+
+class BilinearHead(nn.Module):
+    """Rows of a text and of an image whose product is the logit that they belong together.
+
+    With t̂ and v̂ their rows at length √H: t̂ᵀ W v̂ / √H + c. All weights start at 0, so that every pair starts at a
+    probability of one half, and a model with this head starts as one without it.
+
+    Source: the matching of Xu et al. 2022 (MAF, eqs. 8 and 9). Their head sees both rows at once; a row of each side
+    can be paired with rows of any process.
+
+    Args:
+        width: H, of both rows.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width, width))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, text_BH: Tensor, image_BH: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, H + 1) rows of the texts, and of the images, of which the latter have no gradient in the weights."""
+        scale = math.sqrt(text_BH.shape[1])
+        t_BH, v_BH = (F.normalize(row_BH, dim=1) * scale for row_BH in (text_BH, image_BH))
+        text_BK = torch.cat([t_BH @ self.weight / scale, self.bias.expand(len(t_BH), 1).to(t_BH)], dim=1)
+        return text_BK, torch.cat([v_BH, torch.ones_like(v_BH[:, :1])], dim=1)
 
 
 class ReluProjection(nn.Module):

@@ -16,6 +16,7 @@ from mcse.data.mixing import carried_part
 from mcse.data.shards.pairs import ShardImages
 from mcse.data.streams import PairStream
 from mcse.data.teacher_config import TaughtControls, TaughtImageControls
+from mcse.manifest import absolute_name
 from mcse.models.config import EncoderConfig, ImageConfig
 from mcse.recipes import export, shared
 from mcse.recipes.image_side import Images, build_parted_optimizer
@@ -186,6 +187,7 @@ def paired_feed(
         masker=text.masker(seed=seed),
         repeater=text.repeater(config.data, seed=seed),
         teachers=pairs.teacher_rows(teachers),
+        is_wrong=pairs.is_wrong,
     )
     captions = shared.Feed(
         stream,
@@ -202,6 +204,23 @@ def paired_feed(
     return shared.mixed_feed(config.data, text, captions, mix=config.mix, share=share, seed=config.seed, teachers=own)
 
 
+def check_one_space(key: str, teachers: Teachers, images: Images[NamedImages | ShardImages]) -> None:
+    """Refuses to compare captions with images whose rows are of two spaces, as far as stores say whose they are.
+
+    Raises:
+        ValueError: Names ``key``.
+    """
+    ours = images.rows.made_by.get("tower") if images.tower is None else images.tower.spec
+    theirs = None if teachers.stored is None else teachers.stored.stores[0].facts.encoder
+    is_other = ours is not None and theirs is not None and absolute_name(ours) != absolute_name(theirs)
+    if is_other or teachers.width != images.width:
+        raise ConfigError(
+            f"{key}: compares captions with images, but the teacher's rows of captions are "
+            f"{teachers.width} wide ({theirs or 'live'}) and those of images {images.width} ({ours or 'unknown'}); "
+            "give rows of one space, such as those of one image–text encoder"
+        )
+
+
 def paired_run(
     config: TaughtPairsConfig,
     taught: TaughtText,
@@ -212,6 +231,7 @@ def paired_run(
     step: Callable[[nn.Module, Any], LossTerms],
     heads: Mapping[str, nn.Module],
     more_heads: Sequence[nn.Module] = (),
+    match_head: tuple[nn.Module, float] | None = None,
 ) -> Run:
     """The run of a text side and an image side.
 
@@ -224,6 +244,7 @@ def paired_run(
         step: Of the recipe.
         heads: Those that are saved, by name.
         more_heads: Those that training alone needs.
+        match_head: One more of these, with its peak rate.
     """
     text, teachers = taught.side, taught.teachers
     dev = shared.build_dev_evaluator(config.data, text, precision=config.train.precision)
@@ -237,6 +258,7 @@ def paired_run(
                 (text.model, None),
                 (nn.ModuleList([*heads.values(), *more_heads]), config.image.head_learning_rate),
                 (images.trained_tower, images.learning_rate),
+                *(() if match_head is None else (match_head,)),
             ],
             config.optim,
         ),

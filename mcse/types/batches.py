@@ -119,7 +119,8 @@ class PairBatch:
     """Captions with their images: stored features ``image_BF``, or pixels (B, 3, height, width) for a live tower.
 
     ``image_id_B`` says which image a row holds, so that two captions of one image are not each other's negatives.
-    ``positive``, ``masked`` and ``teacher_BF`` are as of ``SentenceBatch``.
+    ``positive``, ``masked`` and ``teacher_BF`` are as of ``SentenceBatch``. ``is_wrong_B`` is true where a control
+    shows a caption with a wrong image, for logs alone; ``None`` where each has its own.
     """
 
     caption: TokenBatch
@@ -128,6 +129,7 @@ class PairBatch:
     masked: MaskedTokens | None = None
     positive: TokenBatch | None = None
     teacher_BF: Tensor | None = None
+    is_wrong_B: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

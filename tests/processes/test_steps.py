@@ -66,6 +66,13 @@ TAUGHT = {
     "loss.list_net": {"weight": 0.5},
     "loss.margin": {"negative": 0.2, "by_teacher": True},
 }
+LEARNED = ALL_CAPTIONS | {"loss.match_weight": {"kind": "learned"}, "controls.wrong_images": 0.3}
+GUIDED = ALL_CAPTIONS | {
+    "data.images": "wide.hdf5",
+    "teachers": [{"name": "bert", "store": "rows"}],
+    "loss.match_weight": {"kind": "guided", "threshold": 0.02},
+    "controls.wrong_images": 0.3,
+}
 ADAPTERS = {"encoder.lora": {"rank": 3, "modules": ["query", "value", "dense"]}}
 # Recipe, keys, step. MCSE's pairs come at even steps.
 STEPS = {
@@ -119,6 +126,11 @@ STEPS = {
     "mcse pairs": ("mcse", ALL_CAPTIONS, 2),
     "mcse pairs cached": ("mcse", ALL_CAPTIONS | {"train.cached_chunk_size": 3}, 2),
     "mcse pairs with mlm": ("mcse", ALL_CAPTIONS | {"loss.mlm_weight": 0.1, "loss.image_reduction": "sum"}, 0),
+    "mcse, learned weights": ("mcse", LEARNED, 2),
+    "mcse, learned weights, cached": ("mcse", LEARNED | {"train.cached_chunk_size": 3}, 2),
+    "mcse, learned weights, text alone": ("mcse", LEARNED, 1),
+    "mcse, guided weights, cached": ("mcse", GUIDED | {"train.cached_chunk_size": 3}, 2),
+    "kdmcse, guided weights": ("kdmcse", GUIDED, 0),
     "mcse text alone": ("mcse", ALL_CAPTIONS, 1),
     "mcse text alone with mlm": ("mcse", ALL_CAPTIONS | {"loss.mlm_weight": 0.1}, 1),
     "adapters": ("simcse", ADAPTERS, 0),
@@ -200,6 +212,11 @@ TERMS = {
     "mcse pairs": {"text_text", "text_image"},
     "mcse pairs cached": {"text_text", "text_image"},
     "mcse pairs with mlm": {"text_text", "text_image", "mlm"},
+    "mcse, learned weights": {"text_text", "text_image", "matching", "weight.right", "weight.wrong"},
+    "mcse, learned weights, cached": {"text_text", "text_image", "matching", "weight.right", "weight.wrong"},
+    "mcse, learned weights, text alone": {"text_text"},
+    "mcse, guided weights, cached": {"text_text", "text_image", "weight.right", "weight.wrong"},
+    "kdmcse, guided weights": KD_TERMS | {"weight.right", "weight.wrong"},
     "mcse text alone": {"text_text"},
     "mcse text alone with mlm": {"text_text", "mlm"},
     "mlm": {"mlm"},

@@ -200,6 +200,10 @@ RESUMED = {
     "dalr": ("dalr", {}),
     "tables": ("tables", {}),
     "mcse": ("mcse", {"image.head_learning_rate": 5e-3}),
+    "mcse with learned weights": (
+        "mcse",
+        {"loss.match_weight": {"kind": "learned"}, "controls.wrong_images": 0.3},
+    ),
     "unpaired": ("unpaired", {"image.learning_rate": 5e-3}),
     "unpaired, of a stream": ("unpaired", {"data.sentences": {"stream": "sentences.txt"}, "loss.contrast": "simclr"}),
     "mlm": ("mlm", {"encoder.packing": "auto"}),

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mcse.data.config import Mix, PairedDataConfig
-from mcse.data.teacher_config import TaughtImageControls, Teacher, check_teachers
+from mcse.data.teacher_config import TaughtImageControls, Teacher, check_one_teacher, check_teachers
 from mcse.models.config import EncoderConfig, ImageConfig
 from mcse.recipes.base import RunConfig, resolve_mix
-from mcse.recipes.terms.config import AngularMargin, PairedLossConfig, check_angle, check_not_negative
+from mcse.recipes.terms.config import AngularMargin, MatchedLossConfig, check_angle, check_not_negative
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class CrossFilter:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig(PairedLossConfig):
+class LossConfig(MatchedLossConfig):
     """The terms of sentences, and λ times those of images and of the teacher's captions."""
 
     caption_weight: float | None = None
@@ -41,10 +41,16 @@ class LossConfig(PairedLossConfig):
     """Leaves out false negatives; ``null`` is what the published scripts do."""
 
     def __post_init__(self) -> None:
-        PairedLossConfig.__post_init__(self)
+        MatchedLossConfig.__post_init__(self)
         if self.caption_weight is not None:
             check_not_negative(self, "loss", "caption_weight")
         check_angle("loss.image_margin", self.image_margin)
+
+    @property
+    def compares_sides(self) -> tuple[str, ...]:
+        """The keys of what compares the teacher's rows of captions with those of images."""
+        filtering = () if self.cross_filter is None else ("loss.cross_filter",)
+        return (*filtering, *self.guided)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,9 +85,5 @@ class Config(RunConfig):
         if not self.teachers:
             raise ValueError("teachers: give the teacher's text side")
         check_teachers(self.teachers, self.controls.teachers)
-        if self.loss.cross_filter is not None and len(self.teachers) > 1:
-            raise ValueError(
-                "loss.cross_filter, teachers: images are compared with captions in the space of one encoder; give one "
-                "teacher"
-            )
+        check_one_teacher(self.teachers, self.loss.compares_sides)
         object.__setattr__(self, "mix", resolve_mix(self.mix, self.data))

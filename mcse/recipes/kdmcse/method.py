@@ -22,17 +22,15 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mcse.config import ConfigError
-from mcse.data.images.training import NamedImages
-from mcse.data.shards.pairs import ShardImages
 from mcse.distributed import gather_rows
 from mcse.losses.contrastive import Margin, TeacherFilter, TeacherRows, count_left_out, unit_rows
-from mcse.manifest import absolute_name
 from mcse.models.sentence_model import GroundedModel, GroundedRows
-from mcse.recipes.image_side import Images, open_paired_images
+from mcse.recipes.image_side import open_paired_images
 from mcse.recipes.kdmcse.config import Config, LossConfig
-from mcse.recipes.taught import build_taught_text, paired_feed, paired_run
-from mcse.recipes.teachers import Teachers
+from mcse.recipes.taught import build_taught_text, check_one_space, paired_feed, paired_run
+from mcse.recipes.terms.config import LearnedWeight
 from mcse.recipes.terms.joint import joint_contrast
+from mcse.recipes.terms.match import match_head_of, pair_weights
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
 from mcse.types import LossTerm, LossTerms, PairBatch, SentenceBatch
@@ -44,8 +42,8 @@ def build(config: Config, runtime: Runtime) -> Run:
     taught = build_taught_text(config, runtime)
     text, teachers = taught.side, taught.teachers
     images = open_paired_images(config.data)
-    if loss.cross_filter is not None:
-        _check_one_space(teachers, images)
+    for key in loss.compares_sides:
+        check_one_space(key, teachers, images)
     if teachers.live and config.train.cached_chunk_size is not None:
         raise ConfigError(
             "train.cached_chunk_size: the model reads the teacher's rows chunk by chunk, and a live teacher gives them "
@@ -59,6 +57,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         joint_dim=loss.joint_dim,
         tower=images.module,
         teacher_dim=teachers.width,
+        judges=isinstance(loss.match_weight, LearnedWeight),
     )
     heads: dict[str, nn.Module] = {"grounding_head": model.grounding_head, "image_head": model.image_head}
     teacher_head = [model.caption_head] if model.caption_head is not None else []
@@ -72,11 +71,24 @@ def build(config: Config, runtime: Runtime) -> Run:
             terms |= teacher_terms(rows, batch, loss)
         return terms
 
-    return paired_run(config, taught, images, feed, model=model, step=step, heads=heads, more_heads=teacher_head)
+    return paired_run(
+        config,
+        taught,
+        images,
+        feed,
+        model=model,
+        step=step,
+        heads=heads,
+        more_heads=teacher_head,
+        match_head=match_head_of(model, loss.match_weight),
+    )
 
 
 def teacher_terms(rows: GroundedRows, batch: PairBatch, loss: LossConfig) -> LossTerms:
-    """``text_image`` and ``text_caption``, and with a filter the shares of negatives that it leaves out of each."""
+    """``text_image`` and ``text_caption``, with a filter the shares of negatives that it leaves out of each.
+
+    Weights of pairs are of images alone: a caption is the teacher's own, whatever image stands beside it.
+    """
     assert rows.feature_BF is not None
     assert batch.teacher_BF is not None
     image_BF, caption_BF = unit_rows(rows.feature_BF.detach()), batch.teacher_BF
@@ -86,7 +98,7 @@ def teacher_terms(rows: GroundedRows, batch: PairBatch, loss: LossConfig) -> Los
         "text_image": (rows.image_BH, loss.image_weight, image_BF, image_NF, caption_BF),
         "text_caption": (rows.caption_BH, caption_weight, caption_BF, caption_NF, image_BF),
     }
-    terms = {}
+    pair_weight_B, terms = pair_weights(rows, batch, loss.match_weight)
     for name, (key_BH, weight, own_BF, own_NF, other_BF) in sides.items():
         assert key_BH is not None
         filtering = None
@@ -104,21 +116,9 @@ def teacher_terms(rows: GroundedRows, batch: PairBatch, loss: LossConfig) -> Los
             weight=weight,
             margin=Margin(negative=loss.image_margin, teacher=TeacherRows(query_BF=own_BF, key_NF=own_NF)),
             filtering=filtering,
+            pair_weight_B=pair_weight_B if name == "text_image" else None,
         )
     return terms
-
-
-def _check_one_space(teachers: Teachers, images: Images[NamedImages | ShardImages]) -> None:
-    """Refuses to compare captions with images whose rows are of two spaces, as far as stores say whose they are."""
-    ours = images.rows.made_by.get("tower") if images.tower is None else images.tower.spec
-    theirs = None if teachers.stored is None else teachers.stored.stores[0].facts.encoder
-    is_other = ours is not None and theirs is not None and absolute_name(ours) != absolute_name(theirs)
-    if is_other or teachers.width != images.width:
-        raise ConfigError(
-            f"loss.cross_filter: compares captions with images, but the teacher's rows of captions are "
-            f"{teachers.width} wide ({theirs or 'live'}) and those of images {images.width} ({ours or 'unknown'}); "
-            "give rows of one space, such as those of one image–text encoder"
-        )
 
 
 def _views(rows: GroundedRows) -> list[Tensor]:

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mcse.data.config import Mix, PairedDataConfig
-from mcse.data.teacher_config import TaughtImageControls, Teacher, check_teachers
+from mcse.data.teacher_config import TaughtImageControls, Teacher, check_one_teacher, check_teachers
 from mcse.models.config import EncoderConfig, ImageConfig
 from mcse.recipes.base import RunConfig, resolve_mix
-from mcse.recipes.terms.config import PairedLossConfig
+from mcse.recipes.terms.config import MatchedLossConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig(PairedLossConfig):
+class LossConfig(MatchedLossConfig):
     """The terms of sentences and λ times the image term."""
 
     image_reduction: Literal["mean", "sum"] = "mean"
@@ -49,5 +49,7 @@ class Config(RunConfig):
     """Frozen encoders that terms of the loss compare with."""
 
     def __post_init__(self) -> None:
-        check_teachers(self.teachers, self.controls.teachers, readers=self.loss.reads_teachers)
+        readers = (*self.loss.reads_teachers, *self.loss.guided)
+        check_teachers(self.teachers, self.controls.teachers, readers=readers)
+        check_one_teacher(self.teachers, self.loss.guided)
         object.__setattr__(self, "mix", resolve_mix(self.mix, self.data))

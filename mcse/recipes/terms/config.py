@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 _OF_OWN_VIEWS = (
     "off_dropout",
@@ -264,6 +265,46 @@ class TextLossConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LearnedWeight:
+    """How probable a small head, which learns to tell pairs from shifted ones, holds a pair to be. Source: MAF."""
+
+    kind: Literal["learned"]
+    """``learned``: by a head of the run's own."""
+
+    weight: float = 1.0
+    """Of the head's term, whose gradient reaches the head alone; 0 is a control under which all pairs weigh alike."""
+
+    learning_rate: float = 1e-3
+    """Peak learning rate of the head."""
+
+    def __post_init__(self) -> None:
+        check_not_negative(self, "loss.match_weight", "weight")
+        check_positive(self, "loss.match_weight", "learning_rate")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuidedWeight:
+    """How alike the teacher holds a caption and its image to be: sigmoid((cosine − threshold) / width)."""
+
+    kind: Literal["guided"]
+    """``guided``: by the one teacher's rows of captions, and ``data.images`` of the same image–text encoder."""
+
+    threshold: float
+    """The teacher's cosine at which a pair weighs half."""
+
+    width: float = 0.05
+    """How far above the threshold, in cosines, a pair weighs 0.73; the smaller, the nearer to a filter."""
+
+    def __post_init__(self) -> None:
+        if not -1 < self.threshold < 1:
+            raise ValueError(f"loss.match_weight.threshold: must be a cosine, got {self.threshold:g}")
+        check_positive(self, "loss.match_weight", "width")
+
+
+MatchWeight: TypeAlias = LearnedWeight | GuidedWeight
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PairedLossConfig(TextLossConfig):
     """The terms of sentences, and λ times the contrast of sentences and images."""
 
@@ -280,3 +321,16 @@ class PairedLossConfig(TextLossConfig):
         TextLossConfig.__post_init__(self)
         check_positive(self, "loss", "image_temperature", "joint_dim")
         check_not_negative(self, "loss", "image_weight")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatchedLossConfig(PairedLossConfig):
+    """The terms of sentences, and λ times the contrast of sentences and images, whose pairs may be weighed."""
+
+    match_weight: MatchWeight | None = None
+    """Weighs pairs of the image term, with a mean of 1 over a batch; ``null`` weighs all alike."""
+
+    @property
+    def guided(self) -> tuple[str, ...]:
+        """The key of the weights, where they are a teacher's."""
+        return ("loss.match_weight",) if isinstance(self.match_weight, GuidedWeight) else ()

@@ -26,6 +26,7 @@ def joint_contrast(
     reduction: Literal["mean", "sum"] = "mean",
     margin: Margin | None = None,
     filtering: TeacherFilter | None = None,
+    pair_weight_B: Tensor | None = None,
 ) -> LossTerm:
     """InfoNCE of each view of the sentences against the keys of all processes.
 
@@ -40,11 +41,16 @@ def joint_contrast(
         reduction: Over views.
         margin: Makes logits harder.
         filtering: Leaves out keys that a teacher holds to be too near.
+        pair_weight_B: Of each pair, more than 0; divided by their mean over all processes, so that the term is a
+            weighted mean and keeps its scale.
 
     Source: Zhang et al. 2022 (MCSE), eq. 4, averaged over the views as in the released code unless ``sum`` is asked.
     """
     key_NH, offset = gather_rows(unit_rows(key_BH))
     key_id_N = gather_ids(id_B)
+    if pair_weight_B is not None:
+        weight_N1, _ = gather_rows(pair_weight_B[:, None])
+        pair_weight_B = pair_weight_B / weight_N1.mean()
     terms = [
         info_nce(
             unit_rows(view_BH),
@@ -53,6 +59,7 @@ def joint_contrast(
             offset=offset,
             query_id_B=id_B,
             key_id_N=key_id_N,
+            query_weight_B=pair_weight_B,
             margin=margin,
             filtering=filtering,
         )

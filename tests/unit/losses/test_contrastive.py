@@ -50,6 +50,37 @@ def test_excluded_keys_are_no_negatives_but_the_positive_stays() -> None:
 
 
 @pytest.mark.parametrize("logits_at_once", [2**22, 10])
+def test_weights_multiply_the_losses_of_queries(logits_at_once: int) -> None:
+    query, key, weight = _rows(0).requires_grad_(), _rows(1).requires_grad_(), torch.tensor([0.5, 2.0, 0.0, 1.0, 1.5])
+    shown = torch.tensor([4, 1, 4, 3, 2])
+    expected = torch.zeros((), dtype=torch.float64)
+    for i in range(5):
+        scores = [query[i] @ key[j] / 0.1 for j in range(5) if i == j or shown[i] != shown[j]]
+        own = query[i] @ key[i] / 0.1
+        expected = expected + float(weight[i]) * (torch.logsumexp(torch.stack(scores), 0) - own)
+    weight.requires_grad_()
+
+    def loss(query_BD: torch.Tensor, key_ND: torch.Tensor) -> torch.Tensor:
+        return info_nce(
+            query_BD,
+            key_ND,
+            temperature=0.1,
+            query_id_B=shown,
+            key_id_N=shown,
+            query_weight_B=weight,
+            logits_at_once=logits_at_once,
+        )
+
+    torch.testing.assert_close(loss(query, key), expected)
+    assert torch.autograd.gradcheck(loss, (query, key))
+    ours, theirs = (torch.autograd.grad(total, [query, key]) for total in (loss(query, key), expected))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+    loss(query, key).backward()
+    assert weight.grad is None  # else the loss would be lowered by believing no pair
+
+
+@pytest.mark.parametrize("logits_at_once", [2**22, 10])
 def test_rows_that_do_not_count_are_as_if_they_were_not_there(logits_at_once: int) -> None:
     counts, shown = torch.tensor([True, False, True, True, False]), torch.tensor([4, 1, 4, 3, 2])
     gradients = []
