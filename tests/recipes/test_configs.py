@@ -318,7 +318,7 @@ def test_the_caption_baseline_differs_from_mcse_in_the_images_alone(setting, enc
     baseline = resolved_of(CONFIGS / "simcse" / f"{setting}_{encoder}.yaml")
     differing = {key for key in ours.keys() | baseline.keys() if ours.get(key) != baseline.get(key)}
     of_images = {key for key in ours if key.startswith(("data.images.", "image.", "loss.image_"))}
-    of_images |= {"loss.joint_dim", "controls.images"}
+    of_images |= {"loss.joint_dim", "controls.images", "controls.wrong_images"}
     assert differing == of_images - {"image.head_learning_rate"} | {"recipe", "output_dir", "loss.hard_negative_weight"}
     assert (ours["image.head_learning_rate"], ours["controls.images"]) == (None, True)
     assert baseline["loss.hard_negative_weight"] == 0.0
