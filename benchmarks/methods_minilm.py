@@ -83,28 +83,35 @@ def choices() -> dict[str, Row]:
     return rows
 
 
-def prepare(data: Path, output: Path, *, decontaminate: bool) -> Path:
-    """Sentences and the text teacher's rows of them; a vse run of ours with its rows of images and captions."""
+def prepare_sentences(data: Path, output: Path) -> None:
+    """Sentences, and the text teacher's rows of them."""
     sentences = output / "sentences.txt"
     if not sentences.is_file():
         output.mkdir(parents=True, exist_ok=True)
         with gzip.open(data / "wiki" / "wiki_sentences_300k.txt.gz", "rt", encoding="utf-8") as file:
             sentences.write_text("".join(itertools.islice(file, 20_000)), encoding="utf-8")
-    folder = output / ("decontaminated_rows" if decontaminate else "all_rows")
+    store(output / "minilm", texts=[str(sentences)], encoder=MINILM, pooling="mean")
+
+
+def prepare_images(data: Path, folder: Path, *, decontaminate: bool) -> None:
+    """A vse run of ours, with its rows of images and captions."""
     vse = folder / "vse"
     keys = {"output_dir": vse, "train.resume": "auto", "data.decontaminate": decontaminate, "data.root": data}
     config = load_config(config_path("mcse:vse/flickr8k_bow_cpu"), flags(keys))
-    assert train(config, overwrite=False, show_progress=False) == 0
-    captions = str(data / "flickr8k" / "captions.txt")
-    stores: dict[Path, dict[str, Any]] = {
-        output / "minilm": {"texts": [str(sentences)], "encoder": MINILM, "pooling": "mean"},
-        folder / "images": {"features": data / "flickr8k" / "mobilenetv1_features.hdf5", "encoder": str(vse)},
-        folder / "captions": {"texts": [captions], "encoder": str(vse)},
-    }
-    for store, given in stores.items():
-        if not (store / "meta.json").is_file():
-            assert extract_features.run(**given, output=store, device="cpu") == 0
-    return folder
+    assert is_finished(vse) or train(config, overwrite=False, show_progress=False) == 0
+    store(folder / "images", features=data / "flickr8k" / "mobilenetv1_features.hdf5", encoder=str(vse))
+    store(folder / "captions", texts=[str(data / "flickr8k" / "captions.txt")], encoder=str(vse))
+
+
+def store(folder: Path, **given: Any) -> None:
+    """Rows that ``mcse extract-features`` makes, once."""
+    if not (folder / "meta.json").is_file():
+        assert extract_features.run(**given, output=folder, device="cpu") == 0
+
+
+def is_finished(run: Path) -> bool:
+    """Whether nothing of a run is left to train."""
+    return run.is_dir() and read_run(run).state == "finished"
 
 
 def arguments(row: Row, *, seed: int, folder: Path, data: Path, output: Path, rows: Path) -> list[str]:
@@ -136,9 +143,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="rows whose names begin so")
     options = parser.parse_args()
     data, output, part = options.data.resolve(), options.output.resolve(), options.part
-    teacher_rows = prepare(data, output, decontaminate=part != "all")
     rows = {"rank": RANK, "choice": choices()}.get(part, APART)
     rows = {name: row for name, row in rows.items() if not options.only or name.startswith(tuple(options.only))}
+    if any(config in (SIMCSE, RANKCSE) for config, _ in rows.values()):
+        prepare_sentences(data, output)
+    teacher_rows = output / ("all_rows" if part == "all" else "decontaminated_rows")
+    if any(config in (MCSE, KDMCSE) for config, _ in rows.values()):
+        prepare_images(data, teacher_rows, decontaminate=part != "all")
     jobs = {
         (name, seed): arguments(
             row, seed=seed, folder=output / part / slug(name), data=data, output=output, rows=teacher_rows

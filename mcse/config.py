@@ -139,6 +139,18 @@ def to_dict(config: Any) -> dict[str, Any]:
     return plain
 
 
+def with_defaults(tree: Mapping[str, Any], kind: type) -> Mapping[str, Any]:
+    """What an earlier version wrote of a configuration, with the defaults of the keys that came after it.
+
+    A new key's default leaves a run as it was, so the two compare as equal. A tree that this version cannot read is
+    returned as it is.
+    """
+    try:
+        return to_dict(build_config(kind, tree, source="an earlier configuration"))
+    except ConfigError:
+        return tree
+
+
 def to_yaml(config: Any) -> str:
     """A config as YAML that ``read_yaml`` and ``build_config`` turn back into the same config."""
     return dump_yaml(to_dict(config))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mcse import distributed
-from mcse.config import to_dict, to_yaml
+from mcse.config import to_dict, to_yaml, with_defaults
 from mcse.files import claimed
 from mcse.run_folder import (
     CONFIG,
@@ -105,7 +105,7 @@ def fit(run: Run, config: Any, *, runtime: Runtime, folder: Path) -> int:
     optim: OptimConfig = config.optim
     plain = to_dict(config)
     if train.resume == "auto" and saved_states(folder / STATE):
-        check_resumed(folder, plain, run)
+        check_resumed(folder, config, run)
     distributed.barrier()
     facts = start_facts(run, train, runtime)
     if distributed.is_main():
@@ -125,7 +125,7 @@ class _Recorded:
     data: list[DataFile]
 
 
-def check_resumed(folder: Path, config: Mapping[str, Any], run: Run) -> None:
+def check_resumed(folder: Path, config: Any, run: Run) -> None:
     """Refuses to go on with a run under other settings or on other data.
 
     Raises:
@@ -137,7 +137,8 @@ def check_resumed(folder: Path, config: Mapping[str, Any], run: Run) -> None:
         damage = f"{folder / FACTS} is damaged, so nobody can say what was trained here"
         raise ValueError(f"train.resume: {damage}: {error}") from None
     ignored = KEYS_WITHOUT_EFFECT | KEYS_OF_LENGTH
-    for key, (old, new) in differing_keys(read_config(folder), config, ignored=ignored).items():
+    before = with_defaults(read_config(folder), type(config))
+    for key, (old, new) in differing_keys(before, to_dict(config), ignored=ignored).items():
         raise ValueError(
             f"train.resume: {folder} was trained with {key} = {old!r}, not {new!r}; "
             "give it as it was, or another output_dir"

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from mcse import files
@@ -507,6 +508,18 @@ def test_resuming_under_other_settings_or_data_is_refused(tiny, tmp_path, capsys
         stream.write("one more sentence\n")
     assert run(tiny, "simcse", output, keys | {"data.root": other}) == 2
     assert "sentences.txt (sentences) has changed since" in capsys.readouterr().err
+    assert run(tiny, "simcse", output, keys | {"train.max_steps": 7}) == 0
+
+
+def test_a_run_of_an_earlier_version_continues_where_its_config_lacks_a_later_key(tiny, tmp_path, capsys):
+    output = tmp_path / "run"
+    keys = {"train.resume": "auto"}
+    assert run(tiny, "simcse", output, keys) == 0
+    config = yaml.safe_load((output / "config.yaml").read_text())
+    del config["data"]["repetition"]
+    (output / "config.yaml").write_text(yaml.safe_dump(config))
+    assert run(tiny, "simcse", output, keys | {"data.repetition": 0.3}) == 2
+    assert "was trained with data.repetition = 0.0, not 0.3" in capsys.readouterr().err
     assert run(tiny, "simcse", output, keys | {"train.max_steps": 7}) == 0
 
 
