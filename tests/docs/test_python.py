@@ -73,6 +73,7 @@ def place(tmp_path_factory):
     assert main([*embed, "--output", str(place / "texts.embedded")]) == 0
     train(tiny_keys(data, "vse", runs) | {"data.images": "pixels"}, runs / "vse" / "seed0")
     train(tiny_keys(data, "elmo", runs), runs / "elmo_wiki")
+    train(tiny_keys(data, "mlm", runs), runs / "mlm_minilm_own_text")
     tweets = build_tiny_tweets(place / "tweets")
     live = {"data.images": {"folder": "images", "tower": "grid:pixels:16"}}
     train(tweet_overrides(tweets, runs) | live, runs / "maf_twitter2015_bert")

@@ -105,6 +105,7 @@ CASES = {
         },
     ),
     "unpaired as published": ("unpaired", {"loss.contrast": "as_published"}),
+    "mlm": ("mlm", {"encoder.packing": True, "loss.whole_word": True, "loss.mask_share": 0.3}),
     "elmo": ("elmo", {"loss.samples": 20}),
     "cove": ("cove", {}),
     "vse": ("vse", {}),

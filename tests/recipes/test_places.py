@@ -16,7 +16,7 @@ SHORT = {"train.max_steps": 1, "train.eval_steps": 1}
 
 
 @pytest.mark.parametrize(
-    "recipe", ["simcse", "mcse", "unpaired", "vse", "grounded_words", "elmo", "cove", "word_features"]
+    "recipe", ["mlm", "simcse", "mcse", "unpaired", "vse", "grounded_words", "elmo", "cove", "word_features"]
 )
 def test_no_file_of_a_checkpoint_names_this_machine(recipe, tmp_path):
     tiny = build_tiny_run(tmp_path / "tiny")

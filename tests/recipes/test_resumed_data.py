@@ -70,6 +70,7 @@ CHANGES = {
     ),
     "word similarity": ("grounded_words", {}, "similarity.tsv", "word pairs"),
     "a contextual encoder": ("word_features", {}, "elmo/config.json", "encoder"),
+    "held-out text": ("mlm", {"data.dev": "target.txt", "data.dev_share": ...}, "target.txt", "dev"),
     "a tagger's encoder": ("maf", {}, "bert/config.json", "encoder"),
 }
 

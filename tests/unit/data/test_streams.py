@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,36 @@ def test_processes_share_what_one_would_draw() -> None:
 def test_fewer_examples_than_a_batch_are_refused() -> None:
     with pytest.raises(ValueError, match=r"data.captions: 7 examples are fewer than one batch of 8"):
         Sampler(7, Share(batch_size=4, world_size=2), seed=0, name="data.captions")
+
+
+def test_whole_words_are_masked_together_and_as_often_as_asked() -> None:
+    # 1 and 2 are special, even pieces above them begin words, and odd ones go on with them.
+    continues_V = np.arange(40) % 2 == 1
+    masker = TokenMasker(
+        mask_id=4, vocabulary_size=40, special_ids=[1, 2], seed=0, share=0.3, continues_V=continues_V, hides_all=True
+    )
+    ids_T = np.array([1, 11, 6, 7, 9, 8, 10, 13, 2])  # the first word begins with a piece that goes on elsewhere
+    words = [[1], [2, 3, 4], [5], [6, 7]]
+    found = np.array([masker.mask(ids_T, step=step, row=0)[1] != IGNORED_LABEL for step in range(4000)])
+    for word in words:
+        assert (found[:, word] == found[:, word[:1]]).all()
+        assert found[:, word[0]].mean() == pytest.approx(0.3, abs=0.03)
+    assert not found[:, [0, 8]].any()
+    together = [found[:, [word[0], other[0]]].all(1).mean() for word, other in itertools.combinations(words, 2)]
+    np.testing.assert_allclose(together, 0.09, atol=0.02)
+
+
+def test_an_evaluation_hides_every_chosen_token() -> None:
+    ids_T = np.arange(10, 500)
+    plain, hiding = (
+        TokenMasker(mask_id=4, vocabulary_size=1000, special_ids=[1, 2], seed=0, hides_all=hides_all)
+        for hides_all in (False, True)
+    )
+    masked_T, label_T = hiding.mask(ids_T, step=3, row=5)
+    np.testing.assert_array_equal(label_T, plain.mask(ids_T, step=3, row=5)[1])
+    chosen_T = label_T != IGNORED_LABEL
+    assert (masked_T[chosen_T] == 4).all()
+    np.testing.assert_array_equal(masked_T[~chosen_T], ids_T[~chosen_T])
 
 
 def test_padding_is_masked() -> None:

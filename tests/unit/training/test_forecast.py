@@ -38,7 +38,7 @@ def predicted(tiny, recipe, keys):
 
 
 @pytest.mark.parametrize(
-    "recipe", ["simcse", "diffcse", "mcse", "vse", "elmo", "cove", "word_features", "grounded_words"]
+    "recipe", ["mlm", "simcse", "diffcse", "mcse", "vse", "elmo", "cove", "word_features", "grounded_words"]
 )
 def test_a_dry_run_says_what_is_needed_and_writes_nothing(recipe, tiny, tmp_path, capsys):
     assert run(tiny, recipe, tmp_path / "run", {}, "--dry-run") == 0
