@@ -162,9 +162,7 @@ def compare(run, *, data=None, sentences=None):
     asked = neighbours(rows, edge=base - 1)[:, chosen]
     found = trigram_probabilities(training, asked, special=special, vocabulary=len(tokenizer), base=base)
     p_KM = np.stack(list(found.values()))
-    one_side = [name for name in found if name in ("unigram", "two to the left")]
-    found["left alone, mixed"] = _mixed(p_KM[[list(found).index(name) for name in one_side]], fits_M)
-    found["both sides, mixed"] = _mixed(p_KM, fits_M)
+    found["both sides, mixed"] = fit_weights(p_KM[:, fits_M]) @ p_KM
     shown = {"uniform": float(len(tokenizer) - len(special))}
     shown |= {name: perplexity(-np.log(p_M[judged_M])) for name, p_M in found.items()}
     for name, alone in (("the run", False), ("the run, one piece hidden at a time", True)):
@@ -173,10 +171,6 @@ def compare(run, *, data=None, sentences=None):
         )
         shown[name] = perplexity(nll_M[judged_M])
     return shown, int(judged_M.sum())
-
-
-def _mixed(p_KM, fits_M):
-    return fit_weights(p_KM[:, fits_M]) @ p_KM
 
 
 def main():
