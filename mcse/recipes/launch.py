@@ -117,7 +117,7 @@ def train(
         with claimed_folder(folder, resume=resume, overwrite=overwrite):
             run = build(config, runtime)
             check_run(run, config.train, optim=config.optim)
-            # Only now that the run could be built: an overwritten run must not be lost to a misspelt path or score.
+            # Clear the folder only after the run builds, so that a typo cannot delete an old run.
             begin_folder(folder, resume=resume)
             return fit(run, config, runtime=runtime, folder=folder)
 

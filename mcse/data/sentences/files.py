@@ -77,7 +77,7 @@ class SentenceTable:
 
 
 def open_sentences(source: str, *, root: Path) -> SentenceTable:
-    """Finds a sentence source; reads of it only what a digest needs.
+    """Locates a sentence source and reads only enough of it to compute its digest.
 
     Args:
         source: See the module's docstring. A hub file that stands under ``root`` by its own name is taken from there.
