@@ -226,6 +226,27 @@ def _mine(parser: ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace the file that is there")
 
 
+def _pair(parser: ArgumentParser) -> None:
+    """Gives texts images that they never had: the nearest ones, by a model that shares a space with images."""
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="checkpoint or run of vse or mcse, or open_clip:MODEL/PRETRAINED")
+    texts = "what data.sentences and data.captions read: text files, tables (::COLUMN), caption files, tars"
+    add("--texts", required=True, nargs="+", metavar="FILE", help=f"{texts}; each different text once")
+    images = "folder of images, a hub dataset, or a table with a column of images, for models with an image encoder"
+    add("--images", help=images)
+    add("--features", type=Path, help="store of images' features, or of their rows in the model's own space")
+    add("--column", metavar="NAME", help="of the table's images (default: found by its name)")
+    add("--output", required=True, type=Path, help=".csv or .jsonl: image, caption, score, which data.captions reads")
+    add("--top", type=int, metavar="K", help="images of each text (default: 1)")
+    add("--minimum", type=float, metavar="COSINE", help="the least cosine of a pair")
+    add("--mutual", action="store_true", help="only pairs whose text is also the nearest to its image")
+    add("--not-own", metavar="CAPTIONS", help="captions with their images: no text gets an image of its own")
+    _add_reading(parser, flags=("code",))
+    add("--batch-size", type=int, help="texts a forward pass (default: 64)")
+    add("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
+    add("--overwrite", action="store_true", help="replace the file that is there")
+
+
 def _embed(parser: ArgumentParser) -> None:
     """Embeds every row of a table once, to files of so many rows each. Killed, the same command goes on.
 
@@ -506,6 +527,7 @@ COMMANDS: Mapping[str, Command | Group] = {
     ),
     "push": Command("send a run to the Hugging Face hub, private by default", _push, "push"),
     "mine": Command("add hard negatives to a table of pairs, for training on tables", _mine, "mine"),
+    "pair": Command("pair texts with images that they never had, for training on pairs", _pair, "pair"),
     "embed": Command("embed a column of a table, to files; goes on when killed", _embed, "embed"),
     "serve": Command("serve a model over HTTP: embeddings, similarity, search", _serve, "serve"),
     "search": Group(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -59,7 +59,7 @@ def run(
     reading = Reading(prompt=prompt, prompt_name=prompt_name, trust_remote_code=trust_remote_code)
     rule = MiningRule(number, from_rank, to_rank, margin, relative_margin, max_score)
     encode = partial(_encoded, batch_size=batch_size, device=device)
-    with _claimed(output, overwrite=overwrite):
+    with claimed_table(output, overwrite=overwrite, suffixes=_SUFFIXES):
         pairs = _read(NamedTable(path=table, query=query, positive=positive), corpus, rule)
         find = partial(mine, pairs, encode(pairs, model, pooling=pooling, reading=reading), rule)
         guided = None if guide is None else encode(pairs, guide)
@@ -68,10 +68,15 @@ def run(
 
 
 @contextmanager
-def _claimed(output: Path, *, overwrite: bool) -> Iterator[None]:
+def claimed_table(output: Path, *, overwrite: bool, suffixes: Sequence[str]) -> Iterator[None]:
+    """Claims a table that is to be written.
+
+    Raises:
+        ValueError: It has another ending, or is there.
+    """
     with claimed(output):
-        if output.suffix not in _SUFFIXES:
-            raise ValueError(f"--output: {output} must end in one of {', '.join(_SUFFIXES)}")
+        if output.suffix not in suffixes:
+            raise ValueError(f"--output: {output} must end in one of {', '.join(suffixes)}")
         if output.exists() and not overwrite:
             raise ValueError(f"--output: {output} is there; give --overwrite to replace it")
         yield
@@ -132,7 +137,7 @@ def _write(
         progress_bar(total=len(pairs.queries), unit="query", title="search") as bar,
         draft.open("w", encoding="utf-8", newline="") as file,
     ):
-        write = _writer(file, names, suffix=output.suffix)
+        write = table_writer(file, names, suffix=output.suffix)
         for query, answer, negatives in mined(done=bar.update):
             write([pairs.queries[query], *(pairs.targets[target] for target in (answer, *negatives))])
             written += 1
@@ -143,7 +148,7 @@ def _write(
     _say(output, pairs, written, number=rule.number)
 
 
-def _writer(file: TextIO, names: list[str], *, suffix: str) -> Callable[[list[str]], object]:
+def table_writer(file: TextIO, names: list[str], *, suffix: str) -> Callable[[list[str]], object]:
     """Writes a row of texts, which are of one line; the header is written here."""
     if suffix == ".jsonl":
         return lambda row: file.write(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n")

@@ -242,6 +242,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
         "search",
         "commands/embed.py",
         "commands/mine.py",
+        "commands/pair.py",
         "commands/search.py",
         "commands/search_recall.py",
         "commands/serve.py",

@@ -172,12 +172,10 @@ class FeatureStore:
 
         Rows of zeros say nothing of an image, so each of them is its own.
         """
-        weight_F = np.random.default_rng(0).integers(1, 2**63, size=self.width, dtype=np.uint64) | np.uint64(1)
         print_B = np.empty(len(index_B), dtype=np.uint64)
         for start in range(0, len(index_B), _MOMENT_ROWS):
-            row_BF = self.rows(index_B[start : start + _MOMENT_ROWS]) + np.float32(0)  # -0 as 0
-            # A hash: products modulo 2^64. Two that differ have the same once in 2^63 times.
-            print_B[start : start + len(row_BF)] = (row_BF.view(np.uint32) * weight_F).sum(1, dtype=np.uint64)
+            row_BF = self.rows(index_B[start : start + _MOMENT_ROWS])
+            print_B[start : start + len(row_BF)] = row_prints(row_BF)
         _, first_U, inverse_B = np.unique(print_B, return_index=True, return_inverse=True)
         own_B = np.arange(len(index_B))
         return np.where(print_B == 0, own_B, first_U[inverse_B])
@@ -207,6 +205,15 @@ class FeatureStore:
         if self._rows is None or (self._process != os.getpid() and not isinstance(self._rows, np.ndarray)):
             self._rows, self._process = _open_rows(_matrix_file(self.path)), os.getpid()
         return self._rows
+
+
+def row_prints(row_BF: FloatArray) -> NDArray[np.uint64]:
+    """(B,) a hash of each row, equal for equal rows of equal width, and 0 for zeros."""
+    weight_F = np.random.default_rng(0).integers(1, 2**63, size=row_BF.shape[1], dtype=np.uint64) | np.uint64(1)
+    row_BF = np.ascontiguousarray(row_BF, dtype=np.float32) + np.float32(0)  # -0 as 0
+    # Products modulo 2^64. Two that differ have the same once in 2^63 times.
+    print_B: NDArray[np.uint64] = (row_BF.view(np.uint32) * weight_F).sum(1, dtype=np.uint64)
+    return print_B
 
 
 def open_features(path: Path) -> FeatureStore:
