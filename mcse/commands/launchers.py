@@ -1,4 +1,4 @@
-"""How a sweep's runs are started: side by side as children of this process, or as one array of a Slurm cluster.
+"""How the runs of a sweep or a study are started: side by side as children of this process, or as one Slurm array.
 
 Every run is ``mcse train`` in a process of its own, with a configuration file and a log beside its run folder. Its log
 is locked while it runs, also when whoever started it has died, so that no run is trained by two processes at a time.
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,8 +26,10 @@ from mcse.files import write_text
 from mcse.run_folder import read_run
 from mcse.training.signals import StopRequest
 
-TRAIN = (sys.executable, "-P", "-m", "mcse", "train")
+MCSE = (sys.executable, "-P", "-m", "mcse")
 """Without the current folder among those where Python looks: it may hold runs under the name ``mcse``."""
+
+TRAIN = (*MCSE, "train")
 
 _POLL_SECONDS = 0.2
 _STATUS_SECONDS = 30.0
@@ -38,10 +40,15 @@ _MAX_LINE = 300
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A run to be trained: its name in messages, and its folder, which need not be there."""
+    """Something to be done: its name in messages, and the folder that it writes, which need not be there.
+
+    ``work``: the command; left out, a run is trained by ``config``. ``then``: what is done once it has ended well.
+    """
 
     label: str
     folder: Path
+    work: tuple[str, ...] = ()
+    then: tuple[Task, ...] = ()
 
     @property
     def config(self) -> Path:
@@ -55,8 +62,8 @@ class Task:
 
     @property
     def command(self) -> list[str]:
-        """What trains it."""
-        return [*TRAIN, "--config", str(self.config)]
+        """What does it."""
+        return [*self.work] if self.work else [*TRAIN, "--config", str(self.config)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +82,44 @@ class Ending:
     exit_code: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Child:
     task: Task
     process: subprocess.Popen[bytes]
     started: float
     log_start: int
+    cpu_seconds: float = 0.0
+
+    def has_ended(self) -> bool:
+        """Whether it has; then its exit code is known, and the CPU seconds of it and of all that it waited for."""
+        if self.process.returncode is None:
+            try:
+                number, status, usage = os.wait4(self.process.pid, os.WNOHANG)
+            except ChildProcessError:  # somebody else has waited for it
+                return self.process.poll() is not None
+            if number:
+                self.process.returncode = os.waitstatus_to_exitcode(status)
+                self.cpu_seconds = usage.ru_utime + usage.ru_stime
+        return self.process.returncode is not None
 
 
-def train_locally(tasks: Sequence[Task], *, jobs: int) -> Ending:
-    """Trains the tasks, ``jobs`` at a time, with lines about the progress on standard error.
+def run_locally(
+    tasks: Sequence[Task], *, jobs: int, on_end: Callable[[Task, float], None] = lambda task, seconds: None
+) -> Ending:
+    """Does the tasks, ``jobs`` at a time, with lines about the progress on standard error.
 
-    A task that fails does not stop the others. SIGINT and SIGTERM are passed on, upon which runs save and end; a second
-    SIGINT ends them at once.
+    A task that fails does not stop the others, but for its own ``then``. SIGINT and SIGTERM are passed on, upon which
+    runs save and end; a second SIGINT ends them at once.
+
+    Args:
+        tasks: In the order in which they are started.
+        jobs: How many at a time.
+        on_end: Is told of each start, once it has ended in whatever way, the CPU seconds that it took.
 
     Raises:
         KeyboardInterrupt: At the second SIGINT.
     """
-    queue = deque(enumerate(tasks, start=1))
+    queue, total, number = deque(tasks), _count(tasks), 0
     running: dict[int, _Child] = {}
     failures: dict[Path, Failure] = {}
     devices = visible_devices()
@@ -102,13 +129,17 @@ def train_locally(tasks: Sequence[Task], *, jobs: int) -> Ending:
             while running or (queue and not stop.exit_code):
                 for slot in (slot for slot in range(jobs) if slot not in running):
                     if queue and not stop.exit_code:
-                        number, task = queue.popleft()
+                        number, task = number + 1, queue.popleft()
                         environment = child_environment(slot, jobs=jobs, devices=devices)
-                        child = _start(task, environment, count=f"{number}/{len(tasks)}", failures=failures)
+                        child = _start(task, environment, count=f"{number}/{total}", failures=failures)
                         running |= {slot: child} if child else {}
                 time.sleep(_POLL_SECONDS)
-                for slot in [slot for slot, child in running.items() if child.process.poll() is not None]:
-                    _end(running.pop(slot), failures, stopped=bool(stop.exit_code))
+                for slot in [slot for slot, child in running.items() if child.has_ended()]:
+                    child = running.pop(slot)
+                    _end(child, failures, stopped=bool(stop.exit_code))
+                    on_end(child.task, child.cpu_seconds)
+                    if child.task.folder not in failures:
+                        queue.extendleft(reversed(child.task.then))
                 if stop.exit_code and running and not told:
                     told = _pass_on(stop.exit_code, running)
                 if running and time.monotonic() - status > _STATUS_SECONDS:
@@ -117,6 +148,10 @@ def train_locally(tasks: Sequence[Task], *, jobs: int) -> Ending:
         finally:
             _end_at_once(running)
     return Ending(failures, stop.exit_code)
+
+
+def _count(tasks: Sequence[Task]) -> int:
+    return sum(1 + _count(task.then) for task in tasks)
 
 
 def write_slurm_script(path: Path, tasks: Sequence[Task], *, jobs: int | None) -> None:
@@ -208,7 +243,7 @@ def _start(task: Task, environment: Mapping[str, str], *, count: str, failures: 
             _say(f"[{count}] {task.label}: not started, {failures[task.folder].reason}")
             return None
         except OSError as error:
-            _say(f"{task.log} cannot be locked ({error.strerror}); do not start this sweep twice at a time")
+            _say(f"{task.log} cannot be locked ({error.strerror}); do not start this twice at a time")
         log.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} {shlex.join(task.command)}\n".encode())
         log.flush()
         process = subprocess.Popen(
@@ -227,7 +262,7 @@ def _end(child: _Child, failures: dict[Path, Failure], *, stopped: bool) -> None
     code, task = child.process.returncode, child.task
     seconds = time.monotonic() - child.started
     if code == 0:
-        _say(f"{task.label}: finished in {seconds:.0f} s{_score(task.folder)}")
+        _say(f"{task.label}: finished in {seconds:.0f} s{'' if task.work else _score(task.folder)}")
         return
     how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
     said = last_line(task.log, start=child.log_start) or "it printed nothing"
@@ -269,6 +304,8 @@ def _score(folder: Path) -> str:
 
 def _position(child: _Child) -> str:
     """How far a child is, as far as its files say so while it writes them."""
+    if child.task.work:
+        return child.task.label
     try:
         run = read_run(child.task.folder)
     except (ValueError, OSError):

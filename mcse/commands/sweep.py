@@ -7,7 +7,6 @@ command may be given again at any time. Cells are compared by the mean over seed
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import re
 import statistics
@@ -20,27 +19,30 @@ from typing import Any, Literal
 import yaml
 
 from mcse.commands.configs import config_path
-from mcse.commands.launchers import (
-    Failure,
-    Task,
-    last_line,
-    submit,
-    train_locally,
-    write_slurm_script,
+from mcse.commands.launchers import Failure, run_locally
+from mcse.commands.planned_runs import (
+    Cell,
+    Planned,
+    RunResult,
+    hand_to_slurm,
+    parse_seeds,
+    plan_run,
+    refuse_other_settings,
+    run_result,
+    training_task,
 )
-from mcse.config import to_dict, to_yaml
+from mcse.config import to_yaml
 from mcse.errors import printable
 from mcse.files import claimed, digest_of, write_json, write_text
 from mcse.recipes.launch import load_config
 from mcse.report.markdown import markdown_notes, markdown_table
 from mcse.report.tables import ScoreColumn, ScoreRow, ScoreTable
 from mcse.report.terminal import print_table
-from mcse.run_folder import RunFolder, differing_keys, is_run, read_run
+from mcse.run_folder import is_run
 
 SCHEMA = 1
 """Version of ``sweep.json``; raised when a key changes its meaning or goes away."""
 
-_MAX_SEEDS = 1000
 _MAX_NAME = 120
 _OWN_KEYS = {
     "seed": "--seeds says which seeds there are",
@@ -48,40 +50,6 @@ _OWN_KEYS = {
     "train.resume": "a sweep always resumes",
 }
 _JUDGES = ("train.select_by", "data.sts")
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A combination of ``--set`` values, as they were given; ``name`` is empty where there is only one."""
-
-    name: str
-    folder: Path
-    settings: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """One run of the sweep: its configuration, and what lies in its folder already (``None``: nothing)."""
-
-    cell: Cell
-    seed: int
-    config: Any
-    before: RunFolder | None
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self.cell.folder / f"seed{self.seed}"
-
-    @property
-    def label(self) -> str:
-        """The run in messages."""
-        return f"{self.cell.name} seed{self.seed}".strip()
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether nothing is left to train."""
-        return self.before is not None and self.before.state == "finished"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +62,6 @@ class Plan:
     cells: tuple[Cell, ...]
     runs: tuple[Planned, ...]
     select_by: str
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """A run after the sweep: ``score`` is its best on dev, ``reason`` why it has none or is not finished.
-
-    ``higher_is_better`` is the score's direction as the run wrote it; ``None`` without a score.
-    """
-
-    run: Planned
-    state: str
-    score: float | None
-    step: int | None
-    reason: str | None
-    higher_is_better: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,42 +106,21 @@ def run(
 
 
 def _run(plan: Plan, *, launcher: Literal["local", "slurm"], jobs: int | None) -> int:
-    tasks = _write_configs(plan)
+    tasks = [training_task(planned) for planned in plan.runs if not planned.is_finished]
     for planned in plan.runs:
         if planned.is_finished:
             print(f"{planned.label}: finished before, skipped", file=sys.stderr)
     if launcher == "slurm" and tasks:
-        return _hand_to_slurm(plan, tasks, jobs=jobs)
-    ending = train_locally(tasks, jobs=jobs or 1)
+        _write_results(plan, collect(plan, failures={}))
+        hand_to_slurm(plan.output / "sweep.sbatch", tasks, jobs=jobs, total=len(plan.runs))
+        return 0
+    ending = run_locally(tasks, jobs=jobs or 1)
     results = collect(plan, failures=ending.failures)
     _report(plan, results)
     if ending.exit_code:
         print("stopped; the same command goes on", file=sys.stderr)
         return ending.exit_code
     return 0 if all(cell.is_complete for cell in results) else 1
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """``0-4``, ``3`` or ``0,2,5-7`` as numbers in the order given.
-
-    Raises:
-        ValueError: Another form, a range that counts down, a seed that stands twice, or more than 1000 seeds.
-    """
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,9})(?:-([0-9]{1,9}))?\s*", part)
-        if match is None:
-            raise ValueError(f"--seeds: {part.strip()!r} in {text!r} is no seed; write 0-4 or 0,2,5")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise ValueError(f"--seeds: {part.strip()!r} counts down; write {last}-{first}")
-        if len(seeds) + last - first >= _MAX_SEEDS:
-            raise ValueError(f"--seeds: {text!r} is more than {_MAX_SEEDS} seeds")
-        for seed in range(first, last + 1):
-            if seed in seeds:
-                raise ValueError(f"--seeds: {seed} stands twice in {text!r}")
-            seeds.append(seed)
-    return tuple(seeds)
 
 
 def parse_settings(arguments: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -239,13 +171,15 @@ def make_plan(
         Cell(name, top / name if name else top, combination)
         for name, combination in zip(names, combinations, strict=True)
     ]
-    runs = [_planned(cell, one, seed) for cell, one in zip(cells, configs, strict=True) for seed in seeds]
+    runs = [plan_run(cell, one, seed) for cell, one in zip(cells, configs, strict=True) for seed in seeds]
+    for run in runs:
+        refuse_other_settings(run, remedy="give it as it was, or another --output")
     return Plan(config, top, tuple(seeds), tuple(cells), tuple(runs), select_by)
 
 
 def collect(plan: Plan, *, failures: Mapping[Path, Failure]) -> list[CellResult]:
     """What the run folders say now, cell by cell; ``failures`` says why runs did not finish, as far as known."""
-    results = [_result(run, failures.get(run.folder)) for run in plan.runs]
+    results = [run_result(run, failures.get(run.folder)) for run in plan.runs]
     return [CellResult(cell, tuple(r for r in results if r.run.cell is cell)) for cell in plan.cells]
 
 
@@ -311,65 +245,6 @@ def _cell_names(combinations: Sequence[Mapping[str, str]], *, varied: Sequence[s
         f"{name[:_MAX_NAME]}-{digest_of(text)[:8]}" if len(name) > _MAX_NAME or names.count(name) > 1 else name
         for name, text in zip(names, plain, strict=True)
     ]
-
-
-def _planned(cell: Cell, config: Any, seed: int) -> Planned:
-    planned = Planned(cell, seed, None, None)
-    folder = planned.folder
-    whole = dataclasses.replace(config, seed=seed, output_dir=folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; the sweep needs a folder there")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return Planned(cell, seed, whole, None)
-    if not is_run(folder):
-        raise ValueError(f"{folder} is not empty and holds no run (no config.yaml); give another --output")
-    before = read_run(folder)
-    for key, (old, new) in differing_keys(before.config, to_dict(whole)).items():
-        raise ValueError(
-            f"{folder} was trained with {key} = {old!r}, not {new!r}; give it as it was, or another --output"
-        )
-    return Planned(cell, seed, whole, before)
-
-
-def _write_configs(plan: Plan) -> list[Task]:
-    """Writes the whole configuration of each unfinished run, so that later edits of the file do not matter."""
-    tasks = []
-    for planned in plan.runs:
-        if planned.is_finished:
-            continue
-        task = Task(planned.label, planned.folder)
-        write_text(task.config, to_yaml(planned.config))
-        tasks.append(task)
-    return tasks
-
-
-def _hand_to_slurm(plan: Plan, tasks: Sequence[Task], *, jobs: int | None) -> int:
-    for task in tasks:
-        if task.log.is_file() and (said := last_line(task.log)):
-            print(printable(f"{task.label}: not finished; the last line of {task.log}: {said}"), file=sys.stderr)
-    script = plan.output / "sweep.sbatch"
-    write_slurm_script(script, tasks, jobs=jobs)
-    _write_results(plan, collect(plan, failures={}))
-    answer = submit(script)
-    print(printable(f"wrote {script}: {len(tasks)} of {len(plan.runs)} runs are not finished"))
-    print(answer if answer is not None else f"there is no sbatch here; submit it with: sbatch {script}")
-    print("when the jobs have ended, give the same command again: it makes the table, or goes on with what is left")
-    return 0
-
-
-def _result(planned: Planned, failure: Failure | None) -> RunResult:
-    state, reason = (failure.state, failure.reason) if failure is not None else (None, None)
-    if not is_run(planned.folder):
-        return RunResult(planned, state or "not started", None, None, reason)
-    try:
-        found = read_run(planned.folder)
-    except (ValueError, OSError) as error:
-        return RunResult(planned, state or "failed", None, None, reason or str(error))
-    step, score = found.best or (None, None)
-    if found.state == "finished":
-        lacking = None if score is not None else f"finished without a {found.select_by}"
-        return RunResult(planned, "finished", score, step, lacking, found.higher_is_better)
-    return RunResult(planned, state or found.state, score, step, reason, found.higher_is_better)
 
 
 def _report(plan: Plan, results: Sequence[CellResult]) -> None:
