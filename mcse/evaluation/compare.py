@@ -6,7 +6,7 @@ P items, B bootstrap draws.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,23 +14,48 @@ from numpy.typing import NDArray
 
 from mcse.evaluation.uncertainty import Means, Replicates, clean_part, point_score, replicate
 from mcse.metrics.correlation import UndefinedScoreError
-from mcse.metrics.significance import Difference, group_difference, holm, paired_difference
+from mcse.metrics.significance import (
+    Difference,
+    group_difference,
+    group_interval,
+    holm,
+    interval,
+    paired_difference,
+)
 from mcse.types import Column, ComparedScore, ModelScores, Sample, ScoreKey
+
+Draw = Callable[[Sample, ScoreKey], Replicates]
+"""Draws a sample's statistic again, as ``replicate`` does; whoever compares one model often keeps what it drew."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Measured:
-    """One score: the values of all seeds of both groups, and the draws of the difference of the groups' means."""
+    """One score: the values of all seeds of both groups, and the draws of the difference of the groups' means.
+
+    Of a single group ``draws_B`` are of its mean.
+    """
 
     values: NDArray[np.float64]
     draws_B: Replicates
     items: int
 
 
-def compare(first: Sequence[ModelScores], second: Sequence[ModelScores]) -> tuple[ComparedScore, ...]:
+def compare(
+    first: Sequence[ModelScores],
+    second: Sequence[ModelScores],
+    *,
+    only: Collection[ScoreKey] | None = None,
+    draw: Draw = replicate,
+) -> tuple[ComparedScore, ...]:
     """Every headline number that both sides have, over all items, then over those that no known training text holds.
 
     Both sides' items are drawn together. With two seeds or more on each side, the seeds' variance counts too.
+
+    Args:
+        first: Seeds of one side.
+        second: Seeds of the other.
+        only: The numbers to compare; all by default.
+        draw: Of samples.
 
     Raises:
         ValueError: The two sides were evaluated on different data, or share no score.
@@ -38,22 +63,53 @@ def compare(first: Sequence[ModelScores], second: Sequence[ModelScores]) -> tupl
     models = [model.all for model in (*first, *second)]
     keys = set.intersection(*({column.key for column in model.compared} for model in models))
     columns = [column for column in models[0].compared if column.key in keys]
+    weight_M = np.array([1 / len(first)] * len(first) + [-1 / len(second)] * len(second))
     shared = set.intersection(*(set(model.samples) for model in models))
     every = {key: [model.samples[key] for model in models] for key in shared}
     found: list[ComparedScore] = []
     for is_clean in (False, True):
         samples = _clean_samples(every) if is_clean else every
-        measured = _measure(columns, samples, models[0].means, number_first=len(first))
-        found += _compared(measured, columns, number_first=len(first), is_clean=is_clean)
+        asked = [column for column in columns if only is None or (column.key.clean if is_clean else column.key) in only]
+        measured = _measure(asked, samples, models[0].means, weight_M=weight_M, draw=draw)
+        found += _compared(measured, asked, number_first=len(first), is_clean=is_clean)
     if not found:
         raise ValueError("the two sides share no score that can be compared")
     return tuple(found)
 
 
+def mean_interval(
+    seeds: Sequence[ModelScores], column: Column, *, draw: Draw = replicate
+) -> tuple[float, float] | None:
+    """The 95 % interval of a headline number's mean over seeds and items; of one seed, over items.
+
+    A clean key is over the items that none of the seeds has seen. ``None`` where a single seed has no items.
+    """
+    key, models = replace(column.key, part=None), [model.all for model in seeds]
+    samples = {name: [model.samples[name] for model in models] for name in models[0].samples}
+    if column.key.part == "clean":
+        samples = _clean_samples(samples)
+    weight_M = np.full(len(models), 1 / len(models))
+    measured = _measure([replace(column, key=key)], samples, models[0].means, weight_M=weight_M, draw=draw).get(key)
+    if len(models) == 1:
+        return None if measured is None else interval(measured.draws_B)
+    if measured is not None:
+        return group_interval(measured.values, measured.draws_B)
+    values = [model.get(column.key) for model in seeds]
+    return group_interval([value for value in values if value is not None], np.zeros(2))
+
+
 def _measure(
-    columns: Sequence[Column], samples: Mapping[ScoreKey, Sequence[Sample]], means: Means, *, number_first: int
+    columns: Sequence[Column],
+    samples: Mapping[ScoreKey, Sequence[Sample]],
+    means: Means,
+    *,
+    weight_M: NDArray[np.float64],
+    draw: Draw,
 ) -> dict[ScoreKey, _Measured]:
-    """The columns that are samples, and those that are means of such; what is undefined on one side is left out."""
+    """The columns that are samples, and those that are means of such; what is undefined on one side is left out.
+
+    ``weight_M`` is each model's in the difference of the groups' means.
+    """
     known: dict[ScoreKey, _Measured] = {}
     parts = [part for column in columns for part in means.get(column.key, {})]
     for key in dict.fromkeys([column.key for column in columns] + parts):
@@ -63,8 +119,7 @@ def _measure(
         _check_same_items(key, several)
         with contextlib.suppress(UndefinedScoreError):
             values = np.array([point_score(sample) for sample in several])
-            draws = [replicate(sample, key) for sample in several]
-            difference_B = np.mean(draws[:number_first], axis=0) - np.mean(draws[number_first:], axis=0)
+            difference_B = weight_M @ np.array([draw(sample, key) for sample in several])
             known[key] = _Measured(values, difference_B, len(several[0].value_P))
     for key, weights in means.items():
         if weights.keys() <= known.keys():
@@ -125,9 +180,16 @@ def _compared(
             p=difference.p,
             p_holm=corrected.get(key),
             smallest=difference.smallest,
+            item_sd=float(np.nanstd(measured[key].draws_B, ddof=1)),
+            first_sd=_sd(first),
+            second_sd=_sd(second),
             test=difference.test,
             items=measured[key].items,
         )
+
+
+def _sd(values: NDArray[np.float64]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _is_summary(key: ScoreKey) -> bool:

@@ -5,6 +5,7 @@ P items, C clusters of items, B bootstrap draws, b of them in a block.
 
 from __future__ import annotations
 
+import bisect
 import math
 import zlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -252,11 +253,9 @@ def group_difference(
     scores = [np.asarray(group, dtype=np.float64) for group in (first, second)]
     if min(map(len, scores)) < 2:
         raise ValueError(f"groups need two seeds or more each, got {len(scores[0])} and {len(scores[1])}")
-    parts = [float(group.var(ddof=1)) / len(group) for group in scores]
-    variance = sum(parts) + float(np.nanvar(np.asarray(difference_B, dtype=np.float64), ddof=1))
-    value, error = float(scores[0].mean() - scores[1].mean()), math.sqrt(variance)
-    divisor = sum(part**2 / (len(group) - 1) for part, group in zip(parts, scores, strict=True))
-    freedom = variance**2 / divisor if divisor > 0 else math.inf
+    value = float(scores[0].mean() - scores[1].mean())
+    variances, sizes = [float(group.var(ddof=1)) for group in scores], list(map(len, scores))
+    error, freedom = _error_of_means(variances, sizes, item_variance=_variance(difference_B))
     reach = float(stats.t.ppf(1 - (1 - level) / 2, freedom)) * error
     return Difference(
         value=value,
@@ -266,6 +265,65 @@ def group_difference(
         smallest=float(stats.t.ppf(1 - (1 - level) / 2, freedom) + stats.t.ppf(POWER, freedom)) * error,
         test=f"Welch's t over {len(scores[0])} and {len(scores[1])} seeds, bootstrap variance over items added",
     )
+
+
+def group_interval(scores: ArrayLike, replicate_B: ArrayLike, *, level: float = LEVEL) -> tuple[float, float]:
+    """Interval of the mean of several seeds: their variance and that over items are added, as in ``group_difference``.
+
+    Args:
+        scores: Of the seeds, two or more.
+        replicate_B: Bootstrap draws over items of the seeds' mean; constant where there are no items.
+        level: Of the interval.
+
+    Raises:
+        ValueError: There are fewer than two seeds.
+    """
+    seeds = np.asarray(scores, dtype=np.float64)
+    if len(seeds) < 2:
+        raise ValueError(f"an interval over seeds needs two or more, got {len(seeds)}")
+    error, freedom = _error_of_means([float(seeds.var(ddof=1))], [len(seeds)], item_variance=_variance(replicate_B))
+    reach = float(stats.t.ppf(1 - (1 - level) / 2, freedom)) * error
+    return float(seeds.mean()) - reach, float(seeds.mean()) + reach
+
+
+def seeds_needed(first_sd: float, second_sd: float, *, item_sd: float, difference: float) -> int | None:
+    """The fewest seeds on each side with which ``group_difference`` finds a true difference with probability 0.8.
+
+    Args:
+        first_sd: Standard deviation over the first group's seeds, as measured.
+        second_sd: Over the second group's.
+        item_sd: Of the difference over draws of the items, which no number of seeds makes smaller.
+        difference: The true one, above 0.
+
+    Returns:
+        Two or more; ``None`` where no number is enough, since the items alone vary too much.
+    """
+
+    def smallest(seeds: int) -> float:
+        error, freedom = _error_of_means([first_sd**2, second_sd**2], [seeds] * 2, item_variance=item_sd**2)
+        return float(stats.t.ppf(1 - (1 - LEVEL) / 2, freedom) + stats.t.ppf(POWER, freedom)) * error
+
+    if item_sd > 0 and float(stats.norm.ppf([1 - (1 - LEVEL) / 2, POWER]).sum()) * item_sd >= difference:
+        return None
+    most = 2
+    while smallest(most) > difference:
+        most *= 2
+    return bisect.bisect_left(range(most), True, lo=2, key=lambda seeds: smallest(seeds) <= difference)
+
+
+def _error_of_means(variances: Sequence[float], sizes: Sequence[int], *, item_variance: float) -> tuple[float, float]:
+    """Standard error of a sum or difference of means over seeds, and its degrees of freedom by Satterthwaite.
+
+    The items' part has infinitely many.
+    """
+    parts = [variance / size for variance, size in zip(variances, sizes, strict=True)]
+    variance = sum(parts) + item_variance
+    divisor = sum(part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True))
+    return math.sqrt(variance), variance**2 / divisor if divisor > 0 else math.inf
+
+
+def _variance(replicate_B: ArrayLike) -> float:
+    return float(np.nanvar(np.asarray(replicate_B, dtype=np.float64), ddof=1))
 
 
 class _Ties:

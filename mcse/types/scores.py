@@ -244,6 +244,9 @@ class ComparedScore:
         p: Of the hypothesis that there is no difference.
         p_holm: Corrected for the number of tasks; ``None`` for an average, which is a test of its own.
         smallest: The smallest true difference that this comparison would find in four of five cases.
+        item_sd: Standard deviation of the difference over draws of the items.
+        first_sd: Over the seeds of the first; ``None`` of one seed.
+        second_sd: Over the seeds of the second.
         test: In words.
         items: How many items the score is over.
     """
@@ -257,6 +260,9 @@ class ComparedScore:
     p: float
     p_holm: float | None
     smallest: float
+    item_sd: float
+    first_sd: float | None
+    second_sd: float | None
     test: str
     items: int
 
