@@ -129,6 +129,8 @@ def in_words(hint: Any) -> str:
     if get_origin(hint) is tuple:
         inner = [part for part in get_args(hint) if part is not Ellipsis]
         return f"list of {_plural(inner[0])}" if len(set(inner)) == 1 else "list"
+    if get_origin(hint) is dict:
+        return "keys with values"
     return "group of keys" if dataclasses.is_dataclass(hint) else _WORDS.get(hint, str(hint))
 
 

@@ -101,6 +101,7 @@ def _evaluate(parser: ArgumentParser) -> None:
     add("--errors", type=int, metavar="N", help="list the N worst pairs of one model, or where two differ most")
     add("--contamination", action="store_true", help="list the test pairs that stand in a run's training text")
     add("--mteb-files", action="store_true", help="write the STS scores in the shape of mteb's result files, too")
+    add("--items", action="store_true", help="write the items behind the scores, too, for comparisons later")
     add("--output", type=Path, help="folder of the reports (a run's evaluation/, or evaluation/<digest>/)")
     add("--batch-size", type=int, help="sentences a forward pass (default: 64)")
     add("--precision", choices=("float32", "bfloat16"), help="of matrix products (default: float32)")
@@ -382,6 +383,24 @@ def _sweep(parser: ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, help="runs at a time (local: 1; slurm: as many as the cluster gives)")
 
 
+def _study(parser: ArgumentParser) -> None:
+    """Runs a declared experiment: trains every cell under every seed, evaluates, compares, and writes the report.
+
+    Finished runs and evaluations are kept, others go on where they stopped, so the same command may be given again at
+    any time. A declaration that is changed after the first run is said so in the report, with what was changed.
+    """
+    add = parser.add_argument
+    add("study", metavar="STUDY", help="YAML file of a study, or mcse:studies/NAME (mcse configs lists them)")
+    add("--output", type=Path, help="folder of the study (default: runs/studies/<name>)")
+    add("--only", nargs="+", metavar="ROW", help="these systems, cells or references alone")
+    add("--dry-run", action="store_true", help="list cells, commands and how much is done; write nothing")
+    add("--report", action="store_true", help="write the report of what is there; start nothing")
+    again = "move runs away that were trained under another configuration, and train them anew"
+    add("--again", action="store_true", help=again)
+    add("--launcher", choices=("local", "slurm"), help="as for sweep; slurm trains, the next call evaluates")
+    add("--jobs", type=int, help="runs at a time (local: 1; slurm: as many as the cluster gives)")
+
+
 def _runs(parser: ArgumentParser) -> None:
     """Lists the run folders below a folder, how far each is, its dev score, and its STS average where evaluated.
 
@@ -404,6 +423,7 @@ def _demo(parser: ArgumentParser) -> None:
     parser.add_argument("--gold", choices=("pixels", "null"), help="null: gold that no image shows (a control)")
     parser.add_argument("--processes", type=int, help="runs at a time (default: one a core)")
     parser.add_argument("--max-steps", type=int, help="steps of each run (default: as the configs say)")
+    parser.add_argument("--no-training", action="store_true", help="build the world and the encoders alone")
 
 
 def _words_ground(parser: ArgumentParser) -> None:
@@ -544,6 +564,7 @@ COMMANDS: Mapping[str, Command | Group] = {
         },
     ),
     "sweep": Command("train one configuration under several seeds and values; selects on dev", _sweep, "sweep"),
+    "study": Command("run a declared experiment, seeds and comparisons included, to its report", _study, "study"),
     "runs": Command("list run folders with their state and scores", _runs, "runs"),
     "configs": Command("list the configurations that come with the package, or print one", _configs, "configs"),
     "demo": Command("train and compare on the embedded picture world; writes a report", _demo, "demo"),

@@ -11,6 +11,7 @@ CONFIGS = (Path(__file__).parent.parent / "configs").resolve()
 """In a checkout a link to the folder ``configs`` beside the package."""
 
 _PREFIX = "mcse:"
+_STUDIES = "studies/"
 _WIDTH = 100
 
 
@@ -32,8 +33,12 @@ def run(name: str | None = None, *, path: bool = False) -> int:
     for each, file in names.items():
         text = file.read_text(encoding="utf-8")
         recipe = re.search(r"^recipe: (\w+)", text, flags=re.MULTILINE)
-        print(f"{each:{width}}  {recipe[1] if recipe else '–':14}  {_title(text)}")
-    print(f"\nmcse configs NAME prints one; mcse train --config {_PREFIX}NAME takes it; the files are in {CONFIGS}")
+        kind = "study" if each.startswith(_STUDIES) else recipe[1] if recipe else "–"
+        print(f"{each:{width}}  {kind:14}  {_title(text)}")
+    print(
+        f"\nmcse configs NAME prints one; mcse train --config {_PREFIX}NAME takes it (a study: mcse study); "
+        f"the files are in {CONFIGS}"
+    )
     return 0
 
 

@@ -60,6 +60,9 @@ COLUMNS = {
     "image_to_text_recall@5": "image → text R@5",
 }
 WORLD_TITLES = {"pixels": "The picture world", "null": "The null world: gold that no image shows"}
+BUILT = "built.json"
+"""The last file that a demo without training writes."""
+
 IMPORTS = [
     "mcse.training.fit",
     "mcse.recipes.simcse.method",
@@ -94,6 +97,7 @@ def run(
     gold: Literal["pixels", "null"] = "pixels",
     processes: int | None = None,
     max_steps: int | None = None,
+    no_training: bool = False,
 ) -> int:
     """Builds, trains, evaluates, reports; returns 0.
 
@@ -103,17 +107,35 @@ def run(
     if seeds < 1:
         raise ValueError(f"--seeds must be 1 or more, got {seeds}")
     with claimed(output):
-        return _run(output, WorldConfig(seed=world_seed, gold=gold), seeds=seeds, processes=processes, steps=max_steps)
+        started = time.perf_counter()
+        config = WorldConfig(seed=world_seed, gold=gold)
+        world, jobs = _build(output, config, seeds=seeds, steps=max_steps)
+        if no_training:
+            write_json(output / BUILT, {"seeds": seeds, "world_seed": world_seed, "gold": gold})
+            return 0
+        return _run(output, config, world, jobs, seeds=seeds, processes=processes, started=started)
 
 
-def _run(output: Path, config: WorldConfig, *, seeds: int, processes: int | None, steps: int | None) -> int:
-    started = time.perf_counter()
+def _build(output: Path, config: WorldConfig, *, seeds: int, steps: int | None) -> tuple[Path, list[Job]]:
+    """The world with its images' features, and every seed's encoder."""
     _fresh(output)
     world = build_world(output / "world", config=config)
     extract_features.run(
         str(world / "images"), tower="pixels:16", output=world / "features", device="cpu", overwrite=True
     )
-    jobs = _plan(output, world, seeds=seeds, max_steps=steps)
+    return world, _plan(output, world, seeds=seeds, max_steps=steps)
+
+
+def _run(
+    output: Path,
+    config: WorldConfig,
+    world: Path,
+    jobs: Sequence[Job],
+    *,
+    seeds: int,
+    processes: int | None,
+    started: float,
+) -> int:
     _train_all(jobs, processes=processes or os.cpu_count() or 1)
     scores = _evaluate_all(output, world, jobs, seeds=seeds)
     _report(output, world, jobs, scores, title=WORLD_TITLES[config.gold])

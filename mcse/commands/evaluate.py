@@ -24,6 +24,7 @@ from mcse.encoders.loading import AnyEncoder, encoder_digest, hub_commit, load_e
 from mcse.encoders.word_vectors import WordVectorEncoder
 from mcse.errors import in_words, is_out_of_memory, printable
 from mcse.evaluation.compare import compare
+from mcse.evaluation.result_cache import ITEMS, write_items
 from mcse.evaluation.row_forms import row_forms
 from mcse.evaluation.runner import Runner
 from mcse.evaluation.seen_text import contaminated_pairs
@@ -73,6 +74,7 @@ class _Reports:
     _: KW_ONLY
     is_alone: bool
     mteb_files: bool
+    items: bool = False
     failures: list[int] = field(default_factory=list)
     takes_teachers: bool = False
     teachers: set[str] = field(default_factory=set)
@@ -127,6 +129,8 @@ class _Reports:
                 update_card(model)
             except OSError as error:
                 print(f"mcse evaluate: the model card does not get the table: {error}", file=sys.stderr)
+        if self.items:
+            write_items(model, folder / ITEMS)
         if self.mteb_files:
             write_mteb_files(folder / "mteb", model)
 
@@ -151,6 +155,7 @@ def run(
     errors: int | None = None,
     contamination: bool = False,
     mteb_files: bool = False,
+    items: bool = False,
     output: Path | None = None,
     batch_size: int = 64,
     precision: Literal["float32", "bfloat16"] = "float32",
@@ -182,6 +187,7 @@ def run(
     options = _checked(models, suites, options, columns, compared=compared, errors=errors, mteb_files=mteb_files)
     reading = Reading(prompt=prompt, prompt_name=prompt_name, trust_remote_code=trust_remote_code)
     reports = _Reports(output, precision, pooling, reading, backends, is_alone=len(models) == 1, mteb_files=mteb_files)
+    reports.items = items
     made = partial(Runner, pooling=pooling, precision=precision, batch_size=batch_size, use_cache=not no_cache)
 
     def runner() -> Runner:

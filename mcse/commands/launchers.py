@@ -104,7 +104,7 @@ class _Child:
 
 
 def run_locally(
-    tasks: Sequence[Task], *, jobs: int, on_end: Callable[[Task, float], None] = lambda task, seconds: None
+    tasks: Sequence[Task], *, jobs: int, on_end: Callable[[Task, float, bool], None] = lambda *_: None
 ) -> Ending:
     """Does the tasks, ``jobs`` at a time, with lines about the progress on standard error.
 
@@ -114,7 +114,7 @@ def run_locally(
     Args:
         tasks: In the order in which they are started.
         jobs: How many at a time.
-        on_end: Is told of each start, once it has ended in whatever way, the CPU seconds that it took.
+        on_end: Is told of each start, once it has ended, the CPU seconds that it took, and whether it ended well.
 
     Raises:
         KeyboardInterrupt: At the second SIGINT.
@@ -137,8 +137,9 @@ def run_locally(
                 for slot in [slot for slot, child in running.items() if child.has_ended()]:
                     child = running.pop(slot)
                     _end(child, failures, stopped=bool(stop.exit_code))
-                    on_end(child.task, child.cpu_seconds)
-                    if child.task.folder not in failures:
+                    is_done = child.task.folder not in failures
+                    on_end(child.task, child.cpu_seconds, is_done)
+                    if is_done:
                         queue.extendleft(reversed(child.task.then))
                 if stop.exit_code and running and not told:
                     told = _pass_on(stop.exit_code, running)
@@ -234,6 +235,7 @@ def last_line(log: Path, *, start: int = 0) -> str:
 
 def _start(task: Task, environment: Mapping[str, str], *, count: str, failures: dict[Path, Failure]) -> _Child | None:
     """Starts a child in a process group of its own, which Ctrl-C in a terminal does not reach: it is passed on once."""
+    task.log.parent.mkdir(parents=True, exist_ok=True)
     with task.log.open("ab") as log:
         try:
             # The child inherits the lock with its output, and keeps it for as long as it lives.

@@ -129,6 +129,18 @@ def refuse_other_settings(run: Planned, *, remedy: str) -> None:
         raise ValueError(f"{run.folder} was trained with {key} = {old!r}, not {new!r}; {remedy}")
 
 
+def refuse_twins(configs: Mapping[str, Any], *, where: str) -> None:
+    """Refuses two cells, by their names, that have the same configuration.
+
+    Raises:
+        ValueError: There are two.
+    """
+    seen: dict[str, str] = {}
+    for name, config in configs.items():
+        if (other := seen.setdefault(to_yaml(config), name)) != name:
+            raise ValueError(f"{where}: {other} and {name} are the same run")
+
+
 def training_task(run: Planned) -> Task:
     """Writes the whole configuration of a run, so that later edits of the file do not matter, and returns its task."""
     task = Task(run.label, run.folder)

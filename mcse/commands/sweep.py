@@ -28,10 +28,10 @@ from mcse.commands.planned_runs import (
     parse_seeds,
     plan_run,
     refuse_other_settings,
+    refuse_twins,
     run_result,
     training_task,
 )
-from mcse.config import to_yaml
 from mcse.errors import printable
 from mcse.files import claimed, digest_of, write_json, write_text
 from mcse.recipes.launch import load_config
@@ -163,7 +163,7 @@ def make_plan(
     select_by = configs[0].train.select_by
     if select_by is None:
         raise ValueError("train.select_by: null, so that there is no dev score to compare cells by")
-    _refuse_twins(combinations, configs)
+    refuse_twins(dict(zip(map(_words, combinations), configs, strict=True)), where="--set")
     if is_run(top):
         raise ValueError(f"--output: {top} is a run; a sweep needs a folder of its own, with its runs below")
     names = _cell_names(combinations, varied=[key for key, values in settings.items() if len(values) > 1])
@@ -222,15 +222,6 @@ def _load(config: Path, combination: Mapping[str, str], *, output: Path | None) 
     if output is not None:
         overrides.append(f"--output_dir={output}")
     return load_config(config, [*overrides, "--train.resume=auto"])
-
-
-def _refuse_twins(combinations: Sequence[Mapping[str, str]], configs: Sequence[Any]) -> None:
-    seen: dict[str, Mapping[str, str]] = {}
-    for combination, config in zip(combinations, configs, strict=True):
-        text = to_yaml(config)
-        if text in seen:
-            raise ValueError(f"--set: {_words(seen[text])} and {_words(combination)} are the same run")
-        seen[text] = combination
 
 
 def _words(combination: Mapping[str, str]) -> str:

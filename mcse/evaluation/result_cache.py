@@ -7,21 +7,25 @@ import logging
 import os
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mcse.errors import said
 from mcse.files import digest_of, replacing
 from mcse.reading import parse_json
-from mcse.types import Column, PairList, Sample, ScoreKey, SuiteScores
+from mcse.types import Column, ModelScores, PairList, Sample, ScoreKey, SuiteScores
 from mcse.types.scores import Statistic
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 5
+
+ITEMS = "items"
+"""The folder beside ``results.json`` that ``write_items`` writes."""
 
 _CONTENT = "content"
 _PARTS = {"value_P": "fiu", "gold_P": "fiu", "group_P": "iu", "cluster_P": "iu", "clean_P": "b"}
@@ -72,19 +76,60 @@ class _Content:
     scores: _Scores
 
 
+def write_items(model: ModelScores, folder: Path) -> None:
+    """Writes every suite's scores with the items behind them, without the sentences, a file each.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    for suite in model.suites:
+        if suite.columns:
+            result = KeptResult(pooling=model.pooling, scores=replace(suite, pairs={}), notes=model.notes)
+            write_result(folder / f"{suite.columns[0].key.suite}.npz", result)
+
+
+def read_items(folder: Path, *, name: str) -> ModelScores:
+    """The scores of a model, as it is to be called, whose items ``write_items`` wrote.
+
+    Raises:
+        ValueError: There are none, or a file is damaged.
+    """
+    results = [read_result(path) for path in sorted(folder.glob("*.npz"))]
+    if not results:
+        raise ValueError(f"{folder} holds no items of scores; mcse evaluate --items writes them")
+    suites = tuple(result.scores for result in results)
+    return ModelScores(name=name, pooling=results[0].pooling, suites=suites, notes=results[0].notes)
+
+
 def load_result(key: str) -> KeptResult | None:
     """What was kept under ``key``; ``None`` where there is nothing, or, with a warning, where it is damaged."""
     path = cache_folder() / f"{key}.npz"
     if not path.exists():
         return None
     try:
-        arrays = _arrays(path)
-        content = parse_json(arrays.pop(_CONTENT).tobytes(), _Content, where=_CONTENT)
-        return KeptResult(pooling=content.pooling, notes=content.notes, scores=_restored(content.scores, arrays))
+        return _read(path)
     except Exception as error:
         # NumPy and zip raise a dozen kinds of errors; whichever it is, the result can be computed.
         logger.warning("%s is damaged and is computed anew: %s", path, error or type(error).__name__)
         return None
+
+
+def read_result(path: Path) -> KeptResult:
+    """What ``write_result`` wrote.
+
+    Raises:
+        ValueError: It is damaged; names the file.
+    """
+    try:
+        return _read(path)
+    except Exception as error:
+        raise ValueError(f"{path} is damaged: {said(error)}") from None
+
+
+def _read(path: Path) -> KeptResult:
+    arrays = _arrays(path)
+    content = parse_json(arrays.pop(_CONTENT).tobytes(), _Content, where=_CONTENT)
+    return KeptResult(pooling=content.pooling, notes=content.notes, scores=_restored(content.scores, arrays))
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -99,6 +144,18 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 def save_result(key: str, result: KeptResult) -> None:
     """Keeps ``result``. A cache that cannot be written is said and does not lose the result."""
+    try:
+        write_result(cache_folder() / f"{key}.npz", result)
+    except OSError as error:
+        logger.warning("the result is not kept for the next call: %s", error)
+
+
+def write_result(path: Path, result: KeptResult) -> None:
+    """Writes ``result`` with the items behind its scores.
+
+    Raises:
+        OSError: It cannot be written.
+    """
     scores = result.scores
     arrays: dict[str, NDArray[Any]] = {}
     for name, sample in scores.samples.items():
@@ -121,11 +178,8 @@ def save_result(key: str, result: KeptResult) -> None:
         },
     }
     arrays[_CONTENT] = np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
-    try:
-        with replacing(cache_folder() / f"{key}.npz") as draft, draft.open("wb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **arrays)
-    except OSError as error:
-        logger.warning("the result is not kept for the next call: %s", error)
+    with replacing(path) as draft, draft.open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, **arrays)
 
 
 def _restored(content: _Scores, arrays: Mapping[str, NDArray[Any]]) -> SuiteScores:

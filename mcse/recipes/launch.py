@@ -26,6 +26,8 @@ def load_config(path: Path | None, overrides: Sequence[str]) -> Any:
     """
     tree = merge(read_yaml(path) if path is not None else {}, read_overrides(overrides))
     source = str(path or "command line")
+    if "systems" in tree and "recipe" not in tree:
+        raise ConfigError(f"{source} is a study; mcse study takes it")
     config = build_config(config_class(tree.get("recipe")), tree, source=source)
     if config.seed < 0:
         raise ConfigError(f"{source}: seed: must be 0 or more, got {config.seed}")

@@ -30,10 +30,10 @@ def reference_page() -> str:
     """The page as Markdown: what all recipes share, then each recipe's own keys."""
     common = [info for info in describe(RunConfig) if info.key != "recipe"]
     shared = {info.key for info in common}
-    parts = [_HEAD, "## All recipes\n", _table(common)]
+    parts = [_HEAD, "## All recipes\n", keys_table(common)]
     for name, summary in RECIPES.items():
         own = [info for info in describe(config_class(name)) if info.key not in shared | {"recipe"}]
-        parts += [f"## `{name}`: {summary}\n", _table(own)]
+        parts += [f"## `{name}`: {summary}\n", keys_table(own)]
     return "\n".join(parts)
 
 
@@ -42,7 +42,8 @@ def write_reference(path: Path) -> None:
     write_text(path, reference_page())
 
 
-def _table(infos: Iterable[KeyInfo]) -> str:
+def keys_table(infos: Iterable[KeyInfo]) -> str:
+    """Keys with type, default and documentation, a row each."""
     rows = ["| key | type | default | |", "|---|---|---|---|"]
     for info in infos:
         default = "required" if info.default is None else f"`{info.default}`"

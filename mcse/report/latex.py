@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from mcse.report.tables import Cell, ScoreTable, table_cells
 
@@ -44,8 +45,8 @@ def latex_table(table: ScoreTable) -> str:
     Several seeds are their mean with the sample standard deviation as its subscript; a score that is absent is a dash.
     A row's name that starts with blanks is indented.
     """
-    heading = ["", *(_escaped(column.label) for column in table.columns)]
-    caption = " ".join(_sentence(_escaped(part)) for part in (table.title, table.caption) if part)
+    heading = ["", *(escaped(column.label) for column in table.columns)]
+    caption = " ".join(_sentence(escaped(part)) for part in (table.title, table.caption) if part)
     lines = [
         r"% needs \usepackage{booktabs,textcomp} and \usepackage[T1]{fontenc}",
         r"\begin{table}[t]",
@@ -63,8 +64,16 @@ def latex_table(table: ScoreTable) -> str:
     return "\n".join(lines) + "\n"
 
 
+def latex_notes(title: str, notes: Sequence[str], *, are_code: bool = False) -> str:
+    """A heading and a list, or nothing where there are no notes."""
+    if not notes:
+        return ""
+    items = [rf"\item \texttt{{{escaped(note)}}}" if are_code else rf"\item {escaped(note)}" for note in notes]
+    return "\n".join([rf"\section*{{{escaped(title)}}}", r"\begin{itemize}", *items, r"\end{itemize}"]) + "\n"
+
+
 def _name(name: str) -> str:
-    return r"\quad " * name.startswith(" ") + _escaped(name.strip())
+    return r"\quad " * name.startswith(" ") + escaped(name.strip())
 
 
 def _cell(cell: Cell) -> str:
@@ -83,7 +92,7 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?", ":")) else f"{text}."
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """What prints as ``text``. Control characters, which LaTeX refuses, and line breaks are blanks."""
     printable = "".join(character if character.isprintable() else " " for character in text)
     # A bracket that follows a row's end would be read as that row's spacing.

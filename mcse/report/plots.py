@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from mcse.report.tables import Curve, ScoreTable
 
@@ -28,6 +28,19 @@ _PAGE_COLOURS = {
     "#0a0006": "var(--series-6)",
 }
 """Stand-ins that Matplotlib draws with, and the page's variables that replace them in the SVG."""
+
+_PRINTED = {
+    "ink": "#1d2126",
+    "faint": "#5d6670",
+    "rule": "#dfe2e5",
+    "series-1": "#2563c9",
+    "series-2": "#c2570c",
+    "series-3": "#15803d",
+    "series-4": "#7c3aed",
+    "series-5": "#be185d",
+    "series-6": "#57606a",
+}
+"""The page's colours in the light, of templates/page.html.j2."""
 
 _INK, _FAINT, _RULE, *_SERIES = _PAGE_COLOURS
 _STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
@@ -56,6 +69,26 @@ class Profile:
     label: str
     values: tuple[float | None, ...]
     reaches: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DifferenceLine:
+    """A difference of two systems with its interval."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueLine:
+    """A system's score at several values of a number, each with its interval where there is one."""
+
+    label: str
+    x: tuple[float, ...]
+    values: tuple[float, ...]
+    intervals: tuple[tuple[float, float] | None, ...]
 
 
 def plot_points(points: Sequence[Point], *, x_label: str, y_label: str, series: Mapping[str, int]) -> str:
@@ -106,6 +139,54 @@ def plot_profiles(
     axes.grid(axis="y", color=_RULE, linewidth=0.8)
     _legend(figure, [profile.label for profile in profiles])
     return _svg(figure, f"{y_label} by {x_label}")
+
+
+def plot_differences(lines: Sequence[DifferenceLine], *, x_label: str) -> str:
+    """A forest plot as inline SVG: a line a difference with its interval, and no difference as a stroke."""
+    figure, axes = _figure(height_inches=0.9 + 0.32 * len(lines))
+    axes.axvline(0, color=_FAINT, linewidth=1)
+    for number, line in enumerate(lines):
+        is_clear = line.low > 0 or line.high < 0
+        colour = _SERIES[0] if is_clear else _SERIES[5]
+        axes.plot([line.low, line.high], [number] * 2, color=colour, linewidth=1.6)
+        axes.plot([line.value], [number], color=colour, marker="s", markersize=6)
+    axes.set_yticks(range(len(lines)), [_plain(line.label) for line in lines])
+    axes.set_ylim(len(lines) - 0.5, -0.5)
+    axes.set_xlabel(_plain(x_label))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.grid(axis="x", color=_RULE, linewidth=0.8)
+    axes.margins(x=0.08)
+    return _svg(figure, f"{x_label}: {', '.join(line.label for line in lines)}")
+
+
+def plot_values(lines: Sequence[ValueLine], *, x_label: str, y_label: str) -> str:
+    """Scores against a number as inline SVG, a colour a system; where the numbers span a decade on a logarithm."""
+    figure, axes = _figure(height_inches=3.4)
+    numbers = sorted({x for line in lines for x in line.x})
+    if numbers[0] > 0 and numbers[-1] >= 10 * numbers[0]:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
+    for place, line in enumerate(lines):
+        colour, marker = _colour_and_marker(place)
+        axes.plot(
+            line.x, line.values, color=colour, marker=marker, markersize=6, linewidth=1.4, label=_plain(line.label)
+        )
+        for x, ends in zip(line.x, line.intervals, strict=True):
+            if ends is not None:
+                axes.plot([x, x], ends, color=colour, linewidth=1.4, alpha=0.6)
+    axes.set_xlabel(_plain(x_label))
+    axes.set_ylabel(_plain(y_label))
+    axes.grid(color=_RULE, linewidth=0.8)
+    _legend(figure, [line.label for line in lines])
+    return _svg(figure, f"{y_label} by {x_label}")
+
+
+def standalone(svg: str) -> str:
+    """A plot as a file of its own, with the page's colours on white."""
+    for name, colour in _PRINTED.items():
+        svg = svg.replace(f"var(--{name})", colour)
+    return svg.replace(">", '><rect width="100%" height="100%" fill="#ffffff"/>', 1)
 
 
 def plot_curves(curves: Sequence[Curve], *, series: Mapping[str, int] | None = None) -> str:

@@ -14,7 +14,7 @@ from mcse.config import ConfigError, build_config, read_yaml
 from mcse.recipes import RECIPES, config_class
 from tests.recipes.test_configs import CONFIGS, flat, name_of
 
-FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "accelerate")
+FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in ("accelerate", "studies"))
 PAIRED = (
     "encoder.pooling",
     "data.max_length",

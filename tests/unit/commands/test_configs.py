@@ -21,7 +21,8 @@ def test_every_file_is_listed_once_with_its_recipe_and_title(capsys):
     for file in files:
         recipe, title = by_name[file.relative_to(FOLDER).as_posix().removesuffix(".yaml")].split(maxsplit=2)[1:]
         text = file.read_text(encoding="utf-8")
-        assert recipe == "–" or f"\nrecipe: {recipe}\n" in text
+        is_study = file.parent.name == "studies"
+        assert recipe == ("study" if is_study else "–") or f"\nrecipe: {recipe}\n" in text
         assert len(title) > 10
         assert title[:10] in text
     assert not empty

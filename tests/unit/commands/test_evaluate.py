@@ -10,8 +10,9 @@ import pytest
 
 from mcse.commands import evaluate
 from mcse.commands.main import main
+from mcse.evaluation.result_cache import read_items
 from mcse.report.evaluation_files import model_folder
-from mcse.types import ModelScores
+from mcse.types import ModelScores, ScoreKey
 from tests.fixtures.tiny_models import build_tiny_bert
 
 
@@ -43,6 +44,16 @@ def test_evaluate_one_model(encoders, pairs, capsys):
     report = Path("out/report.md").read_text(encoding="utf-8")
     assert f"{scores['spearman']:.2f}" in report
     assert "**" not in report  # ways to aggregate are not rivals
+
+
+def test_items_are_written_where_they_are_asked_for(encoders, pairs):
+    arguments = [str(encoders[0]), "--pooling", "mean", "--data", str(pairs), "--output", "out"]
+    assert main(["evaluate", *arguments]) == 0
+    assert not Path("out/items").exists()
+    assert main(["evaluate", *arguments, "--items"]) == 0
+    key = ScoreKey("sts", "mine", "spearman")
+    found = json.loads(Path("out/results.json").read_text(encoding="utf-8"))["scores"]["sts"]["mine"]["spearman"]
+    assert read_items(Path("out/items"), name="one").get(key) == found
 
 
 def test_evaluate_puts_reports_where_agreed(encoders, pairs, tmp_path):

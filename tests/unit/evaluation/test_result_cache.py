@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from mcse.evaluation import result_cache
-from mcse.evaluation.result_cache import KeptResult, cache_folder, cache_key, load_result, save_result
+from mcse.evaluation.compare import compare
+from mcse.evaluation.result_cache import (
+    KeptResult,
+    cache_folder,
+    cache_key,
+    load_result,
+    read_items,
+    save_result,
+    write_items,
+)
 from tests.fixtures.model_scores import make_scores
 
 SCORES = make_scores("kept", noise=0.2, seen=[3]).suites[0]
@@ -34,6 +43,20 @@ def test_results_are_kept_and_come_back_the_same() -> None:
             np.testing.assert_array_equal(getattr(back, part), getattr(sample, part))
         assert back.group_P is None
     assert cache_key("digest", None, "sts", 2) != name
+
+
+def test_items_that_were_written_compare_as_the_scores_themselves(tmp_path: Path) -> None:
+    first, second = make_scores("first", noise=0.2, seen=[3]), make_scores("second", noise=0.3, seen=[5])
+    write_items(first, tmp_path / "items")
+    back = read_items(tmp_path / "items", name="first")
+    assert compare([back], [second]) == compare([first], [second])
+    assert back.all.pairs == {}, "sentences are not copied"
+    with pytest.raises(ValueError, match="holds no items of scores; mcse evaluate --items writes them"):
+        read_items(tmp_path, name="none")
+    path = tmp_path / "items" / "sts.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=f"{path} is damaged: "):
+        read_items(tmp_path / "items", name="first")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,523 @@
+"""``mcse study`` around the training: the declaration, cells, comparisons, what is kept, what changed, the report.
+
+What trains and evaluates is a stand-in that writes the files of runs and of evaluations.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from mcse.commands import study
+from mcse.commands.launchers import Ending, Failure
+from mcse.commands.main import main
+from mcse.commands.studies.cells import Places, shell, study_cells, study_pairs, study_rows
+from mcse.commands.studies.declaration import Study, read_study
+from mcse.config import build_config, read_yaml
+from mcse.config_fields import describe
+from mcse.evaluation.compare import compare
+from mcse.evaluation.result_cache import write_items
+from mcse.files import claimed
+from mcse.metrics.significance import holm, seeds_needed
+from mcse.recipes.reference import keys_table
+from mcse.types import ScoreKey
+from tests.fixtures.model_scores import make_scores
+from tests.fixtures.run_folders import make_run
+
+DECLARED = {
+    "name": "tiny",
+    "question": "Does 5 % of x_1 & y help?",
+    "seeds": "0-2",
+    "base": {"train.max_steps": 20, "data": {"root": "$OUTPUT/world"}, "encoder.name_or_path": "bert$SEED"},
+    "systems": [
+        {"name": "text", "config": "mcse:demo/simcse"},
+        {"name": "pairs", "config": "mcse:demo/mcse"},
+        {"name": "wrong pairs", "config": "mcse:demo/mcse", "set": {"controls.images": "shuffled_images"}},
+    ],
+    "baseline": "text",
+    "controls": ["wrong pairs"],
+    "references": [
+        {"name": "floor", "model": "bert$SEED"},
+        {"name": "teacher", "model": "big", "flags": "--pooling cls"},
+    ],
+    "evaluations": [
+        {"name": "sts", "flags": "--suite sts --data $OUTPUT/world/a.tsv", "scores": ["sts.average", "sts.A"]}
+    ],
+    "comparisons": [
+        {"first": "each"},
+        {"first": "each", "second": "controls"},
+        {"first": "teacher", "second": "pairs"},
+    ],
+}
+PAIRS = {"name": "pairs", "key": "controls.num_pairs", "values": [50, 500]}
+NOISE = {"text": 0.6, "pairs": 0.3, "wrong pairs": 0.5, "floor": 1.5, "teacher": 0.2}
+
+
+def written(folder: Path, **keys) -> Path:
+    """The declaration with other keys; ``...`` leaves one out."""
+    path = folder / "tiny.yaml"
+    path.write_text(json.dumps({key: value for key, value in {**DECLARED, **keys}.items() if value is not ...}))
+    return path
+
+
+def declared(**keys) -> Study:
+    return build_config(Study, json.loads(json.dumps({**DECLARED, **keys})), source="here")
+
+
+def pair_names(**keys) -> list[str]:
+    asked = declared(**keys)
+    rows = study_rows(asked, study_cells(asked), Places(Path("out"), None))
+    return [pair.name for pair in study_pairs(asked, rows)]
+
+
+def run(path: Path, *arguments: str) -> int:
+    return main(["study", str(path), "--output", str(path.parent / "out"), *arguments])
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "out" / "results.json").read_text())
+
+
+class StandIn:
+    """Does tasks at once: runs and evaluations appear, but for those whose label is in ``broken``."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.broken: set[str] = set()
+        self.stops_after: int | None = None
+
+    def __call__(self, tasks, *, jobs, on_end):
+        assert jobs == 1
+        failures: dict[Path, Failure] = {}
+        queue = list(tasks)
+        while queue:
+            if len(self.done) == self.stops_after:
+                return Ending(failures, 130)
+            task = queue.pop(0)
+            self.done.append(task.label)
+            if task.label in self.broken:
+                failures[task.folder] = Failure("failed", "exit code 1: no luck")
+                task.log.parent.mkdir(parents=True, exist_ok=True)
+                task.log.write_text("--- 2026-01-01 00:00:00 mcse train\nno luck\n")
+            else:
+                queue[:0] = task.then
+                evaluate(task) if task.work else train(task)
+            on_end(task, 36.0, task.folder not in failures)
+        return Ending(failures)
+
+
+@pytest.fixture
+def works(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    stand_in = StandIn()
+    monkeypatch.setattr(study, "run_locally", stand_in)
+    return stand_in
+
+
+def train(task) -> None:
+    config = yaml.safe_load(task.config.read_text())
+    seed = config["seed"]
+    make_run(task.folder, seed=seed, scores=(50.0, 60.0 + seed))
+    (task.folder / "config.yaml").write_text(yaml.safe_dump(config))
+    facts = {
+        "facts": {"steps": 20},
+        "versions": {"python": "3.11"},
+        "git_revision": "abc",
+        "device": "cpu",
+        "data": [{"role": "sentences", "path": "/somewhere/a.txt", "digest": "d" * 64}],
+    }
+    (task.folder / "run.json").write_text(json.dumps(facts))
+
+
+def evaluate(task) -> None:
+    words = list(task.work)
+    model, output = Path(words[words.index("evaluate") + 1]), Path(words[words.index("--output") + 1])
+    row = next((name for name in NOISE if model.parent.name.startswith(name.replace(" ", "_"))), None)
+    seed = int(re.sub(r"\D", "", model.name) or 0)
+    row = row or ("floor" if model.name.startswith("bert") else "teacher")
+    write_items(make_scores(str(model), noise=NOISE[row], seed=seed), output / "items")
+
+
+# --- the declaration
+
+
+def test_a_declaration_is_read_with_its_defaults(tmp_path):
+    found, path = read_study(str(written(tmp_path)))
+    assert path == tmp_path / "tiny.yaml"
+    assert found.seed_numbers == (0, 1, 2)
+    assert found.primary_scores == ("sts.average",)
+    assert found.scores == ("sts.average", "sts.A")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"baselin": "text"}, "unknown key 'baselin'; did you mean 'baseline'?"),
+        ({"seeds": ...}, "missing key 'seeds' (Seeds of every cell"),
+        ({"seeds": "2-0"}, "seeds: '2-0' counts down"),
+        ({"systems": []}, "systems: none is given"),
+        ({"systems": [{"name": "text", "confg": "x"}]}, "unknown key 'systems[0].confg'; did you mean"),
+        ({"systems": DECLARED["systems"] * 2}, "systems, references: text stands twice"),
+        ({"systems": [{"name": "a/b", "config": "mcse:demo/mcse"}], "baseline": None}, "'a/b' is no name"),
+        ({"systems": [{"name": "each", "config": "mcse:demo/mcse"}]}, "'each' means something else"),
+        ({"baseline": "txt"}, "baseline: there is no 'txt'; there is text, pairs, wrong pairs, floor, teacher"),
+        ({"controls": ["shuffled"]}, "controls: there is no 'shuffled'"),
+        ({"comparisons": [{"first": "mcse"}]}, "comparisons[0]: 'mcse' names no row; there is text, pairs"),
+        ({"comparisons": [{"first": "pairs,pairs=7"}], "factors": [PAIRS]}, "'pairs,pairs=7' names no row"),
+        ({"comparisons": [{"first": "pairs"}, {"first": "text", "second": "pairs"}]}, "are compared twice"),
+        ({"comparisons": [{"first": "text"}]}, "no cell of text has the values of one of text"),
+        ({"baseline": None}, "comparisons[0]: there is no baseline"),
+        ({"controls": []}, "comparisons[1]: there are no controls"),
+        ({"factors": [{"name": "pairs", "key": "controls.num_pairs"}]}, "a factor needs values"),
+        ({"factors": [{"name": "pairs", "values": [1]}]}, "give key and values, or levels"),
+        ({"factors": [{**PAIRS, "values": [50, 50]}]}, "factors, pairs: 50 stands twice"),
+        ({"factors": [PAIRS, PAIRS]}, "factors: pairs stands twice"),
+        ({"evaluations": []}, "evaluations: no score is reported"),
+        (
+            {"evaluations": [{"name": "a", "flags": "--suit sts", "scores": ["sts.a"]}]},
+            "unrecognized arguments: --suit",
+        ),
+        ({"evaluations": [{"name": "a", "flags": "--suite st", "scores": ["st.a"]}]}, "invalid choice: 'st'"),
+        ({"evaluations": [{"name": "a", "flags": "--output x", "scores": ["sts.a"]}]}, "leave out --output"),
+        (
+            {"evaluations": [{"name": "a", "flags": "", "scores": ["geometry.a"]}]},
+            "geometry.a is of none of its suites",
+        ),
+        ({"evaluations": [{"name": "a", "flags": "", "scores": ["sts"]}]}, "a score is named suite.task.metric"),
+        ({"primary": ["sts.B"]}, "primary: there is no 'sts.B'; there is sts.average, sts.A"),
+        ({"base": {"seed": 3}}, "base: seed: seeds says which seeds there are"),
+        ({"base": {"train": {"resume": "never"}}}, "base: train.resume: a study always resumes"),
+        ({"base": {"optim.learnin_rate": 1}}, "did you mean 'optim.learning_rate'?"),
+        ({"base": {"data.root": "$HOME/x"}}, "$HOME is none of $OUTPUT, $MCSE_DATA, $SEED"),
+        ({"base": {"data.root": "5 $"}}, "a $ without a name; $$ is a dollar"),
+        ({"prepare": [{"name": "a", "run": "demoo", "makes": "x"}]}, "'demoo' is no command of mcse"),
+        ({"prepare": [{"name": "a", "run": "demo --fast", "makes": "x"}]}, "unrecognized arguments: --fast"),
+    ],
+)
+def test_a_wrong_declaration_is_refused_by_name_before_anything_starts(tmp_path, capsys, keys, said):
+    assert run(written(tmp_path, **keys)) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_data_folder_that_is_not_set_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("MCSE_DATA", raising=False)
+    assert run(written(tmp_path, base={"data.root": "$MCSE_DATA/x"})) == 2
+    assert "$MCSE_DATA is not set here" in capsys.readouterr().err
+
+
+def test_two_cells_that_are_the_same_run_are_refused(tmp_path, capsys):
+    systems = [{"name": "one", "config": "mcse:demo/mcse"}, {"name": "two", "config": "mcse:demo/mcse"}]
+    assert run(written(tmp_path, systems=systems, baseline=None, controls=[], comparisons=[])) == 2
+    assert "cells: one and two are the same run" in capsys.readouterr().err
+
+
+def test_every_key_is_documented_and_stands_on_the_page():
+    path = Path(__file__).resolve().parents[3] / "docs" / "studies.md"
+    before, mark, rest = path.read_text(encoding="utf-8").partition("<!-- keys: written by this test -->\n")
+    shown, end, after = rest.partition("<!-- end of keys -->\n")
+    infos = list(describe(Study))
+    assert len(infos) > 30
+    assert [info.key for info in infos if not info.summary.endswith((".", ":"))] == []
+    if os.environ.get("MCSE_WRITE_DOCS") == "1":
+        path.write_text(before + mark + keys_table(infos) + end + after, encoding="utf-8")
+    else:
+        assert shown == keys_table(infos), "run MCSE_WRITE_DOCS=1 pytest on this test"
+
+
+# --- cells and comparisons
+
+
+def test_factors_are_crossed_with_systems_and_their_settings_win():
+    noise = {
+        "name": "noise",
+        "levels": [{"value": 0, "set": {}}, {"value": 0.3, "set": {"loss": {"temperature": 0.1}}}],
+    }
+    systems = [
+        {"name": "text", "config": "mcse:demo/simcse", "factors": ["pairs"]},
+        {
+            "name": "pairs",
+            "config": "mcse:demo/mcse",
+            "set": {"controls.num_pairs": 7},
+            "skip": {"pairs": 500, "noise": [0.3]},
+        },
+        {"name": "wrong pairs", "config": "mcse:demo/mcse", "only": {"noise": 0.3}},
+    ]
+    asked = declared(factors=[PAIRS, noise], systems=systems, base={"controls.num_pairs": 3, "loss.temperature": 0.2})
+    cells = study_cells(asked)
+    assert [cell.name for cell in cells] == [
+        "text,pairs=50",
+        "text,pairs=500",
+        "pairs,pairs=50,noise=0",
+        "pairs,pairs=50,noise=0.3",
+        "pairs,pairs=500,noise=0",
+        "wrong pairs,pairs=50,noise=0.3",
+        "wrong pairs,pairs=500,noise=0.3",
+    ]
+    assert cells[3].values == {"pairs": 50, "noise": 0.3}
+    assert cells[3].settings == {"controls.num_pairs": "50", "loss.temperature": "0.1"}
+    assert cells[0].settings["loss.temperature"] == "0.2"
+    with pytest.raises(ValueError, match="systems, pairs: only and skip leave no cell of it"):
+        study_cells(
+            declared(
+                factors=[PAIRS], systems=[{**systems[1], "skip": {"pairs": [50, 500]}}], baseline=None, controls=[]
+            )
+        )
+
+
+def test_comparisons_are_spelt_out_cell_by_cell_at_the_same_values():
+    assert pair_names() == ["pairs − text", "pairs − wrong pairs", "teacher − pairs"]
+    factors = {"factors": [PAIRS]}
+    assert pair_names(**factors, comparisons=[{"first": "pairs"}]) == [
+        "pairs,pairs=50 − text,pairs=50",
+        "pairs,pairs=500 − text,pairs=500",
+    ]
+    pinned = [{"first": "pairs,pairs=50", "second": "text,pairs=500"}]
+    assert pair_names(**factors, comparisons=pinned) == ["pairs,pairs=50 − text,pairs=500"]
+    assert pair_names(**factors, comparisons=[{"first": "pairs,pairs=50"}]) == ["pairs,pairs=50 − text,pairs=50"]
+    floors = [{"first": "floor", "second": "text"}]
+    assert pair_names(**factors, comparisons=floors) == ["floor − text,pairs=50", "floor − text,pairs=500"]
+
+
+def test_commands_are_what_a_shell_takes(monkeypatch, tmp_path):
+    words = ["mcse", "--a", '{"b": "$OUTPUT/x"}', "--c", "it's", "--d", "1 $$"]
+    text = shell(words)
+    done = os.popen(f"OUTPUT=/o; printf '%s\\n' {text}").read().splitlines()
+    assert done == ["mcse", "--a", '{"b": "/o/x"}', "--c", "it's", "--d", "1 $"]
+
+
+# --- going on
+
+
+def test_a_study_is_trained_evaluated_compared_and_reported(tmp_path, works, capsys):
+    path = written(tmp_path)
+    assert run(path) == 0
+    assert works.done[:4] == ["floor seed0 sts", "floor seed1 sts", "floor seed2 sts", "teacher sts"]
+    assert works.done[4:8] == ["text seed0", "text seed0 sts", "pairs seed0", "pairs seed0 sts"]
+    assert len(works.done) == 4 + 18
+    found = results(tmp_path)
+    groups = {
+        name: [make_scores("x", noise=NOISE[name], seed=seed) for seed in range(1 if name == "teacher" else 3)]
+        for name in NOISE
+    }
+    key = ScoreKey("sts", "average", "spearman")
+    for row in found["rows"]:
+        values = [model.get(key) for model in groups[row["name"]]]
+        assert row["scores"]["sts.average"]["values"] == pytest.approx(values)
+        assert row["scores"]["sts.average"]["mean"] == pytest.approx(np.mean(values))
+        assert row["scores"]["sts.average"]["low"] < np.mean(values) < row["scores"]["sts.average"]["high"]
+    first = [one for one in found["comparisons"] if one["score"] == "sts.average"]
+    assert [(one["first"], one["second"]) for one in first] == [
+        ("pairs", "text"),
+        ("pairs", "wrong pairs"),
+        ("teacher", "pairs"),
+    ]
+    right = [
+        next(one for one in compare(groups[a["first"]], groups[a["second"]]) if one.column.key == key) for a in first
+    ]
+    for mine, one in zip(first, right, strict=True):
+        assert [mine[name] for name in ("difference", "low", "high", "p", "smallest")] == pytest.approx(
+            [one.difference, one.low, one.high, one.p, one.smallest]
+        )
+    assert [one["p_holm"] for one in first] == pytest.approx(
+        list(holm(dict(enumerate(one.p for one in right))).values())
+    )
+    assert first[0]["seeds_needed"] == seeds_needed(
+        right[0].first_sd, right[0].second_sd, item_sd=right[0].item_sd, difference=0.5
+    )
+    assert first[2]["seeds_needed"] is None
+    assert [one["p_holm"] for one in found["comparisons"] if one["score"] == "sts.A"] == [None] * 3
+    assert found["cpu_seconds"]["training"] == 9 * 36
+    assert found["cpu_seconds"]["evaluation"] == 13 * 36
+    assert run(path) == 0
+    assert len(works.done) == 22, "nothing is done twice"
+
+
+def test_the_report_says_question_commands_cost_and_origin(tmp_path, works):
+    assert run(written(tmp_path)) == 0
+    markdown, latex, page = ((tmp_path / "out" / f"report.{end}").read_text() for end in ("md", "tex", "html"))
+    assert "Does 5 % of x_1 &amp; y help?" in markdown
+    assert r"Does 5 \% of x\_1 \& y help?" in latex
+    assert "Does 5 % of x_1 &amp; y help?" in page
+    assert "not changed since" in markdown
+    assert "Changed after the first run" not in markdown + latex + page
+    assert "| wrong pairs (control) |" in markdown
+    assert "| teacher (reference) |" in markdown
+    command = 'mcse train --config mcse:demo/mcse --train.max_steps 20 --data.root "$OUTPUT/world"'
+    assert command in markdown
+    assert '--controls.images shuffled_images --seed "$SEED" --output_dir "$OUTPUT/wrong_pairs/seed$SEED"' in markdown
+    assert r"\texttt{mcse train --config mcse:demo/mcse" in latex
+    assert "training 324 CPU seconds, evaluation 0.13 CPU hours" in markdown
+    assert "pairs: 216 CPU seconds in 6 processes" in markdown
+    assert "sentences: a.txt, SHA-256 dddddddddddddddd…" in markdown
+    assert "versions: python 3.11" in markdown
+    assert "![sts.average: first − second, with 95 % intervals](differences.svg)" in markdown
+    assert '"seeds": "0-2"' in markdown
+    svg = (tmp_path / "out" / "differences.svg").read_text()
+    assert "var(--" not in svg
+    assert "var(--series-1)" in page
+
+
+def test_scores_against_a_factor_of_numbers_are_plotted(tmp_path, works):
+    assert run(written(tmp_path, factors=[PAIRS])) == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "sts.average against pairs, with 95 % intervals" in page
+    assert (tmp_path / "out" / "pairs.svg").is_file()
+    table = next(line for line in (tmp_path / "out" / "report.md").read_text().splitlines() if "text,pairs=500" in line)
+    assert "±" in table
+
+
+def test_what_failed_is_named_with_its_log_and_the_rest_is_reported(tmp_path, works, capsys):
+    works.broken = {"pairs seed1", "text seed2 sts"}
+    path = written(tmp_path)
+    assert run(path) == 1
+    log = tmp_path / "out" / "pairs" / "seed1.log"
+    assert f"pairs seed1: exit code 1: no luck (log: {log})" in capsys.readouterr().err
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    assert "text seed2: not evaluated (sts): exit code 1: no luck" in markdown.replace("\\", "")
+    assert "| text, 2 of 3 seeds |" in markdown
+    works.broken = set()
+    works.done.clear()
+    assert run(path) == 0
+    assert works.done == ["pairs seed1", "pairs seed1 sts", "text seed2 sts"]
+
+
+def test_a_stopped_study_reports_what_is_there_and_goes_on(tmp_path, works, capsys):
+    works.stops_after = 6
+    path = written(tmp_path)
+    assert run(path) == 130
+    assert "stopped; the same command goes on" in capsys.readouterr().err
+    first = results(tmp_path)["comparisons"][0]
+    assert first["reason"] == "pairs: not evaluated so far"
+    works.stops_after = None
+    assert run(path) == 0
+    assert len(works.done) == len(set(works.done)) == 22
+
+
+def test_a_part_is_run_alone_and_holm_counts_what_is_missing(tmp_path, works):
+    path = written(tmp_path)
+    assert run(path, "--only", "text", "pairs") == 0
+    assert len(works.done) == 12
+    tests = [one for one in results(tmp_path)["comparisons"] if one["score"] == "sts.average"]
+    assert tests[0]["p_holm"] == pytest.approx(min(1, 3 * tests[0]["p"]))
+    assert run(path, "--only", "mcse") == 2
+
+
+def test_a_dry_run_lists_cells_commands_and_what_is_done_and_writes_nothing(tmp_path, works, capsys):
+    path = written(tmp_path)
+    assert run(path, "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "pairs: 0 of 3 trained, 0 of 3 evaluated (sts)" in out
+    assert "teacher: 0 of 1 evaluated (sts)" in out
+    assert "for SEED in 0 1 2; do" in out
+    assert not (tmp_path / "out").exists()
+    assert run(path, "--only", "pairs") == 0
+    capsys.readouterr()
+    assert run(path, "--dry-run") == 0
+    assert "pairs: 3 of 3 trained, 3 of 3 evaluated (sts)" in capsys.readouterr().out
+
+
+def test_another_command_of_the_same_study_is_refused(tmp_path, works, capsys):
+    with claimed(tmp_path / "out"):
+        assert run(written(tmp_path)) == 2
+    assert "is in use by process" in capsys.readouterr().err
+
+
+# --- changes
+
+
+def test_a_declaration_that_is_changed_after_the_first_run_is_seen(tmp_path, works):
+    assert run(written(tmp_path), "--only", "text", "pairs") == 0
+    systems = [*DECLARED["systems"][:1], {**DECLARED["systems"][2], "name": "shuffled"}]
+    changed = {"systems": systems, "controls": ["shuffled"], "seeds": "0-3", "comparisons": [{"first": "shuffled"}]}
+    assert run(written(tmp_path, **changed)) == 0
+    for end in ("md", "tex", "html"):
+        text = (tmp_path / "out" / f"report.{end}").read_text().replace("\\", "")
+        assert "Changed after the first run" in text
+        assert "when 6 runs were finished" in text
+        assert "seeds: 0-2 " in text
+        assert "row pairs was taken out; 3 of its runs were finished then" in text
+        assert "row wrong pairs was taken out; 0 of its runs were finished then" in text
+    assert results(tmp_path)["changes_after_the_first_run"] == 1
+    history = json.loads((tmp_path / "out" / "study.json").read_text())["declarations"]
+    assert history[0]["declaration"]["seeds"] == "0-2"
+    assert history[1]["changes"]["seeds"] == ["0-2", "0-3"]
+    assert history[1]["changes"]["systems.pairs.config"] == ["mcse:demo/mcse", None]
+    assert run(written(tmp_path)) == 0
+    assert results(tmp_path)["changes_after_the_first_run"] == 2, "changing it back is a change, too"
+
+
+def test_the_order_of_keys_in_the_file_is_no_change(tmp_path, works):
+    assert run(written(tmp_path), "--only", "text") == 0
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(read_yaml(path), sort_keys=True))
+    assert run(path, "--only", "text") == 0
+    assert results(tmp_path)["changes_after_the_first_run"] == 0
+
+
+def test_a_cell_that_was_trained_otherwise_is_refused_or_made_anew(tmp_path, works, capsys):
+    assert run(written(tmp_path), "--only", "text") == 0
+    path = written(tmp_path, base={**DECLARED["base"], "train.max_steps": 20, "loss.temperature": 0.1})
+    works.done.clear()
+    assert run(path, "--only", "text") == 2
+    said = capsys.readouterr().err
+    assert "text/seed0 was trained with loss.temperature = 0.05, not 0.1" in said
+    assert "--again" in said
+    assert works.done == []
+    assert results(tmp_path)["changes_after_the_first_run"] == 0, "what was refused has not begun"
+    assert run(path, "--only", "text", "--again") == 0
+    assert len(works.done) == 6
+    assert (tmp_path / "out" / "replaced" / "text-seed0-0" / "config.yaml").is_file()
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    assert "text seed0 was trained anew" in markdown
+    assert "loss.temperature: 0.05 → 0.1" in markdown
+
+
+def test_other_flags_of_an_evaluation_evaluate_again(tmp_path, works):
+    assert run(written(tmp_path), "--only", "text") == 0
+    works.done.clear()
+    other = [{**DECLARED["evaluations"][0], "flags": "--suite sts geometry --data $OUTPUT/world/a.tsv"}]
+    assert run(written(tmp_path, evaluations=other), "--only", "text") == 0
+    assert works.done == ["text seed0 sts", "text seed1 sts", "text seed2 sts"]
+
+
+# --- statistics
+
+
+def test_the_interval_of_a_mean_adds_seeds_and_items():
+    from mcse.metrics.significance import group_interval
+
+    scores, draws = [70.0, 72.0, 71.5, 69.0], np.random.default_rng(0).normal(70, 0.8, 1000)
+    wide = stats.t.interval(0.95, 3, loc=np.mean(scores), scale=stats.sem(scores))
+    assert group_interval(scores, np.zeros(2)) == pytest.approx(wide)
+    variance_of_seeds, variance_of_items = np.var(scores, ddof=1) / 4, np.var(draws, ddof=1)
+    freedom = (variance_of_seeds + variance_of_items) ** 2 / (variance_of_seeds**2 / 3)
+    reach = stats.t.ppf(0.975, freedom) * np.sqrt(variance_of_seeds + variance_of_items)
+    assert group_interval(scores, draws) == pytest.approx((np.mean(scores) - reach, np.mean(scores) + reach))
+    with pytest.raises(ValueError, match="two or more, got 1"):
+        group_interval([1.0], draws)
+
+
+@pytest.mark.parametrize(("first_sd", "second_sd", "item_sd"), [(1.0, 0.5, 0.0), (0.4, 0.4, 0.1), (0.01, 0.02, 0.0)])
+def test_the_number_of_seeds_needed_is_the_first_that_is_enough(first_sd, second_sd, item_sd):
+    def smallest(number: int) -> float:
+        first, second = first_sd**2 / number, second_sd**2 / number
+        variance = first + second + item_sd**2
+        freedom = variance**2 / ((first**2 + second**2) / (number - 1))
+        return (stats.t.ppf(0.975, freedom) + stats.t.ppf(0.8, freedom)) * np.sqrt(variance)
+
+    number = 2
+    while smallest(number) > 0.5:
+        number += 1
+    assert seeds_needed(first_sd, second_sd, item_sd=item_sd, difference=0.5) == number
+
+
+def test_where_items_alone_vary_too_much_no_number_of_seeds_is_enough():
+    assert seeds_needed(0.1, 0.1, item_sd=0.5, difference=0.5) is None
+    assert seeds_needed(0.0, 0.0, item_sd=0.0, difference=0.5) == 2
