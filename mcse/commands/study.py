@@ -241,7 +241,7 @@ def _finish(work: _Work, chosen: Sequence[Row]) -> int:
     )
     if read_history(work.output).declarations:
         note_cpu(work.output, "report", "report", time.process_time() - started)
-    names = {row.name for row in chosen}
+    names = {"", *(row.name for row in chosen)}
     lacking = [sentence for name, sentence in missing if name in names]
     for sentence in lacking:
         print(printable(sentence), file=sys.stderr)

@@ -72,6 +72,19 @@ def latex_notes(title: str, notes: Sequence[str], *, are_code: bool = False) -> 
     return "\n".join([rf"\section*{{{escaped(title)}}}", r"\begin{itemize}", *items, r"\end{itemize}"]) + "\n"
 
 
+def latex_image(name: str, caption: str) -> str:
+    """An SVG beside the file as a floating figure, which the package svg converts."""
+    lines = [
+        r"% needs \usepackage{svg}",
+        r"\begin{figure}[t]",
+        r"\centering",
+        rf"\includesvg[width=\linewidth]{{{name}}}",
+        rf"\caption{{{_sentence(escaped(caption))}}}",
+        r"\end{figure}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _name(name: str) -> str:
     return r"\quad " * name.startswith(" ") + escaped(name.strip())
 

@@ -143,7 +143,9 @@ def plot_profiles(
 
 def plot_differences(lines: Sequence[DifferenceLine], *, x_label: str) -> str:
     """A forest plot as inline SVG: a line a difference with its interval, and no difference as a stroke."""
-    figure, axes = _figure(height_inches=0.9 + 0.32 * len(lines))
+    letters = max(len(line.label) for line in lines)
+    width = _WIDTH_INCHES + min(4.0, max(0.0, 0.07 * (letters - 18)))
+    figure, axes = _figure(height_inches=0.9 + 0.32 * len(lines), width_inches=width)
     axes.axvline(0, color=_FAINT, linewidth=1)
     for number, line in enumerate(lines):
         is_clear = line.low > 0 or line.high < 0
@@ -263,8 +265,8 @@ def _plain(text: str) -> str:
     return ("\u200b" if shown.startswith("_") else "") + shown.replace("$", r"\$")
 
 
-def _figure(*, height_inches: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_WIDTH_INCHES, height_inches), layout="constrained")
+def _figure(*, height_inches: float, width_inches: float = _WIDTH_INCHES) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
     FigureCanvasSVG(figure)
     figure.patch.set_alpha(0)
     axes = figure.add_subplot()

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from mcse.files import write_text
 from mcse.report.latex import escaped as latex_escaped
-from mcse.report.latex import latex_notes, latex_table
+from mcse.report.latex import latex_image, latex_notes, latex_table
 from mcse.report.markdown import code_block, escaped, markdown_notes, markdown_table
 from mcse.report.page import write_page
 from mcse.report.plots import standalone
@@ -114,6 +114,7 @@ def _latex(report: StudyReport) -> str:
         latex_notes("Missing", report.missing),
         latex_table(report.scores),
         *map(latex_table, report.tests),
+        *(latex_image(plot.name, plot.title) for plot in report.plots),
         *(latex_notes(note.title, note.lines) for note in report.notes),
         *(latex_notes(f"Commands: {note.title}", note.lines, are_code=True) for note in report.commands),
     ]

@@ -42,6 +42,7 @@ from mcse.recipes.launch import load_config
 from mcse.run_folder import BEST, EVALUATION
 
 _MAX_NAME = 200
+_OWN_FOLDERS = ("prepared", "references", "replaced")
 _DONE = "study.json"
 """In the folder of an evaluation."""
 
@@ -131,6 +132,8 @@ def study_cells(study: Study) -> list[StudyCell]:
         cells += own
     by_folder: dict[str, str] = {}
     for cell in cells:
+        if cell.folder_name.casefold() in _OWN_FOLDERS:
+            raise ValueError(f"cells: {cell.name}: a study has a folder of that name itself; choose another")
         if (other := by_folder.setdefault(cell.folder_name.casefold(), cell.name)) != cell.name:
             raise ValueError(f"cells: {other} and {cell.name} would have the same folder; rename one of them")
     return cells

@@ -64,7 +64,7 @@ def write_report(
     file: Path,
     failures: Mapping[Path, Failure],
 ) -> list[tuple[str, str]]:
-    """Writes the report of what is there and prints its tables; returns what is missing, by row."""
+    """Writes the report of what is there and prints its tables; returns what is missing, by row or of all ("")."""
     found = find(study, rows, pairs, places)
     missing = _missing(study, rows, places, failures)
     history, spent = read_history(places.output), read_cpu(places.output)
@@ -97,7 +97,7 @@ def write_report(
     for table in (report.scores, *report.tests):
         print_table(table)
     print(f"wrote {places.output / 'report.html'}, report.md, report.tex and results.json")
-    return missing
+    return [*missing, *(("", sentence) for sentence in found.missing)]
 
 
 def _missing(

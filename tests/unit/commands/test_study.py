@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from scipy import stats
 
 from mcse.commands import study
 from mcse.commands.launchers import Ending, Failure
@@ -196,6 +195,10 @@ def test_a_declaration_is_read_with_its_defaults(tmp_path):
         ({"base": {"optim.learnin_rate": 1}}, "did you mean 'optim.learning_rate'?"),
         ({"base": {"data.root": "$HOME/x"}}, "$HOME is none of $OUTPUT, $MCSE_DATA, $SEED"),
         ({"base": {"data.root": "5 $"}}, "a $ without a name; $$ is a dollar"),
+        (
+            {"systems": [{"name": "Prepared", "config": "mcse:demo/mcse"}], "baseline": None, "controls": []},
+            "a folder of",
+        ),
         ({"prepare": [{"name": "a", "run": "demoo", "makes": "x"}]}, "'demoo' is no command of mcse"),
         ({"prepare": [{"name": "a", "run": "demo --fast", "makes": "x"}]}, "unrecognized arguments: --fast"),
     ],
@@ -429,6 +432,20 @@ def test_another_command_of_the_same_study_is_refused(tmp_path, works, capsys):
     assert "is in use by process" in capsys.readouterr().err
 
 
+def test_a_score_that_nothing_has_is_named_with_those_that_there_are(tmp_path, works, capsys):
+    other = [{**DECLARED["evaluations"][0], "scores": ["sts.C", "sts.B"]}]
+    path = written(tmp_path, evaluations=other)
+    assert run(path, "--only", "text") == 1
+    assert "score sts.C: none of " in capsys.readouterr().err
+    assert (
+        "there is sts.A.spearman, sts.B.spearman, sts.average.spearman" in (tmp_path / "out" / "report.md").read_text()
+    )
+    assert results(tmp_path)["rows"][0]["scores"]["sts.B"]["values"]
+    other[0]["scores"] = ["sts.spearman"]
+    assert run(written(tmp_path, evaluations=other), "--only", "text") == 1
+    assert "score sts.spearman: several of " in capsys.readouterr().err
+
+
 # --- changes
 
 
@@ -485,39 +502,3 @@ def test_other_flags_of_an_evaluation_evaluate_again(tmp_path, works):
     other = [{**DECLARED["evaluations"][0], "flags": "--suite sts geometry --data $OUTPUT/world/a.tsv"}]
     assert run(written(tmp_path, evaluations=other), "--only", "text") == 0
     assert works.done == ["text seed0 sts", "text seed1 sts", "text seed2 sts"]
-
-
-# --- statistics
-
-
-def test_the_interval_of_a_mean_adds_seeds_and_items():
-    from mcse.metrics.significance import group_interval
-
-    scores, draws = [70.0, 72.0, 71.5, 69.0], np.random.default_rng(0).normal(70, 0.8, 1000)
-    wide = stats.t.interval(0.95, 3, loc=np.mean(scores), scale=stats.sem(scores))
-    assert group_interval(scores, np.zeros(2)) == pytest.approx(wide)
-    variance_of_seeds, variance_of_items = np.var(scores, ddof=1) / 4, np.var(draws, ddof=1)
-    freedom = (variance_of_seeds + variance_of_items) ** 2 / (variance_of_seeds**2 / 3)
-    reach = stats.t.ppf(0.975, freedom) * np.sqrt(variance_of_seeds + variance_of_items)
-    assert group_interval(scores, draws) == pytest.approx((np.mean(scores) - reach, np.mean(scores) + reach))
-    with pytest.raises(ValueError, match="two or more, got 1"):
-        group_interval([1.0], draws)
-
-
-@pytest.mark.parametrize(("first_sd", "second_sd", "item_sd"), [(1.0, 0.5, 0.0), (0.4, 0.4, 0.1), (0.01, 0.02, 0.0)])
-def test_the_number_of_seeds_needed_is_the_first_that_is_enough(first_sd, second_sd, item_sd):
-    def smallest(number: int) -> float:
-        first, second = first_sd**2 / number, second_sd**2 / number
-        variance = first + second + item_sd**2
-        freedom = variance**2 / ((first**2 + second**2) / (number - 1))
-        return (stats.t.ppf(0.975, freedom) + stats.t.ppf(0.8, freedom)) * np.sqrt(variance)
-
-    number = 2
-    while smallest(number) > 0.5:
-        number += 1
-    assert seeds_needed(first_sd, second_sd, item_sd=item_sd, difference=0.5) == number
-
-
-def test_where_items_alone_vary_too_much_no_number_of_seeds_is_enough():
-    assert seeds_needed(0.1, 0.1, item_sd=0.5, difference=0.5) is None
-    assert seeds_needed(0.0, 0.0, item_sd=0.0, difference=0.5) == 2

@@ -14,7 +14,7 @@ import sys
 import pytest
 
 from mcse.commands import launchers
-from mcse.commands.launchers import child_environment, last_line
+from mcse.commands.launchers import Task, child_environment, last_line, run_locally
 from mcse.commands.main import main
 from mcse.commands.sweep import make_plan, parse_seeds, parse_settings
 from mcse.config import ConfigError, read_yaml, to_yaml
@@ -392,6 +392,24 @@ def test_a_run_that_another_process_trains_is_not_started_twice(config, tmp_path
     assert [run["state"] for run in report(tmp_path)["cells"][0]["runs"]] == ["busy", "finished"]
     assert "seed0: busy: another process is training it" in capsys.readouterr().err
     assert sweep(config, "--seeds", "0-1") == 0
+
+
+@pytest.mark.slow
+def test_what_follows_a_task_is_done_after_it_and_not_after_its_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(launchers, "_POLL_SECONDS", 0.02)
+    told = []
+
+    def task(name, code, *then):
+        return Task(name, tmp_path / name, (sys.executable, "-S", "-c", code), then)
+
+    busy = "import os, time\nwhile sum(os.times()[:2]) < 0.5: pass"
+    tasks = [task("first", busy, task("second", "pass")), task("wrong", "raise SystemExit(3)", task("never", "pass"))]
+    ending = run_locally(tasks, jobs=1, on_end=lambda *given: told.append(given))
+    assert [(one.label, is_done) for one, _, is_done in told] == [("first", True), ("second", True), ("wrong", False)]
+    assert 0.5 <= told[0][1] < 1.5
+    assert told[1][1] < 0.5
+    assert ending.failures[tmp_path / "wrong"].reason == "exit code 3: it printed nothing"
+    assert not (tmp_path / "never.log").exists()
 
 
 @pytest.mark.slow

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mcse.evaluation.compare import compare
-from mcse.metrics.significance import holm
-from mcse.types import ModelScores, Sample
+from mcse.evaluation.compare import compare, mean_interval
+from mcse.evaluation.uncertainty import Replicates, point_score, replicate
+from mcse.metrics.significance import group_interval, holm, interval
+from mcse.types import ModelScores, Sample, ScoreKey
 from tests.fixtures.model_scores import PAIRS, key, make_scores
 
 GOOD, BAD = make_scores("good", noise=0.1), make_scores("bad", noise=0.4)
@@ -93,3 +94,40 @@ def test_different_data_is_refused() -> None:
             compare([GOOD], [dataclasses.replace(GOOD, suites=(suite,))])
     with pytest.raises(ValueError, match="share no score"):
         compare([GOOD], [dataclasses.replace(GOOD, suites=())])
+
+
+def test_chosen_scores_are_compared_alone_and_drawn_as_asked() -> None:
+    drawn: list[str] = []
+
+    def draw(sample: Sample, name: ScoreKey) -> Replicates:
+        drawn.append(name.task)
+        return replicate(sample, name)
+
+    whole = by_key([GOOD], [BAD])
+    [found] = compare([GOOD], [BAD], only=[key("B")], draw=draw)
+    assert found == dataclasses.replace(whole["B"], p_holm=whole["B"].p)
+    assert drawn == ["B", "B"]
+    [average] = compare([GOOD], [BAD], only=[key("average")], draw=draw)
+    assert average == whole["average"]
+
+
+def test_the_interval_of_a_mean_is_over_seeds_and_items_and_of_one_model_over_items() -> None:
+    column = next(column for column in GOOD.all.columns if column.key == key("average"))
+    seeds = [make_scores(str(seed), noise=0.3, seed=seed, seen=[1, seed]) for seed in range(3)]
+    for part in (None, "clean"):
+        values, draws = [], []
+        for model in seeds:
+            parts = []
+            for task in "AB":
+                sample = model.all.samples[key(task)]
+                kept_P = np.array([place not in (0, 1, 2) for place in range(PAIRS)])
+                parts.append(sample if part is None else dataclasses.replace(sample.part(kept_P), clean_P=None))
+            values.append(np.mean([point_score(sample) for sample in parts]))
+            draws.append(
+                np.mean([replicate(sample, key(task)) for sample, task in zip(parts, "AB", strict=True)], axis=0)
+            )
+        asked = dataclasses.replace(column, key=dataclasses.replace(column.key, part=part))
+        assert mean_interval(seeds, asked) == pytest.approx(group_interval(values, np.mean(draws, axis=0)))
+        assert mean_interval(seeds[:1], column) == pytest.approx(
+            interval(np.mean([replicate(seeds[0].all.samples[key(task)], key(task)) for task in "AB"], axis=0))
+        )

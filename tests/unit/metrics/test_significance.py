@@ -14,6 +14,7 @@ from mcse.metrics.significance import (
     bootstrap_counts,
     connected_pairs,
     group_difference,
+    group_interval,
     holm,
     interval,
     paired_difference,
@@ -21,6 +22,7 @@ from mcse.metrics.significance import (
     replicate_mean,
     replicate_median,
     replicate_pearson,
+    seeds_needed,
     two_sided_p,
 )
 from mcse.types import Sample, ScoreKey
@@ -241,3 +243,34 @@ def test_label_scores_of_draws_are_those_of_scikit_learn_on_the_drawn_pairs() ->
     none[0, np.flatnonzero(label_P == 0)] = 1
     assert np.isnan(replicates.average_precision(none)).all()
     assert np.isnan(replicates.best_f1(none)).all()
+
+
+def test_the_interval_of_a_mean_adds_seeds_and_items():
+    scores, draws = [70.0, 72.0, 71.5, 69.0], np.random.default_rng(0).normal(70, 0.8, 1000)
+    wide = stats.t.interval(0.95, 3, loc=np.mean(scores), scale=stats.sem(scores))
+    assert group_interval(scores, np.zeros(2)) == pytest.approx(wide)
+    variance_of_seeds, variance_of_items = np.var(scores, ddof=1) / 4, np.var(draws, ddof=1)
+    freedom = (variance_of_seeds + variance_of_items) ** 2 / (variance_of_seeds**2 / 3)
+    reach = stats.t.ppf(0.975, freedom) * np.sqrt(variance_of_seeds + variance_of_items)
+    assert group_interval(scores, draws) == pytest.approx((np.mean(scores) - reach, np.mean(scores) + reach))
+    with pytest.raises(ValueError, match="two or more, got 1"):
+        group_interval([1.0], draws)
+
+
+@pytest.mark.parametrize(("first_sd", "second_sd", "item_sd"), [(1.0, 0.5, 0.0), (0.4, 0.4, 0.1), (0.01, 0.02, 0.0)])
+def test_the_number_of_seeds_needed_is_the_first_that_is_enough(first_sd, second_sd, item_sd):
+    def smallest(number: int) -> float:
+        first, second = first_sd**2 / number, second_sd**2 / number
+        variance = first + second + item_sd**2
+        freedom = variance**2 / ((first**2 + second**2) / (number - 1))
+        return (stats.t.ppf(0.975, freedom) + stats.t.ppf(0.8, freedom)) * np.sqrt(variance)
+
+    number = 2
+    while smallest(number) > 0.5:
+        number += 1
+    assert seeds_needed(first_sd, second_sd, item_sd=item_sd, difference=0.5) == number
+
+
+def test_where_items_alone_vary_too_much_no_number_of_seeds_is_enough():
+    assert seeds_needed(0.1, 0.1, item_sd=0.5, difference=0.5) is None
+    assert seeds_needed(0.0, 0.0, item_sd=0.0, difference=0.5) == 2
