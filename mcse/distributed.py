@@ -308,7 +308,9 @@ def on_main_with_whole_weights(model: nn.Module, act: Callable[[], None]) -> Non
         return
     whole = cast(dict[str, Tensor], get_model_state_dict(model, options=_WHOLE))
     if is_main():
-        functional_call(_Acting(model, act), {f"model.{name}": tensor for name, tensor in whole.items()}, ())
+        tied = _tied(model)  # they are lent under the first of their names alone
+        lent = {f"model.{name}": tensor for name, tensor in whole.items() if name not in tied}
+        functional_call(_Acting(model, act), lent, ())
 
 
 class _Acting(nn.Module):

@@ -112,7 +112,7 @@ def everything(tiny, noisy, output):
     seen = {}
     cached = {"train.cached_chunk_size": 3}
     with own_cache(tiny), allowing_equal_views():
-        for recipe in ("simcse", "mcse"):
+        for recipe in ("mlm", "simcse", "mcse"):
             assert fit(tiny, recipe, output / f"{recipe} whole", {}) == 0
             forget_accelerate()
         for name, keys in (("cached", cached), ("adapters", ADAPTERS)):
@@ -125,7 +125,7 @@ def everything(tiny, noisy, output):
             seen["refused"] = str(error)
         forget_accelerate()
         runtime_module.Accelerator = Cutting
-        for recipe in ("simcse", "mcse"):
+        for recipe in ("mlm", "simcse", "mcse"):
             assert watched(tiny, recipe, output / f"{recipe} cut", {}, seen) == 0
             forget_accelerate()
         for name, keys in (("cached", cached), ("adapters", ADAPTERS)):
@@ -162,7 +162,7 @@ def test_each_process_holds_a_part_of_every_weight(runs):
     assert max(held) < 0.6 * whole[0]
 
 
-@pytest.mark.parametrize("recipe", ["simcse", "mcse", "cached", "adapters"])
+@pytest.mark.parametrize("recipe", ["mlm", "simcse", "mcse", "cached", "adapters"])
 def test_losses_scores_and_files_are_those_of_whole_weights(recipe, runs, tiny):
     cut, whole = (runs[0] / f"{recipe} {kind}" for kind in ("cut", "whole"))
     ours, theirs = entries(cut), entries(whole)
