@@ -221,8 +221,8 @@ class TokenMasker:
         """The number of the word that each token is masked with."""
         if self.continues_V is None:
             return np.arange(len(ids_T))
+        # A text's first piece need not look like one: it then shares the draw of a special token, never chosen itself.
         begins_T = ~self.continues_V[ids_T] | special_T
-        begins_T[1:] |= special_T[:-1]  # the first piece of a text need not look like one
         begins_T[:1] = True
         word_T: NDArray[np.int64] = begins_T.cumsum() - 1
         return word_T
