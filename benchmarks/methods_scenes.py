@@ -108,7 +108,9 @@ COMPARED = [
     ("rankcse", "rankcse, shuffled teacher"),
     ("rankcse", "rankcse, untrained teacher"),
     ("rankcse", "rankcse, itself"),
+    ("rankcse", "teacher CLIP"),
     ("rankcse, two teachers", "rankcse"),
+    ("rankcse, two teachers", "both teachers' cosines"),
     ("simcse++", "simcse"),
     ("esimcse", "simcse"),
     ("diffcse", "diffcse, no gradient"),
@@ -280,10 +282,11 @@ def write_table(output: Path, world: Path, rows: list[str]) -> Path:
         seeds = [found[str(run)] for run in sorted(parent.glob("seed*"))]
         lines.append(f"| {row} | {mean_and_spread(seeds)} | {len(seeds)} |")
     lines += ["", "| first | second | difference | 95 % interval | p | seen from |", "|---|---|---|---|---|---|"]
+    models = {**teachers, **{row: str(parent) for row, parent in parents.items()}}
     for first, second in COMPARED:
-        if first in rows and second in rows:
+        if first in models and second in models:
             folder = output / "compared" / f"{slug(first)}-{slug(second)}"
-            compared = compare(str(parents[first]), str(parents[second]), folder, *data)
+            compared = compare(models[first], models[second], folder, *data)
             lines.append(f"| {first} | {second} | {difference(compared, suite='sts', task=task)} |")
     path = output / "table.md"
     path.write_text("\n".join(lines) + "\n")

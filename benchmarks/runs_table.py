@@ -49,7 +49,8 @@ def train_rows(jobs: Mapping[tuple[str, int], Sequence[str]], output: Path, *, p
 def scores_of(models: Sequence[str], output: Path, *given: str) -> dict[str, Any]:
     """Scores of models and of all seeds below parents, as ``mcse evaluate`` writes them."""
     _evaluate(models, output, *given)
-    return {one["model"]: one["scores"] for one in json.loads((output / "comparison.json").read_text())["models"]}
+    systems = json.loads((output / "comparison.json").read_text())["models"]
+    return {one["model"]: one["scores"] for system in systems for one in (system, *system.get("seeds", ()))}
 
 
 def compare(first: str, second: str, output: Path, *given: str) -> Any:
