@@ -156,7 +156,8 @@ def replace_run(run: Planned, output: Path) -> None:
 def by_name(tree: Any) -> Any:
     """A declaration with its lists of groups as mappings by name, so that it can be compared key by key."""
     if isinstance(tree, list) and tree and all(isinstance(one, dict) for one in tree):
-        return {_title(one): by_name({key: value for key, value in one.items() if key != "name"}) for one in tree}
+        named = ("name", "first", "second")
+        return {_title(one): by_name({key: one[key] for key in one if key not in named}) for one in tree}
     return {key: by_name(value) for key, value in tree.items()} if isinstance(tree, dict) else tree
 
 

@@ -148,7 +148,7 @@ def _declared(study: Study, cells: Sequence[StudyCell], rows: Sequence[Row], his
         lines.append(
             "not changed since"
             if not changed
-            else f"changed {changed} times since, last on {last.date} UTC: SHA-256 {last.digest[:16]}… (see below)"
+            else f"changed since ({changed} × so far), last on {last.date} UTC: SHA-256 {last.digest[:16]}… (see below)"
         )
     return tuple(lines)
 
