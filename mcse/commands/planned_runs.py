@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mcse.commands.launchers import Failure, Task, last_line, submit, write_slurm_script
-from mcse.config import to_dict, to_yaml
+from mcse.config import to_dict, to_yaml, with_defaults
 from mcse.errors import printable
 from mcse.files import write_text
 from mcse.run_folder import RunFolder, differing_keys, is_run, read_run
@@ -61,7 +61,9 @@ class Planned:
     @property
     def differences(self) -> Mapping[str, tuple[Any, Any]]:
         """Keys by which the run that lies there was trained otherwise, with what they were and what they are now."""
-        return {} if self.before is None else differing_keys(self.before.config, to_dict(self.config))
+        if self.before is None:
+            return {}
+        return differing_keys(with_defaults(self.before.config, type(self.config)), to_dict(self.config))
 
 
 @dataclass(frozen=True, slots=True)

@@ -324,6 +324,12 @@ def test_a_run_under_other_settings_is_refused_before_anything_starts(config, tm
     assert not (tmp_path / "out" / "seed0").exists()
     # Where and how often files are written changes no number.
     assert sweep(config, "--seeds", "1", "--set", "train.log_steps=1") == 0
+    # Nor does a key that an earlier version did not have yet, at its default.
+    path = tmp_path / "out" / "seed1" / "config.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("  repetition: 0.0\n", ""))
+    assert path.read_text() != text
+    assert sweep(config, "--seeds", "1") == 0
     assert starts(tmp_path / "out" / "seed1") == 1
 
 
