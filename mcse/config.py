@@ -171,19 +171,28 @@ class _Builder:
         is_typed = any(_begins(key, typed) for key in keys for typed in self.typed)
         self.faults.append(f"{'command line' if is_typed else self.source}: {message}")
 
-    def group(self, kind: Any, tree: Mapping[str, Any], path: str, *, variants: Sequence[type] = ()) -> Any:
-        """``tree`` as the dataclass ``kind``, one of ``variants``; ``None`` after a fault."""
-        hints, values, before = hints_of(kind), {}, len(self.faults)
+    def group(
+        self, kind: Any, tree: Mapping[str, Any], path: str, *, variants: Sequence[type] = (), default: Any = None
+    ) -> Any:
+        """``tree`` as the dataclass ``kind``, one of ``variants``; ``None`` after a fault.
+
+        Keys that are not given are those of ``default``, where the field that the group stands in has such a one.
+        """
+        hints, before = hints_of(kind), len(self.faults)
+        has_default = type(default) is kind
+        fields = {own.name: own for own in dataclasses.fields(kind)}
+        values = {name: getattr(default, name) for name in fields} if has_default else {}
         for name, value in tree.items():
             key = f"{path}{name}"
             if isinstance(value, Typed):
                 self.typed.add(key)
             if name in hints:
-                values[name] = self.value(kind, str(name), value, key)
+                below = values[name] if has_default else default_of(fields[name])
+                values[name] = self.value(kind, str(name), value, key, default=below)
             else:
                 self.fault(f"unknown key {key!r}; {_nearest(self.root, kind, str(name), path, variants)}", key)
-        for own in dataclasses.fields(kind):
-            if own.name not in tree and default_of(own) is dataclasses.MISSING:
+        for own in fields.values():
+            if own.name not in tree and own.name not in values and default_of(own) is dataclasses.MISSING:
                 for owner, below in _required(kind, own.name):
                     key = ".".join([path + own.name, *below[1:]])
                     self.fault(f"missing key {key!r}{_explained(owner, below[-1])}", key)
@@ -197,8 +206,8 @@ class _Builder:
             self.fault(str(error), *(named[0].split(", ") if named else ()))
             return None
 
-    def value(self, kind: Any, name: str, value: Any, key: str) -> Any:
-        """One field: a group, one of several variants, or a plain value."""
+    def value(self, kind: Any, name: str, value: Any, key: str, *, default: Any) -> Any:
+        """One field, whose default is ``default``: a group, one of several variants, or a plain value."""
         hint = hints_of(kind)[name]
         groups, element = groups_of(hint), element_of(hint)
         if element is not None:
@@ -222,7 +231,7 @@ class _Builder:
         except ValueError as error:
             self.fault(f"{key}: {error}", key, *(f"{key}.{below}" for below in given))
             return None
-        return self.group(chosen, tree, f"{key}.", variants=groups)
+        return self.group(chosen, tree, f"{key}.", variants=groups, default=default)
 
     def list_of_groups(self, hint: Any, element: type, value: Any, key: str) -> Any:
         """A list of groups, each as the dataclass ``element``."""
@@ -279,7 +288,7 @@ def _choose(kind: type, name: str, given: Mapping[str, Any]) -> tuple[type, dict
     tree = dict(given)
     text = tree.pop(_SHORTHAND, None)
     if isinstance(text, Typed) and text.startswith("{") and text.endswith("}"):
-        tree, text = merge(_typed(parse_yaml(text)), tree), None
+        tree, text = merge(merge(tree, _typed(parse_yaml(text))), _only_typed(tree)), None
     typed = [group for group in groups if isinstance(tree.get(tag_of(group)), Typed)]
     named = typed or [group for group in groups if tag_of(group) in tree]
     default = default_of(next(own for own in dataclasses.fields(kind) if own.name == name))
@@ -299,6 +308,14 @@ def _choose(kind: type, name: str, given: Mapping[str, Any]) -> tuple[type, dict
         others = {key for other in groups for key in hints_of(other)} - set(hints_of(group))
         tree = {key: value for key, value in tree.items() if key not in others or isinstance(value, Typed)}
     return group, tree
+
+
+def _only_typed(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a tree was given on the command line, key by key."""
+    below = {key: _only_typed(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+    return {
+        key: value for key, value in below.items() if isinstance(value, Typed) or (value and isinstance(value, dict))
+    }
 
 
 def _reader(groups: Sequence[Any], text: str) -> Any:

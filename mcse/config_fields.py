@@ -99,12 +99,17 @@ def field_docs(kind: type) -> dict[str, str]:
     return docs
 
 
-def describe(kind: type, *, prefix: str = "", tag: str = "") -> Iterator[KeyInfo]:
-    """Every key below a configuration class, group by group and variant by variant."""
+def describe(kind: type, *, prefix: str = "", tag: str = "", own_default: Any = None) -> Iterator[KeyInfo]:
+    """Every key below a configuration class, group by group and variant by variant.
+
+    Defaults are those of ``own_default``, where the field that the group stands in has one of this class.
+    """
     docs = field_docs(kind)
     for field in dataclasses.fields(kind):
         hint, key = hints_of(kind)[field.name], f"{prefix}{field.name}"
         groups, default = groups_of(hint), default_of(field)
+        if type(own_default) is kind:
+            default = getattr(own_default, field.name)
         shown = None if default is dataclasses.MISSING else _default_in_words(default, is_variant=len(groups) > 1)
         if len(groups) != 1 or type(None) in members_of(hint):
             yield KeyInfo(
@@ -112,7 +117,7 @@ def describe(kind: type, *, prefix: str = "", tag: str = "") -> Iterator[KeyInfo
             )
         for group in groups:
             own = f"{key}.{label_of(group)}" if len(groups) > 1 else tag
-            yield from describe(group, prefix=f"{key}.", tag=own)
+            yield from describe(group, prefix=f"{key}.", tag=own, own_default=default)
         if (element := element_of(hint)) is not None:
             yield from describe(element, prefix=f"{key}[].", tag=tag)
 

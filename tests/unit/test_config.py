@@ -317,6 +317,67 @@ def test_the_command_line_wins_over_the_file() -> None:
     assert tree == {"optim": {"learning_rate": 2, "warmup_steps": 3}}
 
 
+# --- groups with a default of their own
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Margin:
+    negative: float = 0.0
+    positive: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loss:
+    margin: Margin | None = field(default_factory=lambda: Margin(negative=0.15))
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    loss: Loss = field(default_factory=lambda: Loss(margin=Margin(negative=0.2), scale=3.0))
+    encoder: Recurrent | Bag = field(default_factory=lambda: Recurrent(kind="lstm", layers=2))
+    sparse: Loss = field(default_factory=lambda: Loss(margin=None))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ((), Loss(margin=Margin(negative=0.2), scale=3.0)),
+        (("--loss.margin.positive", "0.1"), Loss(margin=Margin(negative=0.2, positive=0.1), scale=3.0)),
+        (("--loss.margin", "{}"), Loss(margin=Margin(negative=0.2), scale=3.0)),
+        (("--loss.margin", "{positive: 0.1}"), Loss(margin=Margin(negative=0.2, positive=0.1), scale=3.0)),
+        (
+            ("--loss.margin", "{negative: 0.3, positive: 0.1}", "--loss.margin.negative", "0.4"),
+            Loss(margin=Margin(negative=0.4, positive=0.1), scale=3.0),
+        ),
+        (("--loss.margin", "null"), Loss(margin=None, scale=3.0)),
+        (("--loss.scale", "2"), Loss(margin=Margin(negative=0.2), scale=2.0)),
+    ],
+)
+def test_keys_that_are_not_given_keep_the_default_of_their_group(arguments: tuple[str, ...], wanted: Loss) -> None:
+    assert build_config(Method, read_overrides(arguments), source="run.yaml").loss == wanted
+    tree = yaml.safe_load(to_yaml(Method()))
+    assert build_config(Method, merge(tree, read_overrides(arguments)), source="run.yaml").loss == wanted
+
+
+def test_another_variant_than_the_default_has_its_own_defaults() -> None:
+    one = build_config(Method, read_overrides(("--encoder.layers", "5")), source="run.yaml")
+    assert one.encoder == Recurrent(kind="lstm", layers=5)
+    assert build_config(Method, read_overrides(("--encoder.kind", "bow")), source="run.yaml").encoder == Bag(kind="bow")
+
+
+def test_what_a_group_leaves_out_by_default_begins_with_the_defaults_of_its_class() -> None:
+    one = build_config(Method, read_overrides(("--sparse.margin.positive", "0.1")), source="run.yaml")
+    assert one.sparse.margin == Margin(positive=0.1)
+
+
+def test_the_described_default_is_the_one_that_holds() -> None:
+    infos = {info.key: info.default for info in describe(Method)}
+    assert (infos["loss.margin.negative"], infos["loss.scale"]) == ("0.2", "3.0")
+    assert infos["sparse.margin"] == "null"
+    assert infos["sparse.margin.negative"] == "0.0"
+
+
 # --- what there is
 
 
