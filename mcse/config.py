@@ -186,7 +186,10 @@ class _Builder:
             key = f"{path}{name}"
             if isinstance(value, Typed):
                 self.typed.add(key)
-            if name in hints:
+            stem = str(name).partition("[")[0]
+            if name != stem and stem in hints and element_of(hints[stem]) is not None:
+                self.fault(f"{path}{stem} is a list; {_whole_list(path + stem, hints[stem])}", key)
+            elif name in hints:
                 below = values[name] if has_default else default_of(fields[name])
                 values[name] = self.value(kind, str(name), value, key, default=below)
             else:
@@ -245,7 +248,7 @@ class _Builder:
         if value is None and type(None) in members_of(hint):
             return None
         if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
-            self.fault(f"{key}: expected {in_words(hint)}, got {value!r}", key)
+            self.fault(f"{key}: expected {in_words(hint)}, got {value!r}; {_whole_list(key, hint)}", key)
             return None
         return tuple(self.group(element, one, f"{key}[{number}].") for number, one in enumerate(value))
 
@@ -316,6 +319,11 @@ def _only_typed(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value for key, value in below.items() if isinstance(value, Typed) or (value and isinstance(value, dict))
     }
+
+
+def _whole_list(key: str, hint: Any) -> str:
+    """How a list of groups is given on the command line."""
+    return f"give it whole, such as --{key} '[{{{tag_of(element_of(hint))}: …}}]'"  # type: ignore[arg-type]
 
 
 def _reader(groups: Sequence[Any], text: str) -> Any:

@@ -105,4 +105,4 @@ def check_teachers(
     if teachers and readers is not None and not readers:
         raise ValueError("teachers: would do nothing, since no term of the loss reads their rows")
     if readers and not teachers:
-        raise ValueError(f"{readers[0]}: reads the rows of teachers, and there are none; give teachers")
+        raise ValueError(f"{readers[0]}: needs teachers; give some, or null for {' and '.join(readers)}")

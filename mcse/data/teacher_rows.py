@@ -94,6 +94,14 @@ class StoreFacts:
     texts: str
 
     @property
+    def maker(self) -> str:
+        """Whose rows they are, in words: the encoder, and what was asked of it."""
+        asked = {"prompt": f"prompt {self.prompt!r}", "joint": "in its space of images"}
+        asked |= {"length": f"cut to {self.length} tokens", "untrained": f"untrained, seed {self.untrained}"}
+        said = [words for key, words in asked.items() if getattr(self, key)]
+        return ", ".join([self.encoder, self.pooling, *said])
+
+    @property
     def command(self) -> str:
         """What makes such a store of other texts."""
         flags = {"--encoder": self.encoder, "--pooling": self.pooling, "--prompt": self.prompt}

@@ -39,6 +39,8 @@ def teachers_of(run: Path) -> TeachersOfRun:
         data = DataRoot(root=None if config["data"].get("root") is None else Path(config["data"]["root"]))
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{run}: teachers or data in its configuration cannot be read: {error}") from None
+    control = (config.get("controls") or {}).get("teachers", True)
+    unread = "" if control is True else f" (controls.teachers {control} was read instead)"
     models: dict[str, str] = {}
     problems, parts = [], []
     for teacher, weight in zip(teachers, shares(teachers) if teachers else [], strict=True):
@@ -47,12 +49,12 @@ def teachers_of(run: Path) -> TeachersOfRun:
         except (ValueError, OSError) as error:
             problems.append(f"teacher {teacher.name}: {error}")
             continue
-        models[f"teacher {teacher.name}"] = f"average:1={name}"
+        models[f"teacher {teacher.name}{unread}"] = f"average:1={name}"
         parts.append(f"{weight:.6g}={name}")
     if len(teachers) > 1 and problems:
         problems.append("their average needs all of them")
     elif len(teachers) > 1:
-        models["average of teachers"] = f"average:{'+'.join(parts)}"
+        models[f"average of teachers{unread}"] = f"average:{'+'.join(parts)}"
     return TeachersOfRun(models, problems)
 
 

@@ -149,7 +149,7 @@ def open_teachers(config: TaughtConfig, text: TextSide) -> Teachers:
             store = _open_store(teacher.name, teacher.store, control, config.data)
             found.append((store, weight))
             files.append(store.file())
-            what = f"{store.width} wide, {store.facts.encoder}, {store.facts.pooling}, rows of {store.path}"
+            what = f"{store.width} wide, {store.facts.maker}, rows of {store.path}"
         else:
             encoder = _live_encoder(teacher, config, text)
             alive.append(LiveTeacher(encoder, weight=weight, chunk_size=chunk_size))

@@ -180,7 +180,7 @@ def test_a_teacher_that_reads_other_ids_is_refused(tiny, tmp_path):
         ({"teachers": [{"name": "a", "store": "none"}], "loss.list_net": {}}, r"teachers: a: nothing at .*none"),
         ({"teachers": [{"name": "a", "store": "rows"}] * 2, "loss.list_net": {}}, r"the name 'a' stands there twice"),
         ({"teachers": STORED["teachers"]}, r"teachers: would do nothing, since no term of the loss reads"),
-        ({"loss.list_net": {}}, r"loss.list_net: reads the rows of teachers, and there are none"),
+        ({"loss.list_net": {}}, r"loss.list_net: needs teachers; give some, or null for loss.list_net"),
         ({"controls.teachers": "self"}, r"controls.teachers: self would do nothing"),
         (STORED | {"data.sentences": "nli.csv"}, r"teachers, data.sentences: a table of hard negatives"),
         ({"data.repetition": 0.3, "data.sentences": "nli.csv"}, r"data.repetition, data.sentences: a table"),

@@ -317,6 +317,18 @@ def test_the_command_line_wins_over_the_file() -> None:
     assert tree == {"optim": {"learning_rate": 2, "warmup_steps": 3}}
 
 
+@pytest.mark.parametrize("flag", ["--parts[].name", "--parts[0].name", "--parts.name", "--parts"])
+def test_one_entry_of_a_list_of_groups_is_refused_with_the_form_that_works(flag: str) -> None:
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Listed:
+        parts: tuple[Lines, ...] = ()
+
+    with pytest.raises(ConfigError, match=r"give it whole, such as --parts '\[\{file: …\}\]'"):
+        build_config(Listed, read_overrides((flag, "x")), source="run.yaml")
+    whole = build_config(Listed, read_overrides(("--parts", "[{file: x}]")), source="run.yaml")
+    assert whole.parts == (Lines(file="x"),)
+
+
 # --- groups with a default of their own
 
 

@@ -16,11 +16,12 @@ FACTS = {
 }
 
 
-def run_with_store(folder, **facts):
+def run_with_store(folder, *, control=True, **facts):
     (folder / "rows").mkdir()
     (folder / "rows" / "meta.json").write_text(json.dumps(FACTS | facts))
     teachers = [{"name": "a", "store": "rows"}, {"name": "b", "encoder": "other/model", "pooling": "cls", "weight": 3}]
     config = {"recipe": "simcse", "train": {}, "data": {"root": str(folder)}, "teachers": teachers}
+    config["controls"] = {"teachers": control}
     (folder / "config.yaml").write_text(json.dumps(config))
     return teachers_of(folder)
 
@@ -33,6 +34,12 @@ def test_each_teacher_and_their_average_are_models(tmp_path):
         "average of teachers": "average:0.25=some/model@mean+0.75=other/model@cls",
     }
     assert not found.problems
+
+
+def test_rows_of_teachers_that_a_control_stood_in_for_say_so(tmp_path):
+    found = run_with_store(tmp_path, control="shuffled")
+    assert len(found.models) == 3
+    assert all(title.endswith(" (controls.teachers shuffled was read instead)") for title in found.models)
 
 
 @pytest.mark.parametrize(
