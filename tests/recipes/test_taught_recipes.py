@@ -210,7 +210,11 @@ def test_captions_and_images_of_two_encoders_are_not_compared(tiny, tmp_path, ca
         ("rankcse", {"encoder.frozen": True}, "encoder.frozen: true would train a head that no embedding has"),
         ("rankcse", {"controls.num_pairs": 3}, "controls.num_pairs: 3 would do nothing"),
         ("rankcse", {"data.sentences": "nli.csv"}, "data.sentences: a table of hard negatives"),
-        ("dalr", {"teachers": []}, "loss.list_mle: needs teachers; give some, or null for loss.list_mle and loss.similarity_kl"),
+        (
+            "dalr",
+            {"teachers": []},
+            "loss.list_mle: needs teachers; give some, or null for loss.list_mle and loss.similarity_kl",
+        ),
         (
             "dalr",
             {"loss.teach_sentences": True, "loss.list_mle": None, "loss.similarity_kl": None},
