@@ -71,7 +71,7 @@ FIRST = {"rank": "RankCSE"}
 def choices() -> dict[str, Row]:
     """Rows of ``choice``."""
     rows: dict[str, Row] = {
-        "RankCSE, ListMLE": (RANKCSE, {}),
+        "RankCSE, ListMLE": (RANKCSE, {"loss.list_mle": {"weight": 1.0}}),
         "RankCSE, ListMLE, weight 0.01": (RANKCSE, LISTS),
         "RankCSE, ListNet": (RANKCSE, LIST_NET),
     }
