@@ -82,6 +82,8 @@ def run(
         return 0
     with claimed(work.output):
         if report:
+            if read_history(work.output).declarations:
+                declare(work.study, [cell.name for cell in work.cells], work.output)
             return _finish(work, chosen)
         if code := _prepare(work):
             return code

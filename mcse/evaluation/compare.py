@@ -40,6 +40,10 @@ class _Measured:
     items: int
 
 
+class DifferentItemsError(ValueError):
+    """What is compared was evaluated on different data."""
+
+
 def compare(
     first: Sequence[ModelScores],
     second: Sequence[ModelScores],
@@ -58,7 +62,8 @@ def compare(
         draw: Of samples.
 
     Raises:
-        ValueError: The two sides were evaluated on different data, or share no score.
+        DifferentItemsError: The two sides were evaluated on different data.
+        ValueError: They share no score.
     """
     models = [model.all for model in (*first, *second)]
     keys = set.intersection(*({column.key for column in model.compared} for model in models))
@@ -83,6 +88,9 @@ def mean_interval(
     """The 95 % interval of a headline number's mean over seeds and items; of one seed, over items.
 
     A clean key is over the items that none of the seeds has seen. ``None`` where a single seed has no items.
+
+    Raises:
+        DifferentItemsError: The seeds were evaluated on different data.
     """
     key, models = replace(column.key, part=None), [model.all for model in seeds]
     samples = {name: [model.samples[name] for model in models] for name in models[0].samples}
@@ -136,9 +144,9 @@ def _check_same_items(key: ScoreKey, samples: Sequence[Sample]) -> None:
     for other in samples[1:]:
         if len(one.value_P) != len(other.value_P):
             sizes = f"{len(one.value_P)} and {len(other.value_P)} items"
-            raise ValueError(f"{key}: the two sides were evaluated on different data ({sizes})")
+            raise DifferentItemsError(f"{key}: the two sides were evaluated on different data ({sizes})")
         if one.gold_P is not None and (other.gold_P is None or not np.array_equal(one.gold_P, other.gold_P)):
-            raise ValueError(f"{key}: the two sides were evaluated on different data (their gold differs)")
+            raise DifferentItemsError(f"{key}: the two sides were evaluated on different data (their gold differs)")
 
 
 def _clean_samples(samples: Mapping[ScoreKey, Sequence[Sample]]) -> dict[ScoreKey, list[Sample]]:

@@ -91,8 +91,10 @@ class Meter:
         sums = distributed.sum_over_processes(torch.stack([self._sums[name] for name in names]))
         counts = distributed.sum_over_processes(torch.stack([self._counts[name] for name in names]))
         loss = distributed.sum_over_processes(torch.stack(self._losses).mean())
-        means = dict(zip(names, (sums / counts.clamp(min=1)).tolist(), strict=True))
+        found = torch.stack([sums / counts.clamp(min=1), counts]).tolist()
         weights = {name: weight for name, weight in self._weights.items() if weight is not None}
+        # What is logged alone, and was of nothing in these steps, is left out.
+        means = {name: mean for name, mean, count in zip(names, *found, strict=True) if count or name in weights}
         return {
             "loss": float(loss) / distributed.world_size(),
             **{f"loss.{name}" if name in weights else name: mean for name, mean in means.items()},

@@ -90,7 +90,7 @@ def test_guided_weights_are_their_formula(recipe, tiny) -> None:
     wrong = batch.is_wrong_B.tolist()
     assert 0 < sum(wrong) < 8
     for name, (total, count) in sides(terms).items():
-        part = [w for w, bad in zip(weights, wrong, strict=True) if bad == (name == "weight.wrong")]
+        part = [w for w, bad in zip(weights, wrong, strict=True) if bad == (name == "pair_weight.wrong")]
         assert (total, count) == (pytest.approx(sum(part), rel=1e-4), len(part))
 
 
@@ -157,7 +157,7 @@ def test_a_head_that_does_not_learn_is_the_plain_recipe(tiny, tmp_path) -> None:
     assert losses(tmp_path / "still", "loss.text_image") == pytest.approx(
         losses(tmp_path / "plain", "loss.text_image"), rel=1e-4
     )
-    assert {line["weight.right"] for line in entries(tmp_path / "still") if "weight.right" in line} == {0.5}
+    assert {line["pair_weight.right"] for line in entries(tmp_path / "still") if "pair_weight.right" in line} == {0.5}
     assert run(tiny, "mcse", tmp_path / "learned", LEARNED) == 0
     told = losses(tmp_path / "learned", "loss.text_image")
     assert told[0] == pytest.approx(losses(tmp_path / "plain", "loss.text_image")[0], rel=1e-6)
@@ -167,11 +167,12 @@ def test_a_head_that_does_not_learn_is_the_plain_recipe(tiny, tmp_path) -> None:
 def test_weights_tell_wrong_pairs_apart_and_bf16_sees_them(tiny, tmp_path) -> None:
     keys = GUIDED | {"train.max_steps": 12, "optim.learning_rate": 1e-4}
     assert run(tiny, "mcse", tmp_path / "guided", keys) == 0
-    lines = [line for line in entries(tmp_path / "guided") if "weight.right" in line]
-    right, wrong = (np.mean([line[f"weight.{side}"] for line in lines]) for side in ("right", "wrong"))
+    lines = [line for line in entries(tmp_path / "guided") if "pair_weight.right" in line]
+    named = [f"pair_weight.{side}" for side in ("right", "wrong")]
+    right, wrong = (np.mean([line[name] for line in lines if name in line]) for name in named)
     assert right > 1.5 * wrong
     assert run(tiny, "mcse", tmp_path / "true", keys | {"controls.wrong_images": 0.0, "train.max_steps": 1}) == 0
-    assert "weight.wrong" not in entries(tmp_path / "true")[0]
+    assert "pair_weight.wrong" not in entries(tmp_path / "true")[0]
     for name, precision in (("whole", "fp32"), ("bf16", "bf16")):
         assert run(tiny, "mcse", tmp_path / name, LEARNED | {"train.precision": precision}) == 0
     assert losses(tmp_path / "bf16") == pytest.approx(losses(tmp_path / "whole"), rel=0.05)
@@ -180,7 +181,7 @@ def test_weights_tell_wrong_pairs_apart_and_bf16_sees_them(tiny, tmp_path) -> No
 @pytest.mark.parametrize(
     ("recipe", "keys", "message"),
     [
-        ("mcse", {"loss.match_weight": {"kind": "guided", "threshold": 0.2}}, "loss.match_weight: reads the rows of"),
+        ("mcse", {"loss.match_weight": {"kind": "guided", "threshold": 0.2}}, "loss.match_weight: needs teachers"),
         ("mcse", GUIDED | {"data.images": "features.hdf5"}, "loss.match_weight: compares captions with images"),
         (
             "mcse",

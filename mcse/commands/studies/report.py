@@ -220,11 +220,13 @@ def _test_tables(study: Study, found: Findings) -> tuple[ScoreTable, ...]:
         tests = [test for test in found.tests if test.score == score]
         is_primary = score in study.primary_scores
         families = {test.pair.family for test in tests}
-        size = len(study.primary_scores) * len(tests)
+        sizes = [
+            f"{len(study.primary_scores) * sum(test.pair.family == family for test in tests)} declared comparisons"
+            + (f" of the family {family}" if len(families) > 1 else "")
+            for family in sorted(families)
+        ]
         holm = (
-            f"Holm: p corrected over the {size} declared comparisons"
-            + (f" of each of the families {', '.join(sorted(families))}" if len(families) > 1 else "")
-            + "; one that is missing so far counts as p = 1."
+            f"Holm: p corrected over the {' and over the '.join(sizes)}; one that is missing so far counts as p = 1."
             if is_primary
             else "This score is not primary: its p is not corrected."
         )

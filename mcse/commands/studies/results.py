@@ -12,7 +12,7 @@ import numpy as np
 
 from mcse.commands.studies.cells import Pair, Places, Row, evaluation_folder, is_evaluated
 from mcse.commands.studies.declaration import Evaluation, Study
-from mcse.evaluation.compare import Draw, compare, mean_interval
+from mcse.evaluation.compare import DifferentItemsError, Draw, compare, mean_interval
 from mcse.evaluation.result_cache import ITEMS, read_items
 from mcse.evaluation.uncertainty import Replicates, replicate
 from mcse.files import digest_of
@@ -82,15 +82,21 @@ def find(study: Study, rows: Sequence[Row], pairs: Sequence[Pair], places: Place
     found = Findings(rows=[_read_row(study, row, places) for row in rows])
     owner = {score: evaluation for evaluation in study.evaluations for score in evaluation.scores}
     for score, evaluation in owner.items():
-        models = [model for row in found.rows for model in row.seeds_of(evaluation)]
-        try:
-            if models:
-                found.columns[score] = named_column(score, models[0])
-        except ValueError as error:
-            found.missing.append(str(error))
+        problems = []
+        for model in (model for row in found.rows for model in row.seeds_of(evaluation)):
+            try:
+                found.columns[score] = named_column(score, model)
+                break
+            except ValueError as error:
+                problems.append(str(error))
+        else:
+            found.missing += problems[:1]
     for row in found.rows:
         for score, column in found.columns.items():
-            found.scores[row.row.name, score] = _row_score(row.seeds_of(owner[score]), column, draw)
+            try:
+                found.scores[row.row.name, score] = _row_score(row.seeds_of(owner[score]), column, draw)
+            except DifferentItemsError as error:
+                found.missing.append(f"{row.row.name}: {error}; remove the evaluation of the older ones")
     by_name = {row.row.name: row for row in found.rows}
     tests = [
         _test(study, pair, score, owner[score], by_name, column=found.columns.get(score), draw=draw)
@@ -174,6 +180,8 @@ def _test(
     try:
         compared = compare(*sides, only=[column.key], draw=draw)
         [found] = [one for one in compared if one.column.key == column.key]
+    except DifferentItemsError as error:
+        return Tested(pair, score, reason=str(error), seeds=sizes)
     except ValueError:
         values = [[value for seed in side if (value := seed.get(column.key)) is not None] for side in sides]
         if min(map(len, values)) < 2:

@@ -32,8 +32,8 @@ def pair_weights(
 ) -> tuple[Tensor | None, dict[str, LossTerm]]:
     """(B,) weights in (0, 1), without gradient, and the terms that come with them; without a rule neither.
 
-    The terms are ``matching``, of a head that learns, and for the log ``weight.right``, the mean weight of pairs. Where
-    a control knows which images are wrong, it is that of the others, and ``weight.wrong`` that of these.
+    The terms are ``matching``, of a head that learns, and for the log ``pair_weight.right``, the mean weight of pairs.
+    Where a control knows which images are wrong, it is that of the others, and ``pair_weight.wrong`` that of these.
     """
     if rule is None:
         return None, {}
@@ -46,7 +46,7 @@ def pair_weights(
     wrong_B = torch.zeros_like(weight_B, dtype=torch.bool) if batch.is_wrong_B is None else batch.is_wrong_B
     sides = {"right": ~wrong_B} if batch.is_wrong_B is None else {"right": ~wrong_B, "wrong": wrong_B}
     for name, is_side_B in sides.items():
-        terms[f"weight.{name}"] = LossTerm((weight_B * is_side_B).sum(), count=is_side_B.sum(), is_loss=False)
+        terms[f"pair_weight.{name}"] = LossTerm((weight_B * is_side_B).sum(), count=is_side_B.sum(), is_loss=False)
     return weight_B, terms
 
 

@@ -470,6 +470,38 @@ def test_a_declaration_that_is_changed_after_the_first_run_is_seen(tmp_path, wor
     assert results(tmp_path)["changes_after_the_first_run"] == 2, "changing it back is a change, too"
 
 
+def test_a_report_alone_shows_a_changed_declaration_too(tmp_path, works):
+    assert run(written(tmp_path)) == 0
+    assert run(written(tmp_path, comparisons=[{"first": "pairs"}]), "--report") == 0
+    assert results(tmp_path)["changes_after_the_first_run"] == 1
+    assert "Changed after the first run" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_rows_of_different_data_are_reported_and_not_compared(tmp_path, works):
+    assert run(written(tmp_path)) == 0
+    other = make_scores("other", noise=0.3)
+    for sample in other.all.samples.values():
+        sample.gold_P[:] = 5 - sample.gold_P
+    [items] = (tmp_path / "out" / "pairs" / "seed1").glob("evaluation/*/items*")
+    write_items(other, items)
+    assert run(written(tmp_path), "--report") == 1
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "pairs: sts.A.spearman: the two sides were evaluated on different data (their gold differs)" in text
+    found = results(tmp_path)["comparisons"]
+    assert all("different data" in test["reason"] for test in found), "pairs is a side of each"
+
+
+def test_families_are_counted_each_by_itself(tmp_path, works):
+    comparisons = [
+        {"first": "pairs"},
+        {"first": "pairs", "second": "controls", "family": "own"},
+        {"first": "teacher", "second": "pairs", "family": "own"},
+    ]
+    assert run(written(tmp_path, comparisons=comparisons)) == 0
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "1 declared comparisons of the family declared and over the 2 declared comparisons of the family own" in text
+
+
 def test_the_order_of_keys_in_the_file_is_no_change(tmp_path, works):
     assert run(written(tmp_path), "--only", "text") == 0
     path = tmp_path / "tiny.yaml"

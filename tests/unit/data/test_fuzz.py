@@ -91,7 +91,7 @@ SIMLEX = "word1\tword2\tPOS\tSimLex999\tconcQ\tSimAssoc333\tx\ty\tz\tu\nold\tnew
 def mined(suffix):
     """As ``mcse mine`` writes it."""
     file = io.StringIO(newline="")
-    write = mine._writer(file, list(MINED_NAMES), suffix=suffix)
+    write = mine.table_writer(file, list(MINED_NAMES), suffix=suffix)
     for row in MINED:
         write(list(row))
     return file.getvalue().encode()
