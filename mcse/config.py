@@ -187,8 +187,9 @@ class _Builder:
             if isinstance(value, Typed):
                 self.typed.add(key)
             stem = str(name).partition("[")[0]
-            if name != stem and stem in hints and element_of(hints[stem]) is not None:
-                self.fault(f"{path}{stem} is a list; {_whole_list(path + stem, hints[stem])}", key)
+            element = element_of(hints[stem]) if stem in hints else None
+            if name != stem and element is not None:
+                self.fault(f"{path}{stem} is a list; {_whole_list(path + stem, element)}", key)
             elif name in hints:
                 below = values[name] if has_default else default_of(fields[name])
                 values[name] = self.value(kind, str(name), value, key, default=below)
@@ -248,7 +249,7 @@ class _Builder:
         if value is None and type(None) in members_of(hint):
             return None
         if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
-            self.fault(f"{key}: expected {in_words(hint)}, got {value!r}; {_whole_list(key, hint)}", key)
+            self.fault(f"{key}: expected {in_words(hint)}, got {value!r}; {_whole_list(key, element)}", key)
             return None
         return tuple(self.group(element, one, f"{key}[{number}].") for number, one in enumerate(value))
 
@@ -321,9 +322,9 @@ def _only_typed(tree: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _whole_list(key: str, hint: Any) -> str:
+def _whole_list(key: str, element: type) -> str:
     """How a list of groups is given on the command line."""
-    return f"give it whole, such as --{key} '[{{{tag_of(element_of(hint))}: …}}]'"  # type: ignore[arg-type]
+    return f"give it whole, such as --{key} '[{{{tag_of(element)}: …}}]'"
 
 
 def _reader(groups: Sequence[Any], text: str) -> Any:
