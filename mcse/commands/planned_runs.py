@@ -21,6 +21,23 @@ from mcse.run_folder import RunFolder, differing_keys, is_run, read_run
 
 _MAX_SEEDS = 1000
 
+OWN_KEYS = {
+    "seed": "seeds are given apart, as seeds",
+    "output_dir": "--output says where runs lie",
+    "train.resume": "such runs always resume",
+}
+"""Keys of a configuration that no cell can set, with the reason."""
+
+
+def seed_name(seed: int | str) -> str:
+    """The folder of a seed's run, and what messages call it."""
+    return f"seed{seed}"
+
+
+def run_label(cell: str, seed: int) -> str:
+    """A run in messages, tables of CPU time and logs."""
+    return f"{cell} {seed_name(seed)}".strip()
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -46,12 +63,12 @@ class Planned:
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return self.cell.folder / f"seed{self.seed}"
+        return self.cell.folder / seed_name(self.seed)
 
     @property
     def label(self) -> str:
         """The run in messages."""
-        return f"{self.cell.name} seed{self.seed}".strip()
+        return run_label(self.cell.name, self.seed)
 
     @property
     def is_finished(self) -> bool:

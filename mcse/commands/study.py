@@ -148,12 +148,10 @@ def _tasks(
         for number, evaluation in enumerate(work.study.evaluations):
             if is_evaluated(row, place, evaluation, work.places):
                 continue
-            seed = row.seeds[place] if row.seeds else None
-            words = [work.places.fill(word, seed=seed) for word in evaluation_command(row, evaluation)]
+            words = [work.places.fill(word, seed=row.seed(place)) for word in evaluation_command(row, evaluation)]
             folder = evaluation_folder(row, place, evaluation, work.places)
-            label = " ".join([row.name, *([f"seed{seed}"] if seed is not None else []), evaluation.name])
             evaluations[folder] = row, place, number
-            tasks.append(Task(label, folder, (*MCSE, *words)))
+            tasks.append(Task(f"{row.label(place)} {evaluation.name}", folder, (*MCSE, *words)))
         return tuple(tasks)
 
     rows = {row.name: row for row in chosen}
@@ -198,6 +196,10 @@ def _prepare(work: _Work) -> int:
     """Runs the commands of which the file is not there; returns what the first says that fails, or 0."""
     for preparation in work.study.prepare:
         if _is_prepared(work, preparation):
+            if not (record := _record(work, preparation)).is_file():
+                made = work.places.fill(preparation.makes)
+                print(printable(f"prepare {preparation.name}: {made} was there already"), file=sys.stderr)
+                write_json(record, {"command": preparation.run})
             continue
         words = [work.places.fill(word) for word in shlex.split(preparation.run)]
         task = Task(f"prepare {preparation.name}", work.output / "prepared" / preparation.name, (*MCSE, *words))

@@ -21,6 +21,7 @@ import yaml
 from mcse.commands.configs import config_path
 from mcse.commands.launchers import Failure, run_locally
 from mcse.commands.planned_runs import (
+    OWN_KEYS,
     Cell,
     Planned,
     RunResult,
@@ -44,11 +45,6 @@ SCHEMA = 1
 """Version of ``sweep.json``; raised when a key changes its meaning or goes away."""
 
 _MAX_NAME = 120
-_OWN_KEYS = {
-    "seed": "--seeds says which seeds there are",
-    "output_dir": "--output says where runs lie",
-    "train.resume": "a sweep always resumes",
-}
 _JUDGES = ("train.select_by", "data.sts")
 
 
@@ -140,8 +136,8 @@ def parse_settings(arguments: Sequence[str]) -> dict[str, tuple[str, ...]]:
             raise ValueError(f"--set: {argument!r} is not KEY=VALUE or KEY=VALUE,VALUE")
         if key in settings:
             raise ValueError(f"--set: {key} is given twice; write {key}={','.join(settings[key])},{text}")
-        if key in _OWN_KEYS:
-            raise ValueError(f"--set: {key}: {_OWN_KEYS[key]}")
+        if key in OWN_KEYS:
+            raise ValueError(f"--set: {key}: {OWN_KEYS[key]}")
         settings[key] = _values(key, text)
         if key in _JUDGES and len(settings[key]) > 1:
             raise ValueError(f"--set: {key}: cells evaluated by different scores cannot be compared; give one value")

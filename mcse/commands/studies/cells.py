@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from mcse.commands.arguments import COMMANDS, Command
 from mcse.commands.configs import config_path
-from mcse.commands.planned_runs import Cell, Planned, plan_run, refuse_twins
+from mcse.commands.planned_runs import Cell, Planned, plan_run, refuse_twins, run_label, seed_name
 from mcse.commands.studies.declaration import (
     BASELINE,
     CONTROLS,
@@ -35,7 +35,7 @@ from mcse.commands.studies.declaration import (
     folder_name,
     listed,
 )
-from mcse.files import sha256_file, write_json
+from mcse.files import digest_of, sha256_file, write_json
 from mcse.manifest import MANIFEST
 from mcse.reading import read_json
 from mcse.recipes.launch import load_config
@@ -93,11 +93,20 @@ class StudyCell:
         """Below the study's folder."""
         return folder_name(self.name)
 
+    @property
+    def model(self) -> str:
+        """The run under ``$SEED``."""
+        return f"$OUTPUT/{self.folder_name}/{seed_name('$SEED')}"
+
+    @property
+    def flags(self) -> list[str]:
+        """Of ``mcse train``, by which the cell differs from its configuration."""
+        return [f"--{key}={value}" for key, value in self.settings.items()]
+
     def command(self, study_file: Path) -> list[str]:
         """Of ``mcse``: trains the cell under ``$SEED``."""
-        keys = {**self.settings, "seed": "$SEED", "output_dir": f"$OUTPUT/{self.folder_name}/seed$SEED"}
-        flags = [text for key, value in {**keys, "train.resume": "auto"}.items() for text in (f"--{key}", value)]
-        return ["train", "--config", str(config_of(self.system, study_file)), *flags]
+        own = ["--seed=$SEED", f"--output_dir={self.model}", "--train.resume=auto"]
+        return ["train", "--config", str(config_of(self.system, study_file)), *self.flags, *own]
 
 
 def config_of(system: TrainedSystem, study_file: Path) -> Path | str:
@@ -163,7 +172,7 @@ def plan_runs(study: Study, study_file: Path, cells: Sequence[StudyCell], places
         home = Cell(cell.name, places.output / cell.folder_name)
         path = config_path(str(config_of(cell.system, study_file)))
         for seed in study.seed_numbers:
-            flags = [f"--{key}={places.fill(value, seed=seed)}" for key, value in cell.settings.items()]
+            flags = [places.fill(flag, seed=seed) for flag in cell.flags]
             try:
                 config = load_config(path, [*flags, f"--output_dir={places.output}", "--train.resume=auto"])
             except ValueError as error:
@@ -195,6 +204,14 @@ class Row:
         """The name without the factors' values."""
         return self.cell.system.name if self.cell is not None else self.name
 
+    def seed(self, place: int) -> int | None:
+        """The seed of one of the models."""
+        return self.seeds[place] if self.seeds else None
+
+    def label(self, place: int) -> str:
+        """One of the models in messages and in tables of CPU time."""
+        return run_label(self.name, self.seeds[place]) if self.seeds else self.name
+
 
 def study_rows(study: Study, cells: Sequence[StudyCell], places: Places) -> list[Row]:
     """The rows of the report: cells in their order, then references."""
@@ -202,7 +219,7 @@ def study_rows(study: Study, cells: Sequence[StudyCell], places: Places) -> list
     rows = [
         Row(
             cell.name,
-            tuple(str(places.output / cell.folder_name / f"seed{seed}") for seed in seeds),
+            tuple(places.fill(cell.model, seed=seed) for seed in seeds),
             seeds,
             cell=cell,
             is_control=cell.system.name in study.controls,
@@ -219,28 +236,30 @@ def study_rows(study: Study, cells: Sequence[StudyCell], places: Places) -> list
 
 def evaluation_folder(row: Row, place: int, evaluation: Evaluation, places: Places) -> Path:
     """Where the scores of a row's model go: of a run into its own folder."""
+    return Path(places.fill(_evaluation_output(row, evaluation), seed=row.seed(place)))
+
+
+def _evaluation_output(row: Row, evaluation: Evaluation) -> str:
     if row.cell is not None:
-        return Path(row.models[place]) / EVALUATION / evaluation.name
-    seed = f"seed{row.seeds[place]}" if row.seeds else "model"
-    return places.output / "references" / folder_name(row.name) / seed / evaluation.name
+        return f"{row.cell.model}/{EVALUATION}/{evaluation.name}"
+    seed = seed_name("$SEED") if row.seeds else "model"
+    return f"$OUTPUT/references/{folder_name(row.name)}/{seed}/{evaluation.name}"
 
 
 def evaluation_command(row: Row, evaluation: Evaluation) -> list[str]:
     """Of ``mcse``: evaluates a row under ``$SEED``."""
     if row.cell is not None:
-        model = f"$OUTPUT/{row.cell.folder_name}/seed$SEED"
-        own, output = [], f"{model}/{EVALUATION}/{evaluation.name}"
+        model, own = row.cell.model, []
     else:
         assert row.reference is not None
         model, own = row.reference.model, shlex.split(row.reference.flags)
-        seed = "seed$SEED" if row.seeds else "model"
-        output = f"$OUTPUT/references/{folder_name(row.name)}/{seed}/{evaluation.name}"
-    return ["evaluate", model, *shlex.split(evaluation.flags), *own, "--no-teachers", "--items", "--output", output]
+    kept = ["--no-teachers", "--items", "--output", _evaluation_output(row, evaluation)]
+    return ["evaluate", model, *shlex.split(evaluation.flags), *own, *kept]
 
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """What stands beside the scores: the command that found them, as declared, and the digest of the run's model."""
+    """What stands beside the scores: the command that found them, as declared, and a digest of the model."""
 
     command: list[str]
     model: str
@@ -262,9 +281,17 @@ def mark_evaluated(row: Row, place: int, evaluation: Evaluation, places: Places)
 
 
 def _done(row: Row, place: int, evaluation: Evaluation) -> _Done:
-    manifest = Path(row.models[place]) / BEST / MANIFEST
-    digest = sha256_file(manifest) if row.cell is not None and manifest.is_file() else ""
-    return _Done(evaluation_command(row, evaluation), digest)
+    return _Done(evaluation_command(row, evaluation), _model_digest(Path(row.models[place])))
+
+
+def _model_digest(model: Path) -> str:
+    """What changes when a local model does: its manifest, or else size and date of its files; empty of any other."""
+    for manifest in (model / BEST / MANIFEST, model / MANIFEST):
+        if manifest.is_file():
+            return sha256_file(manifest)
+    files = sorted(model.iterdir()) if model.is_dir() else [model] if model.is_file() else []
+    facts = [(path.name, path.stat()) for path in files if path.is_file()]
+    return digest_of(*(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in facts)) if facts else ""
 
 
 def check_commands(study: Study) -> None:

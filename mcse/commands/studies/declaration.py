@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mcse.commands.configs import config_path
-from mcse.commands.planned_runs import parse_seeds
+from mcse.commands.planned_runs import OWN_KEYS, parse_seeds
 from mcse.config import build_config, read_yaml
 from mcse.config_fields import plain
 
@@ -18,11 +18,6 @@ Value = int | float | str
 
 EACH, BASELINE, CONTROLS = "each", "baseline", "controls"
 _NAME = re.compile(r"\w[\w.+()% -]*")
-_OWN_KEYS = {
-    "seed": "seeds says which seeds there are",
-    "output_dir": "--output says where runs lie",
-    "train.resume": "a study always resumes",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -254,8 +249,8 @@ class Study:
             settings |= {f"factors, {factor.name}, {text}": own for text, (_, own) in factor.settings.items()}
         for where, own in settings.items():
             for key in flat_settings(own):
-                if key in _OWN_KEYS:
-                    raise ValueError(f"{where}: {key}: {_OWN_KEYS[key]}")
+                if key in OWN_KEYS:
+                    raise ValueError(f"{where}: {key}: {OWN_KEYS[key]}")
 
     def _check_scores(self) -> None:
         if not self.scores:

@@ -29,7 +29,7 @@ from mcse.report.plots import DifferenceLine, ValueLine, plot_differences, plot_
 from mcse.report.study_files import Note, Plot, StudyReport, write_study_report
 from mcse.report.tables import ScoreColumn, ScoreRow, ScoreTable
 from mcse.report.terminal import print_table
-from mcse.run_folder import FACTS, read_facts
+from mcse.run_folder import FACTS, is_run, read_facts
 
 SCHEMA = 1
 """Version of ``results.json``; raised when a key changes its meaning or goes away."""
@@ -106,7 +106,7 @@ def _missing(
     found: list[tuple[str, str]] = []
     for row in rows:
         for place in range(len(row.models)):
-            label = f"{row.name} seed{row.seeds[place]}" if row.seeds else row.name
+            label = row.label(place)
             if row.cell is not None:
                 home = Cell(row.name, Path(row.models[place]).parent)
                 one = Planned(home, row.seeds[place], None)
@@ -318,9 +318,8 @@ def _cost(rows: Sequence[Row], spent: Sequence[Spent]) -> tuple[str, ...]:
     for row in rows:
         if own := [one.seconds for one in spent if one.row == row.name]:
             lines.append(f"{row.name}: {_hours(sum(own))} in {len(own)} processes")
-    lost = _unrecorded(rows, spent)
-    if lost:
-        lines.append(f"not counted: {lost} processes that were killed together with the command")
+    if lost := _unrecorded(rows, spent):
+        lines.append(f"not counted: {lost} trainings that were killed together with the command, or ran without it")
     return tuple(lines)
 
 
@@ -331,16 +330,16 @@ def _by_kind(spent: Sequence[Spent]) -> dict[str, float]:
 
 
 def _unrecorded(rows: Sequence[Row], spent: Sequence[Spent]) -> int:
-    """How many trainings were started, by their logs, of which no line of CPU time is written."""
+    """How many trainings there were, by their logs and runs, of which no line of CPU time is written."""
     lost = 0
     for row in rows:
-        for seed, model in zip(row.seeds, row.models, strict=False):
-            label = f"{row.name} seed{seed}"
-            log = Task(label, Path(model)).log
-            if row.cell is not None and log.is_file():
+        for place, model in enumerate(row.models if row.cell is not None else ()):
+            label = row.label(place)
+            log, starts = Task(label, Path(model)).log, 0
+            if log.is_file():
                 text = log.read_text(encoding="utf-8", errors="replace")
                 starts = len(re.findall(r"^--- \d{4}-\d\d-\d\d ", text, flags=re.MULTILINE))
-                lost += max(0, starts - sum(one.label == label for one in spent))
+            lost += max(0, max(starts, is_run(Path(model))) - sum(one.label == label for one in spent))
     return lost
 
 

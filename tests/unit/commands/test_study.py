@@ -190,8 +190,8 @@ def test_a_declaration_is_read_with_its_defaults(tmp_path):
         ),
         ({"evaluations": [{"name": "a", "flags": "", "scores": ["sts"]}]}, "a score is named suite.task.metric"),
         ({"primary": ["sts.B"]}, "primary: there is no 'sts.B'; there is sts.average, sts.A"),
-        ({"base": {"seed": 3}}, "base: seed: seeds says which seeds there are"),
-        ({"base": {"train": {"resume": "never"}}}, "base: train.resume: a study always resumes"),
+        ({"base": {"seed": 3}}, "base: seed: seeds are given apart, as seeds"),
+        ({"base": {"train": {"resume": "never"}}}, "base: train.resume: such runs always resume"),
         ({"base": {"optim.learnin_rate": 1}}, "did you mean 'optim.learning_rate'?"),
         ({"base": {"data.root": "$HOME/x"}}, "$HOME is none of $OUTPUT, $MCSE_DATA, $SEED"),
         ({"base": {"data.root": "5 $"}}, "a $ without a name; $$ is a dollar"),
@@ -352,9 +352,10 @@ def test_the_report_says_question_commands_cost_and_origin(tmp_path, works):
     assert "Changed after the first run" not in markdown + latex + page
     assert "| wrong pairs (control) |" in markdown
     assert "| teacher (reference) |" in markdown
-    command = 'mcse train --config mcse:demo/mcse --train.max_steps 20 --data.root "$OUTPUT/world"'
+    command = 'mcse train --config mcse:demo/mcse --train.max_steps=20 "--data.root=$OUTPUT/world"'
     assert command in markdown
-    assert '--controls.images shuffled_images --seed "$SEED" --output_dir "$OUTPUT/wrong_pairs/seed$SEED"' in markdown
+    own = '--controls.images=shuffled_images "--seed=$SEED" "--output_dir=$OUTPUT/wrong_pairs/seed$SEED"'
+    assert own in markdown
     assert r"\texttt{mcse train --config mcse:demo/mcse" in latex
     assert "training 324 CPU seconds, evaluation 0.13 CPU hours" in markdown
     assert "pairs: 216 CPU seconds in 6 processes" in markdown
@@ -500,6 +501,33 @@ def test_families_are_counted_each_by_itself(tmp_path, works):
     assert run(written(tmp_path, comparisons=comparisons)) == 0
     text = (tmp_path / "out" / "report.md").read_text()
     assert "1 declared comparisons of the family declared and over the 2 declared comparisons of the family own" in text
+
+
+def test_a_reference_that_was_made_anew_is_evaluated_again(tmp_path, works):
+    model = tmp_path / "floor"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"first")
+    references = [{"name": "floor", "model": str(model)}]
+    path = written(tmp_path, references=references, comparisons=[{"first": "floor", "second": "text"}])
+    assert run(path) == 0
+    works.done.clear()
+    assert run(path) == 0
+    assert works.done == []
+    (model / "model.safetensors").write_bytes(b"another")
+    assert run(path) == 0
+    assert works.done == ["floor sts"]
+
+
+def test_trainings_without_a_line_of_cpu_time_are_counted(tmp_path, works):
+    path = written(tmp_path)
+    assert run(path) == 0
+    assert "not counted" not in (tmp_path / "out" / "report.md").read_text()
+    lines = (tmp_path / "out" / "cpu.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if '"text seed' not in line or '"evaluation"' in line]
+    assert len(kept) == len(lines) - 3
+    (tmp_path / "out" / "cpu.jsonl").write_text("".join(kept))
+    assert run(path, "--report") == 0
+    assert "not counted: 3 trainings" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_the_order_of_keys_in_the_file_is_no_change(tmp_path, works):

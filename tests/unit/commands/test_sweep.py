@@ -145,9 +145,9 @@ def test_settings_keep_each_value_as_it_would_be_typed():
         (["a.b=[1,2"], "a.b=[1,2: no list of values"),
         (["a.b=1,2,1"], "1 stands twice"),
         (["a.b=1", "a.b=2"], "a.b is given twice; write a.b=1,2"),
-        (["seed=1,2"], "seed: --seeds says"),
+        (["seed=1,2"], "seed: seeds are given apart"),
         (["output_dir=x"], "output_dir: --output says"),
-        (["train.resume=never"], "train.resume: a sweep always resumes"),
+        (["train.resume=never"], "train.resume: such runs always resume"),
         (["train.select_by=dev.spearman,dev.alignment"], "train.select_by: cells evaluated by different scores"),
     ],
 )
