@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from mcse.data.named_columns import open_named_columns
 from mcse.data.table_config import NamedTable
@@ -148,8 +148,8 @@ def _write(
     _say(output, pairs, written, number=rule.number)
 
 
-def table_writer(file: TextIO, names: list[str], *, suffix: str) -> Callable[[list[str]], object]:
-    """Writes a row of texts, which are of one line; the header is written here."""
+def table_writer(file: TextIO, names: list[str], *, suffix: str) -> Callable[[list[Any]], object]:
+    """Writes a row of numbers and of texts, which are of one line; the header is written here."""
     if suffix == ".jsonl":
         return lambda row: file.write(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n")
     if suffix == ".tsv":

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mcse.commands.extract_texts import NamedEncoder, open_named
 from mcse.commands.mine import claimed_table, table_writer
 from mcse.data.any_texts import read_texts
 from mcse.data.captions.table import load_captions
-from mcse.data.images.features import FeatureStore, open_features, row_prints
+from mcse.data.images.features import FeatureStore, open_features
 from mcse.data.images.names import ABSENT, find_names
 from mcse.data.images.sources import ImageSource
 from mcse.data.images.tables import open_images_or_table
@@ -121,6 +122,8 @@ class _Pool:
                     place_of[name] = first[mark]
                 rows.append(row_BH[new])
                 bar.update(len(names))
+        if unknown := len(source.names) - len(place_of):
+            print(printable(f"{where}: {unknown:,} images have features of zeros, and are left out"))
         if copies := len(place_of) - len(kept):
             print(
                 printable(
@@ -158,13 +161,19 @@ def _embedded(
     is_joint = isinstance(source, FeatureStore) and (source.tower, source.weights) == (named.name, named.digest)
     if isinstance(source, FeatureStore) and not is_joint:
         source.check_tower(joint.image_tower)
-    for block in _in_blocks(range(len(source.names)), _IMAGES_AT_ONCE):
-        names = [source.names[place] for place in block]
+    places = np.arange(len(source.names))
+    first_N = source.first_equal(places) if isinstance(source, FeatureStore) else places
+    for block in _in_blocks(places.tolist(), _IMAGES_AT_ONCE):
         if isinstance(source, FeatureStore):
             row_BF = source.rows(np.asarray(block))
-            yield names, row_prints(row_BF).tolist(), row_BF if is_joint else joint.encode_image_features(row_BF)
+            known_B: NDArray[np.bool_] = np.any(row_BF, axis=1)  # zeros say nothing of an image
+            block = [place for place, is_known in zip(block, known_B.tolist(), strict=True) if is_known]
+            marks: Sequence[Hashable] = first_N[block].tolist()
+            row_BH = row_BF[known_B] if is_joint else joint.encode_image_features(row_BF[known_B])
         else:
-            yield names, list(map(source.digest, block)), joint.encode_images([source.load(place) for place in block])
+            marks = list(map(source.digest, block))
+            row_BH = joint.encode_images([source.load(place) for place in block])
+        yield [source.names[place] for place in block], marks, row_BH
 
 
 def _in_blocks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
@@ -195,7 +204,7 @@ def _write(output: Path, pairs: FoundPairs, names: Sequence[str], texts: Sequenc
         following = next(upcoming, None)
         for number, text in enumerate(_different(texts)):
             while following is not None and following[0] == number:
-                write([names[following[1]], text, f"{following[2]:.6f}"])
+                write([names[following[1]], text, round(following[2], 6)])
                 following = next(upcoming, None)
     quartiles = ", ".join(f"{value:.3f}" for value in np.quantile(pairs.score_P, (0, 0.25, 0.5, 0.75, 1)))
     told = f"{len(pairs):,} pairs of {len(np.unique(pairs.text_P)):,} of {number + 1:,} texts"

@@ -132,8 +132,11 @@ class MaskedDataConfig(TokenConfig):
     dev: str | None = None
     """A file of lines to evaluate on, which are not trained on; ``null`` holds out ``dev_share`` of ``sentences``."""
 
-    dev_share: float = 0.01
-    """Share of the sentences that is held out, chosen by their own letters, so that it is the same in every run."""
+    dev_share: float | None = None
+    """Share of the sentences that is held out, chosen by their own letters, so that it is the same in every run.
+
+    ``null`` is 0.01, or none beside ``dev``.
+    """
 
     decontaminate: bool = False
     """Whether sentences that occur in the STS test files are left out."""
@@ -143,9 +146,11 @@ class MaskedDataConfig(TokenConfig):
 
     def __post_init__(self) -> None:
         TokenConfig.__post_init__(self)
-        if not 0 < self.dev_share < 1:
+        if self.dev is None and self.dev_share is None:
+            object.__setattr__(self, "dev_share", 0.01)
+        if self.dev_share is not None and not 0 < self.dev_share < 1:
             raise ValueError(f"data.dev_share: must be above 0 and below 1, got {self.dev_share:g}")
-        if self.dev is not None and self.dev_share != 0.01:
+        if self.dev is not None and self.dev_share is not None:
             raise ValueError("data.dev_share: would do nothing, since data.dev is a file of its own")
 
     @property

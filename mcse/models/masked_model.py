@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcse.models.text_encoder import TextEncoder
@@ -82,11 +81,3 @@ class MaskedLanguageModel(nn.Module):
         }
         with quiet_transformers():
             model.save_pretrained(folder, state_dict=state)
-
-
-@torch.no_grad()
-def masked_nll(model: MaskedLanguageModel, batch: MaskedTokens) -> Tensor:
-    """(M,) nats of the masked tokens of a batch, in its order, in float64 on the CPU."""
-    rows: MaskedRows = model(batch)
-    nll_M = F.cross_entropy(rows.logit_MW.float(), rows.label_M, reduction="none")
-    return nll_M.cpu().double()

@@ -246,21 +246,18 @@ def load_mlm_head(name_or_path: str) -> nn.Module:
     return head
 
 
-def load_masked_lm(name_or_path: str, *, attention: str = "sdpa", dropout: float | None = None) -> Any:
+def load_masked_lm(name_or_path: str, *, dropout: float | None = None) -> Any:
     """A masked language model to train on, in float32; a head that the checkpoint lacks starts untrained.
 
     Args:
         name_or_path: As for ``load_text_encoder``.
-        attention: As there.
         dropout: As there.
 
     Raises:
         ValueError: As ``load_text_encoder``; or the architecture has no masked language model.
     """
     path, config = _open(name_or_path, dropout=dropout)
-    model, lacking = _load_masked_lm(
-        path, name_or_path, key="encoder.name_or_path", config=config, eager=attention == "eager"
-    )
+    model, lacking = _load_masked_lm(path, name_or_path, key="encoder.name_or_path", config=config)
     own = f"{model.base_model_prefix}."
     if inner := [key for key in lacking if key.startswith(own)]:
         raise ValueError(
@@ -320,12 +317,9 @@ def _load_trained_lm(name_or_path: str, *, key: str) -> Any:
     return model
 
 
-def _load_masked_lm(
-    path: str, name_or_path: str, *, key: str, config: Any = None, eager: bool = False
-) -> tuple[Any, list[str]]:
+def _load_masked_lm(path: str, name_or_path: str, *, key: str, config: Any = None) -> tuple[Any, list[str]]:
     """A masked language model, and which of its weights the checkpoint lacks, which transformers draws at random."""
-    options: dict[str, Any] = {"attn_implementation": "eager" if eager else None, "dtype": torch.float32}
-    options |= {} if config is None else {"config": config}
+    options: dict[str, Any] = {"dtype": torch.float32} | ({} if config is None else {"config": config})
     try:
         with quiet_transformers():
             model, report = AutoModelForMaskedLM.from_pretrained(

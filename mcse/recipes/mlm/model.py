@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mcse.data.load import SentenceRows
 from mcse.encoders.inputs import evaluating
+from mcse.losses.likelihood import nll_of_each
 from mcse.models.checkpoint import check_trainable
 from mcse.models.config import MaskedModelConfig, ScratchMaskedConfig
-from mcse.models.masked_model import MaskedLanguageModel, masked_nll
+from mcse.models.masked_model import MaskedLanguageModel, MaskedRows
 from mcse.models.scratch import scratch_model, train_word_pieces
 from mcse.models.sentence_model import SentenceModel
 from mcse.models.text_loading import load_masked_lm, load_tokenizer, text_encoder_around
@@ -55,9 +57,11 @@ def build_model(
     return MaskedLanguageModel(whole, encoder), side
 
 
+@torch.no_grad()
 def evaluated_nll(model: MaskedLanguageModel, batch: MaskedTokens) -> NDArray[np.float64]:
-    """(M,) nats of a batch's masked tokens by a model that may be in training."""
+    """(M,) nats of a batch's masked tokens, in its order, by a model that may be in training."""
     device = next(model.parameters()).device
     with evaluating([model]):
-        nll_M: NDArray[np.float64] = masked_nll(model, to_device(batch, device)).numpy()
+        rows: MaskedRows = model(to_device(batch, device))
+        nll_M: NDArray[np.float64] = nll_of_each(rows.logit_MW, rows.label_M).cpu().double().numpy()
     return nll_M

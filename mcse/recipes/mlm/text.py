@@ -40,6 +40,7 @@ def read_text(config: MaskedDataConfig) -> MaskedText:
     """
     found = read_sentences(config, config.sentences)
     if config.dev is None:
+        assert config.dev_share is not None
         dev = tuple(text for (text,) in found.rows() if is_held_out(text, share=config.dev_share))
         if not dev:
             raise ValueError(

@@ -10,10 +10,11 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from mcse.models.config import ScratchConfig
-from mcse.models.masked_model import MaskedLanguageModel, masked_nll
+from mcse.models.masked_model import MaskedLanguageModel
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.scratch import scratch_model, train_word_pieces
 from mcse.models.text_loading import load_masked_lm, text_encoder_around
+from mcse.recipes.mlm.model import evaluated_nll
 from mcse.types import IGNORED_LABEL, MaskedTokens, TokenBatch
 from mcse.types.batches import pad_rows
 from tests.fixtures.architectures import ARCHITECTURES, VOCABULARY, widen
@@ -94,7 +95,7 @@ def test_the_loss_is_the_library_s(tmp_path: Path) -> None:
             attention_mask=batch.tokens.attention_mask_BT,
             labels=batch.label_BT,
         ).loss
-    assert masked_nll(masked, batch).mean().item() == pytest.approx(expected.item(), rel=1e-5)
+    assert evaluated_nll(masked, batch).mean() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_an_encoder_without_a_head_gets_one_that_is_tied(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -116,6 +118,28 @@ def test_no_text_gets_its_own_image_nor_a_copy_of_it(world, capsys) -> None:
         )
         assert row["image"] == features.names[-best[1]]
         assert float(row["score"]) == pytest.approx(best[0], abs=2e-6)
+
+
+@pytest.mark.slow
+def test_images_of_which_nothing_is_known_are_given_to_no_text(world, tmp_path, capsys) -> None:
+    shutil.copytree(world / "store", tmp_path / "store")
+    rows = np.load(tmp_path / "store" / "features.npy")
+    rows[[3, 7]] = 0
+    np.save(tmp_path / "store" / "features.npy", rows)
+    lost = {open_features(world / "store").names[place] for place in (3, 7)}
+    code, found = paired(world, "--features", str(tmp_path / "store"), "--top", "46")
+    assert code == 0
+    assert "2 images have features of zeros, and are left out" in capsys.readouterr().out
+    assert found
+    assert not lost & {row["image"] for row in found}
+
+
+@pytest.mark.slow
+def test_numbers_are_numbers_in_json_lines(world) -> None:
+    path = world / "pairs.jsonl"
+    flags = ["--texts", str(world / "photos.csv"), "--features", str(world / "store"), "--output", str(path)]
+    assert main(["pair", str(world / "vse"), *flags]) == 0
+    assert all(isinstance(json.loads(line)["score"], float) for line in path.read_text().splitlines())
 
 
 @pytest.mark.slow
