@@ -115,8 +115,8 @@ def is_finished(run: Path) -> bool:
     return run.is_dir() and read_run(run).state == "finished"
 
 
-def arguments(row: Row, *, seed: int, folder: Path, data: Path, output: Path, rows: Path) -> list[str]:
-    """Of ``mcse train``."""
+def arguments(row: Row, *, data: Path, output: Path, rows: Path) -> list[str]:
+    """Of ``mcse train``, without seed and folder."""
     config, given = row
     keys: dict[str, Any] = dict(SHORT)
     if config in (MCSE, KDMCSE):
@@ -128,7 +128,7 @@ def arguments(row: Row, *, seed: int, folder: Path, data: Path, output: Path, ro
         keys["teachers"] = [{"name": "vse", "store": str(rows / "captions")}]
     if config == RANKCSE:
         keys["teachers"] = [{"name": "minilm_mean", "store": str(output / "minilm")}]
-    keys |= given | {"output_dir": folder / f"seed{seed}", "seed": seed, "train.resume": "auto", "data.root": data}
+    keys |= given | {"data.root": data}
     if keys.get("data.images") == "MOBILENET":
         del keys["data.images"]
     return [str(config_path(config)), *flags(keys)]
@@ -152,9 +152,7 @@ def main() -> None:
     if any(config in (MCSE, KDMCSE) for config, _ in rows.values()):
         prepare_images(data, teacher_rows, decontaminate=part != "all")
     jobs = {
-        (name, seed): arguments(
-            row, seed=seed, folder=output / part / slug(name), data=data, output=output, rows=teacher_rows
-        )
+        (name, seed): arguments(row, data=data, output=output, rows=teacher_rows)
         for seed in range(1 if part == "choice" else options.seeds)
         for name, row in rows.items()
     }

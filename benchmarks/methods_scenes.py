@@ -237,15 +237,12 @@ def prepare(output: Path, seeds: int) -> Path:
 
 
 def arguments(output: Path, row: str, seed: int) -> list[str]:
-    """Of ``mcse train``."""
+    """Of ``mcse train``, without seed and folder."""
     name, keys = ROWS[row]
     keys = {
         **keys,
-        "output_dir": output / "runs" / slug(row) / f"seed{seed}",
         "encoder.name_or_path": output / "encoder" / f"seed{seed}",
         "data.root": output / "world",
-        "seed": seed,
-        "train.resume": "auto",
     }
     if keys.get("generator.name_or_path") == "GENERATOR":
         keys["generator.name_or_path"] = output / "generator"
@@ -265,7 +262,7 @@ def main() -> None:
     world = prepare(output, options.seeds)
     rows = [row for row in ROWS if not options.only or row.startswith(tuple(options.only))]
     jobs = {(row, seed): arguments(output, row, seed) for seed in range(options.seeds) for row in rows}
-    train_rows(jobs, output, processes=options.processes)
+    train_rows(jobs, output / "runs", processes=options.processes)
     print(f"table: {write_table(output, world, rows)}")
 
 

@@ -16,7 +16,10 @@ from typing import Any
 import torch
 
 from mcse.commands.demo import IMPORTS
+from mcse.commands.planned_runs import Cell, plan_run, refuse_other_settings
 from mcse.recipes.launch import load_config, train
+
+_RESUMES = ("--output_dir", ".", "--train.resume", "auto")
 
 
 def slug(row: str) -> str:
@@ -31,19 +34,31 @@ def flags(keys: Mapping[str, Any]) -> list[str]:
 
 
 def train_rows(jobs: Mapping[tuple[str, int], Sequence[str]], output: Path, *, processes: int) -> None:
-    """Trains the runs that are not done; a job's key is row and seed, its value the arguments of ``mcse train``."""
-    done = output / "done"
-    done.mkdir(parents=True, exist_ok=True)
-    left = {job: given for job, given in jobs.items() if not (done / _name(job)).is_file()}
+    """Trains the runs that are not finished, each below ``output`` in a folder of its row and seed.
+
+    Args:
+        jobs: By row and seed the arguments of ``mcse train``, without seed and folder.
+        output: The parent of the rows' folders.
+        processes: At a time.
+
+    Raises:
+        ValueError: A run that lies there was trained otherwise.
+    """
+    runs = [
+        plan_run(Cell(row, output / slug(row)), load_config(Path(given[0]), [*given[1:], *_RESUMES]), seed)
+        for (row, seed), given in jobs.items()
+    ]
+    for run in runs:
+        refuse_other_settings(run, remedy="move that run away to train it anew")
+    left = [run for run in runs if not run.is_finished]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTS)
     with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool:
-        futures = {job: pool.submit(_train, list(given)) for job, given in left.items()}
-        for number, (job, future) in enumerate(futures.items(), start=1):
+        futures = [pool.submit(_train, run.config) for run in left]
+        for number, (run, future) in enumerate(zip(left, futures, strict=True), start=1):
             if code := future.result():
-                raise SystemExit(f"{job} ended with {code}")
-            (done / _name(job)).touch()
-            print(f"{number} of {len(left)}: {job[0]}, seed {job[1]}", flush=True)
+                raise SystemExit(f"{run.label} ended with {code}")
+            print(f"{number} of {len(left)}: {run.label}", flush=True)
 
 
 def scores_of(models: Sequence[str], output: Path, *given: str) -> dict[str, Any]:
@@ -79,11 +94,7 @@ def difference(comparison: Any, *, suite: str, task: str) -> str:
     return f"{found['difference']:+.2f} | {interval} | {p} | {found['smallest']:.2f}"
 
 
-def _name(job: tuple[str, int]) -> str:
-    return f"{slug(job[0])}-{job[1]}"
-
-
-def _train(given: list[str]) -> int:
+def _train(config: Any) -> int:
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    return train(load_config(Path(given[0]), given[1:]), overwrite=False, show_progress=False)
+    return train(config, overwrite=False, show_progress=False)
