@@ -12,7 +12,7 @@ import pytest
 
 from mcse.config import ConfigError, build_config, read_yaml
 from mcse.recipes import RECIPES, config_class
-from tests.recipes.test_configs import CONFIGS, flat, name_of
+from tests.fixtures.config_files import CONFIGS, flat, name_of
 
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in ("accelerate", "studies"))
 PAIRED = (

@@ -27,9 +27,9 @@ from mcse.recipes import method
 from mcse.recipes.launch import load_config
 from mcse.training.loop import total_loss
 from mcse.training.runtime import start_runtime
+from tests.fixtures.config_files import write_store
 from tests.fixtures.launch import arguments_of, assert_same_run, entries, losses, one_thread, own_cache, run, tensors
 from tests.fixtures.tiny_run import build_tiny_run
-from tests.recipes.test_configs import write_store
 from tests.recipes.test_training import stop_after
 
 WORDS = {

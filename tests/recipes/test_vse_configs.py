@@ -17,8 +17,8 @@ from mcse.recipes.vse.config import Config
 from mcse.training.config import count_steps
 from mcse.training.loop import total_loss
 from mcse.training.runtime import start_runtime
+from tests.fixtures.config_files import CONFIGS, resolved_of, sentences, write_store
 from tests.fixtures.launch import one_thread
-from tests.recipes.test_configs import CONFIGS, resolved_of, sentences, write_store
 
 FILES = sorted((CONFIGS / "vse").glob("*.yaml"))
 PUBLISHED = [path for path in FILES if not path.stem.endswith("_cpu")]

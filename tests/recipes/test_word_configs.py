@@ -17,8 +17,8 @@ from mcse.config import build_config, merge, read_overrides, read_yaml
 from mcse.recipes import config_class, method
 from mcse.training.loop import total_loss
 from mcse.training.runtime import start_runtime
+from tests.fixtures.config_files import name_of, resolved_of, sentences
 from tests.fixtures.tiny_run import build_tiny_run
-from tests.recipes.test_configs import name_of, resolved_of, sentences
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted(path for recipe in ("elmo", "cove", "word_features") for path in (CONFIGS / recipe).glob("*.yaml"))
