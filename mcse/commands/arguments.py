@@ -7,32 +7,11 @@ not passed on: defaults stand once, at that function. The docstring of a command
 from __future__ import annotations
 
 from argparse import Action, ArgumentParser, Namespace
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One command.
-
-    Args:
-        summary: Its line in the list of commands.
-        arguments: Adds what it takes to a parser; the docstring is the command's description.
-        work: Module of this folder whose ``run`` does the work, or ``module.function``.
-    """
-
-    summary: str
-    arguments: Callable[[ArgumentParser], None]
-    work: str
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Commands below one name."""
-
-    summary: str
-    commands: Mapping[str, Command]
+from mcse.commands.command_line import ROW_KINDS, Command, Group, add_reading
+from mcse.commands.group_arguments import OF_RECIPES, SEARCH
 
 
 def _train(parser: ArgumentParser) -> None:
@@ -72,7 +51,7 @@ def _evaluate(parser: ArgumentParser) -> None:
         "word vectors",
     )
     add("--suite", nargs="+", choices=SUITES, dest="suites", help="suites to run (default: sts)")
-    _add_reading(parser)
+    add_reading(parser)
     backend = "what runs the model; several give a row each. A run is exported for it first, and compared"
     add("--backend", nargs="+", choices=BACKENDS, dest="backends", help=f"{backend} (default: torch)")
     form = add_group("scores by width and by kind of stored row, beside those of rows as they are").add_argument
@@ -108,23 +87,6 @@ def _evaluate(parser: ArgumentParser) -> None:
     add("--no-cache", action="store_true", help="evaluate anew, whatever earlier calls found")
     listing = "name the suites, what data they need and whether it is available"
     add("--list", action="store_true", dest="list_suites", help=listing)
-
-
-_READING = ("pooling", "prompt", "prompt_name", "code")
-
-
-def _add_reading(parser: ArgumentParser, *, flags: Sequence[str] = _READING) -> None:
-    """How a model is read, of every command that takes one; ``flags`` are those that do something there."""
-    add = parser.add_argument_group("how the model is read").add_argument
-    if "pooling" in flags:
-        add("--pooling", help="overrides the model's own pooling; needed where a model states none")
-    if "prompt" in flags:
-        add("--prompt", metavar="TEXT", help="put before every sentence, instead of the model's own")
-    if "prompt_name" in flags:
-        add("--prompt-name", metavar="NAME", help="of a prompt that the model lists, such as query")
-    if "code" in flags:
-        code = "run Python code that lies with a sentence-transformers model: only if you trust who made it"
-        add("--trust-remote-code", action="store_true", help=code)
 
 
 def _configs(parser: ArgumentParser) -> None:
@@ -166,7 +128,7 @@ def _extract_features(parser: ArgumentParser) -> None:
     add("--max-length", type=int, metavar="N", help="tokens that a text keeps (default: as many as the encoder takes)")
     add("--dtype", choices=("float32", "float16"), help="of stored rows of texts (default: float32)")
     add("--untrained", type=int, metavar="SEED", help="the control: the encoder with fresh weights, drawn by SEED")
-    _add_reading(parser)
+    add_reading(parser)
     add("--overwrite", action="store_true", help="replace the store in --output")
 
 
@@ -181,7 +143,7 @@ def _export(parser: ArgumentParser) -> None:
     add("--to", required=True, choices=FORMATS, help="the format")
     add("--output", required=True, type=Path, metavar="DIR", help="folder of the export")
     add("--precision", choices=EXPORT_PRECISIONS, help="onnx, openvino: of the weights (default: fp32)")
-    _add_reading(parser, flags=("pooling", "prompt"))
+    add_reading(parser, flags=("pooling", "prompt"))
     add("--calibrate", type=Path, metavar="FILE", help="int8: sentences, one a line, that set static ranges")
     add("--sentences", type=Path, metavar="FILE", help="sentences to compare on, one a line (default: drawn)")
     add("--overwrite", action="store_true", help="replace an export in --output")
@@ -208,7 +170,7 @@ def _mine(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("table", metavar="TABLE", help=".csv, .tsv, .jsonl, .parquet, a folder of save_to_disk, or a hub dataset")
     add("--model", required=True, help="finds them; as evaluate takes it")
-    _add_reading(parser)
+    add_reading(parser)
     add("--output", required=True, type=Path, help=".jsonl, .csv or .tsv: query, positive, negative_1, negative_2, …")
     add("--query", metavar="COLUMN", help="of queries (default: found by its name)")
     add("--positive", metavar="COLUMN", help="of their positives")
@@ -242,7 +204,7 @@ def _pair(parser: ArgumentParser) -> None:
     add("--minimum", type=float, metavar="COSINE", help="the least cosine of a pair")
     add("--mutual", action="store_true", help="only pairs whose text is also the nearest to its image")
     add("--not-own", metavar="CAPTIONS", help="captions with their images: no text gets an image of its own")
-    _add_reading(parser, flags=("code",))
+    add_reading(parser, flags=("code",))
     add("--batch-size", type=int, help="texts a forward pass (default: 64)")
     add("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
     add("--overwrite", action="store_true", help="replace the file that is there")
@@ -266,7 +228,7 @@ def _embed(parser: ArgumentParser) -> None:
     add("--rows-a-file", type=int, help="a kill loses at most the file at work (default: 16384)")
     add("--dim", type=int, help="the first so many numbers, of unit norm again (default: the model's width)")
     add("--dtype", choices=("float32", "float16"), help="of the numbers (default: float32)")
-    _add_reading(parser)
+    add_reading(parser)
     add("--batch-size", type=int, help="texts a forward pass (default: 64)")
     add("--precision", choices=("float32", "bfloat16"), help="of matrix products (default: float32)")
     add("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
@@ -287,74 +249,9 @@ def _serve(parser: ArgumentParser) -> None:
     add("--token", help="what requests must bring as Authorization: Bearer … (default: $MCSE_TOKEN, which ps hides)")
     add("--name", help="what the model is called in answers (default: the last part of MODEL)")
     add("--most-waiting", type=int, metavar="N", help="texts that may wait; beyond them 429 (default: 4096)")
-    _add_reading(parser)
+    add_reading(parser)
     add("--precision", choices=("float32", "bfloat16"), help="of matrix products (default: float32)")
     add("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
-
-
-def _search_index(parser: ArgumentParser) -> None:
-    """Encodes a folder of images once. Run again, it takes over what has not changed; killed, it goes on."""
-    parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="images, searched to any depth; or a table that names their files"
-    )
-    parser.add_argument("--column", metavar="NAME", help="of the table's images (default: found by its name)")
-    parser.add_argument(
-        "--model", required=True, help="checkpoint or run of mcse or vse, or open_clip:MODEL/PRETRAINED"
-    )
-    _add_reading(parser, flags=("code",))
-    parser.add_argument("--output", required=True, type=Path, metavar="INDEX", help="folder of the index")
-    parser.add_argument(
-        "--features", type=Path, help="store of the images' features, for models whose image encoder is not available"
-    )
-    parser.add_argument("--batch-size", type=int, help="images a forward pass (default: 32)")
-    parser.add_argument("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an index in --output")
-    parser.add_argument("--rows", choices=ROW_KINDS, help="how embeddings are stored (default: float32)")
-    parser.add_argument(
-        "--rescore", choices=ROW_KINDS, help="stored a second time, finer, to score again what is found"
-    )
-
-
-def _search_recall(parser: ArgumentParser) -> None:
-    """Encodes sentences once; prints, for each way to store them, the memory and how much of exact search it finds."""
-    add = parser.add_argument
-    add("model", metavar="MODEL", help="as evaluate takes it")
-    add("--text", required=True, type=Path, metavar="FILE", help="sentences to search, one a line, plain or gzip")
-    add("--queries", type=Path, metavar="FILE", help="what to ask (default: every hundredth sentence, taken out)")
-    _add_reading(parser, flags=("pooling",))
-    add("--dim", type=int, metavar="N", help="the first N numbers of each embedding alone")
-    add("--limit", type=int, metavar="N", help="read at most so many sentences")
-    add("--top", type=int, metavar="K", help="recall at K (default: 10)")
-    add("--batch-size", type=int, help="sentences a forward pass (default: 64)")
-
-
-def _search_query(parser: ArgumentParser) -> None:
-    """Finds the images nearest to a sentence, or to an image, plus and minus words."""
-    _open_index(parser)
-    start = parser.add_mutually_exclusive_group(required=True)
-    start.add_argument("--text", help="a sentence")
-    start.add_argument("--image", type=Path, metavar="FILE", help="an image; not found itself, if it is in the index")
-    for flag, meaning in (("--minus", "words to take away"), ("--plus", "words to add")):
-        parser.add_argument(flag, help=f"{meaning}, any number", nargs="+", action="extend", metavar="WORD")
-    parser.add_argument("--top", type=int, metavar="K", help="images to find (default: 12)")
-    parser.add_argument(
-        "--rerank", type=int, metavar="N", help="find N first, and sort them by their closeness to their mean"
-    )
-    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="write the images found as a contact sheet, too")
-
-
-def _search_serve(parser: ArgumentParser) -> None:
-    """Serves a local web page to search with."""
-    _open_index(parser)
-    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine alone)")
-    parser.add_argument("--port", type=int, help="(default: 8765)")
-
-
-def _open_index(parser: ArgumentParser) -> None:
-    parser.add_argument("index", type=Path, metavar="INDEX", help="folder of the index")
-    parser.add_argument("--model", help="where the model lies now, if it was moved; it must be the same")
-    _add_reading(parser, flags=("prompt", "prompt_name", "code"))
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="where the images lie now, if they were moved")
 
 
 def _sweep(parser: ArgumentParser) -> None:
@@ -426,102 +323,6 @@ def _demo(parser: ArgumentParser) -> None:
     parser.add_argument("--no-training", action="store_true", help="build the world and the encoders alone")
 
 
-def _words_ground(parser: ArgumentParser) -> None:
-    """Grounds every word of a file, of captions or not, block by block: memory stays small."""
-    parser.add_argument("model", type=Path, help="run or checkpoint folder of the recipe grounded_words")
-    parser.add_argument("--vectors", required=True, type=Path, help="the file of text vectors the run was trained with")
-    parser.add_argument(
-        "--output", required=True, type=Path, help=".bin (word2vec binary), .txt or .vec (text), or .safetensors"
-    )
-    parser.add_argument(
-        "--other-vectors",
-        action="store_true",
-        help="--vectors is another file on purpose, such as a larger one of the same space",
-    )
-
-
-def _words_report(parser: ArgumentParser) -> None:
-    """Word similarity of grounded vectors beside that of four controls.
-
-    Rows: the text vectors, the same whitened, all-but-the-top, grounded on shuffled images, grounded on true ones.
-    """
-    add = parser.add_argument
-    add("--text", required=True, type=Path, help="the source file of text vectors")
-    add("--true", required=True, nargs="+", type=Path, metavar="RUN", help="runs on true images, one a seed")
-    add("--shuffled", required=True, nargs="+", type=Path, metavar="RUN", help="runs with controls.images shuffled_…")
-    add("--data", required=True, type=Path, help="folder or file of word-similarity sets")
-    add("--sts", type=Path, help="SentEval folder: STS by averaging vectors, too")
-    add("--ground-text", action="store_true", help="ground all of --text by the runs' maps, not their stored words")
-    add("--components", type=int, help="that all-but-the-top removes (default: width / 100, at least 1)")
-    add("--output", required=True, type=Path, help="folder of report.md and report.json")
-
-
-def _words_neighbors(parser: ArgumentParser) -> None:
-    """Shows the nearest neighbours that are in one space's list and not in the other's."""
-    parser.add_argument("words", nargs="+", metavar="WORD")
-    parser.add_argument(
-        "--spaces", nargs=2, required=True, metavar="VECTORS", help="files of word vectors, or runs of grounded_words"
-    )
-    parser.add_argument("--count", type=int, help="neighbours a space (default: 10)")
-    parser.add_argument("--limit", type=int, help="only the first so many words of each file, the most frequent")
-
-
-def _words_contexts(parser: ArgumentParser) -> None:
-    """Loads an ELMo or CoVe. With --query: the occurrences in --text most similar to a word of a sentence.
-
-    With --merge: accuracy of telling two words apart that are written as one.
-    """
-    parser.add_argument("model", help="run folder, checkpoint, or an original ELMo release")
-    parser.add_argument("--text", type=Path, required=True, help="file of sentences, plain or gzip")
-    parser.add_argument("--pooling", help="mean (default), or mean_layerN for one layer")
-    parser.add_argument("--splitting", choices=SPLITTINGS, help="(default: words)")
-    parser.add_argument("--sentences", type=int, help="read at most so many lines (default: 20000)")
-    parser.add_argument("--query", nargs=2, action="append", dest="queries", metavar=("WORD", "SENTENCE"))
-    parser.add_argument("--among", nargs="+", metavar="WORD", help="occurrences of these words; by default of WORD")
-    parser.add_argument("--merge", nargs=2, action="append", dest="merged", metavar=("WORD", "WORD"))
-    parser.add_argument("--occurrences", type=int, help="of each word, at most (default: 100)")
-    parser.add_argument("-k", type=int, help="neighbours shown (default: 5)")
-    parser.add_argument("--seed", type=int, help="of the labelled occurrences (default: 0)")
-
-
-def _elmo_perplexity(parser: ArgumentParser) -> None:
-    """Evaluates an ELMo run on its held-out sentences, beside n-gram models of its own training text.
-
-    Both directions, the same with every sentence's words shuffled, and an add-one unigram and a Kneser-Ney trigram
-    model, each way. All share the run's vocabulary; words outside it count as the unknown word.
-    """
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder or checkpoint of the recipe elmo")
-    parser.add_argument("--data", type=Path, help="where the run's relative data paths start; by default as in the run")
-    parser.add_argument("--seed", type=int, help="of the shuffled words (default: 0)")
-
-
-def _cove_translate(parser: ArgumentParser) -> None:
-    """Translates every line, greedily or by a beam search. With --reference the BLEU follows."""
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder or checkpoint of the recipe cove")
-    parser.add_argument("source", type=Path, help="sentences, one a line, plain or gzip")
-    parser.add_argument("--reference", type=Path, help="their translations, aligned by line")
-    parser.add_argument(
-        "--output", type=Path, help="where the translations go; by default they are printed, if there is no --reference"
-    )
-    parser.add_argument("--beams", type=int, help="1 (default) is greedy")
-    parser.add_argument("--batch-size", type=int, help="sentences a forward pass (default: 64)")
-
-
-def _maf_tag(parser: ArgumentParser) -> None:
-    """Tags a CoNLL file with a trained tagger; where the file has tags itself, scores them."""
-    parser.add_argument("model", help="run folder or checkpoint of the recipe maf")
-    parser.add_argument("file", type=Path, help="CoNLL: word TAB tag a line, IMGID:name before a text; tags may lack")
-    parser.add_argument("--features", type=Path, help="the images' stored regions (mcse extract-features)")
-    parser.add_argument("--images", help="the images themselves, read by the tagger's own image encoder")
-    parser.add_argument("--no-images", action="store_true", help="a tagger of images on text alone")
-    parser.add_argument("--shuffle-images", type=int, metavar="SEED", help="control: every text with a wrong image")
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder for tagged.conll, tagged.jsonl, results.json"
-    )
-    parser.add_argument("--device", help="such as cuda:1 (default: cpu)")
-    parser.add_argument("--overwrite", action="store_true", help="replace those files in --output")
-
-
 _TOWERS = (
     "open_clip:MODEL/PRETRAINED, timm:MODEL or pixels:N (/none: random weights); grid:timm:… and grid:pixels:N keep "
     "the regions of the last map apart"
@@ -531,8 +332,6 @@ BACKENDS = ("torch", "onnx", "openvino")
 EXPORT_PRECISIONS = ("fp32", "fp16", "int8")
 FORMATS = ("onnx", "openvino", "sentence-transformers", "word2vec")
 PRECISIONS = ("fp32", "bf16", "fp16")
-ROW_KINDS = ("float32", "float16", "int8", "uint8", "binary")
-SPLITTINGS = ("words", "spaces")
 SUITES = ("sts", "table", "geometry", "transfer", "retrieval", "regularities", "wordsim", "mteb")
 
 COMMANDS: Mapping[str, Command | Group] = {
@@ -550,58 +349,12 @@ COMMANDS: Mapping[str, Command | Group] = {
     "pair": Command("pair texts with images that they never had, for training on pairs", _pair, "pair"),
     "embed": Command("embed a column of a table, to files; goes on when killed", _embed, "embed"),
     "serve": Command("serve a model over HTTP: embeddings, similarity, search", _serve, "serve"),
-    "search": Group(
-        "search a folder of images by sentences, by images, and by images plus and minus words",
-        {
-            "index": Command("encode a folder of images once", _search_index, "search.run_index"),
-            "query": Command("find images", _search_query, "search.run_query"),
-            "serve": Command("a local web page to search with", _search_serve, "search.run_serve"),
-            "recall": Command(
-                "memory and recall of embeddings stored in fewer bytes, beside exact search",
-                _search_recall,
-                "search_recall",
-            ),
-        },
-    ),
+    "search": SEARCH,
     "sweep": Command("train one configuration under several seeds and values; selects on dev", _sweep, "sweep"),
     "study": Command("run a declared experiment, seeds and comparisons included, to its report", _study, "study"),
     "runs": Command("list run folders with their state and scores", _runs, "runs"),
     "configs": Command("list the configurations that come with the package, or print one", _configs, "configs"),
     "demo": Command("train and compare on the embedded picture world; writes a report", _demo, "demo"),
-    "words": Group(
-        "word vectors: ground them, report on them, compare neighbours and contexts",
-        {
-            "ground": Command(
-                "ground every word of a file of word vectors with a trained map", _words_ground, "ground_words"
-            ),
-            "report": Command(
-                "grounded word vectors against four controls, as Markdown and JSON", _words_report, "ground_report"
-            ),
-            "neighbors": Command(
-                "nearest neighbours of words in two spaces, only those that differ", _words_neighbors, "neighbors"
-            ),
-            "contexts": Command(
-                "nearest occurrences of a word in context; senses of pseudo-words", _words_contexts, "contexts"
-            ),
-        },
-    ),
-    "elmo": Group(
-        "of the recipe elmo: perplexity",
-        {
-            "perplexity": Command(
-                "an ELMo's perplexity each way, beside unigrams, trigrams and shuffled words",
-                _elmo_perplexity,
-                "perplexity",
-            )
-        },
-    ),
-    "cove": Group(
-        "of the recipe cove: translate",
-        {"translate": Command("translate a file with a CoVe run, and score it", _cove_translate, "translate")},
-    ),
-    "maf": Group(
-        "of the recipe maf: tag",
-        {"tag": Command("find entities in a CoNLL file; scores where the file has tags", _maf_tag, "tag")},
-    ),
+    **OF_RECIPES,
 }
 """What most people need first; what belongs to one recipe last, below its name."""

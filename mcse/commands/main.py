@@ -19,7 +19,8 @@ from io import TextIOWrapper
 from typing import Any, TextIO
 
 from mcse.commands import CommandError, exit_code
-from mcse.commands.arguments import COMMANDS, Command, Group
+from mcse.commands.arguments import COMMANDS
+from mcse.commands.command_line import Command, Group
 from mcse.errors import is_out_of_memory, printable, said
 from mcse.version import __version__
 

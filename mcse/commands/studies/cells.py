@@ -18,7 +18,8 @@ from pathlib import Path
 from string import Template
 from typing import Any, NoReturn
 
-from mcse.commands.arguments import COMMANDS, Command
+from mcse.commands.arguments import COMMANDS
+from mcse.commands.command_line import Command
 from mcse.commands.configs import config_path
 from mcse.commands.planned_runs import Cell, Planned, plan_run, refuse_twins, run_label, seed_name
 from mcse.commands.studies.declaration import (

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 import mcse
-from mcse.commands import arguments, prepare
-from mcse.commands.arguments import COMMANDS, Command, Group
+from mcse.commands import arguments, command_line, group_arguments, prepare
+from mcse.commands.arguments import COMMANDS
+from mcse.commands.command_line import Command, Group
 from mcse.commands.main import build_parser, main
 from mcse.config_fields import describe
 from mcse.data.config import Splitting
@@ -79,11 +80,11 @@ def test_choices_that_are_listed_for_the_parser_are_those_that_there_are():
     assert set(arguments.DATASETS) == {*prepare.SENTENCES, *prepare.IMAGES, "sts"}
     assert tuple(PRECISIONS) == arguments.PRECISIONS
     assert tuple(SUITES) == arguments.SUITES
-    assert get_args(Splitting) == arguments.SPLITTINGS
+    assert get_args(Splitting) == group_arguments.SPLITTINGS
     assert get_args(Runtime) == arguments.BACKENDS
     assert get_args(ExportPrecision) == arguments.EXPORT_PRECISIONS
     assert get_args(Format) == arguments.FORMATS
-    assert get_args(RowKind) == arguments.ROW_KINDS
+    assert get_args(RowKind) == command_line.ROW_KINDS
 
 
 @pytest.mark.parametrize("name", ["prepair", "ground-words"])

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
 
 from mcse.commands import mine
-from mcse.commands.arguments import ROW_KINDS
+from mcse.commands.command_line import ROW_KINDS
 from mcse.commands.main import main
 from mcse.encoders.loading import load_encoder
 from mcse.evaluation.suite import Subject

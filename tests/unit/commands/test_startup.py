@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mcse.commands.arguments import COMMANDS, Group
+from mcse.commands.arguments import COMMANDS
+from mcse.commands.command_line import Group
 
 CONFIGURATION = {
     "annotated_types",

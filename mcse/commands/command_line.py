@@ -1,0 +1,47 @@
+"""What a command of the command line is, and the flags that several take. Nothing is imported here but the parser."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+ROW_KINDS = ("float32", "float16", "int8", "uint8", "binary")
+_READING = ("pooling", "prompt", "prompt_name", "code")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command.
+
+    Args:
+        summary: Its line in the list of commands.
+        arguments: Adds what it takes to a parser; the docstring is the command's description.
+        work: Module of this folder whose ``run`` does the work, or ``module.function``.
+    """
+
+    summary: str
+    arguments: Callable[[ArgumentParser], None]
+    work: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Commands below one name."""
+
+    summary: str
+    commands: Mapping[str, Command]
+
+
+def add_reading(parser: ArgumentParser, *, flags: Sequence[str] = _READING) -> None:
+    """How a model is read, of every command that takes one; ``flags`` are those that do something there."""
+    add = parser.add_argument_group("how the model is read").add_argument
+    if "pooling" in flags:
+        add("--pooling", help="overrides the model's own pooling; needed where a model states none")
+    if "prompt" in flags:
+        add("--prompt", metavar="TEXT", help="put before every sentence, instead of the model's own")
+    if "prompt_name" in flags:
+        add("--prompt-name", metavar="NAME", help="of a prompt that the model lists, such as query")
+    if "code" in flags:
+        code = "run Python code that lies with a sentence-transformers model: only if you trust who made it"
+        add("--trust-remote-code", action="store_true", help=code)
