@@ -1,4 +1,4 @@
-"""A run's training text and images, found, checked and tokenised as its ``data`` keys say.
+"""A run's captions, images and dev pairs, found, checked and tokenised as its ``data`` keys say.
 
 The captions a seed selects do not depend on whether their images are read, so that SimCSE on captions and MCSE see
 identical batches.
@@ -7,7 +7,7 @@ identical batches.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,28 +23,23 @@ from mcse.data.images.pixels import FindBad, PixelRows
 from mcse.data.images.sources import find_bad_images, open_images
 from mcse.data.images.tables import ImageTable, open_image_table
 from mcse.data.images.training import NamedImages
+from mcse.data.load_sentences import left_out_files
 from mcse.data.named_columns import digest_of_source
-from mcse.data.sentences.files import SentenceTable, open_hub_sentences, open_sentences
-from mcse.data.sentences.streaming import StreamedSentences, open_texts
 from mcse.data.sentences.tokens import TokenTable, tokenise
 from mcse.data.shards.pairs import CaptionsOfPairs, PairRows, ShardImages, unusable_samples
 from mcse.data.shards.tars import ShardSet, open_shards
 from mcse.data.source_variants import (
     Features,
     FileCaptions,
-    FileSentences,
     Folder,
     HubCaptions,
-    HubSentences,
     ImageColumn,
     PairedFeatures,
     PairedFolder,
     PairedTable,
     ShardCaptions,
-    StreamSentences,
     Table,
     TableCaptions,
-    TableSentences,
 )
 from mcse.data.streams import (
     Order,
@@ -53,8 +48,6 @@ from mcse.data.streams import (
     ShardSampler,
     Share,
     TeacherColumn,
-    TokenMasker,
-    TokenRepeater,
     TokenRows,
 )
 from mcse.data.table_config import TableDataConfig
@@ -64,135 +57,12 @@ from mcse.data.test_sets.contamination import (
     near_duplicates,
     normalise,
     sts_test_sentences,
-    without_tests,
 )
 from mcse.data.test_sets.sts import ScoredPairs, find_senteval, load_hub_dev, load_scored_pairs, load_stsbenchmark
 from mcse.files import digest_of, sha256_file
 from mcse.types import DataFile, Tokenizer, TrainingText
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SentenceRows:
-    """Training sentences and where they came from; ``rows`` reads them again, ``digest`` names them.
-
-    ``count`` says how many they are, or a few more.
-    """
-
-    rows: Callable[[], Iterator[tuple[str, ...]]]
-    columns: int
-    source: str
-    digest: str
-    count: Callable[[], int]
-    files: tuple[DataFile, ...]
-
-    def tokenised(self, tokenizer: Tokenizer, *, max_length: int) -> Sentences:
-        """Their token ids, computed once."""
-        table = tokenise(
-            self.rows(),
-            tokenizer,
-            columns=self.columns,
-            max_length=max_length,
-            digest=self.digest,
-            expected=self.count,
-            source=self.source,
-        )
-        return Sentences(table, self.files, self.rows, self.digest)
-
-
-@dataclass(frozen=True, slots=True)
-class Sentences:
-    """Tokenised sentences and where they came from; ``rows`` reads them again, and ``digest`` names them."""
-
-    table: TokenTable
-    files: tuple[DataFile, ...]
-    rows: Callable[[], Iterator[tuple[str, ...]]]
-    digest: str
-
-
-def open_sentence_table(config: DataRoot, source: TableSentences | FileSentences | HubSentences) -> SentenceTable:
-    """Sentences of a file or dataset.
-
-    Raises:
-        FileNotFoundError: Nothing is there.
-        ValueError: It is empty, or a table where lines are expected, or the other way round.
-    """
-    if isinstance(source, HubSentences):
-        return open_hub_sentences(source.hub)
-    given = source.table.path if isinstance(source, TableSentences) else source.file
-    try:
-        opened = open_sentences(given, root=config.folder)
-    except FileNotFoundError as error:
-        raise config.absent(given, str(error)) from error
-    if (opened.columns > 1) != isinstance(source, TableSentences):
-        right, what = ("table", "triplets") if opened.columns > 1 else ("file", "sentences alone")
-        instead = "sentences alone" if isinstance(config, MaskedDataConfig) else f"data.sentences.{right}"
-        raise ValueError(f"data.sentences: {opened.source} holds {what}; give {instead}")
-    return opened
-
-
-def load_sentences(
-    config: DataConfig, source: TableSentences | FileSentences | HubSentences, tokenizer: Tokenizer
-) -> Sentences:
-    """The training sentences of ``source``."""
-    return read_sentences(config, source).tokenised(tokenizer, max_length=config.max_length)
-
-
-def read_sentences(
-    config: DataConfig | MaskedDataConfig, source: TableSentences | FileSentences | HubSentences
-) -> SentenceRows:
-    """The training sentences of ``source``, without those that ``data.decontaminate`` leaves out."""
-    opened = open_sentence_table(config, source)
-    known = sts_test_sentences(config.tests)
-
-    def rows() -> Iterator[tuple[str, ...]]:
-        return without_tests(opened.rows(), lambda row: row, known=known, source=opened.source, what="sentences")
-
-    text = TrainingText(reader="sentences", source=opened.source, tests=config.tests)
-    return SentenceRows(
-        rows=rows,
-        columns=opened.columns,
-        source=opened.source,
-        digest=opened.digest + (f"-without-{digest_of(*sorted(known))}" if known else ""),
-        count=opened.count,
-        files=(DataFile("sentences", opened.source, opened.digest, text), *left_out_files(config.tests)),
-    )
-
-
-def stream_sentences(
-    config: DataConfig,
-    source: StreamSentences,
-    tokenizer: Tokenizer,
-    *,
-    share: Share,
-    seed: int,
-    pad_id: int,
-    masker: TokenMasker | None,
-    repeater: TokenRepeater | None = None,
-    teachers: StoredTeachers | None = None,
-) -> tuple[StreamedSentences, tuple[DataFile, ...]]:
-    """The training sentences of ``source``, read as training goes on."""
-    try:
-        texts = open_texts(source.stream, root=config.folder)
-    except FileNotFoundError as error:
-        raise config.absent(source.stream, str(error)) from error
-    known = sts_test_sentences(config.tests)
-    stream = StreamedSentences(
-        texts,
-        tokenizer,
-        share,
-        seed=seed,
-        window=source.window,
-        max_length=config.max_length,
-        pad_id=pad_id,
-        masker=masker,
-        repeater=repeater,
-        teachers=teachers,
-        wanted=(lambda sentence: normalise(sentence) not in known) if known else bool,
-    )
-    text = TrainingText(reader="stream", source=texts.source, tests=config.tests)
-    return stream, (DataFile("sentences", texts.source, texts.digest, text), *left_out_files(config.tests))
 
 
 @dataclass(frozen=True, slots=True)
@@ -500,13 +370,6 @@ def caption_files(
         *(files or [DataFile("captions", table.source, digest_of(*captions), text)]),
         *left_out_files(config.tests),
     )
-
-
-def left_out_files(tests: str | None) -> tuple[DataFile, ...]:
-    """The test sentences that ``data.decontaminate`` leaves out; none of ``None``."""
-    if tests is None:
-        return ()
-    return (DataFile("test sentences left out", tests, digest_of(*sorted(sts_test_sentences(tests)))),)
 
 
 def _open_table(config: DataRoot, table: ImageColumn, key: str) -> ImageTable:

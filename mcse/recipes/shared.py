@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from mcse.data.config import ControlsConfig, DataConfig, MaskedDataConfig, Mix, PairControls, TokenConfig
-from mcse.data.load import load_dev_pairs, load_pairs, load_sentences, stream_sentences
+from mcse.data.load import load_dev_pairs, load_pairs
+from mcse.data.load_sentences import load_sentences, stream_sentences
 from mcse.data.mixing import MixedStream, plan_mixture
 from mcse.data.source_variants import StreamSentences
 from mcse.data.streams import BERT_MASK_SHARE, Sampler, SentenceStream, Share, TokenMasker, TokenRepeater

@@ -98,7 +98,7 @@ PARTS = {
     **_LOW,
     "recipes": part("one system a folder: `Config`, `build(config, runtime)` → `Run`; never another recipe", *_LOW),
     "commands": part(
-        "the `mcse` command line: arguments.py and group_arguments.py say what commands take, a module each does the work",
+        "the `mcse` command line: (group_)arguments.py say what commands take, a module each does the work",
         *(*_LOW, "recipes"),
     ),
     "__main__": part("`python -m mcse`", "commands"),

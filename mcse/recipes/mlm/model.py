@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mcse.data.load import SentenceRows
+from mcse.data.load_sentences import SentenceRows
 from mcse.encoders.inputs import evaluating
 from mcse.losses.likelihood import nll_of_each
 from mcse.models.checkpoint import check_trainable

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mcse.data.config import MaskedDataConfig
-from mcse.data.load import SentenceRows, open_sentence_table, read_sentences
+from mcse.data.load_sentences import SentenceRows, open_sentence_table, read_sentences
 from mcse.data.source_variants import FileSentences
 from mcse.data.streams import TokenMasker
 from mcse.data.test_sets.contamination import normalise

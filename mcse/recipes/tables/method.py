@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mcse.config import ConfigError
-from mcse.data.load import left_out_files
+from mcse.data.load_sentences import left_out_files
 from mcse.data.named_columns import open_named_columns
 from mcse.data.table_rows import LoadedTable, MixedTableStream, TableStream, load_tables, with_guide
 from mcse.distributed import gather_ids, gather_rows

@@ -16,7 +16,8 @@ from mcse.data.images.feature_writer import ExtractionPlan, FeatureWriter
 from mcse.data.images.pixels import PixelRows
 from mcse.data.images.sources import HubImages, find_bad_images
 from mcse.data.images.sources import SkippedImage as Skipped
-from mcse.data.load import load_caption_table, load_dev_pairs, load_features, load_pairs, load_sentences, open_pixels
+from mcse.data.load import load_caption_table, load_dev_pairs, load_features, load_pairs, open_pixels
+from mcse.data.load_sentences import load_sentences
 from mcse.data.source_variants import (
     FileCaptions,
     FileSentences,
