@@ -273,6 +273,8 @@ def _note_python_numbers(monkeypatch: pytest.MonkeyPatch, watch: Watch) -> None:
 def to_fake(model: nn.Module, mode: FakeTensorMode) -> dict[int, Tensor]:
     """Every parameter and buffer as a fake CUDA tensor in its place; the new ones by the identity of the old."""
     fakes: dict[int, Tensor] = {}
+    # An identity holds as long as its tensor lives: buffers have no other owner than the module.
+    alive: list[Tensor] = []
     # A frozen model that a module holds apart from its own parts has moved with the first step.
     held = [inner for module in model.modules() for other in getattr(module, "_held", ()) for inner in other.modules()]
     for module in (*model.modules(), *held):
@@ -281,6 +283,7 @@ def to_fake(model: nn.Module, mode: FakeTensorMode) -> dict[int, Tensor]:
                 if tensor is None:
                     continue
                 if id(tensor) not in fakes:
+                    alive.append(tensor)
                     fake = mode.from_tensor(tensor.detach()).to(CUDA)
                     is_trained = isinstance(tensor, nn.Parameter)
                     fakes[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_trained else fake
