@@ -176,7 +176,7 @@ class _Builder:
     ) -> Any:
         """``tree`` as the dataclass ``kind``, one of ``variants``; ``None`` after a fault.
 
-        Keys that are not given are those of ``default``, where the field that the group stands in has such a one.
+        Keys that are not given are those of ``default``, where the group's field has such a one.
         """
         hints, before = hints_of(kind), len(self.faults)
         has_default = type(default) is kind

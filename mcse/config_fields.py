@@ -102,7 +102,7 @@ def field_docs(kind: type) -> dict[str, str]:
 def describe(kind: type, *, prefix: str = "", tag: str = "", own_default: Any = None) -> Iterator[KeyInfo]:
     """Every key below a configuration class, group by group and variant by variant.
 
-    Defaults are those of ``own_default``, where the field that the group stands in has one of this class.
+    Defaults are those of ``own_default``, where the group's field has one of this class.
     """
     docs = field_docs(kind)
     for field in dataclasses.fields(kind):

@@ -67,7 +67,7 @@ def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
     claim too. Where a file system knows no locks, nothing is claimed.
 
     Args:
-        path: What others shall not write to.
+        path: What no other process may write to.
         wait: Seconds to wait for another process that has it.
 
     Raises:
@@ -97,7 +97,7 @@ def _lock(lock: Path, path: Path, *, until: float) -> int | None:
         descriptor = os.open(lock, os.O_RDONLY if lock == path else os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its owner may have removed the file between opening and locking; then it is nobody's lock.
+            # Its owner may have removed the file between opening and locking; then the lock is free.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), lock.stat()):
                     if lock != path:

@@ -248,7 +248,7 @@ _FOLDERS = re.compile(r"(?:^|(?<=[^:/]/)|(?<=[:=,(\"']))(?:[A-Za-z]:)?[/\\](?![/
 def without_folders(tree: Any) -> Any:
     """Plain data in which files named from the root of this machine's disk keep their own names alone.
 
-    A checkpoint goes to other people. Where its data lies here helps nobody there, and says who made it.
+    A checkpoint goes to other people. The folders of its data are useless there, and reveal who made it.
     """
     if isinstance(tree, Mapping):
         # A prompt is no file, and must stay as it is.

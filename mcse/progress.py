@@ -19,7 +19,7 @@ _SECONDS = 10.0
 def progress_bar(
     *, total: int | None, unit: str, initial: int = 0, title: str = "", is_shown: bool = True
 ) -> tqdm[Any]:
-    """A bar over ``total`` units, of which ``initial`` are done; ``None`` where nobody knows how many there are.
+    """A bar over ``total`` units, of which ``initial`` are done; ``None`` if unknown.
 
     Nothing is shown unless ``is_shown``.
     """

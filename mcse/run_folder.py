@@ -171,9 +171,9 @@ def best_of(folder: Path) -> Path:
     if (found := model_in(folder)) is not None:
         return found
     if (folder / LAST).is_dir():
-        raise NoModelError(f"{folder} is a run without best/ so far; name {folder / LAST} to take its last checkpoint")
+        raise NoModelError(f"{folder} is a run that has no best/ yet; name {folder / LAST} to take its last checkpoint")
     if is_run(folder):
-        raise NoModelError(f"{folder} is a run without best/ so far: it has saved no checkpoint")
+        raise NoModelError(f"{folder} is a run that has no best/ yet: it has saved no checkpoint")
     if runs := sorted(child.parent.name for child in folder.glob(f"*/{BEST}")):
         raise NoModelError(f"{folder} holds several runs ({', '.join(runs)}); name one of them")
     raise NoModelError(f"{folder} holds no model: neither {', '.join(MODEL_FILES)} nor a run's best/")
@@ -293,7 +293,7 @@ def seed_runs(parent: Path) -> list[Path]:
 
     Raises:
         ValueError: No folder, a run itself, a run that holds runs, no runs directly below; one of the runs has no
-            ``best/`` so far; two have the same seed; or they differ in more than their seed, with the key.
+            ``best/`` yet; two have the same seed; or they differ in more than their seed, with the key.
     """
     if not parent.is_dir():
         raise ValueError(f"no folder at {parent}")
@@ -307,7 +307,7 @@ def seed_runs(parent: Path) -> list[Path]:
         hint = f"; its folders {_names(cells)} do, name one of them" if cells else ""
         raise ValueError(f"{parent} holds no runs directly below{hint}")
     if lacking := [run for run in runs if not (run / BEST).is_dir()]:
-        raise ValueError(f"{lacking[0]} is a run without best/ so far; finish it, or name the other runs one by one")
+        raise ValueError(f"{lacking[0]} is a run that has no best/ yet; finish it, or name the other runs one by one")
     _check_same_recipe(runs)
     return runs
 

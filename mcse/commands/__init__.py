@@ -1,4 +1,4 @@
-"""The commands of ``mcse``: what they take stands in ``arguments.py``, what each does in a module of its own.
+"""The commands of ``mcse``: ``arguments.py`` has what they take, what each does in a module of its own.
 
 The work of a command is a plain function, ``run``, whose parameters are the flags.
 """

@@ -78,7 +78,7 @@ def _evaluate(parser: ArgumentParser) -> None:
     teachers = "leave out the teachers of runs, and their averages, which otherwise are rows of the tables"
     add("--no-teachers", action="store_true", help=teachers)
     add("--errors", type=int, metavar="N", help="list the N worst pairs of one model, or where two differ most")
-    add("--contamination", action="store_true", help="list the test pairs that stand in a run's training text")
+    add("--contamination", action="store_true", help="list the test pairs with a sentence from a run's training text")
     add("--mteb-files", action="store_true", help="write the STS scores in the shape of mteb's result files, too")
     add("--items", action="store_true", help="write the items behind the scores, too, for comparisons later")
     add("--output", type=Path, help="folder of the reports (a run's evaluation/, or evaluation/<digest>/)")

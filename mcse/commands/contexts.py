@@ -62,7 +62,7 @@ def run(
 def _occurrence(word: str, words: Sequence[str]) -> Occurrence:
     found = find_occurrences([words], [word])
     if not found:
-        raise ValueError(f"--query: {word!r} does not stand in {' '.join(words)!r}")
+        raise ValueError(f"--query: {word!r} does not occur in {' '.join(words)!r}")
     return found[0]
 
 

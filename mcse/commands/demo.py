@@ -145,7 +145,7 @@ def _run(
 
 
 def _fresh(output: Path) -> None:
-    """Makes the demo's own folder, or empties it; a folder that some other thing stands in is refused."""
+    """Makes the demo's own folder, or empties it; a folder with anything else in it is refused."""
     marker = output / "demo.json"
     if output.is_dir() and any(output.iterdir()):
         if not marker.is_file():

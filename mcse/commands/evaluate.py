@@ -87,7 +87,7 @@ class _Reports:
         return self.pooling is None and self.reading == Reading() and not self.backends
 
     def fail(self, name: str, error: Exception) -> None:
-        """Says what is wrong in one line; of a teacher, which nobody asked for by name, it is no failure."""
+        """Says what is wrong in one line; a teacher was not named on the command line, so this is no failure."""
         if name.partition(", ")[0] not in self.teachers:
             self.failures.append(exit_code(error))
         if is_main():

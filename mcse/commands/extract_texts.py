@@ -72,7 +72,7 @@ def open_named(
     """
     encoder = load_encoder(name, pooling=pooling, precision=precision, device=device, reading=reading)
     if (digest := encoder_digest(name)) is None:
-        raise ValueError(f"--encoder {name}: nobody can tell it from another of its name, so its rows are not stored")
+        raise ValueError(f"--encoder {name}: another encoder may have this name, so its rows are not stored")
     if untrained is not None:
         draw_weights(encoder, seed=untrained)
     return NamedEncoder(encoder, absolute_name(name), digest[:16], untrained)

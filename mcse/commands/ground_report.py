@@ -188,7 +188,7 @@ def _report(words: Table, sentences: Table, *, seen: frozenset[str], sets: Seque
     seeds = {row: len(next(iter(words[row].values())).values) for row in ROWS}
     parts = [
         "# Grounded word vectors: five rows",
-        f"{POLICY}. Seen: both words stand in the captions ({len(seen):,} different words do). Mean ± standard "
+        f"{POLICY}. Seen: both words occur in the captions ({len(seen):,} different words do). Mean ± standard "
         f"deviation over {seeds['true images']} seeds of true and {seeds['shuffled images']} of shuffled images.",
         _markdown(words, header="vectors"),
     ]

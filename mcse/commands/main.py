@@ -26,7 +26,7 @@ from mcse.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code, which is 141 where nobody reads the output to its end (``| head``)."""
+    """Runs one command; returns its exit code, which is 141 if the reader of the output leaves early (``| head``)."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # names of files need not be text
             stream.reconfigure(errors="backslashreplace")

@@ -189,7 +189,7 @@ def run(
     if root is None and "MCSE_DATA" in os.environ:
         root = Path(os.environ["MCSE_DATA"])
     if root is None:
-        raise ValueError("--root: say where the data shall lie, or set MCSE_DATA")
+        raise ValueError("--root: say which folder the data goes to, or set MCSE_DATA")
     if dataset not in IMAGES and ids is not None:
         raise ValueError(f"--ids selects images of {' or '.join(IMAGES)}; {dataset} has none")
     if from_hub and (dataset not in IMAGES or IMAGES[dataset].hub is None):

@@ -97,7 +97,7 @@ def run(
     parsed = parse_settings(settings)
     plan = make_plan(config_path(config), parse_seeds(seeds), settings=parsed, output=output)
     with claimed(plan.output):
-        # What lies there is looked at again, now that nobody else changes it.
+        # What lies there is looked at again, now that no other process changes it.
         return _run(make_plan(plan.config, plan.seeds, settings=parsed, output=output), launcher=launcher, jobs=jobs)
 
 
@@ -225,7 +225,7 @@ def _words(combination: Mapping[str, str]) -> str:
 
 
 def _cell_names(combinations: Sequence[Mapping[str, str]], *, varied: Sequence[str]) -> list[str]:
-    """``optim.learning_rate=1e-5,loss.temperature=0.05``: folder names of the keys that vary, no two alike."""
+    """``optim.learning_rate=1e-5,loss.temperature=0.05``: folder names of the keys that vary, all different."""
     plain = [_words({key: combination[key] for key in varied}) for combination in combinations]
     names = [re.sub(r"[^\w.,=+-]", "_", name) for name in plain]
     return [

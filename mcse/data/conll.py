@@ -45,7 +45,7 @@ class TaggedTexts:
 
     @property
     def tags(self) -> list[tuple[str, ...]]:
-        """Tags as they stand in the file."""
+        """Tags as written in the file."""
         return [text.tags for text in self.texts]
 
     @property

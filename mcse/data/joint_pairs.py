@@ -42,7 +42,7 @@ class DevImages:
 class JointPairs:
     """Captions to train on, the row of the image that each is shown with, and the held-out images.
 
-    ``num_left_out``: images whose images nobody could read. ``files`` are what was read.
+    ``num_left_out``: images that could not be read. ``files`` are what was read.
     """
 
     captions: tuple[str, ...]

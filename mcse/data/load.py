@@ -70,7 +70,7 @@ class Pairs:
     """Tokenised captions; ``image_of_caption`` are rows of the images (of the caption file where none are read).
 
     ``is_wrong`` says which of them a control made wrong; ``None`` where each caption has its own image.
-    ``num_left_out``: images without captions here because nobody could read them. ``texts`` are the captions, where
+    ``num_left_out``: images that could not be read. ``texts`` are the captions, where
     they are in memory. ``order`` draws captions, given the process's share and a seed.
     """
 
@@ -339,7 +339,7 @@ def clean_images(table: CaptionTable, tests: str | None) -> NDArray[np.bool_]:
     if known:
         nearly = near_duplicates(known)
         near = sum(is_clean and any(map(nearly.holds, several)) for several, is_clean in zip(texts, clean, strict=True))
-        logger.warning("%s: dropped %d images whose captions stand in STS test files", table.source, clean.count(False))
+        logger.warning("%s: dropped %d images whose captions occur in STS test files", table.source, clean.count(False))
         logger.warning("%s: %d images kept have a caption that is %s", table.source, near, NEAR_MEASURE)
     return np.asarray(clean)
 

@@ -50,7 +50,7 @@ def plan_mixture(config: Mix, *, sentence_steps: int | None, pair_steps: int | N
     original never takes a text batch: there every second step is paired.
 
     Raises:
-        ValueError: The published schedule is asked for where nobody knows T, since sentences are streamed.
+        ValueError: The published schedule needs T, which is unknown because sentences are streamed.
 
     Source: MCSE's released training loop (section 4.1 of the paper gives no formula).
     """
@@ -85,7 +85,7 @@ class MixedStream(Generic[Captions]):
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """T + P; ``None`` where nobody knows T."""
+        """T + P; ``None`` if T is unknown."""
         return self.mixture.steps_per_epoch
 
     def batch(self, step: int) -> SentenceBatch | Captions:

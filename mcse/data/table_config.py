@@ -131,7 +131,7 @@ class DevTable(NamedTable):
 
 
 def first_metric(*, has_values: bool, is_label: bool, has_negatives: bool) -> str:
-    """The score that stands for a table: by it the best checkpoint is kept where nobody says otherwise."""
+    """The score that stands for a table: the best checkpoint is kept by it unless the configuration names another."""
     if has_values:
         return "average_precision" if is_label else "spearman"
     return "accuracy" if has_negatives else "ndcg@10"

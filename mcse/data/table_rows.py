@@ -38,7 +38,7 @@ _GUIDED_AT_ONCE = 4096
 class LoadedTable:
     """A tokenised table.
 
-    ``value_N`` are its scores or labels, and ``group_N`` are equal where its ids are; ``key`` is where it stands in the
+    ``value_N`` are its scores or labels, and ``group_N`` are equal where its ids are; ``key`` is its place in the
     configuration; ``guide_NVG`` are the unit embeddings that a guide gives its texts, where there is one; ``digest``
     names the rows, of which those with a text of ``known`` are left out.
     """

@@ -328,12 +328,12 @@ _EXCEL = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')
 
 
 def quoted_rows(path: Path, delimiter: str, *, line_breaks: bool = False) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a quoted table, whatever stands in them, and the line that each begins on.
+    """The rows of a quoted table, whatever they contain, and the line that each begins on.
 
     Raises:
         ValueError: A quotation mark that does not close, or text behind one that does; names the line.
     """
-    csv.field_size_limit(sys.maxsize)  # of the whole process; nobody sets it otherwise
+    csv.field_size_limit(sys.maxsize)  # of the whole process; nothing else sets it
     lines = text_lines(path, strip=False)
     line = 1
     try:

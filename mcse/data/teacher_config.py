@@ -43,7 +43,7 @@ class Teacher:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaughtControls(PairControls):
-    """How many captions there are, and what stands in for the teachers."""
+    """How many captions there are, and what replaces the teachers."""
 
     teachers: TeacherControl = True
     """Whose rows are read: the teachers' own (``true``), or others.
@@ -55,7 +55,7 @@ class TaughtControls(PairControls):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaughtImageControls(ControlsConfig):
-    """Which image a caption is shown with, how many captions there are, and what stands in for the teachers."""
+    """Which image a caption is shown with, how many captions there are, and what replaces the teachers."""
 
     teachers: TeacherControl = True
     """Whose rows are read: the teachers' own (``true``), or others.
@@ -92,7 +92,7 @@ def check_teachers(
     Args:
         teachers: The key ``teachers``.
         control: The key ``controls.teachers``.
-        readers: The keys of the terms of the loss that read teachers' rows; ``None`` where nobody knows them.
+        readers: The keys of the terms of the loss that read teachers' rows; ``None`` if unknown.
 
     Raises:
         ValueError: Names the keys.

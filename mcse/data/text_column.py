@@ -26,7 +26,7 @@ MAX_ID = 1000
 
 
 class TextRow(NamedTuple):
-    """A text as it stands in its cell, and what names its row."""
+    """A text exactly as in its cell, and what names its row."""
 
     id: Id
     text: str

@@ -1,4 +1,4 @@
-"""Training text that is read again after the run: evaluation drops test pairs that stand in it."""
+"""Training text that is read again after the run: evaluation drops test pairs that occur in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every kind of encoder does alike: takes sentences and a precision, and leaves a model in the mode it was in."""
+"""What every kind of encoder does: takes sentences and a precision, and leaves a model in the mode it was in."""
 
 from __future__ import annotations
 

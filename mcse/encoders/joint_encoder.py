@@ -79,7 +79,7 @@ class JointEncoder(JointSpaceEncoder[list[int]]):
 
     @property
     def dimension(self) -> int:
-        """H, the width of the embeddings of sentences and images alike."""
+        """H, the width of the embeddings of sentences and of images."""
         return self._model.dim
 
     @property
@@ -104,7 +104,7 @@ class JointEncoder(JointSpaceEncoder[list[int]]):
         """Refuses a sentence whose embedding would be zeros.
 
         Raises:
-            ValueError: It has no word that the text side knows; the message suggests words that are spelt alike.
+            ValueError: It has no word that the text side knows; the message suggests words that are spelt similarly.
         """
         if self._tokenizer.knows_some(sentence):
             return

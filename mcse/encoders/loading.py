@@ -87,7 +87,7 @@ def load_encoder(
         name: As ``locate`` takes it. Word vectors, an ELMo or a CoVe give the mean of their words' vectors.
         pooling: Of sentence encoders, where it overrides what the folder says. Word vectors know "mean" alone,
             open_clip and joint models only their own, contextual word vectors "mean" and "mean_layerN".
-        precision: Of the matrix products. Word vectors are averaged alike under each.
+        precision: Of the matrix products. Word vectors are averaged the same way under each.
         device: CUDA where there is one, by default. Word vectors stay in main memory.
         reading: What is asked beside the name: a prompt, or that a model's own code may run.
 

@@ -55,7 +55,7 @@ class OpenClipEncoder(JointSpaceEncoder[Tensor]):
 
     @property
     def dimension(self) -> int:
-        """D, the width of the embeddings of sentences and images alike."""
+        """D, the width of the embeddings of sentences and of images."""
         return self._text.width
 
     @property

@@ -38,6 +38,6 @@ def _draw(module: nn.Module, *, name: str) -> None:
     if callable(reset):
         reset()
     elif any(True for _ in module.parameters(recurse=False)):
-        raise ValueError(f"{name!r}: nobody knows how the weights of {type(module).__name__} are drawn")
+        raise ValueError(f"{name!r}: how the weights of {type(module).__name__} are initialised is unknown")
     for child in module.children():
         _draw(child, name=name)

@@ -53,7 +53,7 @@ class WordVectorEncoder(BaseEncoder[list[int]]):
 
     Tokens are what white space parts. A token is looked up as it is, in lower case, and capitalised ("usain" as
     "Usain"); then the same without punctuation at its ends, for text that was never tokenised ("guitar." as "guitar").
-    The first form that has a vector counts. All tokens weigh alike, and stop words stay.
+    The first form that has a vector counts. All tokens weigh the same, and stop words stay.
 
     Args:
         vectors: The words and their rows.

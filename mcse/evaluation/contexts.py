@@ -103,7 +103,7 @@ def pseudo_word_senses(
     """Two words are written as one; the nearest labelled occurrence then says which of them a test occurrence was.
 
     Occurrences are halved at random into labelled ones and tested ones. In the sentence asked about both words are
-    replaced wherever they stand, so that nothing but the context can tell.
+    replaced wherever they occur, so that nothing but the context can tell.
 
     Args:
         encoder: Under evaluation.

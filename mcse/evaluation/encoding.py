@@ -61,7 +61,7 @@ def encode_in_turns(encode: Callable[[list[str]], FloatArray], texts: Sequence[s
     """(N, D) float32 rows of ``texts``, dealt out to the processes in turn; every process gets them all.
 
     Raises:
-        ValueError: ``encode`` does not give one row a text; on every process alike.
+        ValueError: ``encode`` does not give one row a text; on every process.
     """
 
     def encode_own(own: list[str]) -> FloatArray:
@@ -103,7 +103,7 @@ class RowStore:
     Args:
         encoder: Gives the rows.
         batch_size: Sentences a forward pass.
-        normalize: Whether the encoder shall give unit rows.
+        normalize: Whether the encoder returns unit rows.
     """
 
     def __init__(self, encoder: Encoder, *, batch_size: int = 64, normalize: bool = False) -> None:

@@ -272,7 +272,7 @@ def drawn_by_image(value_Q: NDArray[np.floating], image_Q: NDArray[np.int64]) ->
 
 
 def images_digest(images: CaptionedImages, *settings: object) -> str:
-    """Of the captions and feature rows that are used, whatever files they stand in, and of settings."""
+    """Of the captions and feature rows that are used, whatever files they come from, and of settings."""
     store, tower = images.store, None
     if isinstance(store, FeatureStore):
         tower, starts = store.tower, range(0, len(images), _IMAGES_AT_ONCE)

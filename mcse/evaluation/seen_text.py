@@ -50,7 +50,7 @@ def seen_by(model: Path) -> tuple[frozenset[str] | None, str]:
 
 
 def contaminated_pairs(model: ModelScores) -> list[dict[str, str | float]]:
-    """The scored pairs of which a sentence stands in the model's training text, task by task."""
+    """The scored pairs with a sentence from the model's training text, task by task."""
     found: list[dict[str, str | float]] = []
     for key, pairs in model.all.pairs.items():
         sample = model.all.samples[key]

@@ -91,7 +91,7 @@ class Subject:
         return self if form == AS_THEY_ARE else replace(self, rows=FormedRows(self.rows, form), form=form)
 
     def unseen(self, sentence1: Sequence[str], sentence2: Sequence[str]) -> NDArray[np.bool_] | None:
-        """(P,) whether neither sentence of a pair stands in the training text; ``None`` where that is unknown."""
+        """(P,) whether neither sentence of a pair is in the training text; ``None`` where that is unknown."""
         return None if self.seen is None else unseen(sentence1, sentence2, seen=self.seen)
 
     def nearly_seen(self, sentence1: Sequence[str], sentence2: Sequence[str]) -> NDArray[np.bool_]:

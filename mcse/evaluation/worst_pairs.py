@@ -57,7 +57,7 @@ def worst_pairs(models: Sequence[ModelScores], *, number: int) -> list[Misjudged
             found.append((float(weight_P[place]), pair))
     if not found:
         raise ValueError("--errors needs scored or labelled pairs, such as those of sts")
-    # SICK's test pairs stand in both of its protocols.
+    # SICK's test pairs belong to both of its protocols.
     once = {(pair.sentence1, pair.sentence2): pair for _, pair in sorted(found, key=lambda item: item[0])}
     return list(reversed(once.values()))[:number]
 

@@ -111,7 +111,7 @@ def check(found: Comparison, *, precision: str, name: str) -> None:
 
 
 def in_mixed_batches(encoder: _Encoder, sentences: list[str], *, normalize: bool = True) -> FloatArray:
-    """(N, D) embeddings, encoded with others of any length beside them: short sentences stand in much padding.
+    """(N, D) embeddings, encoded with others of any length beside them: short sentences get much padding.
 
     Args:
         encoder: Gives them.

@@ -54,7 +54,7 @@ class Margin:
     Attributes:
         negative: In radians, in [0, π/2] (KDMCSE: 0.15).
         positive: In radians, in [0, π/2] (ArcCSE: 10°).
-        teacher: Says how alike a query and a key are.
+        teacher: Gives the similarity of a query and a key.
 
     Source: Nguyen et al. 2024 (KDMCSE; the released code compares θ with the whole margin, not with (1 − α) of it);
     Zhang et al. 2022 (ArcCSE).
@@ -85,11 +85,11 @@ class Margin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherFilter:
-    """A key is no negative of a query where a teacher holds them to be too much alike; the positive always counts.
+    """A key is no negative of a query if a teacher finds them too similar; the positive always counts.
 
     Attributes:
         teacher: Of queries and keys.
-        threshold: Cosine above which a key is left out, for all queries alike; ``None`` goes by the positive.
+        threshold: Cosine above which a key is left out, for all queries; ``None`` goes by the positive.
         margin: Without a threshold: how far below the teacher's cosine of a query and its own positive it begins. Of a
             sentence that is its own positive that cosine is 1.
 
@@ -151,7 +151,7 @@ def info_nce(
             the same place is no negative of the query, but its own positive always counts. With ``key_id_N`` or not.
         key_id_N: What each key shows; (N, K) for K kinds.
         is_query_B: False on rows whose loss does not count; their own keys must not be keys either.
-        is_key_N: False on rows that are nobody's negative. Given together with ``is_query_B`` or not at all: an index
+        is_key_N: False on rows that are no query's negative. Given together with ``is_query_B`` or not at all: an index
             of rows would make the host wait for a GPU.
         positive_B: Stands for the cosine of a query and its positive, where that is of other rows than negatives are.
         negative_QD: More unit-norm negatives of every query.

@@ -66,7 +66,7 @@ def list_mle(
     """Minus the log-probability, under the student, of the order that the teacher puts all keys in.
 
     With π the keys from the teacher's nearest on: Σ_k [log Σ_{l ≥ k} exp S(π(l)) − S(π(k))]. Equal cosines of the
-    teacher stand in the order of the batch. A row is a sum of N parts, log N! where all logits are equal: hundreds of
+    teacher are in the order of the batch. A row is a sum of N parts, log N! where all logits are equal: hundreds of
     nats beside the few of ``info_nce``.
 
     Args:

@@ -1,4 +1,4 @@
-"""Pairs that match are to be alike, and those that do not by less than a margin.
+"""Matching pairs become similar, others stay below a margin.
 
 B pairs of this process, H width.
 """

@@ -42,7 +42,7 @@ def cosent(similarity_P: Tensor, score_P: Tensor, *, scale: float = 20.0) -> Ten
 
 
 def angle_similarity(left_PD: Tensor, right_PD: Tensor) -> Tensor:
-    """How alike the angles of pairs are: rows as complex numbers, their first half real and their second imaginary.
+    """How similar the angles of pairs are: rows as complex numbers, their first half real and their second imaginary.
 
     The quotient of the two, as a whole row of length 1, is summed; its absolute value is the similarity. A row of odd
     width is taken with a 0 behind it. It is meant not to saturate where cosines do, near 1 and −1.

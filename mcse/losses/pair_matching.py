@@ -1,6 +1,6 @@
 """Matching loss: whether a text and an image belong together.
 
-M judged pairs.
+M matched pairs.
 """
 
 from __future__ import annotations

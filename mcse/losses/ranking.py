@@ -1,4 +1,4 @@
-"""The pairwise ranking loss: a right pair must be more alike than wrong ones, by a margin.
+"""The pairwise ranking loss: a correct pair must be more similar than wrong ones, by a margin.
 
 B queries of this process, N keys of all processes, D width.
 """

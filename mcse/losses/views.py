@@ -15,7 +15,7 @@ from mcse.losses.precision import at_least_float32
 def supervised_contrast(
     row_RD: Tensor, label_R: Tensor, key_KD: Tensor, key_label_K: Tensor, *, temperature: float, offset: int = 0
 ) -> Tensor:
-    """Every view against all others: those of its label are to be alike, the mean of their log-probabilities counts.
+    """Every view against all others: those of its label become similar; the mean of their log-probabilities counts.
 
     A view's own copy among the keys is left out. With labels that no two images share, this is SimCLR's NT-Xent.
 

@@ -51,7 +51,7 @@ def mean_length(left: str, right: str) -> float:
 
 
 def word_overlap(left: str, right: str) -> float:
-    """Words that stand in both sentences over words that stand in either, in [0, 1]; 1 where neither has any.
+    """Words of both sentences over words of either, in [0, 1]; 1 where neither has any.
 
     Source: Jaccard 1912.
     """

@@ -131,7 +131,7 @@ def uniformity_parts(left_PD: Rows, right_PD: Rows, *, scale: float = 2.0) -> ND
 def mean_cosine(row_ND: Rows) -> float:
     """Mean cosine over all pairs i < j, in [-1/(N - 1), 1]: what pairs drawn at random have on average.
 
-    0 where rows point everywhere alike; the more they share one direction, the larger.
+    0 if rows point in all directions equally; the more they share one direction, the larger.
 
     Raises:
         ValueError: Rows are not unit rows.

@@ -30,7 +30,7 @@ _BLOCK_CELLS = 50_000
 _Name = TypeVar("_Name")
 
 Counts = NDArray[np.int64]
-"""(b, P): how often each item stands in each draw."""
+"""(b, P): how often each item is drawn."""
 
 
 def bootstrap_counts(

@@ -67,7 +67,7 @@ def ask_backbone(backbone: Any, name: str) -> BackboneFacts:
     No random number is drawn that the caller would miss.
 
     Raises:
-        ValueError: It is no encoder of text, or a sentence's rows depend on what else stands in its batch.
+        ValueError: It is no encoder of text, or a sentence's rows depend on the rest of its batch.
     """
     was_training = backbone.training
     # Some layers keep statistics of what they are trained on.

@@ -22,7 +22,7 @@ VECTORS_FILE, VOCAB_FILE = "vectors.safetensors", "vocab.json"
 def save_grounded_words(
     folder: Path, blocks: Iterable[WordBlock], *, word_map: WordMap, vocab: Vocab, manifest: Manifest, card: str
 ) -> None:
-    """Writes a checkpoint folder; ``blocks`` are text vectors of the words whose grounded vectors it shall hold.
+    """Writes a checkpoint folder; ``blocks`` are text vectors of the words whose grounded vectors it stores.
 
     Raises:
         ValueError: ``folder`` holds something, or a block has another width than the map takes.

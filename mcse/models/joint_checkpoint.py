@@ -127,7 +127,7 @@ class _Encoder:
 def _read_details(folder: Path, manifest: Manifest) -> tuple[CaptionEncoderConfig, _Space]:
     space = read_detail(folder, manifest, "joint", _Space)
     kind = read_detail(folder, manifest, "encoder", _Encoder).kind
-    # A transformer's weights stand in the folder itself.
+    # A transformer's weights are in the folder itself.
     place = {"name_or_path": str(folder)} if kind == "transformer" else {}
     whole = replace(manifest, details={"encoder": {**manifest.details["encoder"], **place}})
     return read_detail(folder, whole, "encoder", CAPTION_ENCODERS[kind]), space

@@ -1,6 +1,6 @@
 """MAF's tagger: word rows of any Hugging Face encoder, an image's regions, how far the two match, and a CRF on top.
 
-B tweets, T tokens, W words, D width, R regions, F region width, H joint width (= D), K tags, M judged pairs.
+B tweets, T tokens, W words, D width, R regions, F region width, H joint width (= D), K tags, M matched pairs.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class TweetRows:
     ``emission_BWK`` are the CRF's emissions, ``nll_B`` each tweet's negative log-likelihood. ``text_BH`` and
     ``image_BH`` are not normalised; rows of tweets without an image mean nothing. ``match_B`` is the probability that
     scaled the image's part, also where it was too low to count. ``match_logit_M`` and ``match_label_M`` are the
-    judged pairs of the matching loss.
+    pairs of the matching loss.
     """
 
     emission_BWK: Tensor

@@ -73,7 +73,7 @@ def pack(tokens: TokenBatch, *, rounded: bool = False) -> Packed:
     """Takes the padding out. Padding must stand on the right.
 
     Planned on the host, from lengths that it knows; the plan travels to the tokens' device as one tensor. With
-    ``rounded`` the row is filled up by a few sentences that nobody reads, so that batches have few different shapes.
+    ``rounded`` the row is filled up by a few sentences that are ignored, so that batches have few different shapes.
     """
     length_B = tokens.lengths()
     order_B = length_B.argsort(kind="stable")
@@ -149,7 +149,7 @@ def attention_over(packed: Packed, *, last: LastLayer | None = None, flashes: bo
 class LastLayer:
     """The last layer of a model whose first tokens' rows are all that is wanted.
 
-    Other tokens are looked at there, but nobody looks at what they become, so that the projection and the feed-forward
+    Other tokens are looked at there, but their outputs are not used, so that the projection and the feed-forward
     part behind attention need not be computed for them: exactly the same rows, for most of a layer less work.
     """
 

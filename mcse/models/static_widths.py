@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 LADDER = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-"""For batches whose widths nobody knows ahead; at most half of a row is padding that the batch had no need of."""
+"""For batches whose widths are not known in advance; at most half of a row is padding that the batch had no need of."""
 
 _MULTIPLE = 8
 _COUNT = 4

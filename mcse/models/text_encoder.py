@@ -237,7 +237,7 @@ def check_first_token(encoder: TextEncoder, tokenizer: Tokenizer) -> None:
     """Refuses a pooling of first tokens that are a sentence's own, or that see nothing of it.
 
     Raises:
-        ValueError: Sentences would have equal embeddings that only begin alike, or all of them.
+        ValueError: Sentences that only begin the same would have equal embeddings, or all sentences would.
     """
     if encoder.pooling not in FIRST_TOKEN_POOLINGS or not isinstance(tokenizer, PieceTokenizer):
         return

@@ -67,7 +67,7 @@ def load_text_encoder(
     length_chunks: int = 1,
     packing: Literal[False, True, "auto"] = False,
 ) -> TextEncoder:
-    """A hub id, folder or package path as a ``TextEncoder`` in float32, without a pooler that nobody trained.
+    """A hub id, folder or package path as a ``TextEncoder`` in float32, without an untrained pooler.
 
     Under ``attention`` ``sdpa`` it is our own where the model takes it and PyTorch's where it takes that; ``dropout``
     stands for every rate of the model.

@@ -131,7 +131,7 @@ def _expanded(pattern: str, *, key: str) -> list[str]:
 
 
 def _means(pattern: Sequence[str], name: Sequence[str]) -> bool:
-    """Whether the parts of a pattern stand in a name, one after the other."""
+    """Whether the parts of a pattern occur in a name, one after the other."""
     runs = (name[start : start + len(pattern)] for start in range(len(name) - len(pattern) + 1))
     return any(all(map(fnmatchcase, run, pattern)) for run in runs)
 

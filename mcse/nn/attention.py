@@ -15,7 +15,7 @@ class CrossAttention(nn.Module):
     The residual carries the words, so the result holds text and image both.
 
     Args:
-        width: D of words and regions alike.
+        width: D of words and regions.
         heads: Must divide ``width``.
         dropout: On attention weights and on both sublayers.
         inner: Width of the feed-forward layer.

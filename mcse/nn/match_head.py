@@ -1,4 +1,4 @@
-"""Heads that judge whether a text and an image belong together: the published one, and one that can learn it.
+"""Heads that predict whether a text and an image belong together: the published one, and one that can learn it.
 
 B examples, W words, D width, H joint width.
 """
@@ -43,7 +43,7 @@ class PublishedMatching(nn.Module):
             word_BWD: T.
             seen_BWD: C of the same tweets, as attention gave it.
             mask_BW: 1 on words.
-            partner_B: Whose C each tweet is judged with, its own by default. C keeps the places of its own words:
+            partner_B: Whose C each tweet is matched with, its own by default. C keeps the places of its own words:
                 masked by the receiver's, the lengths of two tweets would tell a swap.
         """
         word_BWD, seen_BWD = word_BWD * mask_BW[..., None], seen_BWD * mask_BW[..., None]

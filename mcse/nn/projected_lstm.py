@@ -27,7 +27,7 @@ class ProjectedLSTM(nn.Module):
     """One layer, one direction.
 
     c_t = clip(σ(f + 1) · c_{t-1} + σ(i) · tanh(g)) and h_t = clip(W_p (σ(o) · tanh(c_t))), where i, g, f, o are linear
-    in x_t and h_{t-1}. The gates stand in the order i, g, f, o of the released weights; PyTorch's is i, f, g, o.
+    in x_t and h_{t-1}. The gates are in the order i, g, f, o of the released weights; PyTorch's is i, f, g, o.
 
     Args:
         in_dim: D.

@@ -27,7 +27,7 @@ def pack_rows(row_BTE: Tensor, length_B: NDArray[np.int64]) -> PackedSequence:
 
 def unpack_rows(packed: PackedSequence, *, width: int) -> Tensor:
     """(B, ``width``, D) rows of what ``pack_rows`` packed, in its order; zeros behind the end of each."""
-    # PyTorch's own order would bring numbers back from a GPU, to sort lengths that nobody asks for.
+    # PyTorch's own order would bring numbers back from a GPU, to sort lengths without need.
     sorted_rows = PackedSequence(packed.data, packed.batch_sizes)
     row_BTD, _ = pad_packed_sequence(sorted_rows, batch_first=True, total_length=width)
     return row_BTD if packed.unsorted_indices is None else row_BTD[packed.unsorted_indices]

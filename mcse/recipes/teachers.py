@@ -106,7 +106,7 @@ class TaughtConfig(Protocol):
 
     @property
     def controls(self) -> _Controls:
-        """With what stands in for them."""
+        """With what replaces them."""
         ...
 
     @property

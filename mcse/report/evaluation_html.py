@@ -244,7 +244,7 @@ def _breakdown_plots(systems: Sequence[System]) -> list[tuple[str, Markup]]:
 
 
 def _pairs(seed: ModelScores) -> _BinnedPairs | None:
-    """The STS pairs of a model. One that stands in several tasks, as SICK's do, counts in the first."""
+    """The STS pairs of a model. One that belongs to several tasks, as SICK's do, counts in the first."""
     parts = [
         (pairs, *scored)
         for key, pairs in seed.all.pairs.items()

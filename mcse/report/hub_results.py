@@ -70,7 +70,7 @@ def model_index(results: EarlierResults | None, dev: Mapping[str, float]) -> lis
 def result_files(results: EarlierResults | None) -> dict[str, str]:
     """Files for the folder of a model, YAML by path, of the tasks that the hub has datasets of.
 
-    The datasets' revisions are left out, since local files may stand in for them.
+    The datasets' revisions are left out, since local files may replace them.
     """
     files = {}
     for key, value in _headlines(results):

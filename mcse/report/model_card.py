@@ -34,7 +34,7 @@ class CardFacts:
 
     @property
     def name(self) -> str:
-        """The model's title, which stands in headings, code and commands: letters, digits and a few marks."""
+        """The model's title, which is used in headings, code and commands: letters, digits and a few marks."""
         return model_title(self.folder)
 
 

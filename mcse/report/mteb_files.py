@@ -99,7 +99,7 @@ def _protocol(
         "model": model.name,
         "pooling": model.pooling,
         "scored_by": "mcse, not mteb: correlations of cosines; mteb's manhattan and euclidean scores are not computed",
-        "data": "the data sets' revisions on the hub are not known, since local files may stand in for them",
+        "data": "the data sets' revisions on the hub are not known, since local files may replace them",
         "tasks": {
             name: {
                 "mcse_task": task,

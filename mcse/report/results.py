@@ -129,7 +129,7 @@ def contest_tables(systems: Sequence[System]) -> list[ScoreTable]:
         ]
         if any(any(row.values) for row in clean):
             caption = (
-                "Clean: without the test pairs of which a sentence stands in the model's own training text. Models "
+                "Clean: without the test pairs with a sentence from the model's own training text. Models "
                 "that read different texts are evaluated on different pairs here, so nothing is bold; --compare takes "
                 "the same pairs."
             )
@@ -282,7 +282,7 @@ def _suite_caption(suite: SuiteScores, columns: Sequence[Column], *, has_clean: 
         if pairs.clean in suite.scores and suite.scores[pairs.clean] != suite.scores.get(pairs)
     ]
     return (
-        f"{caption} Clean: without the pairs of which a sentence stands in the training text "
+        f"{caption} Clean: without the pairs with a sentence from the training text "
         f"({', '.join(sizes) + ' left' if sizes else 'there are none'})."
     )
 

@@ -46,7 +46,7 @@ class StudyReport:
         scores: The one table of scores.
         tests: A table of comparisons for each score.
         plots: Differences, and scores against numbers.
-        missing: What is not there so far.
+        missing: What is still missing.
         notes: CPU hours, machines, versions, data.
         commands: By row the lines that a shell takes.
         declaration: The file as it stands.

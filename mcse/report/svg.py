@@ -52,7 +52,7 @@ def score_bar(
     dots: Sequence[float] = (),
     is_pale: bool = False,
 ) -> str:
-    """A bar from 0, as wide as the place it stands in, with its interval as a line and seeds as dots."""
+    """A bar from 0, as wide as its place, with its interval as a line and seeds as dots."""
     zero, end = sorted((scale.share(0.0), scale.share(value)))
     parts = [
         _line(share, share, top=0, bottom=16, colour="var(--rule)", width=1) for share in (0.0, 0.25, 0.5, 0.75, 1.0)

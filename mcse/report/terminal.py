@@ -33,7 +33,7 @@ def print_table(table: ScoreTable, *, notes: Sequence[str] = (), console: Consol
 def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]], *, console: Console | None = None) -> None:
     """Prints rows of text under headings: the last column to the left and never cut, the others to the right.
 
-    Where nobody looks, as in a pipe, every row is one line, however long.
+    In a pipe every row is one line, however long.
     """
     grid = _grid("")
     for heading in headings[:-1]:

@@ -1,4 +1,4 @@
-"""Words of the picture world: vectors as if from text alone, how alike words look, and captions that leave some out.
+"""Words of the picture world: vectors as if from text alone, how similar words look, and captions that leave some out.
 
 Words for the same look come in three. Text vectors mix a strong topical code, drawn at random word by word, with a weak
 trace of the look, as text tells a little of what things look like. Gold is the likeness of the looks alone: of colours

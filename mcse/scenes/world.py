@@ -1,4 +1,4 @@
-"""The sentence-similarity world: what may be in a scene, where it is drawn, and how alike two scenes are (the gold).
+"""The sentence-similarity world: what may be in a scene, where it is drawn, and how similar two scenes are (the gold).
 
 Two kinds of scene. A ``PairScene`` has two different things, beside or above each other. A ``GroupScene`` has one to
 three equal things at one edge. Beside what is drawn, every scene has ``Unseen`` facts that no pixel shows.
@@ -135,7 +135,7 @@ def lay_out(scene: Scene) -> tuple[Mark, ...]:
 
 
 def similarity(a: Scene, b: Scene) -> float:
-    """How alike two images are by their contents, in [0, 1]: symmetric, and 1 exactly for equal contents.
+    """How similar two images are by their contents, in [0, 1]: symmetric, and 1 exactly for equal contents.
 
     A thing counts 1 with the same colour and shape, 0.4 with one of them, 0 with none, and 0.7 of that in another size.
     Two pair scenes: 0.7 × the mean over things in the same place, + 0.3 × the best mean when places are ignored; only

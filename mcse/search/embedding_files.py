@@ -55,7 +55,7 @@ class Asked:
 
     Args:
         model: Its name, as found from any folder.
-        model_digest: Of its files; ``None`` where nobody knows it.
+        model_digest: Of its files; ``None`` if unknown.
         pooling: Which vector stands for a text.
         prompt: Put before every text.
         precision: Of matrix products.

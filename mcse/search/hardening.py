@@ -60,7 +60,7 @@ def names_of(host: str) -> frozenset[str] | None:
 
 
 def in_address(host: str) -> str:
-    """A host as it stands in an address."""
+    """A host as written in an address."""
     return f"[{host}]" if ":" in host else host
 
 

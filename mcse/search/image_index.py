@@ -40,7 +40,7 @@ class IndexOrigin:
     Args:
         folder: Of the images.
         model: Name of the encoder.
-        model_digest: ``encoder_digest`` of it when the index was made; ``None`` where nobody knows it.
+        model_digest: ``encoder_digest`` of it when the index was made; ``None`` if unknown.
         tower: What gave the images' features, as far as the model says.
         features: Store that the features were read from; ``None`` where the tower made them from the images.
     """
@@ -88,7 +88,7 @@ class ImageIndex:
         return len(self.images)
 
     @property
-    def rows_ND(self) -> FloatArray:  # noqa: N802 - the shape stands in the name
+    def rows_ND(self) -> FloatArray:  # noqa: N802 - the name ends with the shape
         """(N, D) float32 embeddings, as near as they are stored."""
         return self.rows.restored(np.arange(len(self)))
 
@@ -134,7 +134,7 @@ class ImageIndex:
 
 
 def is_image_index(folder: Path) -> bool:
-    """Whether an index stands in the folder, whole or not."""
+    """Whether there is an index in the folder, whole or not."""
     return (folder / CONTENT_FILE).is_file()
 
 
@@ -142,7 +142,7 @@ def check_same_model(origin: IndexOrigin, model: str, *, where: str) -> None:
     """Refuses a model that did not make the index.
 
     Raises:
-        ValueError: Its digest is another one; or nobody knows the digests, and its name is another one.
+        ValueError: Its digest is another one; or the digests are unknown, and its name is another one.
     """
     digest = encoder_digest(model)
     if digest is None or origin.model_digest is None:

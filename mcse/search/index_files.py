@@ -32,7 +32,7 @@ T = TypeVar("T")
 SCHEMA = 2
 
 _MOST_BYTES = 2**33
-"""The sentences of an index stand in its JSON."""
+"""An index stores its sentences in its JSON."""
 
 CONTENT_FILE = "index.json"
 _EMBEDDINGS, _FINE, _RANGES = "embeddings", "rescoring", "ranges"

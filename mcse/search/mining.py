@@ -142,7 +142,7 @@ def mine(
         encoded: Their embeddings.
         rule: Which texts count.
         guide: Another model's embeddings: what it holds to be at least as near to the query as the answer is, less
-            ``guide_margin``, is probably an answer that nobody wrote down, and is left out.
+            ``guide_margin``, is probably a correct answer that is not in the data, and is left out.
         guide_margin: In units of its cosine.
         done: Called with the number of queries that are through.
     """

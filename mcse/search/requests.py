@@ -27,7 +27,7 @@ MAX_BODY_MB = 16
 MAX_IMAGES = 16
 
 LARGE = 2**16
-"""Bytes, or numbers, from which on other requests shall not wait for JSON."""
+"""Bytes, or numbers, from which on other requests do not wait for JSON."""
 
 Fields: TypeAlias = Mapping[str, Any]
 

@@ -297,7 +297,7 @@ class _Service:
         except TimeoutError:
             return _refusal(RequestError(408, "the body did not arrive in time"))
         except (_GoneError, ClientDisconnect):
-            return Response(status_code=499)  # nobody reads it; it is counted
+            return Response(status_code=499)  # the client is gone; it is only counted
         except Exception as error:
             logger.error("%s: %s", request.url.path, in_words(error))
             return _refusal(RequestError(500, "the model failed on this request; the service's log says why"))

@@ -88,7 +88,7 @@ class Together(Generic[Item, Results]):
             start += len(items)
 
     def _take(self) -> list[tuple[Sequence[Item], Future[Results]]]:
-        """The requests of the next batch, but for those that nobody waits for."""
+        """The requests of the next batch, except those whose clients are gone."""
         batch: list[tuple[Sequence[Item], Future[Results]]] = []
         size = 0
         with self._lock:

@@ -210,7 +210,7 @@ def count_steps(config: TrainConfig, *, steps_per_epoch: int | None) -> int:
     """Optimizer steps of the whole run.
 
     Raises:
-        ValueError: ``train.epochs`` is less than one step, or given where nobody knows how long an epoch is.
+        ValueError: ``train.epochs`` is less than one step, or given although the length of an epoch is unknown.
     """
     if config.max_steps is not None:
         return config.max_steps

@@ -134,7 +134,7 @@ def check_resumed(folder: Path, config: Any, run: Run) -> None:
     try:
         recorded = read_facts(folder, _Recorded)
     except ValueError as error:
-        damage = f"{folder / FACTS} is damaged, so nobody can say what was trained here"
+        damage = f"{folder / FACTS} is damaged, so it is unknown what was trained here"
         raise ValueError(f"train.resume: {damage}: {error}") from None
     ignored = KEYS_WITHOUT_EFFECT | KEYS_OF_LENGTH
     before = with_defaults(read_config(folder), type(config))

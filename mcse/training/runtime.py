@@ -94,7 +94,7 @@ def start_runtime(
     tf32: bool = False,
     graphs: Graphs = "off",
 ) -> Runtime:
-    """Joins the process group and seeds every generator alike, so that all processes build the same weights.
+    """Joins the process group and seeds every generator the same, so that all processes build the same weights.
 
     ``timeout_minutes`` is how long a process waits for another in any exchange before it gives up.
 

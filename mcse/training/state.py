@@ -89,7 +89,7 @@ class _RandomStates:
 
 
 def recover_states(folder: Path) -> None:
-    """``recover_folder`` for every saved state, whose number nobody may ask for again."""
+    """``recover_folder`` for every saved state, whose number is not asked for again."""
     for path in [*folder.glob("step-*.old"), *folder.glob("step-*.partial")]:
         recover_folder(path.with_suffix(""))
 

@@ -184,7 +184,7 @@ class MatchBatch:
 class ViewBatch:
     """Two random views of each image: ``pixel_V3HW`` holds all first views, then all second ones.
 
-    ``label_B`` is equal where two images are to be alike. ``dropout_seed`` names the dropout of their pass, so that the
+    ``label_B`` is equal where two images become similar. ``dropout_seed`` names the dropout of their pass, so that the
     text's is the same with and without images.
     """
 

@@ -54,7 +54,7 @@ class Lane:
 class LaneBatch:
     """One step of truncated back-propagation: the different words of both directions, and where they stand.
 
-    ``longest``: characters that no word has more of, marks included; absent where nobody counted them.
+    ``longest``: characters that no word has more of, marks included; absent if they were not counted.
     """
 
     character_WC: Tensor

@@ -114,8 +114,8 @@ def test_what_a_run_is_and_where_its_model_is_has_one_answer(tmp_path, parts, is
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        (["config.yaml", "last/config.json"], "a is a run without best/ so far; name .*last to take its last"),
-        (["config.yaml"], "a is a run without best/ so far: it has saved no checkpoint"),
+        (["config.yaml", "last/config.json"], "a is a run that has no best/ yet; name .*last to take its last"),
+        (["config.yaml"], "a is a run that has no best/ yet: it has saved no checkpoint"),
         (["seed0/best/mcse.json", "seed1/best/mcse.json"], r"a holds several runs \(seed0, seed1\); name one of them"),
         (["notes.txt"], "a holds no model: neither mcse.json, config.json, modules.json nor a run's best/"),
     ],
@@ -258,7 +258,7 @@ def test_seed_runs_refuses_runs_that_are_no_seeds_of_one_recipe(tmp_path):
         seed_runs(tmp_path / "b")
     make_run(tmp_path / "c" / "seed0", seed=0)
     make_run(tmp_path / "c" / "seed1", seed=1, parts=("last",))
-    with pytest.raises(ValueError, match="seed1 is a run without best/ so far"):
+    with pytest.raises(ValueError, match="seed1 is a run that has no best/ yet"):
         seed_runs(tmp_path / "c")
     # Of a run of which only the checkpoint was kept.
     for name in ("seed0", "copy"):

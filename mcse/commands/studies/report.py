@@ -226,7 +226,7 @@ def _test_tables(study: Study, found: Findings) -> tuple[ScoreTable, ...]:
             for family in sorted(families)
         ]
         holm = (
-            f"Holm: p corrected over the {' and over the '.join(sizes)}; one that is missing so far counts as p = 1."
+            f"Holm: p corrected over the {' and over the '.join(sizes)}; one that is still missing counts as p = 1."
             if is_primary
             else "This score is not primary: its p is not corrected."
         )

@@ -176,7 +176,7 @@ def _test(
     sizes = (len(sides[0]), len(sides[1]))
     if column is None or not all(sides):
         lacking = [row.name for row, side in zip((pair.first, pair.second), sides, strict=True) if not side]
-        return Tested(pair, score, reason=f"{' and '.join(lacking) or score}: not evaluated so far", seeds=sizes)
+        return Tested(pair, score, reason=f"{' and '.join(lacking) or score}: not evaluated yet", seeds=sizes)
     try:
         compared = compare(*sides, only=[column.key], draw=draw)
         [found] = [one for one in compared if one.column.key == column.key]
@@ -216,7 +216,7 @@ def _without_items(values: Sequence[Sequence[float]], column: Column) -> Compare
 
 
 def _corrected(tests: Sequence[Tested]) -> list[Tested]:
-    """With Holm's correction over each family as it was declared: what is missing so far counts as p = 1."""
+    """With Holm's correction over each family as it was declared: what is still missing counts as p = 1."""
     p_holm: dict[int, float] = {}
     for family in dict.fromkeys(test.pair.family for test in tests):
         p_holm |= holm(

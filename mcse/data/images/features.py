@@ -182,7 +182,7 @@ class FeatureStore:
 
     @cached_property
     def copies(self) -> int:
-        """How often the row of every image stands in the store, one after the other: 1 but in some published files."""
+        """How often the store holds the row of every image, one after the other: 1 but in some published files."""
         if len(self) < 2 or not np.equal(*self.rows(np.arange(2))).all():
             return 1  # nearly always: the other rows need not be read
         first_N = self.first_equal(np.arange(len(self)))

@@ -42,7 +42,7 @@ class ImageSource(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One name an image, no two alike."""
+        """One name an image, all different."""
         ...
 
     def load(self, index: int) -> Image.Image:

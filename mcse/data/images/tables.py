@@ -34,7 +34,7 @@ _NAME_LETTERS = 16
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
-    """An image as a row gives it: its name, and of one that stands in the table the digest of its bytes."""
+    """An image as a row gives it: its name, and of one that is stored in the table the digest of its bytes."""
 
     name: str
     content: str | None
@@ -47,7 +47,7 @@ class ImageTable:
     Attributes:
         source: The file, folder or dataset.
         image: The column of images.
-        caption: The column of captions; empty where nobody asked.
+        caption: The column of captions; empty unless asked for.
     """
 
     source: str
@@ -165,7 +165,7 @@ def open_images_or_table(name: str, *, column: str | None, key: str) -> ImageSou
 
 
 class TableImages:
-    """Images that stand in a table, as bytes or as ``datasets`` keeps them; some may be files.
+    """Images that are stored in a table, as bytes or as ``datasets`` keeps them; some may be files.
 
     Args:
         dataset: The table's rows by number.

@@ -43,7 +43,7 @@ class NamedImages(TrainingImages, Protocol):
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """One a row; ``None`` where nobody wrote them down."""
+        """One a row; ``None`` if there are none."""
         ...
 
     @property

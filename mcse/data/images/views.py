@@ -193,7 +193,7 @@ class ViewStream:
 
     Args:
         images: The images.
-        label_of_image: What each is to be alike with.
+        label_of_image: What each becomes similar to.
         share: Of every global batch of images.
         seed: Names the draws.
         size: Height and width of a view, in pixels.
@@ -255,7 +255,7 @@ class UnpairedStream:
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """Those of the sentences; ``None`` where nobody counts them."""
+        """Those of the sentences; ``None`` if they are not counted."""
         return self.text.steps_per_epoch
 
     def batch(self, step: int) -> UnpairedBatch:

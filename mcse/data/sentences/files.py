@@ -191,7 +191,7 @@ def load_hub_text(name: str, *, streaming: bool = False) -> Any:
         loaded = load_hub_dataset(name, split="train", streaming=streaming)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise FileNotFoundError(f"data.sentences: no file and no hub dataset {name!r}: {error}") from None
-    # Rows of a stream are decoded whole, with what stands in other columns; without features nothing is.
+    # Rows of a stream are decoded whole, with all other columns; without features nothing is.
     features = loaded.features
     return loaded if features is None else loaded.select_columns(text_columns(features))
 

@@ -285,7 +285,7 @@ def unusable_samples(
             return any(normalise(caption) in known for caption in shards.captions(sample))
 
         seen = _search(shards, is_known, name=digest_of(*sorted(known)))
-        logger.warning("data.captions: dropped %d samples whose captions stand in STS test files", len(seen))
+        logger.warning("data.captions: dropped %d samples whose captions occur in STS test files", len(seen))
         dropped = _union([dropped, seen])
     if len(dropped) == len(shards):
         raise ValueError(f"data.captions: none of the {len(shards)} samples is left")

@@ -1,4 +1,4 @@
-"""Sentences that stand in a test set as well as in the training text, or nearly so."""
+"""Sentences that are in a test set and in the training text, or nearly so."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TOKEN = re.compile(r"\w+")
 
 NEAR_SHARE = 0.8
 NEAR_LETTERS = 25
-"""Shorter sentences are not looked at: they begin and end alike by chance."""
+"""Shorter sentences are not looked at: they begin and end the same by chance."""
 
 NEAR_MEASURE = (
     f"nearly the same: beginning and end in common make up {100 * NEAR_SHARE:.0f} % of the letters of the longer, "
@@ -76,7 +76,7 @@ def is_near(left: str, right: str) -> bool:
 
 
 def _in_common(left: str, right: str) -> int:
-    """How many letters two texts begin with alike."""
+    """How many letters two texts begin with in common."""
     both = enumerate(zip(left, right, strict=False))
     return next((place for place, (a, b) in both if a != b), min(len(left), len(right)))
 
@@ -147,5 +147,5 @@ def without_tests(
             continue
         near += any(map(nearly.holds, texts))
         yield row
-    logger.warning("%s: dropped %d %s that stand in STS test files", source, dropped, what)
+    logger.warning("%s: dropped %d %s that occur in STS test files", source, dropped, what)
     logger.warning("%s: %d of those kept are %s", source, near, NEAR_MEASURE)

@@ -342,7 +342,7 @@ def _hint(table: Table, row: Row) -> str:
         return f" (column {table.names['score']!r})"
     columns = ", ".join(SCORED_PAIRS)
     if row.line == 1:
-        return f"; is the first line a header? Then name the columns {columns}; without one they stand in this order"
+        return f"; is the first line a header? Then name the columns {columns}; without one they are in this order"
     return f"; there is no header, so the columns are {columns}"
 
 

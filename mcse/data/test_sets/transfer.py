@@ -94,7 +94,7 @@ class LabelledText:
 class TransferTask:
     """One task. MR, CR, SUBJ and MPQA have the split ``train`` alone, only SST2 has ``dev``.
 
-    Sentences stand in SentEval's order, by number of words and then label, because its folds are drawn over that.
+    Sentences are in SentEval's order, by number of words and then label, because its folds are drawn over that.
     ``altered`` says of each file that is not the published one what is wrong with it.
     """
 

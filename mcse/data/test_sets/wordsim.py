@@ -47,7 +47,7 @@ _SCORES = ("score", "similarity", "rating", "gold", "human (mean)")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WordPairs:
-    """P pairs of words with gold (the higher, the more alike), and named subsets as masks over the pairs."""
+    """P pairs of words with gold (the higher, the more similar), and named subsets as masks over the pairs."""
 
     name: str
     word1: tuple[str, ...]

@@ -19,7 +19,7 @@ from mcse.types import Encoder, Score
 logger = logging.getLogger(__name__)
 
 _ALIKE = 0.8
-"""Of the range of scores: from there on pairs count as alike for alignment, as 4 of 5 does on STS-B."""
+"""Of the range of scores: pairs from there on count as positive for alignment, as 4 of 5 does on STS-B."""
 
 
 def table_evaluator(columns: NamedColumns, config: DevTable, encoder: Encoder) -> ScoredPairsEvaluator | TableEvaluator:

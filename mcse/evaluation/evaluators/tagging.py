@@ -25,7 +25,7 @@ BLOCK = 256
 class TaggingScores:
     """Scores of one tagger on one file.
 
-    Gold is read from the tags as they stand in the file. ``lenient`` is what published scores use; under ``strict``
+    Gold is read from the tags as written in the file. ``lenient`` is what published scores use; under ``strict``
     gold entities that open with ``I-`` are none.
     """
 

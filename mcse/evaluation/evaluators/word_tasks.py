@@ -16,7 +16,7 @@ class SpanF1Evaluator(DevSet):
     """``<name>.f1`` of the tags that ``predict`` gives, in the lenient reading that published scores use.
 
     Args:
-        gold: Tags as they stand in the file.
+        gold: tags as written in the file.
         predict: Gives tags of the same sentences, in order; the same on every process.
         name: Of the score.
     """

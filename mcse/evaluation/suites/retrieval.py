@@ -174,7 +174,7 @@ def _protocols(images: CaptionedImages, *, seen: frozenset[str] | None, folds: i
     }
     if seen is not None:
         known = sum(normalise(caption) in seen for caption in images.captions)
-        protocols["retrieval seen"] = f"{known:,} of the captions stand in the model's training text"
+        protocols["retrieval seen"] = f"{known:,} of the captions are in the model's training text"
     return protocols
 
 

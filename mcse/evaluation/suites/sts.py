@@ -213,7 +213,7 @@ def _protocols(tasks: Sequence[StsTask], scores: Scores) -> dict[str, str]:
     )
     if any(key.part == "clean" for key in scores):
         protocols["sts_clean"] = (
-            "without the pairs of which a sentence stands in the model's training text, by letters and digits alone; "
+            "without the pairs with a sentence from the model's training text, by letters and digits alone; "
             f"near_duplicates: how many of the pairs that are left have a sentence that is {NEAR_MEASURE}"
         )
     if domains := dict.fromkeys(key.task for key in scores if key.suite == _DOMAINS):

@@ -217,7 +217,7 @@ def _clusters(table: TestTable, items: TableItems) -> NDArray[np.int64] | None:
 
 
 def _unseen(subject: Subject, items: TableItems) -> NDArray[np.bool_] | None:
-    """(P,) whether no text of an item stands in the training text; ``None`` where that is not known."""
+    """(P,) whether no text of an item is in the training text; ``None`` where that is not known."""
     seen = subject.seen
     if seen is None:
         return None
@@ -250,7 +250,7 @@ def _protocols(tables: Sequence[TestTable], *, is_clean: bool) -> dict[str, str]
     )
     if is_clean:
         protocols["table_clean"] = (
-            "without the items of which a text stands in the model's training text, by letters and digits alone: of a "
+            "without the items with a text from the model's training text, by letters and digits alone: of a "
             "pair both, of a triplet query and positive, of a query it and its answers"
         )
     return protocols

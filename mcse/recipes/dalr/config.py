@@ -22,7 +22,7 @@ from mcse.recipes.terms.config import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matching:
-    """Sentences and images of a pair are to be alike, and those of another pair by less than a margin. Source: DALR."""
+    """Sentences and images of a pair become similar, those of different pairs stay below a margin. Source: DALR."""
 
     weight: float = 0.001
     """Of the term. Source: DALR's code has 0.1 · 0.01."""
@@ -124,7 +124,7 @@ class Config(RunConfig):
     """How paired batches are spread among those of sentences; ``null`` is as published, if there are sentences."""
 
     controls: TaughtImageControls = field(default_factory=TaughtImageControls)
-    """Which image a caption is shown with, how many captions there are, and what stands in for the teachers."""
+    """Which image a caption is shown with, how many captions there are, and what replaces the teachers."""
 
     def __post_init__(self) -> None:
         check_teachers(self.teachers, self.controls.teachers, readers=self.loss.reads_teachers_of_captions)

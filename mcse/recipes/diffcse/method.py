@@ -110,5 +110,5 @@ def _build_model(config: Config, text: shared.TextSide) -> DifferenceModel:
 
 
 def _widest(width: int) -> int:
-    """Processes pad their own parts of a batch; only where padding counts must all pad alike."""
+    """Processes pad their own parts of a batch; only where padding counts must all pad to one length."""
     return max(distributed.all_gather_object(width))

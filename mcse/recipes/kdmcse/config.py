@@ -79,7 +79,7 @@ class Config(RunConfig):
     """How paired batches are spread among those of sentences; ``null`` is as published, if there are sentences."""
 
     controls: TaughtImageControls = field(default_factory=TaughtImageControls)
-    """Which image a caption is shown with, how many captions there are, and what stands in for the teacher."""
+    """Which image a caption is shown with, how many captions there are, and what replaces the teacher."""
 
     def __post_init__(self) -> None:
         if not self.teachers:

@@ -5,7 +5,7 @@ own: cos(θ − (1 − α) · m) stands for cos θ where θ > m. The same of the
 cosines.
 
 The teacher is frozen: its rows of images are ``data.images``, those of captions the key ``teachers``. A live image
-encoder may stand in for stored rows.
+encoder may replace stored rows.
 
 What differs from the released code: rows of all processes are compared; captions of a query's own image are no
 negatives; the teacher's captions come as unit rows into their head; and the filter, which no published script

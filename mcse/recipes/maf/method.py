@@ -40,7 +40,7 @@ from mcse.types import LossTerm, LossTerms, TweetBatch
 def build(config: Config, runtime: Runtime) -> Run:
     """Model, stream, step, evaluator and export of one MAF run."""
     data, share = config.data, shared.share_of(runtime, batch_size=config.train.batch_size)
-    # Text alone has neither; what stands in decides nothing.
+    # Text alone has neither; their placeholder has no effect.
     fusion, loss = config.fusion or FusionConfig(), config.loss or LossConfig()
     encoder = load_text_encoder(
         config.encoder.name_or_path,

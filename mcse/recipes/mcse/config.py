@@ -43,7 +43,7 @@ class Config(RunConfig):
     """How paired batches are spread among those of sentences; ``null`` is as published, if there are sentences."""
 
     controls: TaughtImageControls = field(default_factory=TaughtImageControls)
-    """Which image a caption is shown with, how many captions there are, and what stands in for the teachers."""
+    """Which image a caption is shown with, how many captions there are, and what replaces the teachers."""
 
     teachers: tuple[Teacher, ...] = ()
     """Frozen encoders that terms of the loss compare with."""

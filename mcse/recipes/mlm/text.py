@@ -32,7 +32,7 @@ class MaskedText:
 
 
 def read_text(config: MaskedDataConfig) -> MaskedText:
-    """The text of ``data.sentences``, apart from what is held out of it or stands in ``data.dev``.
+    """The text of ``data.sentences``, without what is held out of it or is in ``data.dev``.
 
     Raises:
         FileNotFoundError: There is no such file.

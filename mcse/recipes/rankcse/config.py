@@ -52,7 +52,7 @@ class Config(RunConfig):
     """How batches of captions are spread among those of sentences; ``null`` is as published, if both are there."""
 
     controls: TaughtControls = field(default_factory=TaughtControls)
-    """How many captions there are, and what stands in for the teachers."""
+    """How many captions there are, and what replaces the teachers."""
 
     def __post_init__(self) -> None:
         if not self.teachers:

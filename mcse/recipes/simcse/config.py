@@ -45,7 +45,7 @@ class Config(RunConfig):
     """How batches of captions are spread among those of sentences; ``null`` is as published, if both are there."""
 
     controls: TaughtControls = field(default_factory=TaughtControls)
-    """How many captions there are, and what stands in for the teachers."""
+    """How many captions there are, and what replaces the teachers."""
 
     teachers: tuple[Teacher, ...] = ()
     """Frozen encoders that terms of the loss compare with."""

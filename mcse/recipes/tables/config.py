@@ -32,7 +32,7 @@ class SoftNegatives:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Guide:
-    """A model that says which of a batch's negatives are probably answers that nobody wrote down. Source: GISTEmbed."""
+    """A model that finds the negatives of a batch that are probably correct answers. Source: GISTEmbed."""
 
     model: str
     """As ``mcse evaluate`` takes it. Its embeddings are computed once, and kept on disk."""

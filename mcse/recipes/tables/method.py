@@ -124,7 +124,7 @@ def in_cosines(table: LoadedTable) -> LoadedTable:
 
 
 def on_one_scale(tables: list[LoadedTable], losses: Sequence[str]) -> list[LoadedTable]:
-    """Tables whose rows may stand in one batch; scores of several ranges become 0 to 1.
+    """Tables whose rows may share a batch; scores of several ranges become 0 to 1.
 
     Raises:
         ConfigError: Their losses, or the numbers of their texts, differ, or their scores are on unknown scales.

@@ -272,7 +272,7 @@ class LearnedWeight:
     """``learned``: by a head of the run's own."""
 
     weight: float = 1.0
-    """Of the head's term, whose gradient reaches the head alone; 0 is a control under which all pairs weigh alike."""
+    """Of the head's term, whose gradient reaches the head alone; 0 is a control: all pairs weigh the same."""
 
     learning_rate: float = 1e-3
     """Peak learning rate of the head."""
@@ -284,7 +284,7 @@ class LearnedWeight:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GuidedWeight:
-    """How alike the teacher holds a caption and its image to be: sigmoid((cosine − threshold) / width)."""
+    """How similar the teacher finds a caption and its image: sigmoid((cosine − threshold) / width)."""
 
     kind: Literal["guided"]
     """``guided``: by the one teacher's rows of captions, and ``data.images`` of the same image–text encoder."""
@@ -328,7 +328,7 @@ class MatchedLossConfig(PairedLossConfig):
     """The terms of sentences, and λ times the contrast of sentences and images, whose pairs may be weighed."""
 
     match_weight: MatchWeight | None = None
-    """Weighs pairs of the image term, with a mean of 1 over a batch; ``null`` weighs all alike."""
+    """Weighs pairs of the image term, with a mean of 1 over a batch; ``null`` weighs all equally."""
 
     @property
     def guided(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """How much each pair of a caption and an image counts in the image term: by a learned head, or by a teacher.
 
-B pairs of this process, N of all processes, K width of the rows that are judged.
+B pairs of this process, N of all processes, K width of the rows that are matched.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class LossConfig:
     """SimCSE's term, and one of images."""
 
     contrast: Contrast
-    """Which views of images are to be alike.
+    """Which views of images become similar.
 
     ``supervised``: those of a class (SupCon). ``simclr``: those of one image. ``random_labels``: those of a class that
     was drawn for each image. ``as_published``: what VisualCSE's code has, whose positives are wrong. ``none``: images

@@ -124,7 +124,7 @@ def _embeddings(image: ImageConfig, text: shared.TextSide) -> PatchEmbeddings:
 
 
 def label_images(images: ImagesWithClasses, loss: LossConfig, *, seed: int) -> NDArray[np.int64]:
-    """What each image is to be alike with, the same for the whole run and on every process.
+    """What each image becomes similar to, the same for the whole run and on every process.
 
     Raises:
         ValueError: The contrast needs classes, and there are none, or one alone.

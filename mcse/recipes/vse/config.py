@@ -13,7 +13,7 @@ from mcse.training.config import SteppedOptimConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankingConfig:
-    """Hinges: a right pair is more alike than wrong ones, by a margin."""
+    """Hinges: a correct pair is more similar than wrong ones, by a margin."""
 
     kind: Literal["ranking"] = "ranking"
     """Hinges. Source: Kiros et al. 2014."""

@@ -1,4 +1,4 @@
-"""VSE: captions and images in one space, where a right pair is more alike than the wrong ones of the batch.
+"""VSE: captions and images in one space, where a correct pair is more similar than the wrong ones of the batch.
 
 B pairs of this process, N of all processes, H joint width.
 

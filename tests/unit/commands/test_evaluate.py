@@ -167,7 +167,7 @@ def test_a_parent_without_whole_seeds_does_not_take_the_others_with_it(encoders,
     (pairs.parent / "parent" / "seed0" / "config.yaml").write_text("recipe: simcse\n")
     arguments = ["parent", str(encoders[0]), "--pooling", "mean", "--data", str(pairs), "--output", "out"]
     assert main(["evaluate", *arguments]) == 2
-    assert "parent/seed0 is a run without best/ so far" in capsys.readouterr().err
+    assert "parent/seed0 is a run that has no best/ yet" in capsys.readouterr().err
     assert len(list(Path("out").glob("**/results.json"))) == 1
 
 

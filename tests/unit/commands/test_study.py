@@ -132,7 +132,7 @@ def test_a_stopped_study_reports_what_is_there_and_goes_on(tmp_path, works, caps
     assert run(path) == 130
     assert "stopped; the same command goes on" in capsys.readouterr().err
     first = results(tmp_path)["comparisons"][0]
-    assert first["reason"] == "pairs: not evaluated so far"
+    assert first["reason"] == "pairs: not evaluated yet"
     works.stops_after = None
     assert run(path) == 0
     assert len(works.done) == len(set(works.done)) == 22

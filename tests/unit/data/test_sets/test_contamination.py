@@ -81,5 +81,5 @@ def test_decontamination_says_what_is_nearly_the_same_and_stays(monkeypatch, cap
     table = CaptionTable(image_names=("a", "b", "c"), captions=captions, source="captions.csv", files=())
     with caplog.at_level(logging.WARNING):
         assert clean_images(table, "tests").tolist() == [False, True, True]
-    assert "captions.csv: dropped 1 images whose captions stand in STS test files" in caplog.text
+    assert "captions.csv: dropped 1 images whose captions occur in STS test files" in caplog.text
     assert "captions.csv: 1 images kept have a caption that is nearly the same" in caplog.text

@@ -295,7 +295,7 @@ def test_features_of_another_tower_are_refused(options):
 
 def test_captions_of_the_training_text_are_counted(options):
     found = SUITE.prepare(options).run(Subject.of(ImageWords(), seen=frozenset({"0of3", "1of3"})))
-    assert found.protocols["retrieval seen"] == "2 of the captions stand in the model's training text"
+    assert found.protocols["retrieval seen"] == "2 of the captions are in the model's training text"
     assert "retrieval seen" not in SUITE.prepare(options).run(Subject.of(ImageWords())).protocols
 
 
