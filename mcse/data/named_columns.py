@@ -225,7 +225,7 @@ def check_columns(found: Mapping[str, str], table: OpenTable) -> None:
 
 
 def open_named_columns(config: NamedTable, *, root: Path, key: str) -> NamedColumns:
-    """Finds a table and its columns; reads of it only what a digest needs.
+    """Locates a table and its columns, and reads only enough to compute its digest.
 
     Args:
         config: What the columns are called.
