@@ -442,9 +442,14 @@ class PairControls:
     num_pairs: int | None = None
     """Captions that are trained on, drawn by the seed; ``null`` takes all."""
 
+    num_images: int | None = None
+    """Images whose captions are trained on, drawn by the seed, 50 of them among 500; ``null`` takes all."""
+
     def __post_init__(self) -> None:
-        if self.num_pairs is not None and self.num_pairs < 1:
-            raise ValueError(f"controls.num_pairs: must be 1 or more, got {self.num_pairs}")
+        for key in ("num_pairs", "num_images"):
+            number = getattr(self, key)
+            if number is not None and number < 1:
+                raise ValueError(f"controls.{key}: must be 1 or more, got {number}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -57,6 +57,19 @@ def choose_pairs(num_captions: int, num_pairs: int | None, *, seed: int) -> NDAr
     return np.sort(np.random.default_rng([seed, Draw.PAIRS]).permutation(num_captions)[:num_pairs])
 
 
+def captions_of_images(image_of_caption: NDArray[np.int64], num_images: int, *, seed: int) -> NDArray[np.int64]:
+    """The captions of a seeded random subset of the images, in file order; a smaller subset is part of a larger one.
+
+    Raises:
+        ValueError: More images are asked for than have captions.
+    """
+    images = np.unique(image_of_caption)
+    if num_images > len(images):
+        raise ValueError(f"controls.num_images: {num_images} asked for, but there are only {len(images)} images")
+    chosen = np.random.default_rng([seed, Draw.IMAGES]).permutation(images)[:num_images]
+    return np.flatnonzero(np.isin(image_of_caption, chosen))
+
+
 def _partly_wrong(own: NDArray[np.int64], num_images: int, share: float, *, seed: int) -> NDArray[np.int64]:
     """``own`` with a share of it replaced by other images."""
     number = round(share * len(own))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mcse.data.captions.table import CaptionTable, load_captions, select_captions, select_images
 from mcse.data.config import CaptionDataConfig, ControlsConfig, DataConfig, DataRoot, MaskedDataConfig
-from mcse.data.controls import assign_images, choose_pairs
+from mcse.data.controls import assign_images, captions_of_images, choose_pairs
 from mcse.data.images.features import FeatureStore, join_equal_rows, open_features
 from mcse.data.images.pixels import FindBad, PixelRows
 from mcse.data.images.sources import find_bad_images, open_images
@@ -168,8 +168,12 @@ def _load_shard_pairs(
     image_of_caption: RowNumbers = rows
     is_wrong = None
     chosen, first = None, rows.shard_first
+    if controls.num_images is not None:
+        chosen = captions_of_images(rows[np.arange(len(rows))], controls.num_images, seed=seed)
     if controls.num_pairs is not None:
-        chosen = choose_pairs(len(rows), controls.num_pairs, seed=seed)
+        pool = np.arange(len(rows)) if chosen is None else chosen
+        chosen = pool[choose_pairs(len(pool), controls.num_pairs, seed=seed)]
+    if chosen is not None:
         image_of_caption, first = rows[chosen], np.searchsorted(chosen, first)
     if controls.images is not True or controls.wrong_images:
         own = rows[np.arange(len(rows)) if chosen is None else chosen]
@@ -231,6 +235,8 @@ def select_pairs(
     """Captions to train on, the row of each one's own image, and of the image that it is shown with."""
     captions, image_of_caption = select_captions(matched.table, mode=source.per_image, seed=seed)
     clean = np.flatnonzero(clean_images(matched.table, config.tests)[image_of_caption])
+    if controls.num_images is not None:
+        clean = clean[captions_of_images(image_of_caption[clean], controls.num_images, seed=seed)]
     kept = clean[choose_pairs(len(clean), controls.num_pairs, seed=seed)]
     own = matched.row_of_image[image_of_caption[kept]]
     shown = assign_images(own, controls.images, seed=seed, wrong_images=controls.wrong_images)

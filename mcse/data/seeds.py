@@ -14,6 +14,7 @@ class Draw(IntEnum):
     CONTROLS = 4
     PAIRS = 5
     WRONG_IMAGES = 6
+    IMAGES = 7
     FALSE_PAIRS = 21
     SAMPLED_WORDS = 31
     SHUFFLED_TARGETS = 32

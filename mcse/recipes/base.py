@@ -56,13 +56,15 @@ def check_frozen(encoder: EncoderConfig) -> None:
 
 
 def check_num_pairs(data: DataConfig, controls: PairControls) -> None:
-    """Refuses a number of captions where there are none.
+    """Refuses a number of captions or of their images where there are none.
 
     Raises:
         ValueError: There is one.
     """
-    if data.captions is None and controls.num_pairs is not None:
-        raise ValueError(f"controls.num_pairs: {controls.num_pairs} would do nothing, since there is no data.captions")
+    for key in ("num_pairs", "num_images"):
+        number = getattr(controls, key)
+        if data.captions is None and number is not None:
+            raise ValueError(f"controls.{key}: {number} would do nothing, since there is no data.captions")
 
 
 def resolve_mix(mix: Mix | None, data: DataConfig) -> Mix | None:

@@ -240,7 +240,7 @@ def caption_feed(
     if data.captions is None:
         return None
     seed = pair_seed(seed)
-    drawn = ControlsConfig(num_pairs=controls.num_pairs)
+    drawn = ControlsConfig(num_pairs=controls.num_pairs, num_images=controls.num_images)
     pairs = load_pairs(data, text.tokenizer, controls=drawn, seed=seed, images=None)
     order, masker = pairs.order(share, seed), text.masker(seed=seed)
     stream = SentenceStream(

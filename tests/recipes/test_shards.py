@@ -34,7 +34,7 @@ def test_shards_train_what_files_train(tiny, tmp_path):
     assert run(tiny, "mcse", tmp_path / "shards control", control | SHARDS) == 0
     assert_same_run(tmp_path / "files control", tmp_path / "shards control")
     assert losses(tmp_path / "shards control") != losses(tmp_path / "shards")
-    noise = ALL | {"controls.wrong_images": 0.4, "controls.num_pairs": 40}
+    noise = ALL | {"controls.wrong_images": 0.4, "controls.num_images": 20, "controls.num_pairs": 30}
     assert run(tiny, "mcse", tmp_path / "files noise", noise) == 0
     assert run(tiny, "mcse", tmp_path / "shards noise", noise | SHARDS) == 0
     assert_same_run(tmp_path / "files noise", tmp_path / "shards noise")

@@ -209,6 +209,7 @@ def test_captions_and_images_of_two_encoders_are_not_compared(tiny, tmp_path, ca
         ("rankcse", {"teachers": []}, "teachers: give one or more"),
         ("rankcse", {"encoder.frozen": True}, "encoder.frozen: true would train a head that no embedding has"),
         ("rankcse", {"controls.num_pairs": 3}, "controls.num_pairs: 3 would do nothing"),
+        ("rankcse", {"controls.num_images": 3}, "controls.num_images: 3 would do nothing"),
         ("rankcse", {"data.sentences": "nli.csv"}, "data.sentences: a table of hard negatives"),
         (
             "dalr",

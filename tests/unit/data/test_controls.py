@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mcse.data.config import ControlsConfig, ImageControls
-from mcse.data.controls import assign_images, choose_pairs
+from mcse.data.controls import assign_images, captions_of_images, choose_pairs
 from mcse.data.streams import PairStream, Sampler, Share
 from mcse.data.teacher_config import TaughtImageControls
 
@@ -96,6 +96,21 @@ def test_controls_refuse_what_they_cannot_do() -> None:
     with pytest.raises(ValueError, match="controls.num_pairs"):
         ControlsConfig(num_pairs=0)
     assert len(choose_pairs(10, 4, seed=0)) == 4
+    with pytest.raises(ValueError, match="controls.num_images: 5 asked for, but there are only 4 images"):
+        captions_of_images(np.array([0, 0, 2, 5, 9]), 5, seed=0)
+    with pytest.raises(ValueError, match="controls.num_images: must be 1 or more, got 0"):
+        ControlsConfig(num_images=0)
+
+
+def test_fewer_images_keep_all_their_captions_and_are_among_more_images() -> None:
+    image_of_caption = np.array([7, 7, 3, 9, 3, 1, 4, 9, 9, 1])
+    kept = {number: captions_of_images(image_of_caption, number, seed=5).tolist() for number in range(1, 6)}
+    for number, captions in kept.items():
+        images = {int(image_of_caption[caption]) for caption in captions}
+        assert len(images) == number
+        assert captions == [i for i, image in enumerate(image_of_caption) if image in images]
+        assert set(captions) <= set(kept[min(number + 1, 5)])
+    assert any(captions_of_images(image_of_caption, 1, seed=seed).tolist() != kept[1] for seed in range(6, 10))
 
 
 def test_draws_of_one_seed_have_nothing_in_common() -> None:

@@ -260,6 +260,9 @@ def test_captions_do_not_depend_on_whether_images_are_read(root, tokenizer, mode
     assert texts[0] == texts[1] == texts[2]
     assert len(texts[0]) == 5
     assert texts[0] != pairs_of(given, tokenizer, images=None, seed=4, num_pairs=5).texts
+    fewer = [pairs_of(given, tokenizer, images=reader, seed=3, num_images=2) for reader in readers]
+    assert fewer[0].texts == fewer[1].texts == fewer[2].texts
+    assert {pairs.num_images for pairs in fewer} == {2}
 
 
 # --- paths
