@@ -37,7 +37,7 @@ from mcse.commands.studies.history import declare, note_cpu, read_history, repla
 from mcse.errors import printable
 from mcse.files import claimed, write_json
 from mcse.reading import read_json
-from mcse.run_folder import is_run
+from mcse.run_folder import is_run, read_run
 
 
 @dataclass(slots=True)
@@ -213,21 +213,26 @@ def _prepare(work: _Work) -> int:
         if ending.exit_code or ending.failures:
             return ending.exit_code or 1
         made = work.places.fill(preparation.makes)
-        if not Path(made).exists():
-            raise ValueError(f"prepare, {preparation.name}: {made} is not there, though the command has ended well")
+        if not _is_made(Path(made)):
+            raise ValueError(f"prepare, {preparation.name}: {made} is missing, though the command has ended well")
         write_json(_record(work, preparation), {"command": preparation.run})
     return 0
 
 
 def _is_prepared(work: _Work, preparation: Preparation) -> bool:
     made, record = Path(work.places.fill(preparation.makes)), _record(work, preparation)
-    if not made.exists():
+    if not _is_made(made):
         return False
     if record.is_file() and (before := read_json(record, _Prepared).command) != preparation.run:
         raise ValueError(
             f"prepare, {preparation.name}: {made} was made by mcse {before}; put that back, or delete the file"
         )
     return True
+
+
+def _is_made(path: Path) -> bool:
+    """Whether a file is there, or, of the folder of a run, whether nothing of it is left to train."""
+    return read_run(path).state == "finished" if is_run(path) else path.exists()
 
 
 def _record(work: _Work, preparation: Preparation) -> Path:

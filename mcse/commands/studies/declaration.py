@@ -135,7 +135,7 @@ class Preparation:
     """A command of ``mcse``, as typed in a shell after ``mcse``."""
 
     makes: str
-    """The file that is there when it is done, and that it writes last."""
+    """The file that it writes last; or the folder of a run, which is done when it is finished."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,6 +19,7 @@ from mcse.files import claimed
 from mcse.metrics.significance import holm, seeds_needed
 from mcse.types import ScoreKey
 from tests.fixtures.model_scores import make_scores
+from tests.fixtures.run_folders import make_run
 from tests.fixtures.tiny_study import DECLARED, NOISE, PAIRS, StandIn, results, run, written
 
 
@@ -159,6 +160,17 @@ def test_a_dry_run_lists_cells_commands_and_what_is_done_and_writes_nothing(tmp_
     capsys.readouterr()
     assert run(path, "--dry-run") == 0
     assert "pairs: 3 of 3 trained, 3 of 3 evaluated (sts)" in capsys.readouterr().out
+
+
+def test_a_prepared_run_is_done_once_it_is_finished(tmp_path, works, capsys):
+    prepare = [{"name": "guide", "run": "train vse --output_dir $OUTPUT/guide", "makes": "$OUTPUT/guide"}]
+    path = written(tmp_path, prepare=prepare)
+    make_run(tmp_path / "out" / "guide", saved=10)  # best/ is there, and half of the run is left
+    assert run(path, "--dry-run") == 0
+    assert "prepare guide: to do" in capsys.readouterr().out
+    (tmp_path / "out" / "guide" / "state" / "step-00000020").mkdir()
+    assert run(path, "--dry-run") == 0
+    assert "prepare guide: done" in capsys.readouterr().out
 
 
 def test_another_command_of_the_same_study_is_refused(tmp_path, works, capsys):
