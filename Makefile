@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install demo test quick parity faults format check build golden reference clean
+.PHONY: help install demo test quick parity faults format check build golden reference docs clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -57,6 +57,9 @@ golden: install ## Rewrite the golden trajectories, on purpose
 reference: install ## Write docs/reference/configuration.md from the code
 	$(BIN)/python -c "from pathlib import Path; from mcse.recipes.reference import write_reference; \
 		write_reference(Path('docs/reference/configuration.md'))"
+
+docs: install ## Build the documentation into site/; broken links and missing references fail
+	$(BIN)/mkdocs build --strict --quiet --clean
 
 clean: ## Remove .venv and what the demo made
 	rm -rf $(VENV) runs/demo
