@@ -101,13 +101,21 @@ def relink(markdown: str, place: str) -> str:
         file = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
         page = PLACES.get(file, file.removeprefix("docs/") if file.startswith("docs/") else None)
         if page is not None and (REPOSITORY / file).is_file():
-            return f"[{found['text']}]({posixpath.relpath(page, posixpath.dirname(place))}{mark}{anchor})"
+            text = _title(REPOSITORY / file) if found["text"].strip("`").endswith(".md") else found["text"]
+            return f"[{text}]({posixpath.relpath(page, posixpath.dirname(place))}{mark}{anchor})"
         if (REPOSITORY / file).exists():
             name = found["text"].strip("`")
             return f"`{file}`" if file.endswith(name) else f"{found['text']} (`{file}`)"
         return found[0]  # mkdocs says that it is not there
 
     return _CODE_OR_LINK.sub(replaced, markdown)
+
+
+def _title(page: Path) -> str:
+    """The first heading, up to a colon: what the site calls a page that a link calls by its file."""
+    return next(
+        line[2:].partition(":")[0] for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("# ")
+    )
 
 
 def public_names() -> str:

@@ -38,7 +38,7 @@ def config():
     [
         ("data.md", "[a](search.md#the-page)", "[a](search.md#the-page)"),
         ("results/vse.md", "[a](../../benchmarks/results.md#saving)", "[a](../benchmarks.md#saving)"),
-        ("contributing.md", "[docs/data.md](docs/data.md)", "[docs/data.md](data.md)"),
+        ("contributing.md", "[docs/data.md](docs/data.md)", "[Data](data.md)"),
         ("benchmarks.md", "[parity](../docs/results.md#parity)", "[parity](results.md#parity)"),
         ("benchmarks.md", "[gpu.py](gpu.py)", "`benchmarks/gpu.py`"),
         ("data.md", "[a file](../LICENSE)", "a file (`LICENSE`)"),
