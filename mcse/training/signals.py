@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -18,9 +17,7 @@ class StopRequest:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        # Python lets the main thread alone handle signals; a run in another one cannot be asked to stop.
-        here = threading.current_thread() is threading.main_thread()
-        for number in _EXIT_CODES if here else ():
+        for number in _EXIT_CODES:
             self._previous[number] = signal.signal(number, self._handle)
         return self
 

@@ -6,8 +6,6 @@ Commands are read, not run: a flag that was renamed, a file that has moved and a
 from __future__ import annotations
 
 import re
-import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,51 +13,12 @@ import pytest
 from mcse.commands.configs import config_path
 from mcse.commands.main import build_parser
 from mcse.recipes.launch import load_config
+from tests.docs.pages import ALL, REPOSITORY, commands_of, name_of, read_blocks
+from tests.docs.shell import FRONTS
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "configs/accelerate/README.md")]
-PAGES += sorted((REPOSITORY / "docs").rglob("*.md"))
-SYNOPSIS = re.compile(r"[\[\]{}…]|\b(FILE|CONFIG|NAME|MODEL)\b")
-"""What stands in patterns of commands and in no command that anybody types."""
-FRONTS = {"train.py": "train", "evaluate.py": "evaluate"}
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A command of a page, in words; variables such as $MCSE_DATA stay as they are."""
-
-    where: str
-    words: tuple[str, ...]
-
-
-def read_commands(page: Path) -> list[Shown]:
-    """The commands in indented and shell blocks of a page, continuation lines joined."""
-    commands, lines, fence = [], page.read_text(encoding="utf-8").splitlines(), ""
-    number = 0
-    while number < len(lines):
-        line, start = lines[number], number + 1
-        number += 1
-        if line.startswith("```"):
-            fence = "" if fence else line
-        if not (line.startswith("    ") and not fence) and not fence.startswith(("```sh", "```bash", "```console")):
-            continue
-        while line.endswith("\\") and number < len(lines):
-            line = line[:-1] + lines[number]
-            number += 1
-        if not line.split() or SYNOPSIS.search(line.partition(" #")[0]):
-            continue
-        try:
-            words = shlex.split(line, comments=True)
-        except ValueError:  # prose or a table in an indented block
-            continue
-        while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
-            del words[0]
-        if words:
-            commands.append(Shown(f"{page.relative_to(REPOSITORY)}:{start}", tuple(words)))
-    return commands
-
-
-COMMANDS = [command for page in PAGES for command in read_commands(page)]
+COMMANDS = [
+    command for page in ALL for block in read_blocks(page) if block.kind == "shell" for command in commands_of(block)
+]
 
 
 def of(*programs: str) -> list[pytest.param]:
@@ -141,7 +100,7 @@ TO_WRITE = "mcse/recipes/dropout/"
 """The recipe that docs/adding-a-recipe.md has its reader write."""
 
 
-@pytest.mark.parametrize("page", [page.relative_to(REPOSITORY).as_posix() for page in PAGES])
+@pytest.mark.parametrize("page", [name_of(page) for page in ALL])
 def test_files_that_a_page_names_are_there(page):
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     named = {REPOSITORY / found for found in FILE.findall(text) if not found.startswith(TO_WRITE)}

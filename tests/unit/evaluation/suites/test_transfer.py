@@ -23,37 +23,10 @@ from mcse.evaluation.suite import Subject, SuiteOptions, why_no_average
 from mcse.evaluation.suites import transfer
 from mcse.evaluation.suites.transfer import MODES, prepare_transfer, score_transfer
 from mcse.types import ScoreKey, score_tree
+from tests.fixtures.senteval import write, write_transfer
 
 QUICK = MODES["fasttest"].training
 WIDTH = 6
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def write_senteval(root: Path, *, each: int = 30) -> Path:
-    """Every transfer task in SentEval's layout, ``each`` sentences of a label; a label shows in a sentence's words."""
-
-    def lines(label: int) -> list[str]:
-        return [f"w{label} {'x ' * (number % 4)}n{number}" for number in range(each)]
-
-    for files in data._TWO_FILES.values():
-        for label, file in zip((1, 0), files, strict=True):
-            write(root / file, "\n".join(lines(label)) + "\n")
-    for split in ("train", "dev", "test"):
-        rows = [f"{text} \t{label}" for label in (0, 1) for text in lines(label)]
-        write(root / f"SST/binary/sentiment-{split}", "\n".join(rows) + "\n")
-    for file in ("train_5500", "TREC_10"):
-        rows = [f"{name}:sub {text} ?" for label, name in enumerate(data.TREC_LABELS) for text in lines(label)]
-        write(root / f"TREC/{file}.label", "\n".join(rows).encode() + b" \xf0\n")
-    for split in ("train", "test"):
-        rows = [f"{label}\t1\t2\tw0 {text}\tw{1 - label} {text}" for label in (0, 1) for text in lines(label)]
-        header = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
-        write(root / f"MRPC/msr_paraphrase_{split}.txt", header + "\n".join(rows) + "\n")
-    return root
 
 
 class WordCounts:
@@ -75,7 +48,7 @@ class WordCounts:
 
 @pytest.fixture
 def senteval(tmp_path: Path) -> Path:
-    return write_senteval(tmp_path / "data")
+    return write_transfer(tmp_path / "data")
 
 
 # --- readers
@@ -83,7 +56,7 @@ def senteval(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("parent", ["", "downstream", "senteval", "senteval/downstream"])
 def test_folder_is_found(tmp_path: Path, parent: str) -> None:
-    home = write_senteval(tmp_path / parent, each=3)
+    home = write_transfer(tmp_path / parent, each=3)
     assert find_transfer(tmp_path) == home
     assert [task.name for task in load_transfer(tmp_path).tasks] == list(TRANSFER_TASKS)
 
@@ -462,7 +435,7 @@ def test_missing_task_gives_no_average(senteval: Path) -> None:
 
 
 def test_too_few_sentences_name_the_task(tmp_path: Path) -> None:
-    write_senteval(tmp_path, each=6)
+    write_transfer(tmp_path, each=6)
     with pytest.raises(ValueError, match="MR: a class of 6 rows cannot be spread over 10 folds"):
         prepare_transfer(SuiteOptions(data=str(tmp_path))).run(Subject.of(WordCounts()))
 
