@@ -37,7 +37,11 @@ def reference_pages() -> dict[str, str]:
     common = [info for info in describe(RunConfig) if info.key != "recipe"]
     shared = {info.key for info in common} | {"recipe"}
     recipes = [f"- [{name}](configuration/{name}.md): {summary}" for name, summary in RECIPES.items()]
-    pages = {"configuration.md": "\n".join([_HEAD, "\n".join(recipes), "\n## All recipes\n", *_groups(common, "###")])}
+    pages = {
+        "configuration.md": "\n".join(
+            [_HEAD, "\n".join(recipes), "\n## Keys of every recipe\n", *_groups(common, "###")]
+        )
+    }
     for name, summary in RECIPES.items():
         own = [info for info in describe(config_class(name)) if info.key not in shared]
         head = f"# {name}\n\nThe recipe `{name}`: {summary}.\n\n{_ALSO}\n"

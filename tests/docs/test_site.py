@@ -131,11 +131,17 @@ def build(folder: Path, output: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300)
 
 
-@pytest.mark.slow
-def test_the_site_builds_and_needs_no_network(tmp_path):
-    done = build(REPOSITORY, tmp_path / "site")
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("built") / "site"
+    done = build(REPOSITORY, folder)
     assert done.returncode == 0, done.stderr
-    pages = sorted((tmp_path / "site").rglob("*.html"))
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_needs_no_network(site):
+    pages = sorted(site.rglob("*.html"))
     assert len(pages) > 50
     for page in pages:
         text = page.read_text(encoding="utf-8")
@@ -149,14 +155,28 @@ def test_the_site_builds_and_needs_no_network(tmp_path):
             if page.name != "404.html" and not target.scheme:
                 assert (page.parent / unquote(target.path)).exists(), (page, target)
         assert not re.search(r"url\(\s*['\"]?(?:https?:)?//", text)
-    for style in (tmp_path / "site").rglob("*.css"):
+    for style in site.rglob("*.css"):
         assert not re.search(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//", style.read_text(encoding="utf-8"))
-    text = (tmp_path / "site" / "reference" / "python.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_site_documents_what_people_import(site):
+    text = (site / "reference" / "python.html").read_text(encoding="utf-8")
     for name in mcse.__all__:
         assert f'id="mcse.{name}"' in text or name == "__version__"
     assert 'id="mcse.SentenceEncoder.encode"' in text, "what a class inherits is documented"
-    losses = (tmp_path / "site" / "reference" / "losses.html").read_text(encoding="utf-8")
+    losses = (site / "reference" / "losses.html").read_text(encoding="utf-8")
     assert 'id="mcse.losses.contrastive.info_nce"' in losses
+
+
+@pytest.mark.slow
+def test_search_works_from_files(site):
+    if (browser := shutil.which("chromium")) is None:
+        pytest.skip("no chromium")
+    page = f"{(site / 'index.html').as_uri()}?q=from_pretrained"
+    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", "--dump-dom"]
+    done = subprocess.run([*command, page], capture_output=True, text=True, timeout=120)
+    assert re.search(r"python\.html[^\"]*#mcse\.SentenceEncoder\.from_pretrained\"", done.stdout)
 
 
 @pytest.mark.slow
