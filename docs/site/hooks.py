@@ -119,10 +119,11 @@ def _title(page: Path) -> str:
 
 
 def public_names() -> str:
-    """Every name of ``mcse.__all__``, to be documented from its docstrings."""
+    """Every name of ``mcse.__all__``, functions first, to be documented from its docstrings."""
     import mcse
 
-    return "\n\n".join(f"::: mcse.{name}" for name in mcse.__all__ if not name.startswith("__"))
+    names = sorted(mcse.__all__, key=lambda name: (name[0].isupper(), name))
+    return "\n\n".join(f"::: mcse.{name}" for name in names if not name.startswith("__"))
 
 
 def losses() -> str:
