@@ -7,16 +7,46 @@ from typing import TYPE_CHECKING
 from mcse.version import __version__
 
 if TYPE_CHECKING:
+    from mcse.api.evaluation import evaluate as evaluate
+    from mcse.api.results import EvaluationResults as EvaluationResults
+    from mcse.api.training import FinishedRun as FinishedRun
+    from mcse.api.training import train as train
     from mcse.encoders.joint_encoder import JointEncoder as JointEncoder
     from mcse.encoders.sentence_encoder import SentenceEncoder as SentenceEncoder
     from mcse.encoders.tweet_tagger import TweetTagger as TweetTagger
     from mcse.search.embedding_index import EmbeddingIndex as EmbeddingIndex
 
-__all__ = ["EmbeddingIndex", "JointEncoder", "SentenceEncoder", "TweetTagger", "__version__"]
+__all__ = [
+    "EmbeddingIndex",
+    "EvaluationResults",
+    "FinishedRun",
+    "JointEncoder",
+    "SentenceEncoder",
+    "TweetTagger",
+    "__version__",
+    "evaluate",
+    "train",
+]
 
 
 def __getattr__(name: str) -> object:
-    """The public classes on first use, so that ``import mcse`` does not load PyTorch."""
+    """What is public, on first use, so that ``import mcse`` does not load PyTorch."""
+    if name == "train":
+        from mcse.api.training import train
+
+        return train
+    if name == "FinishedRun":
+        from mcse.api.training import FinishedRun
+
+        return FinishedRun
+    if name == "evaluate":
+        from mcse.api.evaluation import evaluate
+
+        return evaluate
+    if name == "EvaluationResults":
+        from mcse.api.results import EvaluationResults
+
+        return EvaluationResults
     if name == "SentenceEncoder":
         from mcse.encoders.sentence_encoder import SentenceEncoder
 

@@ -98,6 +98,17 @@ def read_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     return tree
 
 
+def read_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys given in Python, nested or by their dotted names, as ``read_overrides`` gives those of a command line."""
+    tree: dict[str, Any] = {}
+    for name, given in keys.items():
+        value = _typed(json.loads(json.dumps(given, default=str)))
+        for part in reversed(name.split(".")):
+            value = {part: value}
+        tree = merge(tree, value)
+    return tree
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with the values of ``over``, mapping by mapping.
 
@@ -114,18 +125,21 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def build_config(kind: type[Config], tree: Mapping[str, Any], *, source: str) -> Config:
+def build_config(
+    kind: type[Config], tree: Mapping[str, Any], *, source: str, typed_source: str = "command line"
+) -> Config:
     """``tree`` as the dataclass ``kind``, nested dataclasses included.
 
     Args:
         kind: A frozen dataclass whose fields carry types and, where every paper agrees, defaults.
         tree: Nested values, of a file and of ``read_overrides``.
         source: The file that they came from, for messages.
+        typed_source: Where those came from that win over the file.
 
     Raises:
         ConfigError: Unknown, missing or ill-typed keys: all of them, one a line.
     """
-    builder = _Builder(source, kind)
+    builder = _Builder(source, typed_source, kind)
     config = builder.group(kind, tree, "")
     if builder.faults:
         raise ConfigError("\n".join(builder.faults))
@@ -161,6 +175,7 @@ class _Builder:
     """Builds nested dataclasses, and notes every fault with the place that it came from."""
 
     source: str
+    typed_source: str
     root: Any
     faults: list[str] = field(default_factory=list)
     typed: set[str] = field(default_factory=set)
@@ -169,7 +184,7 @@ class _Builder:
     def fault(self, message: str, *keys: str) -> None:
         """Notes a fault of some keys: the command line's, if one of them was typed there."""
         is_typed = any(_begins(key, typed) for key in keys for typed in self.typed)
-        self.faults.append(f"{'command line' if is_typed else self.source}: {message}")
+        self.faults.append(f"{self.typed_source if is_typed else self.source}: {message}")
 
     def group(
         self, kind: Any, tree: Mapping[str, Any], path: str, *, variants: Sequence[type] = (), default: Any = None

@@ -26,9 +26,9 @@ from mcse.errors import in_words, is_out_of_memory, printable
 from mcse.evaluation.compare import compare
 from mcse.evaluation.result_cache import ITEMS, write_items
 from mcse.evaluation.row_forms import row_forms
-from mcse.evaluation.runner import Runner
+from mcse.evaluation.runner import PooledEncoder, Runner
 from mcse.evaluation.seen_text import contaminated_pairs
-from mcse.evaluation.suite import Subject, SuiteOptions, TransferMode
+from mcse.evaluation.suite import PreparedSuite, Subject, SuiteOptions, TransferMode
 from mcse.evaluation.suites import SUITES
 from mcse.evaluation.teachers import teachers_of
 from mcse.evaluation.worst_pairs import worst_pairs
@@ -81,6 +81,13 @@ class _Reports:
     beside: Path | None = None
     """Where the reports of one run's teachers go, and those of all of them together."""
 
+    loaded: Mapping[str, PooledEncoder] = field(default_factory=dict)
+    """Encoders that are in memory already, by the name that a table calls them by."""
+
+    digests: dict[str, str | None] = field(default_factory=dict)
+    in_python: bool = False
+    """Whether the first failure is raised, and nothing is printed or written."""
+
     @property
     def has_cards(self) -> bool:
         """Whether a run's card gets the table: not one of other rows than the run's own."""
@@ -89,6 +96,10 @@ class _Reports:
     def fail(self, name: str, error: Exception) -> None:
         """Says what is wrong in one line; a teacher was not named on the command line, so this is no failure."""
         if name.partition(", ")[0] not in self.teachers:
+            if self.in_python:
+                if not getattr(error, "__notes__", None):
+                    error.add_note(f"while evaluating {name}")
+                raise error
             self.failures.append(exit_code(error))
         if is_main():
             message = in_words(error) + (". Lower --batch-size" if is_out_of_memory(error) else "")
@@ -106,8 +117,10 @@ class _Reports:
 
     def digest(self, name: str) -> str | None:
         """Of a model, and of what is asked beside its name."""
-        model, reading = self.asked(name)
-        return encoder_digest(model, reading)
+        if name not in self.digests:
+            # What is in memory may be no longer what was read.
+            self.digests[name] = None if name in self.loaded else encoder_digest(*self.asked(name))
+        return self.digests[name]
 
     def asked(self, name: str) -> tuple[str, Reading]:
         """The model that a row of the tables is of, and what is asked beside its name."""
@@ -197,6 +210,54 @@ def run(
     return _carry_out(models, runner, reports, is_compared=compared, errors=errors, contamination=contamination)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """What an evaluation found.
+
+    Args:
+        systems: The scores of every model, or of the seeds of one.
+        tables: What is printed of them.
+        notes: What the tables do not say.
+        compared: The differences, where two were compared.
+        digests: Of each model by its name, where it is known.
+    """
+
+    systems: tuple[System, ...]
+    tables: tuple[ScoreTable, ...]
+    notes: tuple[str, ...]
+    compared: tuple[ComparedScore, ...]
+    digests: Mapping[str, str | None]
+
+    @property
+    def models(self) -> list[ModelScores]:
+        """The scores of every single model."""
+        return [seed for system in self.systems for seed in system.seeds]
+
+
+def evaluate_models(
+    models: Sequence[str],
+    made: Callable[[Mapping[str, PreparedSuite]], Runner],
+    options: SuiteOptions,
+    *,
+    suites: Sequence[str],
+    loaded: Mapping[str, PooledEncoder],
+    columns: Sequence[str],
+    compared: bool,
+    teachers: bool,
+) -> Evaluated:
+    """As ``run``, for ``mcse.evaluate``: raises the first failure, and neither prints nor writes.
+
+    ``made`` gives the runner of prepared suites; ``loaded`` are encoders in memory, by their names among ``models``.
+    """
+    join_world()
+    options = _checked(models, suites, options, columns, compared=compared, errors=None, mteb_files=False)
+    reports = _Reports(None, "", None, Reading(), (), is_alone=True, mteb_files=False)
+    reports.loaded, reports.in_python = loaded, True
+    reports.takes_teachers = teachers and not compared
+    systems, _ = _systems(models, lambda: made({name: SUITES[name].prepare(options) for name in suites}), reports)
+    return _found(systems, reports, is_compared=compared)
+
+
 def _with_tables(options: SuiteOptions, suites: Sequence[str], columns: Sequence[str]) -> SuiteOptions:
     """With the tables that ``--data`` and ``--columns`` name for the suite ``table``."""
     if "table" not in suites:
@@ -217,19 +278,27 @@ def _carry_out(
     contamination: bool,
 ) -> int:
     try:
-        groups = _groups(models, reports)
-        taught = _teachers(groups) if reports.takes_teachers else {}
-        reports.teachers |= {model for several in taught.values() for model in several}
-        if taught and len(models) == 1 and is_run(Path(models[0])):
-            reports.beside = (reports.output or Path(models[0]) / EVALUATION) / "teachers"
-        systems = _evaluate(groups | taught, runner(), reports)
-        own = [system for system in systems if system.name not in taught]
+        systems, own = _systems(models, runner, reports)
         if is_main() and own:
-            folder = _report(systems, reports, is_compared=is_compared)
+            folder = _report(_found(systems, reports, is_compared=is_compared), reports)
             _list_pairs(own, folder, errors=errors, contamination=contamination)
     except (ValueError, OSError) as error:
         reports.fail("", error)
     return max(reports.failures, default=0)
+
+
+def _systems(
+    models: Sequence[str], runner: Callable[[], Runner], reports: _Reports
+) -> tuple[list[System], list[System]]:
+    """What was evaluated, and what of it is no teacher of the rest."""
+    groups = _groups(models, reports)
+    named = {name: of for name, of in groups.items() if name not in reports.loaded}
+    taught = _teachers(named) if reports.takes_teachers else {}
+    reports.teachers |= {model for several in taught.values() for model in several}
+    if taught and len(models) == 1 and is_run(Path(models[0])):
+        reports.beside = (reports.output or Path(models[0]) / EVALUATION) / "teachers"
+    systems = _evaluate(groups | taught, runner(), reports)
+    return systems, [system for system in systems if system.name not in taught]
 
 
 def _checked(
@@ -280,6 +349,9 @@ def _groups(models: Sequence[str], reports: _Reports) -> dict[str, list[str]]:
     groups = {}
     for name in models:
         folder = Path(name)
+        if name in reports.loaded:
+            groups[name] = [name]
+            continue
         try:
             is_parent = folder.is_dir() and not is_run(folder) and any(is_run(child) for child in folder.iterdir())
             found = [str(run) for run in seed_runs(folder)] if is_parent else [name]
@@ -321,13 +393,13 @@ def _evaluate(groups: Mapping[str, Sequence[str]], runner: Runner, reports: _Rep
                 found = runner.scores(
                     model,
                     digest=reports.digest(model),
-                    load=lambda name: _load(*reports.asked(name), runner),
+                    load=lambda name: reports.loaded.get(name) or _load(*reports.asked(name), runner),
                     notes=_notes,
-                    on_start=_say,
+                    on_start=_pass_over if reports.in_python else _say,
                     on_failure=reports.fail,
                 )
                 seeds.append(found)
-                if is_main():
+                if is_main() and not reports.in_python:
                     reports.write(found, is_seed=len(models) > 1)
             except Exception as error:  # of whatever library reads a model of whatever kind; the next may be good
                 reports.fail(model, error)
@@ -362,6 +434,10 @@ def _say(model: str, suites: str) -> None:
         print(printable(f"evaluating {model}{pinned} on {suites}"), file=sys.stderr)
 
 
+def _pass_over(model: str, suites: str) -> None:
+    """Says nothing."""
+
+
 def _notes(subject: Subject) -> tuple[str, ...]:
     """What the scores do not say: the prompt, and how many words of the sentences a table of vectors knows."""
     encoder, notes = subject.encoder, []
@@ -373,11 +449,10 @@ def _notes(subject: Subject) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _report(systems: Sequence[System], reports: _Reports, *, is_compared: bool) -> Path:
-    """Prints the tables, and writes them where there are several models; returns the folder of what is written."""
+def _found(systems: Sequence[System], reports: _Reports, *, is_compared: bool) -> Evaluated:
+    """What there is to print and write of the scores."""
     models = [seed for system in systems for seed in system.seeds]
-    is_contest = len(models) > 1
-    tables = contest_tables(systems) if is_contest else model_tables(models[0])
+    tables = contest_tables(systems) if len(models) > 1 else model_tables(models[0])
     notes = [f"{name}: {reason}" for model in models for name, reason in model.all.absent.items()]
     notes += [f"{model.name}: {note}" for model in models for note in model.notes]
     compared: tuple[ComparedScore, ...] = ()
@@ -388,13 +463,27 @@ def _report(systems: Sequence[System], reports: _Reports, *, is_compared: bool) 
             compared = compare(systems[0].seeds, systems[1].seeds)
             tables += compared_tables(systems, compared)
         except ValueError as error:
+            if reports.in_python:
+                raise
             notes.append(f"not compared: {error}")
-    _print(tables, notes=list(dict.fromkeys(notes)))
-    if not is_contest:
-        return reports.folder(models[0])
-    folder = comparison_folder([system.title for system in systems], output=reports.beside or reports.output)
+    return Evaluated(
+        systems=tuple(systems),
+        tables=tuple(tables),
+        notes=tuple(dict.fromkeys(notes)),
+        compared=compared,
+        digests=reports.digests,
+    )
+
+
+def _report(found: Evaluated, reports: _Reports) -> Path:
+    """Prints the tables, and writes them where there are several models; returns the folder of what is written."""
+    _print(found.tables, notes=found.notes)
+    if len(found.models) == 1:
+        return reports.folder(found.models[0])
+    titles = [system.title for system in found.systems]
+    folder = comparison_folder(titles, output=reports.beside or reports.output)
     with claimed(folder, wait=_SECONDS_TO_WAIT):
-        write_comparison(systems, folder, tables=tables, compared=compared)
+        write_comparison(found.systems, folder, tables=found.tables, compared=found.compared)
     print(printable(f"wrote {folder / 'comparison.json'}, comparison.md, comparison.tex and report.html"))
     return folder
 

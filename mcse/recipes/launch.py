@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcse.config import ConfigError, build_config, merge, read_overrides, read_yaml
+from mcse.config import ConfigError, build_config, merge, read_keys, read_overrides, read_yaml
 from mcse.data.table_config import DevTable, first_metric
 from mcse.recipes import config_class, method
 from mcse.training.config import TrainConfig
@@ -18,17 +18,29 @@ if TYPE_CHECKING:
     from mcse.training.runtime import Runtime
 
 
-def load_config(path: Path | None, overrides: Sequence[str]) -> Any:
-    """The recipe's ``Config`` from a YAML file and ``--key value`` arguments, which win. Imports no torch.
+def load_config(
+    given: Path | Mapping[str, Any] | None,
+    overrides: Sequence[str] = (),
+    *,
+    keys: Mapping[str, Any] | None = None,
+) -> Any:
+    """The recipe's ``Config`` from a YAML file, or its keys, and from overrides, which win. Imports no torch.
+
+    Args:
+        given: A file, or nested plain values.
+        overrides: ``--key value`` arguments.
+        keys: Overrides in Python instead, nested or by their dotted names.
 
     Raises:
         ConfigError: Unknown recipe; unknown, missing or wrong keys.
     """
-    tree = merge(read_yaml(path) if path is not None else {}, read_overrides(overrides))
-    source = str(path or "command line")
+    over = "command line" if keys is None else "overrides"
+    tree = read_yaml(given) if isinstance(given, Path) else dict(given or {})
+    tree = merge(tree, read_overrides(overrides) if keys is None else read_keys(keys))
+    source = str(given) if isinstance(given, Path) else over if given is None else "config"
     if "systems" in tree and "recipe" not in tree:
         raise ConfigError(f"{source} is a study; mcse study takes it")
-    config = build_config(config_class(tree.get("recipe")), tree, source=source)
+    config = build_config(config_class(tree.get("recipe")), tree, source=source, typed_source=over)
     if config.seed < 0:
         raise ConfigError(f"{source}: seed: must be 0 or more, got {config.seed}")
     if "select_by" not in (tree.get("train") or {}) and (score := _own_score(config)):

@@ -29,7 +29,7 @@ _PAGE_COLOURS = {
 }
 """Stand-ins that Matplotlib draws with, and the page's variables that replace them in the SVG."""
 
-_PRINTED = {
+PRINTED = {
     "ink": "#1d2126",
     "faint": "#5d6670",
     "rule": "#dfe2e5",
@@ -186,7 +186,7 @@ def plot_values(lines: Sequence[ValueLine], *, x_label: str, y_label: str) -> st
 
 def standalone(svg: str) -> str:
     """A plot as a file of its own, with the page's colours on white."""
-    for name, colour in _PRINTED.items():
+    for name, colour in PRINTED.items():
         svg = svg.replace(f"var(--{name})", colour)
     return svg.replace(">", '><rect width="100%" height="100%" fill="#ffffff"/>', 1)
 

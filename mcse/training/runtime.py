@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
@@ -107,6 +108,7 @@ def start_runtime(
     for name in ("DEEPSPEED", "MEGATRON_LM"):
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
             raise ValueError(f"{name}: not supported; launch with a file of configs/accelerate")
+    _forget_other_precision(_ACCELERATE_PRECISION[precision])
     accelerator = Accelerator(
         cpu=not cuda,
         mixed_precision=_ACCELERATE_PRECISION[precision],
@@ -133,6 +135,15 @@ def start_runtime(
         ensure_bfloat16()
     seed_everything(seed)
     return Runtime(accelerator=accelerator, precision=precision, seed=seed, show_progress=show_progress)
+
+
+def _forget_other_precision(precision: str) -> None:
+    """Lets a second run of a process have a precision of its own; Accelerate keeps the first one's for good.
+
+    The process group stays.
+    """
+    if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
+        AcceleratorState._reset_state()
 
 
 def _check_device(accelerator: Accelerator, *, precision: Precision, tf32: bool, graphs: Graphs) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -17,7 +18,9 @@ class StopRequest:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in _EXIT_CODES:
+        # Python lets the main thread alone handle signals; a run in another one cannot be asked to stop.
+        here = threading.current_thread() is threading.main_thread()
+        for number in _EXIT_CODES if here else ():
             self._previous[number] = signal.signal(number, self._handle)
         return self
 

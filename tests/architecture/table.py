@@ -101,8 +101,12 @@ PARTS = {
         "the `mcse` command line: (group_)arguments.py say what commands take, a module each does the work",
         *(*_LOW, "recipes"),
     ),
+    "api": part(
+        "training and evaluating from Python: what the commands do, and results as objects",
+        *(*_LOW, "recipes", "commands"),
+    ),
     "__main__": part("`python -m mcse`", "commands"),
-    "": part("the public classes, loaded on first use", "version", "encoders", "search"),
+    "": part("what is public, loaded on first use", "version", "encoders", "search", "api"),
     "train.py": part("`mcse train`", "commands"),
     "evaluate.py": part("`mcse evaluate`", "commands"),
 }
