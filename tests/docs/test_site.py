@@ -50,6 +50,7 @@ def config():
         ("data.md", "`[a](../LICENSE)`", "`[a](../LICENSE)`"),
         ("data.md", "```md\n[a](../LICENSE)\n```\n[b](../LICENSE)", "```md\n[a](../LICENSE)\n```\nb (`LICENSE`)"),
         ("data.md", "text\n\n    [a](../LICENSE)\n", "text\n\n    [a](../LICENSE)\n"),
+        ("data.md", "<!-- test\n\n    [a](../LICENSE)\n-->\n\n`<!-- a -->`", "\n\n`<!-- a -->`"),
         ("data.md", "a ` alone, [b](../LICENSE)", "a ` alone, b (`LICENSE`)"),
     ],
 )
@@ -64,6 +65,11 @@ def test_a_star_stands_for_the_pages_that_are_not_named(tmp_path):
     nav = [{"A": [{"Last": "a/y.md"}, "a/*"]}, {"B": "b.md"}, {"C": ["c/*"]}]
     expected = [{"A": [{"Last": "a/y.md"}, "a/x.md"]}, {"B": "b.md"}, {"C": []}]
     assert hooks.expand(nav, tmp_path) == expected
+
+
+def test_what_tests_read_of_a_fence_is_left_out():
+    text = '```py ray\n```\n\n```yaml title="shop.yaml"\n```\n'
+    assert hooks._FENCE.sub(r"\1", text) == '```py\n```\n\n```yaml title="shop.yaml"\n```\n'
 
 
 def test_every_page_is_on_a_shelf(config):
