@@ -352,8 +352,10 @@ COMMANDS: Mapping[str, Command | Group] = {
     "search": SEARCH,
     "sweep": Command("train one configuration under several seeds and values; selects on dev", _sweep, "sweep"),
     "study": Command("run a declared experiment, seeds and comparisons included, to its report", _study, "study"),
-    "runs": Command("list run folders with their state and scores", _runs, "runs"),
-    "configs": Command("list the configurations that come with the package, or print one", _configs, "configs"),
+    "runs": Command("list run folders with their state and scores", _runs, "runs", shows_progress=False),
+    "configs": Command(
+        "list the configurations that come with the package, or print one", _configs, "configs", shows_progress=False
+    ),
     "demo": Command("train and compare on the embedded picture world; writes a report", _demo, "demo"),
     **OF_RECIPES,
 }

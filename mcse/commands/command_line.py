@@ -18,11 +18,13 @@ class Command:
         summary: Its line in the list of commands.
         arguments: Adds what it takes to a parser; the docstring is the command's description.
         work: Module of this folder whose ``run`` does the work, or ``module.function``.
+        shows_progress: Whether it takes so long that it shows progress, which ``--quiet`` hides.
     """
 
     summary: str
     arguments: Callable[[ArgumentParser], None]
     work: str
+    shows_progress: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from mcse.evaluation.contexts import (
     pseudo_word_senses,
 )
 from mcse.files import read_lines
+from mcse.progress import phase
 
 _WIDTH = 6
 """Words shown on either side."""
@@ -42,7 +43,8 @@ def run(
     """Prints neighbours and accuracies; exit code 0."""
     if not queries and not merged:
         raise ValueError("give --query WORD SENTENCE or --merge WORD WORD")
-    encoder = load_encoder(model, pooling=pooling)
+    with phase(f"loading {model}"):
+        encoder = load_encoder(model, pooling=pooling)
     if not isinstance(encoder, ContextualEncoder):
         raise ValueError(f"{model} has no vectors of words in context; name an ELMo or CoVe")
     split = SPLITS[splitting]

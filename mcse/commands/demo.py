@@ -6,6 +6,7 @@ seeds each, and evaluates them by scored sentence pairs about images that no tra
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import logging
 import multiprocessing
@@ -14,7 +15,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -33,13 +34,14 @@ from mcse.evaluation.suites.retrieval import score_retrieval
 from mcse.evaluation.suites.sts import score_sts
 from mcse.files import claimed, write_json
 from mcse.models.small_encoder import build_small_encoder
-from mcse.progress import progress_bar
+from mcse.progress import phase, progress_bar
 from mcse.reading import read_json
 from mcse.recipes.launch import load_config, train
 from mcse.report.demo_page import write_demo_report
 from mcse.report.learning_curves import read_curves
 from mcse.report.tables import Caption, Curve, Gallery, ScoreColumn, ScoreRow, ScoreTable
 from mcse.report.terminal import print_table
+from mcse.run_folder import read_metrics
 from mcse.scenes import WorldConfig, build_world
 from mcse.types import ScoreKey
 
@@ -71,6 +73,9 @@ IMPORTS = [
 ]
 """What a run needs, in seconds of imports."""
 
+_SECONDS = 1.0
+"""Between two looks at how far the runs are."""
+
 _GALLERY_IMAGES = 6
 _GALLERY_CAPTIONS = 3
 
@@ -87,6 +92,7 @@ class Job:
     seed: int
     folder: Path
     arguments: tuple[str, ...]
+    steps: int
 
 
 def run(
@@ -119,7 +125,8 @@ def run(
 def _build(output: Path, config: WorldConfig, *, seeds: int, steps: int | None) -> tuple[Path, list[Job]]:
     """The world with its images' features, and every seed's encoder."""
     _fresh(output)
-    world = build_world(output / "world", config=config)
+    with phase("drawing the picture world"):
+        world = build_world(output / "world", config=config)
     extract_features.run(
         str(world / "images"), tower="pixels:16", output=world / "features", device="cpu", overwrite=True
     )
@@ -162,7 +169,8 @@ def _plan(output: Path, world: Path, *, seeds: int, max_steps: int | None) -> li
     texts += (world / "sentences.txt").read_text(encoding="utf-8").splitlines()
     jobs = []
     for seed in range(seeds):
-        encoder = build_small_encoder(output / "encoder" / f"seed{seed}", texts=texts, seed=seed)
+        with phase(f"making the untrained encoder of seed {seed}"):
+            encoder = build_small_encoder(output / "encoder" / f"seed{seed}", texts=texts, seed=seed)
         for system, (name, arguments) in SYSTEMS.items():
             folder = output / system / f"seed{seed}"
             keys = {
@@ -172,7 +180,9 @@ def _plan(output: Path, world: Path, *, seeds: int, max_steps: int | None) -> li
                 "seed": seed,
             } | ({"train.max_steps": max_steps} if max_steps else {})
             overrides = [text for key, value in keys.items() for text in (f"--{key}", str(value))]
-            jobs.append(Job(system, seed, folder, ("--config", str(config_path(name)), *arguments, *overrides)))
+            path, given = config_path(name), (*arguments, *overrides)
+            steps = load_config(path, given).train.max_steps
+            jobs.append(Job(system, seed, folder, ("--config", str(path), *given), steps))
     return jobs
 
 
@@ -185,11 +195,21 @@ def _train_all(jobs: Sequence[Job], *, processes: int) -> None:
     context.set_forkserver_preload(IMPORTS)
     with ProcessPoolExecutor(max_workers=processes, mp_context=context, max_tasks_per_child=1) as pool:
         futures = [pool.submit(_train, job.arguments) for job in jobs]
-        with progress_bar(total=len(jobs), unit="run", title="training") as bar:
+        total = sum(job.steps for job in jobs)
+        with progress_bar(total=total, unit="step", title=f"training {len(jobs)} runs", smoothing=0.0) as bar:
             for job, future in zip(jobs, futures, strict=True):
+                while not wait([future], timeout=_SECONDS).done:
+                    bar.update(sum(map(_steps_done, jobs)) - bar.n)
                 if code := future.result():
                     raise ValueError(f"{job.system}, seed {job.seed} ended with exit code {code}; see {job.folder}")
-                bar.update()
+            bar.update(total - bar.n)
+
+
+def _steps_done(job: Job) -> int:
+    """What a run has written so far; its last line may be half there."""
+    with contextlib.suppress(ValueError, OSError):
+        return read_metrics(job.folder).steps
+    return 0
 
 
 def _train(arguments: tuple[str, ...]) -> int:
@@ -213,7 +233,8 @@ def _evaluate_all(output: Path, world: Path, jobs: Sequence[Job], *, seeds: int)
     folders |= {system: [job.folder for job in jobs if job.system == system] for system in SYSTEMS}
     scores = {}
     for system, runs in folders.items():
-        found = [evaluate(run, "mean" if system == "untrained" else None) for run in runs]
+        with phase(f"evaluating {TITLES[system]}"):
+            found = [evaluate(run, "mean" if system == "untrained" else None) for run in runs]
         scores[system] = {name: [values[name] for values in found] for name in found[0]}
     return scores
 
@@ -247,9 +268,10 @@ def _report(output: Path, world: Path, jobs: Sequence[Job], scores: Mapping[str,
     for note in notes:
         print(note)
     curves = [curve for job in jobs for curve in _curves(job)]
-    write_demo_report(
-        output / "report.html", table=table, curves=curves, galleries=_galleries(world, jobs), notes=notes
-    )
+    with phase("writing the report"):
+        write_demo_report(
+            output / "report.html", table=table, curves=curves, galleries=_galleries(world, jobs), notes=notes
+        )
 
 
 def _notes(scores: Mapping[str, Scores]) -> list[str]:

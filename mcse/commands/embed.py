@@ -29,7 +29,7 @@ from mcse.encoders.loading import AnyEncoder, encoder_digest, load_encoder
 from mcse.errors import printable
 from mcse.files import claimed
 from mcse.manifest import Reading, absolute_name
-from mcse.progress import progress_bar
+from mcse.progress import phase, progress_bar
 from mcse.search.embedding_files import Asked, EmbedFacts, FileFormat, RowType, begin, finish, write_file
 
 _TEXTS_A_PART = 1024
@@ -77,7 +77,8 @@ def run(
         texts = open_text_column(
             table, column=column, id_column=id_column, empty_rows=empty_rows, line_breaks=line_breaks
         )
-        encoder = load_encoder(model, pooling=pooling, precision=precision, device=device, reading=reading)
+        with phase(f"loading {model}", is_shown=is_main()):
+            encoder = load_encoder(model, pooling=pooling, precision=precision, device=device, reading=reading)
         width = _width(encoder, dim)
         asked = _asked(texts, encoder, model, dim=width, dtype=dtype, rows_a_file=rows_a_file, file_format=file_format)
         return texts, encoder, asked

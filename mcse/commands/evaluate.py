@@ -34,6 +34,7 @@ from mcse.evaluation.teachers import teachers_of
 from mcse.evaluation.worst_pairs import worst_pairs
 from mcse.files import claimed
 from mcse.manifest import Reading, Runtime, locate
+from mcse.progress import phase, say
 from mcse.report.evaluation_files import (
     comparison_folder,
     model_folder,
@@ -134,7 +135,7 @@ class _Reports:
     def write(self, model: ModelScores, *, is_seed: bool) -> None:
         """Writes the report of one model."""
         folder = self.folder(model, is_seed=is_seed)
-        with claimed(folder, wait=_SECONDS_TO_WAIT):
+        with claimed(folder, wait=_SECONDS_TO_WAIT), phase(f"writing the report of {model.name}"):
             write_model(model, folder, digest=self.digest(model.name), precision=self.precision)
         print(printable(f"wrote {folder / 'results.json'}, report.md, report.tex and report.html"))
         if self.has_cards:
@@ -297,7 +298,9 @@ def _systems(
     reports.teachers |= {model for several in taught.values() for model in several}
     if taught and len(models) == 1 and is_run(Path(models[0])):
         reports.beside = (reports.output or Path(models[0]) / EVALUATION) / "teachers"
-    systems = _evaluate(groups | taught, runner(), reports)
+    with phase("reading the test sets", is_shown=is_main()):
+        ready = runner()
+    systems = _evaluate(groups | taught, ready, reports)
     return systems, [system for system in systems if system.name not in taught]
 
 
@@ -431,7 +434,7 @@ def _say(model: str, suites: str) -> None:
     if is_main():
         commit = hub_commit(model)
         pinned = f" at commit {commit}" if commit else ""
-        print(printable(f"evaluating {model}{pinned} on {suites}"), file=sys.stderr)
+        say(f"evaluating {model}{pinned} on {suites}")
 
 
 def _pass_over(model: str, suites: str) -> None:
@@ -460,7 +463,8 @@ def _found(systems: Sequence[System], reports: _Reports, *, is_compared: bool) -
         notes.append("not compared: not every model could be evaluated")
     elif is_compared:
         try:
-            compared = compare(systems[0].seeds, systems[1].seeds)
+            with phase(f"comparing {systems[0].title} with {systems[1].title}"):
+                compared = compare(systems[0].seeds, systems[1].seeds)
             tables += compared_tables(systems, compared)
         except ValueError as error:
             if reports.in_python:
@@ -482,7 +486,7 @@ def _report(found: Evaluated, reports: _Reports) -> Path:
         return reports.folder(found.models[0])
     titles = [system.title for system in found.systems]
     folder = comparison_folder(titles, output=reports.beside or reports.output)
-    with claimed(folder, wait=_SECONDS_TO_WAIT):
+    with claimed(folder, wait=_SECONDS_TO_WAIT), phase("writing the comparison"):
         write_comparison(found.systems, folder, tables=found.tables, compared=found.compared)
     print(printable(f"wrote {folder / 'comparison.json'}, comparison.md, comparison.tex and report.html"))
     return folder

@@ -9,12 +9,14 @@ from typing import Any
 
 from mcse.errors import printable
 from mcse.export.folders import export_model
+from mcse.progress import phase
 
 
 @wraps(export_model)
 def run(model: str, *, output: Path, **settings: Any) -> int:
     """Exports as ``export_model``, whose parameters these are, and says what was written; returns 0."""
-    made = export_model(model, output=output, **settings)
+    with phase(f"exporting {model} and comparing the export with PyTorch"):
+        made = export_model(model, output=output, **settings)
     size = sum(made.files.values()) / 1e6
     print(printable(f"wrote {output}: {made.to}, {made.precision}, {len(made.files)} files, {size:.1f} MB"))
     if (found := made.comparison) is not None:

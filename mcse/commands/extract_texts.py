@@ -21,7 +21,7 @@ from mcse.encoders.untrained import draw_weights
 from mcse.errors import printable
 from mcse.files import digest_of
 from mcse.manifest import Reading, absolute_name
-from mcse.progress import progress_bar
+from mcse.progress import phase, progress_bar
 from mcse.types import FloatArray
 
 _ROWS_A_BLOCK = 4096
@@ -70,7 +70,8 @@ def open_named(
     Raises:
         ValueError: It cannot be loaded, drawn anew, or told from another of its name.
     """
-    encoder = load_encoder(name, pooling=pooling, precision=precision, device=device, reading=reading)
+    with phase(f"loading {name}"):
+        encoder = load_encoder(name, pooling=pooling, precision=precision, device=device, reading=reading)
     if (digest := encoder_digest(name)) is None:
         raise ValueError(f"--encoder {name}: another encoder may have this name, so its rows are not stored")
     if untrained is not None:

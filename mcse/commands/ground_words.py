@@ -8,6 +8,7 @@ from mcse.errors import printable
 from mcse.files import sha256_file
 from mcse.manifest import read_detail
 from mcse.models.grounded_checkpoint import open_grounded_words
+from mcse.progress import phase
 from mcse.text.word_map import WordMap, ground_file
 
 
@@ -35,6 +36,7 @@ def run(model: Path, *, vectors: Path, output: Path, other_vectors: bool = False
     folder, _ = open_grounded_words(model)
     if not other_vectors:
         check_source(model, vectors, hint="give --other-vectors if it holds more of the same space")
-    count = ground_file(vectors, output, word_map=WordMap.load(folder))
+    with phase(f"grounding the words of {vectors}"):
+        count = ground_file(vectors, output, word_map=WordMap.load(folder))
     print(printable(f"grounded {count:,} words into {output}"))
     return 0

@@ -6,6 +6,7 @@ said in one line (a disk, the network, some of several models), 130 Ctrl-C.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import logging
@@ -22,6 +23,7 @@ from mcse.commands import CommandError, exit_code
 from mcse.commands.arguments import COMMANDS
 from mcse.commands.command_line import Command, Group
 from mcse.errors import is_out_of_memory, printable, said
+from mcse.progress import LogHandler, hidden, phase
 from mcse.version import __version__
 
 
@@ -56,10 +58,13 @@ def _main(argv: Sequence[str] | None) -> int:
         parser.print_help(sys.stderr)
         return 2
     name, work = options.pop("command"), options.pop("work")
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Printable("%(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.INFO if name == "train" else logging.WARNING)
-    return _carry_out(name, work, options)
+    is_quiet = options.pop("quiet", False)
+    handler = LogHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    is_told = name == "train" and not is_quiet
+    logging.basicConfig(handlers=[handler], level=logging.INFO if is_told else logging.WARNING)
+    with hidden() if is_quiet else contextlib.nullcontext():
+        return _carry_out(name, work, options)
 
 
 def _carry_out(name: str, work: str, options: Mapping[str, Any]) -> int:
@@ -67,7 +72,8 @@ def _carry_out(name: str, work: str, options: Mapping[str, Any]) -> int:
     run = None
     try:
         module, _, function = work.partition(".")
-        run = getattr(importlib.import_module(f"mcse.commands.{module}"), function or "run")
+        with phase("loading libraries"):
+            run = getattr(importlib.import_module(f"mcse.commands.{module}"), function or "run")
         code: int = run(**options)
     except BrokenPipeError as error:
         if _is_read(sys.stdout):
@@ -128,14 +134,9 @@ def _add(parser: ArgumentParser, commands: Mapping[str, Command | Group], *, pre
             formatter_class=RawDescriptionHelpFormatter,
         )
         command.arguments(one)
+        if command.shows_progress:
+            one.add_argument("--quiet", action="store_true", help="show no progress; also with TQDM_DISABLE=1")
         one.set_defaults(command=prefix + name, work=command.work)
-
-
-class _Printable(logging.Formatter):
-    """Messages name files of other people's."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
 
 
 def _fail(command: str, error: object, *, code: int) -> int:

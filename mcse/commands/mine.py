@@ -18,7 +18,7 @@ from mcse.errors import printable
 from mcse.evaluation.result_cache import cache_folder
 from mcse.files import claimed, digest_of, replacing, text_lines
 from mcse.manifest import Reading
-from mcse.progress import progress_bar
+from mcse.progress import phase, progress_bar
 from mcse.search.mining import EncodedPairs, MiningRule, Pairs, encode_pairs, mine
 
 _SUFFIXES = (".jsonl", ".csv", ".tsv")
@@ -115,10 +115,12 @@ def _encoded(
     pooling: str | None = None,
     reading: Reading = Reading(),  # noqa: B008 - a value, not a state
 ) -> EncodedPairs:
-    digest = encoder_digest(model, reading)
+    with phase(f"loading {model}"):
+        digest = encoder_digest(model, reading)
+        encoder = load_encoder(model, pooling=pooling, device=device, reading=reading)
     return encode_pairs(
         pairs,
-        load_encoder(model, pooling=pooling, device=device, reading=reading),
+        encoder,
         digest=digest if digest is None or pooling is None else digest_of(digest, pooling),
         cache=cache_folder().with_name("embeddings"),
         batch_size=batch_size,

@@ -14,6 +14,7 @@ from mcse.data.language import dev_sentences, training_sentences
 from mcse.encoders.elmo_scorer import ElmoScorer
 from mcse.manifest import MANIFEST, Located, locate
 from mcse.metrics.perplexity import TrigramModel, UnigramModel, perplexity
+from mcse.progress import phase
 from mcse.run_folder import read_config
 from mcse.text.vocab import BEGIN, END, Vocab
 
@@ -28,13 +29,16 @@ def run(run_folder: Path, *, data: Path | None = None, seed: int = 0) -> int:
     shuffled = [[words[number] for number in generator.permutation(len(words))] for words in dev]
     print(f"{'':28s}{'forward':>10s}{'backward':>10s}")
     for name, sentences in (("ELMo", dev), ("ELMo, shuffled words", shuffled)):
-        _row(name, [perplexity(np.concatenate(scorer.nll(sentences, backward=way))) for way in (False, True)])
+        with phase(name):
+            values = [perplexity(np.concatenate(scorer.nll(sentences, backward=way))) for way in (False, True)]
+        _row(name, values)
     training = list(training_sentences(config))
     for name, kind in (("unigram, one added", UnigramModel), ("trigram, Kneser-Ney", TrigramModel)):
         values = []
         for way in (False, True):
-            model = kind(_ids(training, scorer.vocab, backward=way), size=len(scorer.vocab))
-            values.append(perplexity(np.concatenate(model.nll(_ids(dev, scorer.vocab, backward=way)))))
+            with phase(name):
+                model = kind(_ids(training, scorer.vocab, backward=way), size=len(scorer.vocab))
+                values.append(perplexity(np.concatenate(model.nll(_ids(dev, scorer.vocab, backward=way)))))
         _row(name, values)
     events = _ids(dev, scorer.vocab, backward=False)
     unknown = np.mean(np.concatenate([np.asarray(row) for row in events]) == 1)

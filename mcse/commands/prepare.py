@@ -39,6 +39,7 @@ from mcse.data.test_sets.sts import (
 )
 from mcse.errors import printable
 from mcse.files import claimed, creating_folder, read_lines, replacing, sha256_file, write_json, write_text
+from mcse.progress import phase
 from mcse.reading import read_json
 
 MANIFEST = "manifest.json"
@@ -196,7 +197,7 @@ def run(
         raise ValueError(f"--from-hub: the hub has no captions for {dataset}")
     fetch = fetch_from_hub if mirror is None else fetch_from_folder(mirror)
     root.mkdir(parents=True, exist_ok=True)
-    with claimed(root / MANIFEST):
+    with claimed(root / MANIFEST), phase(f"fetching and verifying {dataset}"):
         if dataset in SENTENCES:
             prepared = prepare_sentences(root, SENTENCES[dataset], fetch=fetch)
         elif dataset in IMAGES:

@@ -15,6 +15,7 @@ from mcse.errors import printable
 from mcse.files import claimed, replacing
 from mcse.images import BadImageError, load_image
 from mcse.manifest import Reading, absolute_name
+from mcse.progress import phase
 from mcse.report.terminal import print_rows
 from mcse.search.builder import IndexReport, build_index
 from mcse.search.contact_sheet import SheetCell, contact_sheet
@@ -51,7 +52,8 @@ def run_index(
         raise ValueError(f"--batch-size must be positive, got {batch_size}")
     source = _images_to_index(folder, column)
     reading = Reading(trust_remote_code=trust_remote_code)
-    encoder = check_joint(load_encoder(model, device=device, reading=reading), model)
+    with phase(f"loading {model}"):
+        encoder = check_joint(load_encoder(model, device=device, reading=reading), model)
     with claimed(output):
         report = build_index(
             source,

@@ -11,6 +11,7 @@ from pathlib import Path
 from mcse.encoders.loading import load_encoder
 from mcse.errors import printable
 from mcse.files import text_lines
+from mcse.progress import phase
 from mcse.report.terminal import print_rows
 from mcse.search.rows import IndexRows
 from mcse.stored_rows import RowKind
@@ -56,7 +57,8 @@ def run(
         asked = [line for line in text_lines(queries) if line]
     if len(sentences) < top or not asked:
         raise ValueError(f"{text}: {len(sentences)} sentences and {len(asked)} queries are too few for --top {top}")
-    encoder = load_encoder(model, pooling=pooling)
+    with phase(f"loading {model}"):
+        encoder = load_encoder(model, pooling=pooling)
     row_ND, query_QD = (
         encoder.encode(part, batch_size=batch_size, dim=dim, show_progress=True) for part in (sentences, asked)
     )

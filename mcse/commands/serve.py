@@ -10,6 +10,7 @@ from mcse.encoders.inputs import Precision
 from mcse.encoders.loading import load_encoder
 from mcse.errors import printable
 from mcse.manifest import Reading
+from mcse.progress import phase
 from mcse.search.together import MOST_WAITING
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8765
@@ -52,7 +53,8 @@ def run(
     if token is not None and not token.strip():
         raise ValueError("--token (MCSE_TOKEN) is empty")
     reading = Reading(prompt=prompt, prompt_name=prompt_name, trust_remote_code=trust_remote_code)
-    encoder = load_encoder(model, pooling=pooling, precision=precision, device=device, reading=reading)
+    with phase(f"loading {model}"):
+        encoder = load_encoder(model, pooling=pooling, precision=precision, device=device, reading=reading)
     served = None if index is None else open_served(index, encoder, model)
     short = name or model.rstrip("/").rpartition("/")[2]
     options = ServiceOptions(

@@ -22,6 +22,7 @@ from mcse.errors import printable
 from mcse.evaluation.evaluators.tagging import TaggingScores, score_taggings, tag_texts
 from mcse.files import claimed, write_json, write_text
 from mcse.metrics.spans import SpanScores
+from mcse.progress import phase
 from mcse.report.tables import ScoreColumn, ScoreRow, ScoreTable
 from mcse.report.terminal import print_table
 from mcse.text.tags import OUTSIDE
@@ -61,7 +62,8 @@ def run(
     if shuffle_images is not None:
         row_N = control_images(row_N, "shuffled_images", seed=shuffle_images)
     rows = _Images(store, tagger) if isinstance(store, PixelRows) else store
-    taggings = tag_texts(tagger, texts.words, rows, row_N)
+    with phase(f"tagging {len(texts):,} texts"):
+        taggings = tag_texts(tagger, texts.words, rows, row_N)
     with claimed(output):
         # Lines and scores of another file would be taken for those of this one, if it ended in between.
         for path in reversed(written):

@@ -11,6 +11,7 @@ from mcse.commands.configs import config_path
 from mcse.config import to_yaml
 from mcse.config_fields import describe
 from mcse.errors import printable
+from mcse.progress import say
 from mcse.recipes import RECIPES, config_class
 from mcse.recipes.launch import load_config, train
 
@@ -19,6 +20,16 @@ _STOPPED = (
     "anew"
 )
 _WIDTH = 100
+_NEXT = {
+    "mlm": "mcse train simcse --encoder.name_or_path {folder}/best --help",
+    "vse": "mcse evaluate {folder} --suite retrieval --captions FILE --features STORE",
+    "grounded_words": "mcse evaluate {folder} --suite wordsim",
+    "elmo": "mcse elmo perplexity {folder} --help",
+    "cove": "mcse cove translate {folder} --help",
+    "word_features": "mcse runs {folder}",
+    "maf": "mcse maf tag {folder} --help",
+}
+"""What to do with a finished run, where that is not to evaluate it as an encoder of sentences."""
 
 
 def run(
@@ -57,11 +68,14 @@ def run(
     for name in ("httpx", "httpcore", "datasets", "filelock", "accelerate", "torch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        return train(resolved, overwrite=overwrite, tell=_show if dry_run else None)
+        code = train(resolved, overwrite=overwrite, source=config or "", tell=_show if dry_run else None)
     except (NotFiniteError, LostProcessError) as error:
         raise CommandError(str(error)) from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_STOPPED) from None
+    if code == 0 and not dry_run:
+        say(f"next: {_NEXT.get(resolved.recipe, 'mcse evaluate {folder}').format(folder=resolved.output_dir)}")
+    return code
 
 
 def _show(facts: Mapping[str, str]) -> None:

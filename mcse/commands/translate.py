@@ -7,6 +7,7 @@ from pathlib import Path
 from mcse.encoders.word_translator import WordTranslator
 from mcse.files import read_lines, write_text
 from mcse.metrics.bleu import corpus_bleu
+from mcse.progress import phase
 
 
 def run(
@@ -21,7 +22,8 @@ def run(
     """Writes or prints translations, prints BLEU; exit code 0."""
     translator = WordTranslator.from_pretrained(run_folder)
     sentences = list(read_lines(source))
-    found = translator.translate(sentences, beams=beams, batch_size=batch_size)
+    with phase(f"translating {len(sentences):,} sentences"):
+        found = translator.translate(sentences, beams=beams, batch_size=batch_size)
     if output is not None:
         write_text(output, "\n".join(found) + "\n")
     elif reference is None:

@@ -32,7 +32,7 @@ from mcse.encoders.inputs import (
 )
 from mcse.encoders.located import located_anywhere
 from mcse.manifest import Located, Reading
-from mcse.progress import progress_bar
+from mcse.progress import in_phase, progress_bar
 from mcse.stored_rows import RowKind, check_row_kind, quantize, value_ranges
 from mcse.types import FloatArray
 
@@ -287,7 +287,9 @@ class BaseEncoder(ABC, Generic[Tokens]):
         texts = as_texts(sentences)
         own, mode = self.device, autocast(self.device, precision=precision)
         row_ND = torch.empty(len(texts), width, device=device)
-        bar = progress_bar(total=len(texts), unit="sentence", is_shown=show_progress and distributed.is_main())
+        is_shown = (show_progress or in_phase()) and distributed.is_main()
+        title = "" if show_progress else "encoding"
+        bar = progress_bar(total=len(texts), unit="sentence", title=title, is_shown=is_shown, stays=show_progress)
         with bar, evaluating(self._modules()), torch.inference_mode(), mode:
             for start in range(0, len(texts), _CHUNK):
                 tokens = self._tokenize(self._prompted(texts[start : start + _CHUNK]), max_length=max_length)

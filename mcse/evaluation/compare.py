@@ -22,6 +22,7 @@ from mcse.metrics.significance import (
     interval,
     paired_difference,
 )
+from mcse.progress import in_phase, progress_bar
 from mcse.types import Column, ComparedScore, ModelScores, Sample, ScoreKey
 
 Draw = Callable[[Sample, ScoreKey], Replicates]
@@ -120,15 +121,16 @@ def _measure(
     """
     known: dict[ScoreKey, _Measured] = {}
     parts = [part for column in columns for part in means.get(column.key, {})]
-    for key in dict.fromkeys([column.key for column in columns] + parts):
-        if key not in samples:
-            continue
-        several = samples[key]
-        _check_same_items(key, several)
-        with contextlib.suppress(UndefinedScoreError):
-            values = np.array([point_score(sample) for sample in several])
-            difference_B = weight_M @ np.array([draw(sample, key) for sample in several])
-            known[key] = _Measured(values, difference_B, len(several[0].value_P))
+    keys = [key for key in dict.fromkeys([column.key for column in columns] + parts) if key in samples]
+    with progress_bar(total=len(keys), unit="score", title="bootstrap", is_shown=in_phase(), stays=False) as bar:
+        for key in keys:
+            several = samples[key]
+            _check_same_items(key, several)
+            with contextlib.suppress(UndefinedScoreError):
+                values = np.array([point_score(sample) for sample in several])
+                difference_B = weight_M @ np.array([draw(sample, key) for sample in several])
+                known[key] = _Measured(values, difference_B, len(several[0].value_P))
+            bar.update()
     for key, weights in means.items():
         if weights.keys() <= known.keys():
             of, weight = [known[part] for part in weights], list(weights.values())

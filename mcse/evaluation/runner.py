@@ -13,6 +13,7 @@ from mcse.evaluation.row_forms import AS_THEY_ARE, RowForm
 from mcse.evaluation.seen_text import seen_by
 from mcse.evaluation.suite import PreparedSuite, Subject
 from mcse.evaluation.suites import SUITES
+from mcse.progress import phase
 from mcse.types import Encoder, ModelScores, SuiteScores
 
 Precision = Literal["float32", "bfloat16"]
@@ -83,14 +84,16 @@ class Runner:
         kept = {part: result for part, result in found.items() if result is not None}
         if missing := [part for part in parts if part not in kept]:
             on_start(model, "; ".join(dict.fromkeys(self.suites[name].summary for name, _ in missing)))
-            encoder = fail_together(lambda: load(model))
+            with phase(f"loading {model}", is_shown=is_main()):
+                encoder = fail_together(lambda: load(model))
             self._check_widths(encoder)
             seen, unknown = seen_by(Path(model))
             subject = Subject.of(encoder, batch_size=self.batch_size, seen=seen, why_unknown=unknown)
             for part in missing:
                 name, form = part
                 try:
-                    scores = self.suites[name].run(subject.as_stored(form))
+                    with phase(f"{name} of {model}", is_shown=is_main()):
+                        scores = self.suites[name].run(subject.as_stored(form))
                     if not scores.scores:
                         reasons = [f"{key}: {reason}" for key, reason in scores.absent.items()]
                         raise ValueError(f"nothing could be evaluated; {'; '.join(reasons)}")

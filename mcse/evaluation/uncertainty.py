@@ -24,6 +24,7 @@ from mcse.metrics.significance import (
     replicate_median,
     replicate_pearson,
 )
+from mcse.progress import in_phase, progress_bar
 from mcse.types import Sample, ScoreKey, SuiteScores
 
 Replicates = NDArray[np.float64]
@@ -113,7 +114,11 @@ def replicate_all(samples: Samples, means: Means) -> dict[ScoreKey, Replicates]:
 
     The parts of a mean are drawn independently of each other.
     """
-    draws = {key: replicate(sample, key) for key, sample in samples.items()}
+    draws = {}
+    with progress_bar(total=len(samples), unit="score", title="bootstrap", is_shown=in_phase(), stays=False) as bar:
+        for key, sample in samples.items():
+            draws[key] = replicate(sample, key)
+            bar.update()
     for key, weights in means.items():
         if weights.keys() <= samples.keys():
             parts = np.array([draws[part] for part in weights])

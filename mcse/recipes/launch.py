@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mcse.config import ConfigError, build_config, merge, read_keys, read_overrides, read_yaml
 from mcse.data.table_config import DevTable, first_metric
+from mcse.progress import phase
 from mcse.recipes import config_class, method
 from mcse.training.config import TrainConfig
 
@@ -94,20 +95,27 @@ def build(config: Any, runtime: Runtime) -> Run:
 
 
 def train(
-    config: Any, *, overwrite: bool, show_progress: bool = True, tell: Callable[[Mapping[str, str]], None] | None = None
+    config: Any,
+    *,
+    overwrite: bool,
+    source: str = "",
+    show_progress: bool = True,
+    tell: Callable[[Mapping[str, str]], None] | None = None,
 ) -> int:
     """Builds the recipe and fits it; exit code 0 finished, 130 or 143 stopped by a signal after saving.
 
     With ``tell`` what the run will need is handed to it, on the main process, and nothing is trained or written.
+    ``source`` is shown as where the configuration came from.
 
     Raises:
         LostProcessError: Another process of the run has ended, or hangs for ``train.timeout_minutes``.
     """
     # Here, since a wrong configuration should be told before seconds of imports.
-    from mcse import distributed
-    from mcse.training.fit import begin_folder, check_folder, claimed_folder, fit
-    from mcse.training.loop import check_run
-    from mcse.training.runtime import start_runtime
+    with phase("loading libraries", is_shown=show_progress):
+        from mcse import distributed
+        from mcse.training.fit import begin_folder, check_folder, claimed_folder, fit
+        from mcse.training.loop import check_run
+        from mcse.training.runtime import start_runtime
 
     folder = config.output_dir
     resume = config.train.resume == "auto"
@@ -124,16 +132,21 @@ def train(
         )
         if tell is not None:
             check_folder(folder, resume=resume, overwrite=overwrite)
-            run = build(config, runtime)
+            run = _built(config, runtime)
             check_run(run, config.train, optim=config.optim)
             _foresee(run, config, runtime, tell)
             return 0
         with claimed_folder(folder, resume=resume, overwrite=overwrite):
-            run = build(config, runtime)
+            run = _built(config, runtime)
             check_run(run, config.train, optim=config.optim)
             # Clear the folder only after the run builds, so that a typo cannot delete an old run.
             begin_folder(folder, resume=resume)
-            return fit(run, config, runtime=runtime, folder=folder)
+            return fit(run, config, runtime=runtime, folder=folder, source=source)
+
+
+def _built(config: Any, runtime: Runtime) -> Run:
+    with phase("loading the encoder and the data", is_shown=runtime.show_progress and runtime.rank == 0):
+        return build(config, runtime)
 
 
 def _foresee(run: Run, config: Any, runtime: Runtime, tell: Callable[[Mapping[str, str]], None]) -> None:

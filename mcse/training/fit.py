@@ -13,6 +13,7 @@ from typing import Any
 from mcse import distributed
 from mcse.config import to_dict, to_yaml, with_defaults
 from mcse.files import claimed
+from mcse.progress import panel
 from mcse.run_folder import (
     CONFIG,
     FACTS,
@@ -30,6 +31,7 @@ from mcse.training.journal import Journal, write_run_facts
 from mcse.training.loop import Loop
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
+from mcse.training.screen import start_panel
 from mcse.types import DataFile
 
 logger = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ def begin_folder(folder: Path, *, resume: bool) -> None:
     distributed.barrier()
 
 
-def fit(run: Run, config: Any, *, runtime: Runtime, folder: Path) -> int:
+def fit(run: Run, config: Any, *, runtime: Runtime, folder: Path, source: str = "") -> int:
     """Trains ``run`` in ``folder`` and returns the exit code: 0 finished, 130 or 143 stopped by a signal.
 
     Args:
@@ -100,6 +102,7 @@ def fit(run: Run, config: Any, *, runtime: Runtime, folder: Path) -> int:
         config: The recipe's config; has ``train``, ``optim`` and ``recipe``.
         runtime: Device and processes.
         folder: A claimed run folder.
+        source: Where the configuration came from, to be shown.
     """
     train: TrainConfig = config.train
     optim: OptimConfig = config.optim
@@ -110,7 +113,8 @@ def fit(run: Run, config: Any, *, runtime: Runtime, folder: Path) -> int:
     facts = start_facts(run, train, runtime)
     if distributed.is_main():
         write_run_facts(folder, config_yaml=to_yaml(config), runtime=runtime, data=run.data, facts=facts)
-        logger.info("%s", "\n".join(f"  {name:<28} {value}" for name, value in facts.items()))
+        if runtime.show_progress:
+            panel("mcse train", start_panel(run, config, facts=facts, folder=folder, source=source))
         warn_of_accumulation(train, runtime)
     distributed.barrier()
     journal = Journal(folder, runtime, name=str(config.recipe), config=plain)

@@ -11,12 +11,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from mcse import distributed
 from mcse.cpu import return_freed_memory
 from mcse.files import recover_folder, replacing_folder
-from mcse.progress import progress_bar
+from mcse.progress import phase, say
 from mcse.run_folder import BEST, LAST, STATE
 from mcse.training.config import OptimConfig, TrainConfig, count_steps
 from mcse.training.gradcache import CachedForward
@@ -26,6 +25,7 @@ from mcse.training.optim import build_schedule, check_schedule, clip_gradients
 from mcse.training.prefetch import Prefetcher
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime, seed_everything
+from mcse.training.screen import Screen
 from mcse.training.signals import StopRequest
 from mcse.training.state import (
     Progress,
@@ -68,6 +68,7 @@ class Loop:
         self.total_steps = check_run(run, config, optim=optim)
         self.run, self.config, self.optim, self.runtime = run, config, optim, runtime
         self.folder, self.journal = folder, journal
+        self.is_shown = distributed.is_main() and runtime.show_progress
         accelerator = runtime.accelerator
         if config.cached_chunk_size is not None and runtime.device.type == "cpu":
             return_freed_memory()
@@ -108,18 +109,18 @@ class Loop:
             # Also from the start: a run that was killed before its first save has left lines.
             self.journal.forget_after(self.progress.step)
         self.prefetcher.begin_at(self.progress.step * self.config.accumulation_steps)
-        bar = progress_bar(
+        self.screen = screen = Screen(
             total=self.total_steps,
             initial=self.progress.step,
-            unit="step",
-            is_shown=distributed.is_main() and self.runtime.show_progress,
+            select_by=self.config.select_by,
+            is_shown=self.is_shown,
         )
-        with StopRequest() as stop, self.prefetcher, self.writer, bar, contextlib.closing(self.journal):
+        with StopRequest() as stop, self.prefetcher, self.writer, screen, contextlib.closing(self.journal):
             self.meter = self._new_meter()
             while self.progress.step < self.total_steps:
                 self._step()
-                bar.update()
-                self._after_step(bar)
+                screen.step()
+                self._after_step()
                 if code := self._stop_code(stop):
                     self._check_finite()
                     if self.meter.steps:
@@ -186,7 +187,7 @@ class Loop:
             no_sync=lambda: accelerator.no_sync(self.model),
         )
 
-    def _after_step(self, bar: tqdm[Any]) -> None:
+    def _after_step(self) -> None:
         step, config = self.progress.step, self.config
         self.writer.check()
         is_last = step == self.total_steps
@@ -197,7 +198,7 @@ class Loop:
         self._check_finite()
         values = self._numbers()
         self.journal.write(step, values)
-        bar.set_postfix({name: f"{values[name]:.3g}" for name in ("loss", "learning_rate")})
+        self.screen.losses(step, values, is_due=evaluates or is_last)
         if evaluates:
             self._evaluate()
         if saves:
@@ -238,14 +239,17 @@ class Loop:
         )
 
     def _evaluate(self) -> None:
-        scores = self._scores()
+        with phase("dev evaluation", is_shown=self.is_shown):
+            scores = self._scores()
         self.journal.write_scores(self.progress.step, scores)
         chosen = scores.get(self.config.select_by or "")
+        is_best = chosen is not None and self._is_better(chosen)
+        self.screen.scores(self.progress.step, scores, is_best=is_best)
         if chosen is None:
             if self.config.select_by is not None:
                 logger.warning("step %d: %s is undefined, so best/ stays", self.progress.step, self.config.select_by)
             return
-        if self._is_better(chosen):
+        if is_best:
             self.progress.best_score, self.progress.best_step = chosen.value, self.progress.step
             self._export(BEST, scores)
 
@@ -268,7 +272,7 @@ class Loop:
         self.writer.submit(STATE, write)
         if with_last:
             self._export(LAST, {})
-            self.writer.wait()
+            self._wait()
 
     def _export(self, name: str, scores: Mapping[str, Score]) -> None:
         self.writer.wait(name)
@@ -280,7 +284,8 @@ class Loop:
                 # The files hold the weights of now; forcing them to the disk and renaming takes longest.
                 self.writer.submit(name, stack.pop_all().close)
 
-        distributed.on_main_with_whole_weights(self.run.model, write)
+        with phase(f"saving {self.folder / name}", is_shown=self.is_shown):
+            distributed.on_main_with_whole_weights(self.run.model, write)
         distributed.barrier()
 
     def _finish(self) -> None:
@@ -288,17 +293,21 @@ class Loop:
         if self.progress.best_step is None:
             # Nothing selected: best is then the last.
             self._export(BEST, {})
+            self._wait()
+
+    def _wait(self) -> None:
+        with phase(f"writing {self.folder} to the disk", is_shown=self.is_shown):
             self.writer.wait()
 
     def _tell_result(self) -> None:
         progress = self.progress
-        if distributed.is_main():
-            best = (
-                ""
-                if progress.best_step is None
-                else (f"; best {self.config.select_by} {progress.best_score:.4g} after step {progress.best_step}")
+        best = ""
+        if progress.best_step is not None:
+            best = f"; best {self.config.select_by} {progress.best_score:.2f} at step {progress.best_step:,}"
+        if self.is_shown:
+            say(
+                f"finished {progress.step:,} steps in {self.screen.elapsed}{best}; the model is in {self.folder / BEST}"
             )
-            logger.info("finished after step %d%s; kept in %s", progress.step, best, self.folder / BEST)
 
 
 def total_loss(terms: LossTerms, *, device: torch.device) -> Tensor:

@@ -24,7 +24,7 @@ _LOW = {
     "files": part("files and folders written whole, digests, lines of text; alone renames"),
     "reading": part("structures read from JSON: typed, bounded, one form of error", "files"),
     "images": part("image files → RGB; alone opens images"),
-    "progress": part("how long work takes: a bar on a terminal, lines in a log", "errors"),
+    "progress": part("what is on the screen while work goes on: bars, phases, panels, lines", "errors"),
     "version": part("the version"),
     "hub": part("the commit of the hub that the name of a model or dataset stands for"),
     "errors": part("how errors of other libraries are worded"),
@@ -142,7 +142,7 @@ HOMES: dict[str, set[str]] = {
     "imageio": set(),
     "matplotlib.image": set(),
     "torchvision.io": set(),
-    "tqdm": {"progress", "training"},
+    "tqdm": {"progress"},
     "wandb": set(),
     "tensorboard": set(),
 }

@@ -139,8 +139,7 @@ class _Rows:
 def _make(folder: Path, rows: _Rows, *, expected: Callable[[], int] | None, source: str) -> None:
     """Makes the parts that are not there yet; the last one alone has fewer than ``PART_ROWS`` rows."""
     total = None if expected is None else expected()
-    is_long = total is None or total > PART_ROWS
-    with progress_bar(total=total, unit="sentence", title=f"tokenising {source}".strip(), is_shown=is_long) as bar:
+    with progress_bar(total=total, unit="sentence", title=f"tokenising {source}".strip(), stays=False) as bar:
         for number in itertools.count():
             path = folder / _part_name(number)
             if is_kept(path):

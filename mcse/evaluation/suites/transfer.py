@@ -17,6 +17,7 @@ from mcse.data.test_sets.transfer import TRANSFER_TASKS, LabelledText, TransferD
 from mcse.evaluation.encoding import Rows
 from mcse.evaluation.softmax import DECAYS, Fit, Labels, Training, best_decay, fit_all, stratified_folds
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, TransferMode, data_digest, why_no_average
+from mcse.progress import in_phase, phase
 from mcse.types import Column, FloatArray, Sample, ScoreKey, SuiteScores, keyed_scores
 
 logger = logging.getLogger(__name__)
@@ -72,9 +73,10 @@ def score_transfer(rows: Rows, tasks: Sequence[TransferTask], *, mode: TransferM
     """
     rows.encode([sentence for task in tasks for sentence in task.sentences])
     scores = []
-    for task in tasks:
+    for number, task in enumerate(tasks, 1):
         try:
-            scores.append(_score_task(task, rows, MODES[mode]))
+            with phase(f"classifiers of {task.name} ({number} of {len(tasks)} tasks)", is_shown=in_phase()):
+                scores.append(_score_task(task, rows, MODES[mode]))
         except ValueError as error:
             raise ValueError(f"{task.name}: {error}") from None
         logger.info("%s: accuracy %.2f", task.name, scores[-1].accuracy)
