@@ -59,7 +59,7 @@ reference: install ## Write docs/reference/configuration.md from the code
 		write_reference(Path('docs/reference/configuration.md'))"
 
 docs: install ## Build the documentation into site/ (open site/index.html); broken links and missing references fail
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## Remove .venv and what the demo made
 	rm -rf $(VENV) runs/demo

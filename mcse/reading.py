@@ -93,7 +93,7 @@ def read_json(path: Path, schema: type[T], *, most_bytes: int = MOST_BYTES) -> T
             line, or file and key.
         OSError: It cannot be opened.
 
-    Example:
+    Examples:
         >>> @dataclass(frozen=True)
         ... class Meta:
         ...     rows: int

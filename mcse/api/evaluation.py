@@ -57,7 +57,7 @@ def evaluate(
         ValueError: A model, suite or file that is not there or does not fit; a suite that cannot evaluate a model.
         OSError: A file cannot be read.
 
-    Example:
+    Examples:
         >>> results = mcse.evaluate("runs/simcse", data="data/SentEval")
         >>> results.raw()["scores"]["sts"]["average"]["spearman"]
     """

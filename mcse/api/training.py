@@ -116,7 +116,7 @@ def train(
         KeyboardInterrupt: The run was asked to stop (Ctrl-C, a notebook's stop button, SIGTERM, SIGUSR1). It has saved
             its state after the step that it was at; the same call with ``train={"resume": "auto"}`` goes on.
 
-    Example:
+    Examples:
         >>> run = mcse.train("mcse:simcse/bert_base_unsup", output_dir="runs/simcse", seed=1)
         >>> run.score_name, run.score
         >>> run.encoder().encode(["A man plays the guitar."])
