@@ -12,6 +12,7 @@ import inspect
 import logging
 import os
 import select
+import shlex
 import sys
 from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
+    given = shlex.join(["mcse", *arguments])
     if arguments[:1] == ["train"] and arguments[1:2] and not arguments[1].startswith("-"):
         # As a positional argument the parser would find the recipe behind any key that it does not know.
         arguments.insert(1, "--recipe")
@@ -64,13 +66,16 @@ def _main(argv: Sequence[str] | None) -> int:
     is_told = name == "train" and not is_quiet
     logging.basicConfig(handlers=[handler], level=logging.INFO if is_told else logging.WARNING)
     with hidden() if is_quiet else contextlib.nullcontext():
-        return _carry_out(name, work, options)
+        return _carry_out(name, work, options, given=given)
 
 
-def _carry_out(name: str, work: str, options: Mapping[str, Any]) -> int:
+def _carry_out(name: str, work: str, options: Mapping[str, Any], *, given: str) -> int:
     """The one boundary: what can be said in a line ends in a line."""
     run = None
     try:
+        from mcse.origin import COMMAND  # not for help and refusals
+
+        COMMAND.set(given)
         module, _, function = work.partition(".")
         with phase("loading libraries"):
             run = getattr(importlib.import_module(f"mcse.commands.{module}"), function or "run")

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -33,6 +32,7 @@ from mcse.manifest import CARD, Kind, Located, Manifest, Reading, locate, writin
 from mcse.models.checkpoint import save_sentence_transformers
 from mcse.models.piece_tokenizer import PieceTokenizer
 from mcse.models.text_encoder import TextEncoder
+from mcse.origin import versions
 from mcse.text.word_tokenizer import WordTokenizer
 from mcse.text.word_vector_writer import WordVectorWriter
 from mcse.text.word_vectors import WordBlock, load_word_vectors
@@ -188,7 +188,7 @@ def write_graphs(
             "sentences_compared": found.sentences,
             "images": images,
             "model": {"recipe": made_by.recipe, "kind": located.kind, "digest": encoder_digest(located.name)},
-            "versions": _versions("torch", "onnx", "onnxruntime", *(["openvino"] if to == "openvino" else [])),
+            "versions": versions(["torch", "onnx", "onnxruntime", *(["openvino"] if to == "openvino" else [])]),
         }
         names = sorted(path for path in folder.iterdir() if path.is_file())
         write_json(folder / FACTS, {**described, "files": {path.name: sha256_file(path) for path in names}})
@@ -233,7 +233,7 @@ def write_modules(folder: Path, encoder: Exportable, located: Located, *, senten
         "rank_correlation": found.correlation,
         "sentences_compared": found.sentences,
         "model": {"kind": located.kind, "digest": encoder_digest(located.name)},
-        "versions": _versions("torch", "transformers", "sentence-transformers"),
+        "versions": versions(["torch", "transformers", "sentence-transformers"]),
     }
     files = {name: sha256_file(folder / name) for name in _sizes(folder)}
     write_json(folder / FACTS, {**described, "files": files})
@@ -388,16 +388,6 @@ def _lines(path: Path, number: int) -> list[str]:
     if len(lines) < _FEWEST:
         raise ValueError(f"{path}: {len(lines)} lines of text, of which at least {_FEWEST} are needed")
     return lines
-
-
-def _versions(*names: str) -> dict[str, str]:
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import logging
 import math
 import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mcse.files import append_line, read_lines, write_json, write_text
+from mcse.origin import git_revision, machine, versions
 from mcse.reading import parse_json
 from mcse.run_folder import CONFIG, FACTS, HIGHER_IS_BETTER, METRICS, flatten
 from mcse.training.runtime import Runtime
@@ -22,17 +21,16 @@ from mcse.types import DataFile, Score
 
 logger = logging.getLogger(__name__)
 
-_PACKAGES = ("mcse", "torch", "transformers", "datasets", "accelerate", "open_clip_torch", "timm", "numpy")
-
 
 def write_run_facts(
     folder: Path, *, config_yaml: str, runtime: Runtime, data: Sequence[DataFile], facts: Mapping[str, Any]
 ) -> None:
-    """Writes the resolved config, and versions, git revision, world size and data digests."""
+    """Writes the resolved config, and versions, git revision, machine, world size and data digests."""
     write_text(folder / CONFIG, config_yaml)
     run = {
-        "versions": {"python": platform.python_version(), **_versions()},
-        "git_revision": _git_revision(),
+        "versions": {"python": platform.python_version(), **versions()},
+        "git_revision": git_revision(),
+        "machine": machine(),
         "world_size": runtime.world_size,
         "device": str(runtime.device),
         "precision": runtime.precision,
@@ -93,32 +91,6 @@ class Journal:
     def close(self) -> None:
         """Lets trackers finish."""
         self.runtime.accelerator.end_training()
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _git_revision() -> str | None:
-    """The checkout this package runs from, with ``-dirty`` if it was changed; ``None`` outside a checkout."""
-    try:
-        result = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() or None
 
 
 def _plain(value: Any) -> int | float | str | bool:

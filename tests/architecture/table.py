@@ -27,6 +27,7 @@ _LOW = {
     "progress": part("what is on the screen while work goes on: bars, phases, panels, lines", "errors"),
     "version": part("the version"),
     "hub": part("the commit of the hub that the name of a model or dataset stands for"),
+    "origin": part("what a result came from: command, date, versions, revision, machine", "files"),
     "errors": part("how errors of other libraries are worded"),
     "types": part("batches, `LossTerm`, scores and their keys, protocols"),
     "stored_rows": part("embeddings as they are stored: fewer bytes a number, and what they stand for"),
@@ -61,7 +62,7 @@ _LOW = {
     ),
     "report": part(
         "results → terminal, Markdown, HTML, model card, the hub's forms",
-        *("errors", "files", "reading", "run_folder", "types", "metrics", "version", "yaml_files"),
+        *("errors", "files", "origin", "reading", "run_folder", "types", "metrics", "version", "yaml_files"),
     ),
     "encoders": part(
         "any kind of encoder by one name, from folders and the hub, and to the hub",
@@ -90,9 +91,11 @@ _LOW = {
     ),
     "export": part(
         "a model as ONNX, OpenVINO, sentence-transformers or word2vec, compared with PyTorch first",
-        *("errors", "files", "manifest", "types", "text", "models", "encoders", "metrics", "report"),
+        *("errors", "files", "manifest", "origin", "types", "text", "models", "encoders", "metrics", "report"),
     ),
-    "training": part("the loop", "files", "progress", "reading", "run_folder", "types", "config", "distributed", "cpu"),
+    "training": part(
+        "the loop", "files", "origin", "progress", "reading", "run_folder", "types", "config", "distributed", "cpu"
+    ),
 }
 PARTS = {
     **_LOW,

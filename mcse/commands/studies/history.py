@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from mcse.commands.planned_runs import Planned
 from mcse.commands.studies.declaration import Study, folder_name
 from mcse.config import to_dict
 from mcse.files import append_line, digest_of, move, read_lines, write_json
+from mcse.origin import machine, now
 from mcse.reading import FiniteNumber, parse_json, read_json
 from mcse.run_folder import differing_keys, is_run, read_run
 
@@ -182,22 +180,6 @@ def read_cpu(output: Path) -> list[Spent]:
         except ValueError:
             continue
     return spent
-
-
-def machine() -> str:
-    """The processor, how many of its cores this process may use, and the system."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line.partition(":")[2].strip() for line in read_lines(cpuinfo) if line.startswith("model name")]
-        model = names[0] if names else model
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {cores} cores, {platform.system()} {platform.machine()}"
-
-
-def now() -> str:
-    """In UTC, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _write(output: Path, history: History) -> History:
