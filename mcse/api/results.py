@@ -96,14 +96,22 @@ class EvaluationResults:
             OSError: The folder cannot be written.
         """
         folder, found = Path(folder), self.evaluated
+        shown = {system.name: system.short for system in found.systems}
         for model in found.models:
             digest = found.digests.get(model.name)
             own = model_folder(model, digest=digest, output=folder, is_alone=len(found.models) == 1)
             with claimed(own):
-                write_model(model, own, digest=digest, precision=self.precision)
+                write_model(
+                    model,
+                    own,
+                    digest=digest,
+                    precision=self.precision,
+                    shown=shown.get(model.name, ""),
+                    made=found.made,
+                )
         if len(found.models) > 1:
             with claimed(folder):
-                write_comparison(found.systems, folder, tables=found.tables, compared=found.compared)
+                write_comparison(found.systems, folder, tables=found.tables, compared=found.compared, made=found.made)
         return folder
 
     def _model(self, name: str) -> ModelScores:

@@ -51,6 +51,8 @@ def _evaluate(parser: ArgumentParser) -> None:
         "word vectors",
     )
     add("--suite", nargs="+", choices=SUITES, dest="suites", help="suites to run (default: sts)")
+    names = "what tables and plots call each MODEL, in their order (default: the parts of their paths that differ)"
+    add("--names", nargs="+", metavar="NAME", help=names)
     add_reading(parser)
     backend = "what runs the model; several give a row each. A run is exported for it first, and compared"
     add("--backend", nargs="+", choices=BACKENDS, dest="backends", help=f"{backend} (default: torch)")

@@ -34,6 +34,7 @@ from mcse.evaluation.teachers import teachers_of
 from mcse.evaluation.worst_pairs import worst_pairs
 from mcse.files import claimed
 from mcse.manifest import Reading, Runtime, locate
+from mcse.metrics.significance import DRAWS
 from mcse.progress import phase, say
 from mcse.report.evaluation_files import (
     comparison_folder,
@@ -43,9 +44,10 @@ from mcse.report.evaluation_files import (
     write_listing,
     write_model,
 )
+from mcse.report.made import Made, how_made, short_digest, training_facts
 from mcse.report.mteb_files import write_mteb_files
 from mcse.report.results import compared_tables, contest_tables, model_tables
-from mcse.report.seed_groups import System
+from mcse.report.seed_groups import System, short_names
 from mcse.report.tables import ScoreTable
 from mcse.report.terminal import print_table
 from mcse.run_folder import EVALUATION, is_run, seed_runs
@@ -81,6 +83,15 @@ class _Reports:
     teachers: set[str] = field(default_factory=set)
     beside: Path | None = None
     """Where the reports of one run's teachers go, and those of all of them together."""
+
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    """By MODEL what ``--names`` calls it."""
+
+    shown: dict[str, str] = field(default_factory=dict)
+    """What reports call a model, or a group of seeds, by its name on the command line."""
+
+    data: tuple[tuple[str, str], ...] = ()
+    """What the models are evaluated on, for the end of reports."""
 
     loaded: Mapping[str, PooledEncoder] = field(default_factory=dict)
     """Encoders that are in memory already, by the name that a table calls them by."""
@@ -123,6 +134,31 @@ class _Reports:
             self.digests[name] = None if name in self.loaded else encoder_digest(*self.asked(name))
         return self.digests[name]
 
+    def call(self, groups: Mapping[str, Sequence[str]]) -> None:
+        """Settles what reports call models and groups of seeds: what was chosen by name, or what tells them apart."""
+        # What is in memory has the name that the caller gave it.
+        chosen = {**self.chosen, **{name: name for name in self.loaded}}
+        shorts = dict(zip(groups, short_names(list(groups)), strict=True))
+        for group, models in groups.items():
+            model, reading = self.asked(group)
+            behind = _by(reading.backend) if self.backends and reading.backend else ""
+            self.shown[group] = chosen[model] + behind if model in chosen else shorts[group]
+            for seed in models:
+                self.shown.setdefault(seed, f"{self.shown[group]}, {Path(seed).name}")
+
+    def made(self, models: Sequence[ModelScores]) -> Made:
+        """How a report of these models came about."""
+        runs = [Path(self.asked(model.name)[0]) for model in models]
+        own = [
+            (
+                f"model {self.shown.get(model.name, model.name)}",
+                f"{model.name}, pooling {model.pooling}, {short_digest(self.digest(model.name) or '')}",
+            )
+            for model in models
+        ]
+        draws = ("seeds of the test", f"{DRAWS} bootstrap draws of items, seeded by each score's name")
+        return how_made([*own, *training_facts(runs), *self.data, draws])
+
     def asked(self, name: str) -> tuple[str, Reading]:
         """The model that a row of the tables is of, and what is asked beside its name."""
         if name in self.teachers:
@@ -136,7 +172,14 @@ class _Reports:
         """Writes the report of one model."""
         folder = self.folder(model, is_seed=is_seed)
         with claimed(folder, wait=_SECONDS_TO_WAIT), phase(f"writing the report of {model.name}"):
-            write_model(model, folder, digest=self.digest(model.name), precision=self.precision)
+            write_model(
+                model,
+                folder,
+                digest=self.digest(model.name),
+                precision=self.precision,
+                shown=self.shown.get(model.name, ""),
+                made=self.made([model]),
+            )
         print(printable(f"wrote {folder / 'results.json'}, report.md, report.tex and report.html"))
         if self.has_cards:
             try:
@@ -153,6 +196,7 @@ def run(
     models: Sequence[str] = (),
     *,
     suites: Sequence[str] = ("sts",),
+    names: Sequence[str] = (),
     pooling: str | None = None,
     data: str | None = None,
     columns: Sequence[str] = (),
@@ -199,14 +243,13 @@ def run(
     if list_suites:
         return _list_suites(options)
     options = _checked(models, suites, options, columns, compared=compared, errors=errors, mteb_files=mteb_files)
+    _check_names(names, models)
     reading = Reading(prompt=prompt, prompt_name=prompt_name, trust_remote_code=trust_remote_code)
     reports = _Reports(output, precision, pooling, reading, backends, is_alone=len(models) == 1, mteb_files=mteb_files)
     reports.items = items
+    reports.chosen = dict(zip(models, names, strict=False))
     made = partial(Runner, pooling=pooling, precision=precision, batch_size=batch_size, use_cache=not no_cache)
-
-    def runner() -> Runner:
-        return made({name: SUITES[name].prepare(options) for name in suites}, forms=row_forms(dims, rows))
-
+    runner = partial(_runner, made, suites, options, dims=dims, rows=rows)
     reports.takes_teachers = not (compared or no_teachers or backends)
     return _carry_out(models, runner, reports, is_compared=compared, errors=errors, contamination=contamination)
 
@@ -221,6 +264,7 @@ class Evaluated:
         notes: What the tables do not say.
         compared: The differences, where two were compared.
         digests: Of each model by its name, where it is known.
+        made: How all of it came about.
     """
 
     systems: tuple[System, ...]
@@ -228,6 +272,7 @@ class Evaluated:
     notes: tuple[str, ...]
     compared: tuple[ComparedScore, ...]
     digests: Mapping[str, str | None]
+    made: Made
 
     @property
     def models(self) -> list[ModelScores]:
@@ -257,6 +302,24 @@ def evaluate_models(
     reports.takes_teachers = teachers and not compared
     systems, _ = _systems(models, lambda: made({name: SUITES[name].prepare(options) for name in suites}), reports)
     return _found(systems, reports, is_compared=compared)
+
+
+def _runner(
+    made: Callable[..., Runner],
+    suites: Sequence[str],
+    options: SuiteOptions,
+    *,
+    dims: Sequence[int],
+    rows: Sequence[RowKind],
+) -> Runner:
+    return made({name: SUITES[name].prepare(options) for name in suites}, forms=row_forms(dims, rows))
+
+
+def _check_names(names: Sequence[str], models: Sequence[str]) -> None:
+    if names and len(names) != len(models):
+        raise ValueError(f"--names takes a name for each MODEL: {len(models)}, got {len(names)}")
+    if twice := [name for name, count in Counter(names).items() if count > 1 or not name.strip()]:
+        raise ValueError(f"--names: {twice[0]!r} is empty or stands twice")
 
 
 def _with_tables(options: SuiteOptions, suites: Sequence[str], columns: Sequence[str]) -> SuiteOptions:
@@ -298,9 +361,15 @@ def _systems(
     reports.teachers |= {model for several in taught.values() for model in several}
     if taught and len(models) == 1 and is_run(Path(models[0])):
         reports.beside = (reports.output or Path(models[0]) / EVALUATION) / "teachers"
+    reports.call(groups)
+    reports.shown |= {title: title for title in taught}
     with phase("reading the test sets", is_shown=is_main()):
-        ready = runner()
-    systems = _evaluate(groups | taught, ready, reports)
+        prepared = runner()
+    reports.data = tuple(
+        (f"test data of {name}", f"{suite.summary}; {short_digest(suite.digest)}")
+        for name, suite in prepared.suites.items()
+    )
+    systems = _evaluate(groups | taught, prepared, reports)
     return systems, [system for system in systems if system.name not in taught]
 
 
@@ -407,7 +476,7 @@ def _evaluate(groups: Mapping[str, Sequence[str]], runner: Runner, reports: _Rep
             except Exception as error:  # of whatever library reads a model of whatever kind; the next may be good
                 reports.fail(model, error)
         if seeds:
-            systems.append(System(name, tuple(seeds)))
+            systems.append(System(name, tuple(seeds), short=reports.shown[name]))
     return systems
 
 
@@ -455,7 +524,8 @@ def _notes(subject: Subject) -> tuple[str, ...]:
 def _found(systems: Sequence[System], reports: _Reports, *, is_compared: bool) -> Evaluated:
     """What there is to print and write of the scores."""
     models = [seed for system in systems for seed in system.seeds]
-    tables = contest_tables(systems) if len(models) > 1 else model_tables(models[0])
+    shown = replace(models[0], name=reports.shown.get(models[0].name, models[0].name))
+    tables = contest_tables(systems) if len(models) > 1 else model_tables(shown)
     notes = [f"{name}: {reason}" for model in models for name, reason in model.all.absent.items()]
     notes += [f"{model.name}: {note}" for model in models for note in model.notes]
     compared: tuple[ComparedScore, ...] = ()
@@ -476,6 +546,7 @@ def _found(systems: Sequence[System], reports: _Reports, *, is_compared: bool) -
         notes=tuple(dict.fromkeys(notes)),
         compared=compared,
         digests=reports.digests,
+        made=reports.made(models),
     )
 
 
@@ -487,7 +558,7 @@ def _report(found: Evaluated, reports: _Reports) -> Path:
     titles = [system.title for system in found.systems]
     folder = comparison_folder(titles, output=reports.beside or reports.output)
     with claimed(folder, wait=_SECONDS_TO_WAIT), phase("writing the comparison"):
-        write_comparison(found.systems, folder, tables=found.tables, compared=found.compared)
+        write_comparison(found.systems, folder, tables=found.tables, compared=found.compared, made=found.made)
     print(printable(f"wrote {folder / 'comparison.json'}, comparison.md, comparison.tex and report.html"))
     return folder
 

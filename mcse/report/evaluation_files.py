@@ -12,11 +12,14 @@ from typing import Any
 
 from mcse.files import digest_of, write_json, write_text
 from mcse.reading import read_json
+from mcse.report.differences import difference_plots
 from mcse.report.evaluation_html import write_evaluation_report
-from mcse.report.latex import latex_table
+from mcse.report.latex import latex_image, latex_table
 from mcse.report.learning_curves import read_learning_curves
-from mcse.report.markdown import markdown_table
+from mcse.report.made import Made, made_latex, made_markdown
+from mcse.report.markdown import escaped, markdown_table
 from mcse.report.model_card import model_title, with_scores
+from mcse.report.plots import Plot, standalone
 from mcse.report.results import EarlierResults, comparison_json, model_tables, report_markdown, results_json
 from mcse.report.seed_groups import System
 from mcse.report.tables import ScoreTable
@@ -47,24 +50,54 @@ def comparison_folder(titles: Sequence[str], *, output: Path | None) -> Path:
     return output if output is not None else Path("evaluation") / digest_of(*titles)[:16]
 
 
-def write_model(model: ModelScores, folder: Path, *, digest: str | None, precision: str) -> None:
-    """Writes ``report.md``, ``.tex`` and ``.html``, and ``results.json``, in which earlier suites' scores stay."""
-    tables = model_tables(model)
-    write_text(folder / "report.md", report_markdown(model))
-    write_text(folder / "report.tex", "\n".join(map(latex_table, tables)))
-    _write_html(folder / "report.html", [System(model.name, (model,))], tables=tables)
-    earlier = _earlier(folder / RESULTS)
-    write_json(folder / RESULTS, results_json(model, digest=digest or "", precision=precision, earlier=earlier))
+def write_model(
+    model: ModelScores,
+    folder: Path,
+    *,
+    digest: str | None,
+    precision: str,
+    shown: str = "",
+    made: Made | None = None,
+) -> None:
+    """Writes ``report.md``, ``.tex`` and ``.html``, and ``results.json``, in which earlier suites' scores stay.
+
+    Args:
+        model: Its scores.
+        folder: Where they go.
+        digest: Of the model, where it is known.
+        precision: Of its matrix products.
+        shown: What the reports call it; by default its name.
+        made: How the reports came about.
+    """
+    named = replace(model, name=shown or model.name)
+    tables = model_tables(named)
+    write_text(folder / "report.md", report_markdown(named, made=made))
+    write_text(folder / "report.tex", "\n".join([*map(latex_table, tables), made_latex(made)]))
+    _write_html(folder / "report.html", [System(model.name, (model,), short=shown)], tables=tables, made=made)
+    content = results_json(
+        model, digest=digest or "", precision=precision, earlier=_earlier(folder / RESULTS), made=made
+    )
+    write_json(folder / RESULTS, content)
 
 
 def write_comparison(
-    systems: Sequence[System], folder: Path, *, tables: Sequence[ScoreTable], compared: Sequence[ComparedScore]
+    systems: Sequence[System],
+    folder: Path,
+    *,
+    tables: Sequence[ScoreTable],
+    compared: Sequence[ComparedScore],
+    made: Made | None = None,
 ) -> None:
-    """Writes ``comparison.md``, ``.tex`` and ``.json``, and ``report.html``."""
-    write_text(folder / "comparison.md", "\n".join(map(markdown_table, tables)))
-    write_text(folder / "comparison.tex", "\n".join(map(latex_table, tables)))
-    _write_html(folder / "report.html", systems, tables=tables)
-    write_json(folder / "comparison.json", comparison_json(systems, compared))
+    """Writes ``comparison.md``, ``.tex`` and ``.json``, ``report.html``, and an SVG for each plot of differences."""
+    plots = difference_plots(systems, compared)
+    for plot in plots:
+        write_text(folder / f"{plot.name}.svg", standalone(plot.image))
+    images = [f"![{escaped(plot.title)}]({plot.name}.svg)\n" for plot in plots]
+    write_text(folder / "comparison.md", "\n".join([*map(markdown_table, tables), *images, made_markdown(made)]))
+    floats = [latex_image(plot.name, plot.title) for plot in plots]
+    write_text(folder / "comparison.tex", "\n".join([*map(latex_table, tables), *floats, made_latex(made)]))
+    _write_html(folder / "report.html", systems, tables=tables, differences=plots, made=made)
+    write_json(folder / "comparison.json", comparison_json(systems, compared, made=made))
 
 
 def write_listing(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -101,7 +134,14 @@ def _earlier(path: Path) -> EarlierResults | None:
         return None
 
 
-def _write_html(path: Path, systems: Sequence[System], *, tables: Sequence[ScoreTable]) -> None:
+def _write_html(
+    path: Path,
+    systems: Sequence[System],
+    *,
+    tables: Sequence[ScoreTable],
+    differences: Sequence[Plot] = (),
+    made: Made | None,
+) -> None:
     models = [seed for system in systems for seed in system.seeds]
     curves = [curve for model in models for curve in read_learning_curves(Path(model.name))]
-    write_evaluation_report(path, systems=systems, tables=tables, curves=curves)
+    write_evaluation_report(path, systems=systems, tables=tables, curves=curves, differences=differences, made=made)

@@ -15,10 +15,11 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from mcse.metrics.breakdown import BinScore, binned_spearman, first_places, mean_length, quartile_edges, word_overlap
+from mcse.report.made import Made
 from mcse.report.page import write_page
-from mcse.report.plots import Point, Profile, plot_curves, plot_points, plot_profiles
+from mcse.report.plots import Plot, Point, Profile, plot_curves, plot_points, plot_profiles
 from mcse.report.seed_groups import System, numbered
-from mcse.report.svg import Scale, pair_density, score_bar, series_colour, spanning_scale
+from mcse.report.svg import GRID, Scale, near_scales, pair_density, score_dot, series_colour, spanning_scale
 from mcse.report.tables import Curve, ScoreTable
 from mcse.types import Column, ModelScores, ScoreKey
 
@@ -26,11 +27,16 @@ _MAX_PANELS = 6
 """Systems of which pairs are drawn: the file would grow with every further one, and a reader would see no more."""
 
 _Z = 1.96
-_ROUNDING = 1e-6
+
+_LEAST_STEP = 0.5
+"""Between ticks of scores: below it, a difference is rarely one."""
+
+_SHARES = 1.5
+"""Scores up to this are shares and no percentages."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Bar:
+class _Dot:
     name: str
     text: str
     image: Markup
@@ -39,10 +45,10 @@ class _Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class _BarChart:
+class _Chart:
     title: str
-    ends: tuple[str, str, str]
-    bars: tuple[_Bar, ...]
+    ticks: tuple[str, ...]
+    dots: tuple[_Dot, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,8 @@ def write_evaluation_report(
     tables: Sequence[ScoreTable],
     curves: Sequence[Curve] = (),
     notes: Sequence[str] = (),
+    differences: Sequence[Plot] = (),
+    made: Made | None = None,
 ) -> None:
     """Writes what was found of one or several systems to ``path``. What a suite did not measure has no section.
 
@@ -86,6 +94,8 @@ def write_evaluation_report(
         tables: The scores as the terminal shows them, and a comparison's, in the order of the page.
         curves: Learning curves, labelled by the name of the seed.
         notes: Sentences for the head of the page.
+        differences: Of the two systems, where they were compared.
+        made: How the report was made.
 
     Raises:
         ValueError: There are no systems.
@@ -93,11 +103,12 @@ def write_evaluation_report(
     found = numbered(systems)
     said = [f"{seed.name}: {note}" for system in found for seed in system.seeds for note in seed.notes]
     content = {
-        "title": found[0].name if len(found) == 1 else f"{len(found)} systems compared",
+        "title": found[0].shown if len(found) == 1 else f"{len(found)} systems compared",
         "systems": [(system, Markup(series_colour(system.number))) for system in found],
         "notes": list(dict.fromkeys([*notes, *said])),
+        "differences": [(plot.title, Markup(plot.image)) for plot in differences],
         "tables": tables,
-        "bar_groups": _bar_groups(found),
+        "chart_groups": _chart_groups(found),
         "has_seeds": any(len(system.seeds) > 1 for system in found),
         "geometry": _geometry_plots(found),
         "scatters": _scatters(found),
@@ -105,56 +116,64 @@ def write_evaluation_report(
         "curves": _curve_plots(found, curves),
         "absent": _by_text(found, lambda seed: seed.all.absent),
         "protocols": _by_text(found, lambda seed: seed.all.protocols),
+        "made": made,
     }
     write_page(path, template="evaluation.html.j2", content=content)
 
 
-def _bar_groups(systems: Sequence[System]) -> dict[str, list[_BarChart]]:
-    """By suite a chart for each headline number; geometry has a plot of its own and is not on a scale from 0."""
+def _chart_groups(systems: Sequence[System]) -> dict[str, list[_Chart]]:
+    """By suite a chart for each headline number; geometry has a plot of its own."""
     columns = {column.key: column for system in systems for seed in system.seeds for column in seed.all.columns}
-    groups: dict[str, list[_BarChart]] = {}
+    alike: dict[tuple[str, str], list[Column]] = {}
     for key, column in columns.items():
-        if key.suite != "geometry" and (chart := _bar_chart(systems, column)).bars:
-            groups.setdefault(key.suite, []).append(chart)
+        if key.suite != "geometry" and any(system.values(part) for system in systems for part in (key, key.clean)):
+            alike.setdefault((key.suite, key.metric.partition("@")[0]), []).append(column)
+    charts: dict[ScoreKey, _Chart] = {}
+    for several in alike.values():
+        numbers = [_numbers(systems, column.key) for column in several]
+        least = (
+            _LEAST_STEP if max(abs(number) for chart in numbers for number in chart) > _SHARES else _LEAST_STEP / 100
+        )
+        for column, scale in zip(several, near_scales(numbers, least_step=least), strict=True):
+            charts[column.key] = _chart(systems, column, scale)
+    groups: dict[str, list[_Chart]] = {}
+    for key in columns:
+        if key in charts:
+            groups.setdefault(key.suite, []).append(charts[key])
     return groups
 
 
-def _bar_chart(systems: Sequence[System], column: Column) -> _BarChart:
-    keys = (column.key, column.key.clean)
-    numbers = [
-        number for system in systems for key in keys for number in (*system.values(key), *(system.interval(key) or ()))
+def _numbers(systems: Sequence[System], key: ScoreKey) -> list[float]:
+    """All that a chart shows."""
+    return [
+        number
+        for system in systems
+        for part in (key, key.clean)
+        for number in (*system.values(part), *(system.interval(part) or ()))
     ]
-    scale = _bar_scale([0.0, *numbers], higher_is_better=column.higher_is_better)
-    bars = []
+
+
+def _chart(systems: Sequence[System], column: Column, scale: Scale) -> _Chart:
+    dots = []
     for system in systems:
-        for key in keys:
+        for key in (column.key, column.key.clean):
             values = system.values(key)
             if not values:
                 continue
             mean, interval, is_clean = statistics.fmean(values), system.interval(key), key.part == "clean"
-            image = score_bar(
+            image = score_dot(
                 mean,
                 scale=scale,
                 series=system.number,
                 interval=interval,
-                dots=values if len(values) > 1 else (),
+                seeds=values if len(values) > 1 else (),
                 is_pale=is_clean,
             )
             name = "clean" if is_clean else system.short
-            bars.append(_Bar(name, f"{mean:.2f}", Markup(image), is_clean, interval is not None))
-    ends = tuple(f"{end:g}".replace("-", "−") for end in (scale.low, (scale.low + scale.high) / 2, scale.high))
+            dots.append(_Dot(name, f"{mean:.2f}", Markup(image), is_clean, interval is not None))
+    ticks = [f"{scale.low + share * (scale.high - scale.low):.6g}".replace("-", "−") for share in GRID]
     better = "" if column.higher_is_better else " (lower is better)"
-    return _BarChart(f"{column.label}{better}", (ends[0], ends[1], ends[2]), tuple(bars))
-
-
-def _bar_scale(numbers: Sequence[float], *, higher_is_better: bool) -> Scale:
-    """From 0 to 100 where the numbers allow it, so that charts can be compared with each other."""
-    low = -100.0 if min(numbers) < 0 else 0.0
-    if higher_is_better and max(numbers) < 100 + _ROUNDING:
-        return Scale(low, 100.0)
-    top = max(*numbers, 1.0)
-    power = 10.0 ** (len(f"{top:.0f}") - 1)
-    return Scale(low, float(np.ceil(top / power) * power))
+    return _Chart(f"{column.label}{better}", tuple(ticks), tuple(dots))
 
 
 def _geometry_plots(systems: Sequence[System]) -> list[tuple[str, Markup]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -46,7 +48,19 @@ _INK, _FAINT, _RULE, *_SERIES = _PAGE_COLOURS
 _STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _WIDTH_INCHES = 4.6
-_LEGEND_CHARACTERS = 34
+_LEGEND_CHARACTERS = 44
+"""That stand side by side in a legend, with 6 for each name's mark."""
+
+_LEGEND_MARK = 6
+_LINE_INCHES, _GAP_INCHES = 0.17, 0.07
+"""Of a line of a legend, and between two names."""
+
+_NOT_CLEAR = "not clear"
+"""A difference of which the interval holds 0."""
+
+_LABEL_CHARACTERS = 40
+"""Of a name in a plot, which goes on in the next line."""
+
 _MIN_SPAN = 0.2
 """Of the axes of a plot of points: two points that differ by less would seem to differ much."""
 
@@ -73,19 +87,29 @@ class Profile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DifferenceLine:
-    """A difference of two systems with its interval."""
+    """A difference of two systems with its interval.
+
+    ``better`` is the number, from 0, of the system that is clearly better, whose colour the line has; ``None`` where
+    the interval holds 0. ``is_pale`` marks a second look at the difference above, such as over clean items alone.
+    """
 
     label: str
     value: float
     low: float
     high: float
+    better: int | None = None
+    is_pale: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValueLine:
-    """A system's score at several values of a number, each with its interval where there is one."""
+    """A system's score at several values of a number, each with its interval where there is one.
+
+    ``series`` is the system's number, from 0, for its colour.
+    """
 
     label: str
+    series: int
     x: tuple[float, ...]
     values: tuple[float, ...]
     intervals: tuple[tuple[float, float] | None, ...]
@@ -101,7 +125,7 @@ def plot_points(points: Sequence[Point], *, x_label: str, y_label: str, series: 
                 axes.plot(point.x_interval, [point.y] * 2, color=colour, linewidth=1.2, alpha=0.6)
             if point.y_interval:
                 axes.plot([point.x] * 2, point.y_interval, color=colour, linewidth=1.2, alpha=0.6)
-            name = _plain(label) if number == 0 else None
+            name = _wrapped(label) if number == 0 else None
             axes.plot([point.x], [point.y], marker=marker, color=colour, markersize=8, linestyle="", label=name)
     axes.margins(0.12)
     axes.autoscale_view()
@@ -128,7 +152,7 @@ def plot_profiles(
         known = [number for number, value in enumerate(profile.values) if value is not None]
         x = [number + shift for number in known]
         y = [value for value in profile.values if value is not None]
-        axes.plot(x, y, color=colour, marker=marker, linewidth=1.2, markersize=6, label=_plain(profile.label))
+        axes.plot(x, y, color=colour, marker=marker, linewidth=1.2, markersize=6, label=_wrapped(profile.label))
         for at, value, number in zip(x, y, known, strict=True):
             if (reach := profile.reaches[number]) is not None:
                 axes.plot([at, at], [value - reach, value + reach], color=colour, linewidth=1.2, alpha=0.6)
@@ -141,18 +165,40 @@ def plot_profiles(
     return _svg(figure, f"{y_label} by {x_label}")
 
 
-def plot_differences(lines: Sequence[DifferenceLine], *, x_label: str) -> str:
-    """A forest plot as inline SVG: a line a difference with its interval, and no difference as a stroke."""
-    letters = max(len(line.label) for line in lines)
-    width = _WIDTH_INCHES + min(4.0, max(0.0, 0.07 * (letters - 18)))
-    figure, axes = _figure(height_inches=0.9 + 0.32 * len(lines), width_inches=width)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """An SVG in the page's colours; ``name`` is that of its file."""
+
+    name: str
+    title: str
+    image: str
+
+
+def plot_differences(lines: Sequence[DifferenceLine], *, x_label: str, names: Sequence[str]) -> str:
+    """A forest plot as inline SVG: a line a difference with its interval, and no difference as a stroke.
+
+    ``names`` are those of the systems, by number.
+    """
+    labels = [_wrapped(line.label) for line in lines]
+    rows = sum(1 + label.count("\n") for label in labels)
+    letters = max(len(part) for label in labels for part in label.split("\n"))
+    width = _WIDTH_INCHES + max(0.0, 0.07 * (letters - 18))
+    figure, axes = _figure(height_inches=1.1 + 0.28 * rows, width_inches=width)
     axes.axvline(0, color=_FAINT, linewidth=1)
     for number, line in enumerate(lines):
-        is_clear = line.low > 0 or line.high < 0
-        colour = _SERIES[0] if is_clear else _SERIES[5]
-        axes.plot([line.low, line.high], [number] * 2, color=colour, linewidth=1.6)
-        axes.plot([line.value], [number], color=colour, marker="s", markersize=6)
-    axes.set_yticks(range(len(lines)), [_plain(line.label) for line in lines])
+        colour, marker = (_FAINT, "s") if line.better is None else _colour_and_marker(line.better)
+        opacity = 0.5 if line.is_pale else 1.0
+        axes.plot([line.low, line.high], [number] * 2, color=colour, linewidth=1.6, alpha=opacity)
+        axes.plot([line.value], [number], color=colour, marker=marker, markersize=6, alpha=opacity)
+    said = [_NOT_CLEAR] * any(line.better is None for line in lines)
+    for better in sorted({line.better for line in lines if line.better is not None}):
+        colour, marker = _colour_and_marker(better)
+        said.append(f"{names[better]} is better")
+        axes.plot([], [], color=colour, marker=marker, linestyle="", label=_wrapped(said[-1]))
+    if said[0] == _NOT_CLEAR:
+        axes.plot([], [], color=_FAINT, marker="s", linestyle="", label=_NOT_CLEAR)
+    _legend(figure, said)
+    axes.set_yticks(range(len(lines)), labels)
     axes.set_ylim(len(lines) - 0.5, -0.5)
     axes.set_xlabel(_plain(x_label))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
@@ -170,9 +216,10 @@ def plot_values(lines: Sequence[ValueLine], *, x_label: str, y_label: str) -> st
         axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
     for place, line in enumerate(lines):
-        colour, marker = _colour_and_marker(place)
+        # Of one system with several further settings the colour is one, and the mark tells the lines apart.
+        colour, marker = _colour_and_marker(line.series)[0], _MARKERS[place % len(_MARKERS)]
         axes.plot(
-            line.x, line.values, color=colour, marker=marker, markersize=6, linewidth=1.4, label=_plain(line.label)
+            line.x, line.values, color=colour, marker=marker, markersize=6, linewidth=1.4, label=_wrapped(line.label)
         )
         for x, ends in zip(line.x, line.intervals, strict=True):
             if ends is not None:
@@ -224,7 +271,7 @@ def plot_seeds(table: ScoreTable, *, column: int = 0) -> str:
         axes.plot(values, [number] * len(values), marker=marker, linestyle="", color=colour, alpha=0.7)
         if values:
             axes.plot([statistics.fmean(values)] * 2, [number - 0.3, number + 0.3], color=colour, linewidth=2)
-    axes.set_yticks(range(len(table.rows)), [_plain(row.name) for row in table.rows])
+    axes.set_yticks(range(len(table.rows)), [_wrapped(row.name) for row in table.rows])
     axes.set_ylim(len(table.rows) - 0.5, -0.5)
     axes.set_xlabel(_plain(table.columns[column].label))
     axes.grid(axis="x", color=_RULE, linewidth=0.8)
@@ -237,12 +284,12 @@ def _plot_system(axes: Axes, number: int, curves: Sequence[Curve]) -> None:
     steps = curves[0].steps
     has_mean = len(curves) > 1 and all(curve.steps == steps for curve in curves)
     for seed, curve in enumerate(curves):
-        label = _plain(curve.label) if seed == 0 and not has_mean else None
+        label = _wrapped(curve.label) if seed == 0 and not has_mean else None
         width, opacity = (0.9, 0.45) if has_mean else (1.8, 1.0)
         axes.plot(curve.steps, curve.values, color=colour, linestyle=style, linewidth=width, alpha=opacity, label=label)
     if has_mean:
         mean = [statistics.fmean(values) for values in zip(*(curve.values for curve in curves), strict=True)]
-        axes.plot(steps, mean, color=colour, linestyle=style, linewidth=2.2, label=_plain(curves[0].label))
+        axes.plot(steps, mean, color=colour, linestyle=style, linewidth=2.2, label=_wrapped(curves[0].label))
 
 
 def _colour_and_marker(number: int) -> tuple[str, str]:
@@ -252,11 +299,21 @@ def _colour_and_marker(number: int) -> tuple[str, str]:
 
 
 def _legend(figure: Figure, labels: Sequence[str]) -> None:
-    """Below the plot, in one line where that is short."""
-    distinct = list(dict.fromkeys(labels))
-    fits = sum(map(len, distinct)) <= _LEGEND_CHARACTERS
-    columns = len(distinct) if fits else 1
+    """Below the plot, which keeps its height: the figure grows by the legend's lines."""
+    distinct = [_wrapped(label) for label in dict.fromkeys(labels)]
+    longest = max(len(line) for label in distinct for line in label.split("\n"))
+    columns = min(len(distinct), max(1, (_LEGEND_CHARACTERS + _LEGEND_MARK) // (longest + _LEGEND_MARK)))
+    heights = [1 + label.count("\n") for label in distinct]
+    rows = math.ceil(len(distinct) / columns)
+    # Names stand column by column.
+    lines = max(sum(heights[start : start + rows]) for start in range(0, len(heights), rows))
+    figure.set_figheight(figure.get_figheight() + _LINE_INCHES * (lines - 1) + _GAP_INCHES * (rows - 1))
     figure.legend(loc="outside lower center", ncols=columns, frameon=False, labelcolor=_INK, fontsize=10)
+
+
+def _wrapped(text: str) -> str:
+    """A name in lines that a plot has room for; none of it is left out."""
+    return "\n".join(textwrap.wrap(_plain(text), _LABEL_CHARACTERS)) or " "
 
 
 def _plain(text: str) -> str:

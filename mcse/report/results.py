@@ -7,8 +7,10 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from operator import methodcaller
+from pathlib import Path
 from typing import Any
 
+from mcse.report.made import Made, made_markdown
 from mcse.report.markdown import markdown_notes, markdown_table
 from mcse.report.seed_groups import System
 from mcse.report.tables import ScoreColumn, ScoreRow, ScoreTable
@@ -17,6 +19,8 @@ from mcse.types.scores import ScoreTree
 
 SCHEMA = 1
 """Version of the files; raised when a key changes its meaning or goes away."""
+
+_ALL_CLEAN = "No item is left out as seen: none stands in a training text that is known."
 
 _VARIANTS = {
     "spearman_mean": "mean of subsets",
@@ -40,7 +44,9 @@ class EarlierResults:
     subsets: dict[str, ScoreTree] = field(default_factory=dict)
 
 
-def results_json(model: ModelScores, *, digest: str, precision: str, earlier: EarlierResults | None) -> dict[str, Any]:
+def results_json(
+    model: ModelScores, *, digest: str, precision: str, earlier: EarlierResults | None, made: Made | None = None
+) -> dict[str, Any]:
     """The content of ``results.json``; tasks that ``earlier`` holds of the very same model stay beside the new ones.
 
     Args:
@@ -48,6 +54,7 @@ def results_json(model: ModelScores, *, digest: str, precision: str, earlier: Ea
         digest: Of the model; empty where it is unknown.
         precision: Of its matrix products.
         earlier: The file's content so far; ``None`` where there is none.
+        made: How the new ones came about.
     """
     own = {"schema": SCHEMA, "pooling": model.pooling, "precision": precision, "digest": digest}
     every = model.all
@@ -62,10 +69,12 @@ def results_json(model: ModelScores, *, digest: str, precision: str, earlier: Ea
             found["scores"][suite] = {**tasks, **found["scores"].get(suite, {})}
         for name in ("protocols", "higher_is_better", "subsets"):
             found[name] = {**getattr(earlier, name), **found[name]}
-    return {"model": model.name, **own, **found, "absent": every.absent, "notes": list(model.notes)}
+    return {"model": model.name, **own, **found, "absent": every.absent, "notes": list(model.notes), **_made(made)}
 
 
-def comparison_json(systems: Sequence[System], compared: Sequence[ComparedScore]) -> dict[str, Any]:
+def comparison_json(
+    systems: Sequence[System], compared: Sequence[ComparedScore], *, made: Made | None = None
+) -> dict[str, Any]:
     """The content of ``comparison.json``: every model's scores, and the differences where two were compared."""
     content: dict[str, Any] = {"schema": SCHEMA, "models": [_system_json(system) for system in systems]}
     if compared:
@@ -84,10 +93,14 @@ def comparison_json(systems: Sequence[System], compared: Sequence[ComparedScore]
                 for score in compared
             ],
         }
-    return content
+    return {**content, **_made(made)}
 
 
-def report_markdown(model: ModelScores) -> str:
+def _made(made: Made | None) -> dict[str, Any]:
+    return {} if made is None else {"made": made.as_json()}
+
+
+def report_markdown(model: ModelScores, *, made: Made | None = None) -> str:
     """``report.md``: every number of a model, what is missing, and how the numbers came about."""
     parts = [markdown_table(table) for table in model_tables(model)]
     for tasks in subset_tree(model.all.scores).values():
@@ -95,6 +108,7 @@ def report_markdown(model: ModelScores) -> str:
     parts.append(markdown_notes("Notes", model.notes))
     parts.append(markdown_notes("Missing", [f"{name}: {reason}" for name, reason in model.all.absent.items()]))
     parts.append(markdown_notes("Protocols", [f"{name}: {words}" for name, words in model.all.protocols.items()]))
+    parts.append(made_markdown(made))
     return "\n".join(part for part in parts if part)
 
 
@@ -133,7 +147,7 @@ def contest_tables(systems: Sequence[System]) -> list[ScoreTable]:
                 "that read different texts are evaluated on different pairs here, so nothing is bold; --compare takes "
                 "the same pairs."
             )
-            tables.append(replace(_contest(columns, clean, caption=caption), is_contest=False))
+            tables.append(replace(_contest(columns, clean, caption=caption, form="clean"), is_contest=False))
     return tables + _domain_table(systems)
 
 
@@ -143,7 +157,7 @@ def compared_tables(systems: Sequence[System], compared: Sequence[ComparedScore]
     tables = []
     for is_clean in (False, True):
         scores = [score for score in compared if (score.column.key.part == "clean") == is_clean]
-        if not scores:
+        if not scores or (is_clean and is_all_clean(compared)):
             continue
         rows = tuple(
             ScoreRow(
@@ -159,7 +173,7 @@ def compared_tables(systems: Sequence[System], compared: Sequence[ComparedScore]
         )
         tables.append(
             ScoreTable(
-                title=f"{systems[0].name} (first) − {systems[1].name} (second), "
+                title=f"{systems[0].shown} (first) − {systems[1].shown} (second), "
                 f"{_over_clean(systems) if is_clean else 'over all items'}",
                 columns=tuple(
                     ScoreColumn(label, decimals=3, is_probability=True)
@@ -168,7 +182,8 @@ def compared_tables(systems: Sequence[System], compared: Sequence[ComparedScore]
                     for label in labels
                 ),
                 rows=rows,
-                caption=f"Low, high: 95 % interval of the difference. Test: {scores[0].test}. Holm: p corrected for "
+                caption=("" if is_clean or not is_all_clean(compared) else f"{_ALL_CLEAN} ")
+                + f"Low, high: 95 % interval of the difference. Test: {scores[0].test}. Holm: p corrected for "
                 "the tasks of a suite; averages are tests of their own. Smallest: the smallest true difference that "
                 "this test detects with 80 % power at level 0.05.",
                 is_contest=False,
@@ -177,9 +192,16 @@ def compared_tables(systems: Sequence[System], compared: Sequence[ComparedScore]
     return tables
 
 
+def is_all_clean(compared: Sequence[ComparedScore]) -> bool:
+    """Whether the clean items are all items, so that a second look at them shows nothing."""
+    items = {score.column.key: score.items for score in compared}
+    clean = [key for key in items if key.part == "clean"]
+    return bool(clean) and all(items[key] == items.get(replace(key, part=None)) for key in clean)
+
+
 def _over_clean(systems: Sequence[System]) -> str:
     """Which items the clean comparison is over: a side whose training text is unknown leaves none out."""
-    of_seed = {system.name: [seed.all.samples for seed in system.seeds] for system in systems}
+    of_seed = {system.shown: [seed.all.samples for seed in system.seeds] for system in systems}
     # A suite may be kept from a day on which the text was known, and another be new.
     parted = {key for several in of_seed.values() for samples in several for key in samples if _is_parted(samples[key])}
     unknown = [
@@ -198,11 +220,11 @@ def _is_parted(sample: Sample) -> bool:
 
 def _system_json(system: System) -> dict[str, Any]:
     first = system.seeds[0]
+    own = {"model": system.name, "name": system.shown, "pooling": first.pooling}
     if len(system.seeds) == 1:
-        return {"model": system.name, "pooling": first.pooling, "scores": score_tree(first.all.scores)}
+        return {**own, "scores": score_tree(first.all.scores)}
     return {
-        "model": system.name,
-        "pooling": first.pooling,
+        **own,
         "seeds": [{"model": seed.name, "scores": score_tree(seed.all.scores)} for seed in system.seeds],
         "scores": _over_seeds(system, statistics.fmean),
         "sd": _over_seeds(system, statistics.stdev),
@@ -353,7 +375,7 @@ def _best_seed(system: System, columns: Sequence[Column]) -> ScoreRow:
         return -math.inf if value is None else sign * value
 
     best = replace(system, seeds=(max(system.seeds, key=rank),))
-    name = f"  best of them: {best.seeds[0].name}"
+    name = f"  best of them: {Path(best.seeds[0].name).name}"
     return ScoreRow(name, tuple(best.values(column.key) for column in columns), is_rival=False)
 
 

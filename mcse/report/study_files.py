@@ -11,9 +11,10 @@ from markupsafe import Markup
 from mcse.files import write_text
 from mcse.report.latex import escaped as latex_escaped
 from mcse.report.latex import latex_image, latex_notes, latex_table
+from mcse.report.made import Made, made_latex, made_markdown
 from mcse.report.markdown import code_block, escaped, markdown_notes, markdown_table
 from mcse.report.page import write_page
-from mcse.report.plots import standalone
+from mcse.report.plots import Plot, standalone
 from mcse.report.tables import ScoreTable
 
 
@@ -23,15 +24,6 @@ class Note:
 
     title: str
     lines: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plot:
-    """An SVG in the page's colours; ``name`` is that of its file."""
-
-    name: str
-    title: str
-    image: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +39,10 @@ class StudyReport:
         tests: A table of comparisons for each score.
         plots: Differences, and scores against numbers.
         missing: What is still missing.
-        notes: CPU hours, machines, versions, data.
+        notes: CPU time.
         commands: By row the lines that a shell takes.
         declaration: The file as it stands.
+        made: How the report came about.
     """
 
     title: str
@@ -63,6 +56,7 @@ class StudyReport:
     notes: tuple[Note, ...]
     commands: tuple[Note, ...]
     declaration: str
+    made: Made
     changes_title: str = field(default="Changed after the first run", init=False)
 
 
@@ -91,6 +85,7 @@ def _markdown(report: StudyReport) -> str:
         *(f"{escaped(note.title)}:\n\n{code_block(_lines(note.lines), language='sh')}\n" for note in report.commands),
         "## The declaration\n",
         f"{code_block(report.declaration, language='yaml')}\n",
+        made_markdown(report.made),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -117,6 +112,7 @@ def _latex(report: StudyReport) -> str:
         *(latex_image(plot.name, plot.title) for plot in report.plots),
         *(latex_notes(note.title, note.lines) for note in report.notes),
         *(latex_notes(f"Commands: {note.title}", note.lines, are_code=True) for note in report.commands),
+        made_latex(report.made),
     ]
     return "\n".join(part for part in parts if part)
 

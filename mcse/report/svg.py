@@ -1,4 +1,4 @@
-"""Small images written as SVG directly, of numbers alone: a bar with its interval, and pairs by gold and cosine.
+"""Small images written as SVG directly, of numbers alone: a dot with its interval, and pairs by gold and cosine.
 
 They take their colours from the page, as ``plots`` does, and are made by the hundred where Matplotlib would take long.
 P pairs.
@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 SERIES = 6
 """Colours of the page, ``--series-1`` to ``--series-6``."""
 
+GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Where a line of dots has its ticks."""
+
+_ROUNDING = 1e-9
 _WIDTH, _HEIGHT = 188, 152
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 184, 6, 122
 _CELL = 4
@@ -43,30 +47,55 @@ def series_colour(number: int) -> str:
     return f"var(--series-{number % SERIES + 1})"
 
 
-def score_bar(
+def score_dot(
     value: float,
     *,
     scale: Scale,
     series: int,
     interval: tuple[float, float] | None = None,
-    dots: Sequence[float] = (),
+    seeds: Sequence[float] = (),
     is_pale: bool = False,
 ) -> str:
-    """A bar from 0, as wide as its place, with its interval as a line and seeds as dots."""
-    zero, end = sorted((scale.share(0.0), scale.share(value)))
-    parts = [
-        _line(share, share, top=0, bottom=16, colour="var(--rule)", width=1) for share in (0.0, 0.25, 0.5, 0.75, 1.0)
-    ]
-    parts.append(
-        f'<rect x="{_percent(zero)}" y="3" width="{_percent(end - zero)}" height="10" fill="{series_colour(series)}"'
-        f' fill-opacity="{0.4 if is_pale else 0.9}"/>'
-    )
+    """A dot on a line as wide as its place, with its interval as a stroke and seeds as small dots."""
+    colour = series_colour(series)
+    parts = [_line(share, share, top=0, bottom=16, colour="var(--rule)", width=1) for share in GRID]
     if interval is not None:
         low, high = (scale.share(edge) for edge in interval)
-        parts.append(_line(low, high, top=8, bottom=8, colour="var(--ink)", width=1.5))
-        parts += [_line(edge, edge, top=4.5, bottom=11.5, colour="var(--ink)", width=1.5) for edge in (low, high)]
-    parts += [f'<circle cx="{_percent(scale.share(dot))}" cy="8" r="2" fill="var(--ink)"/>' for dot in dots]
-    return f'<svg class="bar" width="100%" height="16" aria-hidden="true">{"".join(parts)}</svg>'
+        parts.append(_line(low, high, top=8, bottom=8, colour=colour, width=1.5))
+        parts += [_line(edge, edge, top=4.5, bottom=11.5, colour=colour, width=1.5) for edge in (low, high)]
+    shown = f'fill="var(--card)" stroke="{colour}" stroke-width="1.6"' if is_pale else f'fill="{colour}"'
+    parts.append(f'<circle cx="{_percent(scale.share(value))}" cy="8" r="4.5" {shown}/>')
+    parts += [f'<circle cx="{_percent(scale.share(seed))}" cy="8" r="1.7" fill="var(--ink)"/>' for seed in seeds]
+    return f'<svg class="dot" width="100%" height="16" aria-hidden="true">{"".join(parts)}</svg>'
+
+
+def near_scales(charts: Sequence[Sequence[float]], *, least_step: float) -> list[Scale]:
+    """A scale around each chart's numbers, all equally long with round ticks, so that a point is as wide in each.
+
+    Args:
+        charts: The numbers of each chart, one or more.
+        least_step: Between two ticks; a difference that small need not look large.
+    """
+    widest = max(max(numbers) - min(numbers) for numbers in charts)
+    spaces = len(GRID) - 1
+    step = least_step
+    if widest > (spaces - 1) * least_step:
+        step = round_step(1.002 * widest / (spaces - 1))
+    scales = []
+    for numbers in charts:
+        low = step * math.floor(min(numbers) / step + _ROUNDING)
+        # The numbers in the middle, as far as ticks allow.
+        room = low + spaces * step - max(numbers) - (min(numbers) - low)
+        lower = low - step * max(0, math.floor(room / 2 / step + _ROUNDING))
+        low = lower if low < 0 else max(0.0, lower)
+        scales.append(Scale(round(low, 10), round(low + spaces * step, 10)))
+    return scales
+
+
+def round_step(rough: float) -> float:
+    """The least of 1, 2, 2.5 and 5 times a power of ten that is not below ``rough``."""
+    power: float = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= 0.999 * rough)
 
 
 def pair_density(
@@ -152,9 +181,7 @@ def _axes(cosines: Scale, golds: Scale) -> str:
 
 def _ticks(scale: Scale) -> list[float]:
     """Round numbers within the scale, three to six of them."""
-    rough = (scale.high - scale.low) / 5
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= 0.999 * rough)
+    step = round_step((scale.high - scale.low) / 5)
     first, last = math.ceil(scale.low / step - 1e-9), math.floor(scale.high / step + 1e-9)
     return [round(number * step, 10) for number in range(first, last + 1)]
 

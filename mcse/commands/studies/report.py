@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +24,18 @@ from mcse.commands.studies.history import History, Spent, read_cpu, read_history
 from mcse.commands.studies.results import Findings, Tested, find
 from mcse.config_fields import plain
 from mcse.files import read_text, write_json
-from mcse.report.plots import DifferenceLine, ValueLine, plot_differences, plot_values
-from mcse.report.study_files import Note, Plot, StudyReport, write_study_report
+from mcse.report.differences import better_side
+from mcse.report.made import Made, how_made, training_facts
+from mcse.report.plots import DifferenceLine, Plot, ValueLine, plot_differences, plot_values
+from mcse.report.study_files import Note, StudyReport, write_study_report
 from mcse.report.tables import ScoreColumn, ScoreRow, ScoreTable
 from mcse.report.terminal import print_table
-from mcse.run_folder import FACTS, is_run, read_facts
+from mcse.run_folder import is_run
 
 SCHEMA = 1
 """Version of ``results.json``; raised when a key changes its meaning or goes away."""
 
 _SHOWN = 80
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    role: str
-    path: str
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    """What ``run.json`` says that a report repeats."""
-
-    versions: dict[str, str]
-    git_revision: str | None
-    device: str
-    data: list[_Read]
 
 
 def write_report(
@@ -82,15 +66,13 @@ def write_report(
             sentence.replace(f"{places.output}/", "$OUTPUT/")
             for sentence in (*(sentence for _, sentence in missing), *found.missing, *reasons)
         ),
-        notes=(
-            Note(title="CPU time", lines=_cost(rows, spent)),
-            Note(title="Machine, versions and data", lines=_origin(rows, spent)),
-        ),
+        notes=(Note(title="CPU time", lines=_cost(rows, spent)),),
         commands=(
             *([Note(title="first", lines=tuple(f"mcse {one.run}" for one in study.prepare))] if study.prepare else []),
             *(Note(title=row.name, lines=tuple(row_commands(study, row, file))) for row in rows),
         ),
         declaration=read_text(file),
+        made=_made(rows, spent),
     )
     write_study_report(report, places.output)
     write_json(places.output / "results.json", _as_json(study, found, history, spent))
@@ -272,26 +254,31 @@ def _test_row(test: Tested, *, with_family: bool) -> ScoreRow:
 
 def _plots(study: Study, found: Findings) -> tuple[Plot, ...]:
     plots = []
+    series = {name: number for number, name in enumerate(dict.fromkeys(row.row.system for row in found.rows))}
     for number, score in enumerate(study.primary_scores):
         end = f"_{number}" if number else ""
-        lines = [
-            DifferenceLine(label=test.pair.name, value=test.found.difference, low=test.found.low, high=test.found.high)
-            for test in found.tests
-            if test.score == score and test.found is not None
-        ]
+        lines = [_difference(test, series) for test in found.tests if test.score == score and test.found is not None]
         if lines:
-            image = plot_differences(lines, x_label=f"difference, {score}")
+            image = plot_differences(lines, x_label=f"difference, {score}", names=list(series))
             title = f"{score}: first − second, with 95 % intervals"
             plots.append(Plot(name=f"differences{end}", title=title, image=image))
         for factor in study.factors:
             if all(not isinstance(value, str) for value, _ in factor.settings.values()):
-                plots += _value_plot(factor.name, score, found, end)
+                plots += _value_plot(factor.name, score, found, end, series)
     return tuple(plots)
 
 
-def _value_plot(factor: str, score: str, found: Findings, end: str) -> list[Plot]:
+def _difference(test: Tested, series: Mapping[str, int]) -> DifferenceLine:
+    assert test.found is not None
+    side = better_side(test.found)
+    better = None if side is None else series[(test.pair.first, test.pair.second)[side].system]
+    one = test.found
+    return DifferenceLine(label=test.pair.name, value=one.difference, low=one.low, high=one.high, better=better)
+
+
+def _value_plot(factor: str, score: str, found: Findings, end: str, series: Mapping[str, int]) -> list[Plot]:
     """The score against a factor of numbers, a line for each system and values of the other factors."""
-    points: dict[str, list[tuple[float, float, tuple[float, float] | None]]] = {}
+    points: dict[tuple[str, str], list[tuple[float, float, tuple[float, float] | None]]] = {}
     for row in found.rows:
         own = found.scores.get((row.row.name, score))
         if own is None or not own.values or factor not in row.row.values:
@@ -300,11 +287,11 @@ def _value_plot(factor: str, score: str, found: Findings, end: str) -> list[Plot
         value = row.row.values[factor]
         assert not isinstance(value, str)
         point = (float(value), statistics.fmean(own.values), own.interval)
-        points.setdefault(", ".join([row.row.system, *others]), []).append(point)
+        points.setdefault((", ".join([row.row.system, *others]), row.row.system), []).append(point)
     lines = []
-    for label, several in points.items():
+    for (label, system), several in points.items():
         x, values, intervals = zip(*sorted(several, key=lambda point: point[0]), strict=True)
-        lines.append(ValueLine(label=label, x=x, values=values, intervals=intervals))
+        lines.append(ValueLine(label=label, series=series[system], x=x, values=values, intervals=intervals))
     if not any(len(line.x) > 1 for line in lines):
         return []
     image = plot_values(lines, x_label=factor, y_label=score)
@@ -347,23 +334,11 @@ def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.2f} CPU hours" if seconds >= 360 else f"{seconds:.0f} CPU seconds"
 
 
-def _origin(rows: Sequence[Row], spent: Sequence[Spent]) -> tuple[str, ...]:
-    machines = list(dict.fromkeys(one.machine for one in spent))
-    versions: dict[str, None] = {}
-    revisions: dict[str, None] = {}
-    data: dict[tuple[str, str], None] = {}
-    for row in rows:
-        for model in row.models:
-            if row.cell is None or not (Path(model) / FACTS).is_file():
-                continue
-            facts = read_facts(Path(model), _Facts)
-            versions[", ".join(f"{name} {version}" for name, version in facts.versions.items())] = None
-            revisions[facts.git_revision or "unknown"] = None
-            data |= dict.fromkeys((f"{one.role}: {Path(one.path).name}", one.digest) for one in facts.data)
-    lines = [f"machine: {machine}" for machine in machines]
-    lines += [f"versions: {text}" for text in versions]
-    lines += [f"git revision: {', '.join(revisions)}"] if revisions else []
-    return (*lines, *(f"{name}, SHA-256 {digest[:16]}…" for name, digest in data))
+def _made(rows: Sequence[Row], spent: Sequence[Spent]) -> Made:
+    """How the report came about; the machines are those that processes of the study ran on."""
+    runs = [Path(model) for row in rows if row.cell is not None for model in row.models]
+    machines = dict.fromkeys(one.machine for one in spent)
+    return how_made([*(("runs on", machine) for machine in machines), *training_facts(runs)])
 
 
 def _as_json(study: Study, found: Findings, history: History, spent: Sequence[Spent]) -> dict[str, Any]:

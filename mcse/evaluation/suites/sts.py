@@ -122,7 +122,7 @@ def prepare_sts(options: SuiteOptions) -> PreparedSuite:
         found = score_sts(subject, data.tasks)
         return replace(found, absent={**data.absent, **found.absent})
 
-    summary = f"{len(data.tasks)} tasks, {sum(map(len, data.tasks)):,} pairs"
+    summary = f"{len(data.tasks)} task{'s' * (len(data.tasks) > 1)}, {sum(map(len, data.tasks)):,} pairs"
     if data.absent:
         summary += f"; without {', '.join(data.absent)}"
     digest = pairs_digest(subset for task in data.tasks for subset in task.subsets)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from mcse.commands import evaluate
 from mcse.commands.main import main
+from mcse.encoders.loading import encoder_digest
 from mcse.evaluation.result_cache import read_items
 from mcse.report.evaluation_files import model_folder
 from mcse.types import ModelScores, ScoreKey
@@ -113,7 +117,7 @@ def test_evaluate_refuses_processes_that_do_not_know_each_other(pairs, monkeypat
 
 def test_evaluate_list_names_suites_and_whether_data_is_there(pairs, capsys):
     assert main(["evaluate", "--list", "--data", str(pairs)]) == 0
-    assert re.search(r"sts\n  needs .*\n  available: 1 tasks, 4 pairs", capsys.readouterr().out)
+    assert re.search(r"sts\n  needs .*\n  available: 1 task, 4 pairs", capsys.readouterr().out)
     assert main(["evaluate", "--list", "--data", "nowhere"]) == 0
     assert "not available: --data" in capsys.readouterr().out
 
@@ -172,7 +176,7 @@ def test_a_parent_without_whole_seeds_does_not_take_the_others_with_it(encoders,
 
 
 def test_a_model_of_an_odd_name_steers_no_terminal(encoders, pairs, capsys):
-    name = "a\x1b[31m[/red]<b>|`b"
+    name = "a[/red]<b>\x1b[31m|`b"
     (pairs.parent / name).parent.mkdir()
     (pairs.parent / name).symlink_to(encoders[0])
     (pairs.parent / "also").symlink_to(encoders[1])
@@ -183,7 +187,53 @@ def test_a_model_of_an_odd_name_steers_no_terminal(encoders, pairs, capsys):
     assert "\\x1b[31m" in said.out
     report = (Path("out") / "comparison.md").read_text()
     assert "\x1b" not in report
-    assert "<b>" not in report
+    assert "<b>" not in report.partition("```sh")[0]  # code is shown as it is
+
+
+def test_names_stand_in_every_report_with_how_it_was_made(encoders, pairs, capsys):
+    models = list(map(str, encoders))
+    names = ["A_1 & b", "<b>two</b>"]
+    arguments = ["evaluate", *models, "--pooling", "mean", "--data", str(pairs), "--compare", "--names", *names]
+    assert main([*arguments, "--output", "out"]) == 0
+    command = shlex.join(["mcse", *arguments, "--output", "out"])
+    said = capsys.readouterr().out
+    markdown, latex, page = (
+        Path("out", name).read_text() for name in ("comparison.md", "comparison.tex", "report.html")
+    )
+    for text, first in ((said, "A_1 & b (mean)"), (markdown, "A_1 &amp; b (mean)"), (latex, r"A\_1 \& b (mean)")):
+        assert first in text
+        assert not [line for line in text.partition("How this was made")[0].splitlines() if models[0] in line]
+    assert "&lt;b&gt;two&lt;/b&gt; (mean)" in page
+    assert "<b>two" not in page + markdown.partition("```sh")[0]
+    assert f"```sh\n{command}\n```" in markdown
+    digest = encoder_digest(models[0])
+    revision = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    for text in (markdown, page):
+        for fact in (version("torch"), version("transformers"), digest[:16], revision, "1 task, 4 pairs", "bootstrap"):
+            assert fact in text
+        assert re.search(r"date\W.*\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", text)
+    made = json.loads(Path("out/comparison.json").read_text())["made"]
+    assert made["command"] == command
+    for folder in Path("out").glob("*/"):
+        assert "How this was made" in (folder / "report.md").read_text()
+        assert "How this was made" in (folder / "report.tex").read_text()
+    forest = Path("out/differences.svg").read_text()
+    assert "A_1" in forest or "not clear" in forest
+    assert "differences.svg" in markdown
+    assert r"\includesvg[width=\linewidth]{differences}" in latex
+
+
+def test_names_are_refused_where_they_do_not_fit(encoders, pairs, capsys):
+    models = list(map(str, encoders))
+    for names, message in (
+        (["one"], "--names takes a name for each MODEL: 2, got 1"),
+        (["same", "same"], "--names: 'same' is empty or stands twice"),
+        (["a", " "], "--names: ' ' is empty or stands twice"),
+    ):
+        assert main(["evaluate", *models, "--data", str(pairs), "--names", *names]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_in_a_line(encoders, pairs, capsys, monkeypatch):

@@ -6,6 +6,7 @@ What trains and evaluates is a stand-in that writes the files of runs and of eva
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -94,13 +95,17 @@ def test_the_report_says_question_commands_cost_and_origin(tmp_path, works):
     assert r"\texttt{mcse train --config mcse:demo/mcse" in latex
     assert "training 324 CPU seconds, evaluation 0.13 CPU hours" in markdown
     assert "pairs: 216 CPU seconds in 6 processes" in markdown
-    assert "sentences: a.txt, SHA-256 dddddddddddddddd…" in markdown
-    assert "versions: python 3.11" in markdown
+    assert "sentences a.txt (SHA-256 dddddddddddddddd…)" in markdown
+    assert "trained with: python 3.11" in markdown
+    for text in (markdown, latex, page):
+        made = text.partition("How this was made")[2]
+        for fact in (" UTC", "git revision", "torch", "Linux", "training seeds", "dddddddddddddddd"):
+            assert fact in made
     assert "![sts.average: first − second, with 95 % intervals](differences.svg)" in markdown
     assert '"seeds": "0-2"' in markdown
     svg = (tmp_path / "out" / "differences.svg").read_text()
     assert "var(--" not in svg
-    assert "var(--series-1)" in page
+    assert "pairs is better" in re.findall(r"<text[^>]*>([^<]+)</text>", svg)
 
 
 def test_scores_against_a_factor_of_numbers_are_plotted(tmp_path, works):

@@ -169,7 +169,7 @@ def test_every_section_is_there(hostile_report):
     assert rows.count("") == 4
     assert hostile_report.count('<svg class="density"') == 4
     assert '<span class="number">68.25</span>' in hostile_report
-    assert "Pale: over the clean items" in hostile_report
+    assert "Rings: over the clean items" in hostile_report
     assert hostile_report.count("six tasks are missing") == 1  # said of both, once
     assert "sts.STS12, sts.STSBenchmark</dt>" in hostile_report
 
@@ -185,7 +185,7 @@ def test_absent_suites_leave_their_sections_out(tmp_path):
     assert Page(text).headings == ["Scores", "Task by task"]
     assert "matplotlib" not in text
     assert "95 %" not in text
-    assert "Pale" not in text
+    assert "Rings" not in text
 
 
 def test_seeds_are_one_system(tmp_path):
@@ -195,11 +195,11 @@ def test_seeds_are_one_system(tmp_path):
     write_evaluation_report(path, systems=[System("runs/mcse", seeds)], tables=[], curves=curves)
     text = path.read_text(encoding="utf-8")
     assert "2 seeds" in text
-    assert "Of several seeds the mean, and every seed as a dot." in text
+    assert "Of several seeds the mean, and every seed as a small dot." in text
     assert "Lines are 95 %" not in text
     assert text.count('<svg class="density"') == 2  # the first seed's two tasks
-    assert len(re.findall(r'<svg class="bar".*?</svg>', text)) == 4
-    assert text.count('<circle cx="71.5%"') == 4  # two tasks, two seeds
+    assert len(re.findall(r'<svg class="dot".*?</svg>', text)) == 4
+    assert len(re.findall(r'<circle cx="[^"]+" cy="8" r="1.7"', text)) == 8  # two tasks, two seeds, clean too
     labels = re.findall(r"<text[^>]*>([^<]*mcse[^<]*)</text>", text)
     assert labels == ["mcse"] * 4  # the legends of geometry, two breakdowns and the curve
     with pytest.raises(ValueError, match="at least one model"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -71,21 +72,23 @@ def test_plots_of_points_and_profiles():
 def test_a_forest_of_differences_and_scores_against_a_number():
     forest = plot_differences(
         [
-            DifferenceLine(label="a − b", value=1.0, low=0.5, high=1.5),
+            DifferenceLine(label="a − b", value=1.0, low=0.5, high=1.5, better=1),
             DifferenceLine(label="a − $c", value=0.1, low=-0.5, high=0.7),
         ],
         x_label="difference",
+        names=["b", "a"],
     )
     lines = [
-        ValueLine(label="a", x=(50.0, 500.0), values=(60.0, 70.0), intervals=((59.0, 61.0), None)),
-        ValueLine(label="b", x=(50.0,), values=(62.0,), intervals=(None,)),
+        ValueLine(label="a", series=0, x=(50.0, 500.0), values=(60.0, 70.0), intervals=((59.0, 61.0), None)),
+        ValueLine(label="b", series=1, x=(50.0,), values=(62.0,), intervals=(None,)),
     ]
     against = plot_values(lines, x_label="pairs", y_label="score")
     for svg in (forest, against, standalone(forest)):
         ElementTree.fromstring(svg)
     assert "a − b" in forest
-    assert "var(--series-1)" in forest  # clearly not 0
-    assert "var(--series-6)" in forest  # not clearly
+    assert "var(--series-2)" in forest  # the better system's
+    assert "var(--series-1)" not in forest
+    assert {"a is better", "not clear"} <= set(re.findall(r"<text[^>]*>([^<]+)</text>", forest))
     assert "var(--" not in standalone(forest)
     assert standalone(forest).count("<rect") == forest.count("<rect") + 1
     # On a logarithm 50, 158 and 500 are equally far apart.
@@ -99,3 +102,38 @@ def test_a_forest_of_differences_and_scores_against_a_number():
         for x in re.findall(r'<use xlink:href="#\w+" x="([\d.]+)" y="[\d.]+" style="fill: var\(--series-1', near)
     ]
     assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.05)
+
+
+def test_plots_of_36_systems_do_not_collapse():
+    """A legend of 36 long names once took all the height: constrained layout gave up, with a warning."""
+    names = [f"runs/sweep/a rather long name of system number {number}" for number in range(36)]
+    series = {name: number for number, name in enumerate(names)}
+    points = [Point(label=name, x=float(number), y=1.0) for name, number in series.items()]
+    profiles = [Profile(label=name, values=(70.0, 71.0), reaches=(None, None)) for name in names]
+    lines = [
+        ValueLine(label=name, series=n, x=(1.0, 2.0), values=(1.0, 2.0), intervals=(None,) * 2)
+        for n, name in enumerate(names)
+    ]
+    differences = [DifferenceLine(label=name, value=1.0, low=0.5, high=1.5, better=n) for name, n in series.items()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots = [
+            plot_points(points, x_label="x", y_label="y", series=series),
+            plot_profiles(profiles, ticks=("a", "b"), x_label="x", y_label="y", series=series),
+            plot_values(lines, x_label="x", y_label="y"),
+            plot_curves([Curve(name, (0, 1), (1.0, 2.0)) for name in names], series=series),
+            plot_differences(differences, x_label="d", names=names),
+        ]
+    for svg in plots:
+        drawn = ElementTree.fromstring(svg)
+        words = " ".join(drawn.itertext())
+        assert all(f"number {number}" in words or f"number\n{number}" in words for number in range(36))
+        assert plot_height(svg) > 150
+
+
+def plot_height(svg: str) -> float:
+    """Of the axes in points, by the white patch behind them."""
+    path = re.search(r'<g id="patch_2">\s*<path d="([^"]+)"', svg)
+    assert path is not None
+    y = [float(number) for number in re.findall(r"[ML] [\d.]+ ([\d.]+)", path[1])]
+    return max(y) - min(y)

@@ -6,8 +6,9 @@ import re
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 
-from mcse.report.svg import Scale, pair_density, score_bar
+from mcse.report.svg import Scale, near_scales, pair_density, score_dot
 
 
 def test_size_of_the_drawn_pairs():
@@ -33,9 +34,37 @@ def test_cells_count_every_pair_where_it_lies():
     assert "var(--series-2)" in svg
 
 
-def test_bars_start_at_zero_and_show_their_interval():
-    bar = score_bar(-25.0, scale=Scale(-100, 100), series=7, interval=(-50.0, 0.0))
-    assert '<rect x="37.5%" y="3" width="12.5%"' in bar
-    assert '<line x1="25%" x2="50%" y1="8" y2="8"' in bar
-    assert "var(--series-2)" in bar
-    assert '<rect x="0%" y="3" width="100%"' in score_bar(300.0, scale=Scale(0, 100), series=0)
+def test_a_dot_has_its_interval_and_its_systems_colour():
+    dot = score_dot(-25.0, scale=Scale(-100, 100), series=7, interval=(-50.0, 0.0))
+    assert '<circle cx="37.5%"' in dot
+    assert '<line x1="25%" x2="50%" y1="8" y2="8"' in dot
+    assert "var(--series-2)" in dot
+    assert '<circle cx="100%"' in score_dot(300.0, scale=Scale(0, 100), series=0)
+
+
+@pytest.mark.parametrize(
+    "charts",
+    [
+        [[72.1, 72.4], [86.1, 85.4], [78.0]],
+        [[10.5, 58.4, 13.7]],
+        [[0.0, 0.2]],
+        [[-12.3, 4.0], [99.9, 100.0]],
+        [[0.71, 0.72]],
+        [[120.0, 431.7]],
+    ],
+)
+def test_scales_lie_around_their_numbers_and_are_equally_long(charts):
+    scales = near_scales(charts, least_step=0.5)
+    assert len({round(scale.high - scale.low, 9) for scale in scales}) == 1
+    for numbers, scale in zip(charts, scales, strict=True):
+        assert scale.low <= min(numbers)
+        assert max(numbers) <= scale.high
+        assert scale.low >= 0 or min(numbers) < 0
+    widest = max(max(numbers) - min(numbers) for numbers in charts)
+    assert scales[0].high - scales[0].low <= max(2.0, 4 * widest)
+
+
+def test_a_difference_of_one_is_seen():
+    """Scores of good models lie within ten points; of 200 pixels a difference of 1 takes 10 or more."""
+    (scale,) = near_scales([[72.0, 82.0]], least_step=0.5)
+    assert 200 * (scale.share(74.0) - scale.share(73.0)) >= 10
