@@ -12,35 +12,28 @@ import logging
 import multiprocessing
 import os
 import shutil
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
-import numpy as np
 import torch
 
 from mcse.commands import extract_features
 from mcse.commands.configs import config_path
+from mcse.commands.demo_report import TITLES, Scores, held_out_images, write_report
 from mcse.data.test_sets.sts import load_own_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.errors import printable
-from mcse.evaluation.joint_space import CaptionedImages, joint_image_rows, load_captioned_images
 from mcse.evaluation.suite import Subject
 from mcse.evaluation.suites.retrieval import score_retrieval
 from mcse.evaluation.suites.sts import score_sts
 from mcse.files import claimed, write_json
 from mcse.models.small_encoder import build_small_encoder
 from mcse.progress import phase, progress_bar
-from mcse.reading import read_json
 from mcse.recipes.launch import load_config, train
-from mcse.report.demo_page import write_demo_report
-from mcse.report.learning_curves import read_curves
-from mcse.report.tables import Caption, Curve, Gallery, ScoreColumn, ScoreRow, ScoreTable
-from mcse.report.terminal import print_table
 from mcse.run_folder import read_metrics
 from mcse.scenes import WorldConfig, build_world
 from mcse.types import ScoreKey
@@ -50,18 +43,6 @@ SYSTEMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "mcse": ("mcse:demo/mcse", ()),
     "mcse_shuffled": ("mcse:demo/mcse", ("--controls.images", "shuffled_images")),
 }
-TITLES = {
-    "untrained": "untrained encoder",
-    "simcse": "SimCSE (captions as text)",
-    "mcse": "MCSE",
-    "mcse_shuffled": "MCSE, shuffled images",
-}
-COLUMNS = {
-    "spearman": "Spearman × 100",
-    "image_to_text_recall@1": "image → text R@1",
-    "image_to_text_recall@5": "image → text R@5",
-}
-WORLD_TITLES = {"pixels": "The picture world", "null": "The null world: gold that no image shows"}
 BUILT = "built.json"
 """The last file that a demo without training writes."""
 
@@ -75,13 +56,6 @@ IMPORTS = [
 
 _SECONDS = 1.0
 """Between two looks at how far the runs are."""
-
-_GALLERY_IMAGES = 6
-_GALLERY_CAPTIONS = 3
-
-
-Scores: TypeAlias = dict[str, list[float]]
-"""Name of a score → one value a seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +93,7 @@ def run(
         if no_training:
             write_json(output / BUILT, {"seeds": seeds, "world_seed": world_seed, "gold": gold})
             return 0
-        return _run(output, config, world, jobs, seeds=seeds, processes=processes, started=started)
+        return _run(output, world, jobs, seeds=seeds, processes=processes, started=started)
 
 
 def _build(output: Path, config: WorldConfig, *, seeds: int, steps: int | None) -> tuple[Path, list[Job]]:
@@ -135,7 +109,6 @@ def _build(output: Path, config: WorldConfig, *, seeds: int, steps: int | None) 
 
 def _run(
     output: Path,
-    config: WorldConfig,
     world: Path,
     jobs: Sequence[Job],
     *,
@@ -145,7 +118,9 @@ def _run(
 ) -> int:
     _train_all(jobs, processes=processes or os.cpu_count() or 1)
     scores = _evaluate_all(output, world, jobs, seeds=seeds)
-    _report(output, world, jobs, scores, title=WORLD_TITLES[config.gold])
+    runs = {system: [job.folder for job in jobs if job.system == system] for system in SYSTEMS}
+    with phase("writing the report"):
+        write_report(output, world, runs, scores)
     minutes = (time.perf_counter() - started) / 60
     print(printable(f"report: {output / 'report.html'} ({minutes:.1f} minutes)"))
     return 0
@@ -222,7 +197,7 @@ def _train(arguments: tuple[str, ...]) -> int:
 def _evaluate_all(output: Path, world: Path, jobs: Sequence[Job], *, seeds: int) -> dict[str, Scores]:
     """By system and score, one value a seed. Systems without an image side have no recall."""
     task = load_own_task(world / "sts" / "test.tsv")
-    images = _test_images(world)
+    images = held_out_images(world)
 
     def evaluate(folder: Path, pooling: str | None = None) -> dict[str, float]:
         subject = Subject.of(SentenceEncoder.from_pretrained(str(folder), pooling=pooling, device="cpu"))
@@ -242,85 +217,3 @@ def _evaluate_all(output: Path, world: Path, jobs: Sequence[Job], *, seeds: int)
 def _keys(task: str) -> dict[str, ScoreKey]:
     recalls = {f"image_to_text_recall@{k}": ScoreKey("retrieval", "image_to_text", f"recall@{k}") for k in (1, 5)}
     return {"spearman": ScoreKey("sts", task, "spearman"), **recalls}
-
-
-def _test_images(world: Path) -> CaptionedImages:
-    return load_captioned_images(
-        str(world / "captions.csv"), features=str(world / "features"), images=str(world / "test_images.txt")
-    )
-
-
-def _report(output: Path, world: Path, jobs: Sequence[Job], scores: Mapping[str, Scores], *, title: str) -> None:
-    config = read_json(world / "manifest.json", dict[str, Any])["config"]
-    write_json(output / "results.json", {"world": config, "recipes": dict(scores)})
-    table = ScoreTable(
-        title=title,
-        columns=tuple(ScoreColumn(label) for label in COLUMNS.values()),
-        rows=tuple(
-            ScoreRow(TITLES[system], tuple(tuple(found.get(name, ())) for name in COLUMNS))
-            for system, found in scores.items()
-        ),
-        caption="Spearman: test pairs about unseen images. R@K: an unseen image finds one of its captions among the "
-        "first K of all test captions.",
-    )
-    print_table(table)
-    notes = _notes(scores)
-    for note in notes:
-        print(note)
-    curves = [curve for job in jobs for curve in _curves(job)]
-    with phase("writing the report"):
-        write_demo_report(
-            output / "report.html", table=table, curves=curves, galleries=_galleries(world, jobs), notes=notes
-        )
-
-
-def _notes(scores: Mapping[str, Scores]) -> list[str]:
-    """Whether images helped, by more than seeds differ."""
-    notes = []
-    for other in ("simcse", "mcse_shuffled"):
-        for name in [name for name in COLUMNS if name in scores[other]]:
-            ours, theirs = scores["mcse"][name], scores[other][name]
-            gain = f"{COLUMNS[name]}, MCSE − {TITLES[other]}: {statistics.fmean(ours) - statistics.fmean(theirs):+.2f}"
-            if len(ours) == 1:
-                notes.append(f"{gain} with one seed.")
-                continue
-            spread = max(statistics.stdev(ours), statistics.stdev(theirs))
-            clear = "more" if statistics.fmean(ours) - statistics.fmean(theirs) > 2 * spread else "not more"
-            notes.append(f"{gain}, {clear} than twice the spread of seeds ({spread:.2f}).")
-    return notes
-
-
-def _curves(job: Job) -> list[Curve]:
-    panels = {"dev Spearman × 100": "dev.spearman", "alignment (lower is better)": "dev.alignment"}
-    panels |= {"uniformity (lower is better)": "dev.uniformity", "text loss": "loss.text_text"}
-    return read_curves(job.folder, label=TITLES[job.system], panels=panels)
-
-
-def _galleries(world: Path, jobs: Sequence[Job]) -> list[Gallery]:
-    """Test images, and the test captions that the two MCSE systems of the first seed find nearest to each."""
-    shown = _test_images(world)
-    finders: dict[str, Callable[[int], list[Caption]]] = {}
-    for job in jobs:
-        if job.seed == 0 and job.system != "simcse":
-            encoder = SentenceEncoder.from_pretrained(str(job.folder), device="cpu")
-            score_MN = joint_image_rows(encoder, shown) @ encoder.encode_captions(shown.captions).T
-            finders[TITLES[job.system]] = _finder(score_MN, shown.captions, shown.image_C)
-    images = range(0, len(shown), max(1, len(shown) // _GALLERY_IMAGES))
-    return [
-        Gallery(
-            title=shown.image_names[image],
-            image=(world / "images" / shown.image_names[image]).read_bytes(),
-            captions={system: find(image) for system, find in finders.items()},
-        )
-        for image in list(images)[:_GALLERY_IMAGES]
-    ]
-
-
-def _finder(
-    score_MN: np.ndarray[Any, Any], captions: Sequence[str], owner: np.ndarray[Any, Any]
-) -> Callable[[int], list[Caption]]:
-    def find(image: int) -> list[Caption]:
-        nearest = np.argsort(-score_MN[image], kind="stable")[:_GALLERY_CAPTIONS]
-        return [Caption(captions[row], is_right=bool(owner[row] == image)) for row in nearest]
-
-    return find

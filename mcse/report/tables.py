@@ -86,10 +86,13 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A caption that a system found for an image; ``is_right`` is ``None`` where that is unknown."""
+    """A caption that a system found for an image.
+
+    ``alike``: how like what the image shows what it says is, in [0, 1]; 1 is true of it, ``None`` is unknown.
+    """
 
     text: str
-    is_right: bool | None = None
+    alike: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from mcse.files import creating_folder, sha256_bytes, sha256_file
-from mcse.reading import read_json
+from mcse.files import creating_folder, read_lines, sha256_bytes, sha256_file
+from mcse.reading import parse_json, read_json
 from mcse.scenes.drawing import draw_marks
 from mcse.scenes.grammar import Dialect, draw_dialect, draw_style, draw_told, write_sentence
 from mcse.scenes.similarity import FAMILY, Gold, ScoredPair, draw_families, write_pairs
@@ -47,7 +47,7 @@ from mcse.scenes.world import (
 FORMAT = 1
 """Raised whenever the same configuration would give other files."""
 
-MANIFEST = "manifest.json"
+MANIFEST, CONTENTS = "manifest.json", "contents.jsonl"
 
 _log = logging.getLogger(__name__)
 
@@ -114,6 +114,29 @@ def build_world(folder: Path, *, config: WorldConfig) -> Path:
     return folder
 
 
+def read_scenes(folder: Path) -> dict[str, Scene]:
+    """What each image of a world shows, by the image's name.
+
+    Raises:
+        ValueError: ``contents.jsonl`` is damaged: the line.
+        OSError: It cannot be read.
+    """
+    scenes: dict[str, Scene] = {}
+    path = folder / CONTENTS
+    for number, line in enumerate(read_lines(path), 1):
+        content = parse_json(line, _Content, where=f"{path}, line {number}")
+        scenes[content.image] = content.scene
+    return scenes
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """A line of ``contents.jsonl``, of which only this is looked at."""
+
+    image: str
+    scene: PairScene | GroupScene
+
+
 @dataclass(frozen=True, slots=True)
 class _Image:
     name: str
@@ -176,7 +199,7 @@ def _make_files(config: WorldConfig) -> dict[str, bytes]:
     files = {f"images/{image.name}": _png_bytes(image, config) for image in images}
     captions = [(image.name, caption) for image in images for caption in image.captions]
     files["captions.csv"] = _csv_bytes(("image", "caption"), captions)
-    files["contents.jsonl"] = _lines(json.dumps(_content(image), sort_keys=True) for image in images)
+    files[CONTENTS] = _lines(json.dumps(_content(image), sort_keys=True) for image in images)
     files["sentences.txt"] = _lines(_write_text_only(text_only, config))
     for split in splits:
         files[f"{split}_images.txt"] = _lines(image.name for image in images if image.split == split)

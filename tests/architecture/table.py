@@ -254,7 +254,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
         "commands/search_recall.py",
         "commands/serve.py",
     ),
-    "demo": ("scenes", "commands/demo.py", "models/small_encoder.py", "report/demo_page.py"),
+    "demo": ("scenes", "commands/demo.py", "commands/demo_report.py", "models/small_encoder.py", "report/demo_page.py"),
 }
 """What belongs to one system, as paths below ``mcse``; a folder stands for all in it. All else is the frame."""
 

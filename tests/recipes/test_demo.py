@@ -9,18 +9,20 @@ import importlib.util
 import json
 import os
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from mcse.commands.demo import IMPORTS
+from mcse.commands.demo_report import _shown_seed
 from mcse.commands.main import main
 from mcse.data.test_sets.sts import load_own_task
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.suite import Subject
 from mcse.evaluation.suites.sts import score_sts
 from mcse.files import claimed
-from mcse.scenes import WorldConfig, build_world
+from mcse.scenes import WorldConfig, build_world, read_scenes
 from mcse.types import ScoreKey
 
 WORLD_SEED = 5
@@ -69,6 +71,32 @@ def test_the_report_is_one_file(demo: Path) -> None:
     assert text.count("data:image/png;base64,") >= 6
     assert 'src="http' not in text
     assert "MCSE, shuffled images" in text
+    assert "Seed 0 is the only one." in text
+    assert "✓ true" in text
+    assert "by a program: 3,000 images" in text
+    latex = (demo / "report.tex").read_text(encoding="utf-8")
+    assert latex.count(r"\begin{table}") == 1
+    for whole in (text, latex, (demo / "report.md").read_text(encoding="utf-8")):
+        assert "mcse demo" in whole.partition("How this was made")[2]
+
+
+@pytest.mark.parametrize(("spearman", "seed"), [((30.0,), 0), ((30.0, 50.0, 40.0), 2), ((10.0, 40.0, 20.0, 30.0), 2)])
+def test_the_seed_that_is_shown_is_the_median(spearman: tuple[float, ...], seed: int) -> None:
+    found, why = _shown_seed(spearman)
+    assert found == seed
+    assert f"eed {seed}" in why
+
+
+def test_what_an_image_shows_is_read_back(tmp_path: Path) -> None:
+    config = WorldConfig(num_train_images=4, num_dev_images=8, num_test_images=8, num_sentences=5, num_sts_pairs=4)
+    world = build_world(tmp_path / "world", config=config)
+    scenes = read_scenes(world)
+    lines = list(map(json.loads, (world / "contents.jsonl").read_text().splitlines()))
+    assert [asdict(scenes[line["image"]]) for line in lines] == [line["scene"] for line in lines]
+    assert [type(scenes[line["image"]]).__name__ for line in lines] == [line["kind"] for line in lines]
+    (world / "contents.jsonl").write_text('{"image": "a.png"}\n')
+    with pytest.raises(ValueError, match=r"contents.jsonl, line 1: scene"):
+        read_scenes(world)
 
 
 def test_what_its_runs_are_forked_with_is_there() -> None:

@@ -9,10 +9,14 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from mcse.report.demo_page import write_demo_report
+from mcse.report.demo_page import DemoReport, write_demo_report
+from mcse.report.made import how_made
 from mcse.report.tables import (
     Caption,
     Gallery,
+    ScoreColumn,
+    ScoreRow,
+    ScoreTable,
 )
 from tests.unit.report.test_plots import curves
 from tests.unit.report.test_tables import TABLE
@@ -46,12 +50,21 @@ def png() -> bytes:
 
 def test_demo_report_is_one_file_with_everything_in_it(tmp_path):
     captions = {
-        "SimCSE": [Caption("a <b>red</b> dot", is_right=False)],
-        "MCSE": [Caption("a crimson dot", is_right=True)],
+        "SimCSE": [Caption("a <b>red</b> dot", alike=0.4)],
+        "MCSE": [Caption("a crimson dot", alike=1.0)],
     }
     gallery = Gallery("Image 1", png(), captions)
+    report = DemoReport(
+        table=TABLE,
+        about=["Drawn by 1 & 2."],
+        curves=curves(),
+        galleries=[gallery],
+        gallery_note="From seed 7.",
+        notes=["Took 8 & a half minutes."],
+        made=how_made([("seed", "7")], command="mcse demo --seeds 1"),
+    )
+    write_demo_report(tmp_path / "new", report)
     path = tmp_path / "new" / "report.html"
-    write_demo_report(path, table=TABLE, curves=curves(), galleries=[gallery], notes=["Took 8 & a half minutes."])
     text = path.read_text(encoding="utf-8")
     page = Links()
     page.feed(text)
@@ -60,21 +73,45 @@ def test_demo_report_is_one_file_with_everything_in_it(tmp_path):
     assert all(source.startswith(("data:image/png;base64,", "#")) for source in page.sources)
     assert "@import" not in text
     assert not re.search(r"url\((?!#)", text)
-    for part in ("72.00 ± 2.00", "MCSE &lt;shuffled&gt;", "a &lt;b&gt;red&lt;/b&gt; dot", "8 &amp; a half", "✗ wrong"):
+    for part in (
+        "72.00 ± 2.00",
+        "MCSE &lt;shuffled&gt;",
+        "a &lt;b&gt;red&lt;/b&gt; dot",
+        "8 &amp; a half",
+        "0.40 alike",
+        "From seed 7.",
+    ):
         assert part in text
     assert '<td data-label="STS-B" class="best">79.00</td>' in text
     assert "prefers-color-scheme: dark" in text
-    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    assert text.count("✓ true") == 1
+    assert sorted(file.name for file in path.parent.iterdir()) == ["report.html", "report.md", "report.tex"]
+    markdown, latex = (path.with_suffix(end).read_text(encoding="utf-8") for end in (".md", ".tex"))
+    assert r"Drawn by 1 \& 2." in latex
+    assert r"72.00$_{\pm 2.00}$" in latex
+    assert "Drawn by 1 &amp; 2." in markdown
+    for whole in (text, markdown, latex):
+        assert "mcse demo" in whole.partition("How this was made")[2]
+
+
+def test_a_system_has_one_colour_in_every_panel(tmp_path):
+    """The table's rows have a system more than the curves: once their colours were shifted by one."""
+    rows = tuple(ScoreRow(name, ((1.0, 2.0),)) for name in ("untrained", "SimCSE", "MCSE"))
+    table = ScoreTable(title="t", columns=(ScoreColumn("s"),), rows=rows)
+    write_demo_report(tmp_path, DemoReport(table=table, curves=curves()))
+    seeds, panel = re.findall(r"<svg role.*?</svg>", (tmp_path / "report.html").read_text(encoding="utf-8"), re.S)
+    assert set(re.findall(r"--series-\d", seeds)) == {"--series-1", "--series-2", "--series-3"}
+    assert set(re.findall(r"--series-\d", panel)) == {"--series-2", "--series-3"}
 
 
 def test_demo_report_refuses_other_images_and_keeps_the_old_file(tmp_path):
     path = tmp_path / "report.html"
     path.write_text("old")
     with pytest.raises(ValueError, match="gallery 'Image 1': the image is not a PNG"):
-        write_demo_report(path, table=TABLE, galleries=[Gallery("Image 1", b"\xff\xd8jpeg", {})])
+        write_demo_report(tmp_path, DemoReport(table=TABLE, galleries=[Gallery("Image 1", b"\xff\xd8jpeg", {})]))
     assert path.read_text() == "old"
 
 
 def test_demo_report_without_curves_and_galleries(tmp_path):
-    write_demo_report(tmp_path / "report.html", table=TABLE)
+    write_demo_report(tmp_path, DemoReport(table=TABLE))
     assert "nearest captions" not in (tmp_path / "report.html").read_text(encoding="utf-8")
