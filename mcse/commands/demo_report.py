@@ -85,7 +85,7 @@ def write_report(output: Path, world: Path, runs: Runs, scores: Mapping[str, Sco
         made=made,
     )
     write_demo_report(output, report)
-    write_json(output / "results.json", {"world": built.config, "recipes": dict(scores), "made": made.as_json()})
+    write_json(output / "results.json", {"world": built.config, "recipes": dict(scores)})
     print_table(table)
     for note in notes:
         print(note)

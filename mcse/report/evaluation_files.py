@@ -74,9 +74,7 @@ def write_model(
     write_text(folder / "report.md", report_markdown(named, made=made))
     write_text(folder / "report.tex", "\n".join([*map(latex_table, tables), made_latex(made)]))
     _write_html(folder / "report.html", [System(model.name, (model,), short=shown)], tables=tables, made=made)
-    content = results_json(
-        model, digest=digest or "", precision=precision, earlier=_earlier(folder / RESULTS), made=made
-    )
+    content = results_json(model, digest=digest or "", precision=precision, earlier=_earlier(folder / RESULTS))
     write_json(folder / RESULTS, content)
 
 
@@ -97,7 +95,7 @@ def write_comparison(
     floats = [latex_image(plot.name, plot.title) for plot in plots]
     write_text(folder / "comparison.tex", "\n".join([*map(latex_table, tables), *floats, made_latex(made)]))
     _write_html(folder / "report.html", systems, tables=tables, differences=plots, made=made)
-    write_json(folder / "comparison.json", comparison_json(systems, compared, made=made))
+    write_json(folder / "comparison.json", comparison_json(systems, compared))
 
 
 def write_listing(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mcse.errors import printable
 from mcse.origin import COMMAND, git_revision, machine, now, versions
@@ -34,10 +33,6 @@ class Made:
     def lines(self) -> tuple[str, ...]:
         """A line a fact."""
         return tuple(f"{label}: {text}" for label, text in self.facts)
-
-    def as_json(self) -> dict[str, Any]:
-        """For a file that programs read."""
-        return {"command": self.command, "facts": [list(fact) for fact in self.facts]}
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,9 +44,7 @@ class EarlierResults:
     subsets: dict[str, ScoreTree] = field(default_factory=dict)
 
 
-def results_json(
-    model: ModelScores, *, digest: str, precision: str, earlier: EarlierResults | None, made: Made | None = None
-) -> dict[str, Any]:
+def results_json(model: ModelScores, *, digest: str, precision: str, earlier: EarlierResults | None) -> dict[str, Any]:
     """The content of ``results.json``; tasks that ``earlier`` holds of the very same model stay beside the new ones.
 
     Args:
@@ -54,7 +52,6 @@ def results_json(
         digest: Of the model; empty where it is unknown.
         precision: Of its matrix products.
         earlier: The file's content so far; ``None`` where there is none.
-        made: How the new ones came about.
     """
     own = {"schema": SCHEMA, "pooling": model.pooling, "precision": precision, "digest": digest}
     every = model.all
@@ -69,12 +66,10 @@ def results_json(
             found["scores"][suite] = {**tasks, **found["scores"].get(suite, {})}
         for name in ("protocols", "higher_is_better", "subsets"):
             found[name] = {**getattr(earlier, name), **found[name]}
-    return {"model": model.name, **own, **found, "absent": every.absent, "notes": list(model.notes), **_made(made)}
+    return {"model": model.name, **own, **found, "absent": every.absent, "notes": list(model.notes)}
 
 
-def comparison_json(
-    systems: Sequence[System], compared: Sequence[ComparedScore], *, made: Made | None = None
-) -> dict[str, Any]:
+def comparison_json(systems: Sequence[System], compared: Sequence[ComparedScore]) -> dict[str, Any]:
     """The content of ``comparison.json``: every model's scores, and the differences where two were compared."""
     content: dict[str, Any] = {"schema": SCHEMA, "models": [_system_json(system) for system in systems]}
     if compared:
@@ -93,11 +88,7 @@ def comparison_json(
                 for score in compared
             ],
         }
-    return {**content, **_made(made)}
-
-
-def _made(made: Made | None) -> dict[str, Any]:
-    return {} if made is None else {"made": made.as_json()}
+    return content
 
 
 def report_markdown(model: ModelScores, *, made: Made | None = None) -> str:

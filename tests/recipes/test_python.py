@@ -173,7 +173,10 @@ def test_results_equal_the_files_of_the_command(tiny, trained, place):
     assert len([name for name in names if name.name == "results.json"]) == 2
     for name in names:
         if name.suffix in (".json", ".md", ".tex"):
-            assert (Path("ours") / name).read_bytes() == (Path("theirs") / name).read_bytes(), name
+            # When and by what command they were made differs.
+            ours, theirs = ((Path(of) / name).read_text().partition("How this was made") for of in ("ours", "theirs"))
+            assert ours[0] == theirs[0], name
+            assert bool(ours[1]) == bool(theirs[1]) == (name.suffix != ".json"), name
     assert results.models == tuple(models)
     assert results.comparison() == read("theirs/comparison.json")
     for model in models:
@@ -245,7 +248,7 @@ def test_names_of_models_are_no_markup(tiny, place):
     model = build_tiny_bert(place / "<b>&", texts=["a dog runs"])
     html = mcse.evaluate(model, data=tiny / "dev.tsv", pooling="mean")._repr_html_()
     assert "&lt;b&gt;&amp;" in html
-    assert "<b>&" not in html
+    assert "<b><b>" not in html
 
 
 @pytest.mark.parametrize(
