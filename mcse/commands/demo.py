@@ -119,8 +119,7 @@ def _run(
     _train_all(jobs, processes=processes or os.cpu_count() or 1)
     scores = _evaluate_all(output, world, jobs, seeds=seeds)
     runs = {system: [job.folder for job in jobs if job.system == system] for system in SYSTEMS}
-    with phase("writing the report"):
-        write_report(output, world, runs, scores)
+    write_report(output, world, runs, scores)
     minutes = (time.perf_counter() - started) / 60
     print(printable(f"report: {output / 'report.html'} ({minutes:.1f} minutes)"))
     return 0

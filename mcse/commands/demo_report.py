@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.joint_space import CaptionedImages, joint_image_rows, load_captioned_images
 from mcse.files import write_json
+from mcse.progress import phase
 from mcse.reading import read_json
 from mcse.report.demo_page import DemoReport, write_demo_report
 from mcse.report.learning_curves import read_curves
@@ -40,6 +41,11 @@ WORLD_TITLES = {"pixels": "The picture world", "null": "The null world: gold tha
 
 _GALLERY_IMAGES = 6
 _GALLERY_CAPTIONS = 3
+_JUDGED = (
+    "A caption is true if the image shows all that it says of things, colours, sizes, numbers and places; owners, "
+    "hours and prices are in no image, and do not count. Otherwise the number says how alike the image and what the "
+    "caption says are, from 0 to 1, by the rule that scores the test pairs."
+)
 
 Scores: TypeAlias = dict[str, list[float]]
 """Name of a score → one value a seed."""
@@ -63,29 +69,29 @@ def write_report(output: Path, world: Path, runs: Runs, scores: Mapping[str, Sco
     table = _table(WORLD_TITLES[built.config["gold"]], scores)
     notes = _notes(scores)
     seed, why = _shown_seed(scores["mcse"]["spearman"])
-    galleries, found = _galleries(world, {system: runs[system][seed] for system in ("mcse", "mcse_shuffled")})
-    made = how_made(
-        [
-            *training_facts([folder for folders in runs.values() for folder in folders]),
-            ("test data", f"sts/test.tsv ({short_digest(built.files['sts/test.tsv'])})"),
-            ("world seed", str(built.config["seed"])),
-        ]
-    )
-    report = DemoReport(
-        table=table,
-        about=_about(built),
-        notes=notes,
-        curves=[curve for system, folders in runs.items() for folder in folders for curve in _curves(system, folder)],
-        galleries=galleries,
-        gallery_note=f"{len(galleries)} test images, in equal steps through the list, each with the "
-        f"{_GALLERY_CAPTIONS} test captions that a model finds nearest. {why} A caption is true if the image shows all "
-        "that it says of things, colours, sizes, numbers and places (of owners, hours and prices no image shows any). "
-        "Otherwise the number says how alike the image and "
-        f"what the caption says are, from 0 to 1, by the rule that scores the test pairs. {found}",
-        made=made,
-    )
-    write_demo_report(output, report)
-    write_json(output / "results.json", {"world": built.config, "recipes": dict(scores)})
+    with phase("writing the report"):
+        galleries, found = _galleries(world, {system: runs[system][seed] for system in ("mcse", "mcse_shuffled")})
+        made = how_made(
+            [
+                *training_facts([folder for folders in runs.values() for folder in folders]),
+                ("test data", f"sts/test.tsv ({short_digest(built.files['sts/test.tsv'])})"),
+                ("world seed", str(built.config["seed"])),
+            ]
+        )
+        report = DemoReport(
+            table=table,
+            about=_about(built),
+            notes=notes,
+            curves=[
+                curve for system, folders in runs.items() for folder in folders for curve in _curves(system, folder)
+            ],
+            galleries=galleries,
+            gallery_note=f"{len(galleries)} test images, in equal steps through the list, each with the "
+            f"{_GALLERY_CAPTIONS} test captions that a model finds nearest. {why} {_JUDGED} {found}",
+            made=made,
+        )
+        write_demo_report(output, report)
+        write_json(output / "results.json", {"world": built.config, "recipes": dict(scores)})
     print_table(table)
     for note in notes:
         print(note)
