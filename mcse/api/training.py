@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mcse.encoders.loading import AnyEncoder
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class FinishedRun:
     """A run that has been trained to its last step.
 
@@ -59,6 +59,10 @@ class FinishedRun:
             steps=run.steps,
             metrics=run.metrics,
         )
+
+    def __repr__(self) -> str:
+        best = "" if self.score is None else f", best {self.score_name} {self.score:.2f} after step {self.best_step}"
+        return f"run in {self.folder}: {self.steps} steps{best}"
 
     @property
     def history(self) -> pd.DataFrame:
@@ -101,7 +105,7 @@ def train(
         config: A YAML file, or ``mcse:NAME`` of one that comes with the package; the same keys as a mapping; or a
             recipe's ``Config``.
         overwrite: Delete a run that is in ``output_dir``.
-        show_progress: Show a bar.
+        show_progress: Show what the run will do, how far it is, and its scores.
         **overrides: Keys that win over ``config``: a group as a mapping (``train={"max_steps": 100}``), or one key by
             its dotted name (``**{"train.max_steps": 100}``).
 
@@ -122,7 +126,8 @@ def train(
         >>> run.encoder().encode(["A man plays the guitar."])
     """
     resolved = _resolved(config, overrides)
-    if code := launch.train(resolved, overwrite=overwrite, show_progress=show_progress):
+    source = str(config) if isinstance(config, str | Path) else ""
+    if code := launch.train(resolved, overwrite=overwrite, source=source, show_progress=show_progress):
         how = "interrupted" if code == 130 else "asked to stop by a signal"
         raise KeyboardInterrupt(
             f"{how}; the run is saved in {resolved.output_dir}, and train={{'resume': 'auto'}} goes on"

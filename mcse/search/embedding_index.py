@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mcse.report.html_tables import html_rows
 from mcse.search.index_files import read_index, save_index
 from mcse.search.rows import Found, IndexRows, in_blocks
 from mcse.stored_rows import RowKind
@@ -28,6 +29,21 @@ class Hit:
     id: Id
     text: str
     score: float
+
+
+class Hits(list[Hit]):
+    """The hits of a query, nearest first. A notebook shows them as a table."""
+
+    def _repr_html_(self) -> str:
+        rows = ((str(hit.id), (hit.text, f"{hit.score:.3f}")) for hit in self)
+        return html_rows(("text", "cosine"), rows)
+
+
+class HitLists(list[list[Hit]]):
+    """The ``Hits`` of several queries, in their order."""
+
+    def _repr_html_(self) -> str:
+        return "".join(Hits(hits)._repr_html_() for hits in self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +139,7 @@ class EmbeddingIndex:
 
     def search(
         self, queries: str | Sequence[str], *, top_k: int = 5, threshold: float | None = None, batch_size: int = 64
-    ) -> list[list[Hit]]:
+    ) -> HitLists:
         """For every query the ``top_k`` nearest sentences, nearest first; equal ones in the order they were added.
 
         Args:
@@ -138,12 +154,10 @@ class EmbeddingIndex:
         self._check_search(top_k)
         texts = [queries] if isinstance(queries, str) else list(queries)
         if not texts:
-            return []
+            return HitLists()
         return self.search_by_embeddings(self._encode(texts, batch_size=batch_size), top_k=top_k, threshold=threshold)
 
-    def search_by_embeddings(
-        self, query_QD: FloatArray, *, top_k: int = 5, threshold: float | None = None
-    ) -> list[list[Hit]]:
+    def search_by_embeddings(self, query_QD: FloatArray, *, top_k: int = 5, threshold: float | None = None) -> HitLists:
         """As ``search``, for (Q, D) embeddings of length 1 that were made elsewhere.
 
         Raises:
@@ -151,7 +165,7 @@ class EmbeddingIndex:
         """
         self._check_search(top_k)
         query_QD = self._checked(query_QD, [f"query {number}" for number in range(len(query_QD))])
-        return [self._hits(found, threshold=threshold) for found in self._rows.nearest(query_QD, top_k=top_k)]
+        return HitLists(self._hits(found, threshold=threshold) for found in self._rows.nearest(query_QD, top_k=top_k))
 
     def save(self, folder: str | Path) -> None:
         """Writes the index, in place of one that is there; the encoder is not part of it. A kill leaves either whole.
@@ -233,9 +247,9 @@ class EmbeddingIndex:
                 raise ValueError(f"ids[{position}] is {given!r}, which the index holds already")
             new.add(given)
 
-    def _hits(self, found: Found, *, threshold: float | None) -> list[Hit]:
-        return [
+    def _hits(self, found: Found, *, threshold: float | None) -> Hits:
+        return Hits(
             Hit(self._ids[position], self._texts[position], float(score))
             for score, position in zip(*found, strict=True)
             if threshold is None or score >= threshold
-        ]
+        )

@@ -19,8 +19,9 @@ from mcse.files import sha256_file
 from mcse.images import BadImageError, load_image
 from mcse.manifest import Reading
 from mcse.metrics.regularities import arithmetic_row, rerank
+from mcse.report.html_tables import html_notes
 from mcse.search.builder import is_inside
-from mcse.search.embedding_index import Hit
+from mcse.search.embedding_index import Hit, Hits
 from mcse.search.image_index import ImageIndex, check_same_model
 from mcse.search.together import Together
 from mcse.stored_rows import unit
@@ -84,6 +85,9 @@ class Answer:
 
     hits: tuple[Hit, ...]
     notes: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        return Hits(self.hits)._repr_html_() + html_notes(self.notes)
 
 
 class ImageSearch:

@@ -77,6 +77,15 @@ def test_differences_of_rounding_are_ties() -> None:
         assert [hit.id for hit in index.search("same", top_k=top_k)[0]] == list(range(0, 2 * top_k, 2))
 
 
+def test_a_notebook_shows_hits_as_tables() -> None:
+    found = build(["a <b>dog</b>", "a cat"]).search(["one", "two"], top_k=2)
+    for hits in found:
+        assert [row.count("<td>") for row in hits._repr_html_().split("<tr>")[2:]] == [2, 2]
+        assert f"<td>{hits[0].score:.3f}</td>" in hits._repr_html_()
+        assert "a &lt;b&gt;dog&lt;/b&gt;" in hits._repr_html_()
+    assert found._repr_html_() == found[0]._repr_html_() + found[1]._repr_html_()
+
+
 def test_threshold_ids_and_adding() -> None:
     index = EmbeddingIndex(HashedEncoder())
     index.add(["a", "b"], ids=["first", 2])
