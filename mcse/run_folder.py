@@ -41,6 +41,8 @@ MODEL_FILES = ("mcse.json", "config.json", "modules.json")
 KEYS_WITHOUT_EFFECT = frozenset(
     {
         "output_dir",
+        "data.languages",
+        "data.licence",
         "data.root",
         "train.log_steps",
         "train.resume",
@@ -50,7 +52,7 @@ KEYS_WITHOUT_EFFECT = frozenset(
         "train.trackers",
     }
 )
-"""Keys of a configuration that say where files are and how often they are written, but not what is trained."""
+"""Keys of a configuration that say where files are, how often they are written and what the card says of them."""
 
 KEYS_OF_LENGTH = frozenset({"encoder.name_or_path", "train.max_steps", "train.epochs", "train.eval_steps"})
 """Keys that a resumed run may change besides: how long and how often; the encoder's weights come from the state."""

@@ -30,10 +30,16 @@ Splitting: TypeAlias = Literal["words", "spaces"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataRoot:
-    """Where the files of a run are."""
+    """Where the files of a run are, and what the model card says of them."""
 
     root: Path | None = None
     """Where relative paths start; by default the environment variable ``MCSE_DATA``, else the working folder."""
+
+    licence: str | None = None
+    """Of the model, as its data allows it: the hub's name, such as ``cc-by-sa-4.0``. Only the model card says it."""
+
+    languages: tuple[str, ...] = ()
+    """ISO codes of the text's languages, such as ``en``. Only the model card says them."""
 
     @property
     def folder(self) -> Path:

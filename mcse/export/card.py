@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCardData
+
+from mcse.manifest import Located
 from mcse.report.markdown import code_span, escaped
 from mcse.report.model_card import model_title
 
@@ -48,19 +51,23 @@ _SHOWN = {
 }
 
 
-def export_card(model: str, described: Mapping[str, Any], *, notes: Sequence[str]) -> str:
-    """Markdown. ``described`` is ``export.json``."""
-    title = model_title(Path(model))
+def export_card(model: Located, described: Mapping[str, Any], *, notes: Sequence[str]) -> str:
+    """Markdown, with the licence and languages that the model's run states. ``described`` is ``export.json``."""
+    title = model_title(Path(model.name))
+    data = model.manifest.config.get("data", {}) if model.manifest is not None else {}
+    front = ModelCardData(
+        license=data.get("licence"), language=list(data.get("languages") or ()) or None, tags=["mcse"]
+    )
     rows = [(name, described.get(key)) for key, name in _SHOWN.items()]
     shown = [(name, f"{value:.2g}" if isinstance(value, float) else str(value)) for name, value in rows if value]
     lines = ["| what | value |", "|---|---|", *(f"| {name} | {escaped(value)} |" for name, value in shown)]
     parts = [
-        "---\ntags:\n- mcse\n---",
+        f"---\n{front.to_yaml()}\n---",
         f"# {title} for {described['to']}",
         f"Exported from {code_span(title)} by `mcse export`, which compares every export with the model itself.",
         "\n".join(lines),
         # The card goes where the export goes, and the model's place on this machine does not.
-        *(escaped(note.replace(str(Path(model)), title)) for note in notes),
+        *(escaped(note.replace(str(Path(model.name)), title)) for note in notes),
         "## Use",
         _USE[described["to"]].format(name="."),
     ]

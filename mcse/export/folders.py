@@ -192,7 +192,7 @@ def write_graphs(
         }
         names = sorted(path for path in folder.iterdir() if path.is_file())
         write_json(folder / FACTS, {**described, "files": {path.name: sha256_file(path) for path in names}})
-    write_text(folder / CARD, export_card(located.name, described, notes=notes))
+    write_text(folder / CARD, export_card(located, described, notes=notes))
     return Export(to=to, precision=precision, comparison=found, notes=notes, files=_sizes(folder))
 
 
@@ -237,7 +237,7 @@ def write_modules(folder: Path, encoder: Exportable, located: Located, *, senten
     }
     files = {name: sha256_file(folder / name) for name in _sizes(folder)}
     write_json(folder / FACTS, {**described, "files": files})
-    write_text(folder / CARD, export_card(located.name, described, notes=notes))
+    write_text(folder / CARD, export_card(located, described, notes=notes))
     return Export(to="sentence-transformers", precision="fp32", comparison=found, notes=notes, files=_sizes(folder))
 
 
@@ -267,7 +267,7 @@ def write_words(folder: Path, located: Located) -> Export:
         "model": {"kind": located.kind, "digest": encoder_digest(located.name)},
     }
     write_json(folder / FACTS, {**described, "files": {WORDS: sha256_file(path)}})
-    write_text(folder / CARD, export_card(located.name, described, notes=notes))
+    write_text(folder / CARD, export_card(located, described, notes=notes))
     return Export(to="word2vec", precision="fp32", comparison=None, notes=notes, files=_sizes(folder))
 
 

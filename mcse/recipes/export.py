@@ -63,6 +63,8 @@ class Exporter:
             scores=values,
             config_yaml=dump_yaml(without_folders(to_dict(config))),
             data=self.data,
+            licence=config.data.licence,
+            languages=config.data.languages,
         )
         manifest = Manifest(
             kind=self.kind,

@@ -18,7 +18,7 @@ from mcse.report.latex import latex_image, latex_table
 from mcse.report.learning_curves import read_learning_curves
 from mcse.report.made import Made, made_latex, made_markdown
 from mcse.report.markdown import escaped, markdown_table
-from mcse.report.model_card import model_title, with_scores
+from mcse.report.model_card import model_title, with_results, with_scores
 from mcse.report.plots import Plot, standalone
 from mcse.report.results import EarlierResults, comparison_json, model_tables, report_markdown, results_json
 from mcse.report.seed_groups import System
@@ -104,16 +104,25 @@ def write_listing(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def update_card(model: ModelScores) -> None:
-    """Puts the table into the model card of a run, if it has all seven STS tasks.
+    """Puts the headline scores of a run into its card's ``model-index``, and its tables if it has all seven STS tasks.
 
     Raises:
         OSError: The card cannot be written.
     """
-    card = Path(model.name) / BEST / "README.md"
-    if card.is_file() and model.get(ScoreKey("sts", "average", "spearman")) is not None:
+    path = Path(model.name) / BEST / "README.md"
+    if not path.is_file():
+        return
+    card = path.read_text(encoding="utf-8")
+    if model.get(ScoreKey("sts", "average", "spearman")) is not None:
         # The card goes where the model goes, and its place on this machine does not.
         tables = "\n".join(map(markdown_table, model_tables(replace(model, name=model_title(Path(model.name))))))
-        write_text(card, with_scores(card.read_text(encoding="utf-8"), tables))
+        card = with_scores(card, tables)
+    if (results := _earlier(Path(model.name) / EVALUATION / RESULTS)) is not None:
+        try:
+            card = with_results(card, results)
+        except ValueError as error:
+            logger.warning("%s: the scores are not put into its front matter, which cannot be read: %s", path, error)
+    write_text(path, card)
 
 
 def _slug(model: str) -> str:

@@ -8,6 +8,7 @@ Source: https://huggingface.co/docs/hub/eval-results and modelcard.md of hugging
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
@@ -20,6 +21,9 @@ from mcse.yaml_files import dump_yaml
 
 FOLDER = ".eval_results"
 """Where the hub looks for files of scores."""
+
+DEV = "dev"
+"""What dev scores are of."""
 
 _DATASETS = {
     **{f"STS{year}": f"mteb/sts{year}-sts" for year in range(12, 17)},
@@ -43,8 +47,8 @@ def model_index(results: EarlierResults | None, dev: Mapping[str, float]) -> lis
     rows = [
         EvalResult(
             task_type=_OTHER,
-            dataset_type="unknown",
-            dataset_name="dev",
+            dataset_type=DEV,
+            dataset_name=DEV,
             dataset_split="validation",
             metric_type=name,
             metric_value=value,
@@ -56,7 +60,8 @@ def model_index(results: EarlierResults | None, dev: Mapping[str, float]) -> lis
         rows.append(
             EvalResult(
                 task_type=_DATASET_TASKS.get(key.suite, _OTHER),
-                dataset_type=_dataset_of(key) or "unknown",
+                # Results of one type are one dataset to the hub's library, whatever their names.
+                dataset_type=_dataset_of(key) or re.sub(r"[^\w.-]+", "-", name),
                 dataset_name=name,
                 dataset_split="test",
                 # sentence-transformers' name of it, under which the hub finds other models' scores

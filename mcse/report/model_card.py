@@ -7,10 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from mcse.report.hub_results import DEV, model_index
 from mcse.report.markdown import code_block, code_span, escaped
+from mcse.report.results import EarlierResults
 from mcse.types import DataFile
 
 
@@ -24,6 +27,8 @@ class CardFacts:
         scores: By name; none before the first evaluation.
         config_yaml: The resolved configuration.
         data: What was read.
+        licence: The hub's name of it; ``None`` where the configuration names none.
+        languages: ISO codes; none where the configuration names none.
     """
 
     folder: Path
@@ -31,6 +36,8 @@ class CardFacts:
     scores: Mapping[str, float]
     config_yaml: str
     data: Sequence[DataFile]
+    licence: str | None = None
+    languages: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -49,8 +56,6 @@ def sentence_card(
     base_model: str | None,
     prompt: str = "",
     datasets: Sequence[str] = (),
-    languages: Sequence[str] = ("en",),
-    license_name: str | None = None,
 ) -> str:
     """The card of a sentence encoder, Markdown with the front matter that the hub reads, as all cards are.
 
@@ -59,12 +64,9 @@ def sentence_card(
         base_model: Hub id, folder or package path of the encoder that training started from; ``None`` is nothing.
         prompt: Put before every sentence.
         datasets: Hub ids of those that the hub has.
-        languages: ISO codes.
-        license_name: The hub's name of the licence; left out where none was chosen.
     """
-    front = ModelCardData(
-        language=list(languages),
-        license=license_name,
+    front = _front(
+        run,
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         datasets=list(datasets) or None,
@@ -109,7 +111,7 @@ similarity = captions @ images.T
 ```"""
     sides = f"Captions ({escaped(text)}) and images ({escaped(images)})"
     summary = f"{sides} in one space, trained with the recipe `{run.recipe}` of mcse."
-    front = ModelCardData(language=["en"], pipeline_tag="feature-extraction", tags=tags)
+    front = _front(run, pipeline_tag="feature-extraction", tags=tags)
     return _card(front, run, summary=summary, use=use)
 
 
@@ -124,13 +126,13 @@ vectors = load_word_vectors("{run.name}/vectors.safetensors")  # this folder
 `python evaluate.py {run.name} --suite wordsim sts` evaluates them; {code_span(ground)} grounds every word of the
 source, say for gensim's `KeyedVectors.load_word2vec_format`."""
     summary = f"Word vectors of {code_span(source)}, visually grounded with the recipe `{run.recipe}` of mcse."
-    return _card(ModelCardData(language=["en"], tags=["word-vectors", *_tags(run)]), run, summary=summary, use=use)
+    return _card(_front(run, tags=["word-vectors", *_tags(run)]), run, summary=summary, use=use)
 
 
 def tagger_card(run: CardFacts, *, base_model: str, types: Sequence[str]) -> str:
     """The card of a tagger of entities of these types, trained from ``base_model``."""
-    front = ModelCardData(
-        language=["en"],
+    front = _front(
+        run,
         pipeline_tag="token-classification",
         base_model=base_model if _is_hub_id(base_model) else None,
         tags=["token-classification", "named-entity-recognition", *_tags(run)],
@@ -146,22 +148,48 @@ for entity in tagger("Kevin Durant enters Oracle Arena"):  # image="photo.jpg" w
     return _card(front, run, summary=summary, use=use)
 
 
-def word_model_card(run: CardFacts, *, summary: str, use: str, languages: Sequence[str] = ("en",)) -> str:
+def word_model_card(run: CardFacts, *, summary: str, use: str) -> str:
     """The card of a model of words in context.
 
     Args:
         run: What was run.
         summary: A sentence or two on what the model is.
         use: Python that loads it from the current folder.
-        languages: ISO codes.
     """
-    front = ModelCardData(
-        language=list(languages),
+    front = _front(
+        run,
         library_name="transformers",
         pipeline_tag="feature-extraction",
         tags=["feature-extraction", "contextual-word-vectors", *_tags(run)],
     )
     return _card(front, run, summary=summary, use=f"```python\n{use.strip()}\n```")
+
+
+def _front(run: CardFacts, **known: Any) -> ModelCardData:
+    """The front matter: what is known of every run, and of its kind. Nothing is said of what nobody stated."""
+    return ModelCardData(
+        language=list(run.languages) or None,
+        license=run.licence,
+        # ``model-index``, which needs a name
+        model_name=run.name if run.scores else None,
+        eval_results=model_index(None, run.scores) or None,
+        **known,
+    )
+
+
+def with_results(card: str, results: EarlierResults) -> str:
+    """The card with the headline scores of ``results`` in its ``model-index``, beside the dev scores.
+
+    Raises:
+        ValueError: The card's front matter cannot be read.
+    """
+    whole = ModelCard(card)
+    front = whole.data
+    title = re.search(r"^# (.+)$", whole.text, flags=re.MULTILINE)
+    kept = [row for row in front.eval_results or [] if row.dataset_name == DEV]
+    front.model_name = front.model_name or (title[1] if title else "model")
+    front.eval_results = [*kept, *model_index(results, {})]
+    return f"---\n{front.to_yaml()}\n---\n{whole.text}"
 
 
 def with_scores(card: str, score_table: str) -> str:

@@ -8,13 +8,24 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from mcse.data.config import DataConfig
 from mcse.data.source_variants import FileCaptions, FileSentences, HubCaptions, TableFile, TableSentences
+from mcse.export.card import export_card
+from mcse.manifest import Located, Manifest
 from mcse.recipes.export import _hub_datasets
-from mcse.report.evaluation_files import update_card
-from mcse.report.model_card import CardFacts, joint_card, published_card, sentence_card, tagger_card, word_card
+from mcse.report.evaluation_files import update_card, write_model
+from mcse.report.model_card import (
+    CardFacts,
+    joint_card,
+    published_card,
+    sentence_card,
+    tagger_card,
+    word_card,
+    word_model_card,
+)
 from mcse.types import DataFile
 from tests.fixtures.model_scores import make_scores
 
@@ -50,6 +61,67 @@ def test_the_card_shows_scores_and_names_what_was_read_without_its_folder():
     card = sentence_card(replace(RUN, scores={"dev.spearman": 83.256}), base_model="x")
     assert "| dev.spearman | 83.26 |" in card
     assert "- sentences: a.txt (0123)" in card
+
+
+def test_a_card_says_nothing_that_nobody_stated():
+    """Cards once said ``language: en`` of every model, and had neither licence nor results."""
+    cards = [
+        sentence_card(RUN, base_model=None),
+        joint_card(RUN, text="t", images="i"),
+        tagger_card(RUN, base_model="x", types=["PER"]),
+        word_card(RUN, source="v.txt"),
+        word_model_card(RUN, summary="s", use="u"),
+    ]
+    stated = replace(RUN, licence="cc-by-sa-4.0", languages=("de", "sw"), scores={"dev.spearman": 81.25})
+    for card in cards:
+        front = yaml.safe_load(card.split("---\n")[1])
+        assert not {"language", "license", "model-index"} & front.keys()
+    card = sentence_card(stated, base_model=None)
+    read = ModelCard(card).data
+    assert (read.license, read.language) == ("cc-by-sa-4.0", ["de", "sw"])
+    (row,) = read.eval_results
+    assert (row.dataset_name, row.metric_type, row.metric_value) == ("dev", "dev.spearman", 81.25)
+
+
+@pytest.mark.parametrize("stated", [{}, {"licence": "mit", "languages": ["de"]}])
+def test_the_card_of_an_export_states_what_the_run_does(stated):
+    manifest = Manifest(kind="sentence", recipe="mcse", config={"data": stated})
+    model = Located(name="runs/mcse", kind="sentence", path="runs/mcse/best", manifest=manifest)
+    front = yaml.safe_load(export_card(model, {"to": "onnx"}, notes=[]).split("---\n")[1])
+    assert front == {"tags": ["mcse"], **({"license": "mit", "language": ["de"]} if stated else {})}
+
+
+def test_what_evaluate_found_goes_into_the_model_index_once(tmp_path):
+    run = tmp_path / "runs" / "mcse"
+    (run / "best").mkdir(parents=True)
+    path = run / "best" / "README.md"
+    path.write_text(sentence_card(replace(RUN, folder=run, scores={"dev.spearman": 81.25}), base_model="org/name"))
+    before = path.read_text().split("---\n", 2)[2]
+    scores = make_scores(str(run), noise=0.2)
+    for _ in range(2):
+        write_model(scores, run / "evaluation", digest="0", precision="float32")
+        update_card(scores)
+    read = ModelCard.load(path).data
+    found = {(row.dataset_name, row.metric_type): row.metric_value for row in read.eval_results}
+    headlines = {(column.key.task, "spearman_cosine"): scores.get(column.key) for column in scores.all.compared}
+    assert headlines
+    assert found == pytest.approx({("dev", "dev.spearman"): 81.25, **headlines})
+    assert len(read.eval_results) == len(found)
+    assert read.model_name == "runs-mcse"
+    assert str(tmp_path) not in path.read_text()
+    assert path.read_text().partition("## Use")[2] == before.partition("## Use")[2]
+
+
+def test_a_card_whose_front_matter_cannot_be_read_is_left_as_it_is(tmp_path, caplog):
+    run = tmp_path / "mcse"
+    (run / "best").mkdir(parents=True)
+    path = run / "best" / "README.md"
+    path.write_text("---\n- a\n---\nMy words.\n")
+    scores = make_scores(str(run), noise=0.2)
+    write_model(scores, run / "evaluation", digest="0", precision="float32")
+    update_card(scores)
+    assert path.read_text() == "---\n- a\n---\nMy words.\n"
+    assert "front matter, which cannot be read" in caplog.text
 
 
 def test_only_what_is_surely_the_hubs_is_linked():
@@ -122,7 +194,8 @@ def test_a_published_card_keeps_what_the_run_said_and_adds_what_its_owner_says()
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["base_model"] == "google-bert/bert-base-uncased"
     assert front["datasets"] == ["a/in-the-card", "a/b"]
-    assert (front["license"], front["language"]) == ("mit", ["en"])
+    assert front["license"] == "mit"
+    assert "language" not in front
     assert "recipe:mcse" in front["tags"]
     assert "model-index" not in front
     tokens = MarkdownIt("commonmark").parse(card.split("---\n", 2)[2])
