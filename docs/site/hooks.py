@@ -24,7 +24,12 @@ OUTSIDE = {
     "benchmarks/results.md": "benchmarks.md",
 }
 """Files of the repository that are pages, too, and where. README's place in the site is that of ``index.md``."""
-PLACES = {**OUTSIDE, "README.md": "index.md"}
+NOTEBOOKS = {
+    path.relative_to(REPOSITORY).as_posix(): f"notebooks/{path.stem}.md"
+    for path in sorted((REPOSITORY / "docs" / "notebooks").glob("*.ipynb"))
+}
+"""Notebooks, and the pages that show them with their outputs."""
+PLACES = {**OUTSIDE, **NOTEBOOKS, "README.md": "index.md"}
 _CODE_OR_LINK = re.compile(
     r"(?P<code>^(?P<fence>```+|~~~+).*?^(?P=fence)[ ]*$|(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)|^ {4}[^\n]*$)"
     r"|(?P<comment><!--.*?-->)"
@@ -41,10 +46,26 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages from outside."""
+    """Adds the pages from outside, and those of notebooks with the images of their outputs."""
     for source, place in OUTSIDE.items():
         files.append(File.generated(config, place, abs_src_path=str(REPOSITORY / source)))
+    for source, place in NOTEBOOKS.items():
+        for name, content in notebook_page(REPOSITORY / source, place).items():
+            files.append(File.generated(config, name, content=content))
     return files
+
+
+def notebook_page(path: Path, place: str) -> dict[str, str | bytes]:
+    """A notebook as Markdown for the page at ``place``, and the images of its outputs, by their places in the site."""
+    from nbconvert import MarkdownExporter
+
+    body, resources = MarkdownExporter().from_filename(str(path), resources={"unique_key": path.stem})
+    body = re.sub(r"<style scoped>.*?</style>", "", body, flags=re.DOTALL)  # pandas' own
+    body = body.replace('<table border="1" class="dataframe">', "<table>")
+    title, _, rest = body.partition("\n")
+    download = f'<a href="{path.name}" download>Download this notebook</a>'
+    images = {f"{posixpath.dirname(place)}/{name}": data for name, data in resources["outputs"].items()}
+    return {place: f"{title}\n\n{download}\n{rest}", **images}
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -44,6 +44,8 @@ def config():
         ("data.md", "[a file](../LICENSE)", "a file (`LICENSE`)"),
         ("data.md", "see [configs](../configs/).", "see `configs`."),
         ("data.md", "[home](../README.md)", "[home](index.md)"),
+        ("how-to/x.md", "[a](../notebooks/first-encoder.ipynb)", "[a](../notebooks/first-encoder.md)"),
+        ("notebooks/first-encoder.md", "[a](../how-to/python.md)", "[a](../how-to/python.md)"),
         ("data.md", "![x](overview.svg)", "![x](overview.svg)"),
         ("data.md", "[a](https://x.org/docs/data.md) [b](#c)", "[a](https://x.org/docs/data.md) [b](#c)"),
         ("data.md", "[gone](../gone.md) [lost](lost.md)", "[gone](../gone.md) [lost](lost.md)"),
@@ -75,7 +77,7 @@ def test_what_tests_read_of_a_fence_is_left_out():
 def test_every_page_is_on_a_shelf(config):
     named = Counter(hooks._leaves(hooks.expand(config.nav, REPOSITORY / "docs")))
     there = {page.relative_to(REPOSITORY / "docs").as_posix() for page in (REPOSITORY / "docs").rglob("*.md")}
-    assert named.keys() == there | set(hooks.OUTSIDE.values())
+    assert named.keys() == there | set(hooks.OUTSIDE.values()) | set(hooks.NOTEBOOKS.values())
     assert set(named.values()) == {1}
 
 
@@ -165,6 +167,18 @@ def test_the_site_needs_no_network(site):
         assert not re.search(r"url\(\s*['\"]?(?:https?:)?//", text)
     for style in site.rglob("*.css"):
         assert not re.search(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//", style.read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_a_notebook_is_a_page_with_its_outputs(site):
+    page = site / "notebooks" / "first-encoder.html"
+    text = page.read_text(encoding="utf-8")
+    images = re.findall(r"<img alt=\"png\" src=\"([^\"]+)\"", text)
+    assert len(images) == 2
+    assert all((page.parent / image).is_file() for image in images)
+    assert (page.parent / "first-encoder.ipynb").is_file()
+    assert len(re.findall(r"<table\b", text)) > 5
+    assert "&lt;table" not in text
 
 
 @pytest.mark.slow
