@@ -319,6 +319,7 @@ def _demo(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, help="folder, replaced (default: runs/demo)")
     parser.add_argument("--seeds", type=int, help="runs of each system (default: 3)")
     parser.add_argument("--world-seed", type=int, help="seed of the picture world (default: 0)")
+    parser.add_argument("--train-images", type=int, help="images with captions to train on (default: 3000)")
     parser.add_argument("--gold", choices=("pixels", "null"), help="null: gold that no image shows (a control)")
     parser.add_argument("--processes", type=int, help="runs at a time (default: one a core)")
     parser.add_argument("--max-steps", type=int, help="steps of each run (default: as the configs say)")

@@ -74,6 +74,7 @@ def run(
     output: Path = Path("runs/demo"),
     seeds: int = 3,
     world_seed: int = 0,
+    train_images: int = 3000,
     gold: Literal["pixels", "null"] = "pixels",
     processes: int | None = None,
     max_steps: int | None = None,
@@ -82,16 +83,19 @@ def run(
     """Builds, trains, evaluates, reports; returns 0.
 
     Raises:
-        ValueError: Fewer than one seed, or a run that failed.
+        ValueError: Fewer than one seed or image, or a run that failed.
     """
     if seeds < 1:
         raise ValueError(f"--seeds must be 1 or more, got {seeds}")
+    if train_images < 1:
+        raise ValueError(f"--train-images must be 1 or more, got {train_images}")
     with claimed(output):
         started = time.perf_counter()
-        config = WorldConfig(seed=world_seed, gold=gold)
+        config = WorldConfig(seed=world_seed, num_train_images=train_images, gold=gold)
         world, jobs = _build(output, config, seeds=seeds, steps=max_steps)
         if no_training:
-            write_json(output / BUILT, {"seeds": seeds, "world_seed": world_seed, "gold": gold})
+            built = {"seeds": seeds, "world_seed": world_seed, "train_images": train_images, "gold": gold}
+            write_json(output / BUILT, built)
             return 0
         return _run(output, world, jobs, seeds=seeds, processes=processes, started=started)
 

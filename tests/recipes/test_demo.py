@@ -124,4 +124,6 @@ def test_wrong_arguments_are_refused(
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "--seeds", "0"]) == 2
     assert "--seeds must be 1 or more, got 0" in capsys.readouterr().err
+    assert main(["demo", "--train-images", "0"]) == 2
+    assert "--train-images must be 1 or more, got 0" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
