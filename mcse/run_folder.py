@@ -44,6 +44,7 @@ KEYS_WITHOUT_EFFECT = frozenset(
         "data.languages",
         "data.licence",
         "data.root",
+        "train.keep_state",
         "train.log_steps",
         "train.resume",
         "train.save_steps",

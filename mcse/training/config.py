@@ -45,6 +45,9 @@ class TrainConfig:
     save_total_limit: int = 2
     """States that are kept; with 2, a damaged newest one costs the steps since the one before, not the run."""
 
+    keep_state: bool = True
+    """Whether the states of a finished run stay, so that more ``max_steps`` extend it; they are most of its bytes."""
+
     timeout_minutes: float = 30.0
     """Minutes a process waits for another that hangs. Source: gloo's own default."""
 

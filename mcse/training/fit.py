@@ -12,18 +12,21 @@ from typing import Any
 
 from mcse import distributed
 from mcse.config import to_dict, to_yaml, with_defaults
-from mcse.files import claimed
+from mcse.files import claimed, recover_folder
 from mcse.progress import panel
 from mcse.run_folder import (
+    BEST,
     CONFIG,
     FACTS,
     KEYS_OF_LENGTH,
     KEYS_WITHOUT_EFFECT,
+    LAST,
     STATE,
     differing_keys,
     is_run,
     read_config,
     read_facts,
+    read_run,
     saved_states,
 )
 from mcse.training.config import OptimConfig, TrainConfig, count_steps
@@ -107,8 +110,12 @@ def fit(run: Run, config: Any, *, runtime: Runtime, folder: Path, source: str = 
     train: TrainConfig = config.train
     optim: OptimConfig = config.optim
     plain = to_dict(config)
-    if train.resume == "auto" and saved_states(folder / STATE):
-        check_resumed(folder, config, run)
+    if train.resume == "auto":
+        finished_at = finished_without_state(folder)
+        if finished_at is not None or saved_states(folder / STATE):
+            check_resumed(folder, config, run)
+        if finished_at is not None:
+            return _end_again(folder, finished_at, count_steps(train, steps_per_epoch=run.stream.steps_per_epoch))
     distributed.barrier()
     facts = start_facts(run, train, runtime)
     if distributed.is_main():
@@ -119,6 +126,32 @@ def fit(run: Run, config: Any, *, runtime: Runtime, folder: Path, source: str = 
     distributed.barrier()
     journal = Journal(folder, runtime, name=str(config.recipe), config=plain)
     return Loop(run, train, optim=optim, runtime=runtime, folder=folder, journal=journal).fit()
+
+
+def finished_without_state(folder: Path) -> int | None:
+    """The step that a run ended with whose states are gone, by ``train.keep_state`` or by hand; else ``None``."""
+    if saved_states(folder / STATE) or not ((folder / BEST).is_dir() and (folder / LAST).is_dir()):
+        return None
+    found = read_run(folder)
+    return found.steps if found.state == "finished" else None
+
+
+def _end_again(folder: Path, finished_at: int, steps: int) -> int:
+    """Leaves a finished run as it is.
+
+    Raises:
+        ValueError: More steps are asked for, which nothing is left to go on from.
+    """
+    if steps > finished_at:
+        raise ValueError(
+            f"train.resume: {folder} finished after step {finished_at} and kept no state (train.keep_state), so it "
+            f"cannot go on to step {steps}. Give --overwrite to train it anew, or another output_dir with "
+            f"encoder.name_or_path {folder / LAST} to train on from its weights"
+        )
+    if distributed.is_main():
+        recover_folder(folder / STATE)  # what a kill left of deleting it
+        logger.info("finished already, after step %d; kept in %s", finished_at, folder / BEST)
+    return 0
 
 
 @dataclass(frozen=True, slots=True)

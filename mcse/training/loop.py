@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mcse import distributed
 from mcse.cpu import return_freed_memory
-from mcse.files import recover_folder, replacing_folder
+from mcse.files import recover_folder, remove_folder, replacing_folder
 from mcse.progress import phase, say
 from mcse.run_folder import BEST, LAST, STATE
 from mcse.training.config import OptimConfig, TrainConfig, count_steps
@@ -294,6 +294,9 @@ class Loop:
             # Nothing selected: best is then the last.
             self._export(BEST, {})
             self._wait()
+        if not self.config.keep_state and distributed.is_main():
+            # Last of all, and by one rename: a kill before it leaves a run that resumes, one after it a finished run.
+            remove_folder(self.folder / STATE)
 
     def _wait(self) -> None:
         with phase(f"writing {self.folder} to the disk", is_shown=self.is_shown):

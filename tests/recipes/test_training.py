@@ -20,7 +20,8 @@ from mcse.evaluation.evaluators.scored_pairs import ScoredPairsEvaluator
 from mcse.models.feature_model import load_feature_model
 from mcse.recipes import method
 from mcse.recipes.launch import load_config
-from mcse.run_folder import read_run
+from mcse.run_folder import STATE, read_run
+from mcse.training import loop
 from mcse.training.config import TrainConfig
 from mcse.training.loop import Loop
 from mcse.types import Score
@@ -280,6 +281,38 @@ def test_a_finished_run_goes_on_when_given_more_steps(tiny, tmp_path):
     # The rate of the new schedule's fourth step, not the zero at which the old one ended.
     assert moved == pytest.approx(1e-3 / 4, rel=0.3)
     assert not differing(tmp_path / "run" / "best", tmp_path / "run" / "last"), "nothing selects, so best is the last"
+
+
+@pytest.mark.parametrize("killed_at", ["", "before", "in the middle"])
+def test_a_finished_run_may_give_up_its_states(killed_at, tiny, tmp_path, monkeypatch, capsys):
+    keys = {"train.resume": "auto", "train.keep_state": False, "train.select_by": None}
+    folder = tmp_path / "run"
+    if killed_at:
+
+        def kill(path: Path) -> None:
+            if path.name == STATE:
+                if killed_at != "before":
+                    path.rename(path.with_name(f"{STATE}.partial"))
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "remove_folder", kill)
+            assert run(tiny, "simcse", folder, keys) == 130
+        assert (folder / STATE).is_dir() == (killed_at == "before")
+        assert (folder / "best").is_dir() and (folder / "last").is_dir(), "they are written before states go"
+    assert run(tiny, "simcse", folder, keys) == 0
+    assert read_run(folder).state == "finished"
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["best", "last"]
+    assert run(tiny, "simcse", tmp_path / "kept", keys | {"train.keep_state": True}) == 0
+    assert not differing(tmp_path / "kept" / "last", folder / "last")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert run(tiny, "simcse", folder, keys) == 0, "a job that is started again has nothing to do"
+    capsys.readouterr()
+    assert run(tiny, "simcse", folder, keys | {"train.max_steps": 7}) == 2
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    message = capsys.readouterr().err
+    assert "finished after step 6 and kept no state (train.keep_state), so it cannot go on to step 7" in message
+    assert "--overwrite" in message
 
 
 # --- what must not, and what must, change a run
