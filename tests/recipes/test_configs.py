@@ -5,12 +5,15 @@ Only the encoder's name, the data folder and the output folder are replaced; bat
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import yaml
 
 from mcse.config import build_config, merge, read_overrides, read_yaml
 from mcse.recipes import config_class, method
+from mcse.recipes.launch import load_config
 from mcse.training.config import count_steps
 from mcse.training.loop import total_loss
 from mcse.training.runtime import start_runtime
@@ -191,3 +194,12 @@ def test_launch_files_are_what_accelerate_reads():
     for path in files.values():
         assert f"configs/accelerate/{path.name}" in path.read_text(), f"{path.name}: no command in its header"
         assert yaml.safe_load(path.read_text())["mixed_precision"] == "no"  # train.precision alone decides
+
+
+def test_the_config_that_readme_names_is_the_run_of_readmes_row():
+    name = "configs/mcse/minilm_wiki_flickr8k_cpu.yaml"
+    commands = (CONFIGS.parent / "docs" / "results.md").read_text(encoding="utf-8").splitlines()
+    (command,) = (line for line in commands if name in line and "runs/real/mcse/seed" in line)
+    given = command.replace("$seed", "0").partition(f"--config {name}")[2].split()
+    row = load_config(CONFIGS.parent / name, given)
+    assert replace(row, output_dir=None) == replace(load_config(CONFIGS.parent / name, []), output_dir=None)
