@@ -12,8 +12,8 @@ import functools
 import json
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_origin
 
@@ -88,8 +88,9 @@ def read_overrides(arguments: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"unexpected argument {flag!r}; configuration keys are given as --key value")
         key, equals, text = flag[2:].partition("=")
         if not equals:
-            if not rest:
-                raise ConfigError(f"--{key} lacks its value")
+            # What begins with -- is the next flag; --key=--value gives such a value.
+            if not rest or rest[0].startswith("--"):
+                raise ConfigError(f"--{key} lacks its value: keys are given as --key value (mcse train RECIPE --help)")
             text = rest.pop(0)
         value: Any = Typed(text)
         for part in reversed(key.split(".")):
@@ -126,7 +127,13 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_config(
-    kind: type[Config], tree: Mapping[str, Any], *, source: str, typed_source: str = "command line"
+    kind: type[Config],
+    tree: Mapping[str, Any],
+    *,
+    source: str,
+    typed_source: str = "command line",
+    elsewhere: Callable[[str], str] = lambda key: "",
+    check: Callable[[str, Any], Iterable[tuple[str, str]]] = lambda path, group: (),
 ) -> Config:
     """``tree`` as the dataclass ``kind``, nested dataclasses included.
 
@@ -135,12 +142,17 @@ def build_config(
         tree: Nested values, of a file and of ``read_overrides``.
         source: The file that they came from, for messages.
         typed_source: Where those came from that win over the file.
+        elsewhere: What else a key that ``kind`` lacks may belong to, in words, or nothing.
+        check: Of a group that could be built and where it stands (``data.captions.``): further faults, each with its
+            key and message.
 
     Raises:
-        ConfigError: Unknown, missing or ill-typed keys: all of them, one a line.
+        ConfigError: Unknown, missing or ill-typed keys, and what ``check`` finds: all of them, one a line.
     """
-    builder = _Builder(source, typed_source, kind)
+    builder = _Builder(source, typed_source, kind, elsewhere, check, typed=set(_typed_keys(tree)))
     config = builder.group(kind, tree, "")
+    for key, message in builder.later:
+        builder.fault(message, key)
     if builder.faults:
         raise ConfigError("\n".join(builder.faults))
     built: Config = config
@@ -177,8 +189,14 @@ class _Builder:
     source: str
     typed_source: str
     root: Any
+    elsewhere: Callable[[str], str]
+    check: Callable[[str, Any], Iterable[tuple[str, str]]]
     faults: list[str] = field(default_factory=list)
-    typed: set[str] = field(default_factory=set)
+    later: list[tuple[str, str]] = field(default_factory=list)
+    """What ``check`` found; by itself it leaves a group as good as it was."""
+
+    _: KW_ONLY
+    typed: set[str]
     """Dotted keys that were given on the command line."""
 
     def fault(self, message: str, *keys: str) -> None:
@@ -200,7 +218,7 @@ class _Builder:
         for name, value in tree.items():
             key = f"{path}{name}"
             if isinstance(value, Typed):
-                self.typed.add(key)
+                self.typed.add(key)  # also below a group that was given as one text
             stem = str(name).partition("[")[0]
             element = element_of(hints[stem]) if stem in hints else None
             if name != stem and element is not None:
@@ -209,7 +227,7 @@ class _Builder:
                 below = values[name] if has_default else default_of(fields[name])
                 values[name] = self.value(kind, str(name), value, key, default=below)
             else:
-                self.fault(f"unknown key {key!r}; {_nearest(self.root, kind, str(name), path, variants)}", key)
+                self.unknown(kind, key, path, variants)
         for own in fields.values():
             if own.name not in tree and own.name not in values and default_of(own) is dataclasses.MISSING:
                 for owner, below in _required(kind, own.name):
@@ -218,12 +236,20 @@ class _Builder:
         if len(self.faults) > before:
             return None
         try:
-            return kind(**values)
+            built = kind(**values)
         except ValueError as error:
             # Checks of several keys name them first.
             named = re.match(r"[\w.]+(?:, [\w.]+)*(?=:)", str(error))
             self.fault(str(error), *(named[0].split(", ") if named else ()))
             return None
+        self.later += self.check(path, built)
+        return built
+
+    def unknown(self, kind: Any, key: str, path: str, variants: Sequence[type]) -> None:
+        """Notes that there is no such key; of a group that was typed, its keys."""
+        for unknown in sorted(typed for typed in self.typed if _begins(key, typed)) or [key]:
+            near = _nearest(self.root, kind, unknown, path, variants, other=self.elsewhere(unknown))
+            self.fault(f"unknown key {unknown!r}; {near}", unknown)
 
     def value(self, kind: Any, name: str, value: Any, key: str, *, default: Any) -> Any:
         """One field, whose default is ``default``: a group, one of several variants, or a plain value."""
@@ -235,8 +261,6 @@ class _Builder:
             return self.plain(hint, value, key)
         given = {_SHORTHAND: value} if isinstance(value, str) else value
         text = given.get(_SHORTHAND) if isinstance(given, Mapping) else given
-        if isinstance(text, Typed):
-            self.typed.add(key)
         is_null = given is None or (isinstance(text, Typed) and text in _NULLS)
         if is_null and type(None) in members_of(hint):
             if given is not None and sum(isinstance(below, Typed) for below in given.values()) > 1:
@@ -255,7 +279,6 @@ class _Builder:
     def list_of_groups(self, hint: Any, element: type, value: Any, key: str) -> Any:
         """A list of groups, each as the dataclass ``element``."""
         if isinstance(value, Typed):
-            self.typed.add(key)
             try:
                 value = None if value in _NULLS else _typed(parse_yaml(value))
             except ValueError as error:
@@ -293,6 +316,9 @@ class _Builder:
             except ValidationError as error:
                 details = error.errors(include_url=False)
                 wanted += [detail["msg"].removeprefix("Input should be ") for detail in details]
+        if any(get_origin(part) is tuple for part in others) and isinstance(value, str):
+            self.fault(f"{key}: expected a list, such as '[{value}]', got {value!r}", key)
+            return None
         self.fault(f"{key}: input should be {' or '.join(dict.fromkeys(wanted))}, got {value!r}", key)
         return None
 
@@ -327,6 +353,14 @@ def _choose(kind: type, name: str, given: Mapping[str, Any]) -> tuple[type, dict
         others = {key for other in groups for key in hints_of(other)} - set(hints_of(group))
         tree = {key: value for key, value in tree.items() if key not in others or isinstance(value, Typed)}
     return group, tree
+
+
+def _typed_keys(tree: Any, path: str = "") -> Iterator[str]:
+    """The dotted keys that were given on the command line."""
+    if isinstance(tree, Typed):
+        yield path.rstrip(".")
+    for key, value in tree.items() if isinstance(tree, Mapping) else ():
+        yield from _typed_keys(value, f"{path}{key}." if key != _SHORTHAND else path)
 
 
 def _only_typed(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -389,19 +423,33 @@ def _typed(value: Any) -> Any:
     return Typed(plain(value))
 
 
-def _nearest(root: type, kind: type, name: str, path: str, variants: Sequence[type]) -> str:
-    """What the key was probably meant to be: one of another variant, one of that name elsewhere, or one alike here."""
-    if owners := [label_of(other) for other in variants if other is not kind and name in hints_of(other)]:
+def _nearest(root: type, kind: type, key: str, path: str, variants: Sequence[type], *, other: str) -> str:
+    """What the key was probably meant to be: one of another variant, one of that name elsewhere, or one alike here.
+
+    ``other`` says what of another kind has the very key.
+    """
+    name = key.rpartition(".")[2]
+    if owners := [label_of(owner) for owner in variants if owner is not kind and name in hints_of(owner)]:
         return f"it goes with {_listed(owners)}, not with {label_of(kind)}"
-    # The shortest wins: a sibling before a key of the same name inside a group.
-    infos = sorted(describe(kind, prefix=path), key=lambda info: -info.key.count("."))
+    # The shortest wins: a sibling before a key of the same name inside a group. An unknown group has no siblings.
+    infos = sorted(describe(kind, prefix=path), key=lambda info: -info.key.count(".")) if key == path + name else []
     known = {info.key.rpartition(".")[2]: info for info in infos}
-    elsewhere = [info for info in describe(root) if info.key.rpartition(".")[2] == name]
+    everywhere = {info.key.rpartition(".")[2]: info for info in reversed(list(describe(root)))}
+    same = known.get(name) or everywhere.get(name)
+    if other and same is None:
+        return other
+    short = next((info for each, info in [*known.items(), *everywhere.items()] if _initials(each) == name), None)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if not near and not elsewhere:
+    info = same or short or (known[near[0]] if near else None)
+    if info is None:
         return f"known here: {', '.join(hints_of(kind))}"
-    info = known.get(name) or (elsewhere[0] if elsewhere else known[near[0]])
-    return f"did you mean {info.key!r}?" + (f" ({info.summary})" if info.doc else "")
+    meant = f"did you mean {info.key!r}?" + (f" ({info.summary})" if info.doc else "")
+    return f"{meant} {other[:1].upper()}{other[1:]}".rstrip()
+
+
+def _initials(name: str) -> str:
+    """``lr`` of ``learning_rate``."""
+    return "".join(word[:1] for word in name.split("_"))
 
 
 def _required(kind: Any, name: str) -> list[tuple[Any, tuple[str, ...]]]:

@@ -50,9 +50,19 @@ def config_path(given: str) -> Path:
     """
     if given.startswith(_PREFIX):
         return _shipped(given.removeprefix(_PREFIX))
-    if not Path(given).exists() and (name := given.removesuffix(".yaml")) in _names():
-        raise ValueError(f"--config: no file at {given}; did you mean {_PREFIX}{name}?")
-    return Path(given)
+    path = Path(given)
+    if not path.exists():
+        names = [name for name, file in _names().items() if file.suffix == ".yaml"]
+        shipped = given.removesuffix(".yaml").removeprefix("configs/")
+        near = [name for name in names if shipped in (name, name.rpartition("/")[2])]
+        here = [str(file) for file in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        near = [f"{_PREFIX}{name}" for name in near] or difflib.get_close_matches(given, here)
+        # Of the recipe whose folder is named, if there is one.
+        own = [name for name in names if name.startswith(f"{shipped.partition('/')[0]}/")] or names
+        near = near or [f"{_PREFIX}{name}" for name in difflib.get_close_matches(shipped, own, cutoff=0.5)]
+        meant = f"did you mean {' or '.join(near)}?" if near else "mcse configs lists those that come with mcse"
+        raise ValueError(f"--config: no file at {given}; {meant}")
+    return path
 
 
 def _names() -> dict[str, Path]:

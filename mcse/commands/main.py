@@ -7,6 +7,7 @@ said in one line (a disk, the network, some of several models), 130 Ctrl-C.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import inspect
 import logging
@@ -50,12 +51,17 @@ def _main(argv: Sequence[str] | None) -> int:
         # As a positional argument the parser would find the recipe behind any key that it does not know.
         arguments.insert(1, "--recipe")
     parser = build_parser()
+    _check_command(parser, arguments)
     parsed, unknown = parser.parse_known_args(arguments)
     options = vars(parsed)
+    chosen: ArgumentParser = options.pop("parser", parser)
     if unknown and options.get("work") == "train":
+        for given in unknown:
+            if given.startswith("--") and "." not in given and (near := _meant(chosen, [given], cutoff=0.85)):
+                chosen.error(f"unrecognized arguments: {given}{near} ({chosen.prog} --help)")
         options["overrides"] = unknown
     elif unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)} (mcse {options.get('command', '')} --help)")
+        chosen.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(chosen, unknown)} ({chosen.prog} --help)")
     if "work" not in options:
         parser.print_help(sys.stderr)
         return 2
@@ -67,6 +73,28 @@ def _main(argv: Sequence[str] | None) -> int:
     logging.basicConfig(handlers=[handler], level=logging.INFO if is_told else logging.WARNING)
     with hidden() if is_quiet else contextlib.nullcontext():
         return _carry_out(name, work, options, given=given)
+
+
+def _check_command(parser: ArgumentParser, arguments: Sequence[str]) -> None:
+    """Ends with the nearest command where there is none of a name."""
+    table: Mapping[str, Command | Group] = COMMANDS
+    for given in arguments:
+        below = table.get(given)
+        if below is None:
+            if not given.startswith("-") and (near := difflib.get_close_matches(given, table, n=1)):
+                parser.error(f"no command {given!r}; did you mean {near[0]!r}? (mcse --help)")
+            return
+        if isinstance(below, Command):
+            return
+        table = below.commands
+
+
+def _meant(parser: ArgumentParser, unknown: Sequence[str], *, cutoff: float = 0.6) -> str:
+    """The flag nearest to the first that is unknown."""
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    first = next((text for text in unknown if text.startswith("--")), "")
+    near = difflib.get_close_matches(first.partition("=")[0], flags, n=1, cutoff=cutoff)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _carry_out(name: str, work: str, options: Mapping[str, Any], *, given: str) -> int:
@@ -117,7 +145,7 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="mcse", description="Train and evaluate sentence encoders that have seen images.", allow_abbrev=False
     )
-    parser.add_argument("--version", action="version", version=f"mcse {__version__}")
+    _add_version(parser)
     _add(parser, COMMANDS, prefix="")
     return parser
 
@@ -127,6 +155,7 @@ def _add(parser: ArgumentParser, commands: Mapping[str, Command | Group], *, pre
     for name, command in commands.items():
         if isinstance(command, Group):
             group = below.add_parser(name, help=command.summary, description=command.summary)
+            _add_version(group, help=SUPPRESS)
             _add(group, command.commands, prefix=f"{prefix}{name} ")
             continue
         one = below.add_parser(
@@ -139,9 +168,14 @@ def _add(parser: ArgumentParser, commands: Mapping[str, Command | Group], *, pre
             formatter_class=RawDescriptionHelpFormatter,
         )
         command.arguments(one)
+        _add_version(one, help=SUPPRESS)
         if command.shows_progress:
             one.add_argument("--quiet", action="store_true", help="show no progress; also with TQDM_DISABLE=1")
-        one.set_defaults(command=prefix + name, work=command.work)
+        one.set_defaults(command=prefix + name, work=command.work, parser=one)
+
+
+def _add_version(parser: ArgumentParser, help: str | None = None) -> None:
+    parser.add_argument("--version", action="version", version=f"mcse {__version__}", help=help)
 
 
 def _fail(command: str, error: object, *, code: int) -> int:

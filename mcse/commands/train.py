@@ -58,6 +58,7 @@ def run(
     resolved = load_config(
         None if config is None else config_path(config),
         overrides if recipe is None else ["--recipe", recipe, *overrides],
+        check_files=not print_config,
     )
     if print_config:
         print(to_yaml(resolved), end="")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from mcse.data.source_variants import (
     Captions,
@@ -66,6 +68,67 @@ class DataRoot:
         if self.root is None and "MCSE_DATA" in os.environ:
             start = " (from the environment variable MCSE_DATA)"
         return FileNotFoundError(f"{reason}; relative paths start at data.root = {self.folder}{start}")
+
+
+_FILES = re.compile(
+    r"""data\.(
+            sentences | (sentences|captions)\.file | sentences\.stream | captions\.images
+            | images\.(features|folder|listed) | ((sentences|captions|images)\.)?table\.path | tables\[\d+\]\.path
+            | sts | train | dev | test | (dev_)?(source|target) | vectors
+        )
+    | words\.(vectors|similarity) | encoder\.word_vectors | evaluate\[\d+\]\.path""",
+    re.VERBOSE,
+)
+"""Keys whose texts name files below ``data.root``."""
+
+_PERHAPS_OF_THE_HUB = ("file", "stream", "folder", "path")
+_ABSENT = {"features": "nothing", "folder": "no folder", "sts": "neither a folder nor a file"}
+_OF_FILES = re.compile(r"\.(txt|csv|tsv|jsonl?|gz|parquet|token|tar|npy|hdf5|h5)", re.IGNORECASE)
+
+
+def missing_files(tree: Mapping[str, Any]) -> Callable[[str, Any], Iterator[tuple[str, str]]]:
+    """A check for ``build_config``: which files that a group names are not there; only what is no hub name for certain.
+
+    Args:
+        tree: The whole configuration, nested, for its ``data.root``.
+    """
+    data = tree.get("data")
+    given = data.get("root") if isinstance(data, Mapping) else None
+    start = DataRoot(root=Path(given) if isinstance(given, str) and given not in ("", "~", "null") else None)
+
+    def check(path: str, group: Any) -> Iterator[tuple[str, str]]:
+        for field in fields(group):
+            value, key = getattr(group, field.name), f"{path}{field.name}"
+            if not isinstance(value, str):
+                continue
+            if field.name == "name_or_path" and _is_path(value) and not Path(value).exists():
+                yield key, f"{key}: no folder at {value}"
+            if _FILES.fullmatch(key) and (kind := _lacking(value, field.name, start.folder)):
+                shown = path.rstrip(".") if field.name in ("file", "stream", "path") else key
+                yield key, str(start.absent(value, f"{shown}: {kind} at {start.folder / value.partition('::')[0]}"))
+
+    return check
+
+
+def _lacking(value: str, name: str, folder: Path) -> str:
+    """What is not there; nothing where it is, or where a pattern or a dataset of the hub may be meant."""
+    value = value.partition("::")[0]
+    if re.search(r"[*?\[{]|://", value) or (folder / value).exists():
+        return ""
+    if name in _PERHAPS_OF_THE_HUB and (not _is_path(value) or Path(value).exists()):
+        return ""
+    return _ABSENT.get(name, "no file")
+
+
+def _is_path(value: str) -> bool:
+    """Whether a name is no ``OWNER/NAME`` of the hub, nor of another library's."""
+    if ":" in value:
+        return False
+    return (
+        value.startswith(("/", "./", "../"))
+        or value.count("/") > 1
+        or _OF_FILES.fullmatch(Path(value).suffix) is not None
+    )
 
 
 # --- what recipes read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from types import ModuleType
 from typing import Any
@@ -48,5 +49,7 @@ def method(name: object) -> ModuleType:
 
 def _part(name: object, part: str) -> ModuleType:
     if name not in RECIPES:
-        raise ConfigError(f"recipe: choose one of {', '.join(RECIPES)}, got {name!r} (is --config FILE missing?)")
+        near = difflib.get_close_matches(str(name), RECIPES, n=1)
+        meant = f"did you mean {near[0]!r}?" if near else "is --config FILE missing?"
+        raise ConfigError(f"recipe: choose one of {', '.join(RECIPES)}, got {name!r} ({meant})")
     return importlib.import_module(f"mcse.recipes.{name}.{part}")

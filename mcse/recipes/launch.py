@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcse.config import ConfigError, build_config, merge, read_keys, read_overrides, read_yaml
+from mcse.config_fields import describe
+from mcse.data.config import missing_files
 from mcse.data.table_config import DevTable, first_metric
 from mcse.progress import phase
-from mcse.recipes import config_class, method
+from mcse.recipes import RECIPES, config_class, method
 from mcse.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ def load_config(
     overrides: Sequence[str] = (),
     *,
     keys: Mapping[str, Any] | None = None,
+    check_files: bool = False,
 ) -> Any:
     """The recipe's ``Config`` from a YAML file, or its keys, and from overrides, which win. Imports no torch.
 
@@ -31,9 +35,10 @@ def load_config(
         given: A file, or nested plain values.
         overrides: ``--key value`` arguments.
         keys: Overrides in Python instead, nested or by their dotted names.
+        check_files: Whether files that are not there are refused, too.
 
     Raises:
-        ConfigError: Unknown recipe; unknown, missing or wrong keys.
+        ConfigError: Unknown recipe; unknown, missing or wrong keys, and missing files: all of them, one a line.
     """
     over = "command line" if keys is None else "overrides"
     tree = read_yaml(given) if isinstance(given, Path) else dict(given or {})
@@ -41,12 +46,33 @@ def load_config(
     source = str(given) if isinstance(given, Path) else over if given is None else "config"
     if "systems" in tree and "recipe" not in tree:
         raise ConfigError(f"{source} is a study; mcse study takes it")
-    config = build_config(config_class(tree.get("recipe")), tree, source=source, typed_source=over)
+    recipe = tree.get("recipe")
+    config = build_config(
+        config_class(recipe),
+        tree,
+        source=source,
+        typed_source=over,
+        elsewhere=partial(_of_other_recipes, recipe),
+        check=missing_files(tree) if check_files else lambda path, group: (),
+    )
     if config.seed < 0:
         raise ConfigError(f"{source}: seed: must be 0 or more, got {config.seed}")
     if "select_by" not in (tree.get("train") or {}) and (score := _own_score(config)):
         return replace(config, train=replace(config.train, select_by=score))
     return config
+
+
+def _of_other_recipes(recipe: object, key: str) -> str:
+    """Which other recipes have a key."""
+    have = [
+        name
+        for name in RECIPES
+        if name != recipe and any(f"{info.key}.".startswith(f"{key}.") for info in describe(config_class(name)))
+    ]
+    if not have:
+        return ""
+    owners = f"the recipes {', '.join(have)} have" if len(have) > 1 else f"the recipe {have[0]} has"
+    return f"{owners} this key, {recipe} has not"
 
 
 def _own_score(config: Any) -> str | None:

@@ -149,7 +149,7 @@ def test_ablations_train(tweets, tmp_path, matching):
         ),
         ({"controls.num_pairs": 3}, "unknown key 'controls.num_pairs'"),
         ({"encoder.packing": True}, "unknown key 'encoder.packing'"),
-        ({"image.head_learning_rate": 1e-3}, "unknown key 'image'"),
+        ({"image.head_learning_rate": 1e-3}, "unknown key 'image.head_learning_rate'"),
         ({"train.cached_chunk_size": 2}, "train.cached_chunk_size"),
     ],
 )

@@ -363,7 +363,7 @@ SIMCSE_REFUSED = {
         CAPTIONS | {"data.images": "f"},
         "unknown key 'data.images'; did you mean 'data.captions.images'",
     ),
-    "images": (CAPTIONS | {"data.images.folder": "p"}, "unknown key 'data.images'"),
+    "images": (CAPTIONS | {"data.images.folder": "p"}, "unknown key 'data.images.folder'"),
     "bad images": (
         CAPTIONS | {"data.captions.on_bad": "skip"},
         "unknown key 'data.captions.on_bad'; it goes with shards, not with file",

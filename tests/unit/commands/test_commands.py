@@ -6,6 +6,7 @@ import argparse
 import importlib
 import inspect
 import os
+import re
 import subprocess
 import sys
 from typing import get_args
@@ -18,13 +19,16 @@ import mcse
 from mcse.commands import arguments, command_line, group_arguments, prepare
 from mcse.commands.arguments import COMMANDS
 from mcse.commands.command_line import Command, Group
-from mcse.commands.main import build_parser, main
+from mcse.commands.configs import config_path
+from mcse.commands.main import _meant, build_parser, main
 from mcse.config_fields import describe
-from mcse.data.config import Splitting
+from mcse.data.config import _FILES, Splitting
 from mcse.evaluation.suites import SUITES
 from mcse.manifest import Runtime
 from mcse.recipes import RECIPES, config_class
+from mcse.recipes.launch import load_config
 from mcse.stored_rows import RowKind
+from tests.fixtures.launch import flags_of
 
 
 def commands(table=COMMANDS, prefix=()):
@@ -100,6 +104,133 @@ def test_a_group_alone_says_what_is_below_it(capsys):
         main(["words"])
     assert stopped.value.code == 2
     assert "COMMAND" in capsys.readouterr().err
+
+
+CONFIG = ("train", "--config", "mcse:simcse/minilm_wiki_cpu")
+MISTAKES = {
+    "a key of other recipes": (
+        [*CONFIG, "--loss.image_weight", "1"],
+        "command line: unknown key 'loss.image_weight'; the recipes mcse, kdmcse, dalr, unpaired have this key, simcse",
+    ),
+    "a key of a group that others have": (
+        [*CONFIG, "--image.head_learning_rate", "1"],
+        "command line: unknown key 'image.head_learning_rate'; the recipes mcse, kdmcse, dalr, vse have this key",
+    ),
+    "a short name": (
+        [*CONFIG, "--train.lr", "1"],
+        "command line: unknown key 'train.lr'; did you mean 'optim.learning_ra",
+    ),
+    "half a variant": (
+        [*CONFIG, "--mix.pair_every", "3"],
+        "command line: mix: give one of schedule: mcse or schedule: e",
+    ),
+    "a flag": ([*CONFIG, "--dryrun"], "unrecognized arguments: --dryrun; did you mean --dry-run?"),
+    "a flag for a value": (
+        [*CONFIG, "--seed", "--optim.lr", "1"],
+        "--seed lacks its value: keys are given as --key value",
+    ),
+    "a flag of a command": (
+        ["evaluate", "x", "--sute", "sts"],
+        "--sute sts; did you mean --suite? (mcse evaluate --help)",
+    ),
+    "a command": (["evalute", "x"], "no command 'evalute'; did you mean 'evaluate'?"),
+    "a command of a group": (["search", "indx", "x"], "no command 'indx'; did you mean 'index'?"),
+    "a recipe": (["train", "simcs"], "got 'simcs' (did you mean 'simcse'?)"),
+    "a config by its name": (["train", "--config", "bert_base_sup"], "did you mean mcse:simcse/bert_base_sup?"),
+    "a config by half its name": (
+        ["train", "--config", "configs/mcse/minilm_cpu.yaml"],
+        "no file at configs/mcse/minilm_cpu.yaml; did you mean mcse:mcse/minilm_wiki_flickr8k_cpu",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_said_with_what_was_meant(case, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    arguments, said = MISTAKES[case]
+    try:
+        code = main(arguments)
+    except SystemExit as stopped:
+        code = stopped.code
+    assert code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_config_of_ones_own_is_found_beside(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_run.yaml").write_text("recipe: simcse\n")
+    assert main(["train", "--config", "myrun.yaml"]) == 2
+    assert "no file at myrun.yaml; did you mean my_run.yaml?" in capsys.readouterr().err
+
+
+def test_all_that_is_wrong_with_a_run_is_said_at_once(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("MCSE_DATA", str(tmp_path))
+    keys = {
+        "optim.lr": "1",
+        "train.batch_size": "x",
+        "encoder.name_or_path": f"{tmp_path}/bert",
+        "data.sentences": "a.txt",
+        "data.captions": "b.csv",
+        "data.captions.images": "null",
+        "data.images": "store",
+        "data.sts": "c.tsv",
+    }
+    flags = [text for key, value in keys.items() for text in (f"--{key}", value)]
+    assert main(["train", "--config", "mcse:mcse/minilm_wiki_flickr8k_cpu", *flags]) == 2
+    faults = capsys.readouterr().err.removeprefix("mcse train: ").splitlines()
+    assert [fault.split(";")[0].split(" at ")[0] for fault in faults] == [
+        "command line: unknown key 'optim.lr'",
+        "command line: train.batch_size: input should be a valid integer, got 'x'",
+        "command line: encoder.name_or_path: no folder",
+        "command line: data.sentences: no file",
+        "command line: data.captions: no file",
+        "command line: data.images.features: nothing",
+        "command line: data.sts: neither a folder nor a file",
+    ]
+    assert f"{tmp_path}/a.txt; relative paths start at data.root = {tmp_path}" in faults[3]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"encoder.name_or_path": "bert-base-uncased", "data.sentences": "OWNER/NAME"},
+        {"encoder.name_or_path": "package:NAME/FOLDER/MORE", "data.sentences": "hf://datasets/OWNER/NAME/FILE.txt"},
+        {"data.sentences": "OWNER/NAME::COLUMN", "data.sts": "null"},
+        {"data.sentences": {"stream": "text/*.txt.gz"}},
+        {"data.captions": "OWNER/NAME", "mix.schedule": "every"},
+    ],
+)
+def test_what_the_hub_or_a_pattern_may_name_is_not_missed(keys, monkeypatch, tmp_path):
+    monkeypatch.setenv("MCSE_DATA", str(tmp_path))
+    keys = {"data.sentences": "OWNER/NAME"} | keys
+    assert load_config(config_path("mcse:simcse/minilm_wiki_cpu"), flags_of(keys), check_files=True)
+
+
+def test_keys_of_files_are_keys():
+    known = {re.sub(r"\[\]", "[0]", info.key) for name in RECIPES for info in describe(config_class(name))}
+    assert {key for key in known if _FILES.fullmatch(key)} >= {
+        "data.sentences", "data.captions.file", "data.captions.images", "data.images.features", "data.images.folder",
+        "data.images.table.path", "data.table.path", "data.tables[0].path", "data.sts", "data.dev_source",
+        "words.similarity", "encoder.word_vectors", "evaluate[0].path",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [(), *(name for name, _ in commands()), ("search",)], ids=" ".join)
+def test_every_command_says_its_version(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*name, "--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"mcse {mcse.__version__}\n"
+
+
+def test_no_key_looks_like_a_flag_of_train():
+    parser = argparse.ArgumentParser(add_help=False)
+    COMMANDS["train"].arguments(parser)
+    for recipe in RECIPES:
+        for key in {info.key.partition(".")[0].partition("[")[0] for info in describe(config_class(recipe))} - {
+            "recipe"
+        }:
+            assert _meant(parser, [f"--{key}"], cutoff=0.85) == ""
 
 
 @pytest.mark.parametrize(

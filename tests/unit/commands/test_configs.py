@@ -37,9 +37,11 @@ def test_one_is_printed_as_it_stands(capsys):
     assert capsys.readouterr().out == f"{file}\n"
 
 
-def test_a_name_takes_the_file_and_a_path_stays_one(capsys):
+def test_a_name_takes_the_file_and_a_path_stays_one(capsys, monkeypatch, tmp_path):
     assert config_path("mcse:simcse/bert_base_unsup") == FOLDER / "simcse" / "bert_base_unsup.yaml"
-    assert config_path("mine/bert_base_unsup") == Path("mine/bert_base_unsup")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bert_base_unsup").write_text("")
+    assert config_path("bert_base_unsup") == Path("bert_base_unsup")
     assert main(["train", "--config", "mcse:simcse/minilm_wiki_cpu.yaml", "--print-config", "--seed", "7"]) == 0
     assert "\nseed: 7\n" in capsys.readouterr().out
 
