@@ -10,7 +10,7 @@ from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
-from mcse.commands.command_line import ROW_KINDS, Command, Group, add_reading
+from mcse.commands.command_line import ROW_KINDS, Command, Group, add_reading, data_file, data_path
 from mcse.commands.group_arguments import OF_RECIPES, SEARCH
 
 
@@ -50,7 +50,8 @@ def _evaluate(parser: ArgumentParser) -> None:
         "sentence-transformers:NAME_OR_FOLDER, model2vec:NAME_OR_FOLDER, average:0.3=MODEL+0.7=OTHER, or a file of "
         "word vectors",
     )
-    add("--suite", nargs="+", choices=SUITES, dest="suites", help="suites to run (default: sts)")
+    suites = "suites to run (default: sts; runs on their own data.sts if there is no --data)"
+    add("--suite", nargs="+", choices=SUITES, dest="suites", help=suites)
     names = "what tables and plots call each MODEL, in their order (default: the parts of their paths that differ)"
     add("--names", nargs="+", metavar="NAME", help=names)
     add_reading(parser)
@@ -59,19 +60,7 @@ def _evaluate(parser: ArgumentParser) -> None:
     form = add_group("scores by width and by kind of stored row, beside those of rows as they are").add_argument
     form("--dims", type=int, nargs="+", metavar="N", help="rows cut to their first N numbers, then unit norm")
     form("--rows", nargs="+", choices=ROW_KINDS, help="rows as an index stores them")
-    add("--data", help="SentEval folder, or one file of scored pairs (.tsv, .csv, .jsonl); table: what --columns is of")
-    columns = (
-        "table: which column of --data is which, such as query=left positive=right score=stars, and other keys of "
-    )
-    add("--columns", nargs="+", metavar="KEY=COLUMN", help=f"{columns}'evaluate' (default: found by their names)")
-    add("--allow-missing", action="store_true", help="sts, transfer: leave out tasks of which files are missing")
-    add("--captions", help="retrieval, regularities: captions of images, in any layout that training reads")
-    add("--features", help="retrieval, regularities: the images' stored features")
-    add(
-        "--images",
-        help="retrieval, regularities: the folder of the images, or, beside --features, a file that lists those to use",
-    )
-    add("--contents", help="regularities: what each image truly shows (contents.jsonl of a picture world)")
+    _add_test_data(parser)
     add("--folds", type=int, help="retrieval: parts of the images, each searched by itself (COCO: 5; default: 1)")
     add("--transfer-mode", choices=("test", "dev", "fasttest"), help="SentEval's setting (default: test)")
     add("--tasks", nargs="+", metavar="TASK", help="mteb: names of its tasks")
@@ -91,6 +80,23 @@ def _evaluate(parser: ArgumentParser) -> None:
     add("--list", action="store_true", dest="list_suites", help=listing)
 
 
+def _add_test_data(parser: ArgumentParser) -> None:
+    """What ``evaluate`` evaluates on."""
+    add = parser.add_argument_group("data, in the working folder or below $MCSE_DATA").add_argument
+    data = "SentEval folder, or one file of scored pairs (.tsv, .csv, .jsonl); table: what --columns is of"
+    add("--data", type=data_file, help=data)
+    columns = "table: which column of --data is which, such as query=left positive=right score=stars, and other keys of"
+    add("--columns", nargs="+", metavar="KEY=COLUMN", help=f"{columns} 'evaluate' (default: found by their names)")
+    add("--allow-missing", action="store_true", help="sts, transfer: leave out tasks of which files are missing")
+    captions = "captions of images, in any layout that training reads"
+    add("--captions", type=data_file, help=f"retrieval, regularities: {captions}")
+    add("--features", type=data_file, help="retrieval, regularities: the images' stored features")
+    images = "the folder of the images, or, beside --features, a file that lists those to use"
+    add("--images", type=data_file, help=f"retrieval, regularities: {images}")
+    contents = "what each image truly shows (contents.jsonl of a picture world)"
+    add("--contents", type=data_file, help=f"regularities: {contents}")
+
+
 def _configs(parser: ArgumentParser) -> None:
     """Lists the configurations that come with the package, or prints one of them."""
     parser.add_argument("name", nargs="?", metavar="NAME", help="such as simcse/bert_base_unsup: print this one")
@@ -101,7 +107,7 @@ def _prepare(parser: ArgumentParser) -> None:
     """Fetches what may be fetched, says what to download by hand, verifies counts and checksums."""
     parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument("--root", type=Path, help="data folder (default: $MCSE_DATA)")
-    parser.add_argument("--ids", type=Path, help="flickr30k, coco: file listing the images to use, one a line")
+    parser.add_argument("--ids", type=data_path, help="flickr30k, coco: file listing the images to use, one a line")
     parser.add_argument("--from-hub", action="store_true", help="flickr30k: captions from the hub's copy")
     parser.add_argument("--mirror", type=Path, help="take hub files from this folder: OWNER/NAME/FILE")
 
@@ -113,15 +119,15 @@ def _extract_features(parser: ArgumentParser) -> None:
     """
     add = parser.add_argument
     images = "folder of images, a Hugging Face dataset (id or folder), or a table with a column of images"
-    add("--images", help=images)
+    add("--images", type=data_file, help=images)
     add("--tower", help=f"of --images: {_TOWERS}")
     texts = "what data.sentences and data.captions read: text files, tables (::COLUMN), caption files, tars"
-    add("--texts", nargs="+", metavar="FILE", help=texts)
-    add("--features", type=Path, help="a store of images' features, to be put into the space of a joint --encoder")
+    add("--texts", type=data_file, nargs="+", metavar="FILE", help=texts)
+    add("--features", type=data_path, help="a store of images' features, to be put into the space of a joint --encoder")
     add("--encoder", metavar="MODEL", help="of --texts, --features and --images: as evaluate takes it")
     add("--output", required=True, type=Path, help="folder of the store")
     add("--column", metavar="NAME", help="of the table's images (default: found by its name)")
-    add("--names", type=Path, help="file listing the images to use, one a line (default: all)")
+    add("--names", type=data_path, help="file listing the images to use, one a line (default: all)")
     add("--batch-size", type=int, help="images or texts a forward pass (default: 64)")
     add("--on-bad-image", choices=("error", "skip"), help="(default: error)")
     add("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
@@ -146,8 +152,8 @@ def _export(parser: ArgumentParser) -> None:
     add("--output", required=True, type=Path, metavar="DIR", help="folder of the export")
     add("--precision", choices=EXPORT_PRECISIONS, help="onnx, openvino: of the weights (default: fp32)")
     add_reading(parser, flags=("pooling", "prompt"))
-    add("--calibrate", type=Path, metavar="FILE", help="int8: sentences, one a line, that set static ranges")
-    add("--sentences", type=Path, metavar="FILE", help="sentences to compare on, one a line (default: drawn)")
+    add("--calibrate", type=data_path, metavar="FILE", help="int8: sentences, one a line, that set static ranges")
+    add("--sentences", type=data_path, metavar="FILE", help="sentences to compare on, one a line (default: drawn)")
     add("--overwrite", action="store_true", help="replace an export in --output")
 
 
@@ -170,13 +176,18 @@ def _push(parser: ArgumentParser) -> None:
 def _mine(parser: ArgumentParser) -> None:
     """Adds hard negatives to a table of pairs: texts that a model takes for an answer although they are none."""
     add = parser.add_argument
-    add("table", metavar="TABLE", help=".csv, .tsv, .jsonl, .parquet, a folder of save_to_disk, or a hub dataset")
+    add(
+        "table",
+        type=data_file,
+        metavar="TABLE",
+        help=".csv, .tsv, .jsonl, .parquet, a folder of save_to_disk, or a hub dataset",
+    )
     add("--model", required=True, help="finds them; as evaluate takes it")
     add_reading(parser)
     add("--output", required=True, type=Path, help=".jsonl, .csv or .tsv: query, positive, negative_1, negative_2, …")
     add("--query", metavar="COLUMN", help="of queries (default: found by its name)")
     add("--positive", metavar="COLUMN", help="of their positives")
-    add("--corpus", type=Path, help="a text file whose lines may be negatives beside all positives")
+    add("--corpus", type=data_path, help="a text file whose lines may be negatives beside all positives")
     add("--number", type=int, help="negatives of each pair; pairs with fewer are left out (default: 1)")
     add("--from-rank", type=int, help="first rank that counts, among texts that are no answers (default: 1)")
     add("--to-rank", type=int, help="last rank that counts (default: 50)")
@@ -196,16 +207,21 @@ def _pair(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="MODEL", help="checkpoint or run of vse or mcse, or open_clip:MODEL/PRETRAINED")
     texts = "what data.sentences and data.captions read: text files, tables (::COLUMN), caption files, tars"
-    add("--texts", required=True, nargs="+", metavar="FILE", help=f"{texts}; each different text once")
+    add("--texts", type=data_file, required=True, nargs="+", metavar="FILE", help=f"{texts}; each different text once")
     images = "folder of images, a hub dataset, or a table with a column of images, for models with an image encoder"
-    add("--images", help=images)
-    add("--features", type=Path, help="store of images' features, or of their rows in the model's own space")
+    add("--images", type=data_file, help=images)
+    add("--features", type=data_path, help="store of images' features, or of their rows in the model's own space")
     add("--column", metavar="NAME", help="of the table's images (default: found by its name)")
     add("--output", required=True, type=Path, help=".csv or .jsonl: image, caption, score, which data.captions reads")
     add("--top", type=int, metavar="K", help="images of each text (default: 1)")
     add("--minimum", type=float, metavar="COSINE", help="the least cosine of a pair")
     add("--mutual", action="store_true", help="only pairs whose text is also the nearest to its image")
-    add("--not-own", metavar="CAPTIONS", help="captions with their images: no text gets an image of its own")
+    add(
+        "--not-own",
+        type=data_file,
+        metavar="CAPTIONS",
+        help="captions with their images: no text gets an image of its own",
+    )
     add_reading(parser, flags=("code",))
     add("--batch-size", type=int, help="texts a forward pass (default: 64)")
     add("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
@@ -220,7 +236,7 @@ def _embed(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="MODEL", help="as evaluate takes it")
     table = "a text file, .csv, .tsv, .jsonl (also .gz), .parquet, a folder of save_to_disk, or a hub dataset"
-    add("--input", required=True, dest="table", metavar="FILE", help=table)
+    add("--input", type=data_file, required=True, dest="table", metavar="FILE", help=table)
     add("--output", required=True, type=Path, metavar="DIR", help="embeddings-00000.npy …, ids-00000.npy …, embed.json")
     add("--column", help="of the texts (default: found by its name; of a text file its lines)")
     add("--id-column", metavar="COLUMN", help="what names the rows (default: their numbers, from 0)")

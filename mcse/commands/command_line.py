@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 ROW_KINDS = ("float32", "float16", "int8", "uint8", "binary")
 _READING = ("pooling", "prompt", "prompt_name", "code")
@@ -33,6 +35,17 @@ class Group:
 
     summary: str
     commands: Mapping[str, Command]
+
+
+def data_file(given: str) -> str:
+    """Data that an argument names: where it stands, or, if it is only there, below ``MCSE_DATA``; or of the hub."""
+    start, name = os.environ.get("MCSE_DATA"), given.partition("::")[0]
+    return str(Path(start) / given) if start and not Path(name).exists() and (Path(start) / name).exists() else given
+
+
+def data_path(given: str) -> Path:
+    """``data_file`` as a path."""
+    return Path(data_file(given))
 
 
 def add_reading(parser: ArgumentParser, *, flags: Sequence[str] = _READING) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from mcse.commands import exit_code
-from mcse.commands.own_tables import read_test_tables
+from mcse.commands.own_tables import default_data, read_test_tables
 from mcse.distributed import is_main, join_world
 from mcse.encoders.loading import AnyEncoder, encoder_digest, hub_commit, load_encoder
 from mcse.encoders.word_vectors import WordVectorEncoder
@@ -58,6 +58,9 @@ logger = logging.getLogger(__name__)
 
 _SECONDS_TO_WAIT = 60.0
 """For another evaluation of the model to finish writing its report, which takes one or two."""
+
+_SUITES = ("sts",)
+"""Those of whoever asks for none, which is told by this very tuple."""
 
 
 def _by(backend: Runtime) -> str:
@@ -195,7 +198,7 @@ class _Reports:
 def run(
     models: Sequence[str] = (),
     *,
-    suites: Sequence[str] = ("sts",),
+    suites: Sequence[str] = _SUITES,
     names: Sequence[str] = (),
     pooling: str | None = None,
     data: str | None = None,
@@ -227,8 +230,9 @@ def run(
     list_suites: bool = False,
 ) -> int:
     """Evaluates; 0, or the code of a failure, after which others go on; ``ValueError`` for flags that do not fit."""
+    join_world()
     options = SuiteOptions(
-        data=data,
+        data=data or _default_data(models, suites),
         allow_missing=allow_missing,
         batch_size=batch_size,
         transfer_mode=transfer_mode,
@@ -239,7 +243,6 @@ def run(
         folds=folds,
         tasks=tuple(tasks),
     )
-    join_world()
     if list_suites:
         return _list_suites(options)
     options = _checked(models, suites, options, columns, compared=compared, errors=errors, mteb_files=mteb_files)
@@ -252,6 +255,13 @@ def run(
     runner = partial(_runner, made, suites, options, dims=dims, rows=rows)
     reports.takes_teachers = not (compared or no_teachers or backends)
     return _carry_out(models, runner, reports, is_compared=compared, errors=errors, contamination=contamination)
+
+
+def _default_data(models: Sequence[str], suites: Sequence[str]) -> str | None:
+    data, told = default_data(models, None if suites is _SUITES else suites)
+    if told and is_main():
+        print(printable(told), file=sys.stderr)
+    return data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

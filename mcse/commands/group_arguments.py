@@ -9,7 +9,7 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 from pathlib import Path
 
-from mcse.commands.command_line import ROW_KINDS, Command, Group, add_reading
+from mcse.commands.command_line import ROW_KINDS, Command, Group, add_reading, data_file, data_path
 
 SPLITTINGS = ("words", "spaces")
 
@@ -17,7 +17,10 @@ SPLITTINGS = ("words", "spaces")
 def _search_index(parser: ArgumentParser) -> None:
     """Encodes a folder of images once. Run again, it takes over what has not changed; killed, it goes on."""
     parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="images, searched to any depth; or a table that names their files"
+        "folder",
+        type=data_path,
+        metavar="FOLDER",
+        help="images, searched to any depth; or a table that names their files",
     )
     parser.add_argument("--column", metavar="NAME", help="of the table's images (default: found by its name)")
     parser.add_argument(
@@ -26,7 +29,9 @@ def _search_index(parser: ArgumentParser) -> None:
     add_reading(parser, flags=("code",))
     parser.add_argument("--output", required=True, type=Path, metavar="INDEX", help="folder of the index")
     parser.add_argument(
-        "--features", type=Path, help="store of the images' features, for models whose image encoder is not available"
+        "--features",
+        type=data_path,
+        help="store of the images' features, for models whose image encoder is not available",
     )
     parser.add_argument("--batch-size", type=int, help="images a forward pass (default: 32)")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
@@ -41,8 +46,8 @@ def _search_recall(parser: ArgumentParser) -> None:
     """Encodes sentences once; prints, for each way to store them, the memory and how much of exact search it finds."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="as evaluate takes it")
-    add("--text", required=True, type=Path, metavar="FILE", help="sentences to search, one a line, plain or gzip")
-    add("--queries", type=Path, metavar="FILE", help="what to ask (default: every hundredth sentence, taken out)")
+    add("--text", required=True, type=data_path, metavar="FILE", help="sentences to search, one a line, plain or gzip")
+    add("--queries", type=data_path, metavar="FILE", help="what to ask (default: every hundredth sentence, taken out)")
     add_reading(parser, flags=("pooling",))
     add("--dim", type=int, metavar="N", help="the first N numbers of each embedding alone")
     add("--limit", type=int, metavar="N", help="read at most so many sentences")
@@ -55,7 +60,9 @@ def _search_query(parser: ArgumentParser) -> None:
     _open_index(parser)
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--text", help="a sentence")
-    start.add_argument("--image", type=Path, metavar="FILE", help="an image; not found itself, if it is in the index")
+    start.add_argument(
+        "--image", type=data_path, metavar="FILE", help="an image; not found itself, if it is in the index"
+    )
     for flag, meaning in (("--minus", "words to take away"), ("--plus", "words to add")):
         parser.add_argument(flag, help=f"{meaning}, any number", nargs="+", action="extend", metavar="WORD")
     parser.add_argument("--top", type=int, metavar="K", help="images to find (default: 12)")
@@ -76,13 +83,17 @@ def _open_index(parser: ArgumentParser) -> None:
     parser.add_argument("index", type=Path, metavar="INDEX", help="folder of the index")
     parser.add_argument("--model", help="where the model lies now, if it was moved; it must be the same")
     add_reading(parser, flags=("prompt", "prompt_name", "code"))
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="where the images lie now, if they were moved")
+    parser.add_argument(
+        "--images", type=data_path, metavar="FOLDER", help="where the images lie now, if they were moved"
+    )
 
 
 def _words_ground(parser: ArgumentParser) -> None:
     """Grounds every word of a file, of captions or not, block by block: memory stays small."""
     parser.add_argument("model", type=Path, help="run or checkpoint folder of the recipe grounded_words")
-    parser.add_argument("--vectors", required=True, type=Path, help="the file of text vectors the run was trained with")
+    parser.add_argument(
+        "--vectors", required=True, type=data_path, help="the file of text vectors the run was trained with"
+    )
     parser.add_argument(
         "--output", required=True, type=Path, help=".bin (word2vec binary), .txt or .vec (text), or .safetensors"
     )
@@ -99,11 +110,11 @@ def _words_report(parser: ArgumentParser) -> None:
     Rows: the text vectors, the same whitened, all-but-the-top, grounded on shuffled images, grounded on true ones.
     """
     add = parser.add_argument
-    add("--text", required=True, type=Path, help="the source file of text vectors")
+    add("--text", required=True, type=data_path, help="the source file of text vectors")
     add("--true", required=True, nargs="+", type=Path, metavar="RUN", help="runs on true images, one a seed")
     add("--shuffled", required=True, nargs="+", type=Path, metavar="RUN", help="runs with controls.images shuffled_…")
-    add("--data", required=True, type=Path, help="folder or file of word-similarity sets")
-    add("--sts", type=Path, help="SentEval folder: STS by averaging vectors, too")
+    add("--data", required=True, type=data_path, help="folder or file of word-similarity sets")
+    add("--sts", type=data_path, help="SentEval folder: STS by averaging vectors, too")
     add("--ground-text", action="store_true", help="ground all of --text by the runs' maps, not their stored words")
     add("--components", type=int, help="that all-but-the-top removes (default: width / 100, at least 1)")
     add("--output", required=True, type=Path, help="folder of report.md and report.json")
@@ -113,7 +124,12 @@ def _words_neighbors(parser: ArgumentParser) -> None:
     """Shows the nearest neighbours that are in one space's list and not in the other's."""
     parser.add_argument("words", nargs="+", metavar="WORD")
     parser.add_argument(
-        "--spaces", nargs=2, required=True, metavar="VECTORS", help="files of word vectors, or runs of grounded_words"
+        "--spaces",
+        type=data_file,
+        nargs=2,
+        required=True,
+        metavar="VECTORS",
+        help="files of word vectors, or runs of grounded_words",
     )
     parser.add_argument("--count", type=int, help="neighbours a space (default: 10)")
     parser.add_argument("--limit", type=int, help="only the first so many words of each file, the most frequent")
@@ -125,7 +141,7 @@ def _words_contexts(parser: ArgumentParser) -> None:
     With --merge: accuracy of telling two words apart that are written as one.
     """
     parser.add_argument("model", help="run folder, checkpoint, or an original ELMo release")
-    parser.add_argument("--text", type=Path, required=True, help="file of sentences, plain or gzip")
+    parser.add_argument("--text", type=data_path, required=True, help="file of sentences, plain or gzip")
     parser.add_argument("--pooling", help="mean (default), or mean_layerN for one layer")
     parser.add_argument("--splitting", choices=SPLITTINGS, help="(default: words)")
     parser.add_argument("--sentences", type=int, help="read at most so many lines (default: 20000)")
@@ -144,15 +160,17 @@ def _elmo_perplexity(parser: ArgumentParser) -> None:
     model, each way. All share the run's vocabulary; words outside it count as the unknown word.
     """
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder or checkpoint of the recipe elmo")
-    parser.add_argument("--data", type=Path, help="where the run's relative data paths start; by default as in the run")
+    parser.add_argument(
+        "--data", type=data_path, help="where the run's relative data paths start; by default as in the run"
+    )
     parser.add_argument("--seed", type=int, help="of the shuffled words (default: 0)")
 
 
 def _cove_translate(parser: ArgumentParser) -> None:
     """Translates every line, greedily or by a beam search. With --reference the BLEU follows."""
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder or checkpoint of the recipe cove")
-    parser.add_argument("source", type=Path, help="sentences, one a line, plain or gzip")
-    parser.add_argument("--reference", type=Path, help="their translations, aligned by line")
+    parser.add_argument("source", type=data_path, help="sentences, one a line, plain or gzip")
+    parser.add_argument("--reference", type=data_path, help="their translations, aligned by line")
     parser.add_argument(
         "--output", type=Path, help="where the translations go; by default they are printed, if there is no --reference"
     )
@@ -163,9 +181,13 @@ def _cove_translate(parser: ArgumentParser) -> None:
 def _maf_tag(parser: ArgumentParser) -> None:
     """Tags a CoNLL file with a trained tagger; where the file has tags itself, scores them."""
     parser.add_argument("model", help="run folder or checkpoint of the recipe maf")
-    parser.add_argument("file", type=Path, help="CoNLL: word TAB tag a line, IMGID:name before a text; tags may lack")
-    parser.add_argument("--features", type=Path, help="the images' stored regions (mcse extract-features)")
-    parser.add_argument("--images", help="the images themselves, read by the tagger's own image encoder")
+    parser.add_argument(
+        "file", type=data_path, help="CoNLL: word TAB tag a line, IMGID:name before a text; tags may lack"
+    )
+    parser.add_argument("--features", type=data_path, help="the images' stored regions (mcse extract-features)")
+    parser.add_argument(
+        "--images", type=data_file, help="the images themselves, read by the tagger's own image encoder"
+    )
     parser.add_argument("--no-images", action="store_true", help="a tagger of images on text alone")
     parser.add_argument("--shuffle-images", type=int, metavar="SEED", help="control: every text with a wrong image")
     parser.add_argument(

@@ -56,9 +56,9 @@ def _main(argv: Sequence[str] | None) -> int:
     options = vars(parsed)
     chosen: ArgumentParser = options.pop("parser", parser)
     if unknown and options.get("work") == "train":
-        for given in unknown:
-            if given.startswith("--") and "." not in given and (near := _meant(chosen, [given], cutoff=0.85)):
-                chosen.error(f"unrecognized arguments: {given}{near} ({chosen.prog} --help)")
+        for flag in unknown:
+            if flag.startswith("--") and "." not in flag and (near := _meant(chosen, [flag], cutoff=0.85)):
+                chosen.error(f"unrecognized arguments: {flag}{near} ({chosen.prog} --help)")
         options["overrides"] = unknown
     elif unknown:
         chosen.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(chosen, unknown)} ({chosen.prog} --help)")

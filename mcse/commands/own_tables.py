@@ -1,13 +1,17 @@
-"""One's own test sets for ``mcse evaluate --suite table``, from the command line or a file."""
+"""What ``mcse evaluate`` evaluates on: one's own tables, or, where nobody says it, a run's pairs or ``MCSE_DATA``."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mcse.config import Typed, build_config, merge, read_yaml
+from mcse.data.config import DataRoot
 from mcse.data.table_config import DevTable, TestTables
+from mcse.data.test_sets.lines import senteval_parent
+from mcse.run_folder import is_run, read_config
 
 _LISTS = ("negatives",)
 
@@ -38,6 +42,53 @@ def read_test_tables(data: str, columns: Sequence[str] = ()) -> tuple[tuple[DevT
         else:
             tree = merge(tree, {key: Typed(name)})
     return (build_config(DevTable, tree, source="--columns"),), Path()
+
+
+def default_data(models: Sequence[str], suites: Sequence[str] | None) -> tuple[str | None, str]:
+    """The data of ``mcse evaluate`` without ``--data``, and what is said of it; ``None`` is the hub's.
+
+    Where nothing else is asked, runs are evaluated on their own ``data.sts``.
+
+    Args:
+        models: As they were named.
+        suites: Those that were asked for; ``None`` where nobody asked.
+    """
+    if suites is None and (own := _own_pairs(models)) is not None:
+        return (
+            own,
+            f"test pairs: {own}, the run's own data.sts, which also selected its checkpoint (--data names others)",
+        )
+    start = os.environ.get("MCSE_DATA")
+    asked = {*(suites or ("sts",))}
+    if (
+        not start
+        or "table" in asked
+        or (asked & {"sts", "geometry"} and senteval_parent(start, ("STS", "SICK")) is None)
+    ):
+        return None, ""
+    return start, f"test data: {start} (from the environment variable MCSE_DATA)"
+
+
+def _own_pairs(models: Sequence[str]) -> str | None:
+    """The pairs that selected the checkpoints of all ``models``, if these are the same and still there."""
+    found: set[Path | None] = set()
+    for folder in map(Path, models):
+        below = sorted(folder.iterdir()) if folder.is_dir() and not is_run(folder) else [folder]
+        runs = [run for run in below if is_run(run)]
+        found |= {_pairs_of(run) for run in runs} or {None}
+    own = found.pop() if len(found) == 1 else None
+    return None if own is None or not own.exists() else str(own)
+
+
+def _pairs_of(run: Path) -> Path | None:
+    try:
+        data = read_config(run).get("data")
+    except (ValueError, OSError):  # of another make, or damaged, which is told when it is loaded
+        return None
+    if not isinstance(data, dict) or not isinstance(data.get("sts"), str):
+        return None
+    root, given = data.get("root"), str(data["sts"])
+    return DataRoot(root=None if root is None else Path(str(root))).folder / given
 
 
 def _listed(path: Path) -> tuple[tuple[DevTable, ...], Path]:

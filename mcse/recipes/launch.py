@@ -139,6 +139,7 @@ def train(
     # Here, since a wrong configuration should be told before seconds of imports.
     with phase("loading libraries", is_shown=show_progress):
         from mcse import distributed
+        from mcse.data.scratch_cache import scratch_cache
         from mcse.training.fit import begin_folder, check_folder, claimed_folder, fit
         from mcse.training.loop import check_run
         from mcse.training.runtime import start_runtime
@@ -158,9 +159,10 @@ def train(
         )
         if tell is not None:
             check_folder(folder, resume=resume, overwrite=overwrite)
-            run = _built(config, runtime)
-            check_run(run, config.train, optim=config.optim)
-            _foresee(run, config, runtime, tell)
+            with scratch_cache():
+                run = _built(config, runtime)
+                check_run(run, config.train, optim=config.optim)
+                _foresee(run, config, runtime, tell)
             return 0
         with claimed_folder(folder, resume=resume, overwrite=overwrite):
             run = _built(config, runtime)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -28,7 +29,8 @@ from mcse.manifest import Runtime
 from mcse.recipes import RECIPES, config_class
 from mcse.recipes.launch import load_config
 from mcse.stored_rows import RowKind
-from tests.fixtures.launch import flags_of
+from tests.fixtures.launch import arguments_of, flags_of
+from tests.fixtures.tiny_run import build_tiny_run
 
 
 def commands(table=COMMANDS, prefix=()):
@@ -215,12 +217,91 @@ def test_keys_of_files_are_keys():
     }  # fmt: skip
 
 
+NO_DATA = {
+    *("config", "encoder", "folders", "guide", "index", "mirror", "model", "models", "only", "output", "repository"),
+    *("root", "run_folder", "sheet", "study", "tower", "true", "shuffled"),
+    *("device", "host", "languages", "licence", "name", "pooling", "prompt", "prompt_name", "recipe", "seeds"),
+    *("settings", "tasks", "token"),
+}
+"""Arguments that name models, runs, indexes and what is written; prepare --root has the variable as its default."""
+
+TEXTS = {"among", "column", "columns", "datasets", "id_column", "merged", "minus", "plus", "positive", "query", "words"}
+TEXTS |= {"name_or_path", "captions", "sentences", "table", "sts"}
+"""Words and names of columns; of init names below its folder."""
+
+
+@pytest.mark.parametrize(("name", "command"), commands(), ids=[" ".join(name) for name, _ in commands()])
+def test_data_that_a_command_takes_is_looked_for_below_the_data_variable(name, command, monkeypatch, tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "data" / "below").mkdir(parents=True)
+    (tmp_path / "data" / "below" / "x.csv").write_text("a\n")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("MCSE_DATA", str(tmp_path / "data"))
+    found = str(tmp_path / "data" / "below" / "x.csv")
+    for action in actions_of(command):
+        if action.nargs == 0 or action.choices or action.type in (int, float) or action.dest in NO_DATA:
+            continue
+        if action.type in (command_line.data_file, command_line.data_path):
+            assert str(action.type("below/x.csv")) == found
+            assert str(action.type(f"{tmp_path}/y.csv")) == f"{tmp_path}/y.csv"
+            assert str(action.type("OWNER/NAME")) == "OWNER/NAME"
+        else:
+            assert action.dest in TEXTS or (name, action.dest) in {
+                (("search", "query"), "text"), (("words", "contexts"), "queries"),
+            }, action.dest  # fmt: skip
+    assert command_line.data_file("below/x.csv::text") == f"{found}::text"
+    (tmp_path / "here" / "below").mkdir()
+    (tmp_path / "here" / "below" / "x.csv").write_text("nearer\n")
+    assert command_line.data_file("below/x.csv") == "below/x.csv"
+
+
 @pytest.mark.parametrize("name", [(), *(name for name, _ in commands()), ("search",)], ids=" ".join)
 def test_every_command_says_its_version(name, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([*name, "--version"])
     assert stopped.value.code == 0
     assert capsys.readouterr().out == f"mcse {mcse.__version__}\n"
+
+
+SNAPSHOTS = """
+import contextlib, io, json, sys
+from pathlib import Path
+from mcse.commands.main import main
+
+def snapshot():
+    files = (path for path in Path(sys.argv[1]).rglob("*") if path.is_file() and "matplotlib" not in str(path))
+    return {str(path): path.stat().st_mtime_ns for path in files}
+
+for arguments in json.loads(sys.argv[2]):
+    before = snapshot()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        code = main(arguments)
+    print(json.dumps([code, sorted({path for path, _ in before.items() ^ snapshot().items()})]))
+"""
+"""The library matplotlib keeps a list of fonts below the home."""
+
+
+@pytest.mark.slow
+def test_commands_that_only_find_data_write_nothing(tmp_path):
+    for name in ("home", "cwd", "tmp"):
+        (tmp_path / name).mkdir()
+    build_tiny_run(tmp_path / "data")
+    train = ["train", *arguments_of(tmp_path / "data", "mcse", tmp_path / "cwd" / "run")]
+    calls = [
+        ["evaluate", "--list"],
+        [*train, "--print-config"],
+        [*train, "--dry-run"],
+        ["configs"],
+        ["runs", "."],
+        ["study", "mcse:studies/scenes_quick", "--dry-run"],
+    ]
+    folders = {"HOME": "home", "TMPDIR": "tmp", "MCSE_DATA": "data"}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "XDG_"))}
+    environment = kept | {key: str(tmp_path / name) for key, name in folders.items()} | {"HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", SNAPSHOTS, str(tmp_path), json.dumps(calls)]
+    done = subprocess.run(command, cwd=tmp_path / "cwd", env=environment, capture_output=True, text=True, check=True)
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert told == [[0, []]] * len(calls)
 
 
 def test_no_key_looks_like_a_flag_of_train():

@@ -13,6 +13,7 @@ import pytest
 
 from mcse.commands import evaluate
 from mcse.commands.main import main
+from mcse.commands.own_tables import default_data
 from mcse.encoders.loading import encoder_digest
 from mcse.evaluation.result_cache import read_items
 from mcse.report.evaluation_files import model_folder
@@ -244,3 +245,58 @@ def test_ctrl_c_ends_in_a_line(encoders, pairs, capsys, monkeypatch):
     said = capsys.readouterr()
     assert said.err.splitlines()[-1] == "mcse evaluate: stopped"
     assert "Traceback" not in said.err
+
+
+# --- what is evaluated on where nobody says it
+
+
+def own_run(folder: Path, best: Path, sts: Path | str, seed: int = 0) -> Path:
+    folder.mkdir(parents=True)
+    config = f"recipe: simcse\nseed: {seed}\ntrain: {{}}\ndata: {{root: null, sts: {sts}}}\n"
+    (folder / "config.yaml").write_text(config)
+    (folder / "best").symlink_to(best)
+    return folder
+
+
+def test_a_run_is_evaluated_on_its_own_pairs_where_nothing_is_asked(encoders, pairs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MCSE_DATA", str(tmp_path))
+    run = own_run(tmp_path / "runs" / "seed0", encoders[0], "mine.tsv")
+    own_run(tmp_path / "runs" / "seed1", encoders[1], "mine.tsv", seed=1)
+    for model in (run, run.parent):
+        assert main(["evaluate", str(model), "--pooling", "mean"]) == 0
+        told = capsys.readouterr().err
+        assert f"test pairs: {pairs}, the run's own data.sts, which also selected its checkpoint" in told
+    assert json.loads((run / "evaluation" / "results.json").read_text())["scores"]["sts"]["mine"]["pairs"] == 4
+
+
+@pytest.mark.parametrize("asked", [["--suite", "sts"], ["--data", "other.tsv"]])
+def test_whoever_asks_is_given_what_was_asked(asked, encoders, pairs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MCSE_DATA", str(tmp_path / "data"))
+    home = tmp_path / "data" / "senteval" / "STS" / "STSBenchmark"
+    home.mkdir(parents=True)
+    words = ("man", "dog", "guitar", "square", "circle", "plays")
+    rows = (f"a\tb\tc\t0\t{row % 5}\ta {word}\tthe {words[row // 2]} runs" for row, word in enumerate(words))
+    (home / "sts-test.csv").write_text("\n".join(rows) + "\n")
+    Path("other.tsv").write_text(pairs.read_text())
+    run = own_run(tmp_path / "run", encoders[0], pairs)
+    assert main(["evaluate", str(run), "--pooling", "mean", *asked, "--allow-missing"]) == 0
+    (task,) = json.loads((run / "evaluation" / "results.json").read_text())["scores"]["sts"].keys() - {"average"}
+    assert task == ("other" if "--data" in asked else "STSBenchmark")
+    assert ("MCSE_DATA" in capsys.readouterr().err) == ("--suite" in asked)
+
+
+def test_the_data_variable_is_the_default_data(encoders, pairs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MCSE_DATA", str(tmp_path))
+    # Models of which none is a run, runs of different pairs, pairs that are gone: nobody's own.
+    runs = [
+        own_run(tmp_path / name, encoders[0], sts) for name, sts in (("a", "mine.tsv"), ("b", "b.tsv"), ("c", "null"))
+    ]
+    for models in ([encoders[0]], runs[:2], runs[1:2], runs[2:]):
+        assert default_data(list(map(str, models)), None) == (None, "")
+    (tmp_path / "SICK").mkdir()
+    assert default_data([str(encoders[0])], None) == (
+        str(tmp_path),
+        f"test data: {tmp_path} (from the environment variable MCSE_DATA)",
+    )
+    assert default_data([str(runs[0])], ["transfer"])[0] == str(tmp_path)
+    assert default_data([str(runs[0])], ["table"]) == (None, "")
