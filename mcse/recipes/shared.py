@@ -5,6 +5,7 @@ B queries of this process, N rows of all processes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from mcse.data.source_variants import StreamSentences
 from mcse.data.streams import BERT_MASK_SHARE, Sampler, SentenceStream, Share, TokenMasker, TokenRepeater
 from mcse.data.table_config import TableDataConfig
 from mcse.data.teacher_rows import StoredTeachers
+from mcse.data.test_sets.lines import senteval_parent
 from mcse.encoders.loading import model_files
 from mcse.encoders.sentence_encoder import SentenceEncoder
 from mcse.evaluation.evaluators.scored_pairs import ScoredPairsEvaluator
@@ -35,8 +37,11 @@ from mcse.models.text_encoder import TextEncoder
 from mcse.models.text_loading import load_mlm_head, load_text_encoder, load_tokenizer
 from mcse.models.trained_weights import add_adapters, freeze
 from mcse.nn.heads import TanhHead
+from mcse.training.config import TrainConfig
 from mcse.training.runtime import Runtime
-from mcse.types import DataFile, Stream
+from mcse.types import DataFile, Evaluator, Stream
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,19 +301,22 @@ def pair_seed(seed: int) -> int:
 class Dev:
     """What evaluates the encoder as it is, the names of its scores, and what was read for it."""
 
-    evaluator: ScoredPairsEvaluator
+    evaluators: tuple[Evaluator, ...]
     metrics: tuple[str, ...]
     files: tuple[DataFile, ...]
 
 
 def build_dev_evaluator(
-    config: DataConfig | TableDataConfig | MaskedDataConfig, text: TextSide, *, precision: str
+    config: DataConfig | TableDataConfig | MaskedDataConfig, text: TextSide, train: TrainConfig
 ) -> Dev:
-    """On the dev pairs."""
+    """On the dev pairs; a run that selects by nothing may have none, and nothing is fetched for it."""
+    if train.select_by is None and config.sts is None and senteval_parent(config.folder, ("STS",)) is None:
+        logger.warning("nothing is evaluated while training, as there are no scored pairs: data.sts names some")
+        return Dev((), (), ())
     pairs = load_dev_pairs(config)
     name = "stsb_dev" if pairs.name == "STSBenchmark" else pairs.name
-    evaluator = ScoredPairsEvaluator(pairs, dev_encoder(text, precision=precision), name=name)
-    return Dev(evaluator, evaluator.metrics, (DataFile("dev pairs", ", ".join(pairs.files), pairs_digest([pairs])),))
+    evaluator = ScoredPairsEvaluator(pairs, dev_encoder(text, precision=train.precision), name=name)
+    return Dev((evaluator,), evaluator.metrics, (DataFile("dev pairs", ", ".join(pairs.files), pairs_digest([pairs])),))
 
 
 def dev_encoder(text: TextSide, *, precision: str) -> SentenceEncoder:

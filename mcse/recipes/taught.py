@@ -141,7 +141,7 @@ def text_run(
     feed = shared.mixed_feed(
         config.data, text, captions, mix=config.mix, share=share, seed=config.seed, teachers=teachers.stored
     )
-    dev = shared.build_dev_evaluator(config.data, text, precision=config.train.precision)
+    dev = shared.build_dev_evaluator(config.data, text, config.train)
 
     return Run(
         model=text.model,
@@ -150,7 +150,7 @@ def text_run(
         carried=carried_part(feed.stream),
         optimizer=build_optimizer(text.model, config.optim),
         export=export.sentence_exporter(config, text, feed.files),
-        evaluators=(dev.evaluator,),
+        evaluators=dev.evaluators,
         metrics=dev.metrics,
         state=taught.terms.state,
         facts={**text.facts, **teachers.facts, **feed.facts},
@@ -247,7 +247,7 @@ def paired_run(
         match_head: One more of these, with its peak rate.
     """
     text, teachers = taught.side, taught.teachers
-    dev = shared.build_dev_evaluator(config.data, text, precision=config.train.precision)
+    dev = shared.build_dev_evaluator(config.data, text, config.train)
     return Run(
         model=model,
         step=step,
@@ -270,7 +270,7 @@ def paired_run(
             heads=heads,
             image_tower=images.trained_tower,
         ),
-        evaluators=(dev.evaluator,),
+        evaluators=dev.evaluators,
         metrics=dev.metrics,
         state=taught.terms.state,
         facts={**text.facts, **teachers.facts, **feed.facts},

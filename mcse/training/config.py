@@ -74,7 +74,7 @@ class TrainConfig:
     """
 
     select_by: str | None = "stsb_dev.spearman"
-    """The dev score that picks ``best/``; ``null`` keeps the last weights. Source: SimCSE selects by STS-B dev.
+    """The dev score that picks ``best/``; ``null`` keeps the last weights, and needs none. Source: SimCSE: STS-B dev.
 
     With a file as ``data.sts``, or tables to ``evaluate`` on, the default is the score of that file or first table.
     """

@@ -41,7 +41,7 @@ def build(config: Config, runtime: Runtime) -> Run:
     captions = shared.caption_feed(config.data, config.controls, text, share=share, seed=config.seed)
     feed = shared.mixed_feed(config.data, text, captions, mix=config.mix, share=share, seed=config.seed)
     model = _build_model(config, text)
-    dev = shared.build_dev_evaluator(config.data, text, precision=config.train.precision)
+    dev = shared.build_dev_evaluator(config.data, text, config.train)
     generator_files = shared.encoder_files(config.generator.name_or_path, role="generator")
 
     def step(model: nn.Module, batch: SentenceBatch) -> LossTerms:
@@ -55,7 +55,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         carried=carried_part(feed.stream),
         optimizer=build_optimizer(model, config.optim),
         export=export.sentence_exporter(config, text, feed.files),
-        evaluators=(dev.evaluator,),
+        evaluators=dev.evaluators,
         metrics=dev.metrics,
         facts={**text.facts, **feed.facts},
         data=(

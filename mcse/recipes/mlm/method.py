@@ -44,8 +44,8 @@ def build(config: Config, runtime: Runtime) -> Run:
     metrics = perplexity.metrics
     dev_files: tuple[DataFile, ...] = ()
     if config.data.sts is not None:
-        scored = shared.build_dev_evaluator(config.data, side, precision=config.train.precision)
-        evaluators, metrics, dev_files = (perplexity, scored.evaluator), (*metrics, *scored.metrics), scored.files
+        scored = shared.build_dev_evaluator(config.data, side, config.train)
+        evaluators, metrics, dev_files = (perplexity, *scored.evaluators), (*metrics, *scored.metrics), scored.files
 
     def step(model: nn.Module, batch: MaskedTokens) -> LossTerms:
         rows: MaskedRows = model(batch)

@@ -10,7 +10,7 @@ Solatorio 2024 (a guide).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from mcse.recipes.tables.config import Config, Guide, LossConfig
 from mcse.training.optim import build_optimizer
 from mcse.training.run import Run
 from mcse.training.runtime import Runtime
-from mcse.types import DataFile, Evaluator, FloatArray, LossTerm, LossTerms, TableBatch
+from mcse.types import DataFile, FloatArray, LossTerm, LossTerms, TableBatch
 
 
 def build(config: Config, runtime: Runtime) -> Run:
@@ -70,26 +70,17 @@ def build(config: Config, runtime: Runtime) -> Run:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Dev:
-    evaluators: tuple[Evaluator, ...]
-    metrics: tuple[str, ...]
-    files: tuple[DataFile, ...]
-
-
-def _dev(config: Config, text: shared.TextSide) -> _Dev:
+def _dev(config: Config, text: shared.TextSide) -> shared.Dev:
     """The tables that the run is evaluated on; without any STS-B dev or the file of ``data.sts``."""
-    precision = config.train.precision
     if not config.evaluate:
-        dev = shared.build_dev_evaluator(config.data, text, precision=precision)
-        return _Dev((dev.evaluator,), dev.metrics, dev.files)
-    evaluators, files, encoder = [], [], shared.dev_encoder(text, precision=precision)
+        return shared.build_dev_evaluator(config.data, text, config.train)
+    evaluators, files, encoder = [], [], shared.dev_encoder(text, precision=config.train.precision)
     for table in config.evaluate:
         columns = open_named_columns(table, root=config.data.folder, key=f"evaluate: {table.name}")
         evaluators.append(table_evaluator(columns, table, encoder))
         files.append(DataFile("dev table", columns.source, columns.digest))
     metrics = tuple(metric for evaluator in evaluators for metric in evaluator.metrics)
-    return _Dev(tuple(evaluators), metrics, tuple(files))
+    return shared.Dev(tuple(evaluators), metrics, tuple(files))
 
 
 def loss_of(table: LoadedTable, config: LossConfig) -> str:

@@ -48,7 +48,7 @@ def build(config: Config, runtime: Runtime) -> Run:
     images = _image_feed(config, runtime) if config.loss.contrast != "none" else None
     files = feed.files if images is None else (*feed.files, images.file)
     model = UnpairedModel(text.model, embeddings=None if images is None else _embeddings(config.image, text))
-    dev = shared.build_dev_evaluator(config.data, text, precision=config.train.precision)
+    dev = shared.build_dev_evaluator(config.data, text, config.train)
 
     def step(model: nn.Module, batch: UnpairedBatch) -> LossTerms:
         rows: UnpairedRows = model(batch)
@@ -68,7 +68,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         ),
         # What reads images is not exported: sentences do not need it.
         export=export.sentence_exporter(config, text, files),
-        evaluators=(dev.evaluator,),
+        evaluators=dev.evaluators,
         metrics=dev.metrics,
         facts={**text.facts, **feed.facts, **({} if images is None else images.facts)},
         data=(*files, *text.files, *dev.files),
