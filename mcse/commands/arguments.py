@@ -39,6 +39,22 @@ class _RecipeHelp(Action):
         parser.exit()
 
 
+def _init(parser: ArgumentParser) -> None:
+    """Looks at a folder of images, captions, sentences and pairs, and writes a commented configuration for it.
+
+    It prints what it found, what it chose and why. Nothing is overwritten.
+    """
+    add = parser.add_argument
+    add("folder", type=data_path, metavar="FOLDER", help="holds your data, in any of the formats that training reads")
+    add("--output", type=Path, metavar="FILE", help="the configuration (default: config.yaml)")
+    add("--recipe", choices=("mcse", "tables", "simcse"), help="(default: by what is found)")
+    add("--name_or_path", metavar="MODEL", help="the encoder to start from (default: all-MiniLM-L6-v2)")
+    add("--tower", help="the image encoder of images that are no stored features (default: pixels:8)")
+    for flag, what in (("captions", "captions"), ("sentences", "sentences"), ("table", "pairs, triples or scores")):
+        add(f"--{flag}", metavar="FILE", help=f"below FOLDER: the file of {what} to train on, where several fit")
+    add("--sts", metavar="FILE", help="below FOLDER: the scored pairs that select the checkpoint")
+
+
 def _evaluate(parser: ArgumentParser) -> None:
     """Evaluates sentence encoders: loads each model, runs the suites, prints the tables and writes the reports."""
     add, add_group = parser.add_argument, parser.add_argument_group
@@ -355,6 +371,7 @@ SUITES = ("sts", "table", "geometry", "transfer", "retrieval", "regularities", "
 
 COMMANDS: Mapping[str, Command | Group] = {
     "train": Command("train a recipe; mcse train RECIPE --help lists its keys", _train, "train"),
+    "init": Command("write a configuration for a folder of your own data", _init, "init"),
     "evaluate": Command("evaluate models, compare them, and write reports", _evaluate, "evaluate"),
     "prepare": Command("fetch and verify training and test data, so that runs need no network", _prepare, "prepare"),
     "extract-features": Command(

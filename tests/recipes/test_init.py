@@ -1,0 +1,265 @@
+"""``mcse init``: what it writes for small folders of every kind loads, says why, and trains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from mcse.commands.main import main
+from mcse.recipes.launch import load_config
+from mcse.run_folder import read_run
+from mcse.yaml_files import read_yaml_file
+from tests.fixtures.launch import one_thread
+from tests.fixtures.tiny_models import build_tiny_bert
+
+COLOURS, THINGS = ("red", "blue", "green", "grey"), ("box", "rug", "cup", "lamp", "plate")
+
+
+def text(number: int) -> str:
+    return f"a {COLOURS[number % 4]} {THINGS[number % 5]} {number}"
+
+
+def write(path: Path, *lines: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def draw(folder: Path, number: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for image in range(number):
+        colour_HW3 = np.random.default_rng(image).integers(0, 256, (10, 10, 3), dtype=np.uint8)
+        Image.fromarray(colour_HW3).save(folder / f"p{image}.png")
+
+
+def rated(path: Path, number: int) -> None:
+    pairs = (f"{row % 5}\t{text(row)}\t{text(3 * row)}" for row in range(number))
+    write(path, "score\tsentence1\tsentence2", *pairs)
+
+
+def shop(folder: Path) -> None:
+    draw(folder / "images", 24)
+    write(folder / "products.csv", "image,title", *(f"images/p{row}.png,{text(row)}" for row in range(24)))
+    rated(folder / "rated_dev.tsv", 12)
+    rated(folder / "rated_test.tsv", 30)
+    write(folder / "text.txt", *map(text, range(100, 140)))
+    write(folder / "README.txt", "What this is.")
+
+
+def captions(folder: Path) -> None:
+    draw(folder / "Images", 110)
+    rows = (f"p{row}.png,{text(5 * row + turn)}" for row in range(110) for turn in range(3))
+    write(folder / "captions.txt", "image,caption", *rows)
+
+
+def beside(folder: Path) -> None:
+    draw(folder, 16)
+    for row in range(16):
+        write(folder / f"p{row}.txt", text(row))
+
+
+def saved(folder: Path) -> None:
+    draw(folder / "drawn", 16)
+    columns = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+    images = [{"bytes": (folder / "drawn" / f"p{row}.png").read_bytes(), "path": None} for row in range(16)]
+    rows = {"image": images, "caption": list(map(text, range(16)))}
+    datasets.Dataset.from_dict(rows, features=columns).save_to_disk(str(folder / "shop"))
+    for path in (folder / "drawn").iterdir():
+        path.unlink()
+
+
+def some_lost(folder: Path) -> None:
+    captions(folder)
+    for row in range(90):
+        (folder / "Images" / f"p{row}.png").unlink()
+
+
+def all_lost(folder: Path) -> None:
+    captions(folder)
+    for path in (folder / "Images").iterdir():
+        path.unlink()
+
+
+def sentences(folder: Path) -> None:
+    write(folder / "long.txt", *map(text, range(60)))
+    write(folder / "short.txt", *map(text, range(30)))
+    draw(folder / "photos", 3)
+
+
+def parquet(folder: Path) -> None:
+    folder.mkdir()
+    datasets.Dataset.from_dict({"text": list(map(text, range(40)))}).to_parquet(str(folder / "text.parquet"))
+
+
+def pairs(folder: Path) -> None:
+    rows = ({"question": text(row), "answer": text(row + 50)} for row in range(40))
+    write(folder / "faq.jsonl", *map(json.dumps, rows))
+
+
+def triples(folder: Path) -> None:
+    rows = (f"{text(row)},{text(row + 1)},{text(row + 2)}" for row in range(40))
+    write(folder / "nli.csv", "anchor,positive,negative", *rows)
+
+
+def scores(folder: Path) -> None:
+    rated(folder / "train.tsv", 40)
+    rated(folder / "dev.tsv", 12)
+
+
+FOLDERS: dict[str, tuple[Callable[[Path], None], str, dict[str, Any]]] = {
+    "shop": (
+        shop,
+        "mcse",
+        {
+            "sentences": {"file": "text.txt"},
+            "captions": {"table": {"path": "products.csv", "image": "image", "caption": "title"}, "per_image": "all"},
+            "images": {"folder": "images", "tower": "pixels:8"},
+            "sts": "rated_dev.tsv",
+        },
+    ),
+    "captions": (captions, "mcse", {"images": {"folder": "Images", "tower": "pixels:8"}}),
+    "a text beside each image": (beside, "mcse", {"captions": {"file": ".", "per_image": "all"}}),
+    "a saved dataset": (saved, "mcse", {"images": {"table": "shop", "tower": "pixels:8"}}),
+    "some images lost": (some_lost, "mcse", {"images": {"folder": "Images", "tower": "pixels:8", "on_bad": "skip"}}),
+    "all images lost": (all_lost, "simcse", {}),
+    "sentences": (sentences, "simcse", {"sentences": {"file": "long.txt"}}),
+    "parquet": (parquet, "simcse", {"sentences": {"stream": "text.parquet"}}),
+    "pairs": (pairs, "tables", {"table": {"path": "faq.jsonl", "query": "question", "positive": "answer"}}),
+    "triples": (
+        triples,
+        "tables",
+        {"table": {"path": "nli.csv", "query": "anchor", "positive": "positive", "negatives": ["negative"]}},
+    ),
+    "scores": (
+        scores,
+        "tables",
+        {
+            "table": {"path": "train.tsv", "query": "sentence1", "positive": "sentence2", "score": "score"},
+            "sts": "dev.tsv",
+        },
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_bert(tmp_path_factory.mktemp("model") / "bert", texts=list(map(text, range(40))))
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MCSE_DATA", raising=False)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_what_is_written_trains_as_it_is(kind, bert, tmp_path, capsys):
+    make, recipe, keys = FOLDERS[kind]
+    make(tmp_path / "own")
+    assert main(["init", "own", "--output", "own.yaml", "--name_or_path", str(bert)]) == 0
+    told = capsys.readouterr().out
+    assert told.splitlines()[-2:] == ["wrote own.yaml", "next: mcse train --config own.yaml"]
+    assert f"recipe {recipe}: " in told
+    tree = read_yaml_file(Path("own.yaml"))
+    assert tree["recipe"] == recipe
+    assert {key: tree["data"].get(key) for key in keys} == keys
+    assert tree["data"]["root"] == str(tmp_path / "own")
+    config = load_config(Path("own.yaml"), [], check_files=True)
+    assert config.train.max_steps >= 2
+    short = ["--train.max_steps", "2", "--train.eval_steps", "1", "--optim.warmup_steps", "0"]
+    with one_thread():
+        assert main(["train", "--config", "own.yaml", *short]) == 0
+    run = read_run(Path("runs/own"))
+    assert (run.state, run.steps) == ("finished", 2)
+    assert run.select_by == (f"{Path(config.data.sts).stem}.spearman" if config.data.sts else None)
+
+
+def test_captions_that_are_held_out_are_told_apart_and_not_trained_on(bert, tmp_path, capsys):
+    captions(tmp_path / "own")
+    assert main(["init", "own", "--output", "own.yaml", "--name_or_path", str(bert)]) == 0
+    assert "on 11 images that are held out (own_dev.tsv)" in capsys.readouterr().out
+    image_of = {text(5 * row + turn): f"p{row}.png" for row in range(110) for turn in range(3)}
+    trained = set(Path("own_images.txt").read_text().split())
+    header, *rows = Path("own_dev.tsv").read_text().splitlines()
+    assert header == "score\tsentence1\tsentence2"
+    seen = set()
+    for row in rows:
+        score, left, right = row.split("\t")
+        assert left != right
+        assert (image_of[left] == image_of[right]) == (score == "1")
+        seen |= {image_of[left], image_of[right]}
+    assert len(rows) == 22
+    assert len(seen) == 11
+    assert seen | trained == {f"p{row}.png" for row in range(110)}
+    assert not seen & trained
+
+
+def test_what_else_fits_is_said_and_can_be_chosen(bert, tmp_path, capsys):
+    shop(tmp_path / "own")
+    sentences(tmp_path / "own")
+    assert main(["init", "own", "--output", "a.yaml"]) == 0
+    told = capsys.readouterr().out
+    assert "sentences: long.txt, the largest; --sentences FILE takes another (text.txt, short.txt)" in told
+    assert "rated_test.tsv: left for the end, by its name: mcse evaluate RUN --data rated_test.tsv" in told
+    flags = ["--sentences", "short.txt", "--sts", "rated_test.tsv", "--tower", "pixels:4", "--recipe", "simcse"]
+    assert main(["init", "own", "--output", "b.yaml", *flags]) == 0
+    data = read_yaml_file(Path("b.yaml"))["data"]
+    assert (data["sentences"], data["sts"]) == ({"file": "short.txt"}, "rated_test.tsv")
+    assert "images" not in data
+
+
+def test_stored_features_of_the_captions_images_are_taken(tmp_path, capsys):
+    captions(tmp_path / "own")
+    draw(tmp_path / "other", 200)
+    write(tmp_path / "few.txt", *(f"p{row}.png" for row in range(9)))
+    assert main(["extract-features", "--images", "own/Images", "--tower", "pixels:4", "--output", "own/store"]) == 0
+    few = ["--images", "other", "--names", "few.txt", "--tower", "pixels:8", "--output", "own/a_few"]
+    assert main(["extract-features", *few]) == 0
+    assert main(["init", "own"]) == 0
+    assert read_yaml_file(Path("config.yaml"))["data"]["images"] == {"features": "store"}
+    (tmp_path / "own" / "store").rename(tmp_path / "store")
+    assert main(["init", "own", "--output", "b.yaml"]) == 0
+    assert "a_few: not the features of these captions: " in capsys.readouterr().out
+    assert read_yaml_file(Path("b.yaml"))["data"]["images"] == {"folder": "Images", "tower": "pixels:8"}
+
+
+def empty_cell(folder: Path) -> None:
+    write(folder / "c.csv", "image,caption", "p0.png,a box", ",a rug")
+
+
+@pytest.mark.parametrize(
+    ("make", "flags", "message"),
+    [
+        (lambda folder: draw(folder, 5), [], "5 images are there, and captions are missing: a table with the columns"),
+        (lambda folder: folder.mkdir(), [], "it needs images with captions, sentences (.txt, one a line), or a table"),
+        (lambda folder: None, [], "/own; name the one that holds your images"),
+        (empty_cell, [], "c.csv, line 3: the column 'image' is empty"),
+        (sentences, ["--recipe", "mcse"], "--recipe mcse: no captions with images in"),
+        (sentences, ["--recipe", "tables"], "--recipe tables: no table of pairs, triples or scores in"),
+        (sentences, ["--sts", "long.txt"], "long.txt, line 1: no column for score"),
+        (sentences, ["--captions", "none.csv"], "none.csv"),
+    ],
+)
+def test_what_is_missing_is_said_and_nothing_is_written(make, flags, message, tmp_path, capsys):
+    make(tmp_path / "own")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["init", "own", *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("there", ["config.yaml", "config_dev.tsv"])
+def test_nothing_is_overwritten(there, tmp_path, capsys):
+    captions(tmp_path / "own")
+    write(tmp_path / there, "mine")
+    assert main(["init", "own"]) == 2
+    assert f"{there} is there already and is not overwritten" in capsys.readouterr().err
+    assert (tmp_path / there).read_text() == "mine\n"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [there]
