@@ -226,8 +226,8 @@ NO_DATA = {
 """Arguments that name models, runs, indexes and what is written; prepare --root has the variable as its default."""
 
 TEXTS = {"among", "column", "columns", "datasets", "id_column", "merged", "minus", "plus", "positive", "query", "words"}
-TEXTS |= {"name_or_path", "captions", "sentences", "table", "sts"}
-"""Words and names of columns; of init names below its folder."""
+TEXTS |= {"name_or_path", "names", "captions", "sentences", "table", "sts"}
+"""Words and names of columns and models; of init names below its folder."""
 
 
 @pytest.mark.parametrize(("name", "command"), commands(), ids=[" ".join(name) for name, _ in commands()])
