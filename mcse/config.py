@@ -31,6 +31,7 @@ from mcse.config_fields import (
     label_of,
     members_of,
     plain,
+    spoken,
     tag_of,
 )
 from mcse.yaml_files import INTEGER, NUMBER, dump_yaml, integer, number, parse_yaml, read_yaml_file
@@ -464,7 +465,7 @@ def _required(kind: Any, name: str) -> list[tuple[Any, tuple[str, ...]]]:
 
 
 def _explained(kind: type, name: str) -> str:
-    doc = field_docs(kind).get(name, "").partition("\n")[0]
+    doc = spoken(field_docs(kind).get(name, ""))
     return f" ({doc})" if doc else ""
 
 

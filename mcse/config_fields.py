@@ -42,8 +42,13 @@ class KeyInfo:
 
     @property
     def summary(self) -> str:
-        """The first line of the documentation."""
-        return self.doc.partition("\n")[0]
+        """The first line of the documentation, for a terminal."""
+        return spoken(self.doc)
+
+
+def spoken(doc: str) -> str:
+    """The first line of a documentation without the marks of code, which a terminal would show."""
+    return doc.partition("\n")[0].replace("``", "")
 
 
 @functools.cache

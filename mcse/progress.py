@@ -211,10 +211,11 @@ def _stream() -> TextIO:
 
 
 def _size() -> dict[str, Any]:
-    """Of the screen: on a terminal without a window, which has no columns, tqdm would draw nothing."""
+    """Of the screen: on a terminal without a window, which has no columns or lines, tqdm would draw nothing."""
     with contextlib.suppress(OSError, ValueError):
-        if os.get_terminal_size(_stream().fileno()).columns == 0:
-            return {"ncols": 80, "nrows": 24}
+        size = os.get_terminal_size(_stream().fileno())
+        if 0 in size:
+            return {"ncols": size.columns or 80, "nrows": size.lines or 24}
     return {"dynamic_ncols": True}
 
 

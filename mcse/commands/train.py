@@ -98,6 +98,6 @@ def recipe_help(recipe: str | None) -> str:
             continue
         facts = [info.type, "required" if info.default is None else f"default {info.default}"]
         facts += [f"with {info.tag}"] if info.tag else []
-        doc = textwrap.wrap(info.doc.split("\n")[0], _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        doc = textwrap.wrap(info.summary, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
         blocks.append("\n".join([f"  --{info.key}  ({'; '.join(facts)})", *doc]))
     return "\n".join(blocks)

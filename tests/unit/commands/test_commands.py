@@ -434,3 +434,31 @@ def test_too_little_memory_is_said_in_a_line_with_what_to_lower(ask, arguments, 
     (line,) = capsys.readouterr().err.splitlines()
     assert "alloc" in line
     assert lower in line
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_help_of_a_recipe_shows_no_marks_of_code_and_cuts_no_value(recipe, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", recipe, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "`" not in shown
+    for info in describe(config_class(recipe)):
+        if info.key != "recipe":
+            assert f"--{info.key} ({info.type}" in shown
+            assert all(choice in shown for choice in info.choices)
+
+
+@pytest.mark.parametrize(("name", "takes"), [("train", True), ("evaluate", True), ("runs", False), ("configs", False)])
+def test_commands_that_show_progress_can_be_told_not_to(name, takes, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    assert ("--quiet" in capsys.readouterr().out) == takes
+
+
+def test_quiet_is_for_one_call_alone(monkeypatch, capsys):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    seen = []
+    monkeypatch.setattr("mcse.commands.export.run", lambda **options: seen.append(os.environ["TQDM_DISABLE"]) or 0)
+    assert main(["export", "run", "--to", "onnx", "--output", "out", "--quiet"]) == 0
+    assert seen == ["1"]
+    assert "TQDM_DISABLE" not in os.environ
