@@ -21,11 +21,11 @@ from inspect import signature
 from io import TextIOWrapper
 from typing import Any, TextIO
 
+from mcse import progress
 from mcse.commands import CommandError, exit_code
 from mcse.commands.arguments import COMMANDS
 from mcse.commands.command_line import Command, Group
 from mcse.errors import is_out_of_memory, printable, said
-from mcse.progress import LogHandler, hidden, phase
 from mcse.version import __version__
 
 
@@ -67,11 +67,11 @@ def _main(argv: Sequence[str] | None) -> int:
         return 2
     name, work = options.pop("command"), options.pop("work")
     is_quiet = options.pop("quiet", False)
-    handler = LogHandler()
+    handler = progress.LogHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    is_told = name == "train" and not is_quiet
+    is_told = name == "train" and not is_quiet and not progress.is_quiet()  # one process of a run tells
     logging.basicConfig(handlers=[handler], level=logging.INFO if is_told else logging.WARNING)
-    with hidden() if is_quiet else contextlib.nullcontext():
+    with progress.hidden() if is_quiet else contextlib.nullcontext():
         return _carry_out(name, work, options, given=given)
 
 
@@ -105,7 +105,7 @@ def _carry_out(name: str, work: str, options: Mapping[str, Any], *, given: str) 
 
         COMMAND.set(given)
         module, _, function = work.partition(".")
-        with phase("loading libraries"):
+        with progress.phase("loading libraries"):
             run = getattr(importlib.import_module(f"mcse.commands.{module}"), function or "run")
         code: int = run(**options)
     except BrokenPipeError as error:

@@ -303,14 +303,11 @@ class Loop:
             self.writer.wait()
 
     def _tell_result(self) -> None:
-        progress = self.progress
-        best = ""
+        progress, best = self.progress, ""
         if progress.best_step is not None:
             best = f"; best {self.config.select_by} {progress.best_score:.2f} at step {progress.best_step:,}"
         if self.is_shown:
-            say(
-                f"finished {progress.step:,} steps in {self.screen.elapsed}{best}; the model is in {self.folder / BEST}"
-            )
+            say(f"{self.screen.finished}{best}; the model is in {self.folder / BEST}")
 
 
 def total_loss(terms: LossTerms, *, device: torch.device) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -76,7 +77,11 @@ class Runtime:
         self.accelerator.ddp_handler = DistributedDataParallelKwargs(
             broadcast_buffers=moves, gradient_as_bucket_view=True
         )
-        return self.accelerator.prepare_model(model), self.accelerator.prepare_optimizer(optimizer)
+        with warnings.catch_warnings():
+            # Accelerate has no other name for it yet.
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+            wrapped = self.accelerator.prepare_model(model)
+        return wrapped, self.accelerator.prepare_optimizer(optimizer)
 
     def whole_for_forward(self, model: nn.Module) -> AbstractContextManager[None]:
         """Inside, parts of the model may be called alone; all processes must enter."""

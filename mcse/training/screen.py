@@ -56,8 +56,13 @@ class Screen:
         self._bar.close()
 
     @property
-    def elapsed(self) -> str:
-        """Time since the first step."""
+    def finished(self) -> str:
+        """All steps, and how long those of this call took."""
+        own = f", the last {self._total - self._initial:,} of them" if self._initial else ""
+        return f"finished {self._total:,} steps{own} in {self._elapsed}"
+
+    @property
+    def _elapsed(self) -> str:
         return progress.duration(time.monotonic() - self._started)
 
     def step(self) -> None:
@@ -79,7 +84,7 @@ class Screen:
             f"gradient {values['grad_norm']:.2g}",
         ]
         if progress.is_log():  # elsewhere the bar says it
-            parts += [self._pace, f"{self.elapsed} elapsed, {self._left(step)} left"]
+            parts += [self._pace, f"{self._elapsed} elapsed, {self._left(step)} left"]
         self._say(step, parts)
 
     def scores(self, step: int, scores: Mapping[str, Score], *, is_best: bool) -> None:
@@ -194,7 +199,7 @@ def _selection(run: Run, train: TrainConfig) -> str:
 def _where(facts: Mapping[str, Any]) -> str:
     processes, device = facts["processes (world size)"], facts["device"]
     graphs = f", graphs {facts['graphs']}" if "graphs" in facts else ""
-    threads = f" ({_number(torch.get_num_threads(), 'thread')})" if device == "cpu" else ""
+    threads = f" ({_number(torch.get_num_threads(), 'thread')})" if device.startswith("cpu") else ""
     return f"{device}{threads}, {_number(processes, 'process')}, {facts['precision']}{graphs}"
 
 

@@ -135,6 +135,8 @@ def test_a_resumed_run_foretells_by_its_own_pace(capsys, clock):
         clock[0] += 8.0
         shown.losses(34, LOSSES, is_due=True)  # two seconds a step
     assert "0:08 elapsed, 0:12 left" in capsys.readouterr().err
+    assert shown.finished == "finished 40 steps, the last 10 of them in 0:08"
+    assert screen().finished == "finished 40 steps in 0:00"
 
 
 def test_a_log_gets_dev_scores_the_one_that_selects_first(capsys):
