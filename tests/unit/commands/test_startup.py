@@ -79,6 +79,31 @@ def test_a_configuration_is_read_with_few_libraries():
     assert all(said in text for said, text in zip(calls, told, strict=True))
 
 
+PYTHON = """
+import json, sys
+before = set(sys.modules)
+def libraries():
+    found = {name.partition(".")[0] for name in set(sys.modules) - before}
+    return sorted(found - set(sys.stdlib_module_names) - {"mcse"})
+import mcse
+told = [libraries()]
+try:
+    mcse.train({"recipe": "simcse", "optim": {"lerning_rate": 1e-5}})
+except ValueError as error:
+    told += [libraries(), str(error)]
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.slow
+def test_in_python_too_a_wrong_configuration_is_refused_before_the_libraries_load():
+    done = subprocess.run([sys.executable, "-c", PYTHON], capture_output=True, text=True, check=True)
+    alone, refusing, message = json.loads(done.stdout)
+    assert alone == []
+    assert {name for name in refusing if not name.startswith("_")} <= CONFIGURATION | {"tqdm"}
+    assert "did you mean 'optim.learning_rate'?" in message
+
+
 @pytest.mark.slow
 def test_the_check_sees_a_heavy_library():
     assert "numpy" in imported(["evaluate", "x", "--folds", "2"])[0]
