@@ -20,7 +20,7 @@ Model: TypeAlias = str | Path | PooledEncoder
 def evaluate(
     models: Model | Sequence[Model],
     *,
-    suites: str | Sequence[str] = ("sts",),
+    suites: str | Sequence[str] | None = None,
     data: str | Path | None = None,
     compare: bool = False,
     columns: Sequence[str] = (),
@@ -39,8 +39,10 @@ def evaluate(
     Args:
         models: One or several. Names that ``mcse evaluate`` takes: a run folder, a parent of seed folders, a hub id;
             or encoders in memory, such as a ``SentenceEncoder``, of which no results are kept for later calls.
-        suites: ``sts``, ``table``, ``geometry``, ``transfer``, ``retrieval``, ``regularities``, ``wordsim``, ``mteb``.
-        data: SentEval's folder, or one file of scored pairs; of the suite ``table`` a table.
+        suites: ``sts`` (by default), ``table``, ``geometry``, ``transfer``, ``retrieval``, ``regularities``,
+            ``wordsim``, ``mteb``.
+        data: SentEval's folder, or one file of scored pairs; of the suite ``table`` a table. By default a run's own
+            ``data.sts``, where no suite is named, or the folder ``MCSE_DATA``, or the hub.
         compare: Also the differences of exactly two models, or two parents of seeds, with intervals and p-values.
         columns: Of ``table``: which column is which, such as ``["query=left", "positive=right"]``.
         captions: Of ``retrieval`` and ``regularities``: captions in any layout that training reads.
@@ -62,8 +64,10 @@ def evaluate(
         >>> results.raw()["scores"]["sts"]["average"]["spearman"]
     """
     names, loaded = _named(models)
-    chosen = [suites] if isinstance(suites, str) else list(suites)
-    _check(names, chosen, compare=compare, is_read=bool(loaded) and (pooling is not None or precision != "float32"))
+    chosen = [suites] if isinstance(suites, str) else suites
+    _check(
+        names, chosen or (), compare=compare, is_read=bool(loaded) and (pooling is not None or precision != "float32")
+    )
     options = SuiteOptions(data=_text(data), captions=_text(captions), batch_size=batch_size)
     options = replace(options, features=_text(features), images=_text(images), allow_missing=allow_missing)
     made = partial(Runner, pooling=pooling, precision=precision, batch_size=batch_size, use_cache=use_cache)

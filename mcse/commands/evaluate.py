@@ -295,7 +295,7 @@ def evaluate_models(
     made: Callable[[Mapping[str, PreparedSuite]], Runner],
     options: SuiteOptions,
     *,
-    suites: Sequence[str],
+    suites: Sequence[str] | None,
     loaded: Mapping[str, PooledEncoder],
     columns: Sequence[str],
     compared: bool,
@@ -306,12 +306,18 @@ def evaluate_models(
     ``made`` gives the runner of prepared suites; ``loaded`` are encoders in memory, by their names among ``models``.
     """
     join_world()
+    told = ""
+    if options.data is None:
+        data, told = default_data([name for name in models if name not in loaded], suites)
+        options = replace(options, data=data)
+    suites = _SUITES if suites is None else suites
     options = _checked(models, suites, options, columns, compared=compared, errors=None, mteb_files=False)
     reports = _Reports(None, "", None, Reading(), (), is_alone=True, mteb_files=False)
     reports.loaded, reports.in_python = loaded, True
     reports.takes_teachers = teachers and not compared
     systems, _ = _systems(models, lambda: made({name: SUITES[name].prepare(options) for name in suites}), reports)
-    return _found(systems, reports, is_compared=compared)
+    found = _found(systems, reports, is_compared=compared)
+    return replace(found, notes=(told.replace("--data", "data"), *found.notes)) if told else found
 
 
 def _runner(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as _escape
 
 from mcse.errors import printable
 from mcse.report.tables import ScoreTable, table_cells
@@ -28,6 +28,11 @@ def html_rows(headings: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]
 def html_notes(notes: Iterable[str]) -> str:
     """Lines in small letters."""
     return "".join(f"<p><small>{escape(printable(note))}</small></p>" for note in notes)
+
+
+def escape(text: str) -> str:
+    """A text between tags."""
+    return _escape(text, quote=False)
 
 
 def _table(headings: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:

@@ -197,6 +197,15 @@ def test_one_model_is_saved_as_the_command_does(tiny, trained, place):
     assert {path.name for path in Path("ours").iterdir()} == {path.name for path in Path("theirs").iterdir()}
 
 
+def test_a_run_is_evaluated_on_its_own_pairs_as_by_the_command(trained, place, monkeypatch):
+    monkeypatch.delenv("MCSE_DATA", raising=False)
+    folder = trained[0].folder
+    results = mcse.evaluate(folder)
+    assert main(["evaluate", str(folder), "--output", "theirs"]) == 0
+    assert results.raw() == read("theirs/results.json")
+    assert "the run's own data.sts" in results._repr_html_()
+
+
 def test_an_encoder_in_memory_has_the_scores_of_its_folder(tiny, trained):
     run, data = trained[0], tiny / "dev.tsv"
     encoder = run.encoder(device="cpu")

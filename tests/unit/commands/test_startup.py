@@ -24,6 +24,9 @@ CONFIGURATION = {
 }
 """What reading a configuration needs. PyTorch, NumPy and transformers take seconds and are not among it."""
 
+SHOWS = {"tqdm"}
+"""Shows that the others are being loaded, where that takes long; it takes hundredths of a second itself."""
+
 CODE = """
 import contextlib, io, json, sys
 before = set(sys.modules)
@@ -57,7 +60,7 @@ def test_help_imports_no_library():
         elif name != "train":
             calls.append([name, "--help"])
     libraries, told = imported(*calls)
-    assert libraries == set()
+    assert libraries <= SHOWS
     assert all(f"usage: mcse {' '.join(call[:-1])}" in text for call, text in zip(calls, told, strict=True) if call[1:])
 
 
@@ -75,7 +78,7 @@ def test_a_configuration_is_read_with_few_libraries():
     }
     libraries, told = imported(*calls.values())
     # A sweep shows a table.
-    assert libraries <= CONFIGURATION | {"rich"}
+    assert libraries <= CONFIGURATION | SHOWS | {"rich"}
     assert all(said in text for said, text in zip(calls, told, strict=True))
 
 
@@ -100,7 +103,7 @@ def test_in_python_too_a_wrong_configuration_is_refused_before_the_libraries_loa
     done = subprocess.run([sys.executable, "-c", PYTHON], capture_output=True, text=True, check=True)
     alone, refusing, message = json.loads(done.stdout)
     assert alone == []
-    assert {name for name in refusing if not name.startswith("_")} <= CONFIGURATION | {"tqdm"}
+    assert {name for name in refusing if not name.startswith("_")} <= CONFIGURATION | SHOWS
     assert "did you mean 'optim.learning_rate'?" in message
 
 
