@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from argparse import ArgumentParser, _SubParsersAction
+from argparse import SUPPRESS, ArgumentParser, _SubParsersAction
 from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -114,7 +114,7 @@ def test_every_command_and_flag_is_there_in_the_words_of_help():
     for parser in found:
         shown = " ".join(markdown_text(sections[parser.prog]).split())
         for action in parser._actions:
-            if action.dest == "help" or isinstance(action, _SubParsersAction):
+            if action.dest == "help" or action.help == SUPPRESS or isinstance(action, _SubParsersAction):
                 continue
             for name in action.option_strings or action.choices or [action.metavar or action.dest]:
                 assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", shown), (parser.prog, name)
