@@ -92,7 +92,7 @@ def look_into(folder: Path) -> FolderData:
         try:
             found.append(_told(folder, name))
         except (ValueError, OSError) as error:
-            unused[name] = str(error)
+            unused[name] = str(error).replace(f"{folder}/", "").removeprefix(f"{name}: ")
     return FolderData(tuple(found), tuple(images), unused)
 
 

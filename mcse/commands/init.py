@@ -29,7 +29,7 @@ _HELD_OUT = 0.1
 """Share of the images whose captions are kept apart to select by."""
 
 _MOST_HELD_OUT, _FEWEST_PAIRS = 500, 20
-_MOST_STEPS = 2000
+_MOST_STEPS, _MUCH = 2000, 20_000
 
 
 def run(
@@ -138,42 +138,40 @@ class _Plan:
         keys["max_length"] = 64
         return self.settings(chosen, keys, sizes, select, name_or_path)
 
-    def taken(self, role: Role, *, but: Sequence[Found] = ()) -> Found | None:
-        """The file of a role: the one that was named, or the largest."""
+    def taken(self, role: Role) -> Found | None:
+        """The file of a role to train on: the one that was named, or the largest that no name keeps for the end."""
         if role in self.given:
             return look_at(self.folder, self.given[role], role)
-        found = [one for one in self.data.of(role) if one not in but]
+        every = self.data.of(role)
+        found = [one for one in every if not (_is_dev(one.name) or _is_test(one.name))] or every
+        self.reasons += [f"{one.name}: not trained on, by its name" for one in every if one not in found]
         if len(found) > 1:
             others = ", ".join(one.name for one in found[1:])
             self.reasons.append(f"{role}: {found[0].name}, the largest; --{role} FILE takes another ({others})")
         return found[0] if found else None
 
     def pairs(self) -> tuple[Found | None, Found | None]:
-        """Scored pairs to select by, and a table to train on."""
+        """Scored pairs to select by, and a table to train on, which may be of scored pairs, too."""
         scored = self.data.of("scored")
-        of_tests = [one for one in scored if "test" in Path(one.name).stem.lower()]
-        for one in of_tests:
-            self.reasons.append(f"{one.name}: left for the end, by its name: mcse evaluate RUN --data {one.name}")
-        left = [one for one in scored if one not in of_tests]
+        left = [one for one in scored if not _is_test(one.name)]
+        for one in scored:
+            if one not in left:
+                self.reasons.append(f"{one.name}: left for the end, by its name: mcse evaluate RUN --data {one.name}")
+        table = self.taken("table")
+        trains = table is not None or any(self.data.of(role) for role in ("captions", "sentences"))
         if "scored" in self.given:
-            chosen: Found | None = look_at(self.folder, self.given["scored"], "scored")
-        else:
-            for_dev = [one for one in left if _is_dev(one.name)]
+            selecting: Found | None = look_at(self.folder, self.given["scored"], "scored")
+        elif left and (trains or len(left) > 1 or _is_dev(left[0].name)):
             # Of several the smallest selects, as the largest may be trained on.
-            chosen = (for_dev or left)[-1] if for_dev or len(left) > 1 or self.others_train(left) else None
-            if chosen is not None and len(left) > 1:
-                self.reasons.append(f"data.sts: {chosen.name}; --sts FILE takes another of the scored pairs")
-        if "table" in self.given:
-            return chosen, look_at(self.folder, self.given["table"], "table")
-        tables = [one for one in self.data.of("table") if not _is_dev(one.name) and "test" not in one.name.lower()]
-        to_train = [one for one in left if chosen is None or one.name != chosen.name]
-        if tables:
-            return chosen, self.taken("table", but=[one for one in self.data.of("table") if one not in tables])
-        return chosen, look_at(self.folder, to_train[0].name, "table") if to_train else None
-
-    def others_train(self, scored: Sequence[Found]) -> bool:
-        """Whether there is something to train on beside scored pairs."""
-        return bool(scored) and any(self.data.of(role) for role in ("captions", "sentences", "table"))
+            selecting = ([one for one in left if _is_dev(one.name)] or left)[-1]
+            if len(left) > 1:
+                self.reasons.append(f"data.sts: {selecting.name}; --sts FILE takes another of the scored pairs")
+        else:
+            selecting = None
+        to_train = [one for one in left if selecting is None or one.name != selecting.name]
+        if table is None and to_train:
+            table = look_at(self.folder, to_train[0].name, "table")
+        return selecting, table
 
     def recipe(self, captions: Found | None, images: Any, sentences: Found | None, table: Found | None) -> str:
         """The recipe that what was found is for."""
@@ -306,10 +304,11 @@ class _Plan:
         size = sum(sizes)
         model = name_or_path or (f"package:{_PACKAGE}/model" if find_spec(_PACKAGE) else _HUB)
         batch_size = 2 ** int(math.log2(max(2, min(64, min(sizes) // 4))))
-        steps = max(1, min(_MOST_STEPS, math.ceil((3 if size < 20_000 else 1) * size / batch_size)))
-        often = max(1, steps // 8)
-        times = 3 if size < 20_000 else 1
-        length = f"which is {times} times the data" if steps < _MOST_STEPS else "which is a part of the data"
+        times = 3 if size < _MUCH else 1
+        steps = max(1, min(_MOST_STEPS, math.ceil(times * size / batch_size)))
+        often = math.ceil(steps / 8)
+        length = "three times through them" if times == 3 else "once through them"
+        length = "a part of them" if steps == _MOST_STEPS else length
         self.comments |= {
             "encoder": "any encoder of the hub or a folder; pooling as the model was trained with",
             "data.root": "relative paths below start here",
@@ -360,6 +359,10 @@ class _Plan:
         yield from (f"wrote {self.beside(name)}" for name in self.files)
         yield f"wrote {output}"
         yield f"next: mcse train --config {output}"
+
+
+def _is_test(name: str) -> bool:
+    return "test" in Path(name).stem.lower()
 
 
 def _is_dev(name: str) -> bool:

@@ -46,6 +46,7 @@ def rated(path: Path, number: int) -> None:
 def shop(folder: Path) -> None:
     draw(folder / "images", 24)
     write(folder / "products.csv", "image,title", *(f"images/p{row}.png,{text(row)}" for row in range(24)))
+    write(folder / "products_test.csv", "image,title", *(f"images/p{row}.png,{text(row)}" for row in range(24)), "")
     rated(folder / "rated_dev.tsv", 12)
     rated(folder / "rated_test.tsv", 30)
     write(folder / "text.txt", *map(text, range(100, 140)))
@@ -207,6 +208,7 @@ def test_what_else_fits_is_said_and_can_be_chosen(bert, tmp_path, capsys):
     assert main(["init", "own", "--output", "a.yaml"]) == 0
     told = capsys.readouterr().out
     assert "sentences: long.txt, the largest; --sentences FILE takes another (text.txt, short.txt)" in told
+    assert "products_test.csv: not trained on, by its name" in told
     assert "rated_test.tsv: left for the end, by its name: mcse evaluate RUN --data rated_test.tsv" in told
     flags = ["--sentences", "short.txt", "--sts", "rated_test.tsv", "--tower", "pixels:4", "--recipe", "simcse"]
     assert main(["init", "own", "--output", "b.yaml", *flags]) == 0
