@@ -19,12 +19,15 @@ from mcse.report.made import Made
 from mcse.report.page import write_page
 from mcse.report.plots import Plot, Point, Profile, plot_curves, plot_points, plot_profiles
 from mcse.report.seed_groups import System, numbered
-from mcse.report.svg import GRID, Scale, near_scales, pair_density, score_dot, series_colour, spanning_scale
+from mcse.report.svg import Scale, near_scales, pair_density, score_dot, series_colour, spanning_scale
 from mcse.report.tables import Curve, ScoreTable
 from mcse.types import Column, ModelScores, ScoreKey
 
 _MAX_PANELS = 6
 """Systems of which pairs are drawn: the file would grow with every further one, and a reader would see no more."""
+
+_NAME_WIDTH = 24
+"""Characters of a name beside its dot; the rest goes on in the next line."""
 
 _Z = 1.96
 
@@ -109,6 +112,7 @@ def write_evaluation_report(
         "differences": [(plot.title, Markup(plot.image)) for plot in differences],
         "tables": tables,
         "chart_groups": _chart_groups(found),
+        "name_width": min(_NAME_WIDTH, max(len(system.short) for system in found)),
         "has_seeds": any(len(system.seeds) > 1 for system in found),
         "geometry": _geometry_plots(found),
         "scatters": _scatters(found),
@@ -171,7 +175,7 @@ def _chart(systems: Sequence[System], column: Column, scale: Scale) -> _Chart:
             )
             name = "clean" if is_clean else system.short
             dots.append(_Dot(name, f"{mean:.2f}", Markup(image), is_clean, interval is not None))
-    ticks = [f"{scale.low + share * (scale.high - scale.low):.6g}".replace("-", "−") for share in GRID]
+    ticks = [f"{tick:g}".replace("-", "−") for tick in scale.ticks]
     better = "" if column.higher_is_better else " (lower is better)"
     return _Chart(f"{column.label}{better}", tuple(ticks), tuple(dots))
 

@@ -6,6 +6,7 @@ P pairs.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 SERIES = 6
 """Colours of the page, ``--series-1`` to ``--series-6``."""
 
-GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Where a line of dots has its ticks."""
-
 _ROUNDING = 1e-9
+_SPACES = (4, 5, 6)
+"""Between ticks."""
+
 _WIDTH, _HEIGHT = 188, 152
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 184, 6, 122
 _CELL = 4
@@ -32,10 +33,17 @@ _TREND_BINS, _TREND_PAIRS = 10, 5
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The two ends of an axis."""
+    """The two ends of an axis, and between how many spaces it has ticks."""
 
     low: float
     high: float
+    spaces: int = 4
+
+    @property
+    def ticks(self) -> list[float]:
+        """The values of all ticks, the ends among them."""
+        step = (self.high - self.low) / self.spaces
+        return [round(self.low + number * step, 10) for number in range(self.spaces + 1)]
 
     def share(self, value: float) -> float:
         """Where a value lies between the ends, in [0, 1]; what lies beyond is at the end."""
@@ -58,7 +66,9 @@ def score_dot(
 ) -> str:
     """A dot on a line as wide as its place, with its interval as a stroke and seeds as small dots."""
     colour = series_colour(series)
-    parts = [_line(share, share, top=0, bottom=16, colour="var(--rule)", width=1) for share in GRID]
+    parts = [
+        _line(share, share, top=0, bottom=16, colour="var(--rule)", width=1) for share in map(scale.share, scale.ticks)
+    ]
     if interval is not None:
         low, high = (scale.share(edge) for edge in interval)
         parts.append(_line(low, high, top=8, bottom=8, colour=colour, width=1.5))
@@ -77,18 +87,21 @@ def near_scales(charts: Sequence[Sequence[float]], *, least_step: float) -> list
         least_step: Between two ticks; a difference that small need not look large.
     """
     widest = max(max(numbers) - min(numbers) for numbers in charts)
-    spaces = len(GRID) - 1
-    step = least_step
-    if widest > (spaces - 1) * least_step:
-        step = round_step(1.002 * widest / (spaces - 1))
+    least = max(least_step, round_step(widest / _SPACES[-1])) if widest else least_step
+    steps = [least, round_step(1.01 * least), round_step(2.01 * least), round_step(4.01 * least)]
+    # The shortest scales in which every chart has room from a round number on.
+    for step, spaces in sorted(itertools.product(steps, _SPACES), key=lambda pair: pair[0] * pair[1]):
+        lows = [step * math.floor(min(numbers) / step + _ROUNDING) for numbers in charts]
+        ends = [low + spaces * step * (1 + _ROUNDING) for low in lows]
+        if all(max(numbers) <= end for numbers, end in zip(charts, ends, strict=True)):
+            break
     scales = []
-    for numbers in charts:
-        low = step * math.floor(min(numbers) / step + _ROUNDING)
+    for low, numbers in zip(lows, charts, strict=True):
         # The numbers in the middle, as far as ticks allow.
         room = low + spaces * step - max(numbers) - (min(numbers) - low)
         lower = low - step * max(0, math.floor(room / 2 / step + _ROUNDING))
-        low = lower if low < 0 else max(0.0, lower)
-        scales.append(Scale(round(low, 10), round(low + spaces * step, 10)))
+        start = lower if low < 0 else max(0.0, lower)
+        scales.append(Scale(round(start, 10), round(start + spaces * step, 10), spaces))
     return scales
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
+from rich.console import Console
+
 from mcse.evaluation.compare import compare
 from mcse.reading import parse_json
+from mcse.report.differences import better_side, difference_plots
+from mcse.report.evaluation_files import write_comparison
 from mcse.report.results import (
     EarlierResults,
     compared_tables,
@@ -19,7 +25,8 @@ from mcse.report.results import (
 )
 from mcse.report.seed_groups import System
 from mcse.report.tables import ScoreTable, table_cells
-from mcse.types import ModelScores, ScoreKey
+from mcse.report.terminal import print_table
+from mcse.types import Column, ComparedScore, ModelScores, ScoreKey
 from tests.fixtures.model_scores import key, make_scores
 
 DOMAIN = ScoreKey("sts_domains", "captions", "spearman")
@@ -103,3 +110,75 @@ def test_results_of_the_same_weights_stay_beside_the_new_ones() -> None:
     for change in ({"digest": "other"}, {"precision": "bfloat16"}, {"digest": ""}):
         options = {"digest": "d", "precision": "float32", **change}
         assert "A" not in results_json(second, earlier=kept, **options)["scores"]["sts"]
+
+
+def test_a_p_below_a_thousandth_is_printed_as_such_in_every_format(tmp_path: Path) -> None:
+    """The bootstrap gives no p below 2/1001, Welch's test does; both columns of p, in four formats."""
+    groups = [
+        System(name, tuple(make_scores(f"{name}/seed{seed}", noise=noise, seed=seed) for seed in range(3)))
+        for name, noise in (("good", 0.05), ("bad", 0.8))
+    ]
+    compared = compare(groups[0].seeds, groups[1].seeds)
+    assert all(score.p < 0.0005 for score in compared)
+    tables = compared_tables(groups, compared)
+    write_comparison(groups, tmp_path, tables=tables, compared=compared)
+    printed = io.StringIO()
+    for table in tables:
+        print_table(table, console=Console(file=printed, width=80))
+    numbers = len(compared) + sum(score.p_holm is not None for score in compared)
+    for text, word in (
+        (printed.getvalue(), "< 0.001"),
+        ((tmp_path / "comparison.md").read_text(), "< 0.001"),
+        ((tmp_path / "comparison.tex").read_text(), "$<$ 0.001"),
+        ((tmp_path / "report.html").read_text(), ">&lt; 0.001</td>"),
+    ):
+        assert text.count(word) == numbers
+        assert not re.search(r"\b0\.000\b", text)
+
+
+def test_the_forest_has_a_line_a_difference_in_the_colour_of_the_better(tmp_path: Path) -> None:
+    first, second = (alone(make_scores(name, noise=noise)) for name, noise in (("good", 0.1), ("bad", 0.6)))
+    equal = alone(make_scores("good", noise=0.1))
+    (plot,) = difference_plots([first, second], compare(first.seeds, second.seeds))
+    assert plot.name == "differences"
+    words = re.findall(r"<text[^>]*>([^<]+)</text>", plot.image)
+    assert [word for word in words if word in ("A", "B", "average")] == ["A", "B", "average"]
+    assert "good is better" in words
+    assert "not clear" not in words
+    (turned,) = difference_plots([second, first], compare(second.seeds, first.seeds))
+    assert "good is better" in turned.image
+    assert set(re.findall(r"--series-\d", turned.image)) == {"--series-2"}  # the second's colour
+    (none,) = difference_plots([first, equal], compare(first.seeds, equal.seeds))
+    assert "not clear" in none.image
+    assert not re.findall(r"--series-\d", none.image)
+
+
+def test_a_difference_where_lower_is_better_has_the_colour_of_the_lower() -> None:
+    key = ScoreKey("geometry", "STS-B", "alignment")
+    score = ComparedScore(
+        column=Column(label="alignment", key=key, higher_is_better=False),
+        first=0.1,
+        second=0.3,
+        difference=-0.2,
+        low=-0.3,
+        high=-0.1,
+        p=0.01,
+        p_holm=None,
+        smallest=0.1,
+        item_sd=0.1,
+        first_sd=None,
+        second_sd=None,
+        test="t",
+        items=9,
+    )
+    assert better_side(score) == 0
+    assert better_side(replace(score, difference=0.2, low=0.1, high=0.3)) == 1
+    assert better_side(replace(score, low=-0.3, high=0.1)) is None
+
+
+def test_clean_items_that_are_all_items_are_not_shown_twice() -> None:
+    every, some = ([alone(make_scores(name, noise=0.2, seen=seen)) for name in "ab"] for seen in ([], [3, 5]))
+    titles = [table.title for table in compared_tables(some, compare(some[0].seeds, some[1].seeds))]
+    assert len(titles) == 2
+    (table,) = compared_tables(every, compare(every[0].seeds, every[1].seeds))
+    assert "none stands in a training text" in table.caption
