@@ -46,6 +46,10 @@ _EXPECTED: Mapping[str, str] = {
 """By the first word of pydantic's names of errors."""
 
 
+_SHOWN = 100
+"""Characters of a text that is shown as an example."""
+
+
 def say_read(
     source: object,
     *,
@@ -76,6 +80,16 @@ def say_read(
     why = f" ({', '.join(f'{count:,} {reason}' for reason, count in reasons.items())})" if reasons else ""
     level = logging.WARNING if reasons and not is_usual else logging.INFO
     logger.log(level, "%s: %s of %s %s read%s", source, f"{read:,}", f"{total:,}", unit, why)
+
+
+def say_first(source: object, example: Mapping[str, object]) -> None:
+    """Says in the log what the first example was read as, so that a wrong column or format is seen at once."""
+    shown = ", ".join(f"{name} = {_cut(value)!r}" for name, value in example.items())
+    logger.info("%s: the first example: %s", source, shown)
+
+
+def _cut(value: object) -> object:
+    return f"{value[:_SHOWN]}…" if isinstance(value, str) and len(value) > _SHOWN else value
 
 
 def read_json(path: Path, schema: type[T], *, most_bytes: int = MOST_BYTES) -> T:

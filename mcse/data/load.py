@@ -60,6 +60,7 @@ from mcse.data.test_sets.contamination import (
 )
 from mcse.data.test_sets.sts import ScoredPairs, find_senteval, load_hub_dev, load_scored_pairs, load_stsbenchmark
 from mcse.files import digest_of, sha256_file
+from mcse.reading import say_first
 from mcse.types import DataFile, Tokenizer, TrainingText
 
 logger = logging.getLogger(__name__)
@@ -126,6 +127,8 @@ def load_pairs(
     assert not isinstance(images, ShardImages)
     matched = captions_to_images(config, source, images)
     captions, own, shown = select_pairs(config, source, matched, controls=controls, seed=seed)
+    if captions:
+        _say_first(matched, captions[0], int(own[0]))
     return Pairs(
         captions=tokenise_captions(captions, tokenizer, max_length=config.max_length),
         image_of_caption=shown,
@@ -136,6 +139,13 @@ def load_pairs(
         order=lambda share, seed: Sampler(len(captions), share, seed=seed, name="data.captions"),
         is_wrong=None if shown is own else shown != own,
     )
+
+
+def _say_first(matched: MatchedCaptions, caption: str, row: int) -> None:
+    """The first caption with its own image, by its name where it has one."""
+    names, image = matched.table.image_names, int(np.flatnonzero(matched.row_of_image == row)[0])
+    name = f"number {image + 1}" if names is None else names[image]
+    say_first(matched.table.source, {"caption": caption, "image": name})
 
 
 def open_caption_shards(config: DataRoot, source: ShardCaptions) -> ShardSet:

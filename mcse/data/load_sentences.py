@@ -27,6 +27,7 @@ from mcse.data.test_sets.contamination import (
     without_tests,
 )
 from mcse.files import digest_of
+from mcse.reading import say_first
 from mcse.types import DataFile, Tokenizer, TrainingText
 
 
@@ -55,6 +56,9 @@ class SentenceRows:
             expected=self.count,
             source=self.source,
         )
+        roles = ("query", "positive", "negative") if self.columns > 1 else ("sentence",)
+        if (first := next(self.rows(), None)) is not None:
+            say_first(self.source, dict(zip(roles, first, strict=True)))
         return Sentences(table, self.files, self.rows, self.digest)
 
 

@@ -28,6 +28,7 @@ from mcse.data.table_config import TableDataConfig, TrainingTable
 from mcse.data.test_sets.contamination import sts_test_sentences, without_tests
 from mcse.files import claimed, digest_of, is_kept, keeping
 from mcse.progress import progress_bar
+from mcse.reading import say_first
 from mcse.types import DataFile, FloatArray, TableBatch, TokenBatch, Tokenizer, TrainingText
 
 _GUIDED_AT_ONCE = 4096
@@ -95,6 +96,9 @@ def _load(config: TableDataConfig, key: str, table: TrainingTable, tokenizer: To
         expected=columns.count,
         source=columns.source,
     )
+    if (first := next(_clean(columns, known), None)) is not None:
+        shown: dict[str, object] = dict(zip(columns.texts, first.texts, strict=True))
+        say_first(columns.source, shown if columns.value is None else {**shown, columns.value: first.value})
     kept = partial(_numbers, columns=columns, known=known, number=len(tokens), digest=digest)
     value_N = None if columns.value is None else kept("values", values, attrgetter("value"))
     group_N = None if table.id is None else kept("groups", groups, attrgetter("group"))

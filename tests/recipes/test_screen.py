@@ -66,3 +66,21 @@ def test_what_is_shown_changes_no_number_and_no_weight(shown, tmp_path, monkeypa
     assert "dev evaluation" in drawn
     for name in ("quiet", "terminal"):
         assert_same_run(tmp_path / "log", tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "keys", "said"),
+    [
+        ("simcse", {"data.sentences": "sentences.txt"}, "sentences.txt: the first example: sentence = 'the "),
+        ("simcse", {"data.sentences": "nli.csv"}, "nli.csv: the first example: query = 'the "),
+        ("mcse", {}, ", image = '0000.png'"),
+        ("tables", {}, ": the first example: "),
+    ],
+)
+def test_the_first_example_is_shown_as_it_was_read(recipe, keys, said, tiny, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        assert run(tiny, recipe, tmp_path / "run", {"train.max_steps": 1, **keys}, "--dry-run") == 0
+    shown = [record.getMessage() for record in caplog.records if "the first example" in record.getMessage()]
+    assert [line for line in shown if said in line]
+    sentence = (tiny / "sentences.txt").read_text().splitlines()[0]
+    assert any(sentence in line for line in shown) == (recipe != "tables" and keys.get("data.sentences") != "nli.csv")
