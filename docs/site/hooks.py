@@ -125,7 +125,7 @@ def relink(markdown: str, place: str) -> str:
         file = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
         page = PLACES.get(file, file.removeprefix("docs/") if file.startswith("docs/") else None)
         if page is not None and (REPOSITORY / file).is_file():
-            text = _title(REPOSITORY / file) if found["text"].strip("`").endswith(".md") else found["text"]
+            text = _title(file) if found["text"].strip("`").endswith((".md", "README")) else found["text"]
             return f"[{text}]({posixpath.relpath(page, posixpath.dirname(place))}{mark}{anchor})"
         if (REPOSITORY / file).exists():
             name = found["text"].strip("`")
@@ -135,11 +135,12 @@ def relink(markdown: str, place: str) -> str:
     return _CODE_OR_LINK.sub(replaced, markdown)
 
 
-def _title(page: Path) -> str:
-    """The first heading, up to a colon: what the site calls a page that a link calls by its file."""
-    return next(
-        line[2:].partition(":")[0] for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("# ")
-    )
+def _title(file: str) -> str:
+    """What the site calls a page that a link calls by its file: its first heading, up to a colon."""
+    if file == "README.md":
+        return "home page"
+    lines = (REPOSITORY / file).read_text(encoding="utf-8").splitlines()
+    return next(line[2:].partition(":")[0] for line in lines if line.startswith("# "))
 
 
 def public_names() -> str:

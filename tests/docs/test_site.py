@@ -43,7 +43,7 @@ def config():
         ("benchmarks.md", "[gpu.py](gpu.py)", "`benchmarks/gpu.py`"),
         ("data.md", "[a file](../LICENSE)", "a file (`LICENSE`)"),
         ("data.md", "see [configs](../configs/).", "see `configs`."),
-        ("data.md", "[home](../README.md)", "[home](index.md)"),
+        ("data.md", "as in the [README](../README.md)", "as in the [home page](index.md)"),
         ("how-to/x.md", "[a](../notebooks/first-encoder.ipynb)", "[a](../notebooks/first-encoder.md)"),
         ("notebooks/first-encoder.md", "[a](../how-to/python.md)", "[a](../how-to/python.md)"),
         ("data.md", "![x](overview.svg)", "![x](overview.svg)"),
