@@ -14,5 +14,5 @@ def import_pandas(what: str) -> Any:
     try:
         import pandas
     except ImportError:
-        raise ImportError(f"{what} gives a table of pandas, which is not installed (pip install pandas)") from None
+        raise ImportError(f"{what} needs pandas, which is not installed (pip install 'mcse[pandas]')") from None
     return pandas

@@ -300,5 +300,5 @@ def test_without_pandas_the_error_says_so(tiny, trained, monkeypatch):
     results = mcse.evaluate(trained[0].folder, data=tiny / "dev.tsv")
     monkeypatch.setattr(builtins, "__import__", without)
     for table in (results.to_pandas, lambda: trained[0].history):
-        with pytest.raises(ImportError, match=r"pip install pandas"):
+        with pytest.raises(ImportError, match=r"pip install 'mcse\[pandas\]'"):
             table()
