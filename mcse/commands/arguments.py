@@ -18,10 +18,12 @@ def _train(parser: ArgumentParser) -> None:
     """Trains a recipe from a configuration. Every key can be given as --key value or --group.key value."""
     parser.usage = "mcse train [RECIPE] [--config FILE] [--print-config] [--dry-run] [--overwrite] [--key value ...]"
     parser.add_argument("--config", metavar="FILE", help="YAML file of a run, or mcse:NAME (mcse configs lists them)")
-    parser.add_argument("--recipe", metavar="RECIPE", help="the recipe, if no file says it; also the first argument")
+    parser.add_argument(
+        "--recipe", metavar="RECIPE", help="the recipe, if no file names one; may also be the first argument"
+    )
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
     parser.add_argument("--overwrite", action="store_true", help="delete a run that is in output_dir")
-    parser.add_argument("--dry-run", action="store_true", help="print what the run will need, train and write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print what the run would need; train and write nothing")
     parser.add_argument("-h", "--help", action=_RecipeHelp, nargs=0, help="show this, with every key of the recipe")
 
 
@@ -45,11 +47,11 @@ def _init(parser: ArgumentParser) -> None:
     It prints what it found, what it chose and why. Nothing is overwritten.
     """
     add = parser.add_argument
-    add("folder", type=data_path, metavar="FOLDER", help="holds your data, in any of the formats that training reads")
+    add("folder", type=data_path, metavar="FOLDER", help="the folder of your data, in any format that training reads")
     add("--output", type=Path, metavar="FILE", help="the configuration (default: config.yaml)")
     add("--recipe", choices=("mcse", "tables", "simcse"), help="(default: by what is found)")
     add("--name_or_path", metavar="MODEL", help="the encoder to start from (default: all-MiniLM-L6-v2)")
-    add("--tower", help="the image encoder of images that are no stored features (default: pixels:8)")
+    add("--tower", help="the image encoder, unless there are stored features (default: pixels:8)")
     for flag, what in (("captions", "captions"), ("sentences", "sentences"), ("table", "pairs, triples or scores")):
         add(f"--{flag}", metavar="FILE", help=f"below FOLDER: the file of {what} to train on, where several fit")
     add("--sts", metavar="FILE", help="below FOLDER: the scored pairs that select the checkpoint")
@@ -74,24 +76,39 @@ def _evaluate(parser: ArgumentParser) -> None:
     backend = "what runs the model; several give a row each. A run is exported for it first, and compared"
     add("--backend", nargs="+", choices=BACKENDS, dest="backends", help=f"{backend} (default: torch)")
     form = add_group("scores by width and by kind of stored row, beside those of rows as they are").add_argument
-    form("--dims", type=int, nargs="+", metavar="N", help="rows cut to their first N numbers, then unit norm")
-    form("--rows", nargs="+", choices=ROW_KINDS, help="rows as an index stores them")
+    form(
+        "--dims",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="also score embeddings cut to their first N numbers and normalised again",
+    )
+    form("--rows", nargs="+", choices=ROW_KINDS, help="also score embeddings as an index would store them")
     _add_test_data(parser)
-    add("--folds", type=int, help="retrieval: parts of the images, each searched by itself (COCO: 5; default: 1)")
+    add(
+        "--folds",
+        type=int,
+        help="retrieval: split the images into so many parts and search each by itself (COCO: 5; default: 1)",
+    )
     add("--transfer-mode", choices=("test", "dev", "fasttest"), help="SentEval's setting (default: test)")
-    add("--tasks", nargs="+", metavar="TASK", help="mteb: names of its tasks")
+    add("--tasks", nargs="+", metavar="TASK", help="mteb: names of the tasks to run")
     compare = "exactly two models, or two parents of seeds: differences and p-values"
     add("--compare", action="store_true", dest="compared", help=compare)
     teachers = "leave out the teachers of runs, and their averages, which otherwise are rows of the tables"
     add("--no-teachers", action="store_true", help=teachers)
-    add("--errors", type=int, metavar="N", help="list the N worst pairs of one model, or where two differ most")
+    add(
+        "--errors",
+        type=int,
+        metavar="N",
+        help="list the N worst pairs of one model, or the N on which two models differ most",
+    )
     add("--contamination", action="store_true", help="list the test pairs with a sentence from a run's training text")
-    add("--mteb-files", action="store_true", help="write the STS scores in the shape of mteb's result files, too")
-    add("--items", action="store_true", help="write the items behind the scores, too, for comparisons later")
-    add("--output", type=Path, help="folder of the reports (a run's evaluation/, or evaluation/<digest>/)")
-    add("--batch-size", type=int, help="sentences a forward pass (default: 64)")
-    add("--precision", choices=("float32", "bfloat16"), help="of matrix products (default: float32)")
-    add("--no-cache", action="store_true", help="evaluate anew, whatever earlier calls found")
+    add("--mteb-files", action="store_true", help="also write the STS scores as mteb's result files")
+    add("--items", action="store_true", help="also write the scores of single items, for later comparisons")
+    add("--output", type=Path, help="folder of the reports (default: the run's evaluation/, or evaluation/<digest>/)")
+    add("--batch-size", type=int, help="sentences per forward pass (default: 64)")
+    add("--precision", choices=("float32", "bfloat16"), help="precision of matrix products (default: float32)")
+    add("--no-cache", action="store_true", help="evaluate again, even if earlier results are stored")
     listing = "name the suites, what data they need and whether it is available"
     add("--list", action="store_true", dest="list_suites", help=listing)
 
@@ -103,7 +120,7 @@ def _add_test_data(parser: ArgumentParser) -> None:
     add("--data", type=data_file, help=data)
     columns = "table: which column of --data is which, such as query=left positive=right score=stars, and other keys of"
     add("--columns", nargs="+", metavar="KEY=COLUMN", help=f"{columns} 'evaluate' (default: found by their names)")
-    add("--allow-missing", action="store_true", help="sts, transfer: leave out tasks of which files are missing")
+    add("--allow-missing", action="store_true", help="sts, transfer: leave out tasks whose files are missing")
     captions = "captions of images, in any layout that training reads"
     add("--captions", type=data_file, help=f"retrieval, regularities: {captions}")
     add("--features", type=data_file, help="retrieval, regularities: the images' stored features")
@@ -115,7 +132,9 @@ def _add_test_data(parser: ArgumentParser) -> None:
 
 def _configs(parser: ArgumentParser) -> None:
     """Lists the configurations that come with the package, or prints one of them."""
-    parser.add_argument("name", nargs="?", metavar="NAME", help="such as simcse/bert_base_unsup: print this one")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="print this configuration, such as simcse/bert_base_unsup"
+    )
     parser.add_argument("--path", action="store_true", help="print where the file is, or the folder of all of them")
 
 
@@ -123,7 +142,7 @@ def _prepare(parser: ArgumentParser) -> None:
     """Fetches what may be fetched, says what to download by hand, verifies counts and checksums."""
     parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument("--root", type=Path, help="data folder (default: $MCSE_DATA)")
-    parser.add_argument("--ids", type=data_path, help="flickr30k, coco: file listing the images to use, one a line")
+    parser.add_argument("--ids", type=data_path, help="flickr30k, coco: file listing the images to use, one per line")
     parser.add_argument("--from-hub", action="store_true", help="flickr30k: captions from the hub's copy")
     parser.add_argument("--mirror", type=Path, help="take hub files from this folder: OWNER/NAME/FILE")
 
@@ -139,19 +158,27 @@ def _extract_features(parser: ArgumentParser) -> None:
     add("--tower", help=f"of --images: {_TOWERS}")
     texts = "what data.sentences and data.captions read: text files, tables (::COLUMN), caption files, tars"
     add("--texts", type=data_file, nargs="+", metavar="FILE", help=texts)
-    add("--features", type=data_path, help="a store of images' features, to be put into the space of a joint --encoder")
-    add("--encoder", metavar="MODEL", help="of --texts, --features and --images: as evaluate takes it")
+    add("--features", type=data_path, help="a store of image features, to be embedded by a joint --encoder")
+    add(
+        "--encoder",
+        metavar="MODEL",
+        help="the model for --texts, --features or --images; any model that evaluate takes",
+    )
     add("--output", required=True, type=Path, help="folder of the store")
-    add("--column", metavar="NAME", help="of the table's images (default: found by its name)")
-    add("--names", type=data_path, help="file listing the images to use, one a line (default: all)")
-    add("--batch-size", type=int, help="images or texts a forward pass (default: 64)")
-    add("--on-bad-image", choices=("error", "skip"), help="(default: error)")
-    add("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
-    add("--precision", choices=PRECISIONS, help="of matrix products (default: fp32)")
-    add("--joint", action="store_true", help="texts in the space that an mcse checkpoint shares with images")
-    add("--max-length", type=int, metavar="N", help="tokens that a text keeps (default: as many as the encoder takes)")
-    add("--dtype", choices=("float32", "float16"), help="of stored rows of texts (default: float32)")
-    add("--untrained", type=int, metavar="SEED", help="the control: the encoder with fresh weights, drawn by SEED")
+    add("--column", metavar="NAME", help="column of the table's images (default: found by its name)")
+    add("--names", type=data_path, help="file listing the images to use, one per line (default: all)")
+    add("--batch-size", type=int, help="images or texts per forward pass (default: 64)")
+    add(
+        "--on-bad-image",
+        choices=("error", "skip"),
+        help="what to do with an image that cannot be read (default: error)",
+    )
+    add("--device", help="such as cpu or cuda:1 (default: cuda if available)")
+    add("--precision", choices=PRECISIONS, help="precision of matrix products (default: fp32)")
+    add("--joint", action="store_true", help="embed texts into the space that an mcse checkpoint shares with images")
+    add("--max-length", type=int, metavar="N", help="cut texts to N tokens (default: the encoder's maximum)")
+    add("--dtype", choices=("float32", "float16"), help="number type of stored embeddings of texts (default: float32)")
+    add("--untrained", type=int, metavar="SEED", help="a control: the encoder with random weights, drawn by SEED")
     add_reading(parser)
     add("--overwrite", action="store_true", help="replace the store in --output")
 
@@ -163,13 +190,23 @@ def _export(parser: ArgumentParser) -> None:
     differs is refused, and so is what a format cannot express.
     """
     add = parser.add_argument
-    add("model", metavar="MODEL", help="run, checkpoint or other model, as evaluate takes it")
-    add("--to", required=True, choices=FORMATS, help="the format")
+    add("model", metavar="MODEL", help="a run, a checkpoint or any other model that evaluate takes")
+    add("--to", required=True, choices=FORMATS, help="format of the export")
     add("--output", required=True, type=Path, metavar="DIR", help="folder of the export")
-    add("--precision", choices=EXPORT_PRECISIONS, help="onnx, openvino: of the weights (default: fp32)")
+    add("--precision", choices=EXPORT_PRECISIONS, help="onnx, openvino: precision of the weights (default: fp32)")
     add_reading(parser, flags=("pooling", "prompt"))
-    add("--calibrate", type=data_path, metavar="FILE", help="int8: sentences, one a line, that set static ranges")
-    add("--sentences", type=data_path, metavar="FILE", help="sentences to compare on, one a line (default: drawn)")
+    add(
+        "--calibrate",
+        type=data_path,
+        metavar="FILE",
+        help="int8: measure static ranges on these sentences, one per line",
+    )
+    add(
+        "--sentences",
+        type=data_path,
+        metavar="FILE",
+        help="sentences to compare the export on, one per line (default: made up)",
+    )
     add("--overwrite", action="store_true", help="replace an export in --output")
 
 
@@ -179,13 +216,18 @@ def _push(parser: ArgumentParser) -> None:
     The repository is private unless --public is given. The token is that of 'hf auth login' or HF_TOKEN.
     """
     add = parser.add_argument
-    add("model", metavar="RUN", help="run, checkpoint, or an export to ONNX or OpenVINO")
-    add("repository", metavar="OWNER/NAME", help="of the hub; made where it is not there")
-    add("--licence", "--license", metavar="NAME", help="the hub's name of it, such as mit; needed if the card has none")
+    add("model", metavar="RUN", help="a run, a checkpoint, or an export to ONNX or OpenVINO")
+    add("repository", metavar="OWNER/NAME", help="repository on the hub; created if it does not exist")
+    add(
+        "--licence",
+        "--license",
+        metavar="NAME",
+        help="licence by the hub's name for it, such as mit; needed if the card has none",
+    )
     data = "what it was trained on: an id of the hub, an address or words; may be repeated; needed if the card has none"
     add("--data-source", action="append", dest="datasets", metavar="SOURCE", help=data)
     add("--language", nargs="+", dest="languages", metavar="CODE", help="ISO codes (default: the card's)")
-    add("--public", action="store_true", help="let others see it")
+    add("--public", action="store_true", help="make the repository public")
     add("--dry-run", action="store_true", help="list the files with their sizes, and send nothing")
 
 
@@ -198,50 +240,59 @@ def _mine(parser: ArgumentParser) -> None:
         metavar="TABLE",
         help=".csv, .tsv, .jsonl, .parquet, a folder of save_to_disk, or a hub dataset",
     )
-    add("--model", required=True, help="finds them; as evaluate takes it")
+    add("--model", required=True, help="the model that finds the negatives; any model that evaluate takes")
     add_reading(parser)
     add("--output", required=True, type=Path, help=".jsonl, .csv or .tsv: query, positive, negative_1, negative_2, …")
-    add("--query", metavar="COLUMN", help="of queries (default: found by its name)")
-    add("--positive", metavar="COLUMN", help="of their positives")
-    add("--corpus", type=data_path, help="a text file whose lines may be negatives beside all positives")
-    add("--number", type=int, help="negatives of each pair; pairs with fewer are left out (default: 1)")
-    add("--from-rank", type=int, help="first rank that counts, among texts that are no answers (default: 1)")
-    add("--to-rank", type=int, help="last rank that counts (default: 50)")
-    add("--margin", type=float, help="how far a negative's cosine must lie below the positive's")
-    add("--relative-margin", type=float, help="the same, in parts of the positive's cosine")
+    add("--query", metavar="COLUMN", help="column of queries (default: found by its name)")
+    add("--positive", metavar="COLUMN", help="column of positives (default: found by its name)")
+    add("--corpus", type=data_path, help="a text file whose lines may be negatives, besides all positives")
+    add("--number", type=int, help="negatives per pair; pairs with fewer are left out (default: 1)")
+    add(
+        "--from-rank",
+        type=int,
+        help="first rank to take negatives from, not counting the pair's own answers (default: 1)",
+    )
+    add("--to-rank", type=int, help="last rank to take negatives from (default: 50)")
+    add("--margin", type=float, help="a negative's cosine must be this far below the positive's")
+    add("--relative-margin", type=float, help="the same, as a share of the positive's cosine")
     add("--max-score", type=float, help="highest cosine of a negative")
     guide = "leave out what this model, read as it says itself, holds to be as near as the positive"
     add("--guide", metavar="MODEL", help=guide)
-    add("--guide-margin", type=float, help="by which its cosine must lie below (default: 0)")
-    add("--batch-size", type=int, help="texts a forward pass (default: 64)")
+    add("--guide-margin", type=float, help="with --guide: how far the negative's cosine must be below (default: 0)")
+    add("--batch-size", type=int, help="texts per forward pass (default: 64)")
     add("--device", help="such as cpu or cuda:1")
-    add("--overwrite", action="store_true", help="replace the file that is there")
+    add("--overwrite", action="store_true", help="replace an existing file")
 
 
 def _pair(parser: ArgumentParser) -> None:
     """Gives texts images that they never had: the nearest ones, by a model that shares a space with images."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="checkpoint or run of vse or mcse, or open_clip:MODEL/PRETRAINED")
+    add("model", metavar="MODEL", help="a run or checkpoint of vse or mcse, or open_clip:MODEL/PRETRAINED")
     texts = "what data.sentences and data.captions read: text files, tables (::COLUMN), caption files, tars"
     add("--texts", type=data_file, required=True, nargs="+", metavar="FILE", help=f"{texts}; each different text once")
     images = "folder of images, a hub dataset, or a table with a column of images, for models with an image encoder"
     add("--images", type=data_file, help=images)
-    add("--features", type=data_path, help="store of images' features, or of their rows in the model's own space")
-    add("--column", metavar="NAME", help="of the table's images (default: found by its name)")
-    add("--output", required=True, type=Path, help=".csv or .jsonl: image, caption, score, which data.captions reads")
-    add("--top", type=int, metavar="K", help="images of each text (default: 1)")
-    add("--minimum", type=float, metavar="COSINE", help="the least cosine of a pair")
-    add("--mutual", action="store_true", help="only pairs whose text is also the nearest to its image")
+    add("--features", type=data_path, help="store of image features, or of image embeddings by this model")
+    add("--column", metavar="NAME", help="column of the table's images (default: found by its name)")
+    add(
+        "--output",
+        required=True,
+        type=Path,
+        help="table to write, .csv or .jsonl: image, caption, score; data.captions reads it",
+    )
+    add("--top", type=int, metavar="K", help="images per text (default: 1)")
+    add("--minimum", type=float, metavar="COSINE", help="leave out pairs with a lower cosine")
+    add("--mutual", action="store_true", help="keep only pairs whose text is also the nearest text to the image")
     add(
         "--not-own",
         type=data_file,
         metavar="CAPTIONS",
-        help="captions with their images: no text gets an image of its own",
+        help="captions with their images: a text never gets its own image",
     )
     add_reading(parser, flags=("code",))
-    add("--batch-size", type=int, help="texts a forward pass (default: 64)")
-    add("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
-    add("--overwrite", action="store_true", help="replace the file that is there")
+    add("--batch-size", type=int, help="texts per forward pass (default: 64)")
+    add("--device", help="such as cpu or cuda:1 (default: cuda if available)")
+    add("--overwrite", action="store_true", help="replace an existing file")
 
 
 def _embed(parser: ArgumentParser) -> None:
@@ -250,23 +301,34 @@ def _embed(parser: ArgumentParser) -> None:
     Several processes under torchrun or accelerate share the work; the result is the same.
     """
     add = parser.add_argument
-    add("model", metavar="MODEL", help="as evaluate takes it")
+    add("model", metavar="MODEL", help="any model that evaluate takes")
     table = "a text file, .csv, .tsv, .jsonl (also .gz), .parquet, a folder of save_to_disk, or a hub dataset"
     add("--input", type=data_file, required=True, dest="table", metavar="FILE", help=table)
-    add("--output", required=True, type=Path, metavar="DIR", help="embeddings-00000.npy …, ids-00000.npy …, embed.json")
-    add("--column", help="of the texts (default: found by its name; of a text file its lines)")
-    add("--id-column", metavar="COLUMN", help="what names the rows (default: their numbers, from 0)")
-    add("--empty-rows", choices=("error", "skip"), help="what becomes of rows without text (default: error)")
-    add("--line-breaks", action="store_true", help="quoted cells may hold line breaks")
-    add("--format", choices=("npy", "parquet"), dest="file_format", help="of the files (default: npy)")
-    add("--rows-a-file", type=int, help="a kill loses at most the file at work (default: 16384)")
-    add("--dim", type=int, help="the first so many numbers, of unit norm again (default: the model's width)")
-    add("--dtype", choices=("float32", "float16"), help="of the numbers (default: float32)")
+    add(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder for embeddings-00000.npy …, ids-00000.npy …, embed.json",
+    )
+    add("--column", help="column of the texts (default: found by its name; lines of a text file)")
+    add("--id-column", metavar="COLUMN", help="column of ids (default: row numbers, from 0)")
+    add("--empty-rows", choices=("error", "skip"), help="what to do with rows without text (default: error)")
+    add("--line-breaks", action="store_true", help="allow line breaks in quoted cells")
+    add("--format", choices=("npy", "parquet"), dest="file_format", help="format of the files (default: npy)")
+    add("--rows-a-file", type=int, help="rows per file; a kill loses at most one file of work (default: 16384)")
+    add(
+        "--dim",
+        type=int,
+        metavar="N",
+        help="cut embeddings to their first N numbers, normalised again (default: the model's width)",
+    )
+    add("--dtype", choices=("float32", "float16"), help="number type (default: float32)")
     add_reading(parser)
-    add("--batch-size", type=int, help="texts a forward pass (default: 64)")
-    add("--precision", choices=("float32", "bfloat16"), help="of matrix products (default: float32)")
-    add("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
-    add("--overwrite", action="store_true", help="make anew what another call left in --output")
+    add("--batch-size", type=int, help="texts per forward pass (default: 64)")
+    add("--precision", choices=("float32", "bfloat16"), help="precision of matrix products (default: float32)")
+    add("--device", help="such as cpu or cuda:1 (default: cuda if available)")
+    add("--overwrite", action="store_true", help="start again, replacing what is in --output")
 
 
 def _serve(parser: ArgumentParser) -> None:
@@ -275,17 +337,20 @@ def _serve(parser: ArgumentParser) -> None:
     With an index of images, their search page, too. docs/deploying.md shows requests and answers.
     """
     add = parser.add_argument
-    add("model", metavar="MODEL", help="as evaluate takes it")
+    add("model", metavar="MODEL", help="any model that evaluate takes")
     index = "what /search looks in: EmbeddingIndex.save, mcse search index or mcse embed wrote it"
     add("--index", type=Path, metavar="INDEX", help=index)
     add("--host", help="address to listen on (default: 127.0.0.1, this machine alone)")
     add("--port", type=int, help="(default: 8765)")
-    add("--token", help="what requests must bring as Authorization: Bearer … (default: $MCSE_TOKEN, which ps hides)")
-    add("--name", help="what the model is called in answers (default: the last part of MODEL)")
-    add("--most-waiting", type=int, metavar="N", help="texts that may wait; beyond them 429 (default: 4096)")
+    add(
+        "--token",
+        help="token that requests must send as Authorization: Bearer … (default: $MCSE_TOKEN, which ps does not show)",
+    )
+    add("--name", help="name of the model in answers (default: the last part of MODEL)")
+    add("--most-waiting", type=int, metavar="N", help="answer 429 if more than N texts are waiting (default: 4096)")
     add_reading(parser)
-    add("--precision", choices=("float32", "bfloat16"), help="of matrix products (default: float32)")
-    add("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
+    add("--precision", choices=("float32", "bfloat16"), help="precision of matrix products (default: float32)")
+    add("--device", help="such as cpu or cuda:1 (default: cuda if available)")
 
 
 def _sweep(parser: ArgumentParser) -> None:
@@ -296,7 +361,7 @@ def _sweep(parser: ArgumentParser) -> None:
     of the dev set; no test score is looked at.
     """
     parser.add_argument("config", metavar="CONFIG", help="YAML file of a run, or mcse:NAME (mcse configs lists them)")
-    parser.add_argument("--seeds", required=True, help="such as 0-4 or 0,2,5")
+    parser.add_argument("--seeds", required=True, help="seeds, such as 0-4 or 0,2,5")
     parser.add_argument(
         "--set",
         action="append",
@@ -323,12 +388,16 @@ def _study(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("study", metavar="STUDY", help="YAML file of a study, or mcse:studies/NAME (mcse configs lists them)")
     add("--output", type=Path, help="folder of the study (default: runs/studies/<name>)")
-    add("--only", nargs="+", metavar="ROW", help="these systems, cells or references alone")
-    add("--dry-run", action="store_true", help="list cells, commands and how much is done; write nothing")
-    add("--report", action="store_true", help="write the report of what is there; start nothing")
+    add("--only", nargs="+", metavar="ROW", help="run only these systems, cells or references")
+    add("--dry-run", action="store_true", help="list cells, commands and what is done; write nothing")
+    add("--report", action="store_true", help="write the report of what is finished; start nothing")
     again = "move runs away that were trained under another configuration, and train them anew"
     add("--again", action="store_true", help=again)
-    add("--launcher", choices=("local", "slurm"), help="as for sweep; slurm trains, the next call evaluates")
+    add(
+        "--launcher",
+        choices=("local", "slurm"),
+        help="as for sweep; with slurm the first call trains, the next evaluates",
+    )
     add("--jobs", type=int, help="runs at a time (local: 1; slurm: as many as the cluster gives)")
 
 
@@ -348,14 +417,18 @@ def _demo(parser: ArgumentParser) -> None:
     It trains SimCSE on captions as text, MCSE on captions with their images, and MCSE with the images shuffled,
     several seeds each, and evaluates them by scored sentence pairs about images that no training saw.
     """
-    parser.add_argument("--output", type=Path, help="folder, replaced (default: runs/demo)")
-    parser.add_argument("--seeds", type=int, help="runs of each system (default: 3)")
+    parser.add_argument("--output", type=Path, help="folder, which is replaced (default: runs/demo)")
+    parser.add_argument("--seeds", type=int, help="seeds per system (default: 3)")
     parser.add_argument("--world-seed", type=int, help="seed of the picture world (default: 0)")
     parser.add_argument("--train-images", type=int, help="images with captions to train on (default: 3000)")
-    parser.add_argument("--gold", choices=("pixels", "null"), help="null: gold that no image shows (a control)")
-    parser.add_argument("--processes", type=int, help="runs at a time (default: one a core)")
-    parser.add_argument("--max-steps", type=int, help="steps of each run (default: as the configs say)")
-    parser.add_argument("--no-training", action="store_true", help="build the world and the encoders alone")
+    parser.add_argument(
+        "--gold",
+        choices=("pixels", "null"),
+        help="pixels (default), or null: gold scores that no image shows, a control",
+    )
+    parser.add_argument("--processes", type=int, help="runs at a time (default: one per core)")
+    parser.add_argument("--max-steps", type=int, help="steps per run (default: as in the configurations)")
+    parser.add_argument("--no-training", action="store_true", help="only build the world and the encoders")
 
 
 _TOWERS = (
@@ -378,21 +451,21 @@ COMMANDS: Mapping[str, Command | Group] = {
         "run a frozen encoder over images or texts once, into a store", _extract_features, "extract_features"
     ),
     "export": Command(
-        "a model for ONNX, OpenVINO, sentence-transformers or word2vec, compared first", _export, "export"
+        "export a model to ONNX, OpenVINO, sentence-transformers or word2vec, and check it", _export, "export"
     ),
     "push": Command("send a run to the Hugging Face hub, private by default", _push, "push"),
     "mine": Command("add hard negatives to a table of pairs, for training on tables", _mine, "mine"),
-    "pair": Command("pair texts with images that they never had, for training on pairs", _pair, "pair"),
-    "embed": Command("embed a column of a table, to files; goes on when killed", _embed, "embed"),
+    "pair": Command("pair texts with images by retrieval, for training on pairs", _pair, "pair"),
+    "embed": Command("embed a column of a table into files; can be killed and continued", _embed, "embed"),
     "serve": Command("serve a model over HTTP: embeddings, similarity, search", _serve, "serve"),
     "search": SEARCH,
-    "sweep": Command("train one configuration under several seeds and values; selects on dev", _sweep, "sweep"),
-    "study": Command("run a declared experiment, seeds and comparisons included, to its report", _study, "study"),
+    "sweep": Command("train a configuration with several seeds and values, and select on dev", _sweep, "sweep"),
+    "study": Command("run an experiment declared in a file, from training to tested differences", _study, "study"),
     "runs": Command("list run folders with their state and scores", _runs, "runs", shows_progress=False),
     "configs": Command(
         "list the configurations that come with the package, or print one", _configs, "configs", shows_progress=False
     ),
-    "demo": Command("train and compare on the embedded picture world; writes a report", _demo, "demo"),
+    "demo": Command("train and compare on the embedded picture world, and write a report", _demo, "demo"),
     **OF_RECIPES,
 }
 """What most people need first; what belongs to one recipe last, below its name."""

@@ -52,11 +52,11 @@ def add_reading(parser: ArgumentParser, *, flags: Sequence[str] = _READING) -> N
     """How a model is read, of every command that takes one; ``flags`` are those that do something there."""
     add = parser.add_argument_group("how the model is read").add_argument
     if "pooling" in flags:
-        add("--pooling", help="overrides the model's own pooling; needed where a model states none")
+        add("--pooling", help="pooling, instead of the model's own; needed if the model records none")
     if "prompt" in flags:
-        add("--prompt", metavar="TEXT", help="put before every sentence, instead of the model's own")
+        add("--prompt", metavar="TEXT", help="prompt to put before every sentence, instead of the model's own")
     if "prompt_name" in flags:
-        add("--prompt-name", metavar="NAME", help="of a prompt that the model lists, such as query")
+        add("--prompt-name", metavar="NAME", help="name of one of the model's prompts, such as query")
     if "code" in flags:
         code = "run Python code that lies with a sentence-transformers model: only if you trust who made it"
         add("--trust-remote-code", action="store_true", help=code)

@@ -20,11 +20,11 @@ def _search_index(parser: ArgumentParser) -> None:
         "folder",
         type=data_path,
         metavar="FOLDER",
-        help="images, searched to any depth; or a table that names their files",
+        help="folder of images, searched to any depth; or a table that names their files",
     )
-    parser.add_argument("--column", metavar="NAME", help="of the table's images (default: found by its name)")
+    parser.add_argument("--column", metavar="NAME", help="column of the table's images (default: found by its name)")
     parser.add_argument(
-        "--model", required=True, help="checkpoint or run of mcse or vse, or open_clip:MODEL/PRETRAINED"
+        "--model", required=True, help="a run or checkpoint of mcse or vse, or open_clip:MODEL/PRETRAINED"
     )
     add_reading(parser, flags=("code",))
     parser.add_argument("--output", required=True, type=Path, metavar="INDEX", help="folder of the index")
@@ -33,26 +33,33 @@ def _search_index(parser: ArgumentParser) -> None:
         type=data_path,
         help="store of the images' features, for models whose image encoder is not available",
     )
-    parser.add_argument("--batch-size", type=int, help="images a forward pass (default: 32)")
-    parser.add_argument("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
+    parser.add_argument("--batch-size", type=int, help="images per forward pass (default: 32)")
+    parser.add_argument("--device", help="such as cpu or cuda:1 (default: cuda if available)")
     parser.add_argument("--overwrite", action="store_true", help="replace an index in --output")
     parser.add_argument("--rows", choices=ROW_KINDS, help="how embeddings are stored (default: float32)")
     parser.add_argument(
-        "--rescore", choices=ROW_KINDS, help="stored a second time, finer, to score again what is found"
+        "--rescore", choices=ROW_KINDS, help="also store embeddings in this finer type, to score again what is found"
     )
 
 
 def _search_recall(parser: ArgumentParser) -> None:
     """Encodes sentences once; prints, for each way to store them, the memory and how much of exact search it finds."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="as evaluate takes it")
-    add("--text", required=True, type=data_path, metavar="FILE", help="sentences to search, one a line, plain or gzip")
-    add("--queries", type=data_path, metavar="FILE", help="what to ask (default: every hundredth sentence, taken out)")
+    add("model", metavar="MODEL", help="any model that evaluate takes")
+    add(
+        "--text", required=True, type=data_path, metavar="FILE", help="sentences to search, one per line, plain or gzip"
+    )
+    add(
+        "--queries",
+        type=data_path,
+        metavar="FILE",
+        help="queries (default: every hundredth sentence, taken out of the index)",
+    )
     add_reading(parser, flags=("pooling",))
-    add("--dim", type=int, metavar="N", help="the first N numbers of each embedding alone")
-    add("--limit", type=int, metavar="N", help="read at most so many sentences")
+    add("--dim", type=int, metavar="N", help="cut embeddings to their first N numbers")
+    add("--limit", type=int, metavar="N", help="read at most N sentences")
     add("--top", type=int, metavar="K", help="recall at K (default: 10)")
-    add("--batch-size", type=int, help="sentences a forward pass (default: 64)")
+    add("--batch-size", type=int, help="sentences per forward pass (default: 64)")
 
 
 def _search_query(parser: ArgumentParser) -> None:
@@ -61,7 +68,7 @@ def _search_query(parser: ArgumentParser) -> None:
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--text", help="a sentence")
     start.add_argument(
-        "--image", type=data_path, metavar="FILE", help="an image; not found itself, if it is in the index"
+        "--image", type=data_path, metavar="FILE", help="an image; if it is in the index, it is not among the hits"
     )
     for flag, meaning in (("--minus", "words to take away"), ("--plus", "words to add")):
         parser.add_argument(flag, help=f"{meaning}, any number", nargs="+", action="extend", metavar="WORD")
@@ -69,7 +76,7 @@ def _search_query(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--rerank", type=int, metavar="N", help="find N first, and sort them by their closeness to their mean"
     )
-    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="write the images found as a contact sheet, too")
+    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="also write the images found as a contact sheet")
 
 
 def _search_serve(parser: ArgumentParser) -> None:
@@ -81,10 +88,10 @@ def _search_serve(parser: ArgumentParser) -> None:
 
 def _open_index(parser: ArgumentParser) -> None:
     parser.add_argument("index", type=Path, metavar="INDEX", help="folder of the index")
-    parser.add_argument("--model", help="where the model lies now, if it was moved; it must be the same")
+    parser.add_argument("--model", help="new place of the model, if it was moved; it must be the same model")
     add_reading(parser, flags=("prompt", "prompt_name", "code"))
     parser.add_argument(
-        "--images", type=data_path, metavar="FOLDER", help="where the images lie now, if they were moved"
+        "--images", type=data_path, metavar="FOLDER", help="new place of the images, if they were moved"
     )
 
 
@@ -100,7 +107,7 @@ def _words_ground(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--other-vectors",
         action="store_true",
-        help="--vectors is another file on purpose, such as a larger one of the same space",
+        help="accept a different --vectors, such as a larger file of the same space",
     )
 
 
@@ -116,7 +123,7 @@ def _words_report(parser: ArgumentParser) -> None:
     add("--data", required=True, type=data_path, help="folder or file of word-similarity sets")
     add("--sts", type=data_path, help="SentEval folder: STS by averaging vectors, too")
     add("--ground-text", action="store_true", help="ground all of --text by the runs' maps, not their stored words")
-    add("--components", type=int, help="that all-but-the-top removes (default: width / 100, at least 1)")
+    add("--components", type=int, help="components that all-but-the-top removes (default: width / 100, at least 1)")
     add("--output", required=True, type=Path, help="folder of report.md and report.json")
 
 
@@ -131,7 +138,7 @@ def _words_neighbors(parser: ArgumentParser) -> None:
         metavar="VECTORS",
         help="files of word vectors, or runs of grounded_words",
     )
-    parser.add_argument("--count", type=int, help="neighbours a space (default: 10)")
+    parser.add_argument("--count", type=int, help="neighbours per space (default: 10)")
     parser.add_argument("--limit", type=int, help="only the first so many words of each file, the most frequent")
 
 
@@ -144,13 +151,15 @@ def _words_contexts(parser: ArgumentParser) -> None:
     parser.add_argument("--text", type=data_path, required=True, help="file of sentences, plain or gzip")
     parser.add_argument("--pooling", help="mean (default), or mean_layerN for one layer")
     parser.add_argument("--splitting", choices=SPLITTINGS, help="(default: words)")
-    parser.add_argument("--sentences", type=int, help="read at most so many lines (default: 20000)")
+    parser.add_argument("--sentences", type=int, metavar="N", help="read at most N lines (default: 20000)")
     parser.add_argument("--query", nargs=2, action="append", dest="queries", metavar=("WORD", "SENTENCE"))
-    parser.add_argument("--among", nargs="+", metavar="WORD", help="occurrences of these words; by default of WORD")
+    parser.add_argument(
+        "--among", nargs="+", metavar="WORD", help="search among occurrences of these words (default: WORD itself)"
+    )
     parser.add_argument("--merge", nargs=2, action="append", dest="merged", metavar=("WORD", "WORD"))
-    parser.add_argument("--occurrences", type=int, help="of each word, at most (default: 100)")
+    parser.add_argument("--occurrences", type=int, help="occurrences per word, at most (default: 100)")
     parser.add_argument("-k", type=int, help="neighbours shown (default: 5)")
-    parser.add_argument("--seed", type=int, help="of the labelled occurrences (default: 0)")
+    parser.add_argument("--seed", type=int, help="seed of the labelled occurrences (default: 0)")
 
 
 def _elmo_perplexity(parser: ArgumentParser) -> None:
@@ -163,33 +172,37 @@ def _elmo_perplexity(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=data_path, help="where the run's relative data paths start; by default as in the run"
     )
-    parser.add_argument("--seed", type=int, help="of the shuffled words (default: 0)")
+    parser.add_argument("--seed", type=int, help="seed of the shuffled words (default: 0)")
 
 
 def _cove_translate(parser: ArgumentParser) -> None:
     """Translates every line, greedily or by a beam search. With --reference the BLEU follows."""
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder or checkpoint of the recipe cove")
-    parser.add_argument("source", type=data_path, help="sentences, one a line, plain or gzip")
+    parser.add_argument("source", type=data_path, help="sentences, one per line, plain or gzip")
     parser.add_argument("--reference", type=data_path, help="their translations, aligned by line")
     parser.add_argument(
-        "--output", type=Path, help="where the translations go; by default they are printed, if there is no --reference"
+        "--output", type=Path, help="file for the translations; by default they are printed if there is no --reference"
     )
-    parser.add_argument("--beams", type=int, help="1 (default) is greedy")
-    parser.add_argument("--batch-size", type=int, help="sentences a forward pass (default: 64)")
+    parser.add_argument("--beams", type=int, help="width of beam search; 1 (default) is greedy")
+    parser.add_argument("--batch-size", type=int, help="sentences per forward pass (default: 64)")
 
 
 def _maf_tag(parser: ArgumentParser) -> None:
     """Tags a CoNLL file with a trained tagger; where the file has tags itself, scores them."""
     parser.add_argument("model", help="run folder or checkpoint of the recipe maf")
     parser.add_argument(
-        "file", type=data_path, help="CoNLL: word TAB tag a line, IMGID:name before a text; tags may lack"
+        "file",
+        type=data_path,
+        help="CoNLL file: one word TAB tag per line, IMGID:name before a text; tags are optional",
     )
     parser.add_argument("--features", type=data_path, help="the images' stored regions (mcse extract-features)")
     parser.add_argument(
         "--images", type=data_file, help="the images themselves, read by the tagger's own image encoder"
     )
-    parser.add_argument("--no-images", action="store_true", help="a tagger of images on text alone")
-    parser.add_argument("--shuffle-images", type=int, metavar="SEED", help="control: every text with a wrong image")
+    parser.add_argument("--no-images", action="store_true", help="let a tagger that uses images read text alone")
+    parser.add_argument(
+        "--shuffle-images", type=int, metavar="SEED", help="a control: show every text with a wrong image"
+    )
     parser.add_argument(
         "--output", type=Path, required=True, help="folder for tagged.conll, tagged.jsonl, results.json"
     )
