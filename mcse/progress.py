@@ -29,6 +29,7 @@ PATIENCE = 2.0
 QUIET = "TQDM_DISABLE"
 """The environment variable that hides progress, of this process and of those that it starts."""
 
+_OF_LIBRARIES = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 _LINE = "{desc}{percentage:.0f} %, {n:,} of {total:,}, {elapsed} elapsed, {remaining} left ({rate_fmt}{postfix})"
 _LINE_UNCOUNTED = "{desc}{n:,}, {elapsed} elapsed ({rate_fmt}{postfix})"
 
@@ -43,16 +44,16 @@ def is_quiet() -> bool:
 
 @contextmanager
 def hidden() -> Iterator[None]:
-    """Hides progress while the block runs."""
-    before = os.environ.get(QUIET)
-    os.environ[QUIET] = "1"
+    """Hides progress while the block runs, also that of downloads, if the libraries are not imported yet."""
+    before = {name: os.environ.get(name) for name in (QUIET, *_OF_LIBRARIES)}
+    os.environ |= dict.fromkeys(before, "1")
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[QUIET]
-        else:
-            os.environ[QUIET] = before
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def is_log() -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mcse.encoders.push import push
 from mcse.errors import printable
+from mcse.progress import phase
 
 
 def run(
@@ -20,15 +21,16 @@ def run(
     dry_run: bool = False,
 ) -> int:
     """Pushes as ``mcse.encoders.push.push``, and says what was sent; returns 0."""
-    pushed = push(
-        model,
-        repository,
-        licence=licence,
-        datasets=datasets,
-        languages=languages,
-        private=not public,
-        dry_run=dry_run,
-    )
+    with phase(f"preparing {model}" if dry_run else f"sending {model}"):
+        pushed = push(
+            model,
+            repository,
+            licence=licence,
+            datasets=datasets,
+            languages=languages,
+            private=not public,
+            dry_run=dry_run,
+        )
     for name, size in pushed.files.items():
         print(printable(f"{size:>14,}  {name}"))
     total = f"{len(pushed.files)} files, {sum(pushed.files.values()) / 1e6:.1f} MB"

@@ -26,6 +26,7 @@ from mcse.evaluation.joint_space import NoJointSpaceError, joint_encoder
 from mcse.evaluation.row_forms import AS_THEY_ARE
 from mcse.evaluation.suite import PreparedSuite, Subject, Suite, SuiteOptions, data_digest
 from mcse.evaluation.uncertainty import sharing_pairs
+from mcse.progress import in_phase, phase
 from mcse.types import Column, FloatArray, ImageTextEncoder, Sample, ScoreKey, SuiteScores, keyed_scores
 
 _NEAREST = 3
@@ -246,13 +247,14 @@ def _suite_scores(
     scores: dict[str, dict[str, float]] = {}
     samples: dict[ScoreKey, Sample] = {}
     protocols: dict[str, str] = {}
-    for loaded in tasks:
+    for number, loaded in enumerate(tasks, 1):
         try:
             encoder = _encoder(loaded, subject)
         except NoJointSpaceError as error:
             missing[loaded.name] = str(error)
             continue
-        result = _run(loaded, encoder, batch_size=batch_size)
+        with phase(f"{loaded.name} ({number} of {len(tasks)} tasks)", is_shown=in_phase()):
+            result = _run(loaded, encoder, batch_size=batch_size)
         found = _result_scores(result)
         if not math.isfinite(found["main_score"]):
             missing[loaded.name] = f"mteb gives {found['main_score']} as its main score"

@@ -457,8 +457,9 @@ def test_commands_that_show_progress_can_be_told_not_to(name, takes, capsys):
 
 def test_quiet_is_for_one_call_alone(monkeypatch, capsys):
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
     seen = []
     monkeypatch.setattr("mcse.commands.export.run", lambda **options: seen.append(os.environ["TQDM_DISABLE"]) or 0)
     assert main(["export", "run", "--to", "onnx", "--output", "out", "--quiet"]) == 0
     assert seen == ["1"]
-    assert "TQDM_DISABLE" not in os.environ
+    assert not {"TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"} & os.environ.keys()
