@@ -15,7 +15,7 @@ import os
 import select
 import shlex
 import sys
-from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter, _SubParsersAction
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from io import TextIOWrapper
@@ -54,7 +54,7 @@ def _main(argv: Sequence[str] | None) -> int:
     _check_command(parser, arguments)
     parsed, unknown = parser.parse_known_args(arguments)
     options = vars(parsed)
-    chosen: ArgumentParser = options.pop("parser", parser)
+    chosen = _below(parser, str(options.get("command", "")))
     if unknown and options.get("work") == "train":
         for flag in unknown:
             if flag.startswith("--") and "." not in flag and (near := _meant(chosen, [flag], cutoff=0.85)):
@@ -87,6 +87,14 @@ def _check_command(parser: ArgumentParser, arguments: Sequence[str]) -> None:
         if isinstance(below, Command):
             return
         table = below.commands
+
+
+def _below(parser: ArgumentParser, command: str) -> ArgumentParser:
+    """The parser of a command."""
+    for name in command.split():
+        (below,) = (action for action in parser._actions if isinstance(action, _SubParsersAction))
+        parser = below.choices[name]
+    return parser
 
 
 def _meant(parser: ArgumentParser, unknown: Sequence[str], *, cutoff: float = 0.6) -> str:
@@ -171,7 +179,7 @@ def _add(parser: ArgumentParser, commands: Mapping[str, Command | Group], *, pre
         _add_version(one, help=SUPPRESS)
         if command.shows_progress:
             one.add_argument("--quiet", action="store_true", help="show no progress; also with TQDM_DISABLE=1")
-        one.set_defaults(command=prefix + name, work=command.work, parser=one)
+        one.set_defaults(command=prefix + name, work=command.work)
 
 
 def _add_version(parser: ArgumentParser, help: str | None = None) -> None:
