@@ -96,8 +96,9 @@ def expand(nav: list[Any], docs: Path) -> list[Any]:
                     title: list(expanded(below)) if isinstance(below, list) else below for title, below in entry.items()
                 }
             elif "*" in entry:
-                pages = (page.relative_to(docs).as_posix() for page in sorted(docs.glob(f"{entry}.md")))
+                pages = [page.relative_to(docs).as_posix() for page in sorted(docs.glob(f"{entry}.md"))]
                 yield from (page for page in pages if page not in named)
+                named.update(pages)
             else:
                 yield entry
 
@@ -195,7 +196,7 @@ def _usage(parser: ArgumentParser) -> str:
 def _argument(parser: ArgumentParser, action: Action) -> str:
     """An argument as a term with its help. Argparse has no public name for what writes them for ``--help``."""
     formatter = parser._get_formatter()
-    said = _prose(formatter._expand_help(action)) if action.help else "&nbsp;"
+    said = _prose(formatter._expand_help(action))
     # Of several values from a list, argparse shows the list twice.
     shown = re.sub(r"(\{[^}]*\}) \[\1 \.\.\.\]", r"\1 ...", formatter._format_action_invocation(action))
     return f"`{shown}`\n:   {said}\n"

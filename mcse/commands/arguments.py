@@ -140,7 +140,7 @@ def _configs(parser: ArgumentParser) -> None:
 
 def _prepare(parser: ArgumentParser) -> None:
     """Fetches what may be fetched, says what to download by hand, verifies counts and checksums."""
-    parser.add_argument("dataset", choices=DATASETS)
+    parser.add_argument("dataset", choices=DATASETS, help="what to fetch or verify")
     parser.add_argument("--root", type=Path, help="data folder (default: $MCSE_DATA)")
     parser.add_argument("--ids", type=data_path, help="flickr30k, coco: file listing the images to use, one per line")
     parser.add_argument("--from-hub", action="store_true", help="flickr30k: captions from the hub's copy")

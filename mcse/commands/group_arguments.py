@@ -129,7 +129,7 @@ def _words_report(parser: ArgumentParser) -> None:
 
 def _words_neighbors(parser: ArgumentParser) -> None:
     """Shows the nearest neighbours that are in one space's list and not in the other's."""
-    parser.add_argument("words", nargs="+", metavar="WORD")
+    parser.add_argument("words", nargs="+", metavar="WORD", help="words whose neighbours are compared")
     parser.add_argument(
         "--spaces",
         type=data_file,
@@ -152,11 +152,13 @@ def _words_contexts(parser: ArgumentParser) -> None:
     parser.add_argument("--pooling", help="mean (default), or mean_layerN for one layer")
     parser.add_argument("--splitting", choices=SPLITTINGS, help="(default: words)")
     parser.add_argument("--sentences", type=int, metavar="N", help="read at most N lines (default: 20000)")
-    parser.add_argument("--query", nargs=2, action="append", dest="queries", metavar=("WORD", "SENTENCE"))
+    query = "find the occurrences most similar to WORD in SENTENCE; may be repeated"
+    parser.add_argument("--query", nargs=2, action="append", dest="queries", metavar=("WORD", "SENTENCE"), help=query)
     parser.add_argument(
         "--among", nargs="+", metavar="WORD", help="search among occurrences of these words (default: WORD itself)"
     )
-    parser.add_argument("--merge", nargs=2, action="append", dest="merged", metavar=("WORD", "WORD"))
+    merge = "write two words as one and tell them apart; may be repeated"
+    parser.add_argument("--merge", nargs=2, action="append", dest="merged", metavar=("WORD", "WORD"), help=merge)
     parser.add_argument("--occurrences", type=int, help="occurrences per word, at most (default: 100)")
     parser.add_argument("-k", type=int, help="neighbours shown (default: 5)")
     parser.add_argument("--seed", type=int, help="seed of the labelled occurrences (default: 0)")

@@ -182,7 +182,7 @@ def _add(parser: ArgumentParser, commands: Mapping[str, Command | Group], *, pre
         one.set_defaults(command=prefix + name, work=command.work)
 
 
-def _add_version(parser: ArgumentParser, help: str | None = None) -> None:
+def _add_version(parser: ArgumentParser, help: str = "show the version and exit") -> None:
     parser.add_argument("--version", action="version", version=f"mcse {__version__}", help=help)
 
 

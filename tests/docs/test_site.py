@@ -64,7 +64,7 @@ def test_a_star_stands_for_the_pages_that_are_not_named(tmp_path):
     for name in ("a/x.md", "a/y.md", "a/z.txt", "a/deep/w.md", "b.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    nav = [{"A": [{"Last": "a/y.md"}, "a/*"]}, {"B": "b.md"}, {"C": ["c/*"]}]
+    nav = [{"A": [{"Last": "a/y.md"}, "a/*", "a/x*"]}, {"B": "b.md"}, {"C": ["c/*"]}]
     expected = [{"A": [{"Last": "a/y.md"}, "a/x.md"]}, {"B": "b.md"}, {"C": []}]
     assert hooks.expand(nav, tmp_path) == expected
 
@@ -118,7 +118,8 @@ def test_every_command_and_flag_is_there_in_the_words_of_help():
                 continue
             for name in action.option_strings or action.choices or [action.metavar or action.dest]:
                 assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", shown), (parser.prog, name)
-            told = (action.help or "") % {**vars(action), "prog": parser.prog}
+            assert action.help, f"{parser.prog}: {action.dest} has no help"
+            told = action.help % {**vars(action), "prog": parser.prog}
             assert " ".join(told.split()) in shown, (parser.prog, action.dest)
         assert " ".join((parser.description or "").split()) in shown
 
