@@ -108,7 +108,7 @@ class ImageSearch:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._encode_captions = Together(encoder.encode_captions, self.thread)
         self._searcher = index.searcher(encoder)
-        width = encoder.encode_captions(["an image"]).shape[1]
+        width = encoder.encode_captions([]).shape[1]  # of no text, which no vocabulary lacks
         if width != index.rows.width:
             raise ValueError(f"the index holds embeddings of width {index.rows.width}, the model gives {width}")
 

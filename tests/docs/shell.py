@@ -233,9 +233,13 @@ class _Here:
         """A child that has ended."""
 
         def __init__(self, command: Sequence[str], *, stdout: io.BufferedWriter, **_: object) -> None:
-            text = io.TextIOWrapper(io.FileIO(os.dup(stdout.fileno()), "a"), write_through=True)
-            with text, redirect_stdout(text), redirect_stderr(text):
+            said = io.StringIO()
+            with redirect_stdout(said), redirect_stderr(said):
                 self.returncode = call_mcse(command[len(launchers.MCSE) :])
+            stdout.write(said.getvalue().encode())
+            stdout.flush()
+            if self.returncode:
+                print(said.getvalue(), file=sys.stderr)  # noqa: T201
             self.pid = os.getpid()
 
         def poll(self) -> int:

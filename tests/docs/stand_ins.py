@@ -104,12 +104,13 @@ class Kit:
     def change(self, arguments: list[str], *, port: int) -> list[str]:
         """A command of ``mcse`` as it is run: two steps of training, a small encoder, a world that is there, a port."""
         command, *rest = arguments
-        if command == "train" and not {"--help", "-h", "--print-config", "--dry-run"} & {*rest}:
-            return ["train", *rest, *flags_of(SHORT | self._small_encoder(rest))]
+        if command == "train" and not {"--help", "-h", "--print-config"} & {*rest}:
+            return ["train", *rest, *flags_of(self._smaller(rest))]
         if command == "sweep":
-            encoder = self._small_encoder(["--config", rest[0]])
-            settings = [f"{key}={typed(value)}" for key, value in (SHORT | encoder).items()]
-            return ["sweep", *rest, *(word for setting in settings for word in ("--set", setting))]
+            smaller = {key: typed(value) for key, value in self._smaller(["--config", rest[0]]).items()}
+            for at in [at for at, word in enumerate(rest) if word.partition("=")[0] in smaller][::-1]:
+                del rest[at - 1 : at + 1]
+            return ["sweep", *rest, *(word for key, value in smaller.items() for word in ("--set", f"{key}={value}"))]
         if command in ("extract-features", "mine"):  # what stands in for it may be there
             return [*arguments, "--overwrite"]
         if "serve" in arguments[:2] and "--port" not in rest:
@@ -120,25 +121,30 @@ class Kit:
             return ["--version"]
         return arguments
 
-    def _small_encoder(self, arguments: Sequence[str]) -> dict[str, str]:
-        """Keys by which a run of these arguments starts from a tiny encoder in place of a published one.
+    def _smaller(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """Keys by which a run of these arguments is short, and starts from a tiny encoder in place of a published one.
 
         A run that stands in the way was made by ``run``, and goes.
         """
         words = ["--recipe", *arguments] if arguments[:1] and not arguments[0].startswith("-") else [*arguments]
         parser = ArgumentParser(allow_abbrev=False)
         parser.add_argument("--config")
-        parser.add_argument("--overwrite", action="store_true")
+        for flag in ("--overwrite", "--dry-run", "--quiet"):
+            parser.add_argument(flag, action="store_true")
         options, overrides = parser.parse_known_args(words)
         try:
             config = load_config(options.config and config_path(options.config), overrides)
         except (ConfigError, OSError):  # mcse itself will say so
-            return {}
+            return SHORT
         if (folder := Path(config.output_dir).resolve()) in self.made:
             self.made.remove(folder)
             shutil.rmtree(folder)
-        small = self.text.get(getattr(getattr(config, "encoder", None), "name_or_path", None) or "")
-        return {"encoder.name_or_path": small} if small else {}
+        keys = dict(SHORT)
+        if getattr(config.optim, "warmup_steps", 0):
+            keys["optim.warmup_steps"] = 0
+        if small := self.text.get(getattr(getattr(config, "encoder", None), "name_or_path", None) or ""):
+            keys["encoder.name_or_path"] = small
+        return keys
 
     def stand_in(self, words: Sequence[str]) -> None:
         """``run RECIPE FOLDER [KEY=VALUE …]``, ``shop FOLDER``, ``photos FOLDER``, ``texts FILE``, ``demo FOLDER``.

@@ -296,7 +296,7 @@ def test_open_clip_models_work(images, tmp_path, capsys):
     assert answer.notes == ()
 
 
-def test_unknown_words(index, capsys):
+def test_unknown_words(index, capsys, caplog):
     assert query(index, "--text", "bleu", "--top", "1") == 2
     err = capsys.readouterr().err
     assert "knows no word of 'bleu'" in err
@@ -304,7 +304,9 @@ def test_unknown_words(index, capsys):
     assert query(index, "--text", "red", "--minus", "bleu", "--plus", "qqqqq") == 2
     err = capsys.readouterr().err
     assert "unknown words: 'bleu' (did you mean blue?)" in err
+    caplog.clear()
     assert query(index, "--text", "the whote red", "--top", "1") == 0
+    assert not caplog.records  # opening the index asks for no word that the model may lack
     captured = capsys.readouterr()
     assert "red.png" in captured.out
     assert "Not known, and so not looked for: 'the' (did you mean" in captured.err
