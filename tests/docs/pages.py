@@ -28,7 +28,8 @@ PROGRAMS = frozenset({"mcse", "python", "accelerate", "torchrun", "make", "pip",
 
 SHELL = frozenset({"sh", "bash", "console"})
 SYNOPSIS = re.compile(r"[\[\]{}…]|\b(FILE|CONFIG|NAME|MODEL)\b")
-"""What stands in patterns of commands and in no command that anybody types."""
+"""What patterns of commands have, outside of quotation marks, and no command that anybody types."""
+QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<language>[\w+-]*)(?P<rest>.*)$")
 _TITLE = re.compile(r"""title=["']([^"']+)["']""")
@@ -135,7 +136,7 @@ def commands_of(block: Block) -> list[Shown]:
         while line.endswith("\\") and number < len(lines):
             line = line[:-1] + lines[number]
             number += 1
-        if not line.split() or SYNOPSIS.search(line.partition(" #")[0]):
+        if not line.split() or SYNOPSIS.search(QUOTED.sub("", line.partition(" #")[0])):
             continue
         try:
             words = shlex.split(line, comments=True)
