@@ -96,6 +96,9 @@ class _Reports:
     data: tuple[tuple[str, str], ...] = ()
     """What the models are evaluated on, for the end of reports."""
 
+    told: str = ""
+    """What was evaluated on where nobody named data."""
+
     loaded: Mapping[str, PooledEncoder] = field(default_factory=dict)
     """Encoders that are in memory already, by the name that a table calls them by."""
 
@@ -160,7 +163,8 @@ class _Reports:
             for model in models
         ]
         draws = ("seeds of the test", f"{DRAWS} bootstrap draws of items, seeded by each score's name")
-        return how_made([*own, *training_facts(runs), *self.data, draws])
+        default = [("data by default", self.told)] if self.told else []
+        return how_made([*own, *training_facts(runs), *self.data, *default, draws])
 
     def asked(self, name: str) -> tuple[str, Reading]:
         """The model that a row of the tables is of, and what is asked beside its name."""
@@ -186,7 +190,7 @@ class _Reports:
         print(printable(f"wrote {folder / 'results.json'}, report.md, report.tex and report.html"))
         if self.has_cards:
             try:
-                update_card(model)
+                update_card(model, folder)
             except OSError as error:
                 print(f"mcse evaluate: the model card does not get the table: {error}", file=sys.stderr)
         if self.items:
@@ -231,8 +235,13 @@ def run(
 ) -> int:
     """Evaluates; 0, or the code of a failure, after which others go on; ``ValueError`` for flags that do not fit."""
     join_world()
+    told = ""
+    if not data:
+        data, told = default_data(models, None if suites is _SUITES else suites)
+        if told and is_main():
+            print(printable(told), file=sys.stderr)
     options = SuiteOptions(
-        data=data or _default_data(models, suites),
+        data=data,
         allow_missing=allow_missing,
         batch_size=batch_size,
         transfer_mode=transfer_mode,
@@ -249,19 +258,12 @@ def run(
     _check_names(names, models)
     reading = Reading(prompt=prompt, prompt_name=prompt_name, trust_remote_code=trust_remote_code)
     reports = _Reports(output, precision, pooling, reading, backends, is_alone=len(models) == 1, mteb_files=mteb_files)
-    reports.items = items
+    reports.items, reports.told = items, told
     reports.chosen = dict(zip(models, names, strict=False))
     made = partial(Runner, pooling=pooling, precision=precision, batch_size=batch_size, use_cache=not no_cache)
     runner = partial(_runner, made, suites, options, dims=dims, rows=rows)
     reports.takes_teachers = not (compared or no_teachers or backends)
     return _carry_out(models, runner, reports, is_compared=compared, errors=errors, contamination=contamination)
-
-
-def _default_data(models: Sequence[str], suites: Sequence[str]) -> str | None:
-    data, told = default_data(models, None if suites is _SUITES else suites)
-    if told and is_main():
-        print(printable(told), file=sys.stderr)
-    return data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,7 +315,7 @@ def evaluate_models(
     suites = _SUITES if suites is None else suites
     options = _checked(models, suites, options, columns, compared=compared, errors=None, mteb_files=False)
     reports = _Reports(None, "", None, Reading(), (), is_alone=True, mteb_files=False)
-    reports.loaded, reports.in_python = loaded, True
+    reports.loaded, reports.in_python, reports.told = loaded, True, told
     reports.takes_teachers = teachers and not compared
     systems, _ = _systems(models, lambda: made({name: SUITES[name].prepare(options) for name in suites}), reports)
     found = _found(systems, reports, is_compared=compared)
@@ -335,7 +337,7 @@ def _check_names(names: Sequence[str], models: Sequence[str]) -> None:
     if names and len(names) != len(models):
         raise ValueError(f"--names takes a name for each MODEL: {len(models)}, got {len(names)}")
     if twice := [name for name, count in Counter(names).items() if count > 1 or not name.strip()]:
-        raise ValueError(f"--names: {twice[0]!r} is empty or stands twice")
+        raise ValueError(f"--names: {twice[0]!r} is empty or is given twice")
 
 
 def _with_tables(options: SuiteOptions, suites: Sequence[str], columns: Sequence[str]) -> SuiteOptions:

@@ -54,6 +54,8 @@ def default_data(models: Sequence[str], suites: Sequence[str] | None) -> tuple[s
         suites: Those that were asked for; ``None`` where nobody asked.
     """
     if suites is None and (own := _own_pairs(models)) is not None:
+        if Path(own).is_dir():  # of SentEval's tests a run selects by the dev pairs, which are not evaluated
+            return own, f"test data: {own}, the run's own data.sts (--data names others)"
         return (
             own,
             f"test pairs: {own}, the run's own data.sts, which also selected its checkpoint (--data names others)",

@@ -23,7 +23,7 @@ from mcse.report.plots import Plot, standalone
 from mcse.report.results import EarlierResults, comparison_json, model_tables, report_markdown, results_json
 from mcse.report.seed_groups import System
 from mcse.report.tables import ScoreTable
-from mcse.run_folder import BEST, EVALUATION, RESULTS, is_run
+from mcse.run_folder import BEST, EVALUATION, RESULTS, is_run, read_config
 from mcse.types import ComparedScore, ModelScores, ScoreKey
 
 logger = logging.getLogger(__name__)
@@ -103,8 +103,12 @@ def write_listing(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def update_card(model: ModelScores) -> None:
+def update_card(model: ModelScores, folder: Path) -> None:
     """Puts the headline scores of a run into its card's ``model-index``, and its tables if it has all seven STS tasks.
+
+    Args:
+        model: The run's scores.
+        folder: Where ``write_model`` wrote them.
 
     Raises:
         OSError: The card cannot be written.
@@ -117,12 +121,22 @@ def update_card(model: ModelScores) -> None:
         # The card goes where the model goes, and its place on this machine does not.
         tables = "\n".join(map(markdown_table, model_tables(replace(model, name=model_title(Path(model.name))))))
         card = with_scores(card, tables)
-    if (results := _earlier(Path(model.name) / EVALUATION / RESULTS)) is not None:
+    if (results := _earlier(folder / RESULTS)) is not None:
         try:
-            card = with_results(card, results)
+            card = with_results(card, results, selected_by=_own_task(Path(model.name)))
         except ValueError as error:
             logger.warning("%s: the scores are not put into its front matter, which cannot be read: %s", path, error)
     write_text(path, card)
+
+
+def _own_task(run: Path) -> str | None:
+    """The task that a run's own scored pairs are, which selected its checkpoint; ``None`` if it has no such file."""
+    try:
+        data = read_config(run).get("data")
+    except (ValueError, OSError):
+        return None
+    own = data.get("sts") if isinstance(data, dict) else None
+    return Path(own).stem if isinstance(own, str) and Path(own).suffix else None
 
 
 def _slug(model: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcse.errors import printable
+from mcse.files import digest_of
 from mcse.origin import COMMAND, git_revision, machine, now, versions
 from mcse.report.latex import latex_notes
 from mcse.report.markdown import code_block, markdown_notes
@@ -90,7 +91,9 @@ def training_facts(runs: Sequence[Path]) -> tuple[tuple[str, str], ...]:
         found["trained with"][f"{installed}, git revision {facts.git_revision or 'unknown'}"] = None
         found["trained on"] |= {facts.machine: None} if facts.machine else {}
         for one in facts.data:
-            found["training data"][f"{one.role} {Path(one.path).name} ({short_digest(one.digest)})"] = None
+            # What has no weights, such as pixels:8, has the digest of nothing.
+            known = "" if digest_of().startswith(one.digest or "-") else f" ({short_digest(one.digest)})"
+            found["training data"][f"{one.role} {Path(one.path).name}{known}"] = None
     return tuple((label, "; ".join(texts)) for label, texts in found.items() if texts)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from mcse.report.hub_results import DEV, model_index
+from mcse.report.hub_results import model_index
 from mcse.report.markdown import code_block, code_span, escaped
 from mcse.report.results import EarlierResults
 from mcse.types import DataFile
@@ -177,8 +177,13 @@ def _front(run: CardFacts, **known: Any) -> ModelCardData:
     )
 
 
-def with_results(card: str, results: EarlierResults) -> str:
-    """The card with the headline scores of ``results`` in its ``model-index``, beside the dev scores.
+def with_results(card: str, results: EarlierResults, *, selected_by: str | None = None) -> str:
+    """The card with the headline scores of ``results`` in its ``model-index``, beside the rows that it has.
+
+    Args:
+        card: As Markdown with its front matter.
+        results: Of the model, from all its evaluations: a row of ours is replaced by its new value.
+        selected_by: The task that selected the checkpoint, which is no test; the card has its scores already.
 
     Raises:
         ValueError: The card's front matter cannot be read.
@@ -186,10 +191,16 @@ def with_results(card: str, results: EarlierResults) -> str:
     whole = ModelCard(card)
     front = whole.data
     title = re.search(r"^# (.+)$", whole.text, flags=re.MULTILINE)
-    kept = [row for row in front.eval_results or [] if row.dataset_name == DEV]
+    found = [row for row in model_index(results, {}) if row.dataset_name != selected_by]
+    known = {_row_name(row) for row in found}
     front.model_name = front.model_name or (title[1] if title else "model")
-    front.eval_results = [*kept, *model_index(results, {})]
+    front.eval_results = [*(row for row in front.eval_results or [] if _row_name(row) not in known), *found]
     return f"---\n{front.to_yaml()}\n---\n{whole.text}"
+
+
+def _row_name(row: EvalResult) -> tuple[str, str | None, str]:
+    """What tells rows of a ``model-index`` apart."""
+    return row.dataset_name, row.dataset_split, row.metric_type
 
 
 def with_scores(card: str, score_table: str) -> str:

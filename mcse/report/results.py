@@ -20,7 +20,7 @@ from mcse.types.scores import ScoreTree
 SCHEMA = 1
 """Version of the files; raised when a key changes its meaning or goes away."""
 
-_ALL_CLEAN = "No item is left out as seen: none stands in a training text that is known."
+_ALL_CLEAN = "No item is left out as seen: none occurs in a known training text."
 
 _VARIANTS = {
     "spearman_mean": "mean of subsets",

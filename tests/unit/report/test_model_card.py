@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import EvalResult, ModelCard
 from markdown_it import MarkdownIt
 
 from mcse.data.config import DataConfig
@@ -26,7 +26,7 @@ from mcse.report.model_card import (
     word_card,
     word_model_card,
 )
-from mcse.types import DataFile
+from mcse.types import DataFile, ScoreKey
 from tests.fixtures.model_scores import make_scores
 
 RUN = CardFacts(
@@ -100,7 +100,7 @@ def test_what_evaluate_found_goes_into_the_model_index_once(tmp_path):
     scores = make_scores(str(run), noise=0.2)
     for _ in range(2):
         write_model(scores, run / "evaluation", digest="0", precision="float32")
-        update_card(scores)
+        update_card(scores, run / "evaluation")
     read = ModelCard.load(path).data
     found = {(row.dataset_name, row.metric_type): row.metric_value for row in read.eval_results}
     headlines = {(column.key.task, "spearman_cosine"): scores.get(column.key) for column in scores.all.compared}
@@ -112,6 +112,34 @@ def test_what_evaluate_found_goes_into_the_model_index_once(tmp_path):
     assert path.read_text().partition("## Use")[2] == before.partition("## Use")[2]
 
 
+def test_the_pairs_that_selected_a_checkpoint_are_no_test_and_an_owners_rows_stay(tmp_path):
+    """Every call of evaluate once added a row for ``dev.tsv``, as a test, and rows of other people were lost."""
+    run = tmp_path / "runs" / "mcse"
+    (run / "best").mkdir(parents=True)
+    (run / "config.yaml").write_text("recipe: simcse\ntrain: {}\ndata: {sts: sts/A.tsv}\n")
+    path = run / "best" / "README.md"
+    card = ModelCard(sentence_card(replace(RUN, folder=run, scores={"A.spearman": 81.25}), base_model="org/name"))
+    theirs = EvalResult(
+        task_type="x", dataset_type="x", dataset_name="own", dataset_split="test", metric_type="f1", metric_value=1.0
+    )
+    card.data.eval_results = [*card.data.eval_results, theirs]
+    path.write_text(f"---\n{card.data.to_yaml()}\n---\n{card.text}")
+    for folder, noise in ((run / "evaluation", 0.2), (tmp_path / "elsewhere", 0.4)):
+        scores = make_scores(str(run), noise=noise)
+        write_model(scores, folder, digest="0", precision="float32")
+        update_card(scores, folder)
+        rows = {
+            (row.dataset_name, row.dataset_split): row.metric_value for row in ModelCard.load(path).data.eval_results
+        }
+        assert rows == pytest.approx(
+            {
+                ("dev", "validation"): 81.25,
+                ("own", "test"): 1.0,
+                **{(task, "test"): scores.get(ScoreKey("sts", task, "spearman")) for task in ("B", "average")},
+            }
+        )
+
+
 def test_a_card_whose_front_matter_cannot_be_read_is_left_as_it_is(tmp_path, caplog):
     run = tmp_path / "mcse"
     (run / "best").mkdir(parents=True)
@@ -119,7 +147,7 @@ def test_a_card_whose_front_matter_cannot_be_read_is_left_as_it_is(tmp_path, cap
     path.write_text("---\n- a\n---\nMy words.\n")
     scores = make_scores(str(run), noise=0.2)
     write_model(scores, run / "evaluation", digest="0", precision="float32")
-    update_card(scores)
+    update_card(scores, run / "evaluation")
     assert path.read_text() == "---\n- a\n---\nMy words.\n"
     assert "front matter, which cannot be read" in caplog.text
 
@@ -177,7 +205,7 @@ def test_the_table_that_evaluation_puts_into_a_card_names_no_folder_of_this_mach
     (run / "best").mkdir(parents=True)
     card = run / "best" / "README.md"
     card.write_text(sentence_card(replace(RUN, folder=run), base_model="org/name"))
-    update_card(make_scores(str(run), noise=0.2))
+    update_card(make_scores(str(run), noise=0.2), run / "evaluation")
     text = card.read_text()
     assert "Not evaluated yet." not in text
     assert "runs-mcse" in text.partition("## Scores")[2].partition("## Use")[0]

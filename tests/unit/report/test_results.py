@@ -181,4 +181,4 @@ def test_clean_items_that_are_all_items_are_not_shown_twice() -> None:
     titles = [table.title for table in compared_tables(some, compare(some[0].seeds, some[1].seeds))]
     assert len(titles) == 2
     (table,) = compared_tables(every, compare(every[0].seeds, every[1].seeds))
-    assert "none stands in a training text" in table.caption
+    assert "none occurs in a known training text" in table.caption
