@@ -1,4 +1,4 @@
-"""A cache for work that shall leave nothing behind."""
+"""A cache for work that leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ import datasets
 
 @contextmanager
 def scratch_cache() -> Iterator[None]:
-    """While the block runs, what was computed once is found in the cache, and what is not there is made beside it."""
+    """While the block runs, what was computed once is found in the cache, and what is not there is made beside it.
+
+    Datasets of the hub are found, too: without a network they are nowhere else.
+    """
     cache = Path(datasets.config.HF_DATASETS_CACHE)
     with tempfile.TemporaryDirectory() as scratch:
+        for entry in cache.glob("*"):
+            if entry.name != "mcse":
+                (Path(scratch) / entry.name).symlink_to(entry)
         for name in ("mcse", "mcse/shards"):
             (Path(scratch) / name).mkdir()
             for entry in (cache / name).glob("*"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import datasets
 import huggingface_hub
@@ -13,6 +14,7 @@ import pytest
 from mcse.data.captions.hub import load_split
 from mcse.data.hub_datasets import load_hub_dataset
 from mcse.data.named_columns import open_named_columns
+from mcse.data.scratch_cache import scratch_cache
 from mcse.data.sentences.files import open_sentences
 from mcse.data.sentences.streaming import open_texts
 from mcse.data.table_config import NamedTable
@@ -103,3 +105,20 @@ def test_every_reader_asks_for_the_commit(cache, monkeypatch):
     shutil.rmtree(cache / "datasets" / "org___pairs")
     download(cache, SECOND, word="second")
     assert open_texts(f"{NAME}::sentence1", root=cache).digest != digest
+
+
+def test_a_scratch_cache_finds_datasets_that_were_prepared(tmp_path, monkeypatch):
+    """Without a network a dry run knew no dataset of the hub, though training did."""
+    cache = tmp_path / "cache"
+    (cache / "org___pairs" / "default").mkdir(parents=True)
+    (cache / "mcse").mkdir()
+    (cache / "mcse" / "tokens").touch()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    with scratch_cache():
+        found = Path(datasets.config.HF_DATASETS_CACHE)
+        assert found != cache
+        assert (found / "org___pairs" / "default").is_dir()
+        assert (found / "mcse" / "tokens").is_file()
+        (found / "mcse" / "new").touch()
+    assert Path(datasets.config.HF_DATASETS_CACHE) == cache
+    assert {path.name for path in cache.rglob("*")} == {"org___pairs", "default", "mcse", "tokens"}

@@ -79,7 +79,7 @@ def test_bad_benchmark_file_is_named_with_its_line(senteval, file, content, mess
 def test_missing_files_and_folders_are_named(senteval, tmp_path):
     (senteval / INPUT).unlink()
     found = data.load_sts(senteval)
-    assert len(found.tasks) == len(data.STS_TASKS)  # one of the seven is gone, SICK stands twice
+    assert len(found.tasks) == len(data.STS_TASKS)  # one of the seven is gone, SICK is given twice
     (reason,) = found.absent.values()
     assert "missing file" in reason
     assert "STS.input.images.txt" in reason
