@@ -62,7 +62,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file's mapping, nested.
 
     Raises:
-        ConfigError: The file is missing, not UTF-8, not YAML (with the line), a key stands twice, or no mapping.
+        ConfigError: The file is missing, not UTF-8, not YAML (with the line), a key is given twice, or no mapping.
     """
     if not path.is_file():
         raise ConfigError(f"--config: no file at {path}")
@@ -249,7 +249,11 @@ class _Builder:
     def unknown(self, kind: Any, key: str, path: str, variants: Sequence[type]) -> None:
         """Notes that there is no such key; of a group that was typed, its keys."""
         for unknown in sorted(typed for typed in self.typed if _begins(key, typed)) or [key]:
-            near = _nearest(self.root, kind, unknown, path, variants, other=self.elsewhere(unknown))
+            group, _, name = unknown.rpartition(".")
+            if "." in key[len(path) :] and any(info.key == unknown for info in describe(self.root)):
+                near = f"write {name!r} in the group {group!r}, not as one key with a dot"
+            else:
+                near = _nearest(self.root, kind, unknown, path, variants, other=self.elsewhere(unknown))
             self.fault(f"unknown key {unknown!r}; {near}", unknown)
 
     def value(self, kind: Any, name: str, value: Any, key: str, *, default: Any) -> Any:

@@ -150,7 +150,7 @@ def _tick(title: str, place: int, ends: Event) -> None:
         while True:
             if len(_phases) == place + 1:  # else one within is shown
                 line.refresh()
-            if ends.wait(SECONDS if is_log() else 1.0):
+            if ends.wait(3 * SECONDS if is_log() else 1.0):
                 return
 
 

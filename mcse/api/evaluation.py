@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from mcse.api.results import EvaluationResults
+from mcse.api.training import FinishedRun
 from mcse.commands.evaluate import evaluate_models
 from mcse.evaluation.runner import PooledEncoder, Runner
 from mcse.evaluation.suite import SuiteOptions
 from mcse.evaluation.suites import SUITES
 
-Model: TypeAlias = str | Path | PooledEncoder
+Model: TypeAlias = str | Path | FinishedRun | PooledEncoder
 
 
 def evaluate(
@@ -38,7 +39,7 @@ def evaluate(
 
     Args:
         models: One or several. Names that ``mcse evaluate`` takes: a run folder, a parent of seed folders, a hub id;
-            or encoders in memory, such as a ``SentenceEncoder``, of which no results are kept for later calls.
+            a ``FinishedRun``; or encoders in memory, such as a ``SentenceEncoder``, whose results are not kept.
         suites: ``sts`` (by default), ``table``, ``geometry``, ``transfer``, ``retrieval``, ``regularities``,
             ``wordsim``, ``mteb``.
         data: SentEval's folder, or one file of scored pairs; of the suite ``table`` a table. By default a run's own
@@ -96,7 +97,10 @@ def _text(path: str | Path | None) -> str | None:
 
 def _named(models: Model | Sequence[Model]) -> tuple[list[str], dict[str, PooledEncoder]]:
     """Each model's name, and the encoders among them by theirs: none is another's."""
-    given: list[Any] = list(models) if isinstance(models, list | tuple) else [models]
+    listed: list[Any] = list(models) if isinstance(models, list | tuple) else [models]
+    if not listed:
+        raise ValueError("models: give at least one")
+    given = [model.folder if isinstance(model, FinishedRun) else model for model in listed]
     taken, every = {str(model) for model in given if isinstance(model, str | Path)}, []
     loaded: dict[str, PooledEncoder] = {}
     for model in given:

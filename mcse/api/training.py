@@ -140,9 +140,9 @@ def train(
 
 def _resolved(config: Any, overrides: Mapping[str, Any]) -> Any:
     if isinstance(config, str | Path):
-        return launch.load_config(config_path(str(config)), keys=overrides)
+        return launch.load_config(config_path(str(config)), keys=overrides, check_files=True)
     if isinstance(config, Mapping):
-        return launch.load_config(config, keys=overrides)
+        return launch.load_config(config, keys=overrides, check_files=True)
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise ValueError(
             f"config: expected a file, mcse:NAME, a mapping or a recipe's Config, got {type(config).__name__}"

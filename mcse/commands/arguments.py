@@ -53,7 +53,7 @@ def _init(parser: ArgumentParser) -> None:
     add("--name_or_path", metavar="MODEL", help="the encoder to start from (default: all-MiniLM-L6-v2)")
     add("--tower", help="the image encoder, unless there are stored features (default: pixels:8)")
     for flag, what in (("captions", "captions"), ("sentences", "sentences"), ("table", "pairs, triples or scores")):
-        add(f"--{flag}", metavar="FILE", help=f"below FOLDER: the file of {what} to train on, where several fit")
+        add(f"--{flag}", metavar="FILE", help=f"below FOLDER: the file of {what} to train on, if several fit")
     add("--sts", metavar="FILE", help="below FOLDER: the scored pairs that select the checkpoint")
 
 
@@ -88,7 +88,7 @@ def _evaluate(parser: ArgumentParser) -> None:
     add(
         "--folds",
         type=int,
-        help="retrieval: split the images into so many parts and search each by itself (COCO: 5; default: 1)",
+        help="retrieval: split the images into this many parts and search each by itself (COCO: 5; default: 1)",
     )
     add("--transfer-mode", choices=("test", "dev", "fasttest"), help="SentEval's setting (default: test)")
     add("--tasks", nargs="+", metavar="TASK", help="mteb: names of the tasks to run")
@@ -296,7 +296,7 @@ def _pair(parser: ArgumentParser) -> None:
 
 
 def _embed(parser: ArgumentParser) -> None:
-    """Embeds every row of a table once, to files of so many rows each. Killed, the same command goes on.
+    """Embeds every row of a table once, into files of a fixed number of rows. After a kill, the same command continues.
 
     Several processes under torchrun or accelerate share the work; the result is the same.
     """

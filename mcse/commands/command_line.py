@@ -58,5 +58,5 @@ def add_reading(parser: ArgumentParser, *, flags: Sequence[str] = _READING) -> N
     if "prompt_name" in flags:
         add("--prompt-name", metavar="NAME", help="name of one of the model's prompts, such as query")
     if "code" in flags:
-        code = "run Python code that lies with a sentence-transformers model: only if you trust who made it"
+        code = "run Python code that comes with a sentence-transformers model; only if you trust its author"
         add("--trust-remote-code", action="store_true", help=code)

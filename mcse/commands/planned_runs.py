@@ -102,7 +102,7 @@ def parse_seeds(text: str, *, key: str = "--seeds") -> tuple[int, ...]:
     """``0-4``, ``3`` or ``0,2,5-7`` as numbers in the order given; ``key`` is where they were given.
 
     Raises:
-        ValueError: Another form, a range that counts down, a seed that stands twice, or more than 1000 seeds.
+        ValueError: Another form, a range that counts down, a seed that is given twice, or more than 1000 seeds.
     """
     seeds: list[int] = []
     for part in text.split(","):
@@ -116,7 +116,7 @@ def parse_seeds(text: str, *, key: str = "--seeds") -> tuple[int, ...]:
             raise ValueError(f"{key}: {text!r} is more than {_MAX_SEEDS} seeds")
         for seed in range(first, last + 1):
             if seed in seeds:
-                raise ValueError(f"{key}: {seed} stands twice in {text!r}")
+                raise ValueError(f"{key}: {seed} is given twice in {text!r}")
             seeds.append(seed)
     return tuple(seeds)
 

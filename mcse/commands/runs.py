@@ -70,7 +70,7 @@ def run(folders: Sequence[Path] = (Path("runs"),), *, as_json: bool = False) -> 
     """
     for folder in folders:
         if not folder.is_dir():
-            raise FileNotFoundError(f"no folder at {folder}; name the folder that your runs lie in")
+            raise FileNotFoundError(f"no folder at {folder}; name the folder of your runs")
     listed, unreadable = list_runs(folders)
     groups = group_seeds(listed)
     if as_json:

@@ -209,7 +209,7 @@ def _values(key: str, text: str) -> tuple[str, ...]:
         for value in node.value
     )
     if twice := [value for number, value in enumerate(values) if value in values[:number]]:
-        raise ValueError(f"--set: {key}={text}: {twice[0]} stands twice")
+        raise ValueError(f"--set: {key}={text}: {twice[0]} is given twice")
     return values
 
 

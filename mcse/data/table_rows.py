@@ -224,7 +224,7 @@ class TableStream:
         return number, epoch * int(self._steps[number]) + int((self._order[:within] == number).sum())
 
     def batch(self, step: int) -> TableBatch:
-        """This process's rows of ``step``; a text without a positive stands twice, as its own."""
+        """This process's rows of ``step``; a text without a positive is given twice, as its own."""
         number, before = self.place(step)
         return _batch(self.tables, [(number, self._samplers[number].index(before))], pad_id=self.pad_id)
 

@@ -76,7 +76,7 @@ def squared_distances(left_PD: Rows, right_PD: Rows) -> NDArray[np.float64]:
 def uniformity(row_ND: Rows, *, scale: float = 2.0, dtype: type[np.floating] = np.float64) -> float:
     """Logarithm of the mean over pairs i < j of exp(-scale · squared distance), in [-4·scale, 0]; lower is better.
 
-    Rows count as often as they occur, so a sentence that stands twice in the data weighs twice. Cosines and their
+    Rows count as often as they occur, so a sentence that is given twice in the data weighs twice. Cosines and their
     exponentials are taken in ``dtype`` and added up in float64; in float32 the value is the same to 1e-6.
 
     Raises:

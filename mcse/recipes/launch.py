@@ -72,7 +72,7 @@ def _of_other_recipes(recipe: object, key: str) -> str:
     if not have:
         return ""
     owners = f"the recipes {', '.join(have)} have" if len(have) > 1 else f"the recipe {have[0]} has"
-    return f"{owners} this key, {recipe} has not"
+    return f"{owners} this key; {recipe} does not"
 
 
 def _own_score(config: Any) -> str | None:

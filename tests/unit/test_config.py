@@ -206,6 +206,10 @@ def test_the_command_line_may_choose_another_variant(tmp_path: Path) -> None:
         ("source: {file: x, table: y}", "source: table and file exclude each other; give one of them"),
         ("source: {limit: 3}", "source: give one of table or file; got 'limit'"),
         ("source: {file: x, columns: [c]}", "unknown key 'source.columns'; it goes with table, not with file"),
+        (
+            "optim.warmup_steps: 3",
+            "unknown key 'optim.warmup_steps'; write 'warmup_steps' in the group 'optim', not as one key with a dot",
+        ),
         ("source: {file: x, limt: 3}", "unknown key 'source.limt'; did you mean 'source.limit'?"),
         ("source: 3", "source: expected one of {table, file} or null, got 3"),
         ("encoder: {kind: rnn}", "encoder: kind: input should be 'lstm', 'gru' or 'bow', got 'rnn'"),
@@ -298,7 +302,7 @@ def test_what_is_missing_is_named(arguments: list[str], message: str) -> None:
 def test_broken_files_are_named_with_the_line(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("recipe: a\noptim:\n  learning_rate: 1\n  learning_rate: 2\n")
-    with pytest.raises(ConfigError, match=r"c.yaml, line 4: key 'learning_rate' stands twice"):
+    with pytest.raises(ConfigError, match=r"c.yaml, line 4: key 'learning_rate' is given twice"):
         read_yaml(path)
     path.write_text("recipe: [a\n")
     with pytest.raises(ConfigError, match=r"c.yaml, line 2"):

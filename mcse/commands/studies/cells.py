@@ -364,7 +364,7 @@ def study_pairs(study: Study, rows: Sequence[Row]) -> list[Pair]:
     """The declared comparisons, row by row.
 
     Raises:
-        ValueError: A name stands for no row, no two rows of a comparison have the same values, or a pair stands twice.
+        ValueError: A name stands for no row, no two rows of a comparison have the same values, or a pair is double.
     """
     pairs: list[Pair] = []
     for number, comparison in enumerate(study.comparisons):

@@ -297,7 +297,7 @@ def listed(values: Any) -> list[str]:
 def _check_names(key: str, names: Sequence[str]) -> None:
     for name, times in Counter(names).items():
         if times > 1:
-            raise ValueError(f"{key}: {name} stands twice")
+            raise ValueError(f"{key}: {name} is given twice")
         if not _NAME.fullmatch(name) and not re.fullmatch(r"-?[\d.]+(e[+-]?\d+)?", name):
             raise ValueError(f"{key}: {name!r} is no name: letters, digits, blanks and ._+-()% are")
         if name in (EACH, BASELINE, CONTROLS):

@@ -83,7 +83,7 @@ def score_retrieval(subject: Subject, images: CaptionedImages, *, batch_size: in
 def sentence_ranks(subject: Subject, images: CaptionedImages) -> FoundRanks:
     """Each caption asks for another caption of its image, by the encoder's own rows of sentences.
 
-    A caption that stands twice with its image counts once: it would find itself. Captions without a second one of
+    A caption that is given twice with its image counts once: it would find itself. Captions without a second one of
     their image are targets and no queries.
 
     Raises:

@@ -112,7 +112,7 @@ CONFIG = ("train", "--config", "mcse:simcse/minilm_wiki_cpu")
 MISTAKES = {
     "a key of other recipes": (
         [*CONFIG, "--loss.image_weight", "1"],
-        "command line: unknown key 'loss.image_weight'; the recipes mcse, kdmcse, dalr, unpaired have this key, simcse",
+        "command line: unknown key 'loss.image_weight'; the recipes mcse, kdmcse, dalr, unpaired have this key; simcse",
     ),
     "a key of a group that others have": (
         [*CONFIG, "--image.head_learning_rate", "1"],

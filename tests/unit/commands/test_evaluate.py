@@ -228,8 +228,8 @@ def test_names_are_refused_where_they_do_not_fit(encoders, pairs, capsys):
     models = list(map(str, encoders))
     for names, message in (
         (["one"], "--names takes a name for each MODEL: 2, got 1"),
-        (["same", "same"], "--names: 'same' is empty or stands twice"),
-        (["a", " "], "--names: ' ' is empty or stands twice"),
+        (["same", "same"], "--names: 'same' is empty or is given twice"),
+        (["a", " "], "--names: ' ' is empty or is given twice"),
     ):
         assert main(["evaluate", *models, "--data", str(pairs), "--names", *names]) == 2
         assert message in capsys.readouterr().err

@@ -116,7 +116,7 @@ def test_seeds(text, seeds):
         ("1.5", "'1.5' in '1.5' is no seed"),
         ("0..4", "'0..4' in '0..4' is no seed"),
         ("4-0", "'4-0' counts down; write 0-4"),
-        ("0-2,1", "1 stands twice in '0-2,1'"),
+        ("0-2,1", "1 is given twice in '0-2,1'"),
         ("0-1000", "'0-1000' is more than 1000 seeds"),
     ],
 )
@@ -143,7 +143,7 @@ def test_settings_keep_each_value_as_it_would_be_typed():
         (["a.b=1,"], "a value is missing"),
         (["a.b=1,,2"], "a.b=1,,2: no list of values"),
         (["a.b=[1,2"], "a.b=[1,2: no list of values"),
-        (["a.b=1,2,1"], "1 stands twice"),
+        (["a.b=1,2,1"], "1 is given twice"),
         (["a.b=1", "a.b=2"], "a.b is given twice; write a.b=1,2"),
         (["seed=1,2"], "seed: seeds are given apart"),
         (["output_dir=x"], "output_dir: --output says"),
