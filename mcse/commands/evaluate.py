@@ -235,11 +235,7 @@ def run(
 ) -> int:
     """Evaluates; 0, or the code of a failure, after which others go on; ``ValueError`` for flags that do not fit."""
     join_world()
-    told = ""
-    if not data:
-        data, told = default_data(models, None if suites is _SUITES else suites)
-        if told and is_main():
-            print(printable(told), file=sys.stderr)
+    data, told = (data, "") if data else _default_data(models, suites)
     options = SuiteOptions(
         data=data,
         allow_missing=allow_missing,
@@ -258,12 +254,19 @@ def run(
     _check_names(names, models)
     reading = Reading(prompt=prompt, prompt_name=prompt_name, trust_remote_code=trust_remote_code)
     reports = _Reports(output, precision, pooling, reading, backends, is_alone=len(models) == 1, mteb_files=mteb_files)
-    reports.items, reports.told = items, told
-    reports.chosen = dict(zip(models, names, strict=False))
+    reports.items, reports.told, reports.chosen = items, told, dict(zip(models, names, strict=False))
     made = partial(Runner, pooling=pooling, precision=precision, batch_size=batch_size, use_cache=not no_cache)
     runner = partial(_runner, made, suites, options, dims=dims, rows=rows)
     reports.takes_teachers = not (compared or no_teachers or backends)
     return _carry_out(models, runner, reports, is_compared=compared, errors=errors, contamination=contamination)
+
+
+def _default_data(models: Sequence[str], suites: Sequence[str]) -> tuple[str | None, str]:
+    """What is evaluated on where no data are named, and what is said of it."""
+    data, told = default_data(models, None if suites is _SUITES else suites)
+    if told and is_main():
+        print(printable(told), file=sys.stderr)
+    return data, told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

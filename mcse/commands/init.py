@@ -352,7 +352,7 @@ class _Plan:
         yield f"found in {self.folder}:"
         yield from (f"  {one.name:<28} {one.words}" for one in self.data.found)
         if self.data.images:
-            yield f"  {len(self.data.images):,} images{'':<19} such as {self.data.images[0]}"
+            yield f"  {f'{len(self.data.images):,} images':<28} such as {self.data.images[0]}"
         yield from (f"  {name:<28} not used: {reason}" for name, reason in self.data.unused.items())
         yield "chosen:"
         yield from (f"  {reason}" for reason in self.reasons)

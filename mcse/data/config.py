@@ -94,7 +94,7 @@ def missing_files(tree: Mapping[str, Any]) -> Callable[[str, Any], Iterator[tupl
     """
     data = tree.get("data")
     given = data.get("root") if isinstance(data, Mapping) else None
-    start = DataRoot(root=Path(given) if isinstance(given, str) and given not in ("", "~", "null") else None)
+    start = DataRoot(root=Path(given) if isinstance(given, str | Path) and given not in ("", "~", "null") else None)
 
     def check(path: str, group: Any) -> Iterator[tuple[str, str]]:
         for field in fields(group):
