@@ -30,7 +30,7 @@ QUIET = "TQDM_DISABLE"
 """The environment variable that hides progress, of this process and of those that it starts."""
 
 _OF_LIBRARIES = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
-_LINE = "{desc}{percentage:.0f} %, {n:,} of {total:,}, {elapsed} elapsed, {remaining} left ({rate_fmt}{postfix})"
+_LINE = "{desc}{counted}, {elapsed} elapsed, {remaining} left ({rate_fmt}{postfix})"
 _LINE_UNCOUNTED = "{desc}{n:,}, {elapsed} elapsed ({rate_fmt}{postfix})"
 
 _phases: list[str] = []
@@ -232,6 +232,16 @@ def _kind() -> Any:
 
 class _Lines(tqdm):  # type: ignore[type-arg]  # at run time it has no parameter
     """A line after two seconds, then one every few seconds, and one at the end."""
+
+    @property
+    def format_dict(self) -> Any:
+        """With what is done of how much, or only what is done where that turns out to be more."""
+        found = super().format_dict
+        done, total = found["n"], found["total"]
+        is_known = total and done <= total
+        return found | {
+            "counted": f"{done / total:.0%}, {done:,} of {total:,}".replace("%", " %", 1) if is_known else f"{done:,}"
+        }
 
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:

@@ -193,3 +193,13 @@ def test_durations_are_read_as_on_a_clock(seconds, text):
 def test_writing_a_model_shows_no_bar_of_transformers(tmp_path, capfd: pytest.CaptureFixture[str]):
     build_small_encoder(tmp_path / "encoder", texts=["a dog", "a cat"])
     assert "Writing model shards" not in capfd.readouterr().err
+
+
+def test_more_work_than_was_foretold_is_counted(capsys, impatient):
+    """tqdm forgets its total then, and the line of a log failed over it, with the work."""
+    with progress_bar(total=3, unit="row", title="rows") as bar:
+        bar.update(3)
+        bar.update(1234)
+    lines = capsys.readouterr().err.splitlines()
+    assert "rows: 100 %, 3 of 3, " in "".join(lines)
+    assert lines[-1].startswith("rows: 1,237, ")

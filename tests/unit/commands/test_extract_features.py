@@ -44,7 +44,7 @@ def test_extraction_gives_the_towers_rows_under_the_images_names(folder, tmp_pat
     np.testing.assert_allclose(store.rows(np.arange(COUNT)), expected, rtol=1e-4, atol=1e-5)
     captured = capsys.readouterr()
     assert "11 images, width 64" in captured.out
-    assert "11/11" in captured.err
+    assert "11 of 11" in captured.err
     with pytest.raises(ValueError, match="finished feature store"):
         extract("--images", folder, "--tower", SMALL_TIMM, "--output", output)
     assert extract("--images", folder, "--tower", "pixels:2", "--output", output, "--overwrite") == 0
