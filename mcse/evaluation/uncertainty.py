@@ -32,6 +32,9 @@ Samples = Mapping[ScoreKey, Sample]
 Means = Mapping[ScoreKey, Mapping[ScoreKey, float]]
 """A score → the samples that it is the mean of → weight."""
 
+FEWEST_CLUSTERS = 5
+"""Of two clusters, one of them of nearly all pairs, every second draw is the same, and its interval is a point."""
+
 
 def replicate(sample: Sample, key: ScoreKey) -> Replicates:
     """(B,) the sample's statistic in each bootstrap draw.
@@ -54,15 +57,15 @@ def sharing_pairs(
 ) -> NDArray[np.int64]:
     """(P,) the cluster of each pair, for ``Sample.cluster_P``: pairs that share a sentence are drawn together.
 
-    Where that links all pairs of a group each stays by itself, since of one cluster nothing can be drawn; an interval
-    is then too narrow.
+    Where that leaves fewer than ``FEWEST_CLUSTERS`` of a group each pair stays by itself, since draws of so few say
+    nothing; an interval is then too narrow.
     """
     left, right = ([normalise(sentence) for sentence in side] for side in (sentence1, sentence2))
     group_P = np.zeros(len(left), dtype=np.int64) if group_P is None else group_P
     cluster_P = connected_pairs(left, right, group_P)
     for group in np.unique(group_P):
         place = np.flatnonzero(group_P == group)
-        if (cluster_P[place] == cluster_P[place[0]]).all():
+        if len(np.unique(cluster_P[place])) < FEWEST_CLUSTERS:
             cluster_P[place] = len(cluster_P) + place
     return cluster_P
 

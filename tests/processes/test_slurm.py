@@ -67,7 +67,7 @@ def body(name):
 
 def test_there_is_one_for_each_size_and_the_documentation_names_them():
     assert {path.name for path in FOLDER.iterdir()} == {f"{name}.sbatch" for name in FILES}
-    documentation = (REPOSITORY / "docs" / "launching.md").read_text()
+    documentation = (REPOSITORY / "docs" / "how-to" / "slurm.md").read_text()
     assert all(f"configs/slurm/{name}.sbatch" in documentation for name in FILES)
 
 

@@ -304,7 +304,7 @@ REFUSED = {
     ),
     "images without tower": (
         {"data.images": {"folder": "images"}},
-        r"missing key 'data.images.tower' \(As ``mcse extract-features --tower`` names it",
+        r"missing key 'data.images.tower' \(As mcse extract-features --tower names it",
     ),
     "training no tower": (
         {"data.images.train": True},

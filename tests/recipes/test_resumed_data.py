@@ -116,7 +116,7 @@ def test_resuming_takes_an_encoder_that_was_moved(tiny, tmp_path):
     assert run(tiny, "simcse", tmp_path / "run", GOES_ON | {"encoder.name_or_path": tiny / "moved"}) == 0
 
 
-def test_a_run_of_a_hub_model_keeps_its_commit(tiny, tmp_path, monkeypatch, caplog, capsys):
+def test_a_run_of_a_hub_model_keeps_its_commit(tiny, tmp_path, monkeypatch, capsys):
     cache = tmp_path / "hub"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(cache))
@@ -128,9 +128,8 @@ def test_a_run_of_a_hub_model_keeps_its_commit(tiny, tmp_path, monkeypatch, capl
     ref.parent.mkdir()
     ref.write_text(first)
     keys = GOES_ON | {"encoder.name_or_path": "org/name"}
-    with caplog.at_level("INFO"):
-        assert run(tiny, "simcse", tmp_path / "run", keys) == 0
-    assert f"org/name at commit {first}" in caplog.text
+    assert run(tiny, "simcse", tmp_path / "run", keys) == 0
+    assert f"org/name at commit {first}" in capsys.readouterr().err
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["facts"]["encoder"] == f"org/name at commit {first}"
     assert ("encoder", first) in {(file["role"], file["digest"]) for file in facts["data"]}

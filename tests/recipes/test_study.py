@@ -74,7 +74,7 @@ def test_the_example_trains_evaluates_and_compares(finished: Path) -> None:
     assert all(one["p"] <= one["p_holm"] <= 1 and one["items"] == 1000 for one in found["comparisons"])
     assert found["cpu_seconds"]["training"] == 6
     assert found["cpu_seconds"]["evaluation"] == 8
-    assert "captions.csv, SHA-256" in (finished / "out" / "report.md").read_text()
+    assert "captions captions.csv (SHA-256" in (finished / "out" / "report.md").read_text()
 
 
 def test_a_killed_run_goes_on_to_the_same_end_and_is_evaluated_again(

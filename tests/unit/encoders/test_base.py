@@ -198,7 +198,7 @@ def test_progress_counts_every_sentence(capfd: pytest.CaptureFixture[str]) -> No
     Toy().encode(SENTENCES, batch_size=2, show_progress=True)
     out, err = capfd.readouterr()
     assert out == ""
-    assert f"{len(SENTENCES)}/{len(SENTENCES)}" in err
+    assert f"{len(SENTENCES)} of {len(SENTENCES)}" in err
 
 
 def test_similarity_of_sentences_and_of_embeddings() -> None:

@@ -280,7 +280,7 @@ def test_image_features_that_do_not_fit_are_refused(bert: Path, tmp_path: Path) 
 def test_a_run_folder_gives_its_best(bert: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     save(bert, run / "last", pooling="mean")
-    with pytest.raises(ValueError, match="without best/ so far; name .*last"):
+    with pytest.raises(ValueError, match="has no best/ yet; name .*last"):
         SentenceEncoder.from_pretrained(str(run))
     save(bert, run / "best", pooling="cls")
     (run / "config.yaml").touch()
@@ -334,7 +334,7 @@ def test_progress_goes_to_stderr_and_only_if_asked(bert: Path, capfd: pytest.Cap
     encoder.encode(SENTENCES, show_progress=True)
     out, err = capfd.readouterr()
     assert out == ""
-    assert f"{len(SENTENCES)}/{len(SENTENCES)}" in err
+    assert f"{len(SENTENCES)} of {len(SENTENCES)}" in err
 
 
 def test_the_package_gives_its_public_classes() -> None:

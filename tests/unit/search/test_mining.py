@@ -189,7 +189,7 @@ def test_names_steer_no_terminal(table, capsys):
     said = capsys.readouterr()
     assert "\x1b" not in said.out + said.err
     assert r"a\x1b[31mb.jsonl: 8 of 8 pairs" in said.out
-    assert r"m\x1b[31m: 100%" in said.err
+    assert r"m\x1b[31m: 100 %" in said.err
 
 
 def test_only_one_writes_a_file(table, capsys):

@@ -109,11 +109,13 @@ def test_a_source_that_became_shorter_is_refused(tmp_path: Path) -> None:
 
 
 def test_long_work_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(mcse.progress, "_SECONDS", 0.0)
-    tokens(ROWS, asked=1000, expected=lambda: 1000, source="the.txt")
+    with monkeypatch.context() as impatient:
+        impatient.setattr(mcse.progress, "SECONDS", 0.0)
+        impatient.setattr(mcse.progress, "PATIENCE", 0.0)
+        tokens(ROWS, asked=1000, expected=lambda: 1000, source="the.txt")
     said = capsys.readouterr().err
     assert "tokenising the.txt" in said
-    assert "600/1000 [" in said
+    assert "600 of 1,000" in said
     assert "sentence/s" in said
     tokenise(ROWS[:300], Lengths(), columns=1, max_length=4, digest="few", expected=lambda: 300)
     assert not capsys.readouterr().err
