@@ -236,12 +236,11 @@ class _Lines(tqdm):  # type: ignore[type-arg]  # at run time it has no parameter
     @property
     def format_dict(self) -> Any:
         """With what is done of how much, or only what is done where that turns out to be more."""
-        found = super().format_dict
+        found: dict[str, Any] = dict(super().format_dict)
         done, total = found["n"], found["total"]
         is_known = total and done <= total
-        return found | {
-            "counted": f"{done / total:.0%}, {done:,} of {total:,}".replace("%", " %", 1) if is_known else f"{done:,}"
-        }
+        found["counted"] = f"{100 * done / total:.0f} %, {done:,} of {total:,}" if is_known else f"{done:,}"
+        return found
 
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:
