@@ -19,7 +19,7 @@ from mcse.data.sentences.files import open_sentences
 from mcse.data.sentences.streaming import open_texts
 from mcse.data.source_variants import CaptionedTable
 from mcse.data.table_config import NamedTable
-from mcse.data.tables import SCORED_PAIRS, TABLE_SUFFIXES, ending, find_columns
+from mcse.data.tables import SCORED_PAIRS, TABLE_SUFFIXES, ending, find_columns, shown_names
 from mcse.data.test_sets.sts import load_scored_pairs
 from mcse.files import text_lines
 from mcse.run_folder import is_model, is_run
@@ -28,6 +28,7 @@ Role: TypeAlias = Literal["features", "captions", "scored", "table", "sentences"
 
 _ENDINGS = (*TABLE_SUFFIXES, ".txt", ".token", ".json", ".parquet", ".npy", ".hdf5", ".h5")
 _SAVED = ("dataset_info.json", "dataset_dict.json")
+_FIRST_ROWS = 20
 _NO_DATA = ("readme", "license", "licence")
 
 
@@ -146,6 +147,11 @@ def _told(folder: Path, name: str) -> Found:
             raise
         except (ValueError, OSError) as error:
             faults.append(error)
+    if ending(folder / name) in TABLE_SUFFIXES and (header := open_source(name, root=folder, key=name).header):
+        raise ValueError(
+            f"its columns ({shown_names(header)}) do not say what it is; name them image, caption; or sentence1, "
+            "sentence2, score; or query, positive, negative; or sentence"
+        )
     raise faults[-1]
 
 
@@ -163,10 +169,13 @@ def _captions(folder: Path, name: str) -> Found:
     try:
         opened = open_image_table(CaptionedTable(path=name), root=folder, key=name)
     except (ValueError, OSError):
-        table = load_captions(str(path))
-        if table.image_names is None:
-            raise ValueError(f"{path}: names no images") from None
-        return Found(name, "captions", table.num_captions, _counted(table), {"file": name}, table)
+        if named := _columns_by_cells(folder, name):
+            opened = open_image_table(named, root=folder, key=name)
+        else:
+            table = load_captions(str(path))
+            if table.image_names is None:
+                raise ValueError(f"{path}: names no images") from None
+            return Found(name, "captions", table.num_captions, _counted(table), {"file": name}, table)
     try:
         table, images = opened.captions(), opened.images()
     except ValueError as error:
@@ -175,6 +184,36 @@ def _captions(folder: Path, name: str) -> Found:
     has_images = not isinstance(images, ImageFolder)
     words = f"{_counted(table)} (image = {opened.image!r}, caption = {opened.caption!r})"
     return Found(name, "captions", table.num_captions, words, keys, table, has_images=has_images)
+
+
+def _columns_by_cells(folder: Path, name: str) -> CaptionedTable | None:
+    """Which column names images and which holds captions, whatever they are called; ``None`` where nothing tells.
+
+    One column names image files in all of the first rows, and one other is text.
+    """
+    try:
+        table = open_source(name, root=folder, key=name)
+        header = [str(column) for column in table.header]
+        rows = [[str(cell).strip() for cell in cells] for _, cells in islice(table.read(header), _FIRST_ROWS)]
+    except (ValueError, OSError):  # told by the reader that the file is for
+        return None
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True)) if rows else {}
+    images = [column for column, cells in columns.items() if all(is_image_file(Path(cell)) for cell in cells)]
+    texts = [
+        column
+        for column, cells in columns.items()
+        if column not in images and not all(map(_is_number, cells)) and any(" " in cell for cell in cells)
+    ]
+    is_clear = len(images) == len(texts) == 1
+    return CaptionedTable(path=name, image=images[0], caption=texts[0]) if is_clear else None
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _counted(table: CaptionTable) -> str:

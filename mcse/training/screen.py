@@ -123,7 +123,7 @@ def start_panel(run: Run, config: Any, *, facts: Mapping[str, Any], folder: Path
     counted = {name: value for name, value in run.facts.items() if isinstance(value, int)}
     an_epoch = {name.removesuffix(" an epoch"): value for name, value in counted.items() if name.endswith(" an epoch")}
     data = {name: value for name, value in counted.items() if not name.endswith((" an epoch", "negatives a query"))}
-    other = [f"{name}: {value}" for name, value in run.facts.items() if name not in counted and name != "encoder"]
+    other = [f"{name}: {value}" for name, value in run.facts.items() if name not in {*counted, "encoder", "losses"}]
     negatives = run.facts.get("negatives a query")
     chunks = f", in chunks of {train.cached_chunk_size:,}" if train.cached_chunk_size else ""
     rows = {
@@ -132,7 +132,7 @@ def start_panel(run: Run, config: Any, *, facts: Mapping[str, Any], folder: Path
         "data": _counts(data),
         "read from": _files(run),
         "settings": "; ".join(other),
-        "losses": _losses(plain.get("loss")),
+        "losses": str(run.facts.get("losses", "")) or _losses(plain.get("loss")),
         "batch": f"{facts['global batch']:,} examples{chunks}"
         + (f", {negatives:,} negatives a query" if negatives else ""),
         "steps": _steps(train, facts, _counts(an_epoch)),

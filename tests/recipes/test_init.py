@@ -87,6 +87,12 @@ def all_lost(folder: Path) -> None:
         path.unlink()
 
 
+def other_names(folder: Path) -> None:
+    draw(folder / "Fotos", 24)
+    rows = (f"p{row}.png,{row},{text(row)}" for row in range(24))
+    write(folder / "Bilder.csv", "Dateiname,Nummer,was man sieht", *rows)
+
+
 def sentences(folder: Path) -> None:
     write(folder / "long.txt", *map(text, range(60)))
     write(folder / "short.txt", *map(text, range(30)))
@@ -129,6 +135,16 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str, dict[str, Any]]] = {
     "a saved dataset": (saved, "mcse", {"images": {"table": "shop", "tower": "pixels:8"}}),
     "some images lost": (some_lost, "mcse", {"images": {"folder": "Images", "tower": "pixels:8", "on_bad": "skip"}}),
     "all images lost": (all_lost, "simcse", {}),
+    "columns of any name": (
+        other_names,
+        "mcse",
+        {
+            "captions": {
+                "table": {"path": "Bilder.csv", "image": "Dateiname", "caption": "was man sieht"},
+                "per_image": "all",
+            }
+        },
+    ),
     "sentences": (sentences, "simcse", {"sentences": {"file": "long.txt"}}),
     "parquet": (parquet, "simcse", {"sentences": {"stream": "text.parquet"}}),
     "pairs": (pairs, "tables", {"table": {"path": "faq.jsonl", "query": "question", "positive": "answer"}}),
@@ -232,6 +248,10 @@ def test_stored_features_of_the_captions_images_are_taken(tmp_path, capsys):
     assert read_yaml_file(Path("b.yaml"))["data"]["images"] == {"folder": "Images", "tower": "pixels:8"}
 
 
+def odd_pairs(folder: Path) -> None:
+    write(folder / "rated.tsv", "left\tright\tscore", "a red box\ta box\t3", "a rug\ta blue rug\t4")
+
+
 def empty_cell(folder: Path) -> None:
     write(folder / "c.csv", "image,caption", "p0.png,a box", ",a rug")
 
@@ -243,6 +263,11 @@ def empty_cell(folder: Path) -> None:
         (lambda folder: folder.mkdir(), [], "it needs images with captions, sentences (.txt, one a line), or a table"),
         (lambda folder: None, [], "/own; name the one that holds your images"),
         (empty_cell, [], "c.csv, line 3: the column 'image' is empty"),
+        (
+            odd_pairs,
+            [],
+            " do not say what it is; name them image, caption; or sentence1, sentence2, score; or query",
+        ),
         (sentences, ["--recipe", "mcse"], "--recipe mcse: no captions with images in"),
         (sentences, ["--recipe", "tables"], "--recipe tables: no table of pairs, triples or scores in"),
         (sentences, ["--sts", "long.txt"], "long.txt, line 1: no column for score"),

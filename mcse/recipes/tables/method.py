@@ -65,7 +65,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         export=export.sentence_exporter(config, text, files),
         evaluators=dev.evaluators,
         metrics=dev.metrics,
-        facts={**text.facts, **stream.facts},
+        facts={**text.facts, **stream.facts, "losses": ", ".join(dict.fromkeys(losses))},
         data=(*files, *left_out_files(config.data.tests), *text.files, *guide_files, *dev.files),
     )
 

@@ -109,6 +109,13 @@ def test_terms_that_are_groups_are_named_with_their_weights_and_absent_ones_are_
     )
 
 
+def test_losses_that_the_data_choose_are_the_recipes_to_say():
+    """A table of scores, trained with CoSENT, once showed the contrast's temperature."""
+    rows = panel_of(run_of(facts={"losses": "cosent"}), config_of())
+    assert rows["losses"] == "cosent"
+    assert "settings" not in rows
+
+
 def test_the_panel_names_a_commit_of_the_hub_and_the_last_weights_where_nothing_selects():
     rows = panel_of(run_of(facts={"encoder": "org/bert at commit 1234"}, evaluators=()), config_of())
     assert rows["encoder"].startswith("org/bert at commit 1234, pooling")
