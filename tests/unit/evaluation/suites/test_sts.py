@@ -48,14 +48,15 @@ def test_scores_equal_the_protocol_computed_pair_by_pair():
 
 def test_pairs_that_share_a_sentence_are_drawn_together_within_their_subset():
     """By case, punctuation and spacing it is the same sentence; in the other subset it is drawn apart."""
-    first = ScoredPairs("T", "one", ("a b", "A b!", "c", "e"), ("x", "y", "y", "f"), np.arange(4.0), ())
+    one = ("a b", "A b!", "c", "e", "k", "m", "o"), ("x", "y", "y", "f", "l", "n", "p")
+    first = ScoredPairs("T", "one", *one, np.arange(7.0), ())
     second = ScoredPairs("T", "two", ("a b", "g"), ("h", "i"), np.arange(2.0), ())
     found = score_sts(Subject.of(HashEncoder()), [StsTask("T", (first, second), "")])
-    for key, groups in ((KEY, ["aaabcd"]), (replace(KEY, task="T/one"), ["aaab"])):
+    for key, groups in ((KEY, ["aaabcdefg"]), (replace(KEY, task="T/one"), ["aaabcde"])):
         cluster_P = found.samples[key].cluster_P
-        letters = dict(zip(dict.fromkeys(cluster_P.tolist()), "abcdef", strict=False))
+        letters = dict(zip(dict.fromkeys(cluster_P.tolist()), "abcdefghi", strict=False))
         assert ["".join(letters[number] for number in cluster_P.tolist())] == groups
-    draws = np.concatenate(list(bootstrap_counts("T", np.zeros(6), cluster_P=found.samples[KEY].cluster_P)))
+    draws = np.concatenate(list(bootstrap_counts("T", np.zeros(9), cluster_P=found.samples[KEY].cluster_P)))
     assert (draws[:, 0] == draws[:, 2]).all()
     assert (draws[:, 0] != draws[:, 3]).any()
 
