@@ -485,10 +485,11 @@ def _evaluate(groups: Mapping[str, Sequence[str]], runner: Runner, reports: _Rep
             try:
                 found = runner.scores(
                     model,
+                    run=Path(reports.asked(model)[0]),
                     digest=reports.digest(model),
                     load=lambda name: reports.loaded.get(name) or _load(*reports.asked(name), runner),
                     notes=_notes,
-                    on_start=_pass_over if reports.in_python else _say,
+                    on_start=_pass_over if reports.in_python else partial(_say, reports),
                     on_failure=reports.fail,
                 )
                 seeds.append(found)
@@ -520,9 +521,9 @@ def _load(name: str, reading: Reading, runner: Runner) -> AnyEncoder:
         return load_encoder(str(folder), reading=replace(reading, prompt=None))
 
 
-def _say(model: str, suites: str) -> None:
+def _say(reports: _Reports, model: str, suites: str) -> None:
     if is_main():
-        commit = hub_commit(model)
+        commit = hub_commit(reports.asked(model)[0])
         pinned = f" at commit {commit}" if commit else ""
         say(f"evaluating {model}{pinned} on {suites}")
 

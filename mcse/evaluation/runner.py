@@ -57,6 +57,7 @@ class Runner:
         self,
         model: str,
         *,
+        run: Path,
         digest: str | None,
         load: Callable[[str], PooledEncoder],
         notes: Callable[[Subject], tuple[str, ...]],
@@ -67,6 +68,7 @@ class Runner:
 
         Args:
             model: Its name.
+            run: Its folder, where it is a run, which says what it was trained on.
             digest: Of the model; nothing is kept of one without.
             load: Loads it by its name.
             notes: What is to be said of it beside its scores, once it has encoded the suites' sentences.
@@ -87,16 +89,13 @@ class Runner:
             with phase(f"loading {model}", is_shown=is_main()):
                 encoder = fail_together(lambda: load(model))
             self._check_widths(encoder)
-            seen, unknown = seen_by(Path(model))
+            seen, unknown = seen_by(run)
             subject = Subject.of(encoder, batch_size=self.batch_size, seen=seen, why_unknown=unknown)
             for part in missing:
                 name, form = part
                 try:
                     with phase(f"{name} of {model}", is_shown=is_main()):
-                        scores = self.suites[name].run(subject.as_stored(form))
-                    if not scores.scores:
-                        reasons = [f"{key}: {reason}" for key, reason in scores.absent.items()]
-                        raise ValueError(f"nothing could be evaluated; {'; '.join(reasons)}")
+                        scores = _scored(self.suites[name], subject.as_stored(form))
                 except Exception as error:  # other people's encoders raise whatever comes
                     on_failure(f"{model}, {name}{f' ({form.label})' if form.name else ''}", error)
                     continue
@@ -131,3 +130,11 @@ class Runner:
         return cache_key(
             digest, self.pooling, *rounding, name, form.name, SUITES[name].version, self.suites[name].digest
         )
+
+
+def _scored(suite: PreparedSuite, subject: Subject) -> SuiteScores:
+    scores = suite.run(subject)
+    if not scores.scores:
+        reasons = [f"{key}: {reason}" for key, reason in scores.absent.items()]
+        raise ValueError(f"nothing could be evaluated; {'; '.join(reasons)}")
+    return scores

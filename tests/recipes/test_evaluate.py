@@ -111,6 +111,14 @@ def test_the_models_card_takes_the_seven_tasks_and_nothing_less(groups, pairs, s
     assert "## Configuration" in card
 
 
+def test_a_library_behind_a_run_does_not_hide_what_it_was_trained_on(groups, pairs) -> None:
+    model = str(groups / "mcse" / "seed0")
+    asked = ["evaluate", model, "--data", str(pairs), "--no-cache", "--output"]
+    assert main([*asked, "plain"]) == main([*asked, "torch", "--backend", "torch"]) == 0
+    assert read(Path("torch/results.json"))["scores"] == read(Path("plain/results.json"))["scores"]
+    assert "sts_clean" in read(Path("plain/results.json"))["scores"]
+
+
 def test_evaluating_leaves_the_generators_alone(groups, pairs) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -49,6 +50,16 @@ def test_evaluate_one_model(encoders, pairs, capsys):
     report = Path("out/report.md").read_text(encoding="utf-8")
     assert f"{scores['spearman']:.2f}" in report
     assert "**" not in report  # ways to aggregate are not rivals
+
+
+def test_a_model_inside_a_package_is_named_beside_its_library(encoders, pairs, monkeypatch, capsys):
+    package = pairs.parent / "carried_model"
+    shutil.copytree(encoders[0], package / "model")
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(pairs.parent)
+    asked = ["evaluate", "package:carried_model/model", "--data", str(pairs), "--pooling", "mean", "--output", "out"]
+    assert main([*asked, "--backend", "torch"]) == 0
+    assert "evaluating package:carried_model/model (torch) on" in capsys.readouterr().err
 
 
 def test_items_are_written_where_they_are_asked_for(encoders, pairs):
