@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from mcse.api.results import EvaluationResults
 from mcse.api.training import FinishedRun
-from mcse.commands.evaluate import evaluate_models
+from mcse.commands.evaluated_models import DEFAULT_SUITES, Evaluated, Evaluation, NamedModels, check_models, runner_of
+from mcse.commands.own_tables import default_data, with_tables
+from mcse.distributed import join_world
+from mcse.errors import in_words
 from mcse.evaluation.runner import PooledEncoder, Runner
 from mcse.evaluation.suite import SuiteOptions
 from mcse.evaluation.suites import SUITES
+from mcse.report.made import Made
+from mcse.types import ModelScores
+
+logger = logging.getLogger(__name__)
 
 Model: TypeAlias = str | Path | FinishedRun | PooledEncoder
 
@@ -71,11 +79,55 @@ def evaluate(
     )
     options = SuiteOptions(data=_text(data), captions=_text(captions), batch_size=batch_size)
     options = replace(options, features=_text(features), images=_text(images), allow_missing=allow_missing)
-    made = partial(Runner, pooling=pooling, precision=precision, batch_size=batch_size, use_cache=use_cache)
-    found = evaluate_models(
-        names, made, options, suites=chosen, loaded=loaded, columns=columns, compared=compare, teachers=teachers
-    )
+    named = NamedModels(names, loaded=loaded, takes_teachers=teachers and not compare)
+    prepared = partial(runner_of, pooling=pooling, precision=precision, use_cache=use_cache)
+    found = _evaluated(named, prepared, options, suites=chosen, columns=columns, is_compared=compare)
     return EvaluationResults(found, precision)
+
+
+def _evaluated(
+    names: NamedModels,
+    prepared: Callable[..., Callable[[], Runner]],
+    options: SuiteOptions,
+    *,
+    suites: Sequence[str] | None,
+    columns: Sequence[str],
+    is_compared: bool,
+) -> Evaluated:
+    """``prepared`` takes suites and options."""
+    join_world()
+    told = ""
+    if options.data is None:
+        data, told = default_data([name for name in names.models if name not in names.loaded], suites)
+        options = replace(options, data=data)
+    suites = DEFAULT_SUITES if suites is None else suites
+    check_models(names.models, suites, options, compared=is_compared)
+    evaluation = Evaluation(names, _Raises(names), default_data=told)
+    systems = evaluation.run(prepared(suites, with_tables(options, suites, columns)))
+    found = evaluation.summary(systems, is_compared=is_compared)
+    return replace(found, notes=(told.replace("--data", "data"), *found.notes)) if told else found
+
+
+@dataclass(frozen=True, slots=True)
+class _Raises:
+    """Listens to an evaluation: prints and writes nothing, and ends it at the first failure of a named model."""
+
+    names: NamedModels
+
+    def on_start(self, model: str, suites: str) -> None:
+        """Says nothing."""
+
+    def on_failure(self, name: str, error: Exception) -> None:
+        """Raises, with the model's name; a teacher's failure is a warning."""
+        if self.names.is_teacher(name.partition(", ")[0]):
+            logger.warning("%s: not evaluated: %s", name, in_words(error))
+            return
+        if not getattr(error, "__notes__", None):
+            error.add_note(f"while evaluating {name}")
+        raise error
+
+    def on_scores(self, scores: ModelScores, made: Made, *, is_seed: bool) -> None:
+        """Writes nothing."""
 
 
 def _check(models: Sequence[str], suites: Sequence[str], *, compare: bool, is_read: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcse.api.extras import import_pandas
-from mcse.commands.evaluate import Evaluated
+from mcse.commands.evaluated_models import Evaluated
 from mcse.files import claimed
 from mcse.report.evaluation_files import model_folder, write_comparison, write_model
 from mcse.report.figures import ScoreFigure, difference_figure, score_figure

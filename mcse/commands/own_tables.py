@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from mcse.config import Typed, build_config, merge, read_yaml
 from mcse.data.config import DataRoot
 from mcse.data.table_config import DevTable, TestTables
 from mcse.data.test_sets.lines import senteval_parent
+from mcse.evaluation.suite import SuiteOptions
 from mcse.run_folder import is_run, read_config
 
 _LISTS = ("negatives",)
@@ -42,6 +44,21 @@ def read_test_tables(data: str, columns: Sequence[str] = ()) -> tuple[tuple[DevT
         else:
             tree = merge(tree, {key: Typed(name)})
     return (build_config(DevTable, tree, source="--columns"),), Path()
+
+
+def with_tables(options: SuiteOptions, suites: Sequence[str], columns: Sequence[str]) -> SuiteOptions:
+    """With the tables that ``--data`` and ``--columns`` name for the suite ``table``.
+
+    Raises:
+        ValueError: Columns without the suite, or that do not exist.
+        FileNotFoundError: No such file of tables.
+    """
+    if "table" not in suites:
+        if columns:
+            raise ValueError("--columns names the columns of --suite table")
+        return options
+    tables, root = ((), Path()) if options.data is None else read_test_tables(options.data, columns)
+    return replace(options, tables=tables, tables_root=root)
 
 
 def default_data(models: Sequence[str], suites: Sequence[str] | None) -> tuple[str | None, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcse.commands import evaluate
+from mcse.commands import evaluated_models
 from mcse.commands.main import main
 from mcse.evaluation.seen_text import UnknownTrainingTextError, read_run_text
 from tests.fixtures.launch import run
@@ -83,7 +83,7 @@ def test_a_second_call_loads_no_model_and_a_changed_file_is_seen(groups, pairs, 
     first = read(Path(model) / "evaluation" / "results.json")
     assert "evaluating" in capsys.readouterr().err
     with monkeypatch.context() as patched:
-        patched.setattr(evaluate, "load_encoder", lambda *_, **__: pytest.fail("the model was loaded again"))
+        patched.setattr(evaluated_models, "load_encoder", lambda *_, **__: pytest.fail("the model was loaded again"))
         assert main(["evaluate", model, "--data", str(pairs)]) == 0
     assert read(Path(model) / "evaluation" / "results.json") == first
     assert "evaluating" not in capsys.readouterr().err

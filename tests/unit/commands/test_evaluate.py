@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mcse.commands import evaluate
+from mcse.commands import evaluated_models
 from mcse.commands.main import main
 from mcse.commands.own_tables import default_data
 from mcse.encoders.loading import encoder_digest
@@ -156,7 +156,7 @@ def test_data_of_which_nothing_can_be_evaluated_ends_with_every_reason(encoders,
 
 
 def test_whatever_a_model_raises_the_next_one_is_evaluated(encoders, pairs, capsys, monkeypatch):
-    plain = evaluate.load_encoder
+    plain = evaluated_models.load_encoder
     odd = {"one": KeyError("weights"), "two": RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")}
 
     def load(name, **options):
@@ -164,7 +164,7 @@ def test_whatever_a_model_raises_the_next_one_is_evaluated(encoders, pairs, caps
             raise error
         return plain(name, **options)
 
-    monkeypatch.setattr(evaluate, "load_encoder", load)
+    monkeypatch.setattr(evaluated_models, "load_encoder", load)
     good = build_tiny_bert(pairs.parent / "good", seed=2)
     models = [str(encoders[0]), str(encoders[1]), str(good)]
     assert main(["evaluate", *models, "--pooling", "mean", "--data", str(pairs), "--output", "out", "--no-cache"]) == 1
@@ -250,7 +250,7 @@ def test_ctrl_c_ends_in_a_line(encoders, pairs, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "load_encoder", interrupted)
+    monkeypatch.setattr(evaluated_models, "load_encoder", interrupted)
     arguments = [str(encoders[0]), "also", "--pooling", "mean", "--data", str(pairs), "--output", "out", "--no-cache"]
     assert main(["evaluate", *arguments]) == 130
     said = capsys.readouterr()

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import average_precision_score, f1_score, ndcg_score
 
-from mcse.commands import evaluate
+from mcse.commands import evaluated_models
 from mcse.commands.main import main
 from mcse.commands.own_tables import read_test_tables
 from mcse.data.table_config import DevTable
@@ -209,7 +209,7 @@ def test_a_table_is_evaluated_cut_kept_and_listed(models, capsys, monkeypatch) -
     for name in ("report.md", "report.tex", "report.html"):
         assert "rated Spearman" in (Path("out") / name).read_text(encoding="utf-8"), name
     with monkeypatch.context() as patched:
-        patched.setattr(evaluate, "load_encoder", lambda *_, **__: pytest.fail("the model was loaded again"))
+        patched.setattr(evaluated_models, "load_encoder", lambda *_, **__: pytest.fail("the model was loaded again"))
         assert main([*command, "--dims", "1"]) == 0
 
 
