@@ -29,6 +29,8 @@ SCHEMA = 1
 """Version of the JSON; raised when a key changes its meaning or goes away."""
 
 _DECIMALS = 2
+_WITHOUT_SCORES = 5
+"""Columns that are always shown; one of scores is left out where no run has such a score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +173,14 @@ def _print_table(groups: Sequence[Group], criterion: str | None) -> None:
     title = Text(printable(f"Runs below {top}"), style="table.title")
     grid = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     grid.collapse_padding, grid.pad_edge = True, False
-    for number, heading in enumerate(
-        ("run", "recipe", "seed", "steps", "state", f"best {criterion or ''}", "STS average")
-    ):
+    headings = ("run", "recipe", "seed", "steps", "state", f"best {criterion or ''}", "STS average")
+    shown = [
+        number
+        for number in range(len(headings))
+        if number < _WITHOUT_SCORES or any(cells[number] != ABSENT for cells, _ in rows)
+    ]
+    for number in shown:
+        heading = headings[number]
         is_text = heading in ("run", "state")
         # Names and states may take several lines, numbers may not.
         width = None if is_text else max(len(cells[number]) for cells, _ in rows)
@@ -181,7 +188,7 @@ def _print_table(groups: Sequence[Group], criterion: str | None) -> None:
             Text(printable(heading)), justify="left" if is_text else "right", overflow="fold", min_width=width
         )
     for cells, style in rows:
-        grid.add_row(*(Text(printable(text), style=style) for text in cells))
+        grid.add_row(*(Text(printable(cells[number]), style=style) for number in shown))
     console = Console()
     if not console.is_terminal:
         # A file has no width.

@@ -50,6 +50,15 @@ def test_the_same_seed_again_is_no_further_seed(tmp_path, capsys):
     assert str(tmp_path / "second") in group["runs"]
 
 
+def test_a_column_of_scores_that_no_run_has_is_left_out(tmp_path, capsys):
+    make_run(tmp_path / "one", scores=(80.0,))
+    assert main(["runs", str(tmp_path)]) == 0
+    assert "STS average" not in capsys.readouterr().out
+    make_run(tmp_path / "two", seed=1, scores=(80.0,), sts=70.0)
+    assert main(["runs", str(tmp_path)]) == 0
+    assert "STS average" in capsys.readouterr().out
+
+
 def test_the_table(tmp_path, capsys):
     for seed in range(2):
         make_run(tmp_path / "mcse" / f"seed{seed}", seed=seed, scores=(80.0 + seed,), sts=70.0 if seed else None)
