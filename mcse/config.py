@@ -262,7 +262,9 @@ class _Builder:
         groups, element = groups_of(hint), element_of(hint)
         if element is not None:
             return self.list_of_groups(hint, element, value, key)
-        if not groups:
+        # A text may itself be what is meant, and no shorthand of a group; such a key may be a mapping, too.
+        is_text = isinstance(value, str) and not (isinstance(value, Typed) and value.startswith("{"))
+        if not groups or (is_text and str in members_of(hint)):
             return self.plain(hint, value, key)
         given = {_SHORTHAND: value} if isinstance(value, str) else value
         text = given.get(_SHORTHAND) if isinstance(given, Mapping) else given
@@ -305,6 +307,7 @@ class _Builder:
                 self.fault(f"{key}: {str(value)!r} is no YAML value ({error})", key)
                 return None
         choices, others = choices_of(hint), [part for part in members_of(hint) if get_origin(part) is not Literal]
+        others = [part for part in others if part not in groups_of(hint)]
         for choice in choices:
             # To Python 1, 1.0 and True are equal.
             if type(choice) is type(value) and choice == value:
@@ -444,8 +447,11 @@ def _nearest(root: type, kind: type, key: str, path: str, variants: Sequence[typ
     if other and same is None:
         return other
     short = next((info for each, info in [*known.items(), *everywhere.items()] if _initials(each) == name), None)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    info = same or short or (known[near[0]] if near else None)
+    here = hints_of(kind) if key == path + name else {}  # also groups, which are no settings
+    near = difflib.get_close_matches(name, [*here, *known], n=1, cutoff=0.5)
+    info = same or short or (known.get(near[0]) if near else None)
+    if info is None and near:
+        return f"did you mean {path + near[0]!r}?{_explained(kind, near[0])}"
     if info is None:
         return f"known here: {', '.join(hints_of(kind))}"
     meant = f"did you mean {info.key!r}?" + (f" ({info.summary})" if info.doc else "")

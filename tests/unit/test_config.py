@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -232,7 +233,54 @@ def test_a_misspelt_key_of_the_file_stays_wrong_when_another_variant_is_chosen(t
         from_file(tmp_path, "source: {file: x, limt: 3}", "--source", "y.csv")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pairs:
+    path: str
+    left: str | None = None
+
+    @staticmethod
+    def reads(text: str) -> bool:
+        return bool(text)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextOrGroup:
+    dev: str | Pairs | None = None
+
+
+@pytest.mark.parametrize(
+    ("tree", "arguments", "expected"),
+    [
+        ({"dev": "a.tsv"}, [], "a.tsv"),
+        ({"dev": None}, [], None),
+        ({"dev": {"path": "a.tsv", "left": "l"}}, [], Pairs(path="a.tsv", left="l")),
+        ({"dev": "a.tsv"}, ["--dev.left", "l"], Pairs(path="a.tsv", left="l")),
+        ({"dev": {"path": "a.tsv"}}, ["--dev", "null"], None),
+        ({}, ["--dev", "b.tsv"], "b.tsv"),
+        ({}, ["--dev", "{path: b.tsv}"], Pairs(path="b.tsv")),
+    ],
+)
+def test_a_key_may_be_a_text_or_a_group(tree: dict[str, Any], arguments: list[str], expected: Any) -> None:
+    built = build_config(TextOrGroup, merge(tree, read_overrides(arguments)), source="file")
+    assert built.dev == expected
+    assert build_config(TextOrGroup, yaml.safe_load(to_yaml(built)), source="file") == built
+
+
+def test_what_is_neither_text_nor_group_is_refused() -> None:
+    for tree, message in (
+        ({"dev": 3}, "dev: expected text or group of keys or null, got 3"),
+        ({"dev": {"pth": "x"}}, "unknown key 'dev.pth'; did you mean 'dev.path'?"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            build_config(TextOrGroup, tree, source="file")
+
+
 # --- errors
+
+
+def test_the_nearest_group_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'optimm'; did you mean 'optim'\?"):
+        from_file(tmp_path, "optimm: {learning_rate: 1}")
 
 
 @pytest.mark.parametrize(
@@ -246,6 +294,7 @@ def test_a_misspelt_key_of_the_file_stays_wrong_when_another_variant_is_chosen(t
         (["--names", "x"], "names: expected a list, such as '[x]', got 'x'"),
         (["--zzz.deep", "1"], "unknown key 'zzz.deep'; known here: recipe, optim"),
         (["--lmit", "1"], "unknown key 'lmit'; did you mean 'source.limit'"),
+        (["--optimm", "{learning_rate: 1}"], "unknown key 'optimm'; did you mean 'optim'?"),
         (["--zzz", "1"], "unknown key 'zzz'; known here: recipe, optim"),
         (["--optim.warmup_steps", "x"], "optim.warmup_steps: input should be a valid integer, got 'x'"),
         (["--optim.warmup_steps", "true"], "optim.warmup_steps: input should be a valid integer, got 'true'"),
