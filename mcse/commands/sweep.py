@@ -139,7 +139,7 @@ def parse_settings(arguments: Sequence[str]) -> dict[str, tuple[str, ...]]:
         if key in OWN_KEYS:
             raise ValueError(f"--set: {key}: {OWN_KEYS[key]}")
         settings[key] = _values(key, text)
-        if key in _JUDGES and len(settings[key]) > 1:
+        if key.startswith(_JUDGES) and len(settings[key]) > 1:
             raise ValueError(f"--set: {key}: cells evaluated by different scores cannot be compared; give one value")
     return settings
 

@@ -19,6 +19,7 @@ from mcse.data.source_variants import (
     ImagesInShards,
     NamedImages,
     PairedFeatures,
+    ScoredPairsSource,
     Sentences,
     ShardCaptions,
     Table,
@@ -74,7 +75,7 @@ _FILES = re.compile(
     r"""data\.(
             sentences | (sentences|captions)\.file | sentences\.stream | captions\.images
             | images\.(features|folder|listed) | ((sentences|captions|images)\.)?table\.path | tables\[\d+\]\.path
-            | sts | train | dev | test | (dev_)?(source|target) | vectors
+            | sts(\.path)? | train | dev | test | (dev_)?(source|target) | vectors
         )
     | words\.(vectors|similarity) | encoder\.word_vectors | evaluate\[\d+\]\.path""",
     re.VERBOSE,
@@ -145,9 +146,9 @@ class TokenConfig(DataRoot):
         if self.max_length < 3:
             raise ValueError(f"data.max_length: must hold a token and two special ones, got {self.max_length}")
 
-    def tests_in(self, given: str | None) -> str:
+    def tests_in(self, given: ScoredPairsSource | None) -> str:
         """The folder in which the STS test files are looked for: ``given``, or if that is none ``root``."""
-        folder = self.folder if given is None else self.folder / given
+        folder = self.folder / given if isinstance(given, str) else self.folder
         # A file of scored pairs selects checkpoints; it is not the test set.
         return str(folder if folder.is_dir() else self.folder)
 
@@ -165,8 +166,11 @@ class DataConfig(TokenConfig):
     decontaminate: bool = False
     """Whether sentences, and images any of whose captions, occur in the STS test files are left out."""
 
-    sts: str | None = None
-    """A file of scored pairs to select by, or SentEval's folder; ``null`` looks below ``root``, then at the hub."""
+    sts: ScoredPairsSource | None = None
+    """A file of scored pairs to select by, or SentEval's folder; ``null`` looks below ``root``, then at the hub.
+
+    With the keys below it may be a table whose columns have other names than sentence1, sentence2 and score.
+    """
 
     repetition: float = 0.0
     """ESimCSE's rate of doubled tokens in a sentence's positive: 0.32 for BERT, 0.30 for RoBERTa; 0 doubles none."""
@@ -210,8 +214,11 @@ class MaskedDataConfig(TokenConfig):
     decontaminate: bool = False
     """Whether sentences that occur in the STS test files are left out."""
 
-    sts: str | None = None
-    """A file of scored pairs, or SentEval's folder, that the encoder is evaluated on as well; ``null`` is none."""
+    sts: ScoredPairsSource | None = None
+    """A file of scored pairs, or SentEval's folder, that the encoder is evaluated on as well; ``null`` is none.
+
+    With the keys below it may be a table whose columns have other names than sentence1, sentence2 and score.
+    """
 
     def __post_init__(self) -> None:
         TokenConfig.__post_init__(self)

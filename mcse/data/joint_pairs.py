@@ -5,7 +5,7 @@ I held-out images, C their captions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mcse.data.config import ControlsConfig, JointDataConfig
 from mcse.data.images.training import NamedImages
-from mcse.data.load import MatchedCaptions, caption_files, captions_to_images, select_pairs
+from mcse.data.load import MatchedCaptions, caption_files, captions_to_images, captions_used, select_pairs
 from mcse.data.seeds import Draw
 from mcse.data.source_variants import FileCaptions, HubCaptions, Table, TableCaptions
 from mcse.files import digest_of
@@ -42,7 +42,8 @@ class DevImages:
 class JointPairs:
     """Captions to train on, the row of the image that each is shown with, and the held-out images.
 
-    ``num_left_out``: images that could not be read. ``files`` are what was read.
+    ``num_left_out``: images that could not be read. ``files`` are what was read. ``facts`` are for the start of a run,
+    as ``captions_used`` has them.
     """
 
     captions: tuple[str, ...]
@@ -51,6 +52,7 @@ class JointPairs:
     num_left_out: int
     dev: DevImages | None
     files: tuple[DataFile, ...]
+    facts: Mapping[str, str]
 
     def only(self, keep: Callable[[str], bool]) -> tuple[JointPairs, int]:
         """The pairs whose caption ``keep`` wants, and how many others there were.
@@ -95,6 +97,7 @@ def load_joint_pairs(
             *caption_files(config, config.captions, matched.table, captions),
             *(() if held_out is None else (DataFile("dev captions", matched.table.source, held_out.digest),)),
         ),
+        facts=captions_used(config.captions.per_image, len(captions), table.table.num_captions),
     )
 
 

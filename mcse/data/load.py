@@ -7,7 +7,7 @@ identical batches.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,8 @@ from mcse.data.source_variants import (
     PairedFeatures,
     PairedFolder,
     PairedTable,
+    PerImage,
+    ScoredTable,
     ShardCaptions,
     Table,
     TableCaptions,
@@ -58,7 +60,14 @@ from mcse.data.test_sets.contamination import (
     normalise,
     sts_test_sentences,
 )
-from mcse.data.test_sets.sts import ScoredPairs, find_senteval, load_hub_dev, load_scored_pairs, load_stsbenchmark
+from mcse.data.test_sets.sts import (
+    ScoredPairs,
+    find_senteval,
+    load_hub_dev,
+    load_scored_pairs,
+    load_scored_table,
+    load_stsbenchmark,
+)
 from mcse.files import digest_of, sha256_file
 from mcse.reading import say_first
 from mcse.types import DataFile, Tokenizer, TrainingText
@@ -72,7 +81,8 @@ class Pairs:
 
     ``is_wrong`` says which of them a control made wrong; ``None`` where each caption has its own image.
     ``num_left_out``: images that could not be read. ``texts`` are the captions, where
-    they are in memory. ``order`` draws captions, given the process's share and a seed.
+    they are in memory. ``order`` draws captions, given the process's share and a seed. ``facts`` are for the start of a
+    run, as ``captions_used`` has them.
     """
 
     captions: TokenRows
@@ -82,6 +92,7 @@ class Pairs:
     texts: tuple[str, ...]
     files: tuple[DataFile, ...]
     order: Callable[[Share, int], Order]
+    facts: Mapping[str, str]
     is_wrong: NDArray[np.bool_] | None = None
 
     def teacher_rows(self, teachers: StoredTeachers | None) -> TeacherColumn | None:
@@ -137,6 +148,7 @@ def load_pairs(
         texts=tuple(captions),
         files=caption_files(config, source, matched.table, captions),
         order=lambda share, seed: Sampler(len(captions), share, seed=seed, name="data.captions"),
+        facts=captions_used(source.per_image, len(captions), matched.table.num_captions),
         is_wrong=None if shown is own else shown != own,
     )
 
@@ -206,6 +218,7 @@ def _load_shard_pairs(
         texts=(),
         files=(DataFile("captions", path, shards.digest, text), *left_out_files(config.tests)),
         order=order,
+        facts=captions_used(source.per_image, len(captions), int(shards.first[-1])),
         is_wrong=is_wrong,
     )
 
@@ -251,6 +264,13 @@ def select_pairs(
     own = matched.row_of_image[image_of_caption[kept]]
     shown = assign_images(own, controls.images, seed=seed, wrong_images=controls.wrong_images)
     return [captions[row] for row in kept], own, shown
+
+
+def captions_used(per_image: PerImage, used: int, offered: int) -> dict[str, str]:
+    """For the start of a run: how many captions of how many are used, where ``data.captions.per_image`` leaves some."""
+    if per_image == "all" or used == offered:
+        return {}
+    return {"captions used": f"{used:,} of {offered:,}, one an image (data.captions.per_image: all uses every one)"}
 
 
 def tokenise_captions(captions: Sequence[str], tokenizer: Tokenizer, *, max_length: int) -> TokenTable:
@@ -330,6 +350,8 @@ def open_pixels(
 
 def load_dev_pairs(config: DataConfig | TableDataConfig | MaskedDataConfig) -> ScoredPairs:
     """The scored pairs that select the best checkpoint: STS-B dev, or the file that ``data.sts`` names."""
+    if isinstance(config.sts, ScoredTable):
+        return load_scored_table(config.sts, root=config.folder, key="data.sts")
     if config.sts is not None:
         path = config.folder / config.sts
         if path.is_file():

@@ -106,6 +106,11 @@ class NamedColumns:
     _table: OpenTable
 
     @property
+    def header(self) -> Sequence[str]:
+        """The names of all columns."""
+        return self._table.header
+
+    @property
     def rows_digest(self) -> str:
         """Names what ``rows`` gives: content, columns, and which rows are left out."""
         config = self._config

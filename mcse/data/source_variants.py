@@ -7,6 +7,7 @@ Imports no torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal, TypeAlias
 
 OnBad: TypeAlias = Literal["error", "skip"]
@@ -204,6 +205,51 @@ class TableCaptions:
 
 Table: TypeAlias = HubCaptions | TableCaptions | FileCaptions
 Captions: TypeAlias = ShardCaptions | Table
+
+
+# --- scored pairs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredTable:
+    """A table of scored pairs. Without any column named, they are found by their names where these are plain."""
+
+    path: str
+    """``.csv``, ``.tsv``, ``.jsonl`` (also ``.gz``), ``.parquet``, a folder of ``save_to_disk``, or a hub dataset."""
+
+    query: str | None = None
+    """The column of the first sentences."""
+
+    positive: str | None = None
+    """The column of the sentences that they are compared with."""
+
+    score: str | None = None
+    """The column of numbers that say how similar a pair is; more is more."""
+
+    line_breaks: bool = False
+    """Whether a quoted cell may hold line breaks, which are otherwise refused as an unclosed quotation mark."""
+
+    empty_rows: OnBad = "error"
+    """Whether a row with an empty cell stops the run, or is counted and left out."""
+
+    @staticmethod
+    def reads(text: str) -> bool:
+        """Any path."""
+        return bool(text)
+
+    def __post_init__(self) -> None:
+        given = [name for name in (self.query, self.positive, self.score) if name is not None]
+        if len(given) in (1, 2):
+            raise ValueError("data.sts.query, data.sts.positive, data.sts.score: name all three columns, or none")
+        check_roles(*given)
+
+    @property
+    def name(self) -> str:
+        """What its scores are called: the file without its ending, or the hub's name of a dataset."""
+        return Path(Path(self.path.partition("::")[0]).name.removesuffix(".gz")).stem
+
+
+ScoredPairsSource: TypeAlias = str | ScoredTable
 
 
 # --- images

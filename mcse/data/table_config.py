@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from mcse.data.config import DataRoot, TokenConfig
-from mcse.data.source_variants import CaptionedTable, check_roles
+from mcse.data.source_variants import CaptionedTable, ScoredPairsSource, check_roles
 
 TableLoss: TypeAlias = Literal["contrast", "cosent", "angle", "cosine"]
 
@@ -180,8 +180,11 @@ class TableDataConfig(TokenConfig):
     decontaminate: bool = False
     """Whether rows with a text that occurs in the STS test files are left out."""
 
-    sts: str | None = None
-    """A file of scored pairs to select by, or SentEval's folder; ``null`` looks below ``root``, then at the hub."""
+    sts: ScoredPairsSource | None = None
+    """A file of scored pairs to select by, or SentEval's folder; ``null`` looks below ``root``, then at the hub.
+
+    With the keys below it may be a table whose columns have other names than sentence1, sentence2 and score.
+    """
 
     def __post_init__(self) -> None:
         # As above.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mcse.config import ConfigError, build_config, merge, read_keys, read_overrides, read_yaml
 from mcse.config_fields import describe
 from mcse.data.config import missing_files
+from mcse.data.source_variants import ScoredTable
 from mcse.data.table_config import DevTable, first_metric
 from mcse.progress import phase
 from mcse.recipes import RECIPES, config_class, method
@@ -86,7 +87,9 @@ def _own_score(config: Any) -> str | None:
     if tables:
         return f"{tables[0].name}.{_metric(tables[0], data.folder)}"
     own = getattr(data, "sts", None)
-    return f"{Path(own).stem}.spearman" if own is not None and (data.folder / own).is_file() else None
+    if isinstance(own, str):
+        own = ScoredTable(path=own) if (data.folder / own).is_file() else None
+    return None if own is None else f"{own.name}.spearman"
 
 
 def _metric(table: DevTable, folder: Path) -> str:

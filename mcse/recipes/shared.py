@@ -256,7 +256,7 @@ def caption_feed(
         repeater=text.repeater(data, seed=seed),
         teachers=pairs.teacher_rows(teachers),
     )
-    return Feed(stream, pairs.files, {"captions": len(pairs.captions)})
+    return Feed(stream, pairs.files, {"captions": len(pairs.captions), **pairs.facts})
 
 
 def mixed_feed(

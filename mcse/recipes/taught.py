@@ -194,6 +194,7 @@ def paired_feed(
         (*pairs.files, images.file(pairs.image_of_caption)),
         {
             "pairs": len(pairs.captions),
+            **pairs.facts,
             "images": pairs.num_images,
             **({"images left out": pairs.num_left_out} if pairs.num_left_out else {}),
             **images.facts,

@@ -136,7 +136,10 @@ def _own_task(run: Path) -> str | None:
     except (ValueError, OSError):
         return None
     own = data.get("sts") if isinstance(data, dict) else None
-    return Path(own).stem if isinstance(own, str) and Path(own).suffix else None
+    path = own.get("path") if isinstance(own, dict) else own
+    if not isinstance(path, str) or not (isinstance(own, dict) or Path(path).suffix):
+        return None
+    return Path(Path(path.partition("::")[0]).name.removesuffix(".gz")).stem
 
 
 def _slug(model: str) -> str:

@@ -423,6 +423,8 @@ RATED = "{name: rated, path: rated.csv, query: left, positive: right, score: sta
         ({"evaluate": "[{name: found, path: x.csv, query: a, positive: b}]"}, "found.ndcg@10"),
         ({"evaluate": "[{name: lost, path: x.csv}]"}, "lost.ndcg@10"),
         ({"data.sts": "rated.csv"}, "rated.spearman"),
+        ({"data.sts": "rated.csv.gz"}, "rated.spearman"),
+        ({"data.sts": "{path: other.csv, query: left, positive: right, score: stars}"}, "other.spearman"),
         ({"data.sts": "."}, "stsb_dev.spearman"),
         ({}, "stsb_dev.spearman"),
         ({"data.sts": "rated.csv", "train.select_by": "stsb_dev.spearman"}, "stsb_dev.spearman"),
@@ -432,6 +434,7 @@ RATED = "{name: rated, path: rated.csv, query: left, positive: right, score: sta
 def test_the_first_own_dev_score_keeps_the_best_checkpoint(tmp_path, keys, expected) -> None:
     (tmp_path / "plain.csv").write_text("anchor,positive,negative\na,b,c\n")
     (tmp_path / "rated.csv").write_text("sentence1,sentence2,score\na,b,1\n")
+    (tmp_path / "rated.csv.gz").touch()
     given = {"recipe": "tables", "output_dir": "x", "encoder.name_or_path": "x", "data.table": "t.csv"}
     given |= {
         "data.root": str(tmp_path),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import datasets
@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcse.data.hub_datasets import load_hub_dataset
+from mcse.data.named_columns import open_named_columns
+from mcse.data.source_variants import ScoredTable
+from mcse.data.table_config import NamedTable
 from mcse.data.tables import (
     SCORED_PAIRS,
     TABLE_SUFFIXES,
@@ -24,6 +27,7 @@ from mcse.data.tables import (
     find_columns,
     number_cell,
     open_table,
+    shown_names,
     text_cell,
 )
 from mcse.data.test_sets.lines import file_lines, finite_number, senteval_parent
@@ -115,7 +119,7 @@ class StsData:
     cut: tuple[str, ...] = ()
 
 
-def load_sts(data: str | Path | None = None) -> StsData:
+def load_sts(data: str | Path | ScoredTable | None = None) -> StsData:
     """STS tasks from a SentEval folder, from one file of scored pairs, or (``None``) from the hub and its local cache.
 
     Raises:
@@ -124,6 +128,8 @@ def load_sts(data: str | Path | None = None) -> StsData:
     """
     if data is None:
         return load_sts_from_hub()
+    if isinstance(data, ScoredTable):
+        return StsData(tasks=(_own_task(load_scored_table(data, key="data.sts")),), absent={})
     path = Path(data)
     if path.is_file():
         return StsData(tasks=(load_own_task(path),), absent={})
@@ -286,7 +292,10 @@ def load_hub_dev(repository: str = HUB_REPOSITORIES["STSBenchmark"]) -> ScoredPa
 
 def load_own_task(path: str | Path) -> StsTask:
     """A user's own scored pairs as a task named by the file's stem."""
-    pairs = load_scored_pairs(path)
+    return _own_task(load_scored_pairs(path))
+
+
+def _own_task(pairs: ScoredPairs) -> StsTask:
     return StsTask(name=pairs.name, subsets=(pairs,), protocol=f"Spearman over the {len(pairs):,} pairs of the file")
 
 
@@ -334,6 +343,29 @@ def load_scored_pairs(path: str | Path) -> ScoredPairs:
             f"{path}: its scores count the rows; name the columns in a header (score, sentence1, sentence2)"
         )
     return _scored(rows, Path(path.name.removesuffix(".gz")).stem, "all", (path,))
+
+
+def load_scored_table(table: ScoredTable, *, root: Path = Path(), key: str) -> ScoredPairs:
+    """Scored pairs by the columns of a table of any kind.
+
+    Args:
+        table: What the columns are called.
+        root: Where relative paths start.
+        key: Of the configuration, for messages.
+
+    Raises:
+        FileNotFoundError: Neither file nor folder, nor a dataset of the hub.
+        ValueError: A column is not there, or a cell is empty or no number; names row and column.
+    """
+    shared = {field.name: getattr(table, field.name) for field in fields(table)}
+    columns = open_named_columns(NamedTable(**shared), root=root, key=key)
+    if columns.value is None or columns.is_label:
+        raise ValueError(
+            f"{key}: {columns.source} has no column called score among {shown_names(columns.header)}; name the columns "
+            f"of pairs and scores: {key}.query, .positive, .score"
+        )
+    rows = [(row.value, row.texts[0], row.texts[1]) for row in columns.rows()]
+    return _scored(rows, table.name, "all", (Path(columns.source),))
 
 
 def _hint(table: Table, row: Row) -> str:

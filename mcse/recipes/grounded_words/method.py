@@ -87,6 +87,7 @@ def build(config: Config, runtime: Runtime) -> Run:
         metrics=evaluator.metrics if sets else (),
         facts={
             "captions": len(loaded.captions),
+            **loaded.facts,
             "images": loaded.num_images,
             "words": len(words.vocab) - len(SPECIALS),
             f"words without a vector ({config.words.without_vector})": words.without_vector,

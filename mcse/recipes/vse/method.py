@@ -55,6 +55,7 @@ def build(config: Config, runtime: Runtime) -> Run:
     evaluators, metrics = dev_evaluator(model, text, images, pairs.dev, precision=config.train.precision)
     facts = {
         "pairs": len(pairs.captions),
+        **pairs.facts,
         "images": pairs.num_images,
         **({"images left out": pairs.num_left_out} if pairs.num_left_out else {}),
         **({"captions of unknown words alone": num_unknown} if num_unknown else {}),

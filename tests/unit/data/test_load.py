@@ -23,6 +23,7 @@ from mcse.data.source_variants import (
     FileSentences,
     PairedFeatures,
     PairedFolder,
+    ScoredTable,
     TableFile,
     TableSentences,
 )
@@ -263,6 +264,65 @@ def test_captions_do_not_depend_on_whether_images_are_read(root, tokenizer, mode
     fewer = [pairs_of(given, tokenizer, images=reader, seed=3, num_images=2) for reader in readers]
     assert fewer[0].texts == fewer[1].texts == fewer[2].texts
     assert {pairs.num_images for pairs in fewer} == {2}
+
+
+def test_how_many_captions_are_used_is_said_where_some_are_not(root, tokenizer):
+    for images in (None, store_of(config(root), write_store(root / "store"))):
+        found = pairs_of(config(root, per_image="one"), tokenizer, images=images)
+        said = "8 of 16, one an image (data.captions.per_image: all uses every one)"
+        assert found.facts == {"captions used": said}
+        assert pairs_of(config(root, per_image="all"), tokenizer, images=images).facts == {}
+    assert pairs_of(config(root, captions="plain.txt", per_image="one"), tokenizer, images=None).facts == {}
+
+
+# --- scored pairs
+
+
+PAIRS = (("a man", "a man plays", 5.0), ("a dog", "the circle", 0.5), ("a  red dog", "a dog runs", 3.0))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ""])
+def test_scored_pairs_have_columns_of_any_name(root, suffix):
+    table = datasets.Dataset.from_dict(
+        {"no": [3, 1, 2], **dict(zip(("left", "right", "stars"), map(list, zip(*PAIRS, strict=True)), strict=True))}
+    )
+    path = root / f"mine{suffix}"
+    write = {".csv": table.to_csv, ".jsonl": table.to_json, ".parquet": table.to_parquet, "": table.save_to_disk}
+    if suffix == ".tsv":
+        table.to_csv(str(path), sep="\t")
+    else:
+        write[suffix](str(path))
+    named = ScoredTable(path=path.name, query="left", positive="right", score="stars")
+    found = load_dev_pairs(config(root, sts=named))
+    (root / "plain.tsv").write_text("".join(f"{score}\t{left}\t{right}\n" for left, right, score in PAIRS))
+    plain = load_dev_pairs(config(root, sts="plain.tsv"))
+    assert (found.sentence1, found.sentence2) == (plain.sentence1, plain.sentence2)
+    assert found.gold.tolist() == plain.gold.tolist() == [5.0, 0.5, 3.0]
+    assert found.name == "mine"
+    turned = load_dev_pairs(config(root, sts=ScoredTable(path=path.name, query="right", positive="left", score="no")))
+    assert (turned.sentence1, turned.gold.tolist()) == (plain.sentence2, [3.0, 1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"query": "lft", "positive": "right", "score": "stars"}, "no column 'lft' for query .* did you mean 'left'"),
+        ({"query": "left", "positive": "right", "score": "right"}, "named twice"),
+        ({"query": "left"}, "name all three columns, or none"),
+        ({}, "no column is called"),
+        ({"query": "left", "positive": "stars", "score": "right"}, "score 'a man' is not a finite number"),
+    ],
+)
+def test_wrong_columns_of_scored_pairs_are_named(root, columns, message):
+    (root / "mine.csv").write_text("left,right,stars\na dog,a man,3\n")
+    with pytest.raises(ValueError, match=message):
+        load_dev_pairs(config(root, sts=ScoredTable(path="mine.csv", **columns)))
+
+
+def test_a_table_without_scores_is_no_scored_pairs(root):
+    (root / "mine.csv").write_text("sentence1,sentence2,label\na dog,a man,1\n")
+    with pytest.raises(ValueError, match=r"has no column called score among .*data\.sts\.query"):
+        load_dev_pairs(config(root, sts=ScoredTable(path="mine.csv")))
 
 
 # --- paths
