@@ -14,13 +14,13 @@ from mcse.data.images.features import FEATURES_FILE, open_features
 from mcse.data.images.names import is_image_file
 from mcse.data.images.sources import ImageFolder
 from mcse.data.images.tables import open_image_table
-from mcse.data.named_columns import open_named_columns, open_source
+from mcse.data.named_columns import NamedColumns, open_named_columns, open_source
 from mcse.data.sentences.files import open_sentences
 from mcse.data.sentences.streaming import open_texts
-from mcse.data.source_variants import CaptionedTable
+from mcse.data.source_variants import CaptionedTable, ScoredTable
 from mcse.data.table_config import NamedTable
 from mcse.data.tables import SCORED_PAIRS, TABLE_SUFFIXES, ending, find_columns, shown_names
-from mcse.data.test_sets.sts import load_scored_pairs
+from mcse.data.test_sets.sts import load_scored_pairs, load_scored_table
 from mcse.files import text_lines
 from mcse.run_folder import is_model, is_run
 
@@ -29,6 +29,9 @@ Role: TypeAlias = Literal["features", "captions", "scored", "table", "sentences"
 _ENDINGS = (*TABLE_SUFFIXES, ".txt", ".token", ".json", ".parquet", ".npy", ".hdf5", ".h5")
 _SAVED = ("dataset_info.json", "dataset_dict.json")
 _FIRST_ROWS = 20
+_SCORES = ("score", "similar", "related", "gold")
+"""What the name of a column of scores holds."""
+
 _NO_DATA = ("readme", "license", "licence")
 
 
@@ -169,7 +172,7 @@ def _captions(folder: Path, name: str) -> Found:
     try:
         opened = open_image_table(CaptionedTable(path=name), root=folder, key=name)
     except (ValueError, OSError):
-        if named := _columns_by_cells(folder, name):
+        if named := _captions_by_cells(folder, name):
             opened = open_image_table(named, root=folder, key=name)
         else:
             table = load_captions(str(path))
@@ -186,26 +189,47 @@ def _captions(folder: Path, name: str) -> Found:
     return Found(name, "captions", table.num_captions, words, keys, table, has_images=has_images)
 
 
-def _columns_by_cells(folder: Path, name: str) -> CaptionedTable | None:
-    """Which column names images and which holds captions, whatever they are called; ``None`` where nothing tells.
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """The columns of a table by what the cells of its first rows are: names of image files, texts, or numbers."""
 
-    One column names image files in all of the first rows, and one other is text.
-    """
+    images: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    numbers: list[str] = field(default_factory=list)
+
+
+def _by_cells(folder: Path, name: str) -> _Columns:
     try:
         table = open_source(name, root=folder, key=name)
         header = [str(column) for column in table.header]
         rows = [[str(cell).strip() for cell in cells] for _, cells in islice(table.read(header), _FIRST_ROWS)]
     except (ValueError, OSError):  # told by the reader that the file is for
+        return _Columns()
+    found = _Columns()
+    for column, cells in zip(header, zip(*rows, strict=True), strict=bool(rows)):
+        if all(is_image_file(Path(cell)) for cell in cells):
+            found.images.append(column)
+        elif all(map(_is_number, cells)):
+            found.numbers.append(column)
+        elif any(" " in cell for cell in cells):
+            found.texts.append(column)
+    return found
+
+
+def _captions_by_cells(folder: Path, name: str) -> CaptionedTable | None:
+    """Which column names images and which holds captions, whatever they are called; ``None`` where nothing tells."""
+    found = _by_cells(folder, name)
+    is_clear = len(found.images) == len(found.texts) == 1
+    return CaptionedTable(path=name, image=found.images[0], caption=found.texts[0]) if is_clear else None
+
+
+def _scores_by_cells(folder: Path, name: str) -> ScoredTable | None:
+    """Which columns hold two sentences, whatever they are called, beside numbers that are called scores."""
+    found = _by_cells(folder, name)
+    scores = [column for column in found.numbers if any(part in column.lower() for part in _SCORES)]
+    if len(found.texts) != 2 or len(scores) != 1:
         return None
-    columns = dict(zip(header, zip(*rows, strict=True), strict=True)) if rows else {}
-    images = [column for column, cells in columns.items() if all(is_image_file(Path(cell)) for cell in cells)]
-    texts = [
-        column
-        for column, cells in columns.items()
-        if column not in images and not all(map(_is_number, cells)) and any(" " in cell for cell in cells)
-    ]
-    is_clear = len(images) == len(texts) == 1
-    return CaptionedTable(path=name, image=images[0], caption=texts[0]) if is_clear else None
+    return ScoredTable(path=name, query=found.texts[0], positive=found.texts[1], score=scores[0])
 
 
 def _is_number(cell: str) -> bool:
@@ -223,11 +247,20 @@ def _counted(table: CaptionTable) -> str:
 def _scored(folder: Path, name: str) -> Found:
     path = folder / name
     is_known = path.is_file() and ending(path) in TABLE_SUFFIXES and _has_columns(folder, name)
+    keys: dict[str, Any] = {"path": name}
     try:
         pairs = load_scored_pairs(path)
-    except ValueError as error:
-        raise (_WrongRowError if is_known else ValueError)(str(error)) from None
-    return Found(name, "scored", len(pairs), f"{len(pairs):,} scored pairs", {"path": name})
+    except (ValueError, OSError) as error:
+        if is_known:
+            raise _WrongRowError(str(error)) from None
+        if (table := _scores_by_cells(folder, name)) is None:
+            raise
+        keys |= {"query": table.query, "positive": table.positive, "score": table.score}
+        try:
+            pairs = load_scored_table(table, root=folder, key="data.sts")
+        except ValueError as wrong:
+            raise _WrongRowError(str(wrong)) from None
+    return Found(name, "scored", len(pairs), f"{len(pairs):,} scored pairs{_in_words(keys)}", keys)
 
 
 def _has_columns(folder: Path, name: str) -> bool:
@@ -236,9 +269,7 @@ def _has_columns(folder: Path, name: str) -> bool:
 
 
 def _table(folder: Path, name: str) -> Found:
-    table = open_named_columns(NamedTable(path=name), root=folder, key=name)
-    if len(table.texts) < 2:
-        raise ValueError(f"{folder / name}: has one column of texts alone")
+    table = _open_table(folder, name)
     try:
         size = sum(1 for _ in table.rows())
     except ValueError as error:
@@ -248,8 +279,26 @@ def _table(folder: Path, name: str) -> Found:
     keys: dict[str, Any] = {"path": name, "query": query, "positive": positive, **value}
     keys |= {"negatives": negatives} if negatives else {}
     what = "labelled pairs" if table.is_label else "scored pairs" if value else "triples" if negatives else "pairs"
+    return Found(name, "table", size, f"{size:,} {what}{_in_words(keys)}", keys, columns=table.texts)
+
+
+def _open_table(folder: Path, name: str) -> NamedColumns:
+    try:
+        table = open_named_columns(NamedTable(path=name), root=folder, key=name)
+        if len(table.texts) < 2:
+            raise ValueError(f"{folder / name}: has one column of texts alone")
+    except ValueError:
+        if (scored := _scores_by_cells(folder, name)) is None:
+            raise
+        named = NamedTable(path=name, query=scored.query, positive=scored.positive, score=scored.score)
+        return open_named_columns(named, root=folder, key=name)
+    return table
+
+
+def _in_words(keys: Mapping[str, Any]) -> str:
+    """Which column is which."""
     named = ", ".join(f"{role} = {column!r}" for role, column in keys.items() if role != "path")
-    return Found(name, "table", size, f"{size:,} {what} ({named})", keys, columns=table.texts)
+    return f" ({named})" if named else ""
 
 
 def _sentences(folder: Path, name: str) -> Found:

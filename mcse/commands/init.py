@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import shlex
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -17,6 +19,8 @@ from mcse.data.captions.table import CaptionTable
 from mcse.data.config import missing_files
 from mcse.data.images.features import open_features
 from mcse.data.images.names import ABSENT, find_names
+from mcse.data.named_columns import open_named_columns
+from mcse.data.table_config import NamedTable
 from mcse.data.test_sets.lines import senteval_parent
 from mcse.errors import printable
 from mcse.files import write_text
@@ -30,6 +34,10 @@ _HELD_OUT = 0.1
 
 _MOST_HELD_OUT, _FEWEST_PAIRS = 500, 20
 _MOST_STEPS, _MUCH = 2000, 20_000
+_MOST_COPIED = 1_000_000
+"""Rows of a table that are written anew so that some can be held out."""
+
+_WIDTH = 80
 
 
 def run(
@@ -101,6 +109,12 @@ class _Plan:
     lost: int = 0
     """Captions whose image is not there."""
 
+    held_out: int = 0
+    """Rows of the table that is trained on which are kept apart to select by."""
+
+    evaluate: list[dict[str, Any]] = field(default_factory=list)
+    """The tables to evaluate on, where these are no scored pairs."""
+
     files: dict[str, str] = field(default_factory=dict)
     """What is written beside the configuration."""
 
@@ -130,11 +144,18 @@ class _Plan:
             if captions is not None:
                 keys["captions"] = captions.keys | {"per_image": "all"}
                 sizes.append(captions.size - self.lost)
+                assert captions.captions is not None
+                drawn = sum(map(bool, captions.captions.captions))
+                self.comments["data.captions.per_image"] = (
+                    f"all {captions.size:,} captions; one would draw one of each image, {drawn:,} of them"
+                )
             if chosen == "mcse":
                 keys["images"] = images
             if not any(sizes):
                 raise ValueError(f"--recipe {chosen}: no sentences and no captions in {self.folder}")
-        select = self.selection(keys, scored, captions)
+        select = self.selection(keys, scored, captions, table if chosen == "tables" else None)
+        if chosen == "tables" and self.held_out:
+            sizes = [sizes[0] - self.held_out]
         keys["max_length"] = 64
         return self.settings(chosen, keys, sizes, select, name_or_path)
 
@@ -156,7 +177,7 @@ class _Plan:
         left = [one for one in scored if not _is_test(one.name)]
         for one in scored:
             if one not in left:
-                self.reasons.append(f"{one.name}: left for the end, by its name: mcse evaluate RUN --data {one.name}")
+                self.reasons.append(f"{one.name}: left for the end, by its name: {_evaluate(one)}")
         table = self.taken("table")
         trains = table is not None or any(self.data.of(role) for role in ("captions", "sentences"))
         if "scored" in self.given:
@@ -253,13 +274,17 @@ class _Plan:
         )
         return keys | {"tower": tower or _TOWER}
 
-    def selection(self, keys: dict[str, Any], scored: Found | None, captions: Found | None) -> dict[str, Any]:
-        """Which checkpoint is kept: by scored pairs, by held-out captions, by STS-B, or the last."""
+    def selection(
+        self, keys: dict[str, Any], scored: Found | None, captions: Found | None, table: Found | None
+    ) -> dict[str, Any]:
+        """Which checkpoint is kept: by scored pairs, by held-out captions or rows, by STS-B, or the last."""
         if scored is not None:
-            keys["sts"] = scored.name
+            keys["sts"] = scored.keys if len(scored.keys) > 1 else scored.name
             self.reasons.append(f"best/ is the checkpoint with the highest Spearman correlation on {scored.name}")
             return {}
         if captions is not None and captions.captions is not None and self.hold_out(keys, captions.captions):
+            return {}
+        if table is not None and self.hold_out_rows(keys, table):
             return {}
         start = os.environ.get("MCSE_DATA")
         home = None if not start else senteval_parent(start, ("STS",))
@@ -268,8 +293,8 @@ class _Plan:
             self.reasons.append("best/ is the checkpoint with the highest Spearman correlation on STS-B dev")
             return {}
         self.reasons.append(
-            "best/ is the last checkpoint, as there are no scored pairs to select by: data.sts takes a table of "
-            "sentence1, sentence2 and score"
+            "best/ is the last checkpoint, as there are no scored pairs to select by, and nothing to evaluate on: "
+            "data.sts takes a table of sentence1, sentence2 and score"
         )
         self.comments["train.select_by"] = "keeps the last checkpoint; with data.sts leave this line out"
         return {"select_by": None}
@@ -297,6 +322,44 @@ class _Plan:
         )
         return True
 
+    def hold_out_rows(self, keys: dict[str, Any], table: Found) -> bool:
+        """Keeps some rows of the table that is trained on apart; those of one first text stay together."""
+        if not 5 * _FEWEST_PAIRS <= table.size <= _MOST_COPIED:
+            self.reasons.append(f"nothing is held out of {table.name}, as its {table.size:,} rows are too few or many")
+            return False
+        rows = list(open_named_columns(NamedTable(**table.keys), root=self.folder, key=table.name).rows())
+        number = min(_MOST_HELD_OUT, max(_FEWEST_PAIRS, math.ceil(_HELD_OUT * len(rows))))
+        first = list(dict.fromkeys(row.texts[0] for row in rows))
+        every = max(1, len(rows) // number)
+        held = set(first[every - 1 :: every])
+        is_held = [row.texts[0] in held for row in rows]
+        dev = list(itertools.compress(rows, is_held))
+        value = next((key for key in ("score", "label") if key in table.keys), "")
+        if len({row.value for row in dev}) < 2 if value else len(dev) < 2:
+            self.reasons.append(f"nothing is held out, as the rows that would be have the same {value or 'query'}")
+            return False
+        columns = ["sentence1", "sentence2"] if value == "score" else ["query", "positive"]
+        columns += [f"negative{number + 1}" for number in range(len(table.columns) - 2)]
+        named: dict[str, Any] = {"query": columns[0], "positive": columns[1]}
+        named |= {value: value} if value else {"negatives": columns[2:]} if columns[2:] else {}
+        train = [row for row, is_dev in zip(rows, is_held, strict=True) if not is_dev]
+        for name, part in (("train.tsv", train), ("dev.tsv", dev)):
+            lines = ("\t".join([*([f"{row.value:g}"] if value else []), *row.texts]) for row in part)
+            self.files[name] = "\n".join(["\t".join([*([value] if value else []), *columns]), *lines]) + "\n"
+        keys["table"] = {"path": str(self.beside("train.tsv").resolve()), **named}
+        held_out = str(self.beside("dev.tsv").resolve())
+        if value == "score":
+            keys["sts"] = held_out
+        else:
+            self.evaluate = [{"name": "dev", "path": held_out, **named}]
+        self.held_out = len(dev)
+        self.comments["data.table"] = f"{table.name} but for the {len(dev):,} rows that are held out"
+        self.reasons.append(
+            f"best/ is the checkpoint that does best on {len(dev):,} of the {len(rows):,} rows of {table.name}, which "
+            f"are held out ({self.beside('dev.tsv')}); those of one {named['query']} stay together"
+        )
+        return True
+
     def settings(
         self, recipe: str, data: dict[str, Any], sizes: Sequence[int], select: dict[str, Any], name_or_path: str | None
     ) -> dict[str, Any]:
@@ -321,6 +384,7 @@ class _Plan:
             "seed": 0,
             "encoder": {"name_or_path": model, "pooling": "mean", "packing": "auto"},
             "data": data,
+            **({"evaluate": self.evaluate} if self.evaluate else {}),
         }
         if recipe == "mcse":
             self.comments["image.head_learning_rate"] = "new layers need a higher rate than the encoder in a short run"
@@ -353,12 +417,30 @@ class _Plan:
         yield from (f"  {one.name:<28} {one.words}" for one in self.data.found)
         if self.data.images:
             yield f"  {f'{len(self.data.images):,} images':<28} such as {self.data.images[0]}"
-        yield from (f"  {name:<28} not used: {reason}" for name, reason in self.data.unused.items())
+        yield from _unused_lines(self.data.unused)
         yield "chosen:"
         yield from (f"  {reason}" for reason in self.reasons)
         yield from (f"wrote {self.beside(name)}" for name in self.files)
         yield f"wrote {output}"
         yield f"next: mcse train --config {output}"
+
+
+def _evaluate(scored: Found) -> str:
+    """The command that evaluates on scored pairs."""
+    columns = " ".join(shlex.quote(f"{key}={name}") for key, name in scored.keys.items() if key != "path")
+    table = f" --suite table --columns {columns}" if columns else ""
+    return f"mcse evaluate RUN --data {shlex.quote(scored.name)}{table}"
+
+
+def _unused_lines(unused: Mapping[str, str]) -> Iterator[str]:
+    """Files that are not used, a short line each, below what can be done about those of one kind."""
+    kinds: dict[str, list[str]] = {}
+    for name, reason in unused.items():
+        why, _, remedy = reason.partition("; ")
+        kinds.setdefault(remedy, []).append(f"    {name:<26} {textwrap.shorten(why, _WIDTH, placeholder=' …')}")
+    for remedy, lines in kinds.items():
+        yield f"  not used{f' ({remedy})' if remedy else ''}:"
+        yield from lines
 
 
 def _is_test(name: str) -> bool:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mcse.commands import CommandError
 from mcse.commands.configs import config_path
 from mcse.config import to_yaml
 from mcse.config_fields import describe
+from mcse.data.test_sets.lines import senteval_parent
 from mcse.errors import printable
 from mcse.progress import say
 from mcse.recipes import RECIPES, config_class
 from mcse.recipes.launch import load_config, train
+from mcse.run_folder import CONFIG
 
 _STOPPED = (
     "stopped at once; nothing was saved since the last save, if there was one. --train.resume auto goes on, or begins "
@@ -75,8 +79,24 @@ def run(
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_STOPPED) from None
     if code == 0 and not dry_run:
-        say(f"next: {_NEXT.get(resolved.recipe, 'mcse evaluate {folder}').format(folder=resolved.output_dir)}")
+        say(f"next: {_next(resolved)}")
     return code
+
+
+def _next(config: Any) -> str:
+    """What to do with a finished run: to evaluate it as an encoder of sentences, on what there is, or ``_NEXT``."""
+    folder, data = shlex.quote(str(config.output_dir)), config.data
+    if config.recipe in _NEXT:
+        return _NEXT[config.recipe].format(folder=folder)
+    if getattr(config, "evaluate", ()):
+        return f"mcse evaluate {folder} --suite table --data {folder}/{CONFIG}"
+    if getattr(data, "sts", None) is not None:
+        return f"mcse evaluate {folder}"
+    if senteval_parent(data.folder, ("STS",)) is not None:  # which was evaluated on, though nothing names it
+        return f"mcse evaluate {folder}" + (f" --data {shlex.quote(str(data.folder))}" if data.root else "")
+    if config.train.select_by is not None:
+        return f"mcse evaluate {folder}"
+    return f"mcse evaluate {folder} --data PAIRS (a file of scored pairs: score, sentence1, sentence2)"
 
 
 def _show(facts: Mapping[str, str]) -> None:

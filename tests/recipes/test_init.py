@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,12 @@ def triples(folder: Path) -> None:
     write(folder / "nli.csv", "anchor,positive,negative", *rows)
 
 
+def odd_scores(folder: Path) -> None:
+    write(folder / "text.txt", *map(text, range(60)))
+    rows = (f"{row},{text(row)},{text(3 * row)},{row % 5}" for row in range(12))
+    write(folder / "mine.csv", "number,left,right,human score", *rows)
+
+
 def scores(folder: Path) -> None:
     rated(folder / "train.tsv", 40)
     rated(folder / "dev.tsv", 12)
@@ -152,6 +159,11 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str, dict[str, Any]]] = {
         triples,
         "tables",
         {"table": {"path": "nli.csv", "query": "anchor", "positive": "positive", "negatives": ["negative"]}},
+    ),
+    "scores of other columns": (
+        odd_scores,
+        "simcse",
+        {"sts": {"path": "mine.csv", "query": "left", "positive": "right", "score": "human score"}},
     ),
     "scores": (
         scores,
@@ -195,7 +207,8 @@ def test_what_is_written_trains_as_it_is(kind, bert, tmp_path, capsys):
         assert main(["train", "--config", "own.yaml", *short]) == 0
     run = read_run(Path("runs/own"))
     assert (run.state, run.steps) == ("finished", 2)
-    assert run.select_by == (f"{Path(config.data.sts).stem}.spearman" if config.data.sts else None)
+    own = getattr(config.data.sts, "path", config.data.sts)
+    assert run.select_by == (f"{Path(own).stem}.spearman" if own else None)
 
 
 def test_captions_that_are_held_out_are_told_apart_and_not_trained_on(bert, tmp_path, capsys):
@@ -216,6 +229,76 @@ def test_captions_that_are_held_out_are_told_apart_and_not_trained_on(bert, tmp_
     assert len(seen) == 11
     assert seen | trained == {f"p{row}.png" for row in range(110)}
     assert not seen & trained
+
+
+def some_pairs(number: int) -> list[tuple[str, ...]]:
+    """Every first text twice."""
+    return [(text(row // 2), text(200 + row), str(row % 5)) for row in range(number)]
+
+
+ALONE = {
+    "scores": (("frage", "antwort", "score"), ("query", "positive", "score")),
+    "labels": (("sentence1", "sentence2", "is_duplicate"), ("query", "positive", "label")),
+    "pairs": (("question", "answer"), ("query", "positive")),
+}
+
+
+@pytest.mark.parametrize("kind", ALONE)
+def test_of_one_table_alone_some_rows_are_held_out_and_the_next_command_works(kind, bert, tmp_path, capfd):
+    columns, roles = ALONE[kind]
+    rows = [row[: len(columns)] for row in some_pairs(220)]
+    if kind == "labels":
+        rows = [(*row[:2], str(int(row[2]) % 2)) for row in rows]
+    write(tmp_path / "own" / "mine.csv", ",".join(columns), *map(",".join, rows))
+    assert main(["init", "own", "--output", "own.yaml", "--name_or_path", str(bert)]) == 0
+    tree = read_yaml_file(Path("own.yaml"))
+    dev = tree["data"]["sts"] if kind == "scores" else tree["evaluate"][0]["path"]
+    found = []
+    for path in (tree["data"]["table"]["path"], dev):
+        header, *lines = (line.split("\t") for line in Path(path).read_text().splitlines())
+        named = tree["data"]["table"] if path != dev or kind == "scores" else tree["evaluate"][0]
+        found.append([tuple(line[header.index(named[role])] for role in roles) for line in lines])
+    train, held_out = found
+    assert sorted(train + held_out) == sorted(rows)
+    assert 22 <= len(held_out) <= 26  # a tenth, and whoever has the same first text
+    assert not {row[0] for row in train} & {row[0] for row in held_out}
+    capfd.readouterr()
+    short = ["--train.max_steps", "2", "--train.eval_steps", "1", "--optim.warmup_steps", "0"]
+    with one_thread():
+        assert main(["train", "--config", "own.yaml", *short]) == 0
+        (following,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("next: ")]
+        assert main(shlex.split(following.removeprefix("next: "))[1:]) == 0
+    assert json.loads(Path("runs/own/evaluation/results.json").read_text())["scores"]
+
+
+def test_few_rows_are_all_trained_on_which_is_said(bert, tmp_path, capfd):
+    write(tmp_path / "own" / "mine.csv", "question,answer", *(",".join(row[:2]) for row in some_pairs(99)))
+    assert main(["init", "own", "--output", "own.yaml", "--name_or_path", str(bert)]) == 0
+    assert "nothing is held out of mine.csv, as its 99 rows are too few or many" in capfd.readouterr().out
+    assert read_yaml_file(Path("own.yaml"))["data"]["table"]["path"] == "mine.csv"
+    with one_thread():
+        assert main(["train", "--config", "own.yaml", "--train.max_steps", "1", "--optim.warmup_steps", "0"]) == 0
+    assert "next: mcse evaluate runs/own --data PAIRS (a file of scored pairs" in capfd.readouterr().err
+
+
+def test_how_many_captions_are_used_stands_in_the_file(bert, tmp_path):
+    captions(tmp_path / "own")
+    assert main(["init", "own", "--output", "own.yaml", "--name_or_path", str(bert)]) == 0
+    said = "  # all 330 captions; one would draw one of each image, 110 of them\n    per_image: all"
+    assert said in Path("own.yaml").read_text()
+
+
+def test_files_that_are_not_used_are_a_short_line_each(tmp_path, capsys):
+    sentences(tmp_path / "own")
+    for name in ("a.csv", "b.csv"):
+        write(tmp_path / "own" / name, "x,y,z", "one,two,three", "four,five,six")
+    write(tmp_path / "own" / "list.txt", "p0.png", "p1.png")
+    assert main(["init", "own"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("  not used (name them image, caption;"))
+    assert [line.split()[0] for line in lines[at + 1 : at + 3]] == ["a.csv", "b.csv"]
+    assert sum(line.startswith("  not used") for line in lines) == 2
+    assert max(len(line) for line in lines[at + 1 : at + 3]) <= 120
 
 
 def test_what_else_fits_is_said_and_can_be_chosen(bert, tmp_path, capsys):
@@ -249,7 +332,7 @@ def test_stored_features_of_the_captions_images_are_taken(tmp_path, capsys):
 
 
 def odd_pairs(folder: Path) -> None:
-    write(folder / "rated.tsv", "left\tright\tscore", "a red box\ta box\t3", "a rug\ta blue rug\t4")
+    write(folder / "rated.tsv", "left\tright\tbeside", "a red box\ta box\t3", "a rug\ta blue rug\t4")
 
 
 def empty_cell(folder: Path) -> None:
