@@ -127,7 +127,8 @@ def contest_tables(systems: Sequence[System]) -> list[ScoreTable]:
             if len(system.seeds) > 1:
                 rows.append(_best_seed(system, columns))
         form = next((seed.suites[number].form for system in systems for seed in system.seeds), "")
-        caption = _contest_caption(columns) if number == 0 else ""
+        recalls = recalls_in_words([seed.suites[number] for system in systems for seed in system.seeds])
+        caption = " ".join(filter(None, (_contest_caption(columns) if number == 0 else "", recalls)))
         tables.append(_contest(columns, rows, caption=caption, form=form))
         clean = [
             ScoreRow(system.title, tuple(system.values(column.key.clean) for column in columns)) for system in systems
@@ -249,7 +250,7 @@ def _suite_table(model: ModelScores, suite: SuiteScores) -> ScoreTable:
         title=f"{model.name} ({model.pooling})",
         columns=tuple(ScoreColumn(column.label) for column in columns),
         rows=tuple(row for row in rows if any(row.values)),
-        caption=_suite_caption(suite, columns, has_clean=has_clean) if correlations else "",
+        caption=_suite_caption(suite, columns, has_clean=has_clean) if correlations else recalls_in_words([suite]),
         is_contest=False,
     )
 
@@ -277,6 +278,31 @@ def _form_table(model: ModelScores, plain: SuiteScores) -> ScoreTable:
         caption="Width: rows cut to their first numbers, then unit norm. int8, uint8, binary: as an index stores rows.",
         is_contest=False,
     )
+
+
+_FOUND = {
+    "image_to_text": "image→text: an image finds one of its own captions among {targets} captions",
+    "text_to_image": "text→image: a caption finds its image among {targets} images",
+    "sentence_to_sentence": "sentence→sentence: a caption finds another, different caption of its image among the "
+    "{targets} other captions, by embeddings of sentences alone",
+}
+"""What is a query of the tasks of retrieval, and what counts as found."""
+
+
+def recalls_in_words(suites: Sequence[SuiteScores]) -> str:
+    """What the recalls of image and caption mean that suites have; nothing where they have none."""
+    sizes: dict[str, dict[str, None]] = {}  # several tables of images may be of several sizes
+    for suite in suites:
+        for column in suite.columns:
+            task, targets = column.key.task.rpartition(".")[2], column.key.with_metric("targets")
+            if task in _FOUND and targets in suite.scores:
+                sizes.setdefault(task, {})[f"{suite.scores[targets]:,.0f}"] = None
+    if not sizes:
+        return ""
+    parts = [_FOUND[task].format(targets=" or ".join(several)) for task, several in sizes.items()]
+    if any(column.key.metric == "score" for suite in suites for column in suite.columns):
+        parts.append("rsum: the sum of the six recalls of image and text")
+    return f"R@K: percent of queries with a right answer among the K most similar. {'; '.join(parts)}."
 
 
 def _suite_caption(suite: SuiteScores, columns: Sequence[Column], *, has_clean: bool) -> str:

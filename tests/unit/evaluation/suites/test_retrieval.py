@@ -17,7 +17,9 @@ from mcse.evaluation.uncertainty import point_score, replicate
 from mcse.metrics.correlation import UndefinedScoreError
 from mcse.models.text_loading import load_text_encoder, load_tokenizer
 from mcse.nn.heads import TanhHead
-from mcse.types import ScoreKey, score_tree
+from mcse.report.results import contest_tables, model_tables, report_markdown
+from mcse.report.seed_groups import System
+from mcse.types import ModelScores, ScoreKey, score_tree
 from tests.fixtures.ranks import loop_ranks, unit
 from tests.fixtures.tiny_models import build_tiny_bert
 
@@ -92,6 +94,21 @@ def options(tmp_path):
 
 def images_of(options):
     return load_captioned_images(options.captions, features=options.features, images=options.images)
+
+
+def test_a_sentence_below_the_table_says_what_is_found_among_how_many(options):
+    for encoder in (ImageWords(), TextOnly()):
+        model = ModelScores(name="m", pooling="cls", suites=(SUITE.prepare(options).run(Subject.of(encoder)),))
+        (table,) = model_tables(model)
+        assert "sentence→sentence: a caption finds another, different caption of its image among the 49 other" in (
+            table.caption
+        )
+        both = "image→text: an image finds one of its own captions among 50 captions; text→image: a caption finds its "
+        assert (both + "image among 20 images" in table.caption) == isinstance(encoder, ImageWords)
+        assert ("rsum: " in table.caption) == isinstance(encoder, ImageWords)
+        assert table.caption in report_markdown(model)
+        (contest,) = contest_tables([System(name, (model,)) for name in ("one", "two")])
+        assert contest.caption == f"The best is bold. {table.caption}"
 
 
 def test_suite_scores_both_ways_their_sum_and_sentences(options):
