@@ -114,7 +114,10 @@ def captioned_table(config: CaptionedTable, *, root: Path, key: str, features: s
         ValueError: A row that cannot be read, or an image without features.
     """
     opened = open_image_table(config, root=root, key=key)
-    table, store = opened.captions(), opened.images() if features is None else open_features(Path(features))
+    table, store = (
+        opened.captions(),
+        opened.images(must_be_there=True) if features is None else open_features(Path(features)),
+    )
     if isinstance(store, FeatureStore):
         table, feature_I = join_equal_rows(table, captions_to_features(table, store), store)
         return _captioned(table, store, feature_I)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from mcse.data.captions.files import caption_texts
 from mcse.data.captions.table import CaptionTable
+from mcse.data.config import DataRoot
 from mcse.data.images.names import name_of_cell
 from mcse.data.images.sources import ImageFolder, ImageSource, open_images
 from mcse.data.named_columns import OpenTable, check_columns, check_header, open_source, say_columns
@@ -86,13 +87,18 @@ class ImageTable:
         files = (Path(self.source),) if Path(self.source).is_file() else ()
         return CaptionTable(tuple(grouped), tuple(map(tuple, grouped.values())), self.source, files)
 
-    def images(self) -> ImageSource:
+    def images(self, *, must_be_there: bool = False) -> ImageSource:
         """The images, in order of first appearance; rows without one are left out and counted.
 
-        Relative paths start at the table's folder if the first of them is there, else at the root of the data.
+        Relative paths start at the table's folder, at the root of the data, or at ``MCSE_DATA``: at the first that has
+        the first image, or else any of them.
+
+        Args:
+            must_be_there: Whether it is an error if none of the files is in any of these folders.
 
         Raises:
             ValueError: An address instead of an image, or a cell that is neither a path nor an image.
+            FileNotFoundError: As ``must_be_there`` says; names the folders.
         """
         names, places, read, empty = _Names(), dict[str, tuple[int, str | None]](), 0, 0
         for where, (image,) in self._table.read([self.image]):
@@ -106,7 +112,8 @@ class ImageTable:
             logger.warning("%s: %d of %d rows have no image", self.source, empty, read)
         if not places:
             raise ValueError(f"{self.source}: its column {self.image!r} holds no image")
-        folder = self._folder(next((name for name, (_, content) in places.items() if content is None), ""))
+        files = [name for name, (_, content) in places.items() if content is None]
+        folder = self._folder(files, must_be_there=must_be_there)
         if all(content is None for _, content in places.values()):
             return ImageFolder(folder, tuple(places))
         dataset = self._table.dataset
@@ -114,9 +121,20 @@ class ImageTable:
             dataset = _as_dataset(Path(self.source), self.image)
         return TableImages(dataset, places, column=self.image, folder=folder, source=self.source)
 
-    def _folder(self, first: str) -> Path:
+    def _folder(self, files: Sequence[str], *, must_be_there: bool) -> Path:
         own = Path(self.source).parent if Path(self.source).is_file() else Path(self.source)
-        return own if (own / first).is_file() or not (self._root / first).is_file() else self._root
+        folders = list(dict.fromkeys((own, self._root, DataRoot().folder)))
+        for names in (files[:1], files):
+            for folder in folders:
+                if any((folder / name).is_file() for name in names):
+                    return folder
+        if files and must_be_there:
+            listed = ", ".join(str(folder) for folder in folders)
+            raise FileNotFoundError(
+                f"{self.source}: none of the {len(files):,} images of its column {self.image!r} is there, such as "
+                f"{files[0]}; looked in {listed}"
+            )
+        return own
 
 
 def open_image_table(config: ImageColumn, *, root: Path, key: str) -> ImageTable:

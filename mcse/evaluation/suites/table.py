@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mcse.data.images.tables import open_image_table
 from mcse.data.named_columns import Example, NamedColumns, open_named_columns
 from mcse.data.table_config import DevTable
 from mcse.data.test_sets.contamination import normalise
@@ -181,7 +182,7 @@ def _image_scores(subject: Subject, table: HeldOutImages, *, batch_size: int) ->
 def _opened(config: DevTable, options: SuiteOptions) -> TestTable | HeldOutImages:
     root, key = options.tables_root, f"table {config.name}"
     try:
-        if config.image is not None:
+        if config.image is not None or _is_captioned(config, root=root, key=key):
             images = captioned_table(config.captioned, root=root, key=key, features=options.features)
             return HeldOutImages(config.name, images)
         columns = open_named_columns(config, root=root, key=key)
@@ -193,6 +194,22 @@ def _opened(config: DevTable, options: SuiteOptions) -> TestTable | HeldOutImage
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from None
     return TestTable(config.name, kind, columns, examples)
+
+
+def _is_captioned(config: DevTable, *, root: Path, key: str) -> bool:
+    """Whether a table without named columns has those of images and captions by their plain names, and no pairs."""
+    if config.query is not None:
+        return False
+    try:
+        if len(open_named_columns(config, root=root, key=key).texts) > 1:
+            return False
+    except ValueError:  # no column of texts by a plain name
+        pass
+    try:
+        open_image_table(config.captioned, root=root, key=key)
+    except ValueError:  # told as a table of texts
+        return False
+    return True
 
 
 SUITE = Suite(

@@ -6,6 +6,8 @@ import io
 import json
 import logging
 import pickle
+import re
+from pathlib import Path
 
 import datasets
 import pandas
@@ -105,6 +107,25 @@ def test_plain_names_are_found_and_said(folder, caplog) -> None:
         table = open_image_table(CaptionedTable(path="t.csv"), root=folder, key="k")
     assert (table.image, table.caption) == ("file_name", "description")
     assert "image = 'file_name', caption = 'description'" in caplog.text
+
+
+def test_files_are_looked_for_beside_the_table_then_at_the_root_then_below_the_data_variable(
+    folder, tmp_path_factory, monkeypatch
+) -> None:
+    home, work, other = (tmp_path_factory.mktemp(name) for name in ("home", "work", "other"))
+    (home / "t.csv").write_text("image,caption\nimg/a.png,a red mug\nimg/b.png,a table\n")
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("MCSE_DATA", str(other))
+    table = open_image_table(CaptionedTable(path=str(home / "t.csv")), root=Path(), key="k")
+    said = f"none of the 2 images of its column 'image' is there, such as img/a.png; looked in {home}, ., {other}"
+    with pytest.raises(FileNotFoundError, match=re.escape(said)):
+        table.images(must_be_there=True)
+    for number, place in enumerate((other, work, home)):
+        (place / "img").mkdir()
+        Image.new("RGB", (1, 1), (number, 0, 0)).save(place / "img" / "b.png")  # the first may be gone
+        assert table.images(must_be_there=True).load(1).getpixel((0, 0)) == (number, 0, 0)
+    Image.new("RGB", (1, 1)).save(other / "img" / "a.png")
+    assert table.images().load(0).getpixel((0, 0)) == (0, 0, 0)
 
 
 def test_paths_start_at_the_tables_folder_else_at_the_root(folder) -> None:
