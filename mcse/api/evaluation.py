@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, get_args
 
 from mcse.api.results import EvaluationResults
 from mcse.api.training import FinishedRun
+from mcse.api.wording import arguments_of, in_python, names_arguments
+from mcse.commands.command_line import data_file
 from mcse.commands.evaluated_models import DEFAULT_SUITES, Evaluated, Evaluation, NamedModels, check_models, runner_of
-from mcse.commands.own_tables import default_data, with_tables
+from mcse.commands.own_tables import on_default_data, with_tables
 from mcse.distributed import join_world
 from mcse.errors import in_words
 from mcse.evaluation.runner import PooledEncoder, Runner
-from mcse.evaluation.suite import SuiteOptions
+from mcse.evaluation.suite import SuiteOptions, TransferMode
 from mcse.evaluation.suites import SUITES
+from mcse.manifest import Reading, Runtime
 from mcse.report.made import Made
+from mcse.stored_rows import RowKind
 from mcse.types import ModelScores
 
 logger = logging.getLogger(__name__)
@@ -26,6 +30,44 @@ logger = logging.getLogger(__name__)
 Model: TypeAlias = str | Path | FinishedRun | PooledEncoder
 
 
+class EvaluationOptions(TypedDict, total=False):
+    """What ``evaluate`` also takes, by name."""
+
+    names: Sequence[str]
+    """What tables and plots call each model, in their order; by default the parts of their paths that differ."""
+
+    prompt: str
+    """Put before every sentence, instead of the model's own."""
+
+    prompt_name: str
+    """Names one of the prompts that a model lists, instead."""
+
+    trust_remote_code: bool
+    """Whether Python code that comes with a sentence-transformers model may run."""
+
+    backends: Sequence[Runtime]
+    """What runs the models: ``torch``, ``onnx``, ``openvino``; several give a row each. Runs are exported first."""
+
+    dims: Sequence[int]
+    """Also score embeddings cut to their first so many numbers, and normalised again."""
+
+    rows: Sequence[RowKind]
+    """Also score embeddings as an index would store them: ``float16``, ``int8``, ``uint8``, ``binary``."""
+
+    contents: str | Path
+    """Of ``regularities``: what each image truly shows (``contents.jsonl`` of a picture world)."""
+
+    folds: int
+    """Of ``retrieval``: into how many parts the images are split, each searched by itself; 1 by default."""
+
+    transfer_mode: TransferMode
+    """Of ``transfer``: SentEval's ``test`` (by default), ``dev`` or ``fasttest``."""
+
+    tasks: Sequence[str]
+    """Of ``mteb``: the names of the tasks."""
+
+
+@names_arguments
 def evaluate(
     models: Model | Sequence[Model],
     *,
@@ -42,14 +84,14 @@ def evaluate(
     allow_missing: bool = False,
     use_cache: bool = True,
     teachers: bool = True,
+    **more: Unpack[EvaluationOptions],
 ) -> EvaluationResults:
     """Evaluates models as ``mcse evaluate`` does, and returns what that prints and writes.
 
     Args:
-        models: One or several. Names that ``mcse evaluate`` takes: a run folder, a parent of seed folders, a hub id;
-            a ``FinishedRun``; or encoders in memory, such as a ``SentenceEncoder``, whose results are not kept.
-        suites: ``sts`` (by default), ``table``, ``geometry``, ``transfer``, ``retrieval``, ``regularities``,
-            ``wordsim``, ``mteb``.
+        models: One or several names as ``mcse evaluate`` takes them (a run folder, a parent of seed folders, a hub
+            id), a ``FinishedRun``, or encoders in memory, whose results are not kept.
+        suites: ``sts`` by default; or those that ``mcse evaluate --list`` names.
         data: SentEval's folder, or one file of scored pairs; of the suite ``table`` a table. By default a run's own
             ``data.sts``, where no suite is named, or the folder ``MCSE_DATA``, or the hub.
         compare: Also the differences of exactly two models, or two parents of seeds, with intervals and p-values.
@@ -63,34 +105,63 @@ def evaluate(
         allow_missing: Leave out tasks of which files are missing; otherwise they are an error.
         use_cache: Take results that an earlier call found of the very same model and data.
         teachers: Evaluate the teachers that a run was trained with beside it.
+        **more: As ``EvaluationOptions`` lists them, such as ``dims``, ``rows``, ``backends``, ``prompt`` and ``names``.
 
     Raises:
         ValueError: A model, suite or file that is not there or does not fit; a suite that cannot evaluate a model.
         OSError: A file cannot be read.
 
     Examples:
-        >>> results = mcse.evaluate("runs/simcse", data="data/SentEval")
-        >>> results.raw()["scores"]["sts"]["average"]["spearman"]
+        >>> mcse.evaluate("runs/simcse", data="data/SentEval").raw()["scores"]["sts"]["average"]["spearman"]
     """
-    names, loaded = _named(models)
-    chosen = [suites] if isinstance(suites, str) else suites
-    _check(
-        names, chosen or (), compare=compare, is_read=bool(loaded) and (pooling is not None or precision != "float32")
-    )
-    options = SuiteOptions(data=_text(data), captions=_text(captions), batch_size=batch_size)
-    options = replace(options, features=_text(features), images=_text(images), allow_missing=allow_missing)
-    named = NamedModels(names, loaded=loaded, takes_teachers=teachers and not compare)
-    prepared = partial(runner_of, pooling=pooling, precision=precision, use_cache=use_cache)
-    found = _evaluated(named, prepared, options, suites=chosen, columns=columns, is_compared=compare)
+    every, loaded = _named(models)
+    suites = [suites] if isinstance(suites, str) else suites
+    names, backends = more.get("names", ()), more.get("backends", ())
+    reading = _reading(more)
+    _check(more, suites or ())
+    if loaded and (pooling is not None or precision != "float32" or reading != Reading() or backends):
+        raise ValueError(_OWN_READING)
+    options = _options(more, data=data, captions=captions, features=features, images=images)
+    options = replace(options, batch_size=batch_size, allow_missing=allow_missing)
+    named = NamedModels(every, reading=reading, backends=backends, loaded=loaded)
+    named.chosen, named.takes_teachers = dict(zip(every, names, strict=False)), teachers and not (compare or backends)
+    prepared = partial(runner_of, pooling=pooling, precision=precision, use_cache=use_cache, **_forms(more))
+    found = _evaluated(named, prepared, options, suites=suites, names=names, columns=columns, is_compared=compare)
     return EvaluationResults(found, precision)
 
 
+def _reading(more: EvaluationOptions) -> Reading:
+    return Reading(
+        prompt=more.get("prompt"),
+        prompt_name=more.get("prompt_name"),
+        trust_remote_code=more.get("trust_remote_code", False),
+    )
+
+
+def _forms(more: EvaluationOptions) -> dict[str, Any]:
+    """Of embeddings, as ``runner_of`` takes them."""
+    return {"dims": more.get("dims", ()), "rows": more.get("rows", ())}
+
+
+def _options(more: EvaluationOptions, **paths: str | Path | None) -> SuiteOptions:
+    """Data below ``MCSE_DATA`` are found there, as those of the command are."""
+    paths["contents"] = more.get("contents")
+    found: dict[str, Any] = {name: None if path is None else data_file(str(path)) for name, path in paths.items()}
+    return SuiteOptions(
+        **found,
+        folds=more.get("folds", 1),
+        transfer_mode=more.get("transfer_mode", "test"),
+        tasks=tuple(more.get("tasks", ())),
+    )
+
+
 def _evaluated(
-    names: NamedModels,
+    models: NamedModels,
     prepared: Callable[..., Callable[[], Runner]],
     options: SuiteOptions,
     *,
     suites: Sequence[str] | None,
+    names: Sequence[str],
     columns: Sequence[str],
     is_compared: bool,
 ) -> Evaluated:
@@ -98,14 +169,16 @@ def _evaluated(
     join_world()
     told = ""
     if options.data is None:
-        data, told = default_data([name for name in names.models if name not in names.loaded], suites)
-        options = replace(options, data=data)
+        options, told = on_default_data(options, [name for name in models.models if name not in models.loaded], suites)
     suites = DEFAULT_SUITES if suites is None else suites
-    check_models(names.models, suites, options, compared=is_compared)
-    evaluation = Evaluation(names, _Raises(names), default_data=told)
+    check_models(models.models, suites, options, names=names, compared=is_compared)
+    evaluation = Evaluation(models, _Raises(models), default_data=told)
     systems = evaluation.run(prepared(suites, with_tables(options, suites, columns)))
     found = evaluation.summary(systems, is_compared=is_compared)
-    return replace(found, notes=(told.replace("--data", "data"), *found.notes)) if told else found
+    return replace(found, notes=(in_python(told, _ARGUMENTS), *found.notes)) if told else found
+
+
+_ARGUMENTS = arguments_of(evaluate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +193,7 @@ class _Raises:
     def on_failure(self, name: str, error: Exception) -> None:
         """Raises, with the model's name; a teacher's failure is a warning."""
         if self.names.is_teacher(name.partition(", ")[0]):
-            logger.warning("%s: not evaluated: %s", name, in_words(error))
+            logger.warning("%s: not evaluated: %s", name, in_python(in_words(error), _ARGUMENTS))
             return
         if not getattr(error, "__notes__", None):
             error.add_note(f"while evaluating {name}")
@@ -130,21 +203,24 @@ class _Raises:
         """Writes nothing."""
 
 
-def _check(models: Sequence[str], suites: Sequence[str], *, compare: bool, is_read: bool) -> None:
+_OWN_READING = (
+    "pooling, precision, prompt, prompt_name, trust_remote_code, backends: an encoder in memory has its own; give them "
+    "to what loads it"
+)
+
+
+def _check(more: EvaluationOptions, suites: Sequence[str]) -> None:
     """In the words of Python what the command line's parser refuses."""
-    for suite in suites:
-        if suite not in SUITES:
-            raise ValueError(f"suites: there is no {suite!r}; known: {', '.join(SUITES)}")
-    if compare and len(models) != 2:
-        raise ValueError(f"compare: takes exactly two models or two parents of seed folders, got {len(models)}")
-    if is_read:
-        raise ValueError(
-            "pooling, precision: an encoder in memory has its own; give them to SentenceEncoder.from_pretrained"
-        )
-
-
-def _text(path: str | Path | None) -> str | None:
-    return None if path is None else str(path)
+    choices: dict[str, tuple[Sequence[str], Collection[str]]] = {
+        "suites": (suites, SUITES),
+        "rows": (more.get("rows", ()), get_args(RowKind)),
+        "backends": (more.get("backends", ()), get_args(Runtime)),
+    }
+    for name, (given, known) in choices.items():
+        if wrong := [one for one in given if one not in known]:
+            raise ValueError(f"{name}: there is no {wrong[0]!r}; known: {', '.join(known)}")
+    if unknown := more.keys() - EvaluationOptions.__annotations__.keys():
+        raise TypeError(f"evaluate() got an unexpected keyword argument {min(unknown)!r}")
 
 
 def _named(models: Model | Sequence[Model]) -> tuple[list[str], dict[str, PooledEncoder]]:

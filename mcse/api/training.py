@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcse.api.extras import import_pandas
+from mcse.api.wording import names_arguments
 from mcse.commands.configs import config_path
 from mcse.config import to_dict
 from mcse.recipes import launch
@@ -89,6 +90,7 @@ class FinishedRun:
         return load_encoder(str(self.folder), device=device)
 
 
+@names_arguments
 def train(
     config: str | Path | Mapping[str, Any] | Any,
     *,

@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from mcse.commands.evaluated_models import DEFAULT_SUITES, Evaluated, Evaluation, NamedModels, check_models, runner_of
 from mcse.commands.evaluation_reports import Reports, list_pairs
-from mcse.commands.own_tables import default_data, with_tables
+from mcse.commands.own_tables import on_default_data, with_tables
 from mcse.distributed import is_main, join_world
 from mcse.errors import printable
 from mcse.evaluation.runner import Runner
@@ -61,18 +61,18 @@ def run(
 ) -> int:
     """Evaluates; 0, or the code of a failure, after which others go on; ``ValueError`` for flags that do not fit."""
     join_world()
-    data, told = (data, "") if data else _default_data(models, suites)
     options = SuiteOptions(data=data, allow_missing=allow_missing, batch_size=batch_size, captions=captions)
     options = replace(options, features=features, images=images, contents=contents, folds=folds)
     options = replace(options, transfer_mode=transfer_mode, tasks=tuple(tasks))
+    asked = None if suites is DEFAULT_SUITES else suites
+    options, told = (options, "") if data else on_default_data(options, models, asked)
     if list_suites:
-        return _list_suites(options)
-    check_models(models, suites, options, compared=compared)
-    _check_flags(models, suites, names, errors=errors, mteb_files=mteb_files)
+        return _list_suites(options, told)
+    check_models(models, suites, options, names=names, compared=compared)
+    _check_flags(models, suites, errors=errors, mteb_files=mteb_files)
     options = with_tables(options, suites, columns)
     reading = Reading(prompt=prompt, prompt_name=prompt_name, trust_remote_code=trust_remote_code)
-    chosen = dict(zip(models, names, strict=False))
-    named = NamedModels(models, reading=reading, backends=backends, chosen=chosen)
+    named = NamedModels(models, reading=reading, backends=backends, chosen=dict(zip(models, names, strict=False)))
     named.takes_teachers = not (compared or no_teachers or backends)
     reports = Reports(named, output=output, precision=precision, mteb_files=mteb_files, items=items)
     reports.has_cards = pooling is None and reading == Reading() and not backends
@@ -83,12 +83,16 @@ def run(
     return _carry_out(evaluation, prepared, reports, is_compared=compared, errors=errors, contamination=contamination)
 
 
-def _default_data(models: Sequence[str], suites: Sequence[str]) -> tuple[str | None, str]:
-    """What is evaluated on where no data are named, and what is said of it."""
-    data, told = default_data(models, None if suites is DEFAULT_SUITES else suites)
+def _told(told: str, prepared: Callable[[], Runner]) -> Runner:
+    """Says what is evaluated on not before the models are known to be there."""
+    _tell(told)
+    return prepared()
+
+
+def _tell(told: str) -> None:
+    """Says what is evaluated on where no data are named."""
     if told and is_main():
         print(printable(told), file=sys.stderr)
-    return data, told
 
 
 def _carry_out(
@@ -102,7 +106,7 @@ def _carry_out(
 ) -> int:
     """The exit code."""
     try:
-        systems = evaluation.run(runner)
+        systems = evaluation.run(partial(_told, evaluation.default_data, runner))
         own = [system for system in systems if system.name not in evaluation.names.teachers]
         if is_main() and own:
             folder = reports.write(_summary(evaluation, systems, is_compared=is_compared))
@@ -121,9 +125,7 @@ def _summary(evaluation: Evaluation, systems: Sequence[System], *, is_compared: 
         return replace(found, notes=(*found.notes, f"not compared: {error}"))
 
 
-def _check_flags(
-    models: Sequence[str], suites: Sequence[str], names: Sequence[str], *, errors: int | None, mteb_files: bool
-) -> None:
+def _check_flags(models: Sequence[str], suites: Sequence[str], *, errors: int | None, mteb_files: bool) -> None:
     """Those that Python's ``evaluate`` does not have."""
     if errors is not None and not {"sts", "table"} & {*suites}:
         raise ValueError("--errors needs --suite sts or table")
@@ -131,13 +133,10 @@ def _check_flags(
         raise ValueError("--errors takes a number from 1, and one model or two")
     if mteb_files and "sts" not in suites:
         raise ValueError("--mteb-files needs --suite sts")
-    if names and len(names) != len(models):
-        raise ValueError(f"--names takes a name for each MODEL: {len(models)}, got {len(names)}")
-    if twice := [name for name, count in Counter(names).items() if count > 1 or not name.strip()]:
-        raise ValueError(f"--names: {twice[0]!r} is empty or is given twice")
 
 
-def _list_suites(options: SuiteOptions) -> int:
+def _list_suites(options: SuiteOptions, told: str) -> int:
+    _tell(told)
     for suite in SUITES.values():
         try:
             state = f"available: {suite.prepare(options).summary}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
@@ -110,6 +111,8 @@ class NamedModels:
             try:
                 is_parent = folder.is_dir() and not is_run(folder) and any(is_run(child) for child in folder.iterdir())
                 found = [str(run) for run in seed_runs(folder)] if is_parent else [name]
+                for model in found:
+                    locate(model)  # before anything is read for it or said of it
                 for backend in self.backends or (None,):
                     suffix = "" if backend is None else _by(backend)
                     groups[name + suffix] = [model + suffix for model in found]
@@ -193,6 +196,8 @@ class Evaluation:
             OSError: A file of the suites cannot be read.
         """
         groups = self.names.groups(self._fail)
+        if not groups:
+            return []
         with phase("reading the test sets", is_shown=is_main()):
             prepared = runner()
         self._data = tuple(
@@ -267,11 +272,13 @@ class Evaluation:
         return how_made([*own, *training_facts(runs), *self._data, *default, draws])
 
 
-def check_models(models: Sequence[str], suites: Sequence[str], options: SuiteOptions, *, compared: bool) -> None:
-    """Refuses what does not go together.
+def check_models(
+    models: Sequence[str], suites: Sequence[str], options: SuiteOptions, *, names: Sequence[str], compared: bool
+) -> None:
+    """Refuses what does not go together; ``names`` are what reports are to call the models.
 
     Raises:
-        ValueError: No model, one twice, or options of suites that are not asked for.
+        ValueError: No model, one twice, other names than models, or options of suites that are not asked for.
     """
     if not models:
         raise ValueError("give at least one MODEL, or --list")
@@ -285,6 +292,10 @@ def check_models(models: Sequence[str], suites: Sequence[str], options: SuiteOpt
         raise ValueError("--tasks names tasks of --suite mteb")
     if compared and len(models) != 2:
         raise ValueError(f"--compare takes exactly two models or two parents of seed folders, got {len(models)}")
+    if names and len(names) != len(models):
+        raise ValueError(f"--names takes a name for each MODEL: {len(models)}, got {len(names)}")
+    if twice := [name for name, count in Counter(names).items() if count > 1 or not name.strip()]:
+        raise ValueError(f"--names: {twice[0]!r} is empty or is given twice")
 
 
 def runner_of(

@@ -10,6 +10,7 @@ from typing import Any
 
 from mcse.config import Typed, build_config, merge, read_yaml
 from mcse.data.config import DataRoot
+from mcse.data.source_variants import ScoredPairsSource, ScoredTable
 from mcse.data.table_config import DevTable, TestTables
 from mcse.data.test_sets.lines import senteval_parent
 from mcse.evaluation.suite import SuiteOptions
@@ -61,7 +62,15 @@ def with_tables(options: SuiteOptions, suites: Sequence[str], columns: Sequence[
     return replace(options, tables=tables, tables_root=root)
 
 
-def default_data(models: Sequence[str], suites: Sequence[str] | None) -> tuple[str | None, str]:
+def on_default_data(
+    options: SuiteOptions, models: Sequence[str], suites: Sequence[str] | None
+) -> tuple[SuiteOptions, str]:
+    """The options with ``default_data``, and what is said of these data."""
+    data, told = default_data(models, suites)
+    return replace(options, pairs=data) if isinstance(data, ScoredTable) else replace(options, data=data), told
+
+
+def default_data(models: Sequence[str], suites: Sequence[str] | None) -> tuple[str | ScoredTable | None, str]:
     """The data of ``mcse evaluate`` without ``--data``, and what is said of it; ``None`` is the hub's.
 
     Where nothing else is asked, runs are evaluated on their own ``data.sts``.
@@ -71,11 +80,13 @@ def default_data(models: Sequence[str], suites: Sequence[str] | None) -> tuple[s
         suites: Those that were asked for; ``None`` where nobody asked.
     """
     if suites is None and (own := _own_pairs(models)) is not None:
-        if Path(own).is_dir():  # of SentEval's tests a run selects by the dev pairs, which are not evaluated
-            return own, f"test data: {own}, the run's own data.sts (--data names others)"
+        where = own.path if isinstance(own, ScoredTable) else own
+        # Of SentEval's tests a run selects by the dev pairs, which are not evaluated.
+        if isinstance(own, str) and Path(own).is_dir():
+            return own, f"test data: {where}, the run's own data.sts (--data names others)"
         return (
             own,
-            f"test pairs: {own}, the run's own data.sts, which also selected its checkpoint (--data names others)",
+            f"test pairs: {where}, the run's own data.sts, which also selected its checkpoint (--data names others)",
         )
     start = os.environ.get("MCSE_DATA")
     asked = {*(suites or ("sts",))}
@@ -88,26 +99,34 @@ def default_data(models: Sequence[str], suites: Sequence[str] | None) -> tuple[s
     return start, f"test data: {start} (from the environment variable MCSE_DATA)"
 
 
-def _own_pairs(models: Sequence[str]) -> str | None:
+def _own_pairs(models: Sequence[str]) -> ScoredPairsSource | None:
     """The pairs that selected the checkpoints of all ``models``, if these are the same and still there."""
-    found: set[Path | None] = set()
+    found: set[ScoredPairsSource | None] = set()
     for folder in map(Path, models):
         below = sorted(folder.iterdir()) if folder.is_dir() and not is_run(folder) else [folder]
         runs = [run for run in below if is_run(run)]
         found |= {_pairs_of(run) for run in runs} or {None}
     own = found.pop() if len(found) == 1 else None
-    return None if own is None or not own.exists() else str(own)
+    # A table's name may also be a dataset of the hub, which is told when it is read.
+    return own if isinstance(own, ScoredTable) or (own is not None and Path(own).exists()) else None
 
 
-def _pairs_of(run: Path) -> Path | None:
+def _pairs_of(run: Path) -> ScoredPairsSource | None:
     try:
         data = read_config(run).get("data")
     except (ValueError, OSError):  # of another make, or damaged, which is told when it is loaded
         return None
-    if not isinstance(data, dict) or not isinstance(data.get("sts"), str):
+    if not isinstance(data, dict) or not isinstance(own := data.get("sts"), str | dict):
         return None
-    root, given = data.get("root"), str(data["sts"])
-    return DataRoot(root=None if root is None else Path(str(root))).folder / given
+    root = data.get("root")
+    folder = DataRoot(root=None if root is None else Path(str(root))).folder
+    if isinstance(own, str):
+        return str(folder / own)
+    try:
+        table = build_config(ScoredTable, own, source=str(run))
+    except ValueError:  # as above
+        return None
+    return replace(table, path=str(folder / table.path)) if (folder / table.path).exists() else table
 
 
 def _listed(path: Path) -> tuple[tuple[DevTable, ...], Path]:
@@ -120,7 +139,14 @@ def _listed(path: Path) -> tuple[tuple[DevTable, ...], Path]:
     found = build_config(TestTables, tree, source=str(path))
     if not found.evaluate:
         raise ValueError(f"{path}: its key 'evaluate' lists no table")
-    return found.evaluate, found.data.folder
+    if found.data.root is not None:
+        return found.evaluate, found.data.folder
+    beside = {table.path: path.parent / table.path for table in found.evaluate}
+    tables = (
+        replace(table, path=str(beside[table.path].absolute())) if beside[table.path].exists() else table
+        for table in found.evaluate
+    )
+    return tuple(tables), found.data.folder
 
 
 def _name(data: str) -> str:

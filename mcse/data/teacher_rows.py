@@ -131,7 +131,9 @@ class TeacherStore:
         except ValueError:
             keys = b""
         if len(keys) != 16 * len(self._features):
-            raise ValueError(f"{path}: its names are not those of texts; extract them again with --overwrite")
+            raise ValueError(
+                f"{path}: its names are not those of texts; mcse extract-features --overwrite extracts them again"
+            )
         key_N = np.frombuffer(keys, dtype=_KEY)
         self._order = np.argsort(key_N, kind="stable")
         self._key_N = key_N[self._order]

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from mcse.data.source_variants import ScoredTable
 from mcse.data.table_config import DevTable
 from mcse.data.test_sets.contamination import nearly_seen, unseen
 from mcse.data.test_sets.sts import ScoredPairs
@@ -33,6 +34,7 @@ class SuiteOptions:
     """
 
     data: str | None = None
+    pairs: ScoredTable | None = None
     batch_size: int = 64
     transfer_mode: TransferMode = "test"
     captions: str | None = None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import inspect
 import json
 import os
+import shlex
 import signal
 import threading
 from pathlib import Path
@@ -13,6 +15,8 @@ import pytest
 import torch
 
 import mcse
+from mcse.api.wording import arguments_of, in_python
+from mcse.commands import evaluate
 from mcse.commands.main import main
 from mcse.recipes.launch import load_config
 from mcse.training.loop import Loop
@@ -127,7 +131,7 @@ def test_a_wrong_configuration_is_an_exception(place, config, keys, message):
 
 def test_a_run_is_neither_replaced_nor_gone_on_with_unasked(tiny, trained):
     keys = tiny_keys(tiny, "mcse", trained[0].folder)
-    with pytest.raises(ValueError, match="is not empty"):
+    with pytest.raises(ValueError, match=r"is not empty; give train\.resume auto .*, overwrite=True to delete it"):
         mcse.train({}, **keys)
     assert mcse.train({}, **keys | {"train.resume": "auto"}) == trained[0]
 
@@ -260,15 +264,99 @@ def test_names_of_models_are_no_markup(tiny, place):
     assert "<b><b>" not in html
 
 
+class LazyModel:
+    """Is never asked for anything."""
+
+    pooling, dimension, name = "none", 2, "lazy"
+
+    def encode(self, sentences, **keys):
+        raise AssertionError
+
+
+WIDTHS = {"dims": [8, 4], "rows": ["int8", "float16"]}
+RETRIEVAL = {"suites": "retrieval", "captions": "captions.csv", "features": "features.hdf5"}
+ASKED = {
+    "forms": (WIDTHS, "--dims 8 4 --rows int8 float16"),
+    "prompt": ({"prompt": "a photo: "}, "--prompt 'a photo: '"),
+    "names": ({"names": ["one", "two"]}, "--names one two"),
+    "backends": ({"backends": ["torch", "onnx"]}, "--backend torch onnx"),
+    "folds": (RETRIEVAL | {"folds": 3}, "--suite retrieval --captions captions.csv --features features.hdf5 --folds 3"),
+}
+
+
+@pytest.mark.parametrize("kind", ASKED)
+def test_whatever_is_asked_results_equal_the_commands(kind, tiny, trained, place, monkeypatch):
+    monkeypatch.setenv("MCSE_DATA", str(tiny))  # below which both find data
+    keys, flags = ASKED[kind]
+    if kind == "backends":
+        pytest.importorskip("onnxruntime")
+    models = [str(run.folder) for run in trained]
+    if kind in ("backends", "folds"):
+        models = models[:1]
+    data = {} if kind == "folds" else {"data": "dev.tsv"}
+    results = mcse.evaluate(models, **data, use_cache=False, teachers=False, **keys)
+    command = ["evaluate", *models, *shlex.split(flags), "--no-cache", "--no-teachers", "--output", "theirs"]
+    assert main([*command, *(["--data", "dev.tsv"] if data else [])]) == 0
+    results.save("ours")
+    names = sorted(path.relative_to("theirs") for path in Path("theirs").rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to("ours") for path in Path("ours").rglob("*") if path.is_file())
+    for name in names:
+        if name.suffix in (".json", ".md", ".tex"):
+            ours, theirs = (
+                (Path(of) / name).read_text().partition("How this was made")[0] for of in ("ours", "theirs")
+            )
+            assert ours == theirs, name
+    if kind == "folds":
+        assert "in 3 folds" in results.raw()["protocols"]["retrieval"]
+        assert (
+            results.raw()["scores"]["retrieval"]["rsum"]
+            != mcse.evaluate(models, **RETRIEVAL).raw()["scores"]["retrieval"]["rsum"]
+        )
+
+
+def test_python_has_whatever_the_command_has_but_its_listings():
+    renamed = {"compared": "compare", "no_cache": "use_cache", "no_teachers": "teachers"}
+    listings = {"errors", "contamination", "mteb_files", "items", "output", "list_suites"}
+    command = {renamed.get(name, name) for name in inspect.signature(evaluate.run).parameters} - listings
+    assert command == arguments_of(mcse.evaluate).keys()
+
+
+def test_what_evaluate_does_not_take_is_refused(trained):
+    with pytest.raises(TypeError, match=r"evaluate\(\) got an unexpected keyword argument 'dim'"):
+        mcse.evaluate(trained[0].folder, dim=[8])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("give --overwrite to delete it", "give overwrite=True to delete it"),
+        ("--show-progress and --config", "show_progress and config"),
+        ("--train.resume auto goes on", "train.resume auto goes on"),
+        ("mcse export x --config y makes one; --config z", "mcse export x --config y makes one; config z"),
+        ("(mcse search index has --config STORE), --config", "(mcse search index has --config STORE), config"),
+        ("--unknown stays", "--unknown stays"),
+    ],
+)
+def test_errors_name_arguments_and_leave_commands_alone(text, expected):
+    assert in_python(text, arguments_of(mcse.train)) == expected
+
+
 @pytest.mark.parametrize(
     ("models", "keys", "message"),
     [
         ("nowhere", {}, "nowhere"),
         ([], {}, "at least one"),
         (["a", "a"], {}, "given twice"),
-        (["a"], {"compare": True}, "compare: takes exactly two models"),
+        (["."], {"compare": True}, "compare=True takes exactly two models"),
+        (".", {"names": ["a", "b"]}, "names takes a name for each MODEL: 1, got 2"),
+        (".", {"folds": 0}, "folds must be positive"),
+        (".", {"tasks": ["STS13"]}, "tasks names tasks of suites mteb"),
+        (".", {"prompt": "a", "prompt_name": "b"}, "prompt and prompt_name: give one of them"),
+        (".", {"columns": ["a=b"]}, "columns names the columns of suites table"),
+        (".", {"rows": ["int9"]}, "rows: there is no 'int9'; known: float32, "),
+        (".", {"backends": ["jax"]}, "backends: there is no 'jax'; known: torch, "),
         ("a", {"suites": "stss"}, "suites: there is no 'stss'; known: sts, "),
-        ("a", {"data": "nowhere.tsv"}, "nowhere.tsv"),
+        (LazyModel(), {"data": "nowhere.tsv"}, "^data: neither a folder nor a file at nowhere.tsv"),
         (3, {}, "models: expected names or encoders, got int"),
     ],
 )

@@ -262,7 +262,7 @@ def read_store_json(path: Path, schema: type[T]) -> T:
     try:
         return read_json(path, schema, most_bytes=_MOST_NAMES)
     except ValueError as error:
-        raise ValueError(f"{error}; extract the features again with --overwrite") from None
+        raise ValueError(f"{error}; mcse extract-features --overwrite extracts the features again") from None
 
 
 def captions_to_features(table: CaptionTable, store: FeatureStore) -> NDArray[np.int64]:

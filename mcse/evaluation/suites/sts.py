@@ -115,7 +115,7 @@ def prepare_sts(options: SuiteOptions) -> PreparedSuite:
         FileNotFoundError: There are none.
         ValueError: A file cannot be read.
     """
-    data = load_sts(options.data)
+    data = load_sts(options.pairs or options.data)
     options.check_whole(data.cut, data.absent)
 
     def score(subject: Subject) -> SuiteScores:

@@ -280,6 +280,30 @@ def test_a_run_is_evaluated_on_its_own_pairs_where_nothing_is_asked(encoders, pa
     assert json.loads((run / "evaluation" / "results.json").read_text())["scores"]["sts"]["mine"]["pairs"] == 4
 
 
+def test_a_run_is_evaluated_on_its_own_pairs_by_their_columns(encoders, pairs, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("MCSE_DATA", raising=False)
+    rows = [line.split("\t") for line in pairs.read_text().splitlines()]
+    (tmp_path / "rated.csv").write_text("left,stars,right\n" + "".join(f"{a},{y},{b}\n" for y, a, b in rows))
+    (tmp_path / "rated.tsv").write_text(pairs.read_text())
+    named = f"{{path: {tmp_path}/rated.csv, query: left, positive: right, score: stars}}"
+    found = []
+    for name, sts in (("named", named), ("plain", f"{tmp_path}/rated.tsv")):
+        run = own_run(tmp_path / name, encoders[0], sts)
+        assert main(["evaluate", str(run), "--pooling", "mean"]) == 0
+        assert f"test pairs: {tmp_path}/rated." in capsys.readouterr().err
+        found.append(json.loads((run / "evaluation" / "results.json").read_text())["scores"])
+    assert found[0] == found[1]
+    assert found[0]["sts"]["rated"]["pairs"] == 4
+
+
+def test_a_model_that_is_not_there_is_refused_before_anything_is_announced(pairs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MCSE_DATA", str(tmp_path))
+    (tmp_path / "STS").mkdir()
+    (tmp_path / "runs").mkdir()
+    assert main(["evaluate", "runs/nope"]) == 2
+    assert capsys.readouterr().err == "mcse evaluate: there is no run and no checkpoint at runs/nope\n"
+
+
 @pytest.mark.parametrize("asked", [["--suite", "sts"], ["--data", "other.tsv"]])
 def test_whoever_asks_is_given_what_was_asked(asked, encoders, pairs, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MCSE_DATA", str(tmp_path / "data"))

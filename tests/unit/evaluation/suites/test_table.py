@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import average_precision_score, f1_score, ndcg_score
 
 from mcse.commands import evaluated_models
 from mcse.commands.main import main
-from mcse.commands.own_tables import read_test_tables
+from mcse.commands.own_tables import read_test_tables, with_tables
 from mcse.data.table_config import DevTable
 from mcse.evaluation.suite import Subject, SuiteOptions
 from mcse.evaluation.suites import SUITES
@@ -45,6 +46,24 @@ def scored(folder: Path, text: str, *, seen=None, encoder=None, **columns):
 def values(found, part=None):
     keys = {key: value for key, value in found.scores.items() if key.part == part}
     return {key.written_metric: value for key, value in keys.items()}
+
+
+def test_images_with_captions_are_known_by_plain_names_from_any_folder(tmp_path, monkeypatch):
+    home, work = tmp_path / "home", tmp_path / "work"
+    (home / "img").mkdir(parents=True)
+    work.mkdir()
+    for name in "ab":
+        Image.new("RGB", (2, 2)).save(home / "img" / f"{name}.png")
+    (home / "shop.csv").write_text("image,title\nimg/a.png,a red mug\nimg/b.png,an oak table\n")
+    (home / "tests.yaml").write_text("evaluate: [{name: shop, path: shop.csv, image: image, caption: title}]\n")
+    monkeypatch.chdir(work)
+    monkeypatch.delenv("MCSE_DATA", raising=False)
+    for data in ("../home/shop.csv", "../home/tests.yaml"):
+        options = with_tables(SuiteOptions(data=data), ["table"], [])
+        assert SUITES["table"].prepare(options).summary == "shop: 2 images with 2 captions"
+    (home / "both.csv").write_text("image,a,b\nimg/a.png,x,y\n")
+    with pytest.raises(ValueError, match="no column is called sent0, anchor"):
+        SUITES["table"].prepare(with_tables(SuiteOptions(data="../home/both.csv"), ["table"], []))
 
 
 ANGLE = [0.1, 0.2, 0.3, 0.5, 0.7, 1.2, 1.3, 1.5]
