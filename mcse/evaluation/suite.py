@@ -27,10 +27,10 @@ TransferMode = Literal["test", "dev", "fasttest"]
 class SuiteOptions:
     """What the command line says to every suite.
 
-    ``captions``, ``features`` and ``images`` are the data of retrieval, in ``folds`` parts, and of regularities;
-    ``contents`` says what the images truly show; ``tasks`` are the names of mteb's tasks; ``tables`` are one's own test
-    sets, whose relative paths start at ``tables_root``; ``allow_missing``: whether a task of which files are missing is
-    left out, and not an error.
+    ``pairs`` are those of sts by the columns of a table, in place of ``data``. ``captions``, ``features`` and
+    ``images`` are the data of retrieval, in ``folds`` parts, and of regularities; ``contents`` says what the images
+    truly show; ``tasks`` are the names of mteb's tasks; ``tables`` are one's own test sets, whose relative paths start
+    at ``tables_root``; ``allow_missing``: whether a task of which files are missing is left out, and not an error.
     """
 
     data: str | None = None
