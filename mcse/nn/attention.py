@@ -26,7 +26,7 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, *, heads: int, dropout: float, inner: int | None = None) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"tagger.heads: {heads} do not divide the encoder's width {width}")
+            raise ValueError(f"fusion.heads: {heads} do not divide the encoder's width {width}")
         inner = 4 * width if inner is None else inner
         self.heads = heads
         self.dropout = dropout

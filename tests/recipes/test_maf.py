@@ -163,7 +163,7 @@ def test_settings_that_would_do_nothing_are_refused(tweets, tmp_path, keys, mess
     [
         ({"data.train": "absent.txt"}, "data.train: no file at"),
         ({"data.max_length": 512}, "data.max_length: 512 is more than the 128 tokens"),
-        ({"fusion.heads": 5}, "tagger.heads: 5 do not divide"),
+        ({"fusion.heads": 5}, "fusion.heads: 5 do not divide"),
         ({"train.batch_size": 6, "loss.matching.num_swapped": 8}, "loss.matching.num_swapped: 8 swapped tweets of 6"),
     ],
 )

@@ -84,7 +84,7 @@ def test_cross_attention_equals_loops():
     torch.testing.assert_close(layer(words, regions), expected)
     layer.train()
     assert not torch.allclose(layer(words, regions), layer(words, regions)), "dropout is on in training"
-    with pytest.raises(ValueError, match="tagger.heads: 3 do not divide"):
+    with pytest.raises(ValueError, match="fusion.heads: 3 do not divide"):
         CrossAttention(8, heads=3, dropout=0.0)
 
 
