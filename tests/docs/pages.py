@@ -27,6 +27,7 @@ PROGRAMS = frozenset({"mcse", "python", "accelerate", "torchrun", "make", "pip",
 """An indented block that has a line with one of these in front is shell; fences say it themselves."""
 
 SHELL = frozenset({"sh", "bash", "console"})
+PYTHON = frozenset({"python", "py"})
 SYNOPSIS = re.compile(r"[\[\]{}…]|\b(FILE|CONFIG|NAME|MODEL)\b")
 """What patterns of commands have, outside of quotation marks, and no command that anybody types."""
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
@@ -69,10 +70,6 @@ def name_of(page: Path) -> str:
     return page.relative_to(REPOSITORY).as_posix()
 
 
-RUN = [name_of(page) for page in ALL if page == ALL[0] or page.parent.name in ("tutorials", "how-to")]
-"""README, tutorials and how-to pages: run from top to bottom, each in a folder of its own (test_pages.py)."""
-
-
 def read_blocks(page: str | Path) -> list[Block]:
     """All blocks of a page (its path, or its name from the top of the repository), in order."""
     path = REPOSITORY / page
@@ -109,7 +106,7 @@ def _fenced(text: str, page: str, line: int, fence: re.Match[str]) -> Iterator[B
         yield Block(page, line, "file", text, title[1])
     elif fence["language"] in SHELL:
         yield Block(page, line, "shell", text)
-    elif fence["language"] == "python":
+    elif fence["language"] in PYTHON:
         yield Block(page, line, "python", text)
 
 
@@ -147,3 +144,7 @@ def commands_of(block: Block) -> list[Shown]:
         if words:
             commands.append(Shown(where, tuple(words)))
     return commands
+
+
+OWN_TESTS = {"docs/adding-a-recipe.md": "tests/recipes/test_adding_a_recipe.py"}
+"""Pages whose Python is run by a test of their own."""

@@ -1,7 +1,8 @@
 """Blocks of shell, run by bash; what would start another Python runs in this one instead.
 
-In bash every program of ``CALLED`` is a function that leaves its words, environment and input in a file and waits; the
-process of the test does the work and hands back output and exit code. Loops, pipes, variables and ``cd`` are bash's.
+Every program of ``CALLED`` is a script on bash's PATH that leaves its words, environment and input in a file and waits;
+the process of the test does the work and hands back output and exit code. Loops, pipes, variables and ``cd`` are
+bash's. Slurm's programs are scripts, too: a job is run at once, as one task on one node.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import uvicorn
@@ -27,27 +30,45 @@ from mcse.commands import launchers
 from mcse.commands.main import main
 from tests.fixtures.launch import one_thread, own_cache
 
-CALLED = ("mcse", "python", "accelerate", "torchrun", "make", "pip", "sbatch", "docker", "git", "hf", "ssh", "stand-in")
+CALLED = ("mcse", "python", "accelerate", "torchrun", "make", "pip", "docker", "git", "hf", "ssh", "stand-in")
 FRONTS = {"train.py": "train", "evaluate.py": "evaluate"}
 """Scripts of a checkout and the commands that they are."""
 
 SECONDS = 300
 """For one block."""
 
-_PREAMBLE = r"""
-call() {
-    local note=$CALLS/$BASHPID.$RANDOM$RANDOM code
-    env -0 >"$note.env"
-    printf '%s\0' "$PWD" "$@" >"$note.words"
-    cat >"$note.in"
-    mkfifo "$note.done"
-    echo "$note" >"$CALLS/ask"
-    read -r code <"$note.done"
-    cat "$note.err" >&2
-    cat "$note.out" || true  # "| head" reads no further
-    return "$code"
+_CALL = r"""#!/bin/bash
+note=$CALLS/$$.$RANDOM$RANDOM
+env -0 >"$note.env"
+printf '%s\0' "$PWD" "${0##*/}" "$@" >"$note.words"
+cat >"$note.in"
+mkfifo "$note.done"
+echo "$note" >"$CALLS/ask"
+read -r code <"$note.done"
+cat "$note.err" >&2
+cat "$note.out" || true  # "| head" reads no further
+exit "$code"
+"""
+_SLURM = {
+    "sbatch": r"""#!/bin/bash
+set -e
+bash -n "$1"
+grep -q '^#SBATCH --job-name' "$1"
+echo "Submitted batch job 7"
+[ -z "$ANSWERING" ] || exit 0
+export SLURM_JOB_ID=7 SLURM_JOB_NODELIST=here SLURM_NTASKS=1 SLURM_CPUS_PER_TASK=1 SLURM_PROCID=0 SLURM_LOCALID=0
+exec bash "$@"
+""",
+    "srun": r"""#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+exec "$@"
+""",
+    "scontrol": "#!/bin/bash\necho localhost\n",
 }
-for program in $CALLED; do eval "$program() { call $program \"\$@\"; }"; done
+_WORLD = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables by which a process finds the others; here there are none, and a group of one would outlive the page."""
+
+_PREAMBLE = r"""
 while read -r -u 9 block; do
     set -e
     source "$block"
@@ -89,11 +110,17 @@ class Shell:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("MCSE_DATA")}
         reader, self._feed = os.pipe()
         (calls / "preamble").write_text(_PREAMBLE)
+        for folder, programs in (("slurm", _SLURM), ("bin", dict.fromkeys(CALLED, _CALL))):
+            (calls / folder).mkdir()
+            for name, text in programs.items():
+                (calls / folder / name).write_text(text)
+                (calls / folder / name).chmod(0o755)
+        self._own_path = f"{calls / 'slurm'}:{os.environ['PATH']}"
         self._log = (calls / "log").open("wb")
         self._bash = subprocess.Popen(
             ["bash", "--noprofile", "--norc", "-c", f"exec 9<&{reader}; source {shlex.quote(str(calls / 'preamble'))}"],
             cwd=place,
-            env={**clean, **environment, "CALLS": str(calls), "CALLED": " ".join(CALLED)},
+            env={**clean, **environment, "CALLS": str(calls), "PATH": f"{calls / 'bin'}:{self._own_path}"},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -143,7 +170,9 @@ class Shell:
         """Does what a call of bash asks for; says what failed."""
         folder, *words = Path(f"{note}.words").read_text().split("\0")[:-1]
         pairs = Path(f"{note}.env").read_text().split("\0")[:-1]
-        given = dict(pair.split("=", 1) for pair in pairs if not pair.startswith("BASH_FUNC"))
+        # A program that this process starts would wait for this process.
+        given = dict(pair.split("=", 1) for pair in pairs) | {"ANSWERING": "1", "PATH": self._own_path}
+        given = {name: value for name, value in given.items() if name not in _WORLD}
         with (
             Path(f"{note}.in").open() as typed,
             Path(f"{note}.out").open("w") as out,
@@ -176,7 +205,7 @@ class Shell:
         arguments = self._change(arguments)
         if arguments[:1] == ["serve"] or arguments[:2] == ["search", "serve"]:
             return self._serve(arguments)
-        return call_mcse(arguments)
+        return call_mcse(arguments, change=self._change)
 
     def _serve(self, arguments: list[str]) -> int:
         """Serves in a thread until the end of the page, or the next service; returns once it answers."""
@@ -215,46 +244,55 @@ def mcse_words(words: Sequence[str]) -> list[str] | None:
     return None
 
 
-def call_mcse(arguments: Sequence[str]) -> int:
-    """``mcse`` in this process, and what it starts as processes of its own, too."""
-    with one_thread(), mock.patch.multiple(launchers, subprocess=_Here, _POLL_SECONDS=0.0):
+def call_mcse(arguments: Sequence[str], *, change: Callable[[list[str]], list[str]] | None = None) -> int:
+    """``mcse`` in this process, and what it starts as processes of its own, too; of those, ``change`` sees demos."""
+    here = SimpleNamespace(
+        DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT, run=subprocess.run, Popen=partial(_Ended, change=change)
+    )
+    with one_thread(), mock.patch.multiple(launchers, subprocess=here, _POLL_SECONDS=0.0):
         try:
             return main([*arguments])
         except SystemExit as stop:  # of the parser
             return int(stop.code or 0)
 
 
-class _Here:
-    """``subprocess``, as the launchers of runs use it, for commands of ``mcse``: what is started is done at once."""
+class _Ended:
+    """A child, as the launchers of runs start it, that has ended when it is made."""
 
-    DEVNULL, STDOUT = subprocess.DEVNULL, subprocess.STDOUT
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        stdout: io.BufferedWriter,
+        change: Callable[[list[str]], list[str]] | None,
+        **_: object,
+    ) -> None:
+        said = io.StringIO()
+        words = [*command[len(launchers.MCSE) :]]
+        with redirect_stdout(said), redirect_stderr(said):
+            self.returncode = call_mcse(change(words) if change and words[0] == "demo" else words)
+        stdout.write(said.getvalue().encode())
+        stdout.flush()
+        if self.returncode:
+            print(said.getvalue(), file=sys.stderr)  # noqa: T201
+        self.pid = os.getpid()
 
-    class Popen:
-        """A child that has ended."""
-
-        def __init__(self, command: Sequence[str], *, stdout: io.BufferedWriter, **_: object) -> None:
-            said = io.StringIO()
-            with redirect_stdout(said), redirect_stderr(said):
-                self.returncode = call_mcse(command[len(launchers.MCSE) :])
-            stdout.write(said.getvalue().encode())
-            stdout.flush()
-            if self.returncode:
-                print(said.getvalue(), file=sys.stderr)  # noqa: T201
-            self.pid = os.getpid()
-
-        def poll(self) -> int:
-            """Its exit code."""
-            return self.returncode
+    def poll(self) -> int:
+        """Its exit code."""
+        return self.returncode
 
 
 def _python(words: Sequence[str]) -> int:
-    """``python FILE``, ``python -c CODE`` and ``python - <FILE``."""
+    """``python FILE``, ``python -m MODULE``, ``python -c CODE`` and ``python - <FILE``."""
     if words[0] != "python":
         raise AssertionError(f"nobody knows how to run {shlex.join(words)}: a stand-in or an excuse is missing")
     if words[1] == "-c":
         exec(compile(words[2], "<string>", "exec"), {"__name__": "__main__"})
     elif words[1:] in (["-"], []):
         exec(compile(sys.stdin.read(), "<stdin>", "exec"), {"__name__": "__main__"})
+    elif words[1] == "-m":
+        with mock.patch.object(sys, "argv", list(words[2:])):
+            runpy.run_module(words[2], run_name="__main__")
     else:
         with mock.patch.object(sys, "argv", list(words[1:])):
             runpy.run_path(words[1], run_name="__main__")

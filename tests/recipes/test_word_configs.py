@@ -6,10 +6,8 @@ that the files say.
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -17,18 +15,12 @@ from mcse.config import build_config, merge, read_overrides, read_yaml
 from mcse.recipes import config_class, method
 from mcse.training.loop import total_loss
 from mcse.training.runtime import start_runtime
-from tests.fixtures.config_files import name_of, resolved_of, sentences
+from tests.fixtures.config_files import name_of, resolved_of, sentences, write_text, write_word_data
 from tests.fixtures.tiny_run import build_tiny_run
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted(path for recipe in ("elmo", "cove", "word_features") for path in (CONFIGS / recipe).glob("*.yaml"))
 PUBLISHED = [path for path in FILES if not path.stem.endswith("_cpu")]
-
-
-def write_text(path, lines):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with gzip.open(path, "wt") if path.suffix == ".gz" else path.open("w") as stream:
-        stream.write("\n".join(lines) + "\n")
 
 
 @pytest.fixture(scope="module")
@@ -38,26 +30,7 @@ def root(tmp_path_factory):
     for shard in range(2):
         write_text(root / "one_billion_word" / "train" / f"news-{shard}", sentences(700, seed=shard))
     write_text(root / "one_billion_word" / "dev.txt", sentences(20, seed=9))
-    for corpus in ("multi30k", "wmt17"):
-        for part, count in (("train", 140), ("val", 8)):
-            left = sentences(count, seed=3)
-            write_text(root / corpus / f"{part}.en.gz", left)
-            write_text(root / corpus / f"{part}.de.gz", [" ".join(text.split()[::-1]) for text in left])
-    draw = np.random.default_rng(0)
-    for name, width in (("glove.100d.10k.txt.gz", 100), ("glove.840B.300d.txt.gz", 300)):
-        words = ("dog", "the", "reads", "river", "number")
-        rows = [f"{word} {' '.join(f'{x:.3f}' for x in draw.normal(size=width))}" for word in words]
-        write_text(root / "wordvec" / name, rows)
-    for part in ("train", "valid", "test"):
-        write_text(root / "twitter2015" / f"{part}.txt", (root / "tags.txt").read_text().splitlines())
-    home = root / "senteval"
-    for part in ("train", "dev", "test"):
-        lines = [f"{text.lower()}\t{n % 2}" for n, text in enumerate(sentences(60, seed=4))]
-        write_text(home / "SST" / "binary" / f"sentiment-{part}", lines)
-    kinds = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
-    for part in ("train_5500.label", "TREC_10.label"):
-        lines = [f"{kinds[n % 6]}:x {text}" for n, text in enumerate(sentences(90, seed=5))]
-        write_text(home / "TREC" / part, lines)
+    write_word_data(root, tags=(root / "tags.txt").read_text())
     return root
 
 
