@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from mcse.version import __version__
 
 if TYPE_CHECKING:
-    from mcse.api.evaluation import EvaluationOptions as EvaluationOptions
     from mcse.api.evaluation import evaluate as evaluate
     from mcse.api.results import EvaluationResults as EvaluationResults
     from mcse.api.training import FinishedRun as FinishedRun
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EmbeddingIndex",
-    "EvaluationOptions",
     "EvaluationResults",
     "FinishedRun",
     "JointEncoder",
@@ -45,10 +43,6 @@ def __getattr__(name: str) -> object:
         from mcse.api.evaluation import evaluate
 
         return evaluate
-    if name == "EvaluationOptions":
-        from mcse.api.evaluation import EvaluationOptions
-
-        return EvaluationOptions
     if name == "EvaluationResults":
         from mcse.api.results import EvaluationResults
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypedDict, Unpack, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from mcse.api.results import EvaluationResults
 from mcse.api.training import FinishedRun
@@ -30,43 +30,6 @@ logger = logging.getLogger(__name__)
 Model: TypeAlias = str | Path | FinishedRun | PooledEncoder
 
 
-class EvaluationOptions(TypedDict, total=False):
-    """What ``evaluate`` also takes, by name."""
-
-    names: Sequence[str]
-    """What tables and plots call each model, in their order; by default the parts of their paths that differ."""
-
-    prompt: str
-    """Put before every sentence, instead of the model's own."""
-
-    prompt_name: str
-    """Names one of the prompts that a model lists, instead."""
-
-    trust_remote_code: bool
-    """Whether Python code that comes with a sentence-transformers model may run."""
-
-    backends: Sequence[Runtime]
-    """What runs the models: ``torch``, ``onnx``, ``openvino``; several give a row each. Runs are exported first."""
-
-    dims: Sequence[int]
-    """Also score embeddings cut to their first so many numbers, and normalised again."""
-
-    rows: Sequence[RowKind]
-    """Also score embeddings as an index would store them: ``float16``, ``int8``, ``uint8``, ``binary``."""
-
-    contents: str | Path
-    """Of ``regularities``: what each image truly shows (``contents.jsonl`` of a picture world)."""
-
-    folds: int
-    """Of ``retrieval``: into how many parts the images are split, each searched by itself; 1 by default."""
-
-    transfer_mode: TransferMode
-    """Of ``transfer``: SentEval's ``test`` (by default), ``dev`` or ``fasttest``."""
-
-    tasks: Sequence[str]
-    """Of ``mteb``: the names of the tasks."""
-
-
 @names_arguments
 def evaluate(
     models: Model | Sequence[Model],
@@ -84,7 +47,17 @@ def evaluate(
     allow_missing: bool = False,
     use_cache: bool = True,
     teachers: bool = True,
-    **more: Unpack[EvaluationOptions],
+    names: Sequence[str] = (),
+    prompt: str | None = None,
+    prompt_name: str | None = None,
+    trust_remote_code: bool = False,
+    backends: Sequence[Runtime] = (),
+    dims: Sequence[int] = (),
+    rows: Sequence[RowKind] = (),
+    contents: str | Path | None = None,
+    folds: int = 1,
+    transfer_mode: TransferMode = "test",
+    tasks: Sequence[str] = (),
 ) -> EvaluationResults:
     """Evaluates models as ``mcse evaluate`` does, and returns what that prints and writes.
 
@@ -105,7 +78,18 @@ def evaluate(
         allow_missing: Leave out tasks of which files are missing; otherwise they are an error.
         use_cache: Take results that an earlier call found of the very same model and data.
         teachers: Evaluate the teachers that a run was trained with beside it.
-        **more: As ``EvaluationOptions`` lists them, such as ``dims``, ``rows``, ``backends``, ``prompt`` and ``names``.
+        names: What tables and plots call each model, in their order; by default the parts of their paths that differ.
+        prompt: Put before every sentence, instead of the model's own.
+        prompt_name: Names one of the prompts that a model lists, instead.
+        trust_remote_code: Whether Python code that comes with a sentence-transformers model may run.
+        backends: What runs the models: ``torch``, ``onnx``, ``openvino``; several give a row each. Runs are exported
+            first.
+        dims: Also score embeddings cut to their first so many numbers, and normalised again.
+        rows: Also score embeddings as an index would store them: ``float16``, ``int8``, ``uint8``, ``binary``.
+        contents: Of ``regularities``: what each image truly shows (``contents.jsonl`` of a picture world).
+        folds: Of ``retrieval``: into how many parts the images are split, each searched by itself.
+        transfer_mode: Of ``transfer``: SentEval's ``test``, ``dev`` or ``fasttest``.
+        tasks: Of ``mteb``: the names of the tasks.
 
     Raises:
         ValueError: A model, suite or file that is not there or does not fit; a suite that cannot evaluate a model.
@@ -116,43 +100,33 @@ def evaluate(
     """
     every, loaded = _named(models)
     suites = [suites] if isinstance(suites, str) else suites
-    names, backends = more.get("names", ()), more.get("backends", ())
-    reading = _reading(more)
-    _check(more, suites or ())
+    reading = Reading(prompt=prompt, prompt_name=prompt_name, trust_remote_code=trust_remote_code)
+    _check(suites or (), rows, backends)
     if loaded and (pooling is not None or precision != "float32" or reading != Reading() or backends):
         raise ValueError(_OWN_READING)
-    options = _options(more, data=data, captions=captions, features=features, images=images)
-    options = replace(options, batch_size=batch_size, allow_missing=allow_missing)
-    named = NamedModels(every, reading=reading, backends=backends, loaded=loaded)
-    named.chosen, named.takes_teachers = dict(zip(every, names, strict=False)), teachers and not (compare or backends)
-    prepared = partial(runner_of, pooling=pooling, precision=precision, use_cache=use_cache, **_forms(more))
+    options = SuiteOptions(
+        data=_found(data),
+        allow_missing=allow_missing,
+        batch_size=batch_size,
+        transfer_mode=transfer_mode,
+        captions=_found(captions),
+        features=_found(features),
+        images=_found(images),
+        contents=_found(contents),
+        folds=folds,
+        tasks=tuple(tasks),
+    )
+    chosen = dict(zip(every, names, strict=False))
+    named = NamedModels(every, reading=reading, backends=backends, loaded=loaded, chosen=chosen)
+    named.takes_teachers = teachers and not (compare or backends)
+    prepared = partial(runner_of, pooling=pooling, precision=precision, use_cache=use_cache, dims=dims, rows=rows)
     found = _evaluated(named, prepared, options, suites=suites, names=names, columns=columns, is_compared=compare)
     return EvaluationResults(found, precision)
 
 
-def _reading(more: EvaluationOptions) -> Reading:
-    return Reading(
-        prompt=more.get("prompt"),
-        prompt_name=more.get("prompt_name"),
-        trust_remote_code=more.get("trust_remote_code", False),
-    )
-
-
-def _forms(more: EvaluationOptions) -> dict[str, Any]:
-    """Of embeddings, as ``runner_of`` takes them."""
-    return {"dims": more.get("dims", ()), "rows": more.get("rows", ())}
-
-
-def _options(more: EvaluationOptions, **paths: str | Path | None) -> SuiteOptions:
+def _found(path: str | Path | None) -> str | None:
     """Data below ``MCSE_DATA`` are found there, as those of the command are."""
-    paths["contents"] = more.get("contents")
-    found: dict[str, Any] = {name: None if path is None else data_file(str(path)) for name, path in paths.items()}
-    return SuiteOptions(
-        **found,
-        folds=more.get("folds", 1),
-        transfer_mode=more.get("transfer_mode", "test"),
-        tasks=tuple(more.get("tasks", ())),
-    )
+    return None if path is None else data_file(str(path))
 
 
 def _evaluated(
@@ -209,18 +183,16 @@ _OWN_READING = (
 )
 
 
-def _check(more: EvaluationOptions, suites: Sequence[str]) -> None:
+def _check(suites: Sequence[str], rows: Sequence[str], backends: Sequence[str]) -> None:
     """In the words of Python what the command line's parser refuses."""
     choices: dict[str, tuple[Sequence[str], Collection[str]]] = {
         "suites": (suites, SUITES),
-        "rows": (more.get("rows", ()), get_args(RowKind)),
-        "backends": (more.get("backends", ()), get_args(Runtime)),
+        "rows": (rows, get_args(RowKind)),
+        "backends": (backends, get_args(Runtime)),
     }
     for name, (given, known) in choices.items():
         if wrong := [one for one in given if one not in known]:
             raise ValueError(f"{name}: there is no {wrong[0]!r}; known: {', '.join(known)}")
-    if unknown := more.keys() - EvaluationOptions.__annotations__.keys():
-        raise TypeError(f"evaluate() got an unexpected keyword argument {min(unknown)!r}")
 
 
 def _named(models: Model | Sequence[Model]) -> tuple[list[str], dict[str, PooledEncoder]]:

@@ -6,7 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import ParamSpec, TypeVar, get_args, get_type_hints
+from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,14 +33,7 @@ def names_arguments(function: Callable[P, R]) -> Callable[P, R]:
 
 def arguments_of(function: Callable[..., object]) -> dict[str, bool]:
     """The names of a function's arguments, and whether each is a switch that is off by default."""
-    found: dict[str, bool] = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            for listed in get_args(get_type_hints(inspect.unwrap(function))[name]):  # of Unpack
-                found |= {key: hint is bool for key, hint in get_type_hints(listed).items()}
-        else:
-            found[name] = parameter.default is False
-    return found
+    return {name: found.default is False for name, found in inspect.signature(function).parameters.items()}
 
 
 def in_python(text: str, arguments: Mapping[str, bool]) -> str:

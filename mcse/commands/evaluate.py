@@ -61,9 +61,18 @@ def run(
 ) -> int:
     """Evaluates; 0, or the code of a failure, after which others go on; ``ValueError`` for flags that do not fit."""
     join_world()
-    options = SuiteOptions(data=data, allow_missing=allow_missing, batch_size=batch_size, captions=captions)
-    options = replace(options, features=features, images=images, contents=contents, folds=folds)
-    options = replace(options, transfer_mode=transfer_mode, tasks=tuple(tasks))
+    options = SuiteOptions(
+        data=data,
+        allow_missing=allow_missing,
+        batch_size=batch_size,
+        transfer_mode=transfer_mode,
+        captions=captions,
+        features=features,
+        images=images,
+        contents=contents,
+        folds=folds,
+        tasks=tuple(tasks),
+    )
     asked = None if suites is DEFAULT_SUITES else suites
     options, told = (options, "") if data else on_default_data(options, models, asked)
     if list_suites:

@@ -213,7 +213,9 @@ def image_faults(source: Source) -> Iterator[str]:
 def style_faults(source: Source) -> Iterator[str]:
     for node in ast.walk(source.tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            # An argument has its line twice, in signature and docstring, and neither is to be made short by hiding it.
+            statements = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            length = (node.end_lineno or 0) - statements[0].lineno + 1 if statements else 0
             if length > MAX_FUNCTION:
                 yield f"{source.path}:{node.lineno}: {node.name} has {length} lines, more than {MAX_FUNCTION}"
         is_print = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
@@ -354,7 +356,7 @@ PLANTED = {
     "a data set in a recipe": ("mcse/recipes/x.py", "from datasets import load_dataset"),
     "a web page in encoders": ("mcse/encoders/x.py", "import fastapi"),
     "a print": ("mcse/training/x.py", '"""Owns it."""\ndef f():\n    print(1)'),
-    "a long function": ("mcse/nn/x.py", '"""Owns it."""\ndef f():\n' + "    a = 1\n" * 60),
+    "a long function": ("mcse/nn/x.py", '"""Owns it."""\ndef f():\n' + "    a = 1\n" * 61),
     "a promise": ("mcse/nn/x.py", '"""Owns it."""\ndef f():\n    raise NotImplementedError'),
     "no docstring": ("mcse/nn/x.py", "A = 1"),
     "a digest of its own": ("mcse/data/x.py", "import hashlib"),
