@@ -156,7 +156,6 @@ cp -r products.csv shop.parquet images $DATA
         shown={
             "SENTEVAL": "$DATA/senteval",
             "--to-rank 50 --relative-margin 0.05": "--to-rank 50",
-            "--data.table runs/pairs": '--data.table "$PWD"/runs/pairs',
         },
     ),
     "docs/results/vse.md": Preparation(shown={"--seed S": "--seed 0", "seedS": "seed0"}),
