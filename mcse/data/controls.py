@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.config import ImageControl
+from mcse.data.controls_config import ImageControl
 from mcse.data.seeds import Draw
 
 

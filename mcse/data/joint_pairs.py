@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mcse.data.config import ControlsConfig, JointDataConfig
+from mcse.data.config import JointDataConfig
+from mcse.data.controls_config import ControlsConfig
 from mcse.data.images.training import NamedImages
 from mcse.data.load import MatchedCaptions, caption_files, captions_to_images, captions_used, select_pairs
 from mcse.data.seeds import Draw

@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from mcse.data.captions.table import CaptionTable, load_captions, select_captions, select_images
-from mcse.data.config import CaptionDataConfig, ControlsConfig, DataConfig, DataRoot, MaskedDataConfig
+from mcse.data.config import CaptionDataConfig, DataConfig, DataRoot, MaskedDataConfig
 from mcse.data.controls import assign_images, captions_of_images, choose_pairs
+from mcse.data.controls_config import ControlsConfig
 from mcse.data.images.features import FeatureStore, join_equal_rows, open_features
 from mcse.data.images.pixels import FindBad, PixelRows
 from mcse.data.images.sources import find_bad_images, open_images

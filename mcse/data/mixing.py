@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from mcse.data.config import EveryMix, Mix
+from mcse.data.controls_config import EveryMix, Mix
 from mcse.data.sentences.streaming import StreamedSentences
 from mcse.types import PairBatch, SentenceBatch, Stateful, Stream
 

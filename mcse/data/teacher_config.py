@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from mcse.data.config import ControlsConfig, PairControls
+from mcse.data.controls_config import ControlsConfig, PairControls
 
 TeacherControl: TypeAlias = Literal[True, "shuffled", "random", "self"]
 

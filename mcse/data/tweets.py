@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mcse.data.config import ImageControl
 from mcse.data.conll import TaggedTexts, check_types
 from mcse.data.controls import assign_images
+from mcse.data.controls_config import ImageControl
 from mcse.data.images.names import ABSENT, find_names
 from mcse.data.images.training import NamedImages
 from mcse.data.seeds import Draw

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcse.data.config import DataConfig, Mix, PairControls, PublishedMix
+from mcse.data.config import DataConfig
+from mcse.data.controls_config import Mix, PairControls, PublishedMix
 from mcse.models.config import EncoderConfig
 from mcse.training.config import OptimConfig, TrainConfig
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mcse.data.config import ControlsConfig, DataConfig, MaskedDataConfig, Mix, PairControls, TokenConfig
+from mcse.data.config import DataConfig, MaskedDataConfig, TokenConfig
+from mcse.data.controls_config import ControlsConfig, Mix, PairControls
 from mcse.data.load import load_dev_pairs, load_pairs
 from mcse.data.load_sentences import load_sentences, stream_sentences
 from mcse.data.mixing import MixedStream, plan_mixture

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from mcse.config import ConfigError
-from mcse.data.config import Mix, images_shown
+from mcse.data.controls_config import Mix, images_shown
 from mcse.data.images.training import NamedImages
 from mcse.data.load import load_pairs
 from mcse.data.mixing import carried_part

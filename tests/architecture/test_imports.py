@@ -34,6 +34,7 @@ LIGHT = (
     "mcse.config",
     "mcse.config_fields",
     "mcse.data.config",
+    "mcse.data.controls_config",
     "mcse.data.source_variants",
     "mcse.data.table_config",
     "mcse.data.teacher_config",

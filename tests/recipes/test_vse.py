@@ -15,7 +15,8 @@ from PIL import Image
 
 from mcse import JointEncoder, SentenceEncoder
 from mcse.commands.main import main
-from mcse.data.config import ControlsConfig, JointDataConfig
+from mcse.data.config import JointDataConfig
+from mcse.data.controls_config import ControlsConfig
 from mcse.data.images.features import open_features
 from mcse.data.joint_pairs import load_joint_pairs
 from mcse.data.source_variants import FileCaptions, PairedFeatures

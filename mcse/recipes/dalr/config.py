@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mcse.data.config import Mix, PairedDataConfig
+from mcse.data.config import PairedDataConfig
+from mcse.data.controls_config import Mix
 from mcse.data.teacher_config import TaughtImageControls, Teacher, check_teachers
 from mcse.models.config import EncoderConfig, ImageConfig
 from mcse.recipes.base import RunConfig, resolve_mix

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mcse.data.config import DataConfig, Mix, PairControls
+from mcse.data.config import DataConfig
+from mcse.data.controls_config import Mix, PairControls
 from mcse.data.source_variants import TableSentences
 from mcse.models.config import EncoderConfig
 from mcse.recipes.base import RunConfig, check_num_pairs, resolve_mix

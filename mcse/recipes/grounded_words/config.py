@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mcse.data.config import ControlsConfig, WordDataConfig, WordsConfig
+from mcse.data.config import WordDataConfig, WordsConfig
+from mcse.data.controls_config import ControlsConfig
 from mcse.models.config import ModelConfig, TasksConfig
 from mcse.recipes.base import RunConfig, check_uncached
 

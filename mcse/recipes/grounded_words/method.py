@@ -19,7 +19,7 @@ from torch import nn
 
 from mcse import distributed
 from mcse.data.captions.vocabulary import CaptionVocab, load_caption_vocab
-from mcse.data.config import images_shown
+from mcse.data.controls_config import images_shown
 from mcse.data.false_pairs import MatchStream
 from mcse.data.images.features import FeatureStore
 from mcse.data.load import Pairs, load_features, load_pairs

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mcse.data.config import ImageControls, TaggedConfig
+from mcse.data.config import TaggedConfig
+from mcse.data.controls_config import ImageControls
 from mcse.models.config import FusionConfig, TaggerConfig, TextEncoderConfig
 from mcse.recipes.base import RunConfig
 

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mcse.data.config import ImageControls, TaggedConfig, images_shown
+from mcse.data.config import TaggedConfig
 from mcse.data.conll import TaggedTexts, check_types, find_tags, read_conll
+from mcse.data.controls_config import ImageControls, images_shown
 from mcse.data.images.names import ABSENT
 from mcse.data.images.training import NamedImages
 from mcse.data.tweets import TweetPart, control_images, cut_tweets, tweets_to_images

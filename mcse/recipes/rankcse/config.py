@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mcse.data.config import DataConfig, Mix
+from mcse.data.config import DataConfig
+from mcse.data.controls_config import Mix
 from mcse.data.source_variants import TableSentences
 from mcse.data.teacher_config import TaughtControls, Teacher, check_teachers
 from mcse.models.config import EncoderConfig

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from mcse.data.config import ControlsConfig, JointDataConfig
+from mcse.data.config import JointDataConfig
+from mcse.data.controls_config import ControlsConfig
 from mcse.models.config import CaptionEncoderConfig, ImageConfig, JointConfig
 from mcse.recipes.base import RunConfig
 from mcse.training.config import SteppedOptimConfig

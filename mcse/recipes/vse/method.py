@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from mcse.data.config import images_shown
+from mcse.data.controls_config import images_shown
 from mcse.data.joint_pairs import load_joint_pairs
 from mcse.data.load import tokenise_captions
 from mcse.data.streams import PairStream, Sampler

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from mcse.data.config import ControlsConfig, ImageControls
 from mcse.data.controls import assign_images, captions_of_images, choose_pairs
+from mcse.data.controls_config import ControlsConfig, ImageControls
 from mcse.data.streams import PairStream, Sampler, Share
 from mcse.data.teacher_config import TaughtImageControls
 

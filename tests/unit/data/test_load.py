@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mcse.data.config import ControlsConfig, DataConfig
+from mcse.data.config import DataConfig
+from mcse.data.controls_config import ControlsConfig
 from mcse.data.images.feature_writer import ExtractionPlan, FeatureWriter
 from mcse.data.images.pixels import PixelRows
 from mcse.data.images.sources import HubImages, find_bad_images

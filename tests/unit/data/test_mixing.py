@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mcse.data.config import EveryMix, Mix, PublishedMix
+from mcse.data.controls_config import EveryMix, Mix, PublishedMix
 from mcse.data.mixing import plan_mixture
 
 

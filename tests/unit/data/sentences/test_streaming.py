@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import pytest
 
-from mcse.data.config import EveryMix, PublishedMix
+from mcse.data.controls_config import EveryMix, PublishedMix
 from mcse.data.mixing import MixedStream, carried_part, plan_mixture
 from mcse.data.sentences.streaming import StreamedSentences, open_texts
 from mcse.data.streams import Share
