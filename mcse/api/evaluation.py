@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
 from mcse.api.results import EvaluationResults
 from mcse.api.training import FinishedRun
@@ -27,6 +27,7 @@ from mcse.types import ModelScores
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Model: TypeAlias = str | Path | FinishedRun | PooledEncoder
 
 
@@ -37,7 +38,7 @@ def evaluate(
     suites: str | Sequence[str] | None = None,
     data: str | Path | None = None,
     compare: bool = False,
-    columns: Sequence[str] = (),
+    columns: str | Sequence[str] = (),
     captions: str | Path | None = None,
     features: str | Path | None = None,
     images: str | Path | None = None,
@@ -47,17 +48,17 @@ def evaluate(
     allow_missing: bool = False,
     use_cache: bool = True,
     teachers: bool = True,
-    names: Sequence[str] = (),
+    names: str | Sequence[str] = (),
     prompt: str | None = None,
     prompt_name: str | None = None,
     trust_remote_code: bool = False,
-    backends: Sequence[Runtime] = (),
-    dims: Sequence[int] = (),
-    rows: Sequence[RowKind] = (),
+    backends: Runtime | Sequence[Runtime] = (),
+    dims: int | Sequence[int] = (),
+    rows: RowKind | Sequence[RowKind] = (),
     contents: str | Path | None = None,
     folds: int = 1,
     transfer_mode: TransferMode = "test",
-    tasks: Sequence[str] = (),
+    tasks: str | Sequence[str] = (),
 ) -> EvaluationResults:
     """Evaluates models as ``mcse evaluate`` does, and returns what that prints and writes.
 
@@ -99,7 +100,8 @@ def evaluate(
         >>> mcse.evaluate("runs/simcse", data="data/SentEval").raw()["scores"]["sts"]["average"]["spearman"]
     """
     every, loaded = _named(models)
-    suites = [suites] if isinstance(suites, str) else suites
+    suites = None if suites is None else _several(suites)
+    names, backends, dims, rows = _several(names), _several(backends), _several(dims), _several(rows)
     reading = Reading(prompt=prompt, prompt_name=prompt_name, trust_remote_code=trust_remote_code)
     _check(suites or (), rows, backends)
     if loaded and (pooling is not None or precision != "float32" or reading != Reading() or backends):
@@ -114,14 +116,21 @@ def evaluate(
         images=_found(images),
         contents=_found(contents),
         folds=folds,
-        tasks=tuple(tasks),
+        tasks=tuple(_several(tasks)),
     )
     chosen = dict(zip(every, names, strict=False))
     named = NamedModels(every, reading=reading, backends=backends, loaded=loaded, chosen=chosen)
     named.takes_teachers = teachers and not (compare or backends)
     prepared = partial(runner_of, pooling=pooling, precision=precision, use_cache=use_cache, dims=dims, rows=rows)
-    found = _evaluated(named, prepared, options, suites=suites, names=names, columns=columns, is_compared=compare)
+    found = _evaluated(
+        named, prepared, options, suites=suites, names=names, columns=_several(columns), is_compared=compare
+    )
     return EvaluationResults(found, precision)
+
+
+def _several(given: T | Sequence[T]) -> Sequence[T]:
+    """One text or number is a list of one, and not of its letters."""
+    return (cast("T", given),) if isinstance(given, str | int) else cast("Sequence[T]", given)
 
 
 def _found(path: str | Path | None) -> str | None:
@@ -144,12 +153,13 @@ def _evaluated(
     told = ""
     if options.data is None:
         options, told = on_default_data(options, [name for name in models.models if name not in models.loaded], suites)
+        told = in_python(told, _ARGUMENTS)
     suites = DEFAULT_SUITES if suites is None else suites
     check_models(models.models, suites, options, names=names, compared=is_compared)
     evaluation = Evaluation(models, _Raises(models), default_data=told)
     systems = evaluation.run(prepared(suites, with_tables(options, suites, columns)))
     found = evaluation.summary(systems, is_compared=is_compared)
-    return replace(found, notes=(in_python(told, _ARGUMENTS), *found.notes)) if told else found
+    return replace(found, notes=(told, *found.notes)) if told else found
 
 
 _ARGUMENTS = arguments_of(evaluate)

@@ -129,9 +129,8 @@ class NamedModels:
         return self.loaded.get(name) or _load(*self.asked(name), runner)
 
     def _call(self, groups: Mapping[str, Sequence[str]]) -> None:
-        """Settles what reports call models and groups of seeds: what was chosen, or what tells them apart."""
-        # What is in memory has the name that the caller gave it.
-        chosen = {**self.chosen, **{name: name for name in self.loaded}}
+        """Names models and groups of seeds for reports: as was chosen, or by what tells them apart."""
+        chosen = {**{name: name for name in self.loaded}, **self.chosen}
         shorts = dict(zip(groups, short_names(list(groups)), strict=True))
         for group, models in groups.items():
             model, reading = self.asked(group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -29,8 +30,11 @@ Role: TypeAlias = Literal["features", "captions", "scored", "table", "sentences"
 _ENDINGS = (*TABLE_SUFFIXES, ".txt", ".token", ".json", ".parquet", ".npy", ".hdf5", ".h5")
 _SAVED = ("dataset_info.json", "dataset_dict.json")
 _FIRST_ROWS = 20
-_SCORES = ("score", "similar", "related", "gold")
-"""What the name of a column of scores holds."""
+_SCORES = {"score", "scores", "similarity", "relatedness", "gold"}
+"""One of these words is in the name of a column of scores, ..."""
+
+_BESIDE_SCORES = {"human", "mean", "average", "avg", "sentence", "semantic", "pair", "text", "sts"}
+"""... beside these alone: a ``review_score`` or a ``dissimilarity`` is something else."""
 
 _NO_DATA = ("readme", "license", "licence")
 
@@ -226,10 +230,15 @@ def _captions_by_cells(folder: Path, name: str) -> CaptionedTable | None:
 def _scores_by_cells(folder: Path, name: str) -> ScoredTable | None:
     """Which columns hold two sentences, whatever they are called, beside numbers that are called scores."""
     found = _by_cells(folder, name)
-    scores = [column for column in found.numbers if any(part in column.lower() for part in _SCORES)]
+    scores = [column for column in found.numbers if _is_score(column)]
     if len(found.texts) != 2 or len(scores) != 1:
         return None
     return ScoredTable(path=name, query=found.texts[0], positive=found.texts[1], score=scores[0])
+
+
+def _is_score(column: str) -> bool:
+    words = set(re.findall(r"[^\W\d_]+", column.lower()))
+    return bool(words & _SCORES) and words <= _SCORES | _BESIDE_SCORES
 
 
 def _is_number(cell: str) -> bool:

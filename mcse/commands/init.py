@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -177,7 +178,7 @@ class _Plan:
         left = [one for one in scored if not _is_test(one.name)]
         for one in scored:
             if one not in left:
-                self.reasons.append(f"{one.name}: left for the end, by its name: {_evaluate(one)}")
+                self.reasons.append(f"{one.name}: left for the end, by its name: {_evaluate(one, self.folder)}")
         table = self.taken("table")
         trains = table is not None or any(self.data.of(role) for role in ("captions", "sentences"))
         if "scored" in self.given:
@@ -325,18 +326,24 @@ class _Plan:
     def hold_out_rows(self, keys: dict[str, Any], table: Found) -> bool:
         """Keeps some rows of the table that is trained on apart; those of one first text stay together."""
         if not 5 * _FEWEST_PAIRS <= table.size <= _MOST_COPIED:
-            self.reasons.append(f"nothing is held out of {table.name}, as its {table.size:,} rows are too few or many")
+            self.reasons.append(
+                f"nothing is held out of {table.name}, which has {table.size:,} rows and not {5 * _FEWEST_PAIRS:,} to "
+                f"{_MOST_COPIED:,}"
+            )
             return False
         rows = list(open_named_columns(NamedTable(**table.keys), root=self.folder, key=table.name).rows())
         number = min(_MOST_HELD_OUT, max(_FEWEST_PAIRS, math.ceil(_HELD_OUT * len(rows))))
-        first = list(dict.fromkeys(row.texts[0] for row in rows))
-        every = max(1, len(rows) // number)
-        held = set(first[every - 1 :: every])
+        held = _held_groups(Counter(row.texts[0] for row in rows), number)
         is_held = [row.texts[0] in held for row in rows]
         dev = list(itertools.compress(rows, is_held))
         value = next((key for key in ("score", "label") if key in table.keys), "")
-        if len({row.value for row in dev}) < 2 if value else len(dev) < 2:
-            self.reasons.append(f"nothing is held out, as the rows that would be have the same {value or 'query'}")
+        if len(held) < 2 or (value and len({row.value for row in dev}) < 2):
+            why = (
+                f"its rows to hold out would have one {value}"
+                if len(held) > 1
+                else "most rows have the same first text"
+            )
+            self.reasons.append(f"nothing is held out of {table.name}: {why}")
             return False
         columns = ["sentence1", "sentence2"] if value == "score" else ["query", "positive"]
         columns += [f"negative{number + 1}" for number in range(len(table.columns) - 2)]
@@ -344,7 +351,7 @@ class _Plan:
         named |= {value: value} if value else {"negatives": columns[2:]} if columns[2:] else {}
         train = [row for row, is_dev in zip(rows, is_held, strict=True) if not is_dev]
         for name, part in (("train.tsv", train), ("dev.tsv", dev)):
-            lines = ("\t".join([*([f"{row.value:g}"] if value else []), *row.texts]) for row in part)
+            lines = ("\t".join([*([_in_digits(row.value)] if value else []), *row.texts]) for row in part)
             self.files[name] = "\n".join(["\t".join([*([value] if value else []), *columns]), *lines]) + "\n"
         keys["table"] = {"path": str(self.beside("train.tsv").resolve()), **named}
         held_out = str(self.beside("dev.tsv").resolve())
@@ -356,7 +363,7 @@ class _Plan:
         self.comments["data.table"] = f"{table.name} but for the {len(dev):,} rows that are held out"
         self.reasons.append(
             f"best/ is the checkpoint that does best on {len(dev):,} of the {len(rows):,} rows of {table.name}, which "
-            f"are held out ({self.beside('dev.tsv')}); those of one {named['query']} stay together"
+            f"are held out ({self.beside('dev.tsv')}); rows with the same {table.keys['query']} stay together"
         )
         return True
 
@@ -425,11 +432,28 @@ class _Plan:
         yield f"next: mcse train --config {output}"
 
 
-def _evaluate(scored: Found) -> str:
+def _held_groups(sizes: Mapping[str, int], number: int) -> set[str]:
+    """Groups, spread over the table, of at most ``number`` rows together; larger ones are passed over."""
+    groups, held, total = list(sizes), set(), 0
+    every = max(1, sum(sizes.values()) // number)
+    for start in range(every - 1, -1, -1):
+        for group in groups[start::every]:
+            if total + sizes[group] <= number:
+                held.add(group)
+                total += sizes[group]
+    return held
+
+
+def _in_digits(value: float) -> str:
+    """A number as a table has it, with every digit."""
+    return str(int(value)) if value == int(value) else repr(float(value))
+
+
+def _evaluate(scored: Found, folder: Path) -> str:
     """The command that evaluates on scored pairs."""
     columns = " ".join(shlex.quote(f"{key}={name}") for key, name in scored.keys.items() if key != "path")
     table = f" --suite table --columns {columns}" if columns else ""
-    return f"mcse evaluate RUN --data {shlex.quote(scored.name)}{table}"
+    return f"mcse evaluate RUN --data {shlex.quote(str(folder / scored.name))}{table}"
 
 
 def _unused_lines(unused: Mapping[str, str]) -> Iterator[str]:

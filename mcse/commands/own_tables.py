@@ -12,6 +12,7 @@ from mcse.config import Typed, build_config, merge, read_yaml
 from mcse.data.config import DataRoot
 from mcse.data.source_variants import ScoredPairsSource, ScoredTable
 from mcse.data.table_config import DevTable, TestTables
+from mcse.data.tables import TABLE_SUFFIXES, ending
 from mcse.data.test_sets.lines import senteval_parent
 from mcse.evaluation.suite import SuiteOptions
 from mcse.run_folder import is_run, read_config
@@ -107,8 +108,12 @@ def _own_pairs(models: Sequence[str]) -> ScoredPairsSource | None:
         runs = [run for run in below if is_run(run)]
         found |= {_pairs_of(run) for run in runs} or {None}
     own = found.pop() if len(found) == 1 else None
+    if own is None:
+        return None
+    path = own.path.partition("::")[0] if isinstance(own, ScoredTable) else own
     # A table's name may also be a dataset of the hub, which is told when it is read.
-    return own if isinstance(own, ScoredTable) or (own is not None and Path(own).exists()) else None
+    may_be_hub = isinstance(own, ScoredTable) and ending(Path(path)) not in TABLE_SUFFIXES
+    return own if may_be_hub or Path(path).exists() else None
 
 
 def _pairs_of(run: Path) -> ScoredPairsSource | None:

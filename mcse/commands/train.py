@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -93,7 +94,9 @@ def _next(config: Any) -> str:
     if getattr(data, "sts", None) is not None:
         return f"mcse evaluate {folder}"
     if senteval_parent(data.folder, ("STS",)) is not None:  # which was evaluated on, though nothing names it
-        return f"mcse evaluate {folder}" + (f" --data {shlex.quote(str(data.folder))}" if data.root else "")
+        return f"mcse evaluate {folder}" + (
+            f" --data {shlex.quote(str(data.folder))}" if data.root or not os.environ.get("MCSE_DATA") else ""
+        )
     if config.train.select_by is not None:
         return f"mcse evaluate {folder}"
     return f"mcse evaluate {folder} --data PAIRS (a file of scored pairs: score, sentence1, sentence2)"

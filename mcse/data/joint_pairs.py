@@ -98,7 +98,7 @@ def load_joint_pairs(
             *caption_files(config, config.captions, matched.table, captions),
             *(() if held_out is None else (DataFile("dev captions", matched.table.source, held_out.digest),)),
         ),
-        facts=captions_used(config.captions.per_image, len(captions), table.table.num_captions),
+        facts=captions_used(config.captions.per_image, table.table),
     )
 
 

@@ -149,7 +149,7 @@ def load_pairs(
         texts=tuple(captions),
         files=caption_files(config, source, matched.table, captions),
         order=lambda share, seed: Sampler(len(captions), share, seed=seed, name="data.captions"),
-        facts=captions_used(source.per_image, len(captions), matched.table.num_captions),
+        facts=captions_used(source.per_image, matched.table),
         is_wrong=None if shown is own else shown != own,
     )
 
@@ -188,6 +188,7 @@ def _load_shard_pairs(
     known = sts_test_sentences(config.tests)
     dropped = unusable_samples(shards, images, on_bad_image=source.on_bad, known=known, normalise=normalise)
     rows = PairRows(shards, mode=source.per_image, seed=seed, dropped=dropped)
+    counts = np.diff(shards.first)
     image_of_caption: RowNumbers = rows
     is_wrong = None
     chosen, first = None, rows.shard_first
@@ -219,7 +220,7 @@ def _load_shard_pairs(
         texts=(),
         files=(DataFile("captions", path, shards.digest, text), *left_out_files(config.tests)),
         order=order,
-        facts=captions_used(source.per_image, len(captions), int(shards.first[-1])),
+        facts=_drawn(len(rows), int(counts.sum() - counts[dropped].sum())),
         is_wrong=is_wrong,
     )
 
@@ -267,11 +268,15 @@ def select_pairs(
     return [captions[row] for row in kept], own, shown
 
 
-def captions_used(per_image: PerImage, used: int, offered: int) -> dict[str, str]:
-    """For the start of a run: how many captions of how many are used, where ``data.captions.per_image`` leaves some."""
-    if per_image == "all" or used == offered:
+def captions_used(per_image: PerImage, table: CaptionTable) -> dict[str, str]:
+    """For the start of a run: how many captions of how many ``data.captions.per_image`` draws, if not all."""
+    return {} if per_image == "all" else _drawn(sum(map(bool, table.captions)), table.num_captions)
+
+
+def _drawn(number: int, offered: int) -> dict[str, str]:
+    if number == offered:
         return {}
-    return {"captions used": f"{used:,} of {offered:,}, one an image (data.captions.per_image: all uses every one)"}
+    return {"captions drawn": f"{number:,} of {offered:,}, one an image (data.captions.per_image: all takes every one)"}
 
 
 def tokenise_captions(captions: Sequence[str], tokenizer: Tokenizer, *, max_length: int) -> TokenTable:

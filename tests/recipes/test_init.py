@@ -274,11 +274,45 @@ def test_of_one_table_alone_some_rows_are_held_out_and_the_next_command_works(ki
 def test_few_rows_are_all_trained_on_which_is_said(bert, tmp_path, capfd):
     write(tmp_path / "own" / "mine.csv", "question,answer", *(",".join(row[:2]) for row in some_pairs(99)))
     assert main(["init", "own", "--output", "own.yaml", "--name_or_path", str(bert)]) == 0
-    assert "nothing is held out of mine.csv, as its 99 rows are too few or many" in capfd.readouterr().out
+    assert "nothing is held out of mine.csv, which has 99 rows and not 100 to 1,000,000" in capfd.readouterr().out
     assert read_yaml_file(Path("own.yaml"))["data"]["table"]["path"] == "mine.csv"
     with one_thread():
         assert main(["train", "--config", "own.yaml", "--train.max_steps", "1", "--optim.warmup_steps", "0"]) == 0
     assert "next: mcse evaluate runs/own --data PAIRS (a file of scored pairs" in capfd.readouterr().err
+
+
+def test_what_is_held_out_is_a_tenth_even_where_one_query_has_most_rows(bert, tmp_path, capfd):
+    rows = [f"{text(0)},{text(row)}" for row in range(115)]
+    write(
+        tmp_path / "own" / "mine.csv",
+        "question,answer",
+        *rows,
+        *(f"{text(row)},{text(row)}" for row in range(300, 305)),
+    )
+    assert main(["init", "own", "--output", "own.yaml", "--name_or_path", str(bert)]) == 0
+    held = [line.split("\t")[0] for line in Path("own_dev.tsv").read_text().splitlines()[1:]]
+    assert sorted(held) == sorted(map(text, range(300, 305)))
+    write(tmp_path / "own" / "mine.csv", "question,answer", *rows)
+    assert main(["init", "own", "--output", "b.yaml", "--name_or_path", str(bert)]) == 0
+    assert "nothing is held out of mine.csv: most rows have the same first text" in capfd.readouterr().out
+
+
+def test_scores_are_held_out_with_every_digit(bert, tmp_path):
+    given = [str(score) for score in (2.38298477, 1234567.8, 3, 1e-9)]
+    rows = [f"{text(row)},{text(200 + row)},{given[row % 4]}" for row in range(120)]
+    write(tmp_path / "own" / "mine.csv", "left,right,score", *rows)
+    assert main(["init", "own", "--output", "own.yaml", "--name_or_path", str(bert)]) == 0
+    lines = [line for part in ("train", "dev") for line in Path(f"own_{part}.tsv").read_text().splitlines()[1:]]
+    assert {line.split("\t")[0] for line in lines} == set(given)
+
+
+@pytest.mark.parametrize("column", ["dissimilarity", "review_score", "unrelated"])
+def test_what_is_no_score_by_its_name_is_not_taken_for_one(column, bert, tmp_path):
+    write(tmp_path / "own" / "text.txt", *map(text, range(60)))
+    rows = (f"{text(row)},{text(3 * row)},{row % 5}" for row in range(12))
+    write(tmp_path / "own" / "mine.csv", f"title,description,{column}", *rows)
+    assert main(["init", "own", "--output", "own.yaml", "--name_or_path", str(bert)]) == 0
+    assert "sts" not in read_yaml_file(Path("own.yaml"))["data"]
 
 
 def test_how_many_captions_are_used_stands_in_the_file(bert, tmp_path):
@@ -308,7 +342,8 @@ def test_what_else_fits_is_said_and_can_be_chosen(bert, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "sentences: long.txt, the largest; --sentences FILE takes another (text.txt, short.txt)" in told
     assert "products_test.csv: not trained on, by its name" in told
-    assert "rated_test.tsv: left for the end, by its name: mcse evaluate RUN --data rated_test.tsv" in told
+    left = f"left for the end, by its name: mcse evaluate RUN --data {(tmp_path / 'own' / 'rated_test.tsv').resolve()}"
+    assert f"rated_test.tsv: {left}" in told
     flags = ["--sentences", "short.txt", "--sts", "rated_test.tsv", "--tower", "pixels:4", "--recipe", "simcse"]
     assert main(["init", "own", "--output", "b.yaml", *flags]) == 0
     data = read_yaml_file(Path("b.yaml"))["data"]

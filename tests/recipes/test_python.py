@@ -321,6 +321,16 @@ def test_python_has_whatever_the_command_has_but_its_listings():
     assert command == arguments_of(mcse.evaluate).keys()
 
 
+def test_one_text_is_a_list_of_one_and_a_name_is_taken_in_memory_too(tiny, trained):
+    encoder = trained[0].encoder(device="cpu")
+    data = tiny / "dev.tsv"
+    found = mcse.evaluate(encoder, names="mine", rows="int8", dims=8, data=data)
+    assert found.evaluated.systems[0].shown == "mine"
+    listed = mcse.evaluate([encoder], names=["mine"], rows=["int8"], dims=[8], data=data)
+    assert found.raw()["scores"] == listed.raw()["scores"]
+    assert len(found.raw()["scores"]) > 1
+
+
 def test_what_evaluate_does_not_take_is_refused(trained):
     with pytest.raises(TypeError, match=r"evaluate\(\) got an unexpected keyword argument 'dim'"):
         mcse.evaluate(trained[0].folder, dim=[8])

@@ -294,6 +294,8 @@ def test_a_run_is_evaluated_on_its_own_pairs_by_their_columns(encoders, pairs, t
         found.append(json.loads((run / "evaluation" / "results.json").read_text())["scores"])
     assert found[0] == found[1]
     assert found[0]["sts"]["rated"]["pairs"] == 4
+    (tmp_path / "rated.csv").unlink()
+    assert default_data([str(tmp_path / "named")], None) == (None, "")
 
 
 def test_a_model_that_is_not_there_is_refused_before_anything_is_announced(pairs, tmp_path, monkeypatch, capsys):

@@ -270,8 +270,10 @@ def test_captions_do_not_depend_on_whether_images_are_read(root, tokenizer, mode
 def test_how_many_captions_are_used_is_said_where_some_are_not(root, tokenizer):
     for images in (None, store_of(config(root), write_store(root / "store"))):
         found = pairs_of(config(root, per_image="one"), tokenizer, images=images)
-        said = "8 of 16, one an image (data.captions.per_image: all uses every one)"
-        assert found.facts == {"captions used": said}
+        said = "8 of 16, one an image (data.captions.per_image: all takes every one)"
+        assert found.facts == {"captions drawn": said}
+        # Fewer by a control are no matter of per_image.
+        assert pairs_of(config(root, per_image="one"), tokenizer, images=images, num_pairs=5).facts == found.facts
         assert pairs_of(config(root, per_image="all"), tokenizer, images=images).facts == {}
     assert pairs_of(config(root, captions="plain.txt", per_image="one"), tokenizer, images=None).facts == {}
 
