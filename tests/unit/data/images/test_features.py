@@ -328,7 +328,11 @@ def test_a_header_is_held_against_the_files_size(tmp_path, shape):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("meta.json", "[]", "meta.json must be an object, got a list; mcse extract-features --overwrite extracts the features again"),
+        (
+            "meta.json",
+            "[]",
+            "meta.json must be an object, got a list; mcse extract-features --overwrite extracts the features again",
+        ),
         ("meta.json", '{"schema": "1"}', 'meta.json: schema must be a whole number, got "1"'),
         ("meta.json", '{"schema": 1, "tower": 5}', "meta.json: tower must be text, got 5"),
         ("meta.json", '{"schema": 1, "regions": []}', "meta.json: regions must be a whole number or text, got a list"),
