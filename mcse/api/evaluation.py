@@ -176,7 +176,7 @@ class _Raises:
 
     def on_failure(self, name: str, error: Exception) -> None:
         """Raises, with the model's name; a teacher's failure is a warning."""
-        if self.names.is_teacher(name.partition(", ")[0]):
+        if self.names.is_teacher(name):
             logger.warning("%s: not evaluated: %s", name, in_python(in_words(error), _ARGUMENTS))
             return
         if not getattr(error, "__notes__", None):

@@ -81,8 +81,8 @@ class NamedModels:
     digests: dict[str, str | None] = field(default_factory=dict, init=False)
 
     def is_teacher(self, name: str) -> bool:
-        """Whether a model was not named by the caller."""
-        return [name] in self.teachers.values()
+        """Whether a model, or what a failure names as one with a suite behind it, was not named by the caller."""
+        return any(name == teacher or name.startswith(f"{teacher}, ") for [teacher] in self.teachers.values())
 
     def asked(self, name: str) -> tuple[str, Reading]:
         """The model that a row of the tables is of, and what is asked beside its name."""

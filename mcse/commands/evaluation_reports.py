@@ -73,7 +73,7 @@ class Reports:
 
     def on_failure(self, name: str, error: Exception) -> None:
         """Says what is wrong in one line; nobody named a teacher on the command line, so this is no failure."""
-        if not self.names.is_teacher(name.partition(", ")[0]):
+        if not self.names.is_teacher(name):
             self.exit_codes.append(exit_code(error))
         if is_main():
             message = in_words(error) + (". Lower --batch-size" if is_out_of_memory(error) else "")
