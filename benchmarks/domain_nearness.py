@@ -2,14 +2,14 @@
 
     python -m benchmarks.domain_nearness --first runs/mcse --second runs/captions --captions captions.txt --output OUT
 
-Each side is a parent of seeds that ``mcse evaluate RUN --suite sts`` has evaluated, or one results.json. The gain of a
-subset is the mean of the first side less that of the second, in Spearman × 100. How near a subset is to captions is
-measured by a model that is neither side's, and by one measure that is declared here, before any gain is known: the
-mean, over the subset's different sentences, of the cosine with the nearest caption. Sentences that are captions word
-for word are left out. The cosine of centroids stands beside it; it cannot tell a subset about what captions are about
-from one that is about all things. The line is fitted by least squares. Its slope's interval resamples subsets, and the
-seeds of each side; a second one resamples whole domains, since subsets of one domain are alike. Writes
-domain_nearness.md, .json and .png.
+Each side is a parent of seeds that ``mcse evaluate RUN --suite sts`` has evaluated (or a study, in its evaluation
+``sts``), or one results.json. The gain of a subset is the mean of the first side less that of the second, in Spearman ×
+100. How near a subset is to captions is measured by a model that is neither side's, and by one measure that is declared
+here, before any gain is known: the mean, over the subset's different sentences, of the cosine with the nearest caption.
+Sentences that are captions word for word are left out. The cosine of centroids stands beside it; it cannot tell a
+subset about what captions are about from one that is about all things. The line is fitted by least squares. Its slope's
+interval resamples subsets, and the seeds of each side; a second one resamples whole domains, since subsets of one
+domain are alike. Writes domain_nearness.md, .json and .png.
 
 S subsets, N sentences, C captions, D width, F and G seeds of the two sides, B draws.
 """
@@ -106,6 +106,7 @@ def read_side(given):
     """(F, S) scores of a side's seeds, and the names of their subsets; warns where test pairs stood in the training."""
     path = Path(given)
     files = [path] if path.is_file() else sorted(path.glob("*/evaluation/results.json"))
+    files = files or sorted(path.glob("*/evaluation/sts/results.json"))
     if not files:
         raise SystemExit(f"{path}: no results of seeds; 'mcse evaluate {path} --suite sts' evaluates them")
     rows = []

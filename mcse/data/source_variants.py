@@ -94,7 +94,7 @@ class FileCaptions:
     """A caption file or folder of any known format; or else a hub dataset. ``::SPLIT`` chooses a split."""
 
     images: str | None = None
-    """A file that lists the images to use, one a line; ``null`` uses all."""
+    """A file that lists the images to use, one a line, or a store's ``names.json``; ``null`` uses all."""
 
     per_image: PerImage = "one"
     """``one`` caption of an image, drawn once by the seed, or ``all``. Source: MCSE draws one."""
@@ -113,7 +113,7 @@ class HubCaptions:
     """A Hugging Face dataset with images and captions, ``OWNER/NAME`` or ``OWNER/NAME::SPLIT``."""
 
     images: str | None = None
-    """A file that lists the images to use, one a line; ``null`` uses all."""
+    """A file that lists the images to use, one a line, or a store's ``names.json``; ``null`` uses all."""
 
     per_image: PerImage = "one"
     """``one`` caption of an image, drawn once by the seed, or ``all``. Source: MCSE draws one."""
@@ -197,7 +197,7 @@ class TableCaptions:
     """The table; its path alone will do."""
 
     images: str | None = None
-    """A file that lists the images to use, one a line; ``null`` uses all."""
+    """A file that lists the images to use, one a line, or a store's ``names.json``; ``null`` uses all."""
 
     per_image: PerImage = "one"
     """``one`` caption of an image, drawn once by the seed, or ``all``. Source: MCSE draws one."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcse.files import text_lines
+from mcse.reading import read_json
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif")
 """Endings that mark a file as an image, in lower case."""
@@ -26,12 +27,12 @@ NO_VALUES = ("nan", "NaN", "None", "null")
 
 
 def read_name_list(path: Path) -> list[str]:
-    """The names in a file, one a line, blank lines left out.
+    """The names in a file, one a line, blank lines left out; or those of a store's ``names.json``.
 
     Raises:
-        ValueError: Not UTF-8 (naming the line), or there is no name in it.
+        ValueError: Not UTF-8 (naming the line), no list of names, or there is no name in it.
     """
-    names = [line for line in text_lines(path) if line]
+    names = read_json(path, list[str]) if path.suffix == ".json" else [line for line in text_lines(path) if line]
     if not names:
         raise ValueError(f"{path}: the file is empty")
     return names

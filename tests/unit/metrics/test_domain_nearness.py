@@ -60,7 +60,8 @@ def test_it_reads_evaluated_seeds_and_writes_a_page(tmp_path, monkeypatch, capsy
     (tmp_path / "captions.csv").write_text("image,caption\na.jpg,a dog runs\nb.jpg,images of a cow\n")
     for side, gain in (("first", 2.0), ("second", 0.0)):
         for seed in range(2):
-            folder = tmp_path / side / f"seed{seed}" / "evaluation"
+            # As `mcse evaluate` writes them, and as a study does.
+            folder = tmp_path / side / f"seed{seed}" / ("evaluation" if side == "first" else "evaluation/sts")
             folder.mkdir(parents=True)
             scores = {name: {"spearman": 50 + seed + gain * (name == "images")} for name in names}
             clean = {"STS15": {"pairs": 7 if side == "first" else 8}}
