@@ -6,6 +6,7 @@ there. What was declared before the first run is kept, so that a later change is
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -197,8 +198,8 @@ def _prepare(work: _Work) -> int:
     for preparation in work.study.prepare:
         if _is_prepared(work, preparation):
             if not (record := _record(work, preparation)).is_file():
-                made = work.places.fill(preparation.makes)
-                print(printable(f"prepare {preparation.name}: {made} was there already"), file=sys.stderr)
+                there = _made(work, preparation)
+                print(printable(f"prepare {preparation.name}: {there} was there already"), file=sys.stderr)
                 write_json(record, {"command": preparation.run})
             continue
         words = [work.places.fill(word) for word in shlex.split(preparation.run)]
@@ -212,15 +213,15 @@ def _prepare(work: _Work) -> int:
         )
         if ending.exit_code or ending.failures:
             return ending.exit_code or 1
-        made = work.places.fill(preparation.makes)
-        if not _is_made(Path(made)):
+        made = _made(work, preparation)
+        if not _is_made(made):
             raise ValueError(f"prepare, {preparation.name}: {made} is missing, though the command has ended well")
         write_json(_record(work, preparation), {"command": preparation.run})
     return 0
 
 
 def _is_prepared(work: _Work, preparation: Preparation) -> bool:
-    made, record = Path(work.places.fill(preparation.makes)), _record(work, preparation)
+    made, record = _made(work, preparation), _record(work, preparation)
     if not _is_made(made):
         return False
     if record.is_file() and (before := read_json(record, _Prepared).command) != preparation.run:
@@ -228,6 +229,11 @@ def _is_prepared(work: _Work, preparation: Preparation) -> bool:
             f"prepare, {preparation.name}: {made} was made by mcse {before}; put that back, or delete the file"
         )
     return True
+
+
+def _made(work: _Work, preparation: Preparation) -> Path:
+    # Without "..", which leads nowhere while the folder before it is not there: $OUTPUT/../shared.
+    return Path(os.path.normpath(work.places.fill(preparation.makes)))
 
 
 def _is_made(path: Path) -> bool:
