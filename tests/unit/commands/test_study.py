@@ -178,6 +178,14 @@ def test_a_prepared_run_is_done_once_it_is_finished(tmp_path, works, capsys):
     assert "prepare guide: done" in capsys.readouterr().out
 
 
+def test_what_studies_share_is_found_before_the_study_has_a_folder(tmp_path, works, capsys):
+    prepare = [{"name": "start", "run": "train mlm --output_dir $OUTPUT/../start", "makes": "$OUTPUT/../start"}]
+    make_run(tmp_path / "start", saved=20)
+    assert run(written(tmp_path, prepare=prepare), "--dry-run") == 0
+    assert not (tmp_path / "out").exists()
+    assert "prepare start: done" in capsys.readouterr().out
+
+
 def test_another_command_of_the_same_study_is_refused(tmp_path, works, capsys):
     with claimed(tmp_path / "out"):
         assert run(written(tmp_path)) == 2
