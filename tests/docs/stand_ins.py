@@ -41,7 +41,10 @@ EXCUSED = {
     r"mcse push (?!.*--dry-run)": "needs an account; tests/recipes/test_push.py sends to a stand-in of the hub",
     r"mcse serve .*--host 0\.0\.0\.0": "would answer to other machines",
     r"python evaluate\.py .*--suite mteb": "downloads; tests/unit/evaluation/suites/test_mteb_tasks.py has small tasks",
-    r"python (-m )?benchmarks[./](cosent_stsb|grounded_words|maf_\w+|methods_cost|shards)": "takes minutes to hours",
+    r"python (-m )?benchmarks[./](cosent_stsb|domain_nearness|grounded_words|maf_\w+|methods_cost|shards)": (
+        "takes minutes to hours"
+    ),
+    r"mcse study mcse:studies/(?!scenes_quick)": "takes an hour; tests/recipes/test_study.py runs scenes_quick",
 }
 """Commands that are not run, by a pattern of their words, and why. They are still parsed."""
 

@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from mcse.commands import study
+from mcse.commands.configs import CONFIGS
+from mcse.commands.main import main
 from mcse.config import read_yaml
 from mcse.evaluation.compare import compare
 from mcse.evaluation.result_cache import write_items
@@ -165,6 +167,13 @@ def test_a_dry_run_lists_cells_commands_and_what_is_done_and_writes_nothing(tmp_
     capsys.readouterr()
     assert run(path, "--dry-run") == 0
     assert "pairs: 3 of 3 trained, 3 of 3 evaluated (sts)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("studies/*.yaml")), ids=lambda path: path.stem)
+def test_every_study_that_comes_with_the_package_can_begin(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MCSE_DATA", str(tmp_path))
+    assert main(["study", str(path), "--output", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert f"{path.stem}: " in capsys.readouterr().out
 
 
 def test_a_prepared_run_is_done_once_it_is_finished(tmp_path, works, capsys):
