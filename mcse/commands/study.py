@@ -6,7 +6,6 @@ there. What was declared before the first run is kept, so that a later change is
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
@@ -233,7 +232,7 @@ def _is_prepared(work: _Work, preparation: Preparation) -> bool:
 
 def _made(work: _Work, preparation: Preparation) -> Path:
     # Without "..", which leads nowhere while the folder before it is not there: $OUTPUT/../shared.
-    return Path(os.path.normpath(work.places.fill(preparation.makes)))
+    return Path(work.places.fill(preparation.makes)).resolve()
 
 
 def _is_made(path: Path) -> bool:
