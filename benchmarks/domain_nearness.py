@@ -191,7 +191,7 @@ def draw(path, near, gains, line):
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set_xlabel("mean cosine with the nearest caption")
     axes.set_ylabel("gain, Spearman × 100")
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4)
     figure.savefig(path, dpi=150, bbox_inches="tight")
     plt.close(figure)
 
