@@ -27,12 +27,13 @@ NO_VALUES = ("nan", "NaN", "None", "null")
 
 
 def read_name_list(path: Path) -> list[str]:
-    """The names in a file, one a line, blank lines left out; or those of a store's ``names.json``.
+    """The names in a file, one a line, or those of a store's ``names.json``; blank ones are left out.
 
     Raises:
         ValueError: Not UTF-8 (naming the line), no list of names, or there is no name in it.
     """
-    names = read_json(path, list[str]) if path.suffix == ".json" else [line for line in text_lines(path) if line]
+    listed = read_json(path, list[str]) if path.suffix == ".json" else text_lines(path)
+    names = [name for name in listed if name]
     if not names:
         raise ValueError(f"{path}: the file is empty")
     return names

@@ -233,7 +233,7 @@ def test_images_select_and_order(tmp_path):
 
 def test_the_names_of_a_store_select(tmp_path):
     names = tmp_path / "names.json"
-    write(names, '["b", "a.jpg"]')
+    write(names, '["b", "", "a.jpg"]')
     assert load_captions(token_file(tmp_path), images=names).image_names == ("b.jpg", "a.jpg")
     write(names, '{"b": 1}')
     with pytest.raises(ValueError, match="names.json"):
