@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_MODE", "offline")
 # Some virtual machines announce AMX and kill who uses it; products without it are the same on all.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+# absl, which openvino imports, keeps the sys.stderr of that moment, and closes it when uvicorn sets up its logging. If
+# it were pytest's, every later test of the process would fail.
+with redirect_stderr(sys.__stderr__), suppress(ImportError):
+    import absl.logging  # noqa: F401
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SLOW_FOLDERS = tuple(REPOSITORY / "tests" / name for name in ("parity", "processes", "recipes"))
