@@ -4,10 +4,10 @@
 
 Reads a study's results.json: the differences between the two systems at each value of a numeric factor, once for each
 combination of the other factors. Each difference is drawn anew from Student's t about what was measured, with the
-study's standard error (seeds and test items) and Satterthwaite's degrees of freedom, independently of the others.
-Between two sizes a curve of differences is a straight line over the logarithm of the size. A draw's crossing is the
-size from which on the first system is ahead up to the largest: below the smallest size if it is ahead at all of them,
-and beyond the largest if it is behind there. Prints Markdown.
+study's standard error (seeds and test items) and Satterthwaite's degrees of freedom, independently of the others,
+although they share test items and seeds. Between two sizes a curve of differences is a straight line over the logarithm
+of the size. A draw's crossing is the size from which on the first system is ahead up to the largest: below the smallest
+size if it is ahead at all of them, and beyond the largest if it is behind there. Prints Markdown.
 
 B draws, S sizes.
 """
@@ -57,7 +57,7 @@ def differences(results, first, second, factor):
     """By the values of the other factors: the comparisons of two systems, by ascending values of ``factor``.
 
     Raises:
-        ValueError: There are not two such comparisons that have been measured.
+        ValueError: Fewer than two such comparisons have been measured, or a value is no positive number.
     """
     rows = {row["name"]: row for row in results["rows"]}
     found = defaultdict(dict)
@@ -70,6 +70,9 @@ def differences(results, first, second, factor):
         if one["values"] == other["values"]:
             rest = {name: value for name, value in one["values"].items() if name != factor}
             found[", ".join(f"{name} {value}" for name, value in rest.items())][one["values"][factor]] = comparison
+    for value in {value for by_size in found.values() for value in by_size}:
+        if not isinstance(value, int | float) or value <= 0:
+            raise ValueError(f"{factor}: a crossing needs positive numbers, got {value}")
     curves = {rest: dict(sorted(by_size.items())) for rest, by_size in found.items() if len(by_size) > 1}
     if not curves:
         raise ValueError(f"no two finished comparisons of {first} and {second} that differ in {factor} alone")

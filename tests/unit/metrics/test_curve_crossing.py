@@ -98,6 +98,11 @@ def test_what_is_missing_is_said(tmp_path):
     results = write_study(tmp_path, [comparison(50, 1.0), comparison(500, 1.0)])
     with pytest.raises(ValueError, match="no two finished comparisons of simcse and mcse that differ in size alone"):
         differences(results, "simcse", "mcse", "size")
+    for value in (0, "many"):
+        for row in results["rows"]:
+            row["values"]["captions"] = value
+        with pytest.raises(ValueError, match=f"captions: a crossing needs positive numbers, got {value}"):
+            differences(results, "mcse", "simcse", "captions")
     del results["comparisons"][0]["p"]
     with pytest.raises(ValueError, match="no two finished"):
         differences(results, "mcse", "simcse", "size")
