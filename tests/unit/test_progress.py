@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pty
+import select
 import sys
 import time
 from contextlib import contextmanager
@@ -23,19 +24,24 @@ def impatient(monkeypatch):
     monkeypatch.setattr(module, "SECONDS", 0.0)
 
 
+MARK = b"\x00end"
+
+
 @contextmanager
 def terminal(monkeypatch):
     """Stderr is a terminal; gives a function that gives what was written to it since it was called last."""
     outer, inner = pty.openpty()
-    os.set_blocking(outer, False)
     with os.fdopen(inner, "w", buffering=1) as screen, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", screen)
 
         def written() -> str:
-            try:
-                return os.read(outer, 2**16).decode()
-            except BlockingIOError:
-                return ""
+            """Up to a mark that is written here: what a terminal is sent arrives a moment later, and in pieces."""
+            os.write(inner, MARK)
+            shown = b""
+            while not shown.endswith(MARK):
+                assert select.select([outer], [], [], 10.0)[0], shown
+                shown += os.read(outer, 2**16)
+            return shown.removesuffix(MARK).decode()
 
         yield written
     os.close(outer)
