@@ -20,6 +20,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
+
+from mcse.metrics.significance import error_of_means
 
 BELOW, BEYOND = 0.0, np.inf
 """Crossings that lie outside the sizes."""
@@ -47,10 +50,8 @@ def spread(comparison):
     seeds = comparison["seeds"]
     if min(seeds) < 2:
         raise ValueError(f"{comparison['first']}: a crossing needs two seeds or more on each side, got {seeds}")
-    own = [comparison[f"{side}_sd"] ** 2 / count for side, count in zip(("first", "second"), seeds, strict=True)]
-    total = sum(own) + comparison["item_sd"] ** 2
-    below = sum(variance**2 / (count - 1) for variance, count in zip(own, seeds, strict=True))
-    return total**0.5, total**2 / below if below else np.inf
+    variances = [comparison["first_sd"] ** 2, comparison["second_sd"] ** 2]
+    return error_of_means(variances, seeds, item_variance=comparison["item_sd"] ** 2)
 
 
 def differences(results, first, second, factor):
@@ -92,10 +93,7 @@ def run(study, *, first, second, factor, draws):
         columns = []
         for comparison in curve.values():
             error, freedom = spread(comparison)
-            drawn_B = generator.standard_normal(draws)
-            if np.isfinite(freedom):
-                drawn_B = generator.standard_t(freedom, draws)
-            columns.append(comparison["difference"] + error * drawn_B)
+            columns.append(comparison["difference"] + error * stats.t.ppf(generator.random(draws), freedom))
         found_B = crossings(size_S, np.stack(columns, axis=1))
         low, middle, high = np.quantile(found_B, [0.025, 0.5, 0.975], method="inverted_cdf")
         said = [_said(value, size_S) for value in (middle, low, high)]

@@ -255,7 +255,7 @@ def group_difference(
         raise ValueError(f"groups need two seeds or more each, got {len(scores[0])} and {len(scores[1])}")
     value = float(scores[0].mean() - scores[1].mean())
     variances, sizes = [float(group.var(ddof=1)) for group in scores], list(map(len, scores))
-    error, freedom = _error_of_means(variances, sizes, item_variance=_variance(difference_B))
+    error, freedom = error_of_means(variances, sizes, item_variance=_variance(difference_B))
     reach = float(stats.t.ppf(1 - (1 - level) / 2, freedom)) * error
     return Difference(
         value=value,
@@ -281,7 +281,7 @@ def group_interval(scores: ArrayLike, replicate_B: ArrayLike, *, level: float = 
     seeds = np.asarray(scores, dtype=np.float64)
     if len(seeds) < 2:
         raise ValueError(f"an interval over seeds needs two or more, got {len(seeds)}")
-    error, freedom = _error_of_means([float(seeds.var(ddof=1))], [len(seeds)], item_variance=_variance(replicate_B))
+    error, freedom = error_of_means([float(seeds.var(ddof=1))], [len(seeds)], item_variance=_variance(replicate_B))
     reach = float(stats.t.ppf(1 - (1 - level) / 2, freedom)) * error
     return float(seeds.mean()) - reach, float(seeds.mean()) + reach
 
@@ -300,7 +300,7 @@ def seeds_needed(first_sd: float, second_sd: float, *, item_sd: float, differenc
     """
 
     def smallest(seeds: int) -> float:
-        error, freedom = _error_of_means([first_sd**2, second_sd**2], [seeds] * 2, item_variance=item_sd**2)
+        error, freedom = error_of_means([first_sd**2, second_sd**2], [seeds] * 2, item_variance=item_sd**2)
         return float(stats.t.ppf(1 - (1 - LEVEL) / 2, freedom) + stats.t.ppf(POWER, freedom)) * error
 
     if item_sd > 0 and float(stats.norm.ppf([1 - (1 - LEVEL) / 2, POWER]).sum()) * item_sd >= difference:
@@ -311,10 +311,13 @@ def seeds_needed(first_sd: float, second_sd: float, *, item_sd: float, differenc
     return bisect.bisect_left(range(most), True, lo=2, key=lambda seeds: smallest(seeds) <= difference)
 
 
-def _error_of_means(variances: Sequence[float], sizes: Sequence[int], *, item_variance: float) -> tuple[float, float]:
+def error_of_means(variances: Sequence[float], sizes: Sequence[int], *, item_variance: float) -> tuple[float, float]:
     """Standard error of a sum or difference of means over seeds, and its degrees of freedom by Satterthwaite.
 
-    The items' part has infinitely many.
+    Args:
+        variances: Over the seeds of each group.
+        sizes: Seeds of each group, two or more.
+        item_variance: Of the sum or difference over draws of the items; this part has infinitely many degrees.
     """
     parts = [variance / size for variance, size in zip(variances, sizes, strict=True)]
     variance = sum(parts) + item_variance
